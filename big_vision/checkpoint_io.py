@@ -1,0 +1,290 @@
+"""Arrays in a folder, through the array handlers of orbax-checkpoint.
+
+Every leaf is a zarr-v2 array in its own folder, called like the leaf with "~"
+for "/". The handlers are used below orbax's checkpointers because those add
+files of their own and one database for all leaves, while here a folder holds
+leaves and nothing else: any of them can be read, copied or deleted alone.
+
+Each process writes the shards it has (replica 0 of each), and reads only what
+its devices need. NumPy leaves must be the same in all processes.
+"""
+
+import asyncio
+import itertools
+import os
+import threading
+from concurrent import futures
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision import fs
+
+# While loading, about this much is in flight between disk and devices. Bytes.
+_BATCH_BYTES = 4 << 30
+
+_BARRIER_TIMEOUT = 30 * 60  # Seconds; large checkpoints on slow disks.
+_barrier_count = itertools.count()
+
+
+class CheckpointManager:
+  """Runs one save at a time in the background.
+
+  Pass it to `save_checkpoint_ts`. An error of a save is raised by the next
+  call of `wait_until_finished`, which each save makes first.
+  """
+
+  def __init__(self):
+    self._thread = None
+    self._error = None
+
+  def start(self, fn):
+    """Runs `fn()` in a thread, after what runs there has finished."""
+    self.wait_until_finished()
+
+    def run():
+      try:
+        fn()
+      except BaseException as e:  # Raised where somebody can handle it.
+        self._error = e
+
+    # No daemon: a program that ends by an error still completes its save.
+    self._thread = threading.Thread(target=run, name="checkpoint")
+    self._thread.start()
+
+  def wait_until_finished(self):
+    """Blocks until the save is on disk; raises the error it had, if any."""
+    if self._thread is not None:
+      self._thread.join()
+      self._thread = None
+    if self._error is not None:
+      error, self._error = self._error, None
+      raise error
+
+  def close(self):
+    """Same as `wait_until_finished`; the manager may be used again."""
+    self.wait_until_finished()
+
+
+def barrier(name):
+  """Waits until all processes have come here; callable from any thread.
+
+  Uses the coordination service. A barrier on devices would get in the way of
+  the training steps that the main thread dispatches meanwhile.
+  """
+  if jax.process_count() > 1:
+    import orbax.checkpoint as ocp
+
+    wait = ocp.multihost.get_barrier_sync_fn()
+    key = f"big_vision_{name}_{next(_barrier_count)}"
+    wait(key=key, timeout_ms=1000 * _BARRIER_TIMEOUT)
+
+
+def leaf_names(folder):
+  """Names of the leaves in a checkpoint folder, sorted; other files ignored.
+
+  Raises:
+    FileNotFoundError: there is no such folder.
+  """
+  if not fs.isdir(folder):
+    raise FileNotFoundError(f"There is no checkpoint folder {folder!r}.")
+  found = fs.listdir(folder)
+  is_leaf = lambda n: fs.exists(fs.join(folder, n, ".zarray"))
+  with futures.ThreadPoolExecutor(32) as pool:  # Remote look-ups are slow.
+    return sorted(
+      n.replace("~", "/")
+      for n, ok in zip(found, pool.map(is_leaf, found), strict=True)
+      if ok
+    )
+
+
+def start_write(folder, named_leaves):
+  """Copies leaves to host memory and begins to write them.
+
+  Args:
+    folder: str, existing folder.
+    named_leaves: list of (name, array): jax.Array, NumPy or Python number.
+
+  Returns:
+    A function that blocks until the leaves of this process are on disk. The
+    leaves may be deleted or donated meanwhile.
+
+  Raises:
+    ValueError: a leaf is not numeric.
+  """
+  arrays, values = [], []
+  for name, x in named_leaves:
+    if isinstance(x, jax.Array) and not (
+      jax.process_count() > 1 and x.is_fully_addressable
+    ):
+      arrays.append((name, x))
+    else:  # An array of each process alone is treated as a host value.
+      x = np.asarray(jax.device_get(x))
+      if not (jnp.issubdtype(x.dtype, np.number) or x.dtype == bool):
+        raise ValueError(
+          f"Checkpoint leaf {name!r} has type {x.dtype}; only numbers can be "
+          "saved."
+        )
+      values.append((name, x))
+
+  async def serialize():
+    import orbax.checkpoint as ocp
+
+    pending = []
+    for handler, leaves in (
+      (_array_handler(), arrays),
+      (ocp.type_handlers.NumpyHandler(), values),
+    ):
+      if leaves:
+        names, xs = zip(*leaves, strict=True)
+        pending += await handler.serialize(xs, _infos(folder, names))
+    return pending
+
+  # Orbax copies with implicit transfers.
+  with jax.transfer_guard_device_to_host("allow"):
+    pending = _run(serialize)
+
+  def finish():
+    errors = []
+    for p in pending:  # All of them: nothing may write on after an error.
+      try:
+        p.result()
+      except BaseException as e:
+        errors.append(e)
+    if errors:
+      raise errors[0]
+
+  return finish
+
+
+def describe(folder, names):
+  """Shapes and types of stored leaves.
+
+  Returns:
+    List of objects with `shape` and `dtype`, in the order of `names`.
+  """
+
+  async def metadata():
+    import orbax.checkpoint as ocp
+
+    return await ocp.type_handlers.NumpyHandler().metadata(
+      _infos(folder, names)
+    )
+
+  return _run(metadata) if names else []
+
+
+def read(folder, names, shardings, described):
+  """Reads leaves, each directly into its sharding.
+
+  Args:
+    folder: str.
+    names: list of str.
+    shardings: list of jax.sharding.Sharding or "host".
+    described: what `describe(folder, names)` returned.
+
+  Returns:
+    List of jax.Array. NumPy arrays where the sharding is "host", and for
+    integers too large for the 32 bits of JAX.
+  """
+  out, batch, size = [], [], 0
+  for leaf in zip(names, shardings, described, strict=True):
+    batch.append(leaf)
+    size += np.prod(leaf[2].shape, dtype=int) * leaf[2].dtype.itemsize
+    if size > _BATCH_BYTES:
+      out += _read_batch(folder, batch)
+      batch, size = [], 0
+  return out + _read_batch(folder, batch)
+
+
+def _read_batch(folder, batch):
+  """`read` for (name, sharding, description) of some leaves, all at once."""
+  canonical = jax.dtypes.canonicalize_dtype
+  # JAX would cut 64-bit values to 32 bits unchecked, so the host looks first.
+  on_host = [
+    i
+    for i, (_, sharding, d) in enumerate(batch)
+    if isinstance(sharding, str) or canonical(d.dtype) != d.dtype
+  ]
+  direct = sorted(set(range(len(batch))) - set(on_host))
+
+  async def deserialize():
+    import orbax.checkpoint as ocp
+
+    async def nothing():
+      return []
+
+    infos = lambda ids: _infos(folder, [batch[i][0] for i in ids])
+    args = [ocp.ArrayRestoreArgs(sharding=batch[i][1]) for i in direct]
+    handler = ocp.type_handlers.NumpyHandler()
+    return await asyncio.gather(
+      _array_handler().deserialize(infos(direct), args)
+      if direct
+      else nothing(),
+      handler.deserialize(infos(on_host)) if on_host else nothing(),
+    )
+
+  out = [None] * len(batch)
+  arrays, values = _run(deserialize)
+  for i, x in zip(direct, arrays, strict=True):
+    out[i] = x
+  for i, x in zip(on_host, values, strict=True):
+    sharding = batch[i][1]
+    out[i] = x if isinstance(sharding, str) else _put_narrow(x, sharding)
+  return out
+
+
+def _put_narrow(x, sharding):
+  """A 64-bit NumPy array as 32-bit jax.Array; unchanged if it does not fit."""
+  dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+  if jnp.issubdtype(dtype, np.integer) and x.size:
+    limits = np.iinfo(dtype)
+    if x.min() < limits.min or x.max() > limits.max:
+      return x
+  x = x.astype(dtype)
+  if sharding.is_fully_addressable:
+    return jax.device_put(x, sharding)
+  return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+
+
+def _array_handler():
+  import orbax.checkpoint as ocp
+
+  return ocp.type_handlers.ArrayHandler(
+    enable_write_sharding_file=False,  # Would be a file among the leaves.
+    use_replica_parallel=False,  # One chunk per shard, whoever holds it.
+  )
+
+
+def _infos(folder, names):
+  import orbax.checkpoint as ocp
+  import tensorstore as ts
+  from etils import epath
+
+  # One context for all leaves; a new one each time, so that nothing is cached
+  # from a folder that was replaced since.
+  context = ts.Context({"file_io_concurrency": {"limit": 128}})
+  parent = epath.Path(
+    os.path.abspath(folder) if fs.is_local(folder) else folder
+  )
+  return [
+    ocp.type_handlers.ParamInfo(
+      name=name.replace("/", "~"),
+      parent_dir=parent,
+      is_ocdbt_checkpoint=False,
+      use_zarr3=False,
+      ts_context=context,
+    )
+    for name in names
+  ]
+
+
+def _run(coroutine_fn):
+  """Result of a coroutine, also where an event loop runs (a notebook)."""
+  try:
+    asyncio.get_running_loop()
+  except RuntimeError:
+    return asyncio.run(coroutine_fn())
+  with futures.ThreadPoolExecutor(1) as pool:
+    return pool.submit(lambda: asyncio.run(coroutine_fn())).result()

@@ -1,0 +1,377 @@
+"""Checkpoints: trees of arrays in npz files and in folders.
+
+A run writes folders (`save_checkpoint_ts`), asynchronously and sharded:
+
+  <path>-<step:09d>       permanent checkpoint, one folder per leaf inside
+  <path>-<step:09d>-tmp   temporary one, deleted when the next is complete
+  <path>-LAST             text file, suffix of the newest complete checkpoint
+
+A folder appears under its name when all of it is written, and LAST changes
+after that, so a crash at any time leaves LAST with a complete checkpoint. On
+the way there may be `<folder>.partial` (being written), `<folder>.old` (being
+replaced) and `<path>-CUR` (the next LAST); `collect_orphans` deals with them
+after a crash. Remote stores (gs://) can not rename folders: there a folder is
+written under its name at once, and only LAST tells that it is complete.
+"""
+
+import os
+import re
+import shutil
+
+import jax
+from absl import logging
+
+from big_vision import checkpoint_io, checkpoint_npz, fs, trees
+from big_vision.checkpoint_io import CheckpointManager
+from big_vision.checkpoint_npz import (
+  load_checkpoint,
+  load_checkpoint_np,
+  npload,
+  save_checkpoint,
+)
+
+__all__ = [
+  "CheckpointManager",
+  "collect_orphans",
+  "load_checkpoint",
+  "load_checkpoint_np",
+  "load_checkpoint_ts",
+  "load_params",
+  "npload",
+  "save_checkpoint",
+  "save_checkpoint_ts",
+  "tsload",
+  "tssave",
+]
+
+_PARTIAL, _OLD, _LINK = ".partial", ".old", ".link"
+
+
+# Parameters from anywhere.
+
+
+def load_params(ckpt, **kw):
+  """Reads the parameters, or a part of them, from any kind of checkpoint.
+
+  Args:
+    ckpt: str `<path>` or `<path>:<key>`, where the path has a slash and key
+      is a name in the parameters, such as "img/head". With ".npz" in the path
+      it is an npz file, else the folder of a checkpoint or the prefix of a
+      run's, of which only the asked for part is read. Or a dict-like with
+      what an npz file holds.
+    **kw: for `load_checkpoint_ts`, for example `shardings`.
+
+  Returns:
+    Nested dict of arrays, or one array if that is what the key names.
+
+  Raises:
+    ValueError: the path has no slash.
+    KeyError: there is no such key; lists those there are.
+  """
+  assert "regex" not in kw, "Give the part to read as '<path>:<key>'."
+  key = None
+  if isinstance(ckpt, str | os.PathLike):
+    match = re.fullmatch(r"(.*?/.*?)(?::([\w/]+))?", os.fspath(ckpt))
+    if not match:
+      raise ValueError(
+        f"Checkpoint path {ckpt!r} has no slash: prepend './' if it is in "
+        "the current folder."
+      )
+    path, key = match.groups()
+    if ".npz" not in path:
+      return _load_params_ts(path, key, **kw)
+    ckpt = path
+
+  params = load_checkpoint_np(ckpt)
+  if "params" in params:
+    params = params["params"]
+  elif "opt" in params and "target" in params["opt"]:
+    params = params["opt"]["target"]  # As flax.optim stored them.
+  return trees.tree_get(params, key) if key else params
+
+
+def _load_params_ts(path, key, **kw):
+  folder = _resolve(path)
+  regex = f"params/{key}($|/.*)" if key else "params/.*"
+  names = checkpoint_io.leaf_names(folder)
+  if not any(re.match(regex, n) for n in names):
+    tree = trees.tree_unflatten([(n, 0) for n in names])
+    if "params" not in tree:
+      raise KeyError(
+        f"Checkpoint {folder!r} has no leaves below 'params', but "
+        f"{', '.join(sorted(tree)) or 'none at all'}."
+      )
+    trees.tree_get(tree["params"], key)  # Raises, with the keys there are.
+  params = tsload(folder, regex=regex, **kw)["params"]
+  return trees.tree_get(params, key) if key else params
+
+
+# Folders: reading.
+
+
+def _read_last(path):
+  """Content of `<path>-LAST`, or None."""
+  try:
+    with fs.open(f"{path}-LAST") as f:
+      return f.read().strip() or None
+  except Exception:  # No such file in the first place, in many disguises.
+    return None
+
+
+def _resolve(path):
+  """Folder of the newest checkpoint with prefix `path`, else `path`."""
+  last = _read_last(path)
+  return f"{path}-{last}" if last else os.fspath(path)
+
+
+def load_checkpoint_ts(path, **tsload_kw):
+  """Reads the newest checkpoint with a prefix, or the one in a folder.
+
+  Args:
+    path: str, `<workdir>/checkpoint.bv`, or with `-<step>` and so on.
+    **tsload_kw: see `tsload`.
+  """
+  return tsload(_resolve(path), **tsload_kw)
+
+
+def tsload(path, *, tree=None, shardings=None, regex=None):
+  """Reads a tree, or a part of it, from the folder of a checkpoint.
+
+  Args:
+    path: str, folder.
+    tree: pytree; its names say what to read, its structure is returned.
+      Leaves that are jax.ShapeDtypeStruct have their shapes checked, others
+      do not matter.
+    shardings: jax.sharding.Sharding, or tree of them, or prefix of one, where
+      the arrays go, whatever sharding they had. Default: the first local CPU
+      device. "host" instead of a sharding: NumPy arrays as stored.
+    regex: str, matched with the start of names; default all. Not with `tree`.
+
+  Returns:
+    The tree, of jax.Array. Without `tree` a nested dict, in which the
+    positions in lists are keys such as "0". Stored 64-bit values become 32-bit
+    ones as usual in JAX; integers too large for that stay NumPy arrays.
+
+  Raises:
+    FileNotFoundError: there is no such folder.
+    ValueError: `tree` and `regex` given; a leaf is missing or has another
+      shape; nothing matches `regex`.
+  """
+  if tree is not None and regex is not None:
+    raise ValueError("Pass tree or regex to say what to read, not both.")
+
+  stored = checkpoint_io.leaf_names(path)
+  if tree is None:
+    names = [n for n in stored if re.match(regex or "", n)]
+    if not names:
+      raise ValueError(
+        f"No leaf of checkpoint {path!r} matches {regex!r}"
+        f"{checkpoint_npz.near(regex, stored)}"
+        if stored
+        else f"There are no leaves in folder {path!r}."
+      )
+    tree = trees.tree_unflatten([(n, n) for n in names])
+
+  leaves, treedef = checkpoint_npz.named_leaves(tree)
+  names = [n for n, _ in leaves]
+  checkpoint_npz.check_present(names, stored, path)
+  described = checkpoint_io.describe(path, names)
+  checkpoint_npz.check_shapes(leaves, described, path)
+
+  if shardings is None:
+    cpu = jax.local_devices(backend="cpu")[0]
+    shardings = jax.sharding.SingleDeviceSharding(cpu)
+  shardings = treedef.flatten_up_to(trees.tree_broadcast(shardings, tree))
+  for name, s in zip(names, shardings, strict=True):
+    if isinstance(s, str) and s != "host":
+      raise ValueError(f"Sharding {s!r} of leaf {name!r}: did you mean 'host'?")
+  return treedef.unflatten(
+    checkpoint_io.read(path, names, shardings, described)
+  )
+
+
+# Folders: writing.
+
+
+def tssave(mngr, pytree, path, on_commit=lambda: None):
+  """Writes a tree into a folder; one that exists is replaced.
+
+  Args:
+    mngr: `CheckpointManager`, which writes in the background, or another
+      object with `wait_until_finished()`, with which this call writes itself.
+    pytree: tree of jax.Array (each process writes its shards), NumPy arrays
+      or numbers (process 0 writes).
+    path: str, folder.
+    on_commit: `on_commit()`, called by process 0 when all is written.
+
+  Raises:
+    ValueError: a name contains "~", which stands for "/" on disk.
+  """
+
+  def commit(staged):
+    _move_into_place(staged, path)
+    on_commit()
+
+  _save(mngr, pytree, path + _PARTIAL if fs.is_local(path) else path, commit)
+
+
+def save_checkpoint_ts(mngr, checkpoint, path, step, keep=True):
+  """Writes a checkpoint of a run; see the top of the file.
+
+  Waits for the previous save with the same manager, copies to host memory and
+  returns; the rest happens in the background.
+
+  Args:
+    mngr: as for `tssave`.
+    checkpoint: tree, as for `tssave`.
+    path: str, prefix, `<workdir>/checkpoint.bv`.
+    step: int, number of finished steps.
+    keep: bool, permanent; else the next save deletes it.
+
+  Raises:
+    ValueError: as `tssave`; and errors of the previous save.
+  """
+  suffix = f"{step:09d}" if keep else f"{step:09d}-tmp"
+  mngr.wait_until_finished()
+  if fs.is_local(path):
+    if jax.process_index() == 0:
+      _settle(path)
+    staged = f"{path}-{suffix}{_PARTIAL}"
+  else:  # Never onto what LAST names: it would be incomplete for a while.
+    current = _read_last(path) == suffix
+    staged = f"{path}-{suffix}{_PARTIAL if current else ''}"
+  _save(mngr, checkpoint, staged, lambda staged: _publish(path, suffix, staged))
+
+
+def _save(mngr, pytree, staged, commit):
+  """Writes into the folder `staged`, then process 0 calls `commit(staged)`."""
+  mngr.wait_until_finished()
+  leaves, _ = checkpoint_npz.named_leaves(pytree)
+  for name, _ in leaves:
+    if "~" in name or not name:
+      raise ValueError(
+        f"Can not save a leaf called {name!r}: names must not be empty and "
+        "not contain '~', which stands for '/' on disk."
+      )
+  if jax.process_index() == 0:
+    fs.rmtree(staged)
+    fs.makedirs(staged)
+  checkpoint_io.barrier("prepared")
+  finish = checkpoint_io.start_write(staged, leaves)
+
+  def complete():
+    finish()
+    checkpoint_io.barrier("written")
+    if jax.process_index() == 0:
+      commit(staged)
+    checkpoint_io.barrier("committed")
+
+  if isinstance(mngr, CheckpointManager):
+    mngr.start(complete)
+  else:
+    # The interface that other managers share can only be waited for, so what
+    # is to be complete after that has to be complete now.
+    complete()
+
+
+def _move_into_place(staged, target):
+  """Renames a folder, replacing what is there. Only for local ones."""
+  if staged == target:
+    return
+  if fs.exists(target):
+    fs.rmtree(target + _OLD)
+    fs.rename(target, target + _OLD)
+  fs.rename(staged, target)
+  fs.rmtree(target + _OLD)
+
+
+def _point(path, suffix):
+  """Makes `<path>-LAST` say `suffix`; atomic."""
+  with fs.open(f"{path}-CUR", "w") as f:
+    f.write(suffix)
+    if fs.is_local(path):  # Else a power cut could leave an empty LAST.
+      f.flush()
+      os.fsync(f.fileno())
+  fs.rename(f"{path}-CUR", f"{path}-LAST")
+
+
+def _publish(path, suffix, staged):
+  """Makes the complete folder `staged` the newest checkpoint."""
+  last = _read_last(path)
+  if not fs.is_local(path):
+    suffix = staged.removeprefix(f"{path}-")
+  elif last == suffix:
+    # The same step again. LAST must not lead to nothing while the folder that
+    # it names is replaced, so meanwhile it names the new one where it is.
+    _point(path, suffix + _PARTIAL)
+    _settle(path)
+    return
+  else:
+    _move_into_place(staged, f"{path}-{suffix}")
+  _point(path, suffix)
+  if last and last != suffix and last.removesuffix(_PARTIAL).endswith("-tmp"):
+    fs.rmtree(f"{path}-{last}")
+
+
+def _settle(path):
+  """Completes what a crash may have interrupted while a folder was replaced."""
+  last = _read_last(path)
+  if last and last.endswith(_PARTIAL):
+    staged = f"{path}-{last}"
+    suffix = last.removesuffix(_PARTIAL)
+    target = f"{path}-{suffix}"
+    # A second name for each file, instead of moving the folder away from
+    # where LAST says.
+    fs.rmtree(target + _LINK)
+    shutil.copytree(staged, target + _LINK, copy_function=_link)
+    fs.rmtree(target)
+    fs.rename(target + _LINK, target)
+    _point(path, suffix)
+    fs.rmtree(staged)
+
+
+def _link(src, dst):
+  try:
+    os.link(src, dst)
+  except OSError:  # File systems without hard links.
+    shutil.copy2(src, dst)
+
+
+def collect_orphans(path):
+  """Removes what crashes have left behind; call it when a run starts.
+
+  These are temporary checkpoints other than the newest, and folders that are
+  incomplete. Permanent checkpoints are never touched.
+
+  Args:
+    path: str, prefix, `<workdir>/checkpoint.bv`.
+
+  Returns:
+    List of the removed paths (process 0; empty in the others).
+  """
+  folder, base = fs.dirname(path) or ".", os.path.basename(path)
+  if jax.process_index() != 0 or not fs.isdir(folder):
+    return []
+  if fs.is_local(path):
+    _settle(path)
+  last = _read_last(path)
+  pattern = re.compile(
+    re.escape(base) + r"-(\d{9,})(-tmp)?(\.partial|\.old|\.link)?"
+  )
+  for old in (n for n in fs.listdir(folder) if n.endswith(_OLD)):
+    target = fs.join(folder, old.removesuffix(_OLD))
+    if pattern.fullmatch(old) and not fs.exists(target):
+      # Interrupted between two renames: its replacement is still elsewhere.
+      fs.rename(fs.join(folder, old), target)
+
+  removed = []
+  for name in fs.listdir(folder):
+    match = pattern.fullmatch(name)
+    if match and name != f"{base}-{last}" and (match[2] or match[3]):
+      removed.append(fs.join(folder, name))
+  if fs.exists(f"{path}-CUR"):
+    removed.append(f"{path}-CUR")
+  for r in removed:
+    logging.info("Removing what an interrupted run has left: %s", r)
+    fs.rmtree(r) if fs.isdir(r) else fs.remove(r)
+  return removed

@@ -1,0 +1,194 @@
+"""What most configs share: arguments in the config string, small edits.
+
+A config file is loaded as `--config path/to/config.py:ARG`, which calls
+`get_config("ARG")`. `parse_arg` turns that string into values.
+"""
+
+import string
+
+import ml_collections as mlc
+
+from big_vision import lookup
+
+
+def parse_arg(arg, lazy=False, **spec):
+  """Parses the string after the colon of `--config file.py:ARG`.
+
+  `ARG` is a list of `key=value`, separated by commas; `key` alone means
+  `key=True`. If it is a single word that is not in the spec, it is the value of
+  the first entry of the spec. Values can not contain commas.
+
+  Args:
+    arg: str or None, for example "runlocal,res=128".
+    lazy: bool, whether to accept keys that are not in the spec, with the type
+      that their value looks like.
+    **spec: name=default or name=(default, type). The type of the default, or
+      the one given, converts the string; None has the type that the value
+      looks like.
+
+  Returns:
+    ConfigDict (not type safe) with all names of the spec, then the others.
+
+  Raises:
+    ValueError: a key that is not in the spec, or a value of the wrong type.
+    AssertionError: a list as default, or a flag that is neither true nor false.
+  """
+  arg = arg or ""
+  if arg and spec and not set(arg) & set(",=") and arg not in spec:
+    arg = f"{next(iter(spec))}={arg}"  # The shorthand.
+
+  given = {}
+  for item in filter(None, arg.split(",")):
+    key, equals, value = item.partition("=")
+    given[key] = value if equals else "True"
+
+  result = mlc.ConfigDict(type_safe=False)
+  for name, entry in spec.items():
+    default, convert = get_type_with_default(entry)
+    if name not in given:
+      result[name] = default
+      continue
+    value = given.pop(name)
+    try:
+      result[name] = convert(value)
+    except (TypeError, ValueError) as e:
+      raise ValueError(
+        f"Config arg {name}={value!r} is not of type {convert.__name__}."
+      ) from e
+
+  if given and not lazy:
+    hints = [f"{k!r}{lookup.did_you_mean(k, spec)}" for k in given]
+    raise ValueError(
+      f"Unhandled config args remain: {given}. Not known: {' '.join(hints)}"
+    )
+  for name, value in given.items():
+    result[name] = autotype(value)
+  return result
+
+
+def get_type_with_default(v):
+  """An entry of a spec as (default, function that converts a string).
+
+  Args:
+    v: a default, or (default, type).
+
+  Returns:
+    (default, converter).
+
+  Raises:
+    AssertionError: a tuple or list that is not (default, type).
+  """
+  if isinstance(v, (tuple, list)):
+    assert len(v) == 2 and isinstance(v[1], type), (
+      f"List and tuple types are not supported, got {v!r}: the comma separates "
+      "the args. Use a string instead and evaluate it in the config."
+    )
+    default, convert = v
+  else:
+    default, convert = v, (autotype if v is None else type(v))
+  # bool("False") is True.
+  return default, (_parse_bool if convert is bool else convert)
+
+
+def _parse_bool(x):
+  """True or false, in any case; empty is false."""
+  assert x.lower() in ("true", "false", ""), (
+    f"A flag in the config arg must be true or false, not {x!r}."
+  )
+  return x.lower() == "true"
+
+
+def autotype(x):
+  """A string as the bool, int or float that it looks like, else itself."""
+  assert isinstance(x, str), f"{x!r} is not a string."
+  if x.lower() in ("true", "false"):
+    return x.lower() == "true"
+  for convert in (int, float):
+    try:
+      return convert(x)
+    except ValueError:
+      continue
+  return x
+
+
+def pack_arg(**kw):
+  """The inverse of `parse_arg`: "key=value,..."; no commas in values."""
+  for key, value in kw.items():
+    assert "," not in f"{value}", f"The value of {key} has a comma: {value}"
+  return ",".join(f"{key}={value}" for key, value in kw.items())
+
+
+def arg(**kw):
+  """A point of a sweep: the args, and the config string that sets them."""
+  return {"config_arg": pack_arg(**kw), **kw}
+
+
+def format_str(format_string, config):
+  """Fills in fields of the config, and follows when they change later.
+
+  Args:
+    format_string: str with `{field}` and `{sub.field}`, for example
+      "decode|resize({res})".
+    config: ConfigDict that has these fields.
+
+  Returns:
+    A reference to the string, to be assigned to a field of the config; a plain
+    string if there are no fields in it.
+
+  Raises:
+    AssertionError: a format (`{res:03d}`) or a conversion (`{res!r}`).
+  """
+  result = ""
+  for text, field, spec, conversion in string.Formatter().parse(format_string):
+    result = result + text
+    if field is None:
+      continue
+    assert field and not spec and not conversion, (
+      f"Only plain fields like {{res}} are supported: {format_string!r}"
+    )
+    *path, last = field.split(".")
+    node = config
+    for name in path:
+      node = node[name]
+    result = result + node.get_ref(last).to_str()
+  return result
+
+
+def input_for_quicktest(config_input, quicktest):
+  """Makes `config.input` small and quick to start if `quicktest`."""
+  if quicktest:
+    config_input.batch_size = 8
+    config_input.shuffle_buffer_size = 10
+    config_input.cache_raw = False
+
+
+def imagenet_evals(pp_label, runlocal=False, **kw):
+  """The five usual evaluations of an ImageNet-1k classifier.
+
+  Args:
+    pp_label: preprocessing with `{label}` in place of the key of the label.
+    runlocal: bool, whether to use 16 images of each split.
+    **kw: settings that all five share.
+
+  Returns:
+    Dict of evaluators: `train`, `minival` (the 1% of the training set that is
+    held out), `val`, `v2` (ImageNetV2) and `real` (ReaL labels).
+  """
+
+  def evaluator(name, split, short, label="label"):
+    return dict(
+      type="classification",
+      data=dict(name=name, split=short if runlocal else split),
+      pp_fn=pp_label.format(label=label),
+      **kw,
+    )
+
+  return dict(
+    train=evaluator("imagenet2012", "train[:2%]", "train[:16]"),
+    minival=evaluator("imagenet2012", "train[99%:]", "train[:16]"),
+    val=evaluator("imagenet2012", "validation", "validation[:16]"),
+    v2=evaluator("imagenet_v2", "test", "test[:16]"),
+    real=evaluator(
+      "imagenet2012_real", "validation", "validation[:16]", "real_label"
+    ),
+  )

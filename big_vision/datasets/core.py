@@ -1,0 +1,96 @@
+"""Data sources: where raw examples come from."""
+
+import functools
+
+from big_vision import lookup
+
+
+def get(name, **kw):
+  """Opens a data source.
+
+  Args:
+    name: str, "bv:<module>" for `big_vision.datasets.<module>` (or a dotted
+      path to your own module), anything else is a TFDS dataset.
+    **kw: arguments of that source's `DataSource`.
+
+  Returns:
+    A `DataSource`.
+
+  Raises:
+    ValueError: no such module or dataset; or what the source itself raises.
+  """
+  return source_class(name)(**kw)
+
+
+def source_class(name, key="input.data.name"):
+  """What `get` calls with the remaining arguments.
+
+  Args:
+    name: str, as in `get`.
+    key: str, the config key that holds the name, for the error.
+
+  Returns:
+    Callable that returns a `DataSource`.
+
+  Raises:
+    ValueError: no such module.
+  """
+  if name.startswith("bv:"):
+    module = lookup.module(
+      "datasets", name.removeprefix("bv:"), kind="dataset", key=key
+    )
+    return module.DataSource
+  from big_vision.datasets import tfds  # Slow to import.
+
+  return functools.partial(tfds.DataSource, name)
+
+
+class DataSource:
+  """What every source of examples offers."""
+
+  def get_tfdata(self, ordered, *, process_split=True, allow_cache=True):
+    """The raw examples.
+
+    Args:
+      ordered: bool, whether the order must be that of the source, as for
+        evaluation; otherwise any order will do.
+      process_split: bool, only this process' part, else everything.
+      allow_cache: bool, whether the source may keep the dataset object.
+
+    Returns:
+      tf.data.Dataset of dicts of tensors, finite.
+    """
+    raise RuntimeError(f"{type(self).__name__} must override get_tfdata")
+
+  @property
+  def total_examples(self):
+    """Number of examples over all processes."""
+    raise RuntimeError(f"{type(self).__name__} must override total_examples")
+
+  def num_examples_per_process(self):
+    """Number of examples of each process, as a list."""
+    raise RuntimeError(
+      f"{type(self).__name__} must override num_examples_per_process"
+    )
+
+  def training_order(self, shuffle_seed=None, **kw):
+    """All examples for all processes, in one order that seeds determine.
+
+    The input pipeline for training builds on it. Sources override it to shuffle
+    coarsely (files, say) or to read lazily, see the second return value.
+
+    Args:
+      shuffle_seed: None for the order of the source; otherwise an int64 scalar
+        tensor that differs from epoch to epoch: the order may depend on it.
+      **kw: `config.input.tfdata`, further arguments of `get_tfdata`.
+
+    Returns:
+      (dataset, read): finite tf.data.Dataset of dicts, and either None or a
+      function that turns such a dict into the raw example, which is only called
+      for examples that are needed.
+    """
+    del shuffle_seed
+    ds = self.get_tfdata(
+      ordered=True, process_split=False, allow_cache=False, **kw
+    )
+    return ds, None

@@ -1,0 +1,231 @@
+"""JSON-lines files as a data source: one flat JSON object per line.
+
+Values may be paths or URLs of files; their bytes then take their place.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import tempfile
+import urllib.request
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from big_vision import fs
+from big_vision.datasets import core
+
+_TYPES = {bool: np.bool_, int: np.int32, float: np.float32, str: object}
+_NUM_DOWNLOADS = 100  # In parallel.
+
+
+class DataSource(core.DataSource):
+  """The rows of a JSON-lines file.
+
+  Args:
+    fname: str, path of the file, local or gs://.
+    fopen_keys: keys whose value is a path; the bytes of that file replace it.
+      A dict gives the folder that the paths of each key are relative to.
+    download_keys: those of `fopen_keys` that hold URLs.
+    start: int, first line to keep (0-based).
+    stop: int, first line to drop after that; 0, None and inf mean the end.
+
+  Raises:
+    ValueError: invalid JSON, rows whose keys or types differ, no rows.
+    AssertionError: a download key is not in `fopen_keys`.
+  """
+
+  def __init__(
+    self,
+    fname,
+    *,
+    fopen_keys=(),
+    download_keys=(),
+    start=0,
+    stop=float("inf"),
+  ):
+    if not isinstance(fopen_keys, Mapping):
+      fopen_keys = dict.fromkeys(_strings(fopen_keys), "")
+    self._folders = dict(fopen_keys)
+    self._download_keys = _strings(download_keys)
+    assert set(self._download_keys) <= set(self._folders), (
+      f"data.download_keys={sorted(self._download_keys)} must all be in "
+      f"data.fopen_keys={sorted(self._folders)}"
+    )
+    self._columns = _read_columns(fname, start or 0, stop or float("inf"))
+    for key in self._folders:
+      values = self._columns.get(key)
+      if values is None or values.dtype != object:
+        raise ValueError(
+          f"data.fopen_keys: {key!r} of {fname} must hold paths; its rows have "
+          f"{sorted(self._columns)}"
+        )
+
+  def get_tfdata(self, ordered=False, *, process_split=True, allow_cache=True):
+    """See the base class. Unordered: shuffled once, always in the same way."""
+    del allow_cache  # Opening is cheap.
+    indices = np.arange(self.total_examples)
+    if process_split:
+      indices = self._process_indices()[jax.process_index()]
+    if not ordered:
+      indices = np.random.default_rng(0).permutation(indices)
+    ds = self._rows(indices)
+    if self._folders:
+      ds = ds.map(_read_files(self._folders), tf.data.AUTOTUNE)
+    return ds
+
+  def training_order(self, shuffle_seed=None):
+    """See the base class: files are read by the second return value."""
+    del shuffle_seed
+    ds = self._rows(np.arange(self.total_examples))
+    return ds, _read_files(self._folders) if self._folders else None
+
+  @property
+  def total_examples(self):
+    return len(self._columns["id"])
+
+  def num_examples_per_process(self):
+    return [len(x) for x in self._process_indices()]
+
+  def _process_indices(self):
+    n, num_processes = self.total_examples, jax.process_count()
+    assert n >= num_processes, f"{n} examples for {num_processes} processes"
+    return np.array_split(np.arange(n), num_processes)
+
+  def _rows(self, indices):
+    """Dataset of the rows at `indices`, paths instead of files."""
+    columns = {k: v[indices] for k, v in self._columns.items()}
+    for key in self._download_keys:
+      columns[key] = np.array(_download_all(columns[key]), object)
+    for key, folder in self._folders.items():
+      if folder and key not in self._download_keys:
+        paths = [fs.join(folder, path) for path in columns[key]]
+        columns[key] = np.array(paths, object)
+    # Python strings become UTF-8.
+    return tf.data.Dataset.from_tensor_slices(
+      {
+        k: tf.constant(list(v), tf.string) if v.dtype == object else v
+        for k, v in columns.items()
+      }
+    )
+
+
+def _strings(keys):
+  return [keys] if isinstance(keys, str) else sorted(keys)
+
+
+def _read_files(keys):
+  """Function that replaces the paths at `keys` by the bytes of the files."""
+  return lambda row: {
+    k: tf.io.read_file(v) if k in keys else v for k, v in row.items()
+  }
+
+
+def _read_columns(fname, start, stop):
+  """The rows `start <= line < stop` of a file, as arrays by key, with `id`."""
+  rows = []  # (line number, row)
+  blank = None  # Line number of the first of the blank lines just read.
+  with fs.open(fname) as f:
+    for i, line in enumerate(f):
+      if not start <= i < stop:
+        continue
+      if not line.strip():
+        blank = i if blank is None else blank
+        continue
+      if blank is not None:
+        raise ValueError(f"Invalid JSON in line {blank} of {fname}: blank line")
+      rows.append((i, _parse(line, i, fname)))
+  if not rows:
+    raise ValueError(
+      f"No rows in {fname} from data.start={start} to data.stop={stop}"
+    )
+  first_line, first = rows[0]
+  types = {k: type(v) for k, v in first.items()}
+  for i, row in rows:
+    _check(row, types, f"Line {i} of {fname} differs from line {first_line}:")
+  columns = {"id": np.array([str(i) for i in range(len(rows))], object)}
+  for k, t in types.items():
+    columns[k] = np.array([row[k] for _, row in rows], _TYPES[t])
+  return columns
+
+
+def _parse(line, i, fname):
+  """One line as a dict of scalars."""
+  try:
+    row = json.loads(line)
+  except json.JSONDecodeError as e:
+    raise ValueError(f"Invalid JSON in line {i} of {fname}: {e}") from e
+  if not isinstance(row, dict):
+    raise ValueError(f"Invalid JSON in line {i} of {fname}: not an object")
+  for k, v in row.items():
+    if type(v) not in _TYPES:
+      raise ValueError(
+        f"Invalid JSON in line {i} of {fname}: {k!r} must be a string, number "
+        f"or bool, not {v!r}"
+      )
+    if type(v) is int and not -(2**31) <= v < 2**31:
+      raise ValueError(
+        f"Invalid JSON in line {i} of {fname}: {k!r}={v} does not fit into "
+        "int32; write it as a string or float"
+      )
+  return row
+
+
+def _check(row, types, where):
+  """All rows must have the keys and types of the first."""
+  if row.keys() != types.keys():
+    missing = sorted(types.keys() - row.keys())
+    extra = sorted(row.keys() - types.keys())
+    raise ValueError(f"{where} missing keys {missing}, additional {extra}")
+  for k, v in row.items():
+    if type(v) is int and types[k] is float:
+      continue  # JSON writers drop the ".0".
+    if type(v) is not types[k]:
+      raise ValueError(
+        f"{where} {k!r} is {v!r}, expected {types[k].__name__} (write 1.0 "
+        "instead of 1 in the first row if a column has both)"
+      )
+
+
+def _download_all(urls):
+  """Paths of the downloaded files, in order; each URL is fetched once."""
+  unique = list(dict.fromkeys(urls))
+  with concurrent.futures.ThreadPoolExecutor(_NUM_DOWNLOADS) as pool:
+    fetch = lambda url: cached_download(url, verbose=False)
+    paths = dict(zip(unique, pool.map(fetch, unique), strict=True))
+  return [paths[url] for url in urls]
+
+
+def cached_download(url, dest=None, verbose=True):
+  """Downloads a file unless it is there already.
+
+  Args:
+    url: str.
+    dest: str, folder; default: `bv` in the system's folder for temporary files.
+    verbose: bool, whether to log downloads.
+
+  Returns:
+    Path of the file: `<dest>/<md5 of url>`.
+  """
+  dest = dest or os.path.join(tempfile.gettempdir(), "bv")
+  os.makedirs(dest, exist_ok=True)
+  path = os.path.join(dest, hashlib.md5(url.encode()).hexdigest())
+  if os.path.exists(path):
+    return path
+  if verbose:
+    logging.info("Downloading %s to %s", url, path)
+  # What has the final name is complete, even if the process dies meanwhile.
+  fd, partial = tempfile.mkstemp(dir=dest, suffix=".part")
+  try:
+    with os.fdopen(fd, "wb") as out, urllib.request.urlopen(url) as response:
+      while chunk := response.read(1 << 20):
+        out.write(chunk)
+    os.replace(partial, path)
+  except BaseException:
+    os.unlink(partial)
+    raise
+  return path

@@ -1,0 +1,255 @@
+"""One dataset on its way from raw examples to preprocessed ones, for training.
+
+See `order` for what a stream is.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+
+from big_vision.datasets import order, sequence_packing
+from big_vision.pp import rng
+
+_SEARCH_SECONDS = 60  # How long to look for the example behind an error.
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+  """A dataset, how to preprocess it and in which order: no state.
+
+  Attributes:
+    name: what errors call it.
+    open: `shuffle_seed -> (dataset, read)`, `DataSource.training_order`.
+    size: number of examples, None if unknown.
+    preprocess_fn: `dict -> dict`, run under a seed that depends on the example.
+    seed: int, of all that is random here.
+    host: number of this process.
+    num_hosts: number of processes.
+    shuffle_buffer_size, cache_raw, num_parallel_calls, pre_filter_fn,
+    post_filter_fn, pack, skip_errors: as in `config.input`.
+  """
+
+  name: str
+  open: Callable[..., Any]
+  size: int | None
+  preprocess_fn: Callable[..., Any]
+  seed: int
+  host: int = 0
+  num_hosts: int = 1
+  shuffle_buffer_size: int | None = None
+  cache_raw: bool = False
+  num_parallel_calls: int | None = None
+  pre_filter_fn: Callable[..., Any] | None = None
+  post_filter_fn: Callable[..., Any] | None = None
+  pack: Any = None
+  skip_errors: bool = False
+
+  @property
+  def exact(self):
+    """Whether every raw example gives one result, so positions are known."""
+    return not (self.post_filter_fn or self.pack or self.skip_errors)
+
+  def examples(self, start, select, num_done, record=None):
+    """Preprocessed examples of this host.
+
+    If `exact`, all before the start is skipped without preprocessing it.
+    Otherwise only preprocessing tells how many results there are: hosts
+    preprocess every P-th raw example each, and a restart does so from the very
+    beginning and drops what was delivered before.
+
+    Args:
+      start: int, position in the stream of all hosts, used if `exact`.
+      select: `stream -> stream`, picks what this host needs, used if `exact`.
+      num_done: int, results that this host delivered before, used if not.
+      record: `Record` or None. With it nothing happens in parallel, nothing is
+        cached, packed or skipped: for finding the example behind an error.
+
+    Returns:
+      Endless tf.data.Dataset of dicts.
+    """
+    if self.exact:
+      return self._preprocess(select(self._raw(start, record)), record)
+    mine = self._raw(0, record).shard(self.num_hosts, self.host)
+    ds = self._preprocess(mine, record)
+    if record is not None:
+      return ds
+    if self.pack:
+      pack = self.pack
+      pack = pack.to_dict() if hasattr(pack, "to_dict") else pack
+      ds = sequence_packing.pack_dataset(ds, None, pack)
+    return ds.skip(num_done)
+
+  @functools.cached_property
+  def _read(self):
+    return self.open(None)[1]
+
+  @property
+  def _reads_early(self):
+    """Whether raw examples must be complete before they are preprocessed."""
+    return bool(self.pre_filter_fn or self.cache_raw)
+
+  def _open(self, shuffle_seed=None):
+    """One epoch before shuffling: dataset of (index, example)."""
+    ds, read = self.open(shuffle_seed)
+    if read and self._reads_early:
+      ds = ds.map(read, tf.data.AUTOTUNE, deterministic=True)
+    ds = ds.enumerate()
+    if self.pre_filter_fn:
+      ds = ds.filter(lambda _, example: self.pre_filter_fn(example))
+    return ds
+
+  def _raw(self, start, record):
+    """The stream of all hosts, from position `start` on."""
+    fixed = self._open()
+    if fixed.cardinality() == 0 or not self._has_examples(fixed):
+      raise ValueError(
+        f"No examples in the dataset {self.name!r}"
+        + (" after pre_filter_fn." if self.pre_filter_fn else ".")
+      )
+    cache = self.cache_raw and record is None
+    if cache:
+      fixed = fixed.cache()
+    # What is cached has one order: that of the source.
+    vary_files = self.shuffle_buffer_size and not self.cache_raw
+    seed = order.hash_seed(self.seed, self.name, "shuffle")
+    # An offset, so that datasets shuffle their files differently.
+    open_epoch = lambda epoch: self._open(seed + epoch) if vary_files else fixed
+    return order.epochs(
+      open_epoch,
+      seed=seed,
+      shuffle_buffer_size=self.shuffle_buffer_size,
+      size=self._epoch_size() if start else None,
+      start=start,
+    )
+
+  def _has_examples(self, ds):
+    """Without this check, an endless stream of nothing would hang."""
+    return not self.pre_filter_fn or any(True for _ in ds.take(1))
+
+  def _epoch_size(self):
+    """Examples per epoch; counts those that pass the filter."""
+    if self.size is not None and not self.pre_filter_fn:
+      return self.size
+    count = self._open().reduce(tf.zeros([], tf.int64), lambda n, _: n + 1)
+    return int(count)
+
+  def _preprocess(self, stream, record):
+    """Maps (ids, example) to preprocessed examples, and filters these."""
+    read = None if self._reads_early else self._read
+    high = order.hash_seed(self.seed, self.name, "example") << 31
+
+    def prepare(number, x):
+      ids, example = x
+      example = read(example) if read else example
+      seed = tf.stack([high + ids["epoch"], example_number(ids, example)])
+      with rng.example_seed(seed, ids["epoch"]):
+        out = self.preprocess_fn(example)
+      keep = self.post_filter_fn(out) if self.post_filter_fn else True
+      return number, keep, out
+
+    if record is not None:
+      ds = stream.map(functools.partial(record.begin, self.name)).enumerate()
+      ds = ds.map(prepare).map(record.end)
+    else:
+      ds = stream.enumerate().map(
+        prepare, self.num_parallel_calls, deterministic=True
+      )
+      if self.skip_errors:
+        ds = _drop_errors(ds, self.name)
+    if self.post_filter_fn:
+      ds = ds.filter(lambda number, keep, out: keep)
+    return ds.map(lambda number, keep, out: out)
+
+
+def example_number(ids, example):
+  """int64 scalar that identifies an example within its dataset.
+
+  Args:
+    ids: dict with `index`, the position in the order of reading.
+    example: dict; `tfds_id` is preferred if there is one, since it does not
+      depend on the split or the order of files.
+  """
+  if isinstance(example, dict) and "tfds_id" in example:
+    return tf.strings.to_hash_bucket_fast(example["tfds_id"], 2**63 - 1)
+  return ids["index"]
+
+
+def _drop_errors(ds, name):
+  """Drops failed elements of a dataset of (number, ...); warns and counts."""
+  total = [0]
+
+  def warn(num_lost):
+    total[0] += int(num_lost)
+    logging.warning(
+      "input.skip_errors: dropped %d of the examples of %s, %d since the start.",
+      num_lost,
+      name,
+      total[0],
+    )
+
+  def count(expected, element):
+    lost = element[0] - expected
+    if lost > 0:
+      tf.py_function(warn, [lost], [])
+    return element[0] + 1, element
+
+  ds = ds.ignore_errors(log_warning=True)  # The log has the reasons.
+  return ds.scan(tf.zeros([], tf.int64), lambda n, *x: count(n, x))
+
+
+class Record:
+  """Remembers which example is being preprocessed."""
+
+  def __init__(self):
+    self.current = None  # A description, None between examples.
+
+  def begin(self, name, ids, example):
+    """Maps an element to itself."""
+    tfds_id = example.get("tfds_id", "") if isinstance(example, dict) else ""
+
+    def note(index, epoch, tfds_id):
+      tfds_id = tfds_id.numpy().decode()
+      which = f"tfds_id={tfds_id!r}" if tfds_id else f"index {int(index)}"
+      self.current = f"{which} of the dataset {name!r} in epoch {int(epoch)}"
+
+    tf.py_function(note, [ids["index"], ids["epoch"], tfds_id], [])
+    return ids, example
+
+  def end(self, *element):
+    """Maps an element to itself."""
+
+    def forget():
+      self.current = None
+
+    tf.py_function(forget, [], [])
+    return element
+
+
+def find_failure(make_examples, num):
+  """Which example fails to be preprocessed.
+
+  Args:
+    make_examples: `record -> dataset` to search.
+    num: how many results to look at; None: until the time is over.
+
+  Returns:
+    A description, or None if none fails (again) or it takes too long.
+  """
+  record = Record()
+  ds = make_examples(record)
+  options = tf.data.Options()
+  # Fused functions would lose what comes first.
+  options.experimental_optimization.apply_default_optimizations = False
+  deadline = time.monotonic() + _SEARCH_SECONDS
+  try:
+    for i, _ in enumerate(ds.with_options(options)):
+      if i + 1 == num or time.monotonic() > deadline:
+        return None
+  except tf.errors.OpError:
+    return record.current
+  return None

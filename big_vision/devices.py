@@ -1,0 +1,341 @@
+"""Meshes, and moving arrays between hosts and devices.
+
+A "global array" spans the devices of all processes. `local` is what belongs to
+this process.
+"""
+
+import collections
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from big_vision import trees
+
+
+def create_device_mesh(config_mesh, *, allow_split_physical_axes=False):
+  """Mesh over all devices, laid out for their network.
+
+  Args:
+    config_mesh: sequence of (axis name, size), for example [("data", -1)]. One
+      size may be -1, which is then all the remaining devices.
+    allow_split_physical_axes: bool, whether a physical axis of the network may
+      be divided among several mesh axes.
+
+  Returns:
+    jax.sharding.Mesh.
+
+  Raises:
+    ValueError: the sizes do not fit the number of devices, or the axes are not
+      pairs with distinct names.
+  """
+  devices = jax.devices()
+  names, sizes = _parse_mesh(config_mesh, len(devices))
+  grid = mesh_utils.create_device_mesh(
+    sizes, devices, allow_split_physical_axes=allow_split_physical_axes
+  )
+  return Mesh(grid, names)
+
+
+def _parse_mesh(config_mesh, num_devices):
+  """Names and sizes of the axes, with -1 resolved."""
+  hint = 'it is a list of (name, size), for example [("data", -1)].'
+  try:
+    axes = [(name, int(size)) for name, size in config_mesh]
+  except (TypeError, ValueError):
+    raise ValueError(f"config.mesh = {config_mesh!r}: {hint}") from None
+  names, sizes = [n for n, _ in axes], [s for _, s in axes]
+  if not axes or len(set(names)) < len(names):
+    raise ValueError(
+      f"config.mesh = {config_mesh!r} needs distinct names: {hint}"
+    )
+  if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
+    raise ValueError(
+      f"config.mesh = {config_mesh!r}: sizes are positive, one can be -1; "
+      f"{hint}"
+    )
+  known = int(np.prod([s for s in sizes if s != -1]))
+  fits = num_devices % known == 0 if -1 in sizes else num_devices == known
+  if not fits:
+    raise ValueError(
+      f"config.mesh = {config_mesh!r} does not fit the {num_devices} devices: "
+      "their number must be the product of the sizes, or a multiple if one of "
+      "them is -1."
+    )
+  return names, [num_devices // known if s == -1 else s for s in sizes]
+
+
+def _no_mesh():
+  """Context without the mesh of `jax.set_mesh`, whose devices jit insists on."""
+  return jax.set_mesh(Mesh(np.empty((), dtype=object), ()))
+
+
+def put_cpu(x):
+  """Moves a tree of arrays to the first local CPU device."""
+  return jax.device_put(x, jax.local_devices(backend="cpu")[0])
+
+
+def jit_cpu(**jit_kwargs):
+  """Decorator: `jax.jit`, with the result on the first local CPU device.
+
+  The function runs outside of the mesh in scope, which does not have the CPU.
+
+  Args:
+    **jit_kwargs: for `jax.jit`.
+
+  Returns:
+    Function that compiles a function; devices are looked up when it is called.
+  """
+
+  def decorate(fun):
+    @functools.cache
+    def compiled():
+      cpu = jax.local_devices(backend="cpu")[0]
+      where = jax.sharding.SingleDeviceSharding(cpu)
+      return jax.jit(fun, out_shardings=where, **jit_kwargs)
+
+    @functools.wraps(fun)
+    def wrapped(*args, **kwargs):
+      leaves = jax.tree.leaves((args, kwargs))
+      if any(isinstance(x, jax.core.Tracer) for x in leaves):
+        return compiled()(*args, **kwargs)  # The mesh is fixed by now.
+      with _no_mesh():
+        return compiled()(*args, **kwargs)
+
+    return wrapped
+
+  return decorate
+
+
+def reshard(tree, shardings):
+  """Moves arrays to the given shardings, through the host if needed.
+
+  Args:
+    tree: pytree of NumPy or JAX arrays; values on the host must be the same in
+      all processes.
+    shardings: tree of shardings, or a prefix of it, for example one sharding.
+
+  Returns:
+    Tree of global arrays. Those that are where they should be are not copied.
+
+  Raises:
+    RuntimeError: an array with another sharding has parts on other hosts.
+    TypeError: a leaf is not an array.
+  """
+
+  def move(x, sharding):
+    if not (hasattr(x, "shape") and hasattr(x, "__array__")):
+      raise TypeError(
+        f"Expected an array to reshard, got {x!r} of type {type(x).__name__}."
+      )
+    if isinstance(x, jax.Array):
+      if x.sharding.is_equivalent_to(sharding, x.ndim):
+        return x
+      if not x.is_fully_addressable:
+        raise RuntimeError(
+          f"Cannot reshard an array of shape {x.shape} from {x.sharding} to "
+          f"{sharding}: parts of it are on other hosts."
+        )
+      if jnp.issubdtype(x.dtype, jax.dtypes.extended):  # Typed random keys.
+        data = move(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    # 64-bit values become 32-bit ones here, as usual in JAX.
+    host = np.asarray(jax.device_get(x))
+    host = host.astype(jax.dtypes.canonicalize_dtype(host.dtype), copy=False)
+    return jax.make_array_from_callback(
+      host.shape, sharding, lambda index: host[index]
+    )
+
+  return jax.tree.map(move, tree, trees.tree_broadcast(shardings, tree))
+
+
+def _batch_sharding(devices):
+  """Splits the first axis over the devices, in their order."""
+  mesh = Mesh(np.asarray(devices, dtype=object), ("devices",))
+  return NamedSharding(mesh, PartitionSpec("devices"))
+
+
+def make_fsarray_from_local_slice(local_slice, global_devices):
+  """Global array, split along its first axis, from the part of each process.
+
+  Args:
+    local_slice: [local_B, ...], what this process has: a NumPy array, a dense
+      TensorFlow tensor, or anything else that NumPy can read.
+    global_devices: sequence of all devices, in the order of the slices.
+
+  Returns:
+    [local_B * process_count, ...] array, sharded over the devices.
+
+  Raises:
+    ValueError: local_B is not a multiple of the number of local devices.
+    TypeError: the values are no numbers, such as strings or ragged tensors.
+  """
+  sharding = _batch_sharding(global_devices)
+  devices = sharding.mesh.local_devices
+  x = _as_numpy(local_slice)
+  if x.ndim == 0 or x.shape[0] % len(devices):
+    raise ValueError(
+      f"An array of shape {x.shape} can not be split along its first axis over "
+      f"{len(devices)} local devices; the batch size must be a multiple of the "
+      "number of devices."
+    )
+  parts = jax.device_put(np.split(x, len(devices)), list(devices))
+  shape = (x.shape[0] * jax.process_count(), *x.shape[1:])
+  return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+
+def _as_numpy(x):
+  """NumPy array that shares memory if possible."""
+  array = np.asarray(x)
+  if array.dtype.kind in "OSU":
+    raise TypeError(
+      f"Only numbers can go to devices, not {type(x).__name__} with "
+      f"{array.dtype}: keep strings and ragged values on the host."
+    )
+  return array
+
+
+def _span(index, shape):
+  """Slices of a shard as comparable (start, stop) per dimension."""
+  return tuple(
+    s.indices(n)[:2] for s, n in zip(index, shape, strict=True)
+  )
+
+
+def get_local_slice_from_fsarray(global_array):
+  """The part of a batch that this process has.
+
+  Args:
+    global_array: array that is split along its first axis, if at all.
+
+  Returns:
+    [local_B, ...] numpy array, in the order of the local devices of the mesh.
+  """
+  shards = {s.device: s for s in global_array.addressable_shards}
+  shape = global_array.shape
+  mesh = getattr(global_array.sharding, "mesh", None)
+  order = list(shards) if mesh is None else mesh.local_devices
+  parts = {}  # By position: other axes of the mesh may hold copies.
+  for device in order:
+    span = _span(shards[device].index, shape)
+    assert all(s == (0, n) for s, n in zip(span[1:], shape[1:], strict=True)), (
+      f"The array is sharded along a non-first axis: {shards[device].index}"
+    )
+    parts.setdefault(span[:1], shards[device].data)
+  parts = jax.device_get(list(parts.values()))
+  return np.concatenate(parts) if shape else np.asarray(parts[0])
+
+
+def assert_local_slices_same(*global_arrays):
+  """Asserts that each device has the same examples of all of these batches.
+
+  Args:
+    *global_arrays: arrays of at least one dimension. Dimensions that are not
+      sharded may differ.
+  """
+
+  def slices(array):
+    shape, found = array.shape, {}
+    for shard in array.addressable_shards:
+      span = _span(shard.index, shape)
+      found[shard.device.id] = [span[0]] + [
+        (i, s) for i, s in enumerate(span) if i and s != (0, shape[i])
+      ]
+    return found
+
+  expected = [slices(x) for x in global_arrays]
+  for array, found in zip(global_arrays, expected, strict=True):
+    assert found == expected[0], (
+      "Local slices differ (by device):\n"
+      f"{global_arrays[0].shape}: {expected[0]}\n{array.shape}: {found}"
+    )
+
+
+def sync():
+  """Waits until all processes are here and all devices have finished."""
+  devices = jax.devices()
+  ones = jax.make_array_from_callback(
+    (len(devices),),
+    _batch_sharding(devices),
+    lambda index: np.ones(len(devices), np.float32)[index],
+  )
+  replicated = NamedSharding(ones.sharding.mesh, PartitionSpec())
+  with _no_mesh():  # It may have the devices in another order.
+    total = jax.jit(jnp.sum, out_shardings=replicated)(ones)
+  jax.block_until_ready(total)
+
+
+sync_all_hosts = sync
+
+
+def pad_shard_unpad(wrapped, static_argnums=(0,), static_argnames=()):
+  """Lets a function of [devices, batch / devices, ...] take any batch size.
+
+  Args:
+    wrapped: function for arguments with two leading axes, as of `jax.pmap`.
+    static_argnums: positions of arguments that are passed as they are.
+    static_argnames: names of keyword arguments that are passed as they are.
+
+  Returns:
+    Function of pytrees with one leading axis b, all the same, which are padded
+    with zeros. Its results are numpy arrays with the leading axis b. With the
+    keyword `min_device_batch`, batches per device are at least that large, to
+    compile less often.
+  """
+
+  @functools.wraps(wrapped)
+  def padded(*args, min_device_batch=None, **kwargs):
+    num_devices = jax.local_device_count()
+    batch = [x for i, x in enumerate(args) if i not in static_argnums]
+    batch += [x for k, x in kwargs.items() if k not in static_argnames]
+    sizes = {np.shape(x)[0] for x in jax.tree.leaves(batch)}
+    assert len(sizes) == 1, f"Inconsistent batch-sizes: {sorted(sizes)}"
+    (b,) = sizes
+    per_device = max(-(-b // num_devices), min_device_batch or 0)
+
+    def pad(x):
+      x = np.asarray(x)
+      rest = x.shape[1:]
+      fill = np.zeros((num_devices * per_device - b, *rest), x.dtype)
+      x = np.concatenate([x, fill])
+      return x.reshape(num_devices, per_device, *rest)
+
+    def unpad(x):
+      x = np.asarray(jax.device_get(x))
+      return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])[:b]
+
+    args = [
+      x if i in static_argnums else jax.tree.map(pad, x)
+      for i, x in enumerate(args)
+    ]
+    kwargs = {
+      k: x if k in static_argnames else jax.tree.map(pad, x)
+      for k, x in kwargs.items()
+    }
+    return jax.tree.map(unpad, wrapped(*args, **kwargs))
+
+  return padded
+
+
+def prefetch_scalar(it, nprefetch=1, devices=None):
+  """Puts one copy of each scalar on every local device, ahead of time.
+
+  Args:
+    it: iterable of scalars.
+    nprefetch: int, how many are on their way while one is in use.
+    devices: local devices, by default all.
+
+  Yields:
+    [num_devices] arrays, one element per device.
+  """
+  devices = devices or jax.local_devices()
+  sharding = _batch_sharding(devices)
+  ready = collections.deque()
+  for scalar in it:
+    ready.append(jax.device_put(np.full(len(devices), scalar), sharding))
+    if len(ready) > nprefetch:
+      yield ready.popleft()
+  yield from ready

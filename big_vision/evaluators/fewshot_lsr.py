@@ -1,0 +1,276 @@
+"""Few-shot linear regression on frozen representations.
+
+From a few training images per class, a ridge regression to the class labels in
+{-1, +1} is solved in closed form; its accuracy on the test split is a cheap
+measure of how good the representations are.
+
+Shapes: N training images, D features, C classes.
+
+References: Dosovitskiy et al. 2020, section 4.1, Metrics,
+  https://arxiv.org/abs/2010.11929.
+"""
+
+import functools
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from big_vision import trees
+from big_vision.evaluators import common
+
+API = "jit"
+
+# Value of the constant feature: so large that l2_reg hardly affects the bias.
+BIAS_CONSTANT = 100.0
+
+
+def _precompute_cache(x, y, num_classes):
+  """All of the regression that does not depend on the regularisation.
+
+  The eigendecomposition is of the smaller one of XᵀX and XXᵀ (the kernel form,
+  W = Xᵀ(XXᵀ + λI)⁻¹Y), which have the same non-zero eigenvalues. In NumPy and
+  float64: the constant feature makes one eigenvalue 10⁴ N, beside which the
+  others lose most of their digits in float32.
+
+  Args:
+    x: [N, D] training representations.
+    y: [N] int labels.
+    num_classes: int, C.
+
+  Returns:
+    Dict of float32 arrays: `mean`, `std` [1, D] to standardise with; `eigs`,
+    `lhs`, `rhs` such that the weights [D + 1, C] are
+    `(lhs / (eigs + l2_reg)) @ rhs`. All NaN if a representation is not finite.
+  """
+  x = np.asarray(x, np.float64)
+  finite = np.isfinite(x).all()
+  x = x if finite else np.full_like(x, np.nan)
+  y = 2.0 * (np.asarray(y)[:, None] == np.arange(num_classes)) - 1.0  # [N, C]
+  mean = x.mean(axis=0, keepdims=True)
+  std = x.std(axis=0, keepdims=True) + 1e-5
+  x = (x - mean) / std
+  x = np.pad(x, ((0, 0), (0, 1)), constant_values=BIAS_CONSTANT)
+  num_rows, num_columns = x.shape
+  tall = num_rows >= num_columns
+  gram = x.T @ x if tall else x @ x.T
+  if finite:
+    eigs, q = np.linalg.eigh(gram)
+  else:  # LAPACK does not take it, but a diverged model is no reason to stop.
+    eigs, q = np.full(len(gram), np.nan), np.full_like(gram, np.nan)
+  lhs, rhs = (q, q.T @ (x.T @ y)) if tall else (x.T @ q, q.T @ y)
+  cache = {"mean": mean, "std": std, "eigs": eigs, "lhs": lhs, "rhs": rhs}
+  return {k: v.astype(np.float32) for k, v in cache.items()}
+
+
+def _eig_fewshot_acc_fn(cache, x_test, y_test, l2_reg):
+  """Accuracy of the regression with a given regularisation.
+
+  Args:
+    cache: what `_precompute_cache` returns.
+    x_test: [M, D] test representations.
+    y_test: [M] int labels.
+    l2_reg: weight of the squared norm of the regression's weights.
+
+  Returns:
+    Fraction of test images whose largest output is the right class, a float;
+    NaN if an output is not finite.
+  """
+  scaling = 1.0 / (cache["eigs"].astype(np.float64) + np.float64(l2_reg))
+  w = (cache["lhs"] * scaling) @ cache["rhs"].astype(np.float64)  # [D + 1, C]
+  w = w.astype(np.float32)
+  x_test = (np.asarray(x_test, np.float32) - cache["mean"]) / cache["std"]
+  outputs = x_test @ w[:-1] + BIAS_CONSTANT * w[-1]  # [M, C]
+  if not np.isfinite(outputs).all():
+    return float("nan")
+  return float(np.mean(outputs.argmax(axis=1) == np.asarray(y_test)))
+
+
+@functools.cache  # One compilation for all evaluators of a predict function.
+def get_representation_fn(predict_fn, layer, mesh):
+  """Compiled representations of one batch, gathered on all devices.
+
+  Args:
+    predict_fn: `(train_state, batch) -> (zimg [B, D], ..., out)`.
+    layer: str, path in `out`; None means `zimg`.
+    mesh: Mesh of the devices to gather on.
+
+  Returns:
+    `fn(train_state, batch, labels, mask) -> (x [B, D], labels, mask)`.
+  """
+
+  def fn(train_state, batch, labels, mask):
+    zimg, *_, out = predict_fn(train_state, batch)
+    x = zimg if layer is None else trees.tree_get(out, layer)
+    if getattr(x, "ndim", None) != 2:
+      raise ValueError(
+        f"representation_layer={layer!r} should be an array [batch, features], "
+        f"got {getattr(x, 'shape', x)}."
+      )
+    return x, labels, mask
+
+  return jax.jit(fn, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def _sample(labels, num_classes, seed):
+  """Random order of the images of each class, the same for all shots.
+
+  Args:
+    labels: [N] int array.
+    num_classes: int.
+    seed: int.
+
+  Returns:
+    List of [number of images of the class] arrays of indices, by class.
+  """
+  rng = np.random.default_rng(seed)
+  return [
+    rng.permutation(np.flatnonzero(labels == c)) for c in range(num_classes)
+  ]
+
+
+def data_sources(cfg):
+  """The datasets of a config, see `common`."""
+  sources = []
+  for short, entry in cfg.get("datasets", {}).items():
+    if isinstance(entry, str) or len(entry) != 3:
+      raise ValueError(
+        f"datasets.{short}={entry!r} should be (TFDS name, train split, test "
+        "split)."
+      )
+    name, *splits = entry
+    for split in splits:
+      data = {"name": name, "split": split, "data_dir": cfg.get("data_dir")}
+      sources.append((f"datasets.{short}", data))
+  return sources
+
+
+class Evaluator:
+  """Yields `<a or z>/<dataset>_<n>shot-seed-<i>`, accuracies in [0, 1]."""
+
+  def __init__(
+    self,
+    predict_fn,
+    batch_size,
+    datasets,
+    shots,
+    l2_reg,
+    pp_train,
+    pp_eval,
+    display_first,
+    representation_layer=None,
+    num_seeds=3,
+    label_key="label",
+    mask_key="_mask",
+    data_dir=None,
+    *,
+    devices,
+  ):
+    """Remembers what to do; data is opened at the first run.
+
+    Args:
+      predict_fn: `(train_state, batch) -> (zimg [B, D], ..., out)`; the batch
+        is without labels and mask.
+      batch_size: global batch size.
+      datasets: short name -> (TFDS name, train split, test split).
+      shots: numbers of training images per class.
+      l2_reg: float, weight of the squared norm of the regression's weights.
+      pp_train: preprocessing string of the train splits.
+      pp_eval: preprocessing string of the test splits.
+      display_first: pairs (short name, shots) whose metrics start with `a/`,
+        in front of the others' `z/`.
+      representation_layer: str, path in `out`; None means `zimg`.
+      num_seeds: number of random choices of the training images.
+      label_key: str, feature with the integer labels, a TFDS ClassLabel.
+      mask_key: str, feature that is False on padding.
+      data_dir: folder of the TFDS datasets.
+      devices: flat array of devices in the order of the mesh.
+    """
+    common.check_batch_size(batch_size, devices)
+    self.batch_size = batch_size
+    self.datasets = {k: tuple(v) for k, v in datasets.items()}
+    self.shots = tuple(shots)
+    self.l2_reg = l2_reg
+    self.pp_train = pp_train
+    self.pp_eval = pp_eval
+    self.display_first = {tuple(pair) for pair in display_first}
+    self.num_seeds = num_seeds
+    self.label_key = label_key
+    self.mask_key = mask_key
+    self.data_dir = data_dir
+    self.devices = devices
+    self.representation_fn = get_representation_fn(
+      predict_fn, representation_layer, Mesh(np.asarray(devices), ("devices",))
+    )
+    self._pipelines = {}  # Of (TFDS name, split, preprocessing string).
+
+  def run(self, train_state):
+    """Computes all representations, then all regressions.
+
+    Args:
+      train_state: first argument of the predict function.
+
+    Yields:
+      (name, float): seeds outermost, then datasets, then shots.
+    """
+    features = {}  # Representations of this state; shared between entries.
+    for seed in range(self.num_seeds):
+      for short, (name, train, test) in self.datasets.items():
+        for key in ((name, train, self.pp_train), (name, test, self.pp_eval)):
+          if key not in features:
+            features[key] = self._features(train_state, *key)
+        accuracies = self._regress(
+          features[name, train, self.pp_train],
+          features[name, test, self.pp_eval],
+          self._num_classes(name, train),
+          seed,
+        )
+        for shots, accuracy in zip(self.shots, accuracies, strict=True):
+          place = "a" if (short, shots) in self.display_first else "z"
+          yield f"{place}/{short}_{shots}shot-seed-{seed}", accuracy
+
+  def _regress(self, train, test, num_classes, seed):
+    """Accuracies for each number of shots."""
+    x, y = train
+    order = _sample(y, num_classes, seed)
+    for shots in self.shots:
+      chosen = np.concatenate([indices[:shots] for indices in order])
+      cache = _precompute_cache(x[chosen], y[chosen], num_classes)
+      yield _eig_fewshot_acc_fn(cache, *test, self.l2_reg)
+
+  def _features(self, train_state, name, split, pp_fn):
+    """Representations [N, D] and labels [N] of a split, in its order."""
+    if (name, split, pp_fn) not in self._pipelines:
+      self._pipelines[name, split, pp_fn] = common.eval_input_pipeline(
+        self._data(name, split), pp_fn, self.batch_size, self.devices
+      )
+    get_iter, steps = self._pipelines[name, split, pp_fn]
+
+    def results():
+      for _, batch in zip(range(steps), get_iter(), strict=False):
+        batch = dict(batch)
+        labels, mask = batch.pop(self.label_key), batch.pop(self.mask_key)
+        yield self.representation_fn(train_state, batch, labels, mask)
+
+    rows = zip(*common.fetch(results()), strict=True)
+    x, y, mask = (np.concatenate(part) for part in rows)
+    order = common.host_order(self.devices, self.batch_size, steps)
+    order = order[mask[order].astype(bool)]
+    return x[order].astype(np.float32), y[order]
+
+  def _num_classes(self, name, split):
+    """Number of classes of a TFDS dataset."""
+    from big_vision.datasets import core as ds_core
+
+    source = ds_core.get(**self._data(name, split))
+    feature = source.builder.info.features.get(self.label_key)
+    if not hasattr(feature, "num_classes"):
+      raise ValueError(
+        f"datasets: {name!r} has no class labels in label_key="
+        f"{self.label_key!r}, its features are "
+        f"{', '.join(sorted(source.builder.info.features))}."
+      )
+    return feature.num_classes
+
+  def _data(self, name, split):
+    return {"name": name, "split": split, "data_dir": self.data_dir}

@@ -1,0 +1,110 @@
+"""Gradient accumulation: a large batch as a scan over small ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def accumulate_gradient(loss_and_grad_fn, params, images, labels, accum_steps):
+  """Loss and gradient of a large batch, computed on one slice at a time.
+
+  For a loss that is a mean over examples this is the loss and the gradient of
+  the whole batch, up to rounding. Micro-batches are consecutive slices.
+
+  Args:
+    loss_and_grad_fn: `fn(params, images, labels)` -> pytree of means over the
+      examples, usually of `jax.value_and_grad(loss_fn)`, with or without aux.
+    params: pytree, the first argument of `loss_and_grad_fn`.
+    images: array or pytree of arrays [B, ...] of any rank.
+    labels: array or pytree of arrays [B, ...] of any rank, may be None.
+    accum_steps: int, number of micro-batches; None, 0 and 1 mean all at once.
+
+  Returns:
+    What `loss_and_grad_fn` returns, in the same dtypes. Sums are in float32.
+
+  Raises:
+    AssertionError: B is not divisible by `accum_steps`.
+  """
+  if not accum_steps or accum_steps == 1:
+    return loss_and_grad_fn(params, images, labels)
+
+  def split(x):  # [B, ...] -> [accum_steps, B / accum_steps, ...]
+    return x.reshape(accum_steps, _micro_size(x, accum_steps), *x.shape[1:])
+
+  micro = jax.tree.map(lambda x: split(jnp.asarray(x)), (images, labels))
+  mean, shapes = _scan_mean(
+    lambda batch, i: loss_and_grad_fn(params, *batch), micro, accum_steps
+  )
+
+  def cast(x, like):  # The mean of integers (an aux output) is none.
+    inexact = jnp.issubdtype(like.dtype, jnp.inexact)
+    return x.astype(like.dtype) if inexact else x
+
+  return jax.tree.map(cast, mean, shapes)
+
+
+def accumulate(fn, batch, steps):
+  """Mean over micro-batches of whatever `fn` computes on each.
+
+  Micro-batch i holds every `steps`-th example, starting with the i-th. So with
+  the batch split over devices each device keeps working on its own examples,
+  without moving any, if B / steps is divisible by the number of devices.
+
+  Args:
+    fn: `fn(micro_batch, i)` -> pytree of arrays; `i` is the int32 index of the
+      micro-batch, for example to be folded into a random key.
+    batch: pytree of arrays [B, ...].
+    steps: int, number of micro-batches; None, 0 and 1 mean all at once.
+
+  Returns:
+    Pytree like the one of `fn`, the mean over micro-batches, float32 (float64
+    and complex numbers stay what they are).
+
+  Raises:
+    AssertionError: a leading dimension is not divisible by `steps`.
+  """
+  if not steps or steps == 1:
+    return jax.tree.map(_to_float, fn(batch, jnp.int32(0)))
+
+  def split(x):  # [B, ...] -> [steps, B / steps, ...]
+    x = x.reshape(_micro_size(x, steps), steps, *x.shape[1:])
+    return jnp.swapaxes(x, 0, 1)
+
+  micro = jax.tree.map(lambda x: split(jnp.asarray(x)), batch)
+  return _scan_mean(fn, micro, steps)[0]
+
+
+def _micro_size(x, steps):
+  """Number of examples of `x` in each micro-batch."""
+  shape = np.shape(x)
+  assert shape and shape[0] % steps == 0, (
+    f"The batch size of an array of shape {shape} is not divisible by the "
+    f"number of gradient accumulation steps, {steps}."
+  )
+  return shape[0] // steps
+
+
+def _to_float(x):
+  """At least float32: a sum of many bfloat16 numbers would stop growing."""
+  x = jnp.asarray(x)
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _scan_mean(fn, micro, steps):
+  """Mean of `fn(micro[i], i)` over i, and shapes and dtypes of one `fn`."""
+  first = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), micro
+  )
+  shapes = jax.eval_shape(fn, first, jax.ShapeDtypeStruct((), jnp.int32))
+
+  def body(total, xs):
+    out = jax.tree.map(_to_float, fn(*xs))
+    return jax.tree.map(jnp.add, total, out), None
+
+  zeros = jax.tree.map(
+    lambda s: jnp.zeros(s.shape, jnp.promote_types(s.dtype, jnp.float32)),
+    shapes,
+  )
+  indices = jnp.arange(steps, dtype=jnp.int32)
+  total, _ = jax.lax.scan(body, zeros, (micro, indices))
+  return jax.tree.map(lambda x: x / steps, total), shapes

@@ -1,0 +1,221 @@
+"""Losses: plain functions of logits or embeddings and labels.
+
+Dimension letters: `B` batch, `L` sequence length, `V` classes or vocabulary,
+`D` embedding width. All losses are in nats.
+
+A config names a loss by its function, `config.loss = "softmax_xent"`; see
+`get`. A new loss is a new public function here.
+"""
+
+import importlib
+import inspect
+
+import jax
+import jax.numpy as jnp
+
+from big_vision import lookup
+
+_NO_LOSSES = ("get", "onehot")  # Public functions of this file that are none.
+
+
+def get(name, key="loss"):
+  """The loss function that a config asks for.
+
+  Args:
+    name: str, a loss of this file, for example "sigmoid_xent", or a function
+      of the user's own, "my.module:fn" or "my.module.fn".
+    key: str, the config key that holds `name`, for the error message.
+
+  Returns:
+    The function.
+
+  Raises:
+    ValueError: nothing of that name; lists the nearest names. Errors inside of
+      a user's module that exists propagate unchanged.
+  """
+  known = {
+    n: f
+    for n, f in globals().items()
+    if inspect.isfunction(f)
+    and f.__module__ == __name__
+    and not n.startswith("_")
+    and n not in _NO_LOSSES
+  }
+  if name in known:
+    return known[name]
+  fn = _import_function(name) if isinstance(name, str) else None
+  if fn is None:
+    raise lookup.unknown("loss", name, known, key)
+  return fn
+
+
+def _import_function(path):
+  """The callable at "module:fn" or "module.fn"; None if there is none."""
+  module, _, attr = path.rpartition(":" if ":" in path else ".")
+  if not module or not attr or module.startswith("."):
+    return None
+  try:
+    fn = getattr(importlib.import_module(module), attr, None)
+  except ModuleNotFoundError as e:
+    if e.name and (module == e.name or module.startswith(e.name + ".")):
+      return None
+    raise  # The user's module exists, but something that it imports does not.
+  return fn if callable(fn) else None
+
+
+def onehot(labels, num_classes, on_value=1.0, off_value=0.0):
+  """Indices to vectors of `off_value` with one `on_value`.
+
+  Args:
+    labels: [...] integers; those outside of [0, num_classes) become a vector
+      of `off_value` alone. A scalar counts as a batch of one.
+    num_classes: int, V.
+    on_value: float, value at the label.
+    off_value: float, value elsewhere.
+
+  Returns:
+    [..., V] float32.
+  """
+  labels = jnp.atleast_1d(jnp.asarray(labels))
+  classes = jax.lax.broadcasted_iota(
+    jnp.int32, (*labels.shape, num_classes), labels.ndim
+  )
+  hit = labels[..., None] == classes
+  return jnp.where(hit, on_value, off_value).astype(jnp.float32)
+
+
+def sigmoid_xent(*, logits, labels, reduction=True):
+  """Binary cross-entropy of independent classes, summed over the classes.
+
+  Args:
+    logits: [..., V] float.
+    labels: [..., V] float in [0, 1], the probability of each class.
+    reduction: bool, whether to average over everything but the classes.
+
+  Returns:
+    [] if `reduction`, else [...] per example.
+
+  References:
+    Beyer et al. 2020, Section 3.1, https://arxiv.org/abs/2006.07159.
+  """
+  # 1 - sigmoid(x) = sigmoid(-x); the left side has no digits left at large x.
+  on, off = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+  loss = -jnp.sum(labels * on + (1.0 - labels) * off, axis=-1)
+  return jnp.mean(loss) if reduction else loss
+
+
+def softmax_xent(*, logits, labels, reduction=True, kl=False, axis=-1):
+  """Cross-entropy of soft labels, or their KL divergence to the prediction.
+
+  Args:
+    logits: [..., V] float, the classes along `axis`.
+    labels: like `logits`, a distribution over the classes.
+    reduction: bool, whether to average over everything but the classes.
+    kl: bool, whether to subtract the entropy of the labels, so that a perfect
+      prediction has loss 0.
+    axis: int, the axis of the classes.
+
+  Returns:
+    [] if `reduction`, else the shape of `logits` without `axis`.
+  """
+  loss = -jnp.sum(labels * jax.nn.log_softmax(logits, axis=axis), axis=axis)
+  if kl:
+    loss += jnp.sum(labels * jnp.log(jnp.maximum(labels, 1e-8)), axis=axis)
+  return jnp.mean(loss) if reduction else loss
+
+
+def weighted_softmax_xent(
+  *,
+  logits,
+  labels,
+  reduction=True,
+  weights=None,
+  label_smoothing=0.0,
+  normalize=True,
+):
+  """Cross-entropy of token sequences with a weight per token.
+
+  Args:
+    logits: [B, L, V] float.
+    labels: [B, L] integers.
+    reduction: bool, whether to average over the batch. A sequence whose
+      weights are all 0 has loss 0 and counts in this average.
+    weights: [B, L], the weight of each token, 1 for all if None.
+    label_smoothing: float, total probability given to the wrong tokens.
+    normalize: bool, whether to divide the sum over a sequence by its weights
+      (by L if there are none).
+
+  Returns:
+    [] if `reduction`, else [B].
+
+  Raises:
+    ValueError: `logits` does not have exactly one dimension more than `labels`.
+  """
+  if logits.ndim != labels.ndim + 1:
+    raise ValueError(
+      f"logits {logits.shape} must have one dimension more than labels "
+      f"{labels.shape}; labels are indices here, not one-hot vectors."
+    )
+  vocab = logits.shape[-1]
+  targets = onehot(
+    labels,
+    vocab,
+    on_value=1.0 - label_smoothing,
+    off_value=label_smoothing / max(vocab - 1, 1),
+  )  # [B, L, V]
+  loss = -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)  # [B, L]
+  if weights is not None:
+    loss = loss * weights
+  loss = jnp.sum(loss, axis=1)  # [B]
+  if normalize:
+    if weights is None:
+      loss = loss / labels.shape[1]
+    else:
+      # The bound is just above the smallest normal float32.
+      loss = loss / jnp.maximum(jnp.sum(weights, axis=1), 2e-38)
+  return jnp.mean(loss) if reduction else loss
+
+
+def bidirectional_contrastive_loss(zimg, ztxt, t, mask=None, reduction=False):
+  """Softmax contrastive loss, the mean of image->text and text->image.
+
+  Args:
+    zimg: [B, D] image embeddings, usually of unit norm.
+    ztxt: [B, D] embeddings of the matching texts.
+    t: [] inverse temperature, already exponentiated.
+    mask: [B], 0 for examples that do not exist: they are no candidates for the
+      others, have loss 0 and are never correct.
+    reduction: bool, whether to average over the batch, with the mask as weight.
+
+  Returns:
+    (loss, {"ncorrect": is the own text the best match of an image}), both [B]
+    (float, bool), or both [] float if `reduction`.
+
+  References:
+    Radford et al. 2021, Figure 3, https://arxiv.org/abs/2103.00020.
+  """
+  size = zimg.shape[0]
+  logits = jnp.dot(zimg, ztxt.T) * jnp.reshape(t, ())  # [B, B]
+  exists = None if mask is None else jnp.asarray(mask) != 0  # [B]
+  if exists is not None:
+    pair = exists[:, None] & exists[None, :]
+    # A masked example keeps itself as only candidate. That makes its loss an
+    # exact 0; a row of -inf alone would put NaN into the gradient.
+    logits = jnp.where(
+      pair, logits, jnp.where(jnp.eye(size, dtype=bool), 0.0, -jnp.inf)
+    )
+  img2txt = -jnp.diag(jax.nn.log_softmax(logits, axis=1))  # [B]
+  txt2img = -jnp.diag(jax.nn.log_softmax(logits, axis=0))
+  loss = 0.5 * (img2txt + txt2img)
+  ncorrect = jnp.argmax(logits, axis=1) == jnp.arange(size)
+  if exists is not None:
+    loss = jnp.where(exists, loss, 0.0)
+    ncorrect &= exists
+
+  if reduction:
+    if mask is None:
+      average = jnp.mean
+    else:
+      average = lambda x: jnp.sum(x * mask) / (jnp.sum(mask) + 1e-8)
+    loss, ncorrect = average(loss), average(ncorrect)
+  return loss, {"ncorrect": ncorrect}

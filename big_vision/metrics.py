@@ -1,0 +1,160 @@
+"""Metrics of a run: JSON lines, TensorBoard events and the text log."""
+
+import json
+import os
+from concurrent import futures
+
+import jax
+import numpy as np
+from absl import logging
+
+from big_vision import fs
+
+
+class BigVisionMetricWriter:
+  """Collects the metrics of a step and appends them to files in the workdir.
+
+  Process 0 writes; in the others all calls do nothing. With a workdir there
+  are `big_vision_metrics.txt`, one JSON object a line, which a resumed run
+  continues, `config.json`, and TensorBoard event files (local folders only).
+
+  A write is one system call, made by a thread before the next `step_end`
+  returns: a process killed at any time loses at most its latest line.
+
+  Attributes:
+    latest: dict name -> most recent value of all that was measured.
+  """
+
+  def __init__(self, xid=-1, wid=-1, workdir=None, config=None):
+    """Prepares the files.
+
+    Args:
+      xid, wid: numbers of experiment and work unit. If both are not -1, the
+        file is called `big_vision_<xid>_<wid>_metrics.txt`.
+      workdir: str, folder of the run; created if missing. None: only logs.
+      config: ConfigDict or dict, written to `<workdir>/config.json`.
+    """
+    self.step = 0
+    self.step_metrics = {}
+    self.latest = {}
+    self.workdir = workdir if jax.process_index() == 0 else None
+    self._pool = None
+    self._pending = None
+    self._tensorboard = None
+    if not self.workdir:
+      return
+
+    name = "big_vision_metrics.txt"
+    if xid != -1 and wid != -1:
+      name = f"big_vision_{xid}_{wid}_metrics.txt"
+    self.fname = fs.join(workdir, name)
+    self.fname_initial = fs.join(workdir, "big_vision_initial_metrics.txt")
+    fs.makedirs(workdir)
+    if config is not None:
+      with fs.open(fs.join(workdir, "config.json"), "w") as f:
+        f.write(_to_json(config))
+    _repair(self.fname)
+    _repair(self.fname_initial)
+    self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="metrics")
+
+  def step_start(self, step):
+    """Begins a step; drops values that no `step_end` has written.
+
+    Args:
+      step: int, number of finished steps that the coming values belong to.
+    """
+    self.step = step
+    self.step_metrics = {}
+
+  def measure(self, name, value):
+    """Logs one value and collects it for the line of this step.
+
+    Args:
+      name: str.
+      value: number or array, also on a device. What has more than one element
+        is represented by its shape.
+
+    Returns:
+      The float or the shape tuple; None on other processes.
+    """
+    if jax.process_index() != 0:
+      return None
+    # Fetched explicitly: the transfer guard forbids the implicit kind.
+    value = np.squeeze(np.asarray(jax.device_get(value)))
+    value = float(value) if value.ndim == 0 else value.shape
+    logging.info("\u001b[35m[%s]\u001b[0m %s = %s", self.step, name, value)
+    self.step_metrics[name] = self.latest[name] = value
+    return value
+
+  def step_end(self, initial=False):
+    """Appends the line of this step, if there are values.
+
+    Args:
+      initial: bool, the values were measured before training started. They go
+        to `big_vision_initial_metrics.txt`, so that every line of the metrics
+        file proper is one of a training step.
+    """
+    # Taken away here and handed over: the thread never sees a later step.
+    step, metrics = self.step, self.step_metrics
+    self.step_metrics = {}
+    if metrics and self._pool is not None:
+      self._wait()
+      fname = self.fname_initial if initial else self.fname
+      self._pending = self._pool.submit(self._write, fname, step, metrics)
+
+  def close(self):
+    """Writes what is left and waits until it is written."""
+    self.step_end()
+    if self._pool is None:
+      return
+    try:
+      self._wait()
+    finally:
+      self._pool.shutdown()
+      self._pool = None
+      if self._tensorboard is not None:
+        self._tensorboard.close()
+
+  def _wait(self):
+    if self._pending is not None:
+      pending, self._pending = self._pending, None
+      pending.result()  # Raises what the thread raised, a full disk say.
+
+  def _write(self, fname, step, metrics):
+    line = json.dumps({"step": step, **metrics}) + "\n"
+    if not fs.is_local(fname):
+      with fs.open(fname, "a") as f:
+        f.write(line)
+      return
+    with open(fname, "ab", buffering=0) as f:
+      f.write(line.encode())
+    if self._tensorboard is None:
+      import tensorboardX  # Here: runs without a workdir need it not.
+
+      self._tensorboard = tensorboardX.SummaryWriter(self.workdir)
+    for name, value in metrics.items():
+      if isinstance(value, float):
+        self._tensorboard.add_scalar(name, value, step)
+    self._tensorboard.flush()
+
+
+def _to_json(config):
+  """JSON of a ConfigDict or of plain containers."""
+  if not hasattr(config, "to_json"):
+    return json.dumps(config)
+  try:
+    return config.to_json()
+  except TypeError:  # A value that JSON does not know, a dtype for example.
+    return config.to_json_best_effort()
+
+
+def _repair(fname):
+  """Removes the half line that a killed run may have left at the end."""
+  if not fs.is_local(fname) or not os.path.exists(fname):
+    return  # Remote stores write whole objects.
+  with open(fname, "r+b") as f:
+    content = f.read()
+    complete = content.rfind(b"\n") + 1
+    if complete != len(content):
+      logging.warning("Removing an incomplete last line from %s", fname)
+      f.truncate(complete)

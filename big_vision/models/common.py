@@ -1,0 +1,135 @@
+"""What several models share: merging checkpoints, old names, positions."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from big_vision import trees
+
+
+def merge_params(loaded, inited, dont_load=(), match_dtype=False):
+  """Puts the parameters of a checkpoint in place of the initial ones.
+
+  Shapes are not compared: a model may still have to adapt what was loaded.
+
+  Args:
+    loaded: nested mapping, the parameters of the checkpoint.
+    inited: nested mapping, the parameters of the model (arrays or shapes); with
+      None, `loaded` is returned as it is.
+    dont_load: regex or list of regexes. Parameters whose full name matches keep
+      their initial value, and may be missing on either side.
+    match_dtype: bool, whether to cast what is loaded to the dtype of the model.
+
+  Returns:
+    Nested dict with the names of `inited`.
+
+  Raises:
+    ValueError: a name exists on one side only and is not in `dont_load`; lists
+      all such names.
+  """
+  if inited is None:
+    return loaded
+
+  excluded = trees.check_and_compile_patterns(dont_load)
+  is_excluded = lambda name: any(p.fullmatch(name) for p in excluded)
+  loaded = dict(trees.tree_flatten_with_names(loaded)[0])
+  inited = dict(trees.tree_flatten_with_names(inited)[0])
+
+  missing = {k for k in inited.keys() - loaded.keys() if not is_excluded(k)}
+  unused = {k for k in loaded.keys() - inited.keys() if not is_excluded(k)}
+  if missing or unused:
+    section = lambda title, names, prefix: (
+      f"{title}:\n" + "\n".join(prefix + n for n in sorted(names))
+      if names
+      else ""
+    )
+    raise ValueError(
+      "\n".join([
+        section("Params in checkpoint", loaded, "  "),
+        section("Params in model (code)", inited, "  "),
+        section(
+          "Params in model (code) but not in checkpoint and not `dont_load`ed",
+          missing,
+          " - ",
+        ),
+        section(
+          "Params in checkpoint but not in model (code) and not `dont_load`ed",
+          unused,
+          " + ",
+        ),
+      ])
+    )
+
+  def pick(name, init):
+    if name not in loaded or is_excluded(name):
+      return init
+    value = loaded[name]
+    return value.astype(init.dtype) if match_dtype else value
+
+  return trees.recover_tree(
+    list(inited), [pick(name, init) for name, init in inited.items()]
+  )
+
+
+def convert_pre_linen(params):
+  """Renames modules as Flax linen numbers them: from 0 for each class.
+
+  The library before linen counted the modules of all classes together, as in
+  `LayerNorm_0, Dense_1, LayerNorm_2`; public checkpoints still have such names.
+  Names that are numbered from 0 without gaps stay as they are.
+
+  Args:
+    params: nested mapping with string keys.
+
+  Returns:
+    Nested dict with the same leaves.
+  """
+  if not hasattr(params, "items"):
+    return params
+  numbered = {}  # Prefix -> names, by their number.
+  for name in params:
+    if match := re.fullmatch(r"(.*)_(\d+)", name):
+      numbered.setdefault(match[1], []).append((int(match[2]), name))
+  rename = {
+    name: f"{prefix}_{i}"
+    for prefix, names in numbered.items()
+    for i, (_, name) in enumerate(sorted(names))
+  }
+  return {rename.get(k, k): convert_pre_linen(v) for k, v in params.items()}
+
+
+class AddPositionEmbs(nn.Module):
+  """Adds positional embeddings, also for one token after the other.
+
+  Attributes:
+    decode: bool, autoregressive decoding. The call that creates the variable
+      `cache/cache_index` takes whole sequences; each later one takes the next
+      token.
+  """
+
+  decode: bool = False
+
+  @nn.compact
+  def __call__(self, inputs, posemb):
+    """Adds them.
+
+    Args:
+      inputs: [B, S, D].
+      posemb: [1, >= S, D].
+
+    Returns:
+      [B, S, D].
+    """
+    assert inputs.ndim == 3, f"Expected [B, S, D], got {inputs.shape}."
+    here = posemb[:, : inputs.shape[1]]
+    if self.decode:
+      started = self.has_variable("cache", "cache_index")
+      index = self.variable(
+        "cache", "cache_index", lambda: jnp.zeros((), jnp.uint32)
+      )
+      if started:
+        here = jax.lax.dynamic_slice_in_dim(posemb, index.value, 1, axis=1)
+        index.value = index.value + 1
+    return inputs + here

@@ -1,0 +1,645 @@
+"""Vision Transformer, with the improvements of "Better plain ViT baselines".
+
+References:
+  Dosovitskiy et al. 2020, https://arxiv.org/abs/2010.11929
+  Beyer et al. 2022, https://arxiv.org/abs/2205.01580
+  Zhai et al. 2021 (MAP head, variants), https://arxiv.org/abs/2106.04560
+
+Shapes: `B` batch, `h, w` grid of patches, `T` tokens, `D` width, `C` classes.
+The names of the modules are the names in checkpoints, and random keys derive
+from them and from the order of calls.
+"""
+
+from collections.abc import Sequence
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision import checkpoints
+from big_vision import lookup
+from big_vision.models import common
+
+
+def posemb_sincos_2d(h, w, width, temperature=10_000.0, dtype=jnp.float32):
+  """Sine-cosine positions in two dimensions, as in MoCo v3.
+
+  Args:
+    h: int, rows of the grid.
+    w: int, columns of the grid.
+    width: int, number of features, a multiple of 4.
+    temperature: float, ratio of the largest to the smallest wavelength.
+    dtype: of the result.
+
+  Returns:
+    [1, h * w, width]: sin and cos of the column, then of the row.
+
+  References:
+    Chen et al. 2021, https://arxiv.org/abs/2104.02057
+  """
+  assert width % 4 == 0, f"Sincos positions need width % 4 == 0, not {width}."
+  y, x = jnp.mgrid[:h, :w]
+  num_omegas = width // 4
+  # With a single frequency it is 1, whatever the temperature.
+  omega = jnp.arange(num_omegas) / max(num_omegas - 1, 1)
+  omega = 1.0 / temperature**omega
+  y, x = jnp.outer(y.reshape(-1), omega), jnp.outer(x.reshape(-1), omega)
+  features = [jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)]
+  return jnp.asarray(jnp.concatenate(features, axis=1), dtype)[None]
+
+
+def get_posemb(self, typ, seqshape, width, name, dtype=jnp.float32):
+  """Positional embeddings, possibly a parameter of the calling module.
+
+  Args:
+    self: linen module that will own the parameter.
+    typ: str, "learn" or "sincos2d".
+    seqshape: (h, w), or the number of tokens if they are learned.
+    width: int.
+    name: str, of the parameter.
+    dtype: of the embeddings.
+
+  Returns:
+    [1, prod(seqshape), width].
+
+  Raises:
+    ValueError: unknown type.
+  """
+  if typ == "learn":
+    return self.param(
+      name,
+      nn.initializers.normal(stddev=1 / np.sqrt(width)),
+      (1, int(np.prod(seqshape)), width),
+      dtype,
+    )
+  if typ == "sincos2d":
+    return posemb_sincos_2d(*seqshape, width, dtype=dtype)
+  raise lookup.unknown(
+    "positional embedding", typ, ["learn", "sincos2d"], "model.posemb"
+  )
+
+
+def _constrain(x):
+  """Sharding hint for activations [B, T, D]; nothing without axis rules."""
+  return nn.with_logical_constraint(x, ("act_batch", "act_len", "act_emb"))
+
+
+class MlpBlock(nn.Module):
+  """Two dense layers with a gelu between them.
+
+  Attributes:
+    mlp_dim: int, hidden width; None is 4 times the input width.
+    dropout: float, rate after the gelu.
+    dtype_mm: str, dtype of the computation; parameters are float32.
+  """
+
+  mlp_dim: int | None = None
+  dropout: float = 0.0
+  dtype_mm: str = "float32"
+
+  @nn.compact
+  def __call__(self, x, deterministic=True):
+    """Maps x [B, T, D] to the same shape."""
+    inits = dict(
+      kernel_init=nn.initializers.xavier_uniform(),
+      bias_init=nn.initializers.normal(stddev=1e-6),
+    )
+    d = x.shape[-1]
+    x = nn.Dense(self.mlp_dim or 4 * d, dtype=self.dtype_mm, **inits)(x)
+    x = _constrain(x)
+    x = nn.gelu(x)
+    x = nn.Dropout(rate=self.dropout)(x, deterministic)
+    return nn.Dense(d, dtype=self.dtype_mm, **inits)(x)
+
+
+class Encoder1DBlock(nn.Module):
+  """Pre-norm block of self-attention and MLP.
+
+  Attributes:
+    mlp_dim: int, hidden width of the MLP; None is 4 times the width.
+    num_heads: int.
+    dropout: float, rate after attention, MLP, and inside the MLP.
+    dtype_mm: str, dtype of matrix products.
+  """
+
+  mlp_dim: int | None = None
+  num_heads: int = 12
+  dropout: float = 0.0
+  dtype_mm: str = "float32"
+
+  @nn.compact
+  def __call__(self, x, deterministic=True):
+    """Maps x [B, T, D] to (the same shape, dict of intermediates)."""
+    out = {}
+    x = _constrain(x)
+    y = nn.LayerNorm()(x)
+    y = out["sa"] = nn.MultiHeadDotProductAttention(
+      num_heads=self.num_heads,
+      kernel_init=nn.initializers.xavier_uniform(),
+      deterministic=deterministic,
+      dtype=self.dtype_mm,
+    )(y, y)
+    y = _constrain(y)
+    y = nn.Dropout(rate=self.dropout)(y, deterministic)
+    x = out["+sa"] = x + y
+
+    y = nn.LayerNorm()(x)
+    y = out["mlp"] = MlpBlock(
+      mlp_dim=self.mlp_dim, dropout=self.dropout, dtype_mm=self.dtype_mm
+    )(y, deterministic)
+    y = _constrain(y)
+    y = nn.Dropout(rate=self.dropout)(y, deterministic)
+    x = out["+mlp"] = x + y
+    return _constrain(x), out
+
+
+class Encoder(nn.Module):
+  """A stack of blocks and a final normalisation.
+
+  Attributes:
+    depth: int, number of blocks.
+    mlp_dim: int, hidden width of the MLPs; None is 4 times the width.
+    num_heads: int.
+    dropout: float, rate.
+    scan: bool, one compiled block with stacked parameters [depth, ...], whose
+      activations are recomputed in the backward pass.
+    remat_policy: str, which ones are not, if `scan`: an attribute of
+      `jax.checkpoint_policies`; None or "none" is the same as nothing_saveable.
+    dtype_mm: str, dtype of matrix products.
+  """
+
+  depth: int
+  mlp_dim: int | None = None
+  num_heads: int = 12
+  dropout: float = 0.0
+  scan: bool = False
+  remat_policy: str | None = "nothing_saveable"
+  dtype_mm: str = "float32"
+
+  @nn.compact
+  def __call__(self, x, deterministic=True):
+    """Maps x [B, T, D] to (the same shape, dict of intermediates)."""
+    out = {}
+    block = dict(
+      mlp_dim=self.mlp_dim,
+      num_heads=self.num_heads,
+      dropout=self.dropout,
+      dtype_mm=self.dtype_mm,
+    )
+    if self.scan:
+      rematted = nn.remat(
+        Encoder1DBlock,
+        prevent_cse=False,  # Scan itself prevents it.
+        static_argnums=(2,),  # `deterministic`; 0 is self.
+        policy=_remat_policy(self.remat_policy),
+      )
+      x, stacked = nn.scan(
+        rematted,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,
+        length=self.depth,
+      )(name="encoderblock", **block)(x, deterministic)
+      for i in range(self.depth):
+        out[f"block{i:02d}"] = jax.tree.map(lambda o, i=i: o[i], stacked)
+    else:
+      for i in range(self.depth):
+        layer = Encoder1DBlock(name=f"encoderblock_{i}", **block)
+        x, out[f"block{i:02d}"] = layer(x, deterministic)
+    out["pre_ln"] = x
+    return nn.LayerNorm(name="encoder_norm")(x), out
+
+
+def _remat_policy(name):
+  """The function in `jax.checkpoint_policies`, None to save nothing."""
+  if name in (None, "none"):
+    return None
+  known = [n for n in dir(jax.checkpoint_policies) if not n.startswith("_")]
+  if name not in known:
+    raise lookup.unknown("policy", name, known, "model.remat_policy")
+  return getattr(jax.checkpoint_policies, name)
+
+
+class MAPHead(nn.Module):
+  """Multi-head attention pooling: one learned query looks at all tokens.
+
+  Attributes:
+    mlp_dim: int, hidden width of the MLP; None is 4 times the width.
+    num_heads: int.
+  """
+
+  mlp_dim: int | None = None
+  num_heads: int = 12
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps x [B, T, D] to [B, D]."""
+    n, _, d = x.shape
+    init = nn.initializers.xavier_uniform()
+    probe = self.param("probe", init, (1, 1, d), x.dtype)
+    probe = jnp.tile(probe, [n, 1, 1])
+    x = nn.MultiHeadDotProductAttention(
+      num_heads=self.num_heads, kernel_init=init
+    )(probe, x)
+    # The residual starts here: the probe itself is not added.
+    y = nn.LayerNorm()(x)
+    x = x + MlpBlock(mlp_dim=self.mlp_dim)(y)
+    return x[:, 0]
+
+
+_POOL_TYPES = ("gap", "map", "tok", "0", "none")
+
+
+class _Model(nn.Module):
+  """ViT; the table in `Model` explains the fields."""
+
+  num_classes: int | None = None
+  patch_size: Sequence[int] = (16, 16)
+  width: int = 768
+  depth: int = 12
+  mlp_dim: int | None = None
+  num_heads: int = 12
+  posemb: str = "learn"
+  rep_size: int | bool = False
+  dropout: float = 0.0
+  pool_type: str = "gap"
+  head_zeroinit: bool = True
+  scan: bool = False
+  remat_policy: str | None = "nothing_saveable"
+  dtype_mm: str = "float32"
+
+  @nn.compact
+  def __call__(self, image, *, train=False):
+    """Applies the model.
+
+    Args:
+      image: [B, H, W, 3], normally in [-1, 1].
+      train: bool, whether dropout is active.
+
+    Returns:
+      (x, out): x is [B, C], or [B, D] without classes, or [B, T, ...] with pool
+      type "none"; out is a dict of named intermediates.
+    """
+    if self.pool_type not in _POOL_TYPES:
+      raise lookup.unknown(
+        "pool type", self.pool_type, _POOL_TYPES, "model.pool_type"
+      )
+    out = {}
+    image = jnp.asarray(image, self.dtype_mm)
+    x = out["stem"] = nn.Conv(
+      self.width,
+      tuple(self.patch_size),
+      strides=tuple(self.patch_size),
+      padding="VALID",
+      name="embedding",
+      dtype=self.dtype_mm,
+    )(image)  # [B, h, w, D]
+    n, h, w, d = x.shape
+    x = x.reshape(n, h * w, d)
+    x = out["with_posemb"] = x + get_posemb(
+      self, self.posemb, (h, w), d, "pos_embedding", x.dtype
+    )
+    if self.pool_type == "tok":
+      cls = self.param("cls", nn.initializers.zeros, (1, 1, d), x.dtype)
+      x = jnp.concatenate([jnp.tile(cls, [n, 1, 1]), x], axis=1)
+
+    x = nn.Dropout(rate=self.dropout)(x, not train)
+    x, out["encoder"] = Encoder(
+      depth=self.depth,
+      mlp_dim=self.mlp_dim,
+      num_heads=self.num_heads,
+      dropout=self.dropout,
+      scan=self.scan,
+      remat_policy=self.remat_policy,
+      dtype_mm=self.dtype_mm,
+      name="Transformer",
+    )(x, deterministic=not train)
+    tokens = out["encoded"] = x  # [B, T, D]
+
+    if self.pool_type == "map":
+      x = MAPHead(num_heads=self.num_heads, mlp_dim=self.mlp_dim)(x)
+    elif self.pool_type == "gap":
+      x = jnp.mean(x, axis=1)
+    elif self.pool_type in ("0", "tok"):
+      x = x[:, 0]
+      if self.pool_type == "tok":
+        tokens = tokens[:, 1:]
+    if self.pool_type != "none":
+      out["head_input"] = x
+
+    # The same layers also see each token, for segmentation and visualisation.
+    x_2d = tokens.reshape(n, h, w, -1)
+    if self.rep_size:
+      rep_size = self.width if self.rep_size is True else self.rep_size
+      hid = nn.Dense(rep_size, name="pre_logits")
+      x_2d, x = nn.tanh(hid(x_2d)), nn.tanh(hid(x))
+    out["pre_logits_2d"], out["pre_logits"] = x_2d, x
+
+    if self.num_classes:
+      kw = {"kernel_init": nn.initializers.zeros} if self.head_zeroinit else {}
+      head = nn.Dense(self.num_classes, name="head", **kw)
+      x_2d, x = head(x_2d), head(x)
+      out["logits_2d"], out["logits"] = x_2d, x
+    return x, out
+
+
+def Model(num_classes=None, *, variant=None, **kw):  # noqa: N802 (a class to its callers)
+  """ViT of a named size.
+
+  Args:
+    num_classes: int, outputs of the head; None or 0 is no head.
+    variant: str, for example "B/16", see `decode_variant`.
+    **kw: overrides of the variant, and
+      patch_size: (height, width) in pixels, default (16, 16).
+      width, depth, mlp_dim, num_heads: default 768, 12, 4 * width, 12.
+      posemb: "learn" or "sincos2d".
+      rep_size: width of a tanh layer before the head; True is `width`.
+      dropout: rate.
+      pool_type: "gap" mean, "map" attention, "tok" class token, "0" first
+        token, "none".
+      head_zeroinit: whether the kernel of the head starts at zero.
+      scan, remat_policy, dtype_mm: see `Encoder`.
+
+  Returns:
+    The linen module.
+
+  Raises:
+    KeyError: unknown variant.
+    TypeError: unknown keyword.
+  """
+  return _Model(num_classes, **{**decode_variant(variant), **kw})
+
+
+_SIZES = {
+  # name: (width, depth, mlp_dim, num_heads)
+  "mu": (32, 1, 128, 2),
+  "Ti": (192, 12, 768, 3),
+  "S": (384, 12, 1536, 6),
+  "M": (512, 12, 2048, 8),
+  "B": (768, 12, 3072, 12),
+  "L": (1024, 24, 4096, 16),
+  "So400m": (1152, 27, 4304, 16),
+  "H": (1280, 32, 5120, 16),
+  "g": (1408, 40, 6144, 16),
+  "g-opt": (1536, 40, 6144, 16),
+  "G": (1664, 48, 8192, 16),
+  "G-opt": (1536, 48, 8192, 16),
+  "e": (1792, 56, 15360, 16),
+}
+
+
+def decode_variant(variant):
+  """Fields of `_Model` for a name such as "B", "B/16" or "So400m/14".
+
+  Args:
+    variant: str, a size and optionally "/<side of a patch in pixels>", or None.
+
+  Returns:
+    dict: width, depth, mlp_dim, num_heads, and patch_size if it is given; {}
+    for None.
+
+  Raises:
+    KeyError: unknown size.
+    ValueError: the patch size is not a number.
+  """
+  if variant is None:
+    return {}
+  size, slash, patch = str(variant).partition("/")
+  if size not in _SIZES:
+    raise KeyError(
+      str(lookup.unknown("ViT variant", variant, _SIZES, "model.variant"))
+    )
+  names = ("width", "depth", "mlp_dim", "num_heads")
+  kw: dict[str, Any] = dict(zip(names, _SIZES[size], strict=True))
+  if slash:
+    if not patch.isdecimal():
+      raise ValueError(
+        f"config.model.variant: {variant!r} must be '<size>/<pixels>', for "
+        f"example '{size}/16'."
+      )
+    kw["patch_size"] = (int(patch), int(patch))
+  return kw
+
+
+def resample_posemb(old, new):
+  """Changes the resolution of learned positions, linearly and corner-aligned.
+
+  Args:
+    old: [1, g * g, D] array.
+    new: [1, n * n, D] array or shape; only its shape matters.
+
+  Returns:
+    `old` itself if the shapes are equal, else a numpy array [1, n * n, D] with
+    the dtype of `old`.
+
+  Raises:
+    ValueError: the shapes differ and one of the grids is not a square.
+  """
+  if tuple(old.shape) == tuple(new.shape):
+    return old
+  g_old, g_new = math.isqrt(old.shape[1]), math.isqrt(new.shape[1])
+  if (g_old**2, g_new**2) != (old.shape[1], new.shape[1]):
+    raise ValueError(
+      f"Cannot resample pos_embedding from {tuple(old.shape)} to "
+      f"{tuple(new.shape)}: both must have a square number of positions. Train "
+      "at the checkpoint's resolution, or list pos_embedding in "
+      "config.model_load.dont_load."
+    )
+  weights = _interpolation(g_old, g_new)  # [n, g]
+  old = np.asarray(old)
+  grid = old.astype(np.float64).reshape(g_old, g_old, -1)
+  grid = np.einsum("ya,xb,abd->yxd", weights, weights, grid, optimize=True)
+  return grid.reshape(1, g_new**2, -1).astype(old.dtype)
+
+
+def _interpolation(num_old, num_new):
+  """Matrix [new, old] that samples a line with both its ends kept."""
+  at = np.arange(num_new) * ((num_old - 1) / max(num_new - 1, 1))
+  distance = np.abs(at[:, None] - np.arange(num_old)[None, :])
+  return np.maximum(1.0 - distance, 0.0)
+
+
+def fix_old_checkpoints(params, num_positions=None):
+  """Converts all earlier layouts of a ViT checkpoint to the current one.
+
+  Args:
+    params: nested mapping, the parameters.
+    num_positions: int, number of positions of the model. A table of exactly
+      this length has no entry for the class token. None: not known, then any
+      table with m * m + 1 entries is taken to have one.
+
+  Returns:
+    Nested dict.
+  """
+  params = common.convert_pre_linen(params)
+  encoder = params.get("Transformer", {})
+
+  # Very old, then old: the positions belonged to the encoder.
+  if "posembed_input" in encoder:
+    params["pos_embedding"] = encoder.pop("posembed_input")["pos_embedding"]
+  if "pos_embedding" in encoder:
+    params["pos_embedding"] = encoder.pop("pos_embedding")
+
+  # The class token had a position, too.
+  if "pos_embedding" in params:
+    pos = params["pos_embedding"]
+    num = pos.shape[1]
+    if math.isqrt(num) ** 2 + 1 == num and num != num_positions:
+      params["pos_embedding"] = pos[:, 1:]
+      if "cls" in params:
+        params["cls"] = params["cls"] + pos[:, :1]
+
+  # The MAP head was not a module of its own.
+  if "probe" in params:
+    params["MAPHead_0"] = {
+      name: params.pop(name)
+      for name in (
+        "probe",
+        "MlpBlock_0",
+        "MultiHeadDotProductAttention_0",
+        "LayerNorm_0",
+      )
+    }
+  return params
+
+
+def pyloop_to_scan(params):
+  """Stacks the blocks of a loop, as `scan=True` wants them.
+
+  Args:
+    params: nested mapping with `Transformer/encoderblock_{0..n-1}`.
+
+  Returns:
+    Nested dict with `Transformer/encoderblock`, leaves [n, ...].
+  """
+  params = _copy(params)
+  encoder = params["Transformer"]
+  names = [n for n in encoder if n.startswith("encoderblock_")]
+  depth = 1 + max(int(n.removeprefix("encoderblock_")) for n in names)
+  blocks = [encoder.pop(f"encoderblock_{i}") for i in range(depth)]
+  encoder["encoderblock"] = jax.tree.map(_stack, *blocks)
+  return params
+
+
+def _stack(*leaves):
+  """Host arrays stay on the host."""
+  on_host = all(isinstance(x, np.ndarray) for x in leaves)
+  return np.stack(leaves) if on_host else jnp.stack(leaves)
+
+
+def scan_to_pyloop(params):
+  """The inverse of `pyloop_to_scan`."""
+  params = _copy(params)
+  encoder = params["Transformer"]
+  stacked = encoder.pop("encoderblock")
+  for i in range(len(stacked["LayerNorm_0"]["bias"])):
+    encoder[f"encoderblock_{i}"] = jax.tree.map(lambda x, i=i: x[i], stacked)
+  return params
+
+
+def _copy(tree):
+  """Copies nested mappings to dicts, not the leaves."""
+  if hasattr(tree, "items"):
+    return {k: _copy(v) for k, v in tree.items()}
+  return tree
+
+
+def load(init_params, init_file, model_cfg, dont_load=()):
+  """Loads a checkpoint of any age, resolution, and stacking of the blocks.
+
+  Args:
+    init_params: parameters of the model, arrays or shapes; None returns what
+      the checkpoint has.
+    init_file: str, a path `<path>[:<sub/tree>]` or one of `VANITY_NAMES`.
+    model_cfg: mapping, `config.model`, or None.
+    dont_load: regexes of parameters to be initialised instead, for example
+      ["head/.*"].
+
+  Returns:
+    Nested dict of parameters; leaves that are not loaded are those of
+    `init_params`.
+
+  Raises:
+    ValueError: parameters do not match, see `common.merge_params`.
+  """
+  params = checkpoints.load_params(VANITY_NAMES.get(init_file, init_file))
+
+  posemb = init_params.get("pos_embedding") if init_params else None
+  params = fix_old_checkpoints(
+    params, None if posemb is None else posemb.shape[1]
+  )
+
+  want_scan = bool((model_cfg or {}).get("scan"))
+  encoder = params.get("Transformer", {})
+  if want_scan and any(k.startswith("encoderblock_") for k in encoder):
+    params = pyloop_to_scan(params)
+  elif not want_scan and "encoderblock" in encoder:
+    params = scan_to_pyloop(params)
+
+  params = common.merge_params(params, init_params, dont_load)
+  if posemb is not None:
+    params["pos_embedding"] = resample_posemb(params["pos_embedding"], posemb)
+  return params
+
+
+_AUGREG = "gs://vit_models/augreg/{}-i21k-300ep-lr_0.001-aug_{}-do_0.0-sd_0.0.npz"
+
+# Both towers of the public SigLIP models; `:img` is the image tower.
+SIGLIP_CHECKPOINTS = {
+  f"{family} {name}": f"gs://big_vision/{family.lower()}/{file}.npz"
+  for family, name, file in [
+    ("SigLIP", "B/16 224", "webli_en_b16_224_63724782"),
+    ("SigLIP", "B/16 256", "webli_en_b16_256_60500360"),
+    ("SigLIP", "B/16 384", "webli_en_b16_384_68578854"),
+    ("SigLIP", "B/16 512", "webli_en_b16_512_68580893"),
+    ("SigLIP", "L/16 256", "webli_en_l16_256_60552751"),
+    ("SigLIP", "L/16 384", "webli_en_l16_384_63634585"),
+    ("SigLIP", "So400m/14 224", "webli_en_so400m_224_57633886"),
+    ("SigLIP", "So400m/14 384", "webli_en_so400m_384_58765454"),
+    ("SigLIP", "B/16-i18n 256", "webli_i18n_b16_256_66117334"),
+    *[
+      ("SigLIP2", f"{size} {res}", f"siglip2_{size.lower().replace('/', '')}_{res}")
+      for size, resolutions in {
+        "B/16": (224, 256, 384, 512),
+        "B/32": (256,),
+        "L/16": (256, 384, 512),
+        "So400m/14": (224, 384),
+        "So400m/16": (256, 384, 512),
+        "g-opt/16": (256, 384),
+      }.items()
+      for res in resolutions
+    ],
+    ("SigLIP2", "B/16 NaFlex", "siglip2_b16_naflex"),
+    ("SigLIP2", "So400m/16 NaFlex", "siglip2_so400m16_naflex"),
+  ]
+}
+
+# Names of public checkpoints that `config.model_init` accepts.
+VANITY_NAMES = {
+  # "How to train your ViT?", https://arxiv.org/abs/2106.10270
+  "howto-i21k-Ti/16": _AUGREG.format("Ti_16", "none-wd_0.03"),
+  "howto-i21k-S/32": _AUGREG.format("S_32", "none-wd_0.1"),
+  "howto-i21k-S/16": _AUGREG.format("S_16", "light1-wd_0.03"),
+  "howto-i21k-B/32": _AUGREG.format("B_32", "light1-wd_0.1"),
+  "howto-i21k-B/16": _AUGREG.format("B_16", "medium1-wd_0.1"),
+  "howto-i21k-B/8": _AUGREG.format("B_8", "medium2-wd_0.1"),
+  "howto-i21k-L/16": _AUGREG.format("L_16", "strong1-wd_0.1"),
+  # "Better plain ViT baselines for ImageNet-1k".
+  **{
+    f"i1k-s16-{epochs}ep": f"gs://big_vision/vit_s16_i1k_{epochs}ep.npz"
+    for epochs in (90, 150, 300)
+  },
+  # "DeiT III", https://arxiv.org/abs/2204.07118; inputs in [-1, 1].
+  **{
+    f"deit3_{letter}_{res}_{data}": (
+      f"gs://big_vision/zoo/deit3/bv_deit_3_{size}_{res}_{data}.npz"
+    )
+    for letter, size in (("S", "small"), ("B", "base"), ("L", "large"))
+    for res in (224, 384)
+    for data in ("1k", "21k")
+  },
+  **{name: f"{path}:img" for name, path in SIGLIP_CHECKPOINTS.items()},
+}

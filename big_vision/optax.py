@@ -1,0 +1,437 @@
+"""Optimizers from configs: what happens to which parameter is set by regexes.
+
+The update of a parameter p with gradient g in step c (from 0) is
+
+  -s(c) * (lr * m * O(clip(g)) + wd * w * p)
+
+where O is the optimizer `config.optax_name`, s the schedule of the first rule of
+`config.schedule` that matches its name, and m and w the multipliers of the first
+matching rules of `config.lr_mults` and `config.wd_mults`. Weight decay is
+decoupled from the optimizer and from the learning rate. Parameters whose
+schedule is None are frozen.
+"""
+
+import importlib
+import inspect
+import operator
+import types
+
+from big_vision import lookup
+from big_vision import schedules
+from big_vision import trees
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def make(config, params, *, sched_kw):
+  """Gradient transformation and schedules of a config.
+
+  Args:
+    config: mapping with
+      optax_name: attribute path in `optax` ("scale_by_adam"), one of
+        `big_vision.{scale_by_adafactor,momentum_hp,sgd}`, or the path of a
+        function in your own module.
+      optax: its keyword arguments, default {}.
+      lr: base learning rate.
+      lr_mults: list of (regex, multiplier > 0); others have 1.
+      schedule: dict for all parameters or list of (regex, dict or None), which
+        must cover all of them; None freezes. See `schedules`; its `mult` is the
+        maximum. Default {}: constant.
+      wd: weight decay; falsy is none.
+      wd_mults: list of (regex, multiplier), default all kernels; others have
+        no decay.
+      grad_clip_norm: largest global norm of the gradient; falsy is none.
+      grad_clip_per_example: whether gradients have a leading axis of examples,
+        each of which is clipped before they are averaged.
+    params: tree of unboxed parameters or of their shapes.
+    sched_kw: dict, more arguments of the schedules: total_steps, batch_size,
+      data_size.
+
+  Returns:
+    (tx, schedule_fns): optax.GradientTransformation; and the list of functions
+    step -> multiplier, in the order of the config without frozen ones.
+
+  Raises:
+    ValueError: unknown optimizer, or wrong arguments of it or of a schedule.
+    AssertionError: a parameter has no schedule, a multiplier of `lr_mults` is
+      not positive, or the config has keys of the past.
+  """
+  _check_config(config)
+
+  # Schedules, and which parameters are frozen.
+  rules = _schedule_rules(config.get("schedule", {}))
+  masks, scheds = _make_mask_trees(params, rules, "config.schedule")
+  frozen, masks, scheds = _split_frozen(masks, scheds)
+  not_frozen = jax.tree.map(operator.not_, frozen)
+  schedule_fns = [_make_schedule(sched, sched_kw) for sched in scheds]
+  schedule_txs = [
+    optax.masked(optax.scale_by_schedule(fn), mask)
+    for fn, mask in zip(schedule_fns, masks, strict=True)
+  ]
+  if not schedule_txs:  # All is frozen: what counts the steps is still needed.
+    counter = optax.scale_by_schedule(lambda step: 0.0)
+    schedule_txs = [optax.masked(counter, not_frozen)]
+
+  # Multipliers of the learning rate.
+  lr_rules = config.get("lr_mults") or ()
+  masks, mults = _make_mask_trees(params, lr_rules, "config.lr_mults")
+  for (regex, _), mult in zip(lr_rules, mults, strict=True):
+    assert mult > 0, (
+      f"config.lr_mults: {mult} for {regex!r} must be positive; use the "
+      f"schedule to freeze parameters: config.schedule = [({regex!r}, None), …]."
+    )
+  lr_txs = [
+    optax.masked(optax.scale(mult), mask)
+    for mult, mask in zip(mults, masks, strict=True)
+  ]
+
+  wd_txs = []
+  if wd := config.get("wd"):
+    # The top level may have a kernel, too.
+    wd_rules = config.get("wd_mults", [("(.*/)?kernel$", 1.0)]) or ()
+    masks, mults = _make_mask_trees(params, wd_rules, "config.wd_mults")
+    wd_txs = [
+      optax.add_decayed_weights(wd * mult, mask)
+      for mult, mask in zip(mults, masks, strict=True)
+    ]
+
+  # Positions in this chain are part of the names of leaves in checkpoints.
+  tx = optax.chain(
+    _make_clipping(config, frozen, not_frozen),
+    optax.masked(_make_optimizer(config), not_frozen),
+    optax.scale(config["lr"]),
+    *lr_txs,
+    *wd_txs,
+    *schedule_txs,
+    optax.masked(optax.set_to_zero(), frozen),
+    optax.scale(-1.0),
+  )
+  return tx, schedule_fns
+
+
+def _check_config(config):
+  """AssertionErrors for what configs of the past had."""
+  assert "optim" not in config, (
+    "config.optim is deprecated: use config.optax for the optimizer's arguments."
+  )
+  assert "weight_decay" not in config, (
+    "config.weight_decay is deprecated: use config.wd and config.wd_mults."
+  )
+  assert config.get("weight_decay_decouple", True), (
+    "config.weight_decay_decouple: coupled weight decay is not supported."
+  )
+
+
+def _schedule_rules(schedule):
+  """A schedule of a config as a list of (regex, dict or None)."""
+  if not isinstance(schedule, (list, tuple)):
+    return [(".*", schedule)]
+  # No rule at all is a rule that matches nothing: everything is uncovered.
+  return [tuple(rule) for rule in schedule] or [("(?!)", {})]
+
+
+def _make_schedule(sched, sched_kw):
+  """step -> multiplier, of one dict in `config.schedule`."""
+  sched = {**sched}
+  assert "base" not in sched, (
+    "config.schedule.base: the base learning rate is config.lr; use "
+    "config.schedule.mult to scale one schedule."
+  )
+  schedules.check_schedule(sched)
+  base = sched.pop("mult", 1.0)
+  return schedules.create_learning_rate_schedule(
+    **{**sched_kw, **sched}, base=base
+  )
+
+
+def _make_clipping(config, frozen, not_frozen):
+  """The transformation of the gradients of parameters that are trained."""
+  max_norm = config.get("grad_clip_norm")
+  if not max_norm:
+    return optax.identity()
+  if not config.get("grad_clip_per_example"):
+    return optax.masked(optax.clip_by_global_norm(max_norm), not_frozen)
+  mean = optax.stateless(
+    lambda grads, _: jax.tree.map(lambda g: g.mean(axis=0), grads)
+  )
+  return optax.chain(
+    optax.masked(clip_by_per_example_global_norm(max_norm), not_frozen),
+    # The others lose the axis of examples as well.
+    optax.masked(mean, frozen),
+  )
+
+
+def _make_optimizer(config):
+  """The optimizer `config.optax_name` with the arguments `config.optax`."""
+  name = config["optax_name"]
+  factory = _find_optimizer(name)
+  kw = {**(config.get("optax") or {})}
+  try:
+    inspect.signature(factory).bind(**kw)
+  except TypeError as e:
+    raise ValueError(f"config.optax does not fit {name!r}: {e}.") from e
+  return factory(**kw)
+
+
+def _find_optimizer(name):
+  """Looks up `config.optax_name`."""
+  if name in _OPTIMIZERS:
+    return _OPTIMIZERS[name]
+  found = optax
+  for part in str(name).split("."):
+    found = getattr(found, part, None)
+  if found is None:  # A function in a user's own module.
+    path, _, attribute = str(name).rpartition(".")
+    found = getattr(_import(path), attribute, None)
+  if not callable(found):
+    known = [n for n in dir(optax) if n.startswith("scale_by_")]
+    raise lookup.unknown(
+      "optimizer", name, [*_OPTIMIZERS, *known, "identity"], "optax_name"
+    )
+  return found
+
+
+def _import(path):
+  """The module, or None if there is none of that name."""
+  if not path:
+    return None
+  try:
+    return importlib.import_module(path)
+  except ModuleNotFoundError as e:
+    if e.name and (path == e.name or path.startswith(e.name + ".")):
+      return None
+    raise  # It exists but needs something that is missing.
+
+
+def _make_mask_trees(params, patterns_values, log):
+  """Masks of the parameters that each rule is the first to match.
+
+  Args:
+    params: tree of parameters.
+    patterns_values: sequence of (regex, value).
+    log: str, prefix of the log lines.
+
+  Returns:
+    (list of trees of bool, tuple of values).
+  """
+  patterns, values = [], ()
+  if patterns_values:
+    patterns, values = zip(*patterns_values, strict=True)
+  masks = trees.make_mask_trees(params, list(patterns), log=log)
+  return masks, tuple(values)
+
+
+def _split_frozen(masks, scheds):
+  """Separates the rules that freeze from the others.
+
+  Args:
+    masks: list of trees of bool, at least one.
+    scheds: sequence of schedules, None to freeze.
+
+  Returns:
+    (tree of bool that is true where frozen, tuple of masks, tuple of schedules),
+    the latter two without the frozen ones.
+  """
+  covered = jax.tree.map(lambda *m: any(m), *masks)
+  uncovered = [
+    name for name, c in trees.tree_flatten_with_names(covered)[0] if not c
+  ]
+  assert not uncovered, (
+    "All params must be covered by config.schedule (None freezes), these are "
+    f"not: {', '.join(uncovered)}"
+  )
+  rules = list(zip(masks, scheds, strict=True))
+  off = jax.tree.map(lambda _: False, covered)
+  frozen = [mask for mask, sched in rules if sched is None]
+  frozen = jax.tree.map(lambda *m: any(map(bool, m)), off, *frozen)
+  rest = [(mask, sched) for mask, sched in rules if sched is not None]
+  return (
+    frozen,
+    tuple(mask for mask, _ in rest),
+    tuple(sched for _, sched in rest),
+  )
+
+
+def find_states(opt_state, cls):
+  """All states of a class, anywhere in the state of an optimizer.
+
+  Args:
+    opt_state: state of a gradient transformation.
+    cls: class, for example optax.ScaleByAdamState.
+
+  Returns:
+    List of its instances, in flattening order.
+  """
+  leaves = jax.tree.leaves(opt_state, is_leaf=lambda s: isinstance(s, cls))
+  return [s for s in leaves if isinstance(s, cls)]
+
+
+def get_count(opt_state, jittable=False):
+  """Number of updates so far, by the counters of the schedules.
+
+  Args:
+    opt_state: state of the transformation of `make`.
+    jittable: bool, whether to return the first counter as an array, without
+      looking at its value.
+
+  Returns:
+    int, or [] int32 array if jittable.
+  """
+  counts = [s.count for s in find_states(opt_state, optax.ScaleByScheduleState)]
+  if jittable:
+    return counts[0]
+  counts = {int(c) for c in counts}
+  assert len(counts) == 1, f"Expected exactly 1 count, got {sorted(counts)}."
+  return counts.pop()
+
+
+def replace_frozen(schedule, pytree, replacement, log=None):
+  """Replaces the leaves of frozen parameters.
+
+  Args:
+    schedule: `config.schedule`; unless it is a list of rules, nothing is
+      replaced.
+    pytree: tree with the names of the parameters, for example gradients.
+    replacement: what the leaves of frozen parameters become.
+    log: str, prefix of log lines; None does not log.
+
+  Returns:
+    Tree of the same structure.
+  """
+  if not isinstance(schedule, (list, tuple)):
+    return pytree
+  masks, scheds = _make_mask_trees(pytree, _schedule_rules(schedule), log)
+  frozen, _, _ = _split_frozen(masks, scheds)
+  return jax.tree.map(lambda v, f: replacement if f else v, pytree, frozen)
+
+
+def clip_by_per_example_global_norm(max_norm):
+  """Clips the gradient of each example, then averages over examples.
+
+  Args:
+    max_norm: float, largest L2 norm over all leaves of the gradient of one
+      example.
+
+  Returns:
+    optax.GradientTransformation for gradients [B, ...] of parameters [...].
+    Updates raise ValueError if gradients have no axis B.
+
+  References:
+    Abadi et al. 2016, Algorithm 1 (without the noise),
+    https://arxiv.org/abs/1607.00133
+  """
+
+  def update(grads, params):
+    if params is not None:
+      jax.tree.map(_check_example_axis, grads, params)
+    leaves = jax.tree.leaves(grads)
+    if not leaves:
+      return grads
+    squares = sum(
+      jnp.sum(jnp.square(g.astype(jnp.float32)), axis=range(1, g.ndim))
+      for g in leaves
+    )  # [B]
+    norm = jnp.sqrt(squares)
+    # Not max_norm / norm, which is inf for a gradient of zero.
+    scale = jnp.where(norm > max_norm, max_norm / jnp.maximum(norm, max_norm), 1)
+    return jax.tree.map(
+      lambda g: jnp.mean(
+        g * scale.astype(g.dtype).reshape(-1, *[1] * (g.ndim - 1)), axis=0
+      ),
+      grads,
+    )
+
+  return optax.stateless(update)
+
+
+def _check_example_axis(grad, param):
+  if grad.shape[1:] != param.shape:
+    raise ValueError(
+      "config.grad_clip_per_example needs gradients with a leading axis of "
+      f"examples, but one has shape {grad.shape} for a parameter of shape "
+      f"{param.shape}. Use config.grad_clip_norm alone with trainers that "
+      "average over the batch."
+    )
+
+
+def scale_by_adafactor(
+  min_dim_size_to_factor=32,
+  decay_rate=0.8,
+  decay_offset=0,
+  beta2_cap=0.999,
+  clipping_threshold=None,
+  momentum=0.9,
+  dtype_momentum=jnp.bfloat16,
+  eps=1e-30,
+):
+  """The variant of Adafactor of "Scaling Vision Transformers".
+
+  Args:
+    min_dim_size_to_factor: int, the two largest dimensions must have this size
+      for second moments to be factored.
+    decay_rate: float, second moments decay as 1 - (i + 1)^-decay_rate.
+    decay_offset: int, subtracted from the number of updates to obtain i.
+    beta2_cap: float, upper bound of that decay.
+    clipping_threshold: float, largest root mean square of the update of a
+      parameter; falsy is none.
+    momentum: float, decay of the average of updates; falsy is none.
+    dtype_momentum: dtype in which that is stored.
+    eps: float, added to squared gradients.
+
+  Returns:
+    optax.GradientTransformation.
+
+  References:
+    Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235
+    Zhai et al. 2021, section 3.4, https://arxiv.org/abs/2106.04560
+  """
+
+  def decay(i, exponent):
+    i = jnp.asarray(i, jnp.float32)
+    return jnp.minimum(beta2_cap, 1.0 - (i + 1.0) ** (-exponent))
+
+  rms = optax.scale_by_factored_rms(
+    factored=True,
+    decay_rate=decay_rate,
+    step_offset=decay_offset,
+    min_dim_size_to_factor=min_dim_size_to_factor,
+    epsilon=eps,
+    decay_rate_fn=decay,
+  )
+  clip, average = optax.identity(), optax.identity()
+  if clipping_threshold:
+    clip = optax.clip_by_block_rms(clipping_threshold)
+  if momentum:
+    average = optax.ema(
+      momentum, debias=False, accumulator_dtype=dtype_momentum
+    )
+  return optax.chain(rms, clip, average)
+
+
+def momentum_hp(momentum=0.9, dtype=jnp.bfloat16, nesterov=False):
+  """Heavy-ball momentum with an accumulator of low precision.
+
+  Args:
+    momentum: float, t <- g + momentum * t.
+    dtype: of t.
+    nesterov: bool, whether to look one step ahead.
+
+  Returns:
+    optax.GradientTransformation.
+  """
+  return optax.trace(
+    decay=momentum, nesterov=nesterov, accumulator_dtype=dtype
+  )
+
+
+_OPTIMIZERS = {
+  "big_vision.scale_by_adafactor": scale_by_adafactor,
+  "big_vision.momentum_hp": momentum_hp,
+  "big_vision.sgd": optax.identity,
+}
+
+# For code that looks there; `make` uses the table.
+optax.big_vision = types.SimpleNamespace(
+  **{name.removeprefix("big_vision."): f for name, f in _OPTIMIZERS.items()}
+)

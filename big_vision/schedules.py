@@ -1,0 +1,252 @@
+"""Durations in configs, learning-rate schedules, and when to do things.
+
+A duration `<prefix>` is given in one of four units, by the name of its key:
+`<prefix>_steps`, `_examples`, `_epochs`, or `_percent` (a fraction in [0, 1]
+of all steps). Steps are counted from 0 in schedules, from 1 in the loop.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from big_vision import lookup
+
+_UNITS = ("steps", "examples", "epochs", "percent")
+_DECAYS = ("linear", "polynomial", "cosine", "rsqrt", "stair")
+
+
+def _given(prefix, config):
+  """The keys of `config` that set the duration `prefix`."""
+  keys = [f"{prefix}_{unit}" for unit in _UNITS]
+  # Negative is the same as absent, so that a sweep can disable an entry.
+  return [k for k in keys if config.get(k) is not None and config[k] >= 0]
+
+
+def steps(
+  prefix,
+  config,
+  data_size=None,
+  batch_size=None,
+  total_steps=None,
+  default=ValueError,
+):
+  """Number of steps of the duration `prefix` of a config.
+
+  Args:
+    prefix: str, for example "total" or "log_training".
+    config: mapping that may hold one of `<prefix>_{steps,examples,epochs,
+      percent}`. None and negative values count as absent.
+    data_size: int, number of examples of an epoch; needed for epochs.
+    batch_size: int, number of examples of a step; needed for examples, epochs.
+    total_steps: int, number of steps of the run; needed for percent.
+    default: what to return if there is no such key or not what it needs.
+
+  Returns:
+    `<prefix>_steps` as it is. For the other units an int: 0 stays 0, all else
+    is rounded (half to even) and at least 1.
+
+  Raises:
+    ValueError: nothing applies and `default` is the class ValueError.
+    AssertionError: more than one key is given, or a percent is above 1.
+  """
+  given = _given(prefix, config)
+  assert len(given) <= 1, (
+    f"Only one of {', '.join('config.' + k for k in given)} can be set; set "
+    "the others to None or -1."
+  )
+  if given:
+    value = config[given[0]]
+    unit = given[0].removeprefix(f"{prefix}_")
+    if unit == "steps":
+      return value
+    if unit == "percent":
+      assert value <= 1, (
+        f"config.{given[0]} = {value} is a fraction of all steps, so it must "
+        "lie in [0, 1]."
+      )
+    exact = None
+    if unit == "examples" and batch_size:
+      exact = value / batch_size
+    elif unit == "epochs" and batch_size and data_size:
+      exact = value * data_size / batch_size
+    elif unit == "percent" and total_steps is not None:
+      exact = value * total_steps
+    if exact is not None:
+      return max(1, round(exact)) if exact else 0
+
+  if default is ValueError:
+    raise ValueError(
+      f"Cannot tell the number of steps of {prefix!r}: one of "
+      f"{', '.join(f'config.{prefix}_{u}' for u in _UNITS)} is needed, and "
+      f"what it depends on: {data_size=}, {batch_size=}, {total_steps=}. Keys: "
+      f"{', '.join(map(str, config.keys()))}."
+    )
+  return default
+
+
+def itstime(
+  step,
+  every_n_steps,
+  total_steps,
+  host=None,
+  last=True,
+  first=True,
+  drop_close_to_last=0.25,
+):
+  """Whether something that happens every so often happens after this step.
+
+  Args:
+    step: int, number of completed steps.
+    every_n_steps: int, how often; None or 0 means never.
+    total_steps: int, number of steps of the run.
+    host: int, the only process on which it happens; None means all.
+    last: bool, whether it happens after the last step.
+    first: bool, whether it happens after the first step.
+    drop_close_to_last: float, a regular occasion is dropped if it is closer to
+      the last step than this fraction of the interval; 0 or None drops none.
+
+  Returns:
+    bool.
+  """
+  if not every_n_steps:
+    return False
+  if host is not None and jax.process_index() != host:
+    return False
+  close_to_last = drop_close_to_last and (
+    abs(step - total_steps) < drop_close_to_last * every_n_steps
+  )
+  regular = step % every_n_steps == 0 and not close_to_last
+  at_last = last and step == total_steps
+  at_first = first and step == 1
+  return bool(regular or at_last or at_first)
+
+
+def check_schedule(schedule, key="schedule"):
+  """Finds misspelt names in the schedule that a user wrote.
+
+  `create_learning_rate_schedule` itself ignores what it does not know, since
+  the optimizer factory hands it more than it needs.
+
+  Args:
+    schedule: mapping, `config.schedule` or one entry of the list of them.
+    key: str, the config key that holds it.
+
+  Raises:
+    ValueError: unknown key or unknown `decay_type`; lists the nearest names.
+  """
+  known = ["base", "mult", "decay_type", "scale_with_batchsize"]
+  known += ["power", "end", "linear_end"]  # linear, polynomial
+  known += ["timescale", "shift"]  # rsqrt
+  known += ["steps", "mults"]  # stair
+  for prefix in ("warmup", "cooldown", "timescale", "shift"):
+    known += [f"{prefix}_{unit}" for unit in _UNITS]
+  for name in schedule.keys():
+    if name not in known:
+      raise lookup.unknown("setting", name, known, key)
+  decay_type = schedule.get("decay_type", "stair")
+  if decay_type not in _DECAYS:
+    raise lookup.unknown("decay type", decay_type, _DECAYS, f"{key}.decay_type")
+
+
+def create_learning_rate_schedule(
+  total_steps,
+  batch_size=None,
+  data_size=None,
+  base=1.0,
+  decay_type="stair",
+  scale_with_batchsize=False,
+  **kw,
+):
+  """Learning rate as a function of the step: warm-up, decay, cool-down.
+
+  With W warm-up steps, C cool-down steps, T total steps and the progress
+  q = clip((step - W) / (T - W), 0, 1), the decay types are
+
+    linear, polynomial: from base to `end` (or `linear_end`, or 0) as
+      (1 - q)^`power`, 1 by default.
+    cosine: base * (1 + cos(pi q)) / 2.
+    rsqrt: base / sqrt(1 + (max(step - W, 0) + `shift`) / `timescale`), by
+      default 0 and 10 000 steps; both may be durations, `timescale_epochs`.
+    stair: base * `mults`[i] from step `steps`[i] on, and base before that.
+
+  The result is multiplied by min(1, step / W) and min(1, (T - step) / C).
+
+  Args:
+    total_steps: int, T.
+    batch_size: int, examples per step, for durations in examples or epochs.
+    data_size: int, examples per epoch, for durations in epochs.
+    base: float, the value after the warm-up.
+    decay_type: str, see above; the default without steps is a constant.
+    scale_with_batchsize: bool, whether to multiply `base` with
+      batch_size / 256.
+    **kw: the settings above and the durations `warmup_*` and `cooldown_*`, see
+      `steps`. Others are ignored; `check_schedule` finds misspelt ones.
+
+  Returns:
+    `step_fn(step)` -> [] float32, for Python and traced steps from 0 on. It
+    raises ValueError if the decay type is unknown.
+
+  Raises:
+    ValueError: fewer `mults` than `steps`, or a duration in a unit that needs a
+      size that is not given.
+    AssertionError: the warm-up takes all of the steps, or a duration is given
+      twice.
+  """
+
+  def duration(prefix, default):
+    # Given in a unit that can not be resolved: an error, not the default.
+    default = ValueError if _given(prefix, kw) else default
+    return steps(prefix, kw, data_size, batch_size, total_steps, default)
+
+  warmup, cooldown = duration("warmup", 0), duration("cooldown", 0)
+  assert total_steps <= 1 or warmup < total_steps, (
+    f"config.schedule: the warm-up of {warmup} steps must be shorter than the "
+    f"run of {total_steps} steps."
+  )
+  if scale_with_batchsize:
+    if not batch_size:
+      raise ValueError(
+        "config.schedule.scale_with_batchsize needs the batch size, which is "
+        f"{batch_size}."
+      )
+    base = base * batch_size / 256.0
+
+  end = kw.get("end", kw.get("linear_end", 0))
+  power = kw.get("power", 1)
+  timescale = duration("timescale", kw.get("timescale", 10_000))
+  shift = duration("shift", kw.get("shift", 0))
+  boundaries = jnp.array(kw.get("steps", []), jnp.float32)
+  mults = jnp.array([1.0, *kw.get("mults", [])], jnp.float32)
+  if decay_type == "stair" and len(mults) <= len(boundaries):
+    raise ValueError(
+      f"config.schedule.mults has {len(mults) - 1} entries; it needs one for "
+      f"each of the {len(boundaries)} config.schedule.steps."
+    )
+
+  def progress(step):
+    if total_steps == warmup:  # At most one step: there is nothing in between.
+      return jnp.where(step < warmup, 0.0, 1.0)
+    q = (step - warmup) / (total_steps - warmup)
+    return jnp.clip(q, 0.0, 1.0)
+
+  def step_fn(step):
+    step = jnp.asarray(step, jnp.float32)
+    if decay_type in ("linear", "polynomial"):
+      lr = end + (base - end) * (1.0 - progress(step)) ** power
+    elif decay_type == "cosine":
+      lr = base * 0.5 * (1.0 + jnp.cos(jnp.pi * progress(step)))
+    elif decay_type == "rsqrt":
+      since = jnp.maximum(step - warmup, 0.0)
+      lr = base / jnp.sqrt(1.0 + (since + shift) / timescale)
+    elif decay_type == "stair":
+      lr = base * mults[jnp.sum(boundaries <= step)]
+    else:
+      raise lookup.unknown(
+        "decay type", decay_type, _DECAYS, "schedule.decay_type"
+      )
+    if warmup:
+      lr = lr * jnp.minimum(1.0, step / warmup)
+    if cooldown:
+      lr = lr * jnp.minimum(1.0, (total_steps - step) / cooldown)
+    return jnp.asarray(lr, jnp.float32)
+
+  return step_fn

@@ -1,0 +1,316 @@
+"""Which dimension of which parameter goes to which axis of the mesh.
+
+A strategy is a list of (regex, tactic), for example
+
+  [(".*/MlpBlock_0/.*kernel", "shard_dim('model', -1)|fsdp('data')"),
+   (".*", "fsdp(axis='data')")]
+
+The first rule whose regex matches the full name of a leaf applies to it. Its
+tactic is a chain of ops, each of which changes the partition spec that the one
+before has left; a spec starts with None (not sharded) for each dimension. Ops
+are found in the registry under `shardings.<name>`.
+"""
+
+import ast
+import dataclasses
+import math
+import re
+from typing import Any
+
+from absl import logging
+import flax.linen as nn
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from big_vision import lookup
+from big_vision import trees
+from big_vision.pp.registry import Registry
+
+_KEY = "config.sharding_strategy"
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+  """What ops get to know about a leaf.
+
+  Attributes:
+    shape: tuple of int.
+    dtype: of the elements.
+    box: the flax metadata around the leaf (`nn.Partitioned` and the like), None
+      if the model has not annotated it.
+  """
+
+  shape: tuple[int, ...]
+  dtype: Any
+  box: Any = None
+
+  @property
+  def ndim(self):
+    return len(self.shape)
+
+  @property
+  def size(self):
+    return math.prod(self.shape)
+
+
+def infer_sharding(params, strategy, mesh):
+  """Shardings of all leaves of a tree, by rules on their names.
+
+  Args:
+    params: pytree of arrays or shapes; leaves may be in flax boxes, which count
+      as one leaf and do not show up in names.
+    strategy: list of (regex, tactic), see above. Leaves that no rule matches
+      are replicated; so are all of them if it is empty.
+    mesh: jax.sharding.Mesh.
+
+  Returns:
+    Tree of NamedSharding with the structure of the unboxed `params`.
+
+  Raises:
+    ValueError: a rule can not be read, or does not fit a leaf or the mesh.
+    KeyError: a tactic has an unknown op.
+  """
+  rules = [_parse_rule(rule) for rule in strategy or ()]
+  is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)
+  boxed = jax.tree.leaves(params, is_leaf=is_box)
+  unboxed = jax.tree.map(
+    # Not `nn.unbox`, which also constrains the sharding of the value.
+    lambda x: x.unbox(apply_constraint=False) if is_box(x) else x,
+    params,
+    is_leaf=is_box,
+  )
+  named, treedef = trees.tree_flatten_with_names(unboxed)
+
+  shardings = []
+  for (name, x), box in zip(named, boxed, strict=True):
+    leaf = Leaf(tuple(x.shape), x.dtype, box if is_box(box) else None)
+    spec = _apply_rules(rules, mesh, name, leaf)
+    shardings.append(NamedSharding(mesh, PartitionSpec(*spec)))
+  return treedef.unflatten(shardings)
+
+
+def _parse_rule(rule):
+  """(regex, tactic) -> (pattern, tactic, functions of the ops)."""
+  if isinstance(rule, str) or len(rule) != 2:
+    raise ValueError(
+      f"{_KEY} is a list of (regex, tactic), for example "
+      f"[('.*', 'replicate')]; {rule!r} is no such pair."
+    )
+  regex, tactic = rule
+  (pattern,) = trees.check_and_compile_patterns([regex])
+  ops = []
+  for op in _split_tactic(tactic):
+    lookup_string = f"shardings.{op}"
+    try:
+      known = Registry.knows(lookup_string)
+    except ValueError as e:
+      raise ValueError(
+        f"{_KEY}: cannot read {op!r} in {tactic!r}; arguments must be literals "
+        f"({e.__cause__ or e})."
+      ) from e
+    if not known:
+      prefix = "shardings."
+      names = [n for n in Registry.global_registry() if n.startswith(prefix)]
+      names = [n.removeprefix(prefix) for n in names]
+      error = lookup.unknown(
+        "tactic", re.sub(r"\(.*", "", op, flags=re.S), names,
+        "sharding_strategy",
+      )  # fmt: skip
+      raise KeyError(str(error))
+    try:
+      ops.append(Registry.lookup(lookup_string)())
+    except (TypeError, ValueError) as e:
+      raise ValueError(f"{_KEY}: wrong arguments in {op!r}: {e}") from e
+  return pattern, tactic, ops
+
+
+def _split_tactic(tactic):
+  """The ops of "a|b(x)"; a Python expression, so arguments may have a `|`."""
+  try:
+    node = ast.parse(tactic.strip(), mode="eval").body
+  except (SyntaxError, AttributeError) as e:
+    raise ValueError(
+      f"{_KEY}: cannot read {tactic!r}; a tactic is a chain of ops like "
+      "\"shard_dim('model', -1)|fsdp('data')\"."
+    ) from e
+  ops = []
+  while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+    ops.append(node.right)
+    node = node.left
+  ops.append(node)
+  return [ast.unparse(op) for op in reversed(ops)]
+
+
+def _apply_rules(rules, mesh, name, leaf):
+  """Spec of a leaf by the first matching rule."""
+  spec = (None,) * leaf.ndim
+  for pattern, tactic, ops in rules:
+    if not pattern.fullmatch(name):
+      continue
+    try:
+      for op in ops:
+        spec = tuple(op(spec, mesh, name, leaf))
+      _check_spec(spec, mesh, leaf)
+    except ValueError as e:
+      raise ValueError(
+        f"{_KEY}: rule ({pattern.pattern!r}, {tactic!r}) for {name} with shape "
+        f"{leaf.shape}: {e}"
+      ) from e
+    break
+  return spec
+
+
+def _check_spec(spec, mesh, leaf):
+  """Raises ValueError where JAX would complain much later."""
+  if len(spec) != leaf.ndim:
+    raise ValueError(f"The spec {spec} needs one entry per dimension.")
+  used = [axis for entry in spec for axis in _axes(entry)]
+  for axis in used:
+    if used.count(axis) > 1:
+      raise ValueError(
+        f"The mesh axis {axis!r} shards more than one dimension in {spec}."
+      )
+  for entry, size in zip(spec, leaf.shape, strict=True):
+    num = _axis_size(mesh, entry)
+    if size % num:
+      raise ValueError(
+        f"A dimension of size {size} can not be split over the {num} devices "
+        f"of mesh axis {entry!r}."
+      )
+
+
+def _axes(entry):
+  """Mesh axes of an entry of a spec, as a tuple."""
+  if entry is None:
+    return ()
+  return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _axis_size(mesh, entry):
+  """Number of parts into which an entry of a spec splits a dimension."""
+  for axis in _axes(entry):
+    if axis not in mesh.shape:
+      raise ValueError(
+        f"The mesh has no axis {axis!r}"
+        f"{lookup.did_you_mean(axis, mesh.axis_names)} Axes are defined in "
+        "config.mesh."
+      )
+  return math.prod(mesh.shape[axis] for axis in _axes(entry))
+
+
+def _entry(axis):
+  """Axis names as they stand in a spec: a string or a tuple."""
+  if isinstance(axis, str):
+    return axis
+  if len(set(axis)) < len(axis):
+    raise ValueError(f"The mesh axes {axis!r} are not distinct.")
+  return tuple(axis)
+
+
+@Registry.register("shardings.replicate")
+def replicate():
+  """Keeps a copy on each device; an error if a dimension is sharded already."""
+
+  def apply(cur_spec, mesh, name, x):
+    del mesh, x
+    if any(_axes(entry) for entry in cur_spec):
+      raise ValueError(
+        f"Inconsistent sharding instructions: {name} is sharded as {cur_spec}, "
+        "it can not be replicated."
+      )
+    return cur_spec
+
+  return apply
+
+
+@Registry.register("shardings.fsdp")
+def fsdp(axis, min_size_to_shard_mb=4):
+  """Fully sharded data parallelism: splits the largest dimension that can be.
+
+  Args:
+    axis: str, name of a mesh axis; or several, which then split one dimension
+      together.
+    min_size_to_shard_mb: float, leaves of at most so many MiB are not split.
+
+  Returns:
+    The op.
+  """
+  axis = _entry(axis)
+
+  def apply(cur_spec, mesh, name, x):
+    num = _axis_size(mesh, axis)
+    if x.size * x.dtype.itemsize <= min_size_to_shard_mb * 2**20:
+      return cur_spec
+    # Among equal sizes, the later dimension.
+    for i in sorted(range(x.ndim), key=lambda i: (-x.shape[i], -i)):
+      if x.shape[i] % num == 0 and cur_spec[i] is None:
+        return (*cur_spec[:i], axis, *cur_spec[i + 1 :])
+    logging.info(
+      "fsdp: no dimension of %s with shape %s and spec %s can be split over %s "
+      "(%d devices).", name, x.shape, cur_spec, axis, num,
+    )  # fmt: skip
+    return cur_spec
+
+  return apply
+
+
+@Registry.register("shardings.shard_dim")
+def shard_dim(axis, dim, ignore_ndim_error=False):
+  """Splits the given dimension.
+
+  Args:
+    axis: str, name of a mesh axis, or several.
+    dim: int, the dimension; negative ones count from the end.
+    ignore_ndim_error: bool, whether leaves with too few dimensions are left as
+      they are.
+
+  Returns:
+    The op.
+  """
+  axis = _entry(axis)
+
+  def apply(cur_spec, mesh, name, x):
+    del mesh
+    if not -x.ndim <= dim < x.ndim:
+      if ignore_ndim_error:
+        logging.warning("%s: shape %s has no dim %d.", name, x.shape, dim)
+        return cur_spec
+      raise ValueError(
+        f"There is no dimension {dim}; `ignore_ndim_error=True` skips such "
+        "parameters."
+      )
+    i = dim % x.ndim
+    if cur_spec[i] is not None:
+      raise ValueError(f"Dimension {dim} is sharded already: {cur_spec}.")
+    return (*cur_spec[:i], axis, *cur_spec[i + 1 :])
+
+  return apply
+
+
+@Registry.register("shardings.logical_partitioning")
+def logical_partitioning():
+  """Follows the annotations of the model, by the logical axis rules in scope.
+
+  Names without a rule, and parameters without annotation, stay as they are.
+  """
+
+  def apply(cur_spec, mesh, name, x):
+    del mesh
+    # Optimizers keep the box around statistics of another shape.
+    names = getattr(x.box, "names", None)
+    if names is None or len(names) != x.ndim:
+      return cur_spec
+    if isinstance(x.box, nn.LogicallyPartitioned):
+      # An empty list is not the same as None: it does not look at the scope.
+      names = nn.logical_to_mesh_axes(tuple(names), rules=x.box.rules or None)
+    new_spec = []
+    for cur, new in zip(cur_spec, names, strict=True):
+      if cur is not None and new is not None and cur != new:
+        raise ValueError(
+          f"The annotation of {name} asks for {tuple(names)}, but it is sharded "
+          f"already: {cur_spec}."
+        )
+      new_spec.append(new if cur is None else cur)
+    return tuple(new_spec)
+
+  return apply

@@ -1,0 +1,501 @@
+"""Speed of a train step, the input pipeline and checkpoints on this machine.
+
+python -m big_vision.tools.benchmark [--parts step,input,checkpoint]
+    [--model vit --variant S/16 --res 224 --batch 8 --dtype float32]
+    [--pp STRING] [--json FILE]
+
+step        seconds per step and images/s of the model on synthetic data, next
+            to a plain flax step of the same ViT; time to the first step
+input       images/s of a preprocessing string on JPEGs of 500x375 pixels
+checkpoint  how long the loop waits for a save, and how long the save takes
+
+The parts `step` and `checkpoint` need no TensorFlow, `step` no orbax either.
+docs/benchmarks.md has the method and figures.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+
+PARTS = ("step", "input", "checkpoint")
+DEFAULT_PP = (
+  "decode_jpeg_and_inception_crop({res})|flip_lr|value_range(-1, 1)"
+  '|onehot({classes}, key="label", key_result="labels")'
+  '|keep("image", "labels")'
+)
+
+# Peak of dense bfloat16 (float16 for T4, V100) matrix work, FLOP/s per jax
+# device, by the beginning of its device kind. From the vendors' data sheets.
+PEAK_FLOPS = (
+  ("TPU v2", 22.5e12),
+  ("TPU v3", 61.5e12),
+  ("TPU v4", 275e12),
+  ("TPU v5 lite", 197e12),
+  ("TPU v5e", 197e12),
+  ("TPU v5", 459e12),
+  ("TPU v6", 918e12),
+  ("TPU7x", 1153e12),
+  ("NVIDIA H100 PCIe", 756e12),
+  ("NVIDIA H100", 989e12),
+  ("NVIDIA H200", 989e12),
+  ("NVIDIA B200", 2250e12),
+  ("NVIDIA A100", 312e12),
+  ("NVIDIA L4", 121e12),
+  ("NVIDIA A10", 125e12),
+  ("Tesla T4", 65e12),
+  ("Tesla V100", 125e12),
+)
+
+
+class _Config(dict):
+  """The few keys of a trainer's config that are needed, without its package."""
+
+  __getattr__ = dict.__getitem__
+
+
+def peak_flops(device_kind):
+  """Peak bfloat16 FLOP/s of a device; None if it is not known."""
+  for start, flops in PEAK_FLOPS:
+    if device_kind.startswith(start):
+      return flops
+  return None
+
+
+def num_cpus():
+  """Number of CPU cores this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count()
+
+
+def peak_memory():
+  """Peak memory so far, in bytes: of the process and of the first device."""
+  rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  memory = {"host_bytes": rss * (1 if sys.platform == "darwin" else 1024)}
+  if "jax" in sys.modules:
+    stats = sys.modules["jax"].local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+      memory["device_bytes"] = stats["peak_bytes_in_use"]
+  return memory
+
+
+def timed_rounds(fns, steps, rounds):
+  """Seconds per step of functions, run in turns so that noise hits them alike.
+
+  Args:
+    fns: dict of name -> function; `fn(steps)` runs them and waits for the end.
+    steps: int, steps per round.
+    rounds: int.
+
+  Returns:
+    dict of name -> {"median": seconds, "best": seconds}, over the rounds.
+  """
+  seconds = {name: [] for name in fns}
+  for _ in range(rounds):
+    for name, fn in fns.items():
+      start = time.perf_counter()
+      fn(steps)
+      seconds[name].append((time.perf_counter() - start) / steps)
+  return {
+    name: {"median": statistics.median(s), "best": min(s)}
+    for name, s in seconds.items()
+  }
+
+
+class _Trainer:
+  """A training state on the devices, and the step that advances it."""
+
+  def __init__(self, recipe, tx, args):
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    from big_vision.training import step as step_lib
+
+    self._start = time.perf_counter()
+    mesh = Mesh(np.array(jax.devices()[: args.devices]), ("data",))
+    replicated = NamedSharding(mesh, PartitionSpec())
+    shape = (args.batch, args.res, args.res, 3)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(args.classes, size=args.batch)
+    self.batch = jax.device_put(
+      {
+        "image": rng.uniform(-1, 1, shape).astype(np.float32),
+        "labels": np.eye(args.classes, dtype=np.float32)[labels],
+      },
+      NamedSharding(mesh, PartitionSpec("data")),
+    )
+
+    def init(key, batch):
+      params = recipe.init(key, batch)
+      return {"params": params, "opt": tx(params).init(params)}
+
+    shapes = jax.eval_shape(init, jax.random.key(0), self.batch)
+    shardings = jax.tree.map(lambda _: replicated, shapes)
+    self.state = jax.jit(init, out_shardings=shardings)(
+      jax.random.key(0), self.batch
+    )
+    self.rng = jax.device_put(jax.random.key(1), replicated)
+    self.num_params = sum(
+      int(np.prod(x.shape)) for x in jax.tree.leaves(shapes["params"])
+    )
+    self._jitted = step_lib.compile(
+      recipe, tx(shapes["params"]), _Config(), shardings, replicated
+    )
+
+  def first_step(self):
+    """Compiles and runs one step; sets `flops`, `seconds_to_first_step`."""
+    # Counted before compilation: the same number on every platform.
+    lowered = self._jitted.lower(self.state, self.batch, {}, self.rng)
+    self.flops = (lowered.cost_analysis() or {}).get("flops")
+    self._step = lowered.compile()
+    self.run(1)
+    self.seconds_to_first_step = time.perf_counter() - self._start
+
+  def run(self, steps):
+    """Runs steps and waits for the last one."""
+    for _ in range(steps):
+      self.state, out = self._step(self.state, self.batch, {}, self.rng)
+    out["training_loss"].block_until_ready()
+
+
+def make_trainer(args):
+  """The model as the trainer runs it: `_Trainer`, with AdamW and clipping."""
+  import jax.numpy as jnp
+
+  from big_vision import lookup, losses
+  from big_vision import optax as bv_optax
+  from big_vision.training import recipe as recipe_lib
+
+  model = lookup.module("models", args.model, kind="model").Model(
+    args.classes,
+    variant=args.variant,
+    **{"dtype_mm": args.dtype, **json.loads(args.model_kw)},
+  )
+
+  def init(rng, batch):
+    return model.init(rng, jnp.zeros_like(batch["image"][:1]))["params"]
+
+  def loss_fn(params, batch, rng, state):
+    logits, _ = model.apply(
+      {"params": params}, batch["image"], train=True, rngs={"dropout": rng}
+    )
+    loss = losses.softmax_xent(
+      logits=logits, labels=batch["labels"], reduction=True
+    )
+    return loss, {}
+
+  config = _Config(
+    optax_name="scale_by_adam",
+    optax={},
+    lr=1e-3,
+    wd=1e-4,
+    grad_clip_norm=1.0,
+    schedule=_Config(warmup_steps=10, decay_type="cosine"),
+  )
+  sched_kw = dict(total_steps=10_000, batch_size=args.batch, data_size=10**6)
+  tx = lambda params: bv_optax.make(config, params, sched_kw=sched_kw)[0]
+  recipe = recipe_lib.Recipe(init=init, loss_fn=loss_fn)
+  return _Trainer(recipe, tx, args), model
+
+
+def make_reference(model, batch):
+  """A plain flax ViT and a plain step: what the framework is measured against.
+
+  Args:
+    model: the model of `make_trainer`, a ViT; gives the sizes.
+    batch: dict with "image" [B, H, W, 3] and one-hot "labels" [B, C].
+
+  Returns:
+    Tuple (`run(steps)`, which runs steps and waits for the last one; number of
+    parameters).
+  """
+  import flax.linen as nn
+  import jax
+  import jax.numpy as jnp
+  import optax
+
+  dtype = jnp.dtype(model.dtype_mm)
+
+  class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):  # [B, L, D]
+      y = nn.LayerNorm(dtype=dtype)(x)
+      x += nn.MultiHeadDotProductAttention(model.num_heads, dtype=dtype)(y, y)
+      y = nn.LayerNorm(dtype=dtype)(x)
+      y = nn.Dense(model.mlp_dim or 4 * model.width, dtype=dtype)(y)
+      return x + nn.Dense(model.width, dtype=dtype)(nn.gelu(y))
+
+  class ViT(nn.Module):
+    @nn.compact
+    def __call__(self, image):  # [B, H, W, 3]
+      patch = tuple(model.patch_size)
+      x = nn.Conv(model.width, patch, patch, dtype=dtype)(image)
+      x = x.reshape(x.shape[0], -1, model.width)
+      shape = (1, *x.shape[1:])
+      x += self.param("posemb", nn.initializers.normal(0.02), shape, dtype)
+      for _ in range(model.depth):
+        x = Block()(x)
+      x = nn.LayerNorm()(x).mean(axis=1)
+      return nn.Dense(model.num_classes, kernel_init=nn.initializers.zeros)(x)
+
+  vit = ViT()
+  tx = optax.chain(
+    optax.clip_by_global_norm(1.0), optax.adamw(1e-3, weight_decay=1e-4)
+  )
+
+  def loss_fn(params, batch):
+    logits = vit.apply({"params": params}, batch["image"])
+    return optax.softmax_cross_entropy(logits, batch["labels"]).mean()
+
+  def step(params, opt, batch):
+    loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+    updates, opt = tx.update(grads, opt, params)
+    return optax.apply_updates(params, updates), opt, loss
+
+  step = jax.jit(step, donate_argnums=(0, 1))
+  params = jax.jit(vit.init)(jax.random.key(0), batch["image"][:1])["params"]
+  # Where the batch is, which may be on several devices.
+  mesh = batch["image"].sharding.mesh
+  params = jax.device_put(
+    params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  )
+  num_params = sum(x.size for x in jax.tree.leaves(params))
+  state = [params, jax.jit(tx.init)(params)]
+
+  def run(steps):
+    for _ in range(steps):
+      *state[:], loss = step(*state, batch)
+    loss.block_until_ready()
+
+  run(2)  # Compiles, the second time for the layouts of the first results.
+  return run, num_params
+
+
+def benchmark_step(args):
+  """Times the train step; returns a dict of figures."""
+  import jax
+
+  args.devices = args.devices or len(jax.devices())
+  if args.batch % args.devices:
+    raise ValueError(
+      f"--batch={args.batch} is not divisible by {args.devices} devices."
+    )
+  trainer, model = make_trainer(args)
+  trainer.first_step()
+  memory = peak_memory()  # Before the reference takes its part.
+  fns = {"big_vision": trainer.run}
+  if args.model == "vit" and args.reference:
+    fns["plain_flax"], num_params = make_reference(model, trainer.batch)
+  seconds = timed_rounds(fns, args.steps, args.rounds)
+
+  best = seconds["big_vision"]["best"]
+  result = {
+    "model": f"{args.model} {args.variant}",
+    "resolution": args.res,
+    "batch": args.batch,
+    "devices": args.devices,
+    "dtype": args.dtype,
+    "num_params": trainer.num_params,
+    "seconds_to_first_step": trainer.seconds_to_first_step,
+    "seconds_per_step": seconds,
+    "images_per_second": args.batch / best,
+    "peak_memory": memory,
+  }
+  if "plain_flax" in seconds:
+    result["num_params_plain_flax"] = num_params
+    result["time_relative_to_plain_flax"] = best / seconds["plain_flax"]["best"]
+  if trainer.flops and trainer.flops > 0:
+    result["flops_per_step"] = trainer.flops
+    result["flops_per_second"] = trainer.flops / best
+    peak = peak_flops(jax.devices()[0].device_kind)
+    if peak:
+      result["share_of_peak_bfloat16"] = (
+        trainer.flops / best / (peak * args.devices)
+      )
+  return result
+
+
+def make_jpegs(num, height=375, width=500):
+  """Synthetic photographs: noise of all scales, about 110 kB each as JPEG.
+
+  Args:
+    num: int, number of images.
+    height: pixels.
+    width: pixels.
+
+  Returns:
+    List of bytes.
+  """
+  import numpy as np
+  import tensorflow as tf
+
+  rng = np.random.default_rng(0)
+  jpegs = []
+  for _ in range(num):
+    image = np.full((height, width, 3), 128.0, np.float32)
+    for scale in (1, 2, 4, 16, 64):
+      shape = (height // scale + 1, width // scale + 1, 3)
+      noise = rng.normal(scale=17 * scale**0.3, size=shape).astype(np.float32)
+      image += tf.image.resize(noise, (height, width)).numpy()
+    image = np.clip(image, 0, 255).astype(np.uint8)
+    jpegs.append(tf.io.encode_jpeg(image, quality=90).numpy())
+  return jpegs
+
+
+def benchmark_input(args):
+  """Times the training input pipeline; returns a dict of figures."""
+  import tensorflow as tf
+
+  from big_vision import input_pipeline
+  from big_vision.pp import builder
+
+  for ops in ("ops_general", "ops_image"):
+    importlib.import_module(f"big_vision.pp.{ops}")
+  pp = args.pp.format(res=args.res, classes=args.classes)
+  jpegs = make_jpegs(args.images)
+  labels = [i % args.classes for i in range(args.images)]
+  data = tf.data.Dataset.from_tensor_slices({"image": jpegs, "label": labels})
+  batches = iter(
+    input_pipeline.make_for_train(
+      data, builder.get_preprocess_fn(pp), args.images // 4
+    )
+  )
+  per_pass = 4 * (args.images // 4)
+  run = lambda passes: [next(batches) for _ in range(4 * passes)]
+  run(1)  # Fills buffers, and settles the number of threads.
+  seconds = timed_rounds({"input": run}, 1, args.rounds)["input"]
+  return {
+    "pp": pp,
+    "images": f"{args.images} JPEGs of 500x375",
+    "mean_bytes": sum(map(len, jpegs)) / len(jpegs),
+    "images_per_second": per_pass / seconds["median"],
+    "images_per_second_per_core": per_pass / seconds["median"] / num_cpus(),
+    "peak_memory": peak_memory(),
+  }
+
+
+def benchmark_checkpoint(args):
+  """Times saves of a training state; returns a dict of figures."""
+  import jax
+
+  from big_vision import checkpoints
+
+  trainer, _ = make_trainer(args)
+  manager = checkpoints.CheckpointManager()
+  stalls, totals = [], []
+  with tempfile.TemporaryDirectory(dir=args.dir) as folder:
+    # The first save also imports what it needs and is not counted.
+    for i in range(args.rounds + 1):
+      start = time.perf_counter()
+      checkpoints.save_checkpoint_ts(
+        manager, trainer.state, os.path.join(folder, "ckpt"), i, keep=False
+      )
+      stall = time.perf_counter() - start
+      manager.wait_until_finished()
+      if i:
+        stalls.append(stall)
+        totals.append(time.perf_counter() - start)
+  return {
+    "model": f"{args.model} {args.variant}",
+    "bytes": sum(x.nbytes for x in jax.tree.leaves(trainer.state)),
+    "seconds_blocked": statistics.median(stalls),
+    "seconds_until_on_disk": statistics.median(totals),
+    "peak_memory": peak_memory(),
+  }
+
+
+def describe_machine():
+  """What figures depend on, as a dict."""
+  machine = {
+    "platform": f"{platform.system()} {platform.machine()}",
+    "cpu_cores": num_cpus(),
+    "python": platform.python_version(),
+  }
+  if "jax" in sys.modules:
+    import jax
+
+    machine["devices"] = len(jax.devices())
+    machine["device_kind"] = jax.devices()[0].device_kind
+    machine["jax"] = jax.__version__
+  return machine
+
+
+def format_table(results):
+  """Results as lines of text, one figure per line, units in the names."""
+
+  def rows(tree, prefix=""):
+    for key, value in tree.items():
+      if isinstance(value, dict):
+        yield from rows(value, f"{prefix}{key}/")
+      else:
+        if isinstance(value, float) and abs(value) < 1000:
+          text = f"{value:.4g}"
+        else:
+          text = value if isinstance(value, str) else f"{value:,.0f}"
+        yield f"{prefix}{key}", text
+
+  lines = []
+  for part, tree in results.items():
+    table = list(rows(tree))
+    width = max(len(key) for key, _ in table)
+    lines += [part] + [f"  {key:<{width}}  {text}" for key, text in table]
+  return "\n".join(lines)
+
+
+def parse_args(argv=None):
+  """The arguments; see the top of the file."""
+  parser = argparse.ArgumentParser(
+    prog="python -m big_vision.tools.benchmark",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--parts", default=",".join(PARTS), help="comma-separated")
+  add("--model", default="vit", help="as config.model_name")
+  add("--variant", default="S/16")
+  add("--model_kw", default="{}", help='JSON, for example {"scan": true}')
+  add("--res", type=int, default=224, help="side of the images in pixels")
+  add("--batch", type=int, default=8, help="images per step")
+  add("--devices", type=int, help="default is all")
+  add("--classes", type=int, default=1000)
+  add("--dtype", default="float32", help="of matrix products: or bfloat16")
+  add("--steps", type=int, default=5, help="per round")
+  add("--rounds", type=int, default=3)
+  add("--no-reference", dest="reference", action="store_false")
+  add("--pp", default=DEFAULT_PP, help="{res} and {classes} are filled in")
+  add("--images", type=int, default=256, help="number of JPEGs")
+  add("--dir", help="where checkpoints go; default is the temporary folder")
+  add("--json", help="also write the figures to this file")
+  args = parser.parse_args(argv)
+  args.parts = args.parts.split(",")
+  for part in args.parts:
+    if part not in PARTS:
+      parser.error(f"--parts: {part!r} is none of {', '.join(PARTS)}")
+  return args
+
+
+def main(argv=None):
+  """Runs the parts, prints a table; returns the figures as a dict."""
+  args = parse_args(argv)
+  results = {"machine": {}}
+  for part in args.parts:
+    print(f"Measuring {part} ...", file=sys.stderr)
+    results[part] = globals()[f"benchmark_{part}"](args)
+  results["machine"] = describe_machine()
+  print(format_table(results))
+  if args.json:
+    with open(args.json, "w", encoding="utf-8") as f:
+      json.dump(results, f, indent=2)
+  return results
+
+
+if __name__ == "__main__":
+  main()

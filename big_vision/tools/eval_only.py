@@ -1,0 +1,197 @@
+"""Evaluates a model with the evaluators of a config, without training.
+
+  python -m big_vision.tools.eval_only --config CONFIG --workdir DIR
+
+Keys of the config: `model_name`, `model`, `num_classes`, `model_init` (a
+checkpoint; without it the random initialisation is evaluated), `model_load`,
+`evals`; `init_shapes` and `init_types` of the model's inputs, by default one
+float32 [1, 224, 224, 3]; `eval_repeats` (1), which becomes the metrics' step;
+`mesh`, `sharding_rules`, `sharding_strategy`, `loss` and `pp_modules` as for
+training; `no_profile`, names of evaluators not to profile.
+
+Evaluators may use the predict functions `predict`, `loss` and `model`.
+"""
+
+import jax
+import jax.numpy as jnp
+import ml_collections as mlc
+from absl import app, flags, logging
+from flax import linen as nn
+
+from big_vision import (
+  devices,
+  fs,
+  lookup,
+  losses,
+  metrics,
+  profiler,
+  sharding,
+  workdir,
+)
+from big_vision.chrono import chrono
+from big_vision.evaluators import common as eval_common
+from big_vision.training import cli, console
+
+# Features that are the first, second input of a model, as when training.
+INPUTS = ("image", "labels")
+
+
+def make_predict_fns(config, model):
+  """What evaluators may call.
+
+  Args:
+    config: ConfigDict; reads `loss` and the number of `init_shapes`.
+    model: linen module.
+
+  Returns:
+    Dict: `predict` (what the model returns), `loss` ({"loss": [B]}), both
+    `(train_state, batch, **kw)`; `model`, the module itself.
+  """
+  inputs = INPUTS[: len(config.get("init_shapes", [()]))]
+  loss = losses.get(config.get("loss", "sigmoid_xent"), "loss")
+
+  def predict(state, batch, **kw):
+    args = [batch.get(k) for k in inputs]
+    return model.apply({"params": state["params"]}, *args, **kw)
+
+  def predict_loss(state, batch, **kw):
+    logits, *_ = predict(state, batch, **kw)
+    labels = batch["labels"]
+    return {"loss": loss(logits=logits, labels=labels, reduction=False)}
+
+  return {"predict": predict, "loss": predict_loss, "model": model}
+
+
+def make_params(config, module, model):
+  """Parameters on the CPU: initialised, then loaded from `model_init`.
+
+  Args:
+    config: ConfigDict of the run.
+    module: Python module of the model, with `load`.
+    model: linen module.
+
+  Returns:
+    Tree of arrays.
+  """
+  shapes = config.get("init_shapes", [(1, 224, 224, 3)])
+  types = config.get("init_types", ["float32"] * len(shapes))
+  if len(types) != len(shapes):
+    raise ValueError(
+      f"config.init_types={types} should be as long as config.init_shapes="
+      f"{shapes}."
+    )
+
+  @devices.jit_cpu()
+  def init():
+    pairs = zip(shapes, types, strict=True)
+    zeros = [jnp.zeros(tuple(s), t) for s, t in pairs]
+    return nn.unbox(model.init(jax.random.PRNGKey(42), *zeros)["params"])
+
+  params = init()
+  if config.get("model_init"):
+    params = module.load(
+      params,
+      config.model_init,
+      config.get("model"),
+      **config.get("model_load", {}),
+    )
+  return params
+
+
+def evaluate(config, output_dir=None):
+  """Runs all evaluators of a config.
+
+  Args:
+    config: ConfigDict, see the top of this file.
+    output_dir: folder for the metrics; None writes nothing.
+
+  Raises:
+    ValueError: the config is wrong; raised before the model is loaded.
+  """
+  assert not (config.get("model") or {}).get("reinit"), (
+    "config.model.reinit is for training, it has no effect here."
+  )
+  mesh = devices.create_device_mesh(
+    config.get("mesh", [("data", jax.device_count())]),
+    allow_split_physical_axes=config.get(
+      "mesh_allow_split_physical_axes", False
+    ),
+  )
+  flat = mesh.devices.flatten()
+  for m in config.get("pp_modules", ["ops_general", "ops_image"]):
+    lookup.module("pp", m, kind="preprocessing module", key="pp_modules")
+  module = lookup.module(
+    "models", config.model_name, kind="model", key="model_name"
+  )
+  kw = config.get("model", mlc.ConfigDict()).to_dict()
+  if "num_classes" in config:
+    kw["num_classes"] = config.num_classes
+  model = module.Model(**kw)
+  predict_fns = make_predict_fns(config, model)
+  eval_common.validate(config, predict_fns, flat)
+
+  if output_dir:
+    fs.makedirs(output_dir)
+  writer = metrics.BigVisionMetricWriter(workdir=output_dir, config=config)
+  chrono.inform(measure=writer.measure, write_note=console.note)
+  try:
+    writer.step_start(0)
+    with chrono.log_timing("z/secs/init"):
+      params = make_params(config, module, model)
+      num_params = sum(x.size for x in jax.tree.leaves(params))
+      strategy = config.get("sharding_strategy", [(".*", "replicate")])
+      rules = list(config.get("sharding_rules", [("act_batch", "data")]))
+      with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        state = {"params": params}
+        where = sharding.infer_sharding(state, strategy=strategy, mesh=mesh)
+        state = devices.reshard(state, where)
+    writer.measure("num_params", num_params)
+
+    evaluators = eval_common.from_config(
+      config,
+      predict_fns,
+      lambda name: console.note(f"Initializing evaluator: {name}..."),
+      get_steps=lambda key, cfg: None,  # All run, whenever they are due.
+      devices=flat,
+    )
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+      for repeat in range(config.get("eval_repeats", 1)):
+        if repeat:
+          writer.step_start(repeat)
+        chrono.inform(first_step=repeat)
+        for name, evaluator, _, prefix in evaluators:
+          _measure(config, writer, name, evaluator, prefix, state)
+        writer.step_end()
+  finally:
+    writer.close()
+  devices.sync()
+
+
+def _measure(config, writer, name, evaluator, prefix, state):
+  """Runs one evaluator and writes what it yields."""
+  console.note(f"{name} evaluation...")
+  skip = name in config.get("no_profile", [])
+  with (
+    chrono.log_timing(f"z/secs/eval/{name}"),
+    profiler.profile(name, noop=skip),
+    jax.transfer_guard("disallow"),
+  ):
+    for key, value in evaluator.run(state):
+      writer.measure(f"{prefix}{key}", jax.device_get(value))
+
+
+def main(argv):
+  """Evaluates what the flags of `training/cli.py` ask for."""
+  del argv
+  args = flags.FLAGS
+  if args.config is None:
+    raise SystemExit("--config is required: a config with model and evals.")
+  cli.start_jax()
+  if args.profile and args.workdir:
+    profiler.configure(fs.join(args.workdir, "profile"))
+  evaluate(args.config, args.workdir)
+  workdir.maybe_cleanup_workdir(args.workdir, args.cleanup, logging.info)
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,330 @@
+"""Curves of one or several runs as one HTML page that needs no network.
+
+python -m big_vision.tools.plot WORKDIR... [--out FILE] [--png FILE]
+
+Reads `big_vision_metrics.txt` and `config.json` of each workdir. The page has
+the curves (hover for values, log scale, smoothing, search), what differs
+between the configs and the last values. `--png` draws the main curves with
+matplotlib. Needs neither TensorFlow nor jax.
+"""
+
+import argparse
+import dataclasses
+import html
+import importlib.resources
+import json
+import math
+import os
+import re
+import sys
+
+from big_vision import fs
+
+METRICS_FILE = "big_vision_metrics.txt"
+
+# Title of a group on the page, and which metrics it has: the first that
+# matches. What matches none comes below, folded, by the part before a "/".
+GROUPS = (
+  ("Loss", r"^training_loss$|(^|/)(\w+_)?loss(_\w+)?$"),
+  ("Learning rate", r"^global_schedule\d*$|(^|/)lr$"),
+  ("Accuracy", r"prec@\d+$|(^|/)acc(uracy)?$|^a/.*shot"),
+  ("Speed", r"^img/sec/core$"),
+)
+MAX_PNG_CURVES = 8  # Per panel; more cannot be told apart.
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One run: its name on the page, curves and config.
+
+  Attributes:
+    name: str, unique on the page.
+    series: dict of metric name -> (list of steps, ascending; list of values).
+    config: flat dict of config key -> value; empty if there is no config.json.
+  """
+
+  name: str
+  series: dict
+  config: dict
+
+
+def read_metrics(path):
+  """Reads a metrics file.
+
+  A run that was interrupted repeats steps: the last value of a step counts. A
+  record torn by the interruption is left out.
+
+  Args:
+    path: str, file of JSON lines `{"step": 1, "name": value, ...}`.
+
+  Returns:
+    Tuple (dict of metric name -> (steps, values), number of torn lines).
+  """
+  found, torn = {}, 0
+  with fs.open(path) as f:
+    for line in f:
+      if not line.strip():
+        continue
+      record = _parse(line)
+      if record is None:
+        torn += 1
+        # A resumed run may have continued the torn line with its first one.
+        record = _parse(line[max(line.rfind('{"step"'), 0) :])
+      if record is None:
+        continue
+      step = record.pop("step")
+      for name, value in record.items():
+        if isinstance(value, (int, float)):
+          found.setdefault(name, {})[step] = float(value)
+  series = {}
+  for name, by_step in found.items():
+    steps = sorted(by_step)
+    series[name] = (steps, [by_step[step] for step in steps])
+  return series, torn
+
+
+def _parse(line):
+  """The record of a line; None if it is not one."""
+  try:
+    record = json.loads(line)  # Knows NaN and Infinity.
+  except ValueError:
+    return None
+  return record if isinstance(record, dict) and "step" in record else None
+
+
+def flatten(tree, prefix=""):
+  """Nested dicts as one dict with keys like "input.batch_size"."""
+  if not isinstance(tree, dict) or not tree:
+    return {prefix[:-1]: tree}
+  flat = {}
+  for key, value in tree.items():
+    flat.update(flatten(value, f"{prefix}{key}."))
+  return flat
+
+
+def read_runs(workdirs):
+  """Reads runs.
+
+  Args:
+    workdirs: list of str, workdirs or metrics files.
+
+  Returns:
+    List of `Run`.
+
+  Raises:
+    FileNotFoundError: a workdir has no metrics file.
+  """
+  files = []
+  for workdir in workdirs:
+    path = (
+      workdir if workdir.endswith(".txt") else fs.join(workdir, METRICS_FILE)
+    )
+    if not fs.exists(path):
+      raise FileNotFoundError(
+        f"No metrics in {workdir}: {path} does not exist. Give the --workdir "
+        "of a run that has logged."
+      )
+    files.append(path)
+
+  runs = []
+  names = short_names([os.path.dirname(path) or "." for path in files])
+  for name, path in zip(names, files, strict=True):
+    series, torn = read_metrics(path)
+    if torn:
+      print(f"{path}: left out {torn} torn record(s)", file=sys.stderr)
+    config, config_file = {}, fs.join(os.path.dirname(path), "config.json")
+    if fs.exists(config_file):
+      with fs.open(config_file) as f:
+        config = flatten(json.load(f))
+    runs.append(Run(name, series, config))
+  return runs
+
+
+def short_names(folders):
+  """The shortest ends of paths that tell them apart; equal ones get #2, #3."""
+  parts = [os.path.abspath(f).split(os.sep) for f in folders]
+  different = len({tuple(p) for p in parts})
+  for n in range(1, max(map(len, parts)) + 1):
+    names = ["/".join(p[-n:]) for p in parts]
+    if len(set(names)) == different:
+      break
+  return [
+    name + (f" #{names[:i].count(name) + 1}" if name in names[:i] else "")
+    for i, name in enumerate(names)
+  ]
+
+
+def group_metrics(names):
+  """Sorts metric names into groups.
+
+  Args:
+    names: iterable of str.
+
+  Returns:
+    List of (title, list of names, whether it is shown unfolded).
+  """
+  groups, rest = {title: [] for title, _ in GROUPS}, {}
+  # Seldom logged metrics (of evaluators) come after the training curves.
+  for name in sorted(names, key=lambda n: ("/" in n, n)):
+    for title, pattern in GROUPS:
+      if re.search(pattern, name):
+        groups[title].append(name)
+        break
+    else:
+      title = name.split("/")[0] + "/" if "/" in name else "Other"
+      rest.setdefault(title, []).append(name)
+  return [(t, n, True) for t, n in groups.items() if n] + [
+    (t, rest[t], False) for t in sorted(rest, key=lambda t: (t != "Other", t))
+  ]
+
+
+def make_page(runs):
+  """The HTML page as a str.
+
+  Args:
+    runs: list of `Run`.
+  """
+  names = {name for run in runs for name in run.series}
+  data = {
+    "runs": [
+      {
+        "name": run.name,
+        # NaN and Infinity are not JSON; the page shows gaps for these strings.
+        "series": {
+          name: [steps, [v if math.isfinite(v) else str(v) for v in values]]
+          for name, (steps, values) in run.series.items()
+        },
+      }
+      for run in runs
+    ],
+    "groups": group_metrics(names),
+  }
+  template = importlib.resources.files(__package__).joinpath("plot.html")
+  return _fill(
+    template.read_text(encoding="utf-8"),
+    TITLE=html.escape(", ".join(run.name for run in runs)),
+    CONFIG=_config_table(runs),
+    FINAL=_final_table(runs, data["groups"]),
+    # "<" could end the script element.
+    DATA=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+  )
+
+
+def _fill(template, **values):
+  """Replaces `{{KEY}}` once each, never inside of inserted values."""
+  pattern = r"\{\{(" + "|".join(values) + r")\}\}"
+  return re.sub(pattern, lambda m: values[m[1]], template)
+
+
+def _table(head, rows):
+  def row(cells, tag):
+    cells = "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells)
+    return f"<tr>{cells}</tr>"
+
+  body = "\n".join(row(cells, "td") for cells in rows)
+  return (
+    f"<table><thead>{row(head, 'th')}</thead><tbody>\n{body}\n</tbody></table>"
+  )
+
+
+def _config_table(runs):
+  """The keys that differ, or the whole config of a single run (folded)."""
+  if not any(run.config for run in runs):
+    return "<p>No config.json found.</p>"
+  missing = "–"
+  keys = sorted({key for run in runs for key in run.config})
+  shown = lambda run, key: (
+    json.dumps(run.config[key]) if key in run.config else missing
+  )
+  rows = [[key, *(shown(run, key) for run in runs)] for key in keys]
+  head = ["key", *(run.name for run in runs)]
+  if len(runs) == 1:
+    table = _table(head, rows)
+    return f"<details><summary>All keys</summary>{table}</details>"
+  rows = [row for row in rows if len(set(row[1:])) > 1]
+  return _table(head, rows) if rows else "<p>The configs are equal.</p>"
+
+
+def _final_table(runs, groups):
+  rows = []
+  for _, names, _ in groups:
+    for name in names:
+      cells = []
+      for run in runs:
+        steps, values = run.series.get(name, ((), ()))
+        cells.append(f"{values[-1]:.6g} (step {steps[-1]})" if steps else "–")
+      rows.append([name, *cells])
+  return _table(["metric", *(run.name for run in runs)], rows)
+
+
+def save_png(runs, path):
+  """Draws the main groups of curves, one panel each.
+
+  Args:
+    runs: list of `Run`.
+    path: str, local file to write.
+
+  Raises:
+    ImportError: matplotlib is not installed.
+  """
+  try:
+    from matplotlib import figure, ticker
+  except ImportError as e:
+    raise ImportError(
+      "--png needs matplotlib: pip install matplotlib, or leave --png out."
+    ) from e
+  names = {name for run in runs for name in run.series}
+  groups = [(t, n) for t, n, is_main in group_metrics(names) if is_main]
+  fig = figure.Figure(figsize=(10, 2.9 * math.ceil(len(groups) / 2)), dpi=110)
+  columns = min(2, max(1, len(groups)))
+  for i, (title, metrics) in enumerate(groups):
+    axes = fig.add_subplot(math.ceil(len(groups) / 2), columns, i + 1)
+    curves = [(r, m) for m in metrics for r in runs if m in r.series]
+    for run, metric in curves[:MAX_PNG_CURVES]:
+      steps, values = run.series[metric]
+      label = metric if len(runs) == 1 else f"{run.name}: {metric}"
+      marker = "o" if len(steps) < 25 else None
+      axes.plot(steps, values, marker=marker, ms=3, lw=1.4, label=label)
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel("step", fontsize=9)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+  fig.tight_layout()
+  fig.savefig(path)
+
+
+def main(argv=None):
+  """Writes the page; returns the exit status."""
+  parser = argparse.ArgumentParser(
+    prog="python -m big_vision.tools.plot",
+    description="Curves of runs as one self-contained HTML page.",
+  )
+  parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
+  parser.add_argument(
+    "--out", help="the page; by default plot.html in the (only) workdir or here"
+  )
+  parser.add_argument("--png", help="also draw the main curves to this file")
+  args = parser.parse_args(argv)
+  try:
+    runs = read_runs(args.workdirs)
+  except FileNotFoundError as e:
+    print(e, file=sys.stderr)
+    return 1
+  out = args.out
+  if out is None:
+    only = args.workdirs[0] if len(args.workdirs) == 1 else ""
+    out = fs.join(only if fs.isdir(only) else "", "plot.html")
+  with fs.open(out, "w") as f:
+    f.write(make_page(runs))
+  print(f"Wrote {out}")
+  if args.png:
+    save_png(runs, args.png)
+    print(f"Wrote {args.png}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,71 @@
+"""Image classification: the shortest complete trainer, the one to copy.
+
+  python -m big_vision.train --config configs/quickstart.py --workdir DIR
+
+`build` says what is computed: model, loss, mixup and the functions that
+evaluators call. Everything else (data, optimizer, logging, checkpoints,
+evaluation) follows from the config, see `training/`.
+"""
+
+from absl import app
+from big_vision import losses
+from big_vision import mixup
+from big_vision.training import cli
+from big_vision.training import recipe
+import jax.numpy as jnp
+
+
+def build(setup):
+  """The recipe of supervised classification.
+
+  Args:
+    setup: Setup; reads `loss`, `mixup`, `init_head_bias` and the model's keys
+      of its config. Batches have `image` [B, H, W, C] and `labels` [B, N].
+
+  Returns:
+    The Recipe.
+  """
+  config = setup.config
+  model, load = setup.make_model()  # From config.model_name, config.model.
+  loss = losses.get(config.get("loss", "sigmoid_xent"), "loss")
+
+  def init(rng, batch):
+    params = model.init(rng, batch["image"])["params"]
+    if "init_head_bias" in config:
+      bias = params["head"]["bias"]
+      params["head"]["bias"] = jnp.full_like(bias, config.init_head_bias)
+    return params
+
+  def loss_fn(params, batch, rng, state):
+    del state
+    logits, _ = model.apply(
+      {"params": params}, batch["image"], train=True, rngs={"dropout": rng}
+    )
+    return loss(logits=logits, labels=batch["labels"]), {}
+
+  def augment(batch, rng):
+    # On each device among its own examples only: nothing has to travel.
+    mix = mixup.get_mixup(rng, config.mixup.p, num_shards=setup.devices.size)
+    rng, (image, labels), _ = mix(batch["image"], batch["labels"])
+    return {**batch, "image": image, "labels": labels}, rng
+
+  def predict(state, batch):
+    return model.apply({"params": state["params"]}, batch["image"])
+
+  def predict_loss(state, batch):
+    logits, _ = predict(state, batch)
+    return {"loss": loss(logits=logits, labels=batch["labels"], reduction=False)}
+
+  return recipe.Recipe(
+    init=init,
+    load=load,
+    loss_fn=loss_fn,
+    augment=augment if (config.get("mixup") or {}).get("p") else None,
+    predict_fns={"predict": predict, "loss": predict_loss},
+  )
+
+
+main = cli.main_for(build)
+
+if __name__ == "__main__":
+  app.run(main)

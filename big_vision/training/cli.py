@@ -1,0 +1,192 @@
+"""From a command line to a finished run: flags, set-up, data, loop, shutdown.
+
+Defines the flags that every trainer has; `main_for` turns a method's `build`
+into the `main` of its module.
+"""
+
+import contextlib
+import os
+
+from absl import flags
+from absl import logging
+from big_vision import devices
+from big_vision import fs
+from big_vision import lookup
+from big_vision import metrics
+from big_vision import profiler
+from big_vision import schedules
+from big_vision import workdir as workdir_lib
+from big_vision.chrono import chrono
+from big_vision.training import config_check
+from big_vision.training import console
+from big_vision.training import loop
+from big_vision.training import setup as setup_lib
+import jax
+from ml_collections import config_flags
+
+config_flags.DEFINE_config_file(
+  "config", None, "Training configuration: path.py[:argument].", lock_config=True
+)
+flags.DEFINE_string("workdir", None, "Folder for logs and checkpoints.")
+flags.DEFINE_boolean(
+  "cleanup", False, "Delete the workdir after successful completion."
+)
+flags.DEFINE_boolean(
+  "profile", False, "Trace a few steps into <workdir>/profile."
+)
+jax.config.parse_flags_with_absl()
+
+PP_MODULES = ("ops_general", "ops_image", "ops_text")
+
+
+def main_for(build):
+  """The `main(argv)` of a trainer module.
+
+  Args:
+    build: `Setup -> Recipe`, what the method computes.
+
+  Returns:
+    Function for `absl.app.run`.
+  """
+
+  def main(argv):
+    del argv
+    config = flags.FLAGS.config
+    if config is None:
+      raise SystemExit("--config is required, for example configs/quickstart.py")
+    start_jax()
+    train(
+      build,
+      config,
+      flags.FLAGS.workdir,
+      cleanup=flags.FLAGS.cleanup,
+      profile=flags.FLAGS.profile,
+    )
+
+  return main
+
+
+def start_jax():
+  """Joins the other hosts (BV_JAX_INIT), logging, compilation cache."""
+  if flags.FLAGS["verbosity"].using_default_value:
+    logging.set_verbosity(logging.INFO)
+  # Library chatter at INFO hides what a user wants to see.
+  for name in ("jax", "orbax", "absl.orbax"):
+    logging.logging.getLogger(name).setLevel(logging.logging.WARNING)
+  if os.environ.get("BV_JAX_INIT"):
+    jax.config.update("jax_enable_preemption_service", True)
+    # TPU pods and Slurm tell JAX who is who; elsewhere these variables do,
+    # together with JAX' own JAX_COORDINATOR_ADDRESS.
+    env = lambda name: int(os.environ[name]) if name in os.environ else None
+    jax.distributed.initialize(
+      num_processes=env("JAX_NUM_PROCESSES"), process_id=env("JAX_PROCESS_ID")
+    )
+  if not jax.config.jax_compilation_cache_dir:
+    cache = os.path.expanduser("~/.cache/big_vision/jax")
+    jax.config.update("jax_compilation_cache_dir", cache)
+
+
+def train(build, config, workdir=None, *, cleanup=False, profile=False):
+  """Runs a training from its config.
+
+  Args:
+    build: `Setup -> Recipe`.
+    config: ConfigDict of the run.
+    workdir: output folder; None writes nothing.
+    cleanup: delete the workdir after success.
+    profile: trace a few steps.
+
+  Returns:
+    The final state.
+
+  Raises:
+    ValueError: the config is wrong; raised before data is read.
+  """
+  from big_vision import input_pipeline  # The TensorFlow wing.
+
+  console.note(
+    f"Hello from process {jax.process_index()} of {jax.process_count()} with "
+    f"{jax.local_device_count()}/{jax.device_count()} devices "
+    f"({jax.devices()[0].device_kind}), workdir {workdir}."
+  )
+  logging.info("%s", config)
+
+  config_check.check(config)
+  mesh = devices.create_device_mesh(
+    config.get("mesh", [("data", jax.device_count())]),
+    allow_split_physical_axes=config.get("mesh_allow_split_physical_axes", False),
+  )
+  for m in config.get("pp_modules", PP_MODULES):
+    lookup.module("pp", m, kind="preprocessing module", key="pp_modules")
+  input_pipeline.validate(config.input)
+
+  if workdir:
+    fs.makedirs(workdir)  # On every host.
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(workdir_lib.lock(workdir))
+    writer = metrics.BigVisionMetricWriter(workdir=workdir, config=config)
+    stack.callback(writer.close)
+    setup = _set_up(config, workdir, mesh, writer, profile)
+    recipe = build(setup)
+    config_check.check_evals(config, recipe.predict_fns, setup.devices)
+    state = loop.run(setup, recipe)
+  devices.sync()
+  if jax.process_index() == 0:
+    logging.info("\n%s", console.summary(writer.latest, workdir, _files(workdir)))
+  workdir_lib.maybe_cleanup_workdir(workdir, cleanup, logging.info)
+  return state
+
+
+def _set_up(config, workdir, mesh, writer, profile):
+  """Opens the data, resolves durations, starts the clock: the Setup."""
+  from big_vision import input_pipeline
+
+  seed, batch_size = config.get("seed", 0), config.input.batch_size
+  dataset, num_examples = input_pipeline.training(config.input, seed=seed)
+  total_steps = schedules.steps("total", config, num_examples, batch_size)
+  if total_steps != int(total_steps):
+    raise ValueError(f"config.total_steps={total_steps} is not a whole number.")
+  total_steps = int(total_steps)
+  chrono.inform(
+    total_steps=total_steps,
+    global_bs=batch_size,
+    steps_per_epoch=num_examples / batch_size,
+    measure=writer.measure,
+    write_note=console.note,
+  )
+  if profile and workdir:
+    profiler.configure(fs.join(workdir, "profile"))
+  flat = mesh.devices.flatten()
+
+  def batches(first_step):
+    """Iterator of global batches from the (0-based) step `first_step` on."""
+    ds = dataset
+    if first_step:
+      ds, _ = input_pipeline.training(
+        config.input, seed=seed, start_step=first_step
+      )
+    ahead = config.get("prefetch_to_device", 1)
+    return input_pipeline.start_global(ds, flat, ahead, warmup=True)
+
+  return setup_lib.Setup(
+    config=config,
+    workdir=workdir,
+    mesh=mesh,
+    writer=writer,
+    batch_shapes=input_pipeline.shapes(dataset.element_spec),
+    batches=batches,
+    num_examples=num_examples,
+    total_steps=total_steps,
+  )
+
+
+def _files(workdir):
+  """What a run leaves behind, for the summary."""
+  if not workdir:
+    return []
+  return [
+    ("metrics", fs.join(workdir, "big_vision_metrics.txt")),
+    ("config", fs.join(workdir, "config.json")),
+    ("checkpoint", fs.join(workdir, "checkpoint.bv-LAST")),
+    ("curves", f"python -m big_vision.tools.plot {workdir}"),
+  ]

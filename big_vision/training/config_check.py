@@ -1,0 +1,81 @@
+"""Checks a config once, at the edge, before anything expensive starts."""
+
+import difflib
+
+from big_vision import losses
+from big_vision import lookup
+from big_vision.evaluators import common as eval_common
+import jax
+
+# Keys of the loop, the optimizer and the trainers. Others are allowed (configs
+# keep their arguments and sweeps their notes there) unless they look misspelt.
+DURATIONS = ("total", "log_training", "ckpt", "keep_ckpt")
+KEYS = {
+  "pp_modules", "mesh", "mesh_allow_split_physical_axes", "sharding_rules",
+  "sharding_strategy", "input", "prefetch_to_device", "model_name",
+  "num_classes", "model", "init_head_bias", "seed", "loss", "mixup", "resume",
+  "model_init", "model_load", "evals", "batch_size_eval", "batch_size",
+  "optax_name", "optax", "lr", "lr_mults", "wd", "wd_mults", "schedule",
+  "grad_clip_norm", "grad_clip_per_example", "weight_decay_decouple",
+  "grad_accum_steps", "ckpt_timeout",
+  *(f"{d}_{u}" for d in DURATIONS for u in ("steps", "examples", "epochs", "percent")),
+}  # fmt: skip
+REQUIRED = ("input", "input.batch_size", "model_name", "lr", "optax_name")
+
+
+def check(config, known=KEYS):
+  """Raises ValueError for what can be told wrong from the config alone.
+
+  Args:
+    config: ConfigDict of a run.
+    known: names that may stand at its top level.
+  """
+  misspelt(config, known)
+  for key in REQUIRED:
+    if config.get(key) is None:
+      raise ValueError(f"config.{key} is required.")
+  for d in ("total", "log_training"):
+    units = [f"{d}_{u}" for u in ("steps", "examples", "epochs", "percent")]
+    if all(config.get(u) is None for u in units):
+      raise ValueError(f"One of {', '.join('config.' + u for u in units)} is required.")
+  if config.get("total_percent") is not None:
+    raise ValueError("config.total_percent: there is no total to take it from.")
+
+  batch_size, n = config.input.batch_size, jax.device_count()
+  if batch_size % n:
+    raise ValueError(
+      f"config.input.batch_size={batch_size} is not divisible by the number of "
+      f"devices, {n}. Use for example {max(batch_size // n, 1) * n}."
+    )
+  accum = config.get("grad_accum_steps") or 1
+  if batch_size % (accum * n):
+    raise ValueError(
+      f"config.input.batch_size={batch_size} is not divisible by "
+      f"config.grad_accum_steps={accum} times the number of devices, {n}."
+    )
+  lookup.module("models", config.model_name, kind="model", key="model_name")
+  if isinstance(config.get("loss"), str):
+    losses.get(config.loss, "loss")
+
+
+def check_evals(config, predict_fns, devices):
+  """Raises ValueError for evaluators that can not be built.
+
+  Args:
+    config: ConfigDict of a run.
+    predict_fns: what the recipe offers to evaluators, by name.
+    devices: [num_devices] array.
+  """
+  eval_common.validate(config, predict_fns, devices)
+
+
+def misspelt(config, known, prefix="config."):
+  """Raises ValueError for keys that nobody reads but that look like others."""
+  for key in config:
+    if key in known:
+      continue
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+    if near:
+      raise ValueError(
+        f"{prefix}{key} is not a known key. Did you mean {prefix}{near[0]}?"
+      )

@@ -1,0 +1,116 @@
+"""What a user sees: a progress line, notes, and a summary at the end."""
+
+import logging as py_logging
+import math
+import re
+import sys
+
+from absl import logging
+from big_vision.chrono import hms
+import jax
+
+
+class Progress:
+  """One line that shows where a run is.
+
+  On a terminal the line is redrawn in place below the log and single metrics
+  stay out of the log (they are in the metrics file); elsewhere every update
+  is a line of its own.
+  """
+
+  def __init__(self, total_steps, stream=None):
+    self.total_steps = total_steps
+    self.stream = stream or sys.stderr
+    self.live = self.stream.isatty() and jax.process_index() == 0
+    self._line = ""
+    self._handler = None
+    if self.live:
+      self._handler = logging.get_absl_handler()
+      self._handler.addFilter(self._before_log)
+
+  def update(self, step, measured):
+    """Shows step, loss, images per second and time to go.
+
+    Args:
+      step: int, finished steps.
+      measured: dict of metrics of this step; `training_loss`,
+        `img/sec` and `eta` (seconds) are shown if they are there.
+    """
+    parts = [
+      f"step {step}/{self.total_steps}",
+      f"{100 * step / max(self.total_steps, 1):.0f}%",
+    ]
+    if "training_loss" in measured:
+      parts.append(f"loss {measured['training_loss']:.4g}")
+    if "img/sec" in measured:
+      parts.append(f"{measured['img/sec']:.0f} img/s")
+    if "eta" in measured:
+      parts.append(f"ETA {hms(measured['eta'])}")
+    text = "  ".join(parts)
+    if not self.live:
+      if jax.process_index() == 0:
+        logging.info("%s", text)
+      return
+    self._line = text
+    self._draw()
+
+  def close(self):
+    """Leaves the last state of the line on the screen."""
+    if self.live:
+      if self._line:
+        self.stream.write("\n")
+      self._line = ""
+      self._handler.removeFilter(self._before_log)
+      self.live = False
+
+  def _draw(self):
+    self.stream.write(f"\r\x1b[2K{self._line}")
+    self.stream.flush()
+
+  def _before_log(self, record):
+    """Logging filter: makes room for a log line; drops single metrics."""
+    if record.levelno <= py_logging.INFO and record.module == "metrics":
+      return False
+    if self._line:
+      self.stream.write("\r\x1b[2K")
+    return True
+
+
+def note(text):
+  """Logs a note on process 0, marked so that it stands out in the log."""
+  if jax.process_index() == 0:
+    logging.info("\x1b[33mNOTE\x1b[0m: %s", text)
+
+
+def summary(metrics, workdir, files):
+  """The table at the end of a run.
+
+  Args:
+    metrics: dict name -> last value.
+    workdir: str or None.
+    files: list of (what, path).
+
+  Returns:
+    str of several lines.
+  """
+  quiet = re.compile(r"^(y/|z/secs|core_hours_|uptime|num_params)")
+  rows = [(k, v) for k, v in metrics.items() if not quiet.match(k)]
+  rows = [(k, _number(v)) for k, v in rows if isinstance(v, (int, float))]
+  width = max([len(k) for k, _ in rows], default=0)
+  lines = ["Final metrics", *(f"  {k:<{width}}  {v:>12}" for k, v in rows)]
+  if workdir:
+    wide = max(len(what) for what, _ in files)
+    lines += ["Where things are"]
+    lines += [f"  {what:<{wide}}  {path}" for what, path in files]
+  else:
+    lines += ["Nothing was written: the run had no --workdir."]
+  return "\n".join(lines)
+
+
+def _number(x):
+  """At most six digits, no exponent for everyday sizes."""
+  if isinstance(x, float) and not math.isfinite(x):
+    return str(x)
+  if float(x).is_integer() and abs(x) < 1e12:
+    return f"{int(x)}"
+  return f"{x:.6g}" if 1e-3 <= abs(x) < 1e6 else f"{x:.4e}"

@@ -1,0 +1,160 @@
+"""The update step: augment, gradient, optimizer, measurements.
+
+One pure function from state and batch to state and measurements; `compile`
+turns it into the one program that the loop runs.
+"""
+
+import functools
+
+from big_vision import optax as bv_optax
+from big_vision.grads import accumulate
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def l2(tree):
+  """√Σ x² over all leaves of a tree, in float32. Returns a scalar []."""
+  return jnp.sqrt(
+    sum(
+      (
+        jnp.sum(jnp.square(jnp.asarray(x, jnp.float32)))
+        for x in jax.tree.leaves(tree)
+      ),
+      start=jnp.float32(0.0),
+    )
+  )
+
+
+def loss_and_grad(
+  recipe, params, batch, rng, state, static, accum_steps, shardings=None
+):
+  """Loss, measurements and gradient, averaged over micro-batches.
+
+  Args:
+    recipe: the Recipe.
+    params: parameters.
+    batch: dict of arrays [B, ...].
+    rng: random key; micro-batch i gets it folded with i.
+    state: the training state, passed on to the loss.
+    static: tuple, passed on to the loss.
+    accum_steps: int, number of micro-batches. For losses that are means over
+      examples, any number gives the loss and gradient of the whole batch.
+    shardings: tree of NamedSharding of the parameters, which sums of gradients
+      keep; without, XLA may hold them whole on every device.
+
+  Returns:
+    `((loss, measurements), gradients)`; gradients have the parameters' dtypes.
+  """
+  if accum_steps == 1:
+    return recipe.grad_fn(recipe.loss_fn, params, batch, rng, state, *static)
+
+  def one(micro, i):
+    key = jax.random.fold_in(rng, i)
+    out, grads = recipe.grad_fn(
+      recipe.loss_fn, params, micro, key, state, *static
+    )
+    if shardings is not None:
+      grads = jax.lax.with_sharding_constraint(grads, shardings)
+    return out, grads
+
+  (loss, measurements), grads = accumulate(one, batch, accum_steps)
+  # Means are in float32; what belongs to the state keeps its dtype.
+  like = lambda tree, old: jax.tree.map(lambda x, y: x.astype(y.dtype), tree, old)
+  if "collections" in measurements:
+    old = state["collections"]
+    measurements["collections"] = like(measurements["collections"], old)
+  return (loss, measurements), like(grads, params)
+
+
+def update(
+  state,
+  batch,
+  frozen,
+  rng_loop,
+  *,
+  recipe,
+  tx,
+  schedule,
+  accum_steps,
+  shardings,
+  static,
+):
+  """One step of training.
+
+  Args:
+    state: dict with `params`, `opt` and what the recipe added.
+    batch: dict of global arrays [B, ...].
+    frozen: the recipe's frozen trees.
+    rng_loop: random key of the whole run; the step's key is this one folded
+      with the schedule counter, so it does not depend on restarts.
+    recipe: the Recipe.
+    tx: optax.GradientTransformation.
+    schedule: `config.schedule`; tells which parameters are frozen.
+    accum_steps: int, number of micro-batches.
+    shardings: tree of NamedSharding of the state.
+    static: tuple of the recipe's static arguments.
+
+  Returns:
+    `(state, measurements)`; measurements are scalars by name.
+  """
+  params, opt = state["params"], state["opt"]
+  rng = jax.random.fold_in(rng_loop, bv_optax.get_count(opt, jittable=True))
+  if recipe.augment:
+    batch, rng = recipe.augment(batch, rng)
+  _, rng_model = jax.random.split(rng)
+
+  seen = {**state, "frozen": frozen} if frozen else state
+  (loss, measurements), grads = loss_and_grad(
+    recipe, params, batch, rng_model, seen, static, accum_steps,
+    shardings["params"],
+  )  # fmt: skip
+  updates, opt = tx.update(grads, opt, params)
+  params = optax.apply_updates(params, updates)
+
+  measurements = dict(measurements)
+  new = {**state, "params": params, "opt": opt}
+  if "collections" in measurements:
+    new["collections"] = measurements.pop("collections")
+  if recipe.post_update:
+    new = recipe.post_update(state, new)
+
+  grads = bv_optax.replace_frozen(schedule, grads, 0.0)
+  measurements["training_loss"] = loss
+  measurements["l2_grads"] = l2(grads)
+  measurements["l2_params"] = l2(params)
+  measurements["l2_updates"] = l2(updates)
+  return new, measurements
+
+
+def compile(recipe, tx, config, shardings, replicated):  # noqa: A001  (a verb)
+  """The jitted update; the state given to it is donated.
+
+  Args:
+    recipe: the Recipe.
+    tx: optax.GradientTransformation.
+    config: the run's config (`schedule`, `grad_accum_steps`).
+    shardings: tree of NamedSharding for the state.
+    replicated: NamedSharding of the measurements.
+
+  Returns:
+    `fn(state, batch, frozen, rng_loop, static=()) -> (state, measurements)`.
+  """
+  fn = functools.partial(
+    update,
+    recipe=recipe,
+    tx=tx,
+    schedule=config.get("schedule", {}),
+    accum_steps=config.get("grad_accum_steps") or 1,
+    shardings=shardings,
+  )
+
+  def step(state, batch, frozen, rng_loop, static=()):
+    return fn(state, batch, frozen, rng_loop, static=static)
+
+  return jax.jit(
+    step,
+    static_argnums=(4,),
+    donate_argnums=(0,),
+    out_shardings=(shardings, replicated),
+  )

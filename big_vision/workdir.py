@@ -1,0 +1,113 @@
+"""The folder of a run: who may write it, and whether it is kept."""
+
+import contextlib
+import multiprocessing
+import os
+import socket
+
+import jax
+
+from big_vision import fs
+
+
+class Lock:
+  """Holds `<workdir>/.lock` until `release`, or until the process dies."""
+
+  def __init__(self, file=None):
+    self._file = file
+
+  def release(self):
+    """Lets other runs use the folder; fine to call twice."""
+    if self._file is not None:
+      self._file.close()  # Closing frees the lock, the file may stay.
+      self._file = None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exc):
+    self.release()
+
+
+def lock(workdir):
+  """Makes sure that one run at a time writes a folder.
+
+  Process 0 takes the lock of the operating system on `<workdir>/.lock`, which
+  ends with the process, however it ends. Remote folders (gs://) have no such
+  locks and are not locked.
+
+  Args:
+    workdir: str, the folder; created if missing. None: nothing is locked.
+
+  Returns:
+    A `Lock`. Keep it: when it is garbage collected the folder is free.
+
+  Raises:
+    RuntimeError: another run holds the lock; tells which.
+  """
+  if not workdir or not fs.is_local(workdir) or jax.process_index() != 0:
+    return Lock()
+  import fcntl  # Not on Windows, which this function alone would exclude.
+
+  fs.makedirs(workdir)
+  path = fs.join(workdir, ".lock")
+  file = open(path, "a+", encoding="utf-8")
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as e:
+    file.seek(0)
+    holder = file.read().strip() or "unknown"
+    file.close()
+    raise RuntimeError(
+      f"Another run writes to workdir {workdir!r} (held by {holder}). Stop "
+      "that run or choose another --workdir."
+    ) from e
+  file.truncate(0)
+  file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+  file.flush()
+  return Lock(file)
+
+
+def maybe_cleanup_workdir(workdir, cleanup, info):
+  """Removes the folder of a finished run, or says where it is.
+
+  Args:
+    workdir: str or None; None does nothing.
+    cleanup: bool, whether process 0 removes the folder, and its parent too if
+      that is left empty.
+    info: `info(text, *args)`, for example `logging.info`.
+  """
+  if not workdir:
+    return
+  if not cleanup:
+    info("Logs/checkpoints are in %s", workdir)
+    return
+  if jax.process_index() == 0:
+    fs.rmtree(workdir)
+    if fs.is_local(workdir):  # Remote stores have no empty folders.
+      # The parent may hold other runs, or belong to someone else.
+      with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(os.path.abspath(workdir)))
+
+
+def checkpointing_timeout(writer, timeout):
+  """Waits for an asynchronous write.
+
+  Args:
+    writer: object with `get(timeout)`, such as the result of
+      `multiprocessing.pool.Pool.apply_async`; None is fine.
+    timeout: seconds.
+
+  Raises:
+    TimeoutError: the write did not finish in time.
+  """
+  if writer is None:
+    return
+  try:
+    writer.get(timeout=timeout)
+  except (multiprocessing.TimeoutError, TimeoutError) as e:
+    raise TimeoutError(
+      f"Writing the previous checkpoint has not finished within {timeout} s. "
+      "Write checkpoints less often (config.ckpt_steps), or allow more time "
+      "(config.ckpt_timeout)."
+    ) from e

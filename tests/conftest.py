@@ -1,0 +1,32 @@
+"""What all tests share: eight simulated devices and the digits dataset."""
+
+import os
+
+# Before anything imports jax or TensorFlow.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_threefry_partitionable", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def tfds_data_dir(tmp_path_factory):
+  """A TFDS folder with `digits`; TFDS_DATA_DIR points to it."""
+  pytest.importorskip("tensorflow")
+  from big_vision.datasets import digits
+
+  path = str(tmp_path_factory.mktemp("tfds"))
+  old = os.environ.get("TFDS_DATA_DIR")
+  os.environ["TFDS_DATA_DIR"] = path
+  digits.prepare(path)
+  yield path
+  if old is None:
+    del os.environ["TFDS_DATA_DIR"]
+  else:
+    os.environ["TFDS_DATA_DIR"] = old

@@ -1,0 +1,68 @@
+"""The file of inputs and outputs: contents, order, path."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from big_vision import checkpoints
+from big_vision.evaluators import save
+
+
+def predict(state, batch):
+  z = batch["x"] @ state["params"]["w"]
+  return {"z": z, "deep": [z.sum(axis=1)]}
+
+
+def make(outfile, n=21, fn=predict, batch_size=16):
+  x = np.random.RandomState(0).randn(n, 6).astype(np.float32)
+  evaluator = save.Evaluator(
+    fn,
+    {"x": x, "_id": np.arange(n, dtype=np.int32)},
+    "",
+    batch_size,
+    outfile,
+    devices=jax.devices(),
+  )
+  return evaluator, x
+
+
+@pytest.mark.parametrize("batch_size", [8, 32])
+def test_contents(arrays, state, tmp_path, batch_size):
+  path = tmp_path / "new" / "out.npz"
+  evaluator, x = make(str(path), batch_size=batch_size)
+  assert list(evaluator.run(state)) == []
+  saved = checkpoints.npload(str(path))
+  assert set(saved) == {
+    "inputs/x", "inputs/_id", "outputs/z", "outputs/deep/0"
+  }  # fmt: skip
+  w = np.asarray(jax.device_get(state["params"]["w"]))
+  np.testing.assert_array_equal(saved["inputs/x"], x)
+  np.testing.assert_array_equal(saved["inputs/_id"], np.arange(21))
+  np.testing.assert_allclose(saved["outputs/z"], x @ w, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(
+    saved["outputs/deep/0"], (x @ w).sum(axis=1), rtol=1e-4, atol=1e-5
+  )
+
+
+def test_step_in_the_name(arrays, state, tmp_path):
+  """The step is that of the optimizer at the time of writing."""
+  evaluator, _ = make(str(tmp_path / "{step:04d}.npz"))
+  schedule = lambda count: jax.device_put(np.asarray(count, np.int32))
+  opt = optax.ScaleByScheduleState(count=schedule(7))
+  list(evaluator.run({**state, "opt": opt}))
+  list(evaluator.run({**state, "opt": opt._replace(count=schedule(12))}))
+  names = sorted(p.name for p in tmp_path.iterdir())
+  assert names == ["0007.npz", "0012.npz"]
+
+
+def test_without_workdir_nothing_is_written(arrays, state, tmp_path):
+  evaluator, _ = make("{workdir}/x.npz")
+  assert list(evaluator.run(state)) == []
+
+
+def test_outputs_need_one_row_per_example(arrays, state, tmp_path):
+  total = lambda state, batch: batch["x"].sum(axis=0)
+  evaluator, _ = make(str(tmp_path / "x.npz"), fn=total)
+  with pytest.raises(ValueError, match="'outputs' has shape"):
+    list(evaluator.run(state))

@@ -1,0 +1,55 @@
+"""The half of the package that needs jax only imports without TensorFlow."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+# The wing of the house where TensorFlow lives.
+TF_WING = ("big_vision.pp.", "big_vision.datasets.", "big_vision.input_pipeline")
+
+WALK = """
+import importlib, pkgutil, sys
+sys.modules["tensorflow"] = None
+sys.modules["tensorflow_datasets"] = None
+import big_vision
+names = [m.name for m in pkgutil.walk_packages(big_vision.__path__, "big_vision.")]
+names = [n for n in names if not n.startswith({wing!r})]
+assert len(names) > 20, names
+for name in [*names, "big_vision.pp.registry"]:
+  importlib.import_module(name)
+print(len(names))
+"""
+
+
+def run(code):
+  return subprocess.run(
+    [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+  )
+
+
+def test_without_tensorflow():
+  done = run(WALK.format(wing=TF_WING))
+  assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_no_work_at_import():
+  """Importing the trainer starts no backend and reads no data."""
+  done = run(
+    "import big_vision.train, sys\n"
+    "import jax._src.xla_bridge as xb\n"
+    "assert not xb.backends_are_initialized()\n"
+    "assert 'tensorflow' not in sys.modules\n"
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_import_is_fast():
+  done = run(
+    "import time; t = time.time(); import big_vision.train\n"
+    "print(time.time() - t)"
+  )
+  assert float(done.stdout) < 5.0, done.stdout

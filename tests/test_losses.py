@@ -1,0 +1,252 @@
+"""Losses against NumPy and SciPy in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from big_vision import losses
+
+
+def _randn(*shape, seed=0, scale=1.0):
+  return scale * np.random.default_rng(seed).standard_normal(shape)
+
+
+def _simplex(*shape, seed=1):
+  return scipy.special.softmax(_randn(*shape, seed=seed), axis=-1)
+
+
+def _f32(x):
+  return jnp.asarray(x, jnp.float32)
+
+
+@pytest.fixture
+def user_losses(tmp_path, monkeypatch):
+  """Two modules of a user: one fine, one that needs what is not there."""
+  (tmp_path / "bv_user_losses.py").write_text(
+    "VALUE = 3\ndef focal(**kw):\n  return 0\n"
+  )
+  (tmp_path / "bv_user_broken.py").write_text("import bv_not_installed\n")
+  monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def test_get_finds_losses():
+  assert losses.get("sigmoid_xent") is losses.sigmoid_xent
+  assert losses.get("softmax_xent") is losses.softmax_xent
+  assert losses.get("big_vision.losses.softmax_xent") is losses.softmax_xent
+
+
+@pytest.mark.parametrize("sep", [".", ":"])
+def test_get_finds_losses_of_the_user(user_losses, sep):
+  assert losses.get(f"bv_user_losses{sep}focal")() == 0
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "onehot",
+    "get",
+    "jnp",
+    "_import_function",
+    "no_such_module.loss",
+    "bv_user_losses:huber",
+    "bv_user_losses.VALUE",
+    ".losses",
+    "fn.",
+    None,
+  ],
+)
+def test_get_rejects(user_losses, name):
+  with pytest.raises(ValueError, match="config.loss_name: unknown loss"):
+    losses.get(name, key="loss_name")
+
+
+def test_get_suggests_the_nearest_name():
+  with pytest.raises(ValueError, match="config.loss.*'sofmax_xent'.*softmax_x"):
+    losses.get("sofmax_xent")
+
+
+def test_get_shows_errors_inside_of_a_users_module(user_losses):
+  with pytest.raises(ModuleNotFoundError, match="bv_not_installed"):
+    losses.get("bv_user_broken:loss")
+
+
+def test_onehot():
+  x = losses.onehot(np.array([[0, 2], [1, 1]]), 3)
+  np.testing.assert_array_equal(x, np.eye(3)[[[0, 2], [1, 1]]])
+  assert x.dtype == jnp.float32
+  np.testing.assert_allclose(
+    losses.onehot(jnp.array([-1, 1, 3]), 3, on_value=0.9, off_value=0.05),
+    [[0.05] * 3, [0.05, 0.9, 0.05], [0.05] * 3],
+  )
+  assert losses.onehot(1, 3).tolist() == [[0, 1, 0]]
+
+
+@pytest.mark.parametrize("shape", [(7,), (4, 7), (2, 3, 5)])
+def test_sigmoid_xent(shape):
+  x, y = _randn(*shape, scale=4), _simplex(*shape)
+  p = scipy.special.expit(x)
+  want = -np.sum(y * np.log(p) + (1 - y) * np.log1p(-p), axis=-1)
+  kw = dict(logits=_f32(x), labels=_f32(y))
+  got = losses.sigmoid_xent(**kw, reduction=False)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  np.testing.assert_allclose(losses.sigmoid_xent(**kw), want.mean(), rtol=1e-5)
+
+
+def test_sigmoid_xent_is_stable():
+  x, y = jnp.array([[200.0, -200.0]]), jnp.array([[0.0, 1.0]])
+  loss, grad = jax.value_and_grad(
+    lambda x: losses.sigmoid_xent(logits=x, labels=y)
+  )(x)
+  np.testing.assert_allclose(loss, 400)
+  np.testing.assert_allclose(grad, [[1, -1]])
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("kl", [False, True])
+def test_softmax_xent(axis, kl):
+  x = _randn(3, 4, 5, scale=5)
+  y = scipy.special.softmax(_randn(3, 4, 5, seed=1), axis=axis)
+  want = -np.sum(y * scipy.special.log_softmax(x, axis), axis)
+  if kl:  # The entropy of the labels.
+    want -= np.sum(scipy.special.entr(y), axis)
+  kw = dict(logits=_f32(x), labels=_f32(y), axis=axis, kl=kl)
+  got = losses.softmax_xent(**kw, reduction=False)
+  np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
+  got = losses.softmax_xent(**kw)
+  np.testing.assert_allclose(got, want.mean(), rtol=2e-5)
+
+
+def test_softmax_xent_gradient_is_softmax_minus_labels():
+  x, y = _randn(4, 6), _simplex(4, 6)
+  grad = jax.grad(lambda x: losses.softmax_xent(logits=x, labels=_f32(y)))
+  want = (scipy.special.softmax(x, -1) - y) / 4
+  np.testing.assert_allclose(grad(_f32(x)), want, atol=1e-6)
+
+
+def test_softmax_xent_kl_of_a_perfect_prediction_is_zero():
+  y = np.array([[0.5, 0.5, 0], [1, 0, 0]])
+  logits = _f32(np.log(np.maximum(y, 1e-30)))
+  loss = losses.softmax_xent(
+    logits=logits, labels=_f32(y), kl=True, reduction=False
+  )
+  np.testing.assert_allclose(loss, [0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_weighted_softmax_xent(normalize, smoothing, weighted):
+  rng = np.random.default_rng(3)
+  x, y = _randn(3, 5, 6, scale=3), rng.integers(0, 6, (3, 5))
+  w = rng.uniform(0, 2, (3, 5)) if weighted else np.ones((3, 5))
+  w[:, 0] = 1.0 if not weighted else 0.0
+  want = np.zeros(3)
+  for b in range(3):
+    for t in range(5):
+      target = np.full(6, smoothing / 5)
+      target[y[b, t]] = 1 - smoothing
+      want[b] -= w[b, t] * target @ scipy.special.log_softmax(x[b, t])
+  if normalize:
+    want /= w.sum(1)
+  kw = dict(
+    logits=_f32(x),
+    labels=jnp.asarray(y),
+    weights=_f32(w) if weighted else None,
+    label_smoothing=smoothing,
+    normalize=normalize,
+  )
+  got = losses.weighted_softmax_xent(**kw, reduction=False)
+  np.testing.assert_allclose(got, want, rtol=2e-5)
+  got = losses.weighted_softmax_xent(**kw)
+  np.testing.assert_allclose(got, want.mean(), rtol=2e-5)
+
+
+def test_weighted_softmax_xent_counts_empty_sequences():
+  loss = losses.weighted_softmax_xent(
+    logits=jnp.zeros((2, 3, 4)),
+    labels=jnp.zeros((2, 3), jnp.int32),
+    weights=jnp.array([[1, 1, 0], [0, 0, 0]]),
+    label_smoothing=0.1,
+  )
+  np.testing.assert_allclose(loss, 0.5 * np.log(4), rtol=1e-6)
+
+
+def test_weighted_softmax_xent_of_a_single_class_is_zero():
+  loss = losses.weighted_softmax_xent(
+    logits=jnp.ones((2, 3, 1)), labels=jnp.zeros((2, 3), jnp.int32)
+  )
+  assert loss == 0
+
+
+def test_weighted_softmax_xent_wants_indices():
+  with pytest.raises(ValueError, match="one dimension more"):
+    losses.weighted_softmax_xent(
+      logits=jnp.zeros((2, 3, 4)), labels=jnp.zeros((2, 3, 4))
+    )
+
+
+def _contrastive(zimg, ztxt, t):
+  logits = t * zimg @ ztxt.T
+  row = np.diag(scipy.special.log_softmax(logits, 1))
+  col = np.diag(scipy.special.log_softmax(logits, 0))
+  return -(row + col) / 2, logits.argmax(1) == np.arange(len(zimg))
+
+
+def test_contrastive():
+  zimg, ztxt = _randn(6, 4), _randn(6, 4, seed=1)
+  zimg = zimg + ztxt
+  want, correct = _contrastive(zimg, ztxt, 0.7)
+  assert 0 < correct.sum() < 6  # Else the test would not tell much.
+  args = _f32(zimg), _f32(ztxt), jnp.float32(0.7)
+  loss, aux = losses.bidirectional_contrastive_loss(*args)
+  np.testing.assert_allclose(loss, want, rtol=2e-5)
+  np.testing.assert_array_equal(aux["ncorrect"], correct)
+  loss, aux = losses.bidirectional_contrastive_loss(*args, reduction=True)
+  np.testing.assert_allclose(loss, want.mean(), rtol=2e-5)
+  np.testing.assert_allclose(aux["ncorrect"], correct.mean(), rtol=1e-6)
+
+
+def test_contrastive_temperature_may_be_a_vector_of_one():
+  z = _f32(_randn(3, 4))
+  a, _ = losses.bidirectional_contrastive_loss(z, z, jnp.full((1,), 2.0))
+  b, _ = losses.bidirectional_contrastive_loss(z, z, 2.0)
+  np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, bool])
+def test_contrastive_mask_is_the_same_as_leaving_out(dtype):
+  zimg, ztxt = _randn(5, 4), _randn(5, 4, seed=1)
+  mask = np.array([0, 1, 1, 0, 1], dtype)
+  keep = mask.astype(bool)
+  want, correct = _contrastive(zimg[keep], ztxt[keep], 3.0)
+  args = _f32(zimg), _f32(ztxt), 3.0, jnp.asarray(mask)
+  loss, aux = losses.bidirectional_contrastive_loss(*args)
+  np.testing.assert_allclose(loss[keep], want, rtol=2e-5)
+  np.testing.assert_array_equal(loss[~keep], 0)
+  np.testing.assert_array_equal(aux["ncorrect"][keep], correct)
+  np.testing.assert_array_equal(aux["ncorrect"][~keep], False)
+  loss, aux = losses.bidirectional_contrastive_loss(*args, reduction=True)
+  np.testing.assert_allclose(loss, want.mean(), rtol=2e-5)
+  np.testing.assert_allclose(aux["ncorrect"], correct.mean(), rtol=1e-6)
+
+
+def test_contrastive_gradient_is_finite_with_a_mask():
+  zimg, ztxt = _f32(_randn(4, 3)), _f32(_randn(4, 3, seed=1))
+
+  def loss(z, mask):
+    return losses.bidirectional_contrastive_loss(
+      z, ztxt, 2.0, mask=mask, reduction=True
+    )[0]
+
+  grad = jax.grad(loss)(zimg, jnp.array([1.0, 0.0, 1.0, 1.0]))
+  keep = np.array([0, 2, 3])
+  want = jax.grad(
+    lambda z: jnp.mean(
+      losses.bidirectional_contrastive_loss(z, ztxt[keep], 2.0)[0]
+    )
+  )(zimg[keep])
+  np.testing.assert_allclose(grad[keep], want, rtol=1e-4, atol=1e-6)
+  np.testing.assert_array_equal(grad[1], 0)
+  assert not jnp.any(jax.grad(loss)(zimg, jnp.zeros(4)))

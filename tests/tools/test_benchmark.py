@@ -1,0 +1,148 @@
+"""tools/benchmark.py on the smallest models."""
+
+import json
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from big_vision.tools import benchmark
+
+TINY = [
+  "--variant=mu/16",
+  "--res=32",
+  "--batch=8",
+  "--classes=10",
+  "--steps=1",
+  "--rounds=2",
+  "--devices=1",
+]
+
+
+def test_step(tmp_path, capsys):
+  path = tmp_path / "figures.json"
+  results = benchmark.main(["--parts=step", f"--json={path}", *TINY])
+  step = results["step"]
+  # Embedding, position embedding, block, norms and head of width 32, 2x2 grid.
+  block = 4 * (32 * 32 + 32) + (32 * 128 + 128) + (128 * 32 + 32) + 4 * 32
+  want = (16 * 16 * 3 * 32 + 32) + 4 * 32 + block + 2 * 32 + (32 * 10 + 10)
+  assert step["num_params"] == step["num_params_plain_flax"] == want
+  seconds = step["seconds_per_step"]
+  assert set(seconds) == {"big_vision", "plain_flax"}
+  for times in seconds.values():
+    assert 0 < times["best"] <= times["median"]
+  best = seconds["big_vision"]["best"]
+  assert step["images_per_second"] == pytest.approx(8 / best)
+  assert step["time_relative_to_plain_flax"] == pytest.approx(
+    best / seconds["plain_flax"]["best"]
+  )
+  # Forward and backward pass: about 6 operations per parameter and token, of
+  # which there are 4 per image, with little beside the matrix products.
+  tokens = 8 * 4
+  assert 4 < step["flops_per_step"] / (want * tokens) < 9
+  assert step["peak_memory"]["host_bytes"] > 1e7
+  assert results["machine"]["devices"] == len(jax.devices())
+  assert json.loads(path.read_text()) == results
+  assert "images_per_second" in capsys.readouterr().out
+
+
+@pytest.mark.multidevice
+def test_step_in_bfloat16_on_several_devices_without_reference():
+  results = benchmark.main(
+    ["--parts=step", "--no-reference", "--dtype=bfloat16", *TINY]
+    + ["--devices=2", "--rounds=1"]
+  )
+  assert results["step"]["devices"] == 2
+  assert set(results["step"]["seconds_per_step"]) == {"big_vision"}
+
+
+def test_checkpoint(tmp_path):
+  results = benchmark.main(["--parts=checkpoint", f"--dir={tmp_path}", *TINY])[
+    "checkpoint"
+  ]
+  assert 0 < results["seconds_blocked"] <= results["seconds_until_on_disk"]
+  assert results["bytes"] > 3 * 4 * 37_000  # Parameters and Adam's moments.
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.tf
+def test_input():
+  pytest.importorskip("tensorflow")
+  results = benchmark.main(
+    ["--parts=input", "--images=8", "--rounds=1", "--res=32"]
+  )["input"]
+  assert "crop(32)" in results["pp"]
+  assert 0 < results["images_per_second_per_core"]
+  assert (
+    results["images_per_second_per_core"] * benchmark.num_cpus()
+  ) == pytest.approx(results["images_per_second"])
+
+
+@pytest.mark.tf
+def test_jpegs():
+  tf = pytest.importorskip("tensorflow")
+  one, two = benchmark.make_jpegs(2, height=375, width=500)
+  assert one != two and benchmark.make_jpegs(1) == [one]
+  assert tf.io.decode_jpeg(one).shape == (375, 500, 3)
+  assert 80_000 < len(one) < 140_000
+
+
+def test_rounds_alternate_and_are_per_step():
+  calls = []
+
+  def run(name, seconds):
+    def fn(steps):
+      calls.append((name, steps))
+      time.sleep(seconds * steps)
+
+    return fn
+
+  seconds = benchmark.timed_rounds(
+    {"a": run("a", 0.01), "b": run("b", 0.02)}, steps=2, rounds=2
+  )
+  assert calls == [("a", 2), ("b", 2)] * 2
+  assert seconds["a"]["best"] == pytest.approx(0.01, abs=0.008)
+  assert seconds["b"]["best"] == pytest.approx(0.02, abs=0.008)
+
+
+def test_peak_flops():
+  assert benchmark.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+  assert benchmark.peak_flops("NVIDIA H100 PCIe") == 756e12
+  assert benchmark.peak_flops("TPU v5 lite") == 197e12
+  assert benchmark.peak_flops("cpu") is None
+
+
+def test_table():
+  results = {"step": {"name": "x", "n": 1234567, "s": {"best": 0.012345}}}
+  assert benchmark.format_table(results) == (
+    "step\n  name    x\n  n       1,234,567\n  s/best  0.01235"
+  )
+
+
+def test_bad_arguments(capsys):
+  with pytest.raises(SystemExit):
+    benchmark.main(["--parts=steps"])
+  assert "'steps' is none of step, input, checkpoint" in capsys.readouterr().err
+  with pytest.raises(ValueError, match="--batch=3 .* 2 devices"):
+    benchmark.main(["--parts=step", "--batch=3", "--devices=2"])
+  with pytest.raises(ValueError, match="unknown model 'vot'.*'vit'"):
+    benchmark.main(["--parts=step", "--model=vot", *TINY])
+
+
+def test_step_needs_jax_flax_and_optax_only():
+  """As on GPU machines that have nothing else."""
+  code = (
+    "import sys\n"
+    "for m in ('tensorflow', 'orbax', 'orbax.checkpoint', 'ml_collections',\n"
+    "          'tensorstore', 'scipy', 'tensorboardX', 'psutil'):\n"
+    "  sys.modules[m] = None\n"
+    "from big_vision.tools import benchmark\n"
+    f"benchmark.main(['--parts=step', *{TINY!r},\n"
+    "                '--no-reference', '--rounds=1'])\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
