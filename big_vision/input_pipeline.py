@@ -82,9 +82,11 @@ def make_for_train(
     ValueError: `batch_size` does not divide evenly, or no example is left.
   """
   size = int(data.cardinality())
+  if size == tf.data.INFINITE_CARDINALITY:
+    size = tf.int64.max
   component = stream.Component(
     name=name,
-    open=lambda shuffle_seed: (data, None),
+    open=lambda order_seed: (data, None),
     size=size if size >= 0 else None,
     preprocess_fn=preprocess_fn,
     # Each process has other examples, and numbers them from 0.
@@ -186,7 +188,7 @@ def _component(config, name, log_label, keep_only=None, **kw):
   options = {k: config[k] for k in check.PER_DATASET if k in config}
   return stream.Component(
     name=name,
-    open=lambda shuffle_seed: source.training_order(shuffle_seed, **tfdata),
+    open=lambda order_seed: source.training_order(order_seed, **tfdata),
     size=source.total_examples,
     preprocess_fn=preprocess_fn,
     **{"num_parallel_calls": DEFAULT_NUM_PARALLEL_CALLS, **options, **kw},
@@ -276,7 +278,7 @@ def _batches(examples, local_batch_size, prefetch, start_step, exact):
 def _explained(ds, explain):
   """Attaches to a dataset how to find out what is behind an error."""
   # Errors of tf.data do not say which example failed, and to carry its name
-  # along would cost time for each; `_numpy_batches` asks when one did.
+  # along would cost time for each; `transfer` asks when one did.
   ds.explain_failure = explain
   return ds
 
@@ -344,7 +346,7 @@ def make_for_inference(
 
   def prepare(index, example):
     zero = tf.zeros([], tf.int64)
-    number = stream.example_number({"index": index}, example)
+    number = stream.example_number(index, example)
     # The op may change the dict that it gets.
     extra = {"_mask": tf.constant(True)}
     extra |= {k: example[k] for k in ("_mask", "_id") if k in example}
@@ -365,10 +367,10 @@ def make_for_inference(
 
     def examples(record):
       part = data.enumerate().skip(first).take(local)
-      zero = tf.zeros([], tf.int64)
-      named = part.map(lambda i, x: ({"index": i, "epoch": zero}, x))
+      epoch = tf.data.Dataset.from_tensors(tf.zeros([], tf.int64)).repeat()
+      named = tf.data.Dataset.zip(epoch, part).enumerate()
       named = named.map(functools.partial(record.begin, "evaluation"))
-      return named.map(lambda ids, x: prepare(ids["index"], x)).map(record.end)
+      return named.map(lambda _, x: prepare(*x[1])).map(record.end)
 
     failed = stream.find_failure(examples, None)
     return failed and failed + "."

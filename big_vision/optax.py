@@ -16,12 +16,11 @@ import inspect
 import operator
 import types
 
-from big_vision import lookup
-from big_vision import schedules
-from big_vision import trees
 import jax
 import jax.numpy as jnp
 import optax
+
+from big_vision import lookup, schedules, trees
 
 
 def make(config, params, *, sched_kw):

@@ -17,13 +17,12 @@ import math
 import re
 from typing import Any
 
-from absl import logging
 import flax.linen as nn
 import jax
+from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
-from big_vision import lookup
-from big_vision import trees
+from big_vision import lookup, trees
 from big_vision.pp.registry import Registry
 
 _KEY = "config.sharding_strategy"

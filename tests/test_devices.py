@@ -1,11 +1,12 @@
 """Tests for meshes and global arrays, on 8 devices."""
 
-from big_vision import devices
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from big_vision import devices
 
 P = PartitionSpec
 

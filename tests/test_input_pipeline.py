@@ -1,8 +1,6 @@
 """Order, restarts, hosts, errors and device transfer of the input pipeline."""
 
 import json
-import threading
-import time
 
 import jax
 import ml_collections as mlc
@@ -11,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from big_vision import input_pipeline as ip
-from big_vision.datasets import iterators, order
+from big_vision.datasets import order
 from big_vision.pp import rng
 
 pytestmark = pytest.mark.tf
@@ -41,7 +39,9 @@ def mixture(rows, sub=None, **kw):
 def take(cfg, num, **kw):
   """[num, local B] values of `n` in the first batches."""
   ds, _ = ip.training(cfg, **kw)
-  return np.array([b["n"].numpy() for _, b in zip(range(num), ds)])
+  return np.array(
+    [b["n"].numpy() for _, b in zip(range(num), ds, strict=False)]
+  )
 
 
 def seeds_of(example):
@@ -89,7 +89,6 @@ def test_order_depends_on_the_seed_alone(rows):
   cfg = config(rows, shuffle_buffer_size=10)
   first = take(cfg, 6, seed=3)
   tf.random.set_seed(99)
-  np.random.seed(99)
   other = config(rows, shuffle_buffer_size=10, num_parallel_calls=1)
   np.testing.assert_array_equal(take(other, 6, seed=3), first)
   assert (take(cfg, 6, seed=4) != first).any()
@@ -112,7 +111,7 @@ def test_start_step(rows, kind, name):
 @pytest.mark.parametrize(
   "kind, name",
   [(config, k) for k in ("plain", "shuffle", "filter")]
-  + [(mixture, k) for k in ("plain", "cached_filter")],
+  + [(mixture, "cached_filter")],
 )
 def test_hosts_share_the_batches_of_one(rows, kind, name):
   options = EXACT[name]
@@ -120,9 +119,7 @@ def test_hosts_share_the_batches_of_one(rows, kind, name):
   one = take(cfg, 7)
   for hosts, start in ((2, 3), (4, 0)):
     parts = [
-      take(
-        cfg, 4, process_index=i, process_count=hosts, start_step=start
-      )
+      take(cfg, 4, process_index=i, process_count=hosts, start_step=start)
       for i in range(hosts)
     ]
     np.testing.assert_array_equal(
@@ -137,9 +134,7 @@ def test_hosts_with_post_filter(rows, kind):
   kw = dict(process_index=1, process_count=2)
   straight = take(cfg, 8, **kw)
   assert (straight % 4 != 0).all()
-  np.testing.assert_array_equal(
-    take(cfg, 3, start_step=5, **kw), straight[5:]
-  )
+  np.testing.assert_array_equal(take(cfg, 3, start_step=5, **kw), straight[5:])
   if kind is config:  # Each row of the data goes to one host only.
     other = take(cfg, 8, process_index=0, process_count=2)
     assert not set(straight[:2].ravel()) & set(other[:2].ravel())
@@ -147,22 +142,20 @@ def test_hosts_with_post_filter(rows, kind):
 
 def test_mixture_follows_the_weights(rows):
   cfg = mixture(rows)
-  cfg.batch_size = 4000
+  cfg.batch_size = 1000
   cfg.a.pre_filter_fn = lambda x: x["n"] == 0
   cfg.b.pre_filter_fn = lambda x: x["n"] == 1
   ds, total = ip.training(cfg)
   assert total == 2 * N
   share = np.mean(next(iter(ds))["n"])  # Of b: 3/4.
-  assert abs(share - 0.75) < 5 * np.sqrt(0.75 * 0.25 / 4000)
+  assert abs(share - 0.75) < 5 * np.sqrt(0.75 * 0.25 / 1000)
 
 
 def test_mixture_across_blocks():
   """Restart positions around the borders of the blocks of draws."""
   m = order.Mixture([1, 2, 3], seed=5)
   stop = order._BLOCK + 7
-  drawn = np.array(
-    list(m.choices(0).take(stop + 5).as_numpy_iterator())
-  )
+  drawn = next(iter(m.choices(0).batch(stop + 5))).numpy()
   for start in (0, 9, order._BLOCK - 1, order._BLOCK, stop):
     all_hosts, mine = m.counts(start)
     want = np.bincount(drawn[:start], minlength=3)
@@ -234,7 +227,7 @@ def test_cache_reads_once():
   ds = ip.make_for_train(
     data, lambda x: x, 5, cache_raw=True, shuffle_buffer_size=9
   )
-  for _, b in zip(range(6), ds):
+  for _, b in zip(range(6), ds, strict=False):
     assert sorted(b["x"].numpy()) == [0, 1, 2, 3, 4]
   assert len(reads) == 1
 
@@ -242,7 +235,7 @@ def test_cache_reads_once():
 def test_seeds_differ_by_example_and_epoch_and_seed():
   def seeds(**kw):
     ds = ip.make_for_train(numbers(7), seeds_of, 7, **kw)
-    batches = [b for _, b in zip(range(3), ds)]
+    batches = [b for _, b in zip(range(3), ds, strict=False)]
     epochs = np.concatenate([b["epoch"] for b in batches])
     np.testing.assert_array_equal(epochs, np.repeat(range(3), 7))
     x = np.concatenate([b["x"] for b in batches])
@@ -333,7 +326,7 @@ def test_skip_errors_warns_and_counts(caplog):
     numbers(6), fails_at(1, 2, 4), 3, skip_errors=True, name="toy"
   )
   with caplog.at_level("WARNING"):
-    got = [b["x"].numpy().tolist() for _, b in zip(range(2), ds)]
+    got = [b["x"].numpy().tolist() for _, b in zip(range(2), ds, strict=False)]
   assert got == [[0, 3, 5], [0, 3, 5]]
   dropped = [r.getMessage() for r in caplog.records if "toy" in r.getMessage()]
   assert any("dropped 2 of" in m for m in dropped), dropped
@@ -372,180 +365,16 @@ def test_inference_more_hosts_than_examples():
     ip.make_for_inference(numbers(1), lambda x: x, None, [1])
 
 
-@pytest.mark.multidevice
-def test_start_global_splits_over_devices():
-  devices = np.array(jax.devices()[:8])
-  ds = tf.data.Dataset.range(32).batch(16)
-  ds = ds.map(lambda x: {"a": {"x": x}, "s": tf.strings.as_string(x)})
-  for prefetch in (0, 2):
-    for warmup in (False, True):
-      it = ip.start_global(ds, devices, prefetch, {"s"}, warmup)
-      batches = list(it)
-      assert len(batches) == 2
-      x = batches[1]["a"]["x"]
-      np.testing.assert_array_equal(x, np.arange(16, 32))
-      assert x.sharding.num_devices == 8
-      assert x.addressable_shards[3].device == devices[3]
-      np.testing.assert_array_equal(x.addressable_shards[3].data, [22, 23])
-      assert batches[0]["s"].tolist() == [str(i) for i in range(16)]
-
-
-def test_start_global_rejects_strings():
-  ds = tf.data.Dataset.from_tensors({"s": ["a", "b"]})
-  it = ip.start_global(ds, np.array(jax.devices()[:1]))
-  with pytest.raises(TypeError, match="'s'.*keep_on_cpu"):
-    next(it)
-  with pytest.raises(StopIteration):
-    next(it)
-
-
-def test_start_global_under_transfer_guard():
-  ds = tf.data.Dataset.from_tensors({"x": [1.0, 2.0]})
-  with jax.transfer_guard("disallow"):
-    (batch,) = ip.start_global(ds, np.array(jax.devices()[:1]), 0)
-  np.testing.assert_array_equal(batch["x"], [1, 2])
-
-
-def wait_until(condition):
-  deadline = time.monotonic() + 10
-  while not condition() and time.monotonic() < deadline:
-    time.sleep(0.01)
-  assert condition()
-
-
-def test_warmup_fetches_before_next():
-  for warmup in (False, True):
-    seen = []
-    it = iterators.PrefetchIterator(map(seen.append, range(5)), 2, warmup)
-    if warmup:
-      wait_until(lambda: len(seen) == 2)  # noqa: B023 - called at once
-    else:
-      assert not seen
-    assert len(list(it)) == 5 and len(seen) == 5
-
-
-def test_prefetch_thread_ends_with_its_iterator():
-  def alive():
-    return sum(t.name == "prefetch" for t in threading.enumerate())
-
-  wait_until(lambda: alive() == 0)
-  it = iterators.PrefetchIterator(iter(int, 1), 2, start=True)
-  assert next(it) == 0 and alive() == 1
-  del it
-  wait_until(lambda: alive() == 0)
-  it = iterators.PrefetchIterator(iter(int, 1), 2, start=True)
-  it.close()
-  assert list(it) == []
-  wait_until(lambda: alive() == 0)
-
-
-def test_iterators_keep_order_and_errors():
-  def broken():
-    yield 1
-    raise OSError("gone")
-
-  assert list(ip.prefetch_iterator(range(5), 2)) == list(range(5))
-  assert list(ip.prefetch_iterator(range(5), 0)) == list(range(5))
-  assert list(ip.threadstart_iterator(range(5))) == list(range(5))
-  assert list(ip.threadstart_iterator([])) == []
-  for it in (ip.prefetch_iterator(broken(), 3), ip.threadstart_iterator(broken())):
-    assert next(it) == 1
-    with pytest.raises(OSError, match="gone"):
-      next(it)
-
-
-def test_tf_to_numpy():
-  assert ip.tf_to_numpy(tf.constant(["é", ""])).tolist() == ["é", ""]
-  with pytest.raises(UnicodeDecodeError):
-    ip.tf_to_numpy(tf.constant([b"\xff"]))
-  r = ip.tf_to_numpy(tf.ragged.constant([[1, 2], [3]]))
-  assert r.dtype == object and r[0].tolist() == [1, 2] and r.shape == (2,)
-  nested = tf.ragged.constant([[[1], [2]], [[3], [4]]])
-  np.testing.assert_array_equal(
-    ip.tf_to_numpy(nested), [[[1], [2]], [[3], [4]]]
-  )
-  mixed = ip.tf_to_numpy(tf.ragged.constant([[["a"], ["b", "c"]], [["d"]]]))
-  assert mixed.dtype == object and mixed[0].dtype == object
-  assert mixed[1].tolist() == [["d"]] and mixed[0][1].tolist() == ["b", "c"]
-  empty = tf.ragged.constant([], ragged_rank=1, dtype=tf.int32)
-  assert ip.tf_to_numpy(empty).shape == (0, 0)
-
-
-def test_shapes_are_those_that_devices_see():
-  spec = {
-    "x": tf.TensorSpec([4, 3], tf.int64),
-    "n": {"y": tf.TensorSpec([4], tf.bfloat16)},
-    "s": tf.TensorSpec([4], tf.string),
-    "v": tf.TensorSpec([4, None], tf.int32),
-    "r": tf.RaggedTensorSpec([4, None], tf.int32),
-  }
-  got = ip.shapes(spec)
-  assert got == {
-    "x": jax.ShapeDtypeStruct((4, 3), np.int32),
-    "n": {"y": jax.ShapeDtypeStruct((4,), jax.numpy.bfloat16)},
-  }
-
-
-@pytest.mark.multidevice
-def test_pmap_helpers():
-  num = jax.local_device_count()
-  x = np.arange(2 * num)
-  put = ip.shard_and_put(x)
-  assert put.shape == (num, 2) and put.sharding.num_devices == num
-  np.testing.assert_array_equal(put, x.reshape(num, 2))
-  assert isinstance(ip.shard_and_put(x, put=False), np.ndarray)
-  assert ip.shard_and_put(x, shard=False).shape == (2 * num,)
-  with pytest.raises(ValueError, match="does not divide"):
-    ip.shard_and_put(x[1:])
-  ds = tf.data.Dataset.from_tensors({"x": x, "r": tf.ragged.constant([[1], []])})
-  (b,) = ip.start_ragged_input_pipeline(ds, ragged={"r"})
-  assert b["x"].shape == (num, 2) and isinstance(b["r"], tf.RaggedTensor)
-  (b,) = ip.start_input_pipeline(ds.map(lambda d: {"x": d["x"]}), 0)
-  assert isinstance(b["x"], np.ndarray) and b["x"].shape == (num, 2)
-
-
-def test_validate_accepts(rows):
-  ip.validate(config(rows, cache="pipeline", pp=""))
-  ip.validate(mixture(rows))
-
-
-@pytest.mark.parametrize(
-  "change, match",
-  [
-    ({"batch_size": 7}, r"input.batch_size=7.*devices, 8: set it to 8"),
-    ({"batch_size": 0}, "positive int"),
-    ({"shufle_buffer_size": 5}, "Did you mean 'shuffle_buffer_size'"),
-    ({"batch_sise": 8}, "Did you mean 'batch_size'"),
-    ({"data": {"name": "bv:jsnl"}}, "input.data.name.*jsonl"),
-    ({"data": {"name": "bv:jsonl", "fnam": "x"}}, "'fname'"),
-    ({"data": {"a": "x"}}, "must be a weight"),
-    ({"pp": "no_such_op(3)"}, r"config.input.pp: 'no_such_op\(3\)'"),
-    ({"filter_fn": len}, "pre_filter_fn"),
-  ],
-)
-def test_validate_rejects(rows, change, match):
-  base = {"batch_size": 8, "data": rows}
-  with pytest.raises(ValueError, match=match):
-    ip.validate({**base, **change}, process_count=1, device_count=8)
-
-
-def test_validate_other_keys(rows):
-  with pytest.raises(ValueError, match="config.evals.val.data is missing"):
-    ip.validate({"batch_size": 8}, "evals.val")
-  cfg = mixture(rows, {"cach_raw": True})
-  with pytest.raises(ValueError, match="config.input.a.cach_raw"):
-    ip.validate(cfg)
-  with pytest.raises(ValueError, match="processes, 3"):
-    ip.validate(config(rows), process_count=3, device_count=4)
-
-
 def test_digits_with_random_ops(tfds_data_dir):
   """A real config: TFDS, strings of ops, two hosts, a restart."""
+  from big_vision.pp import ops_general, ops_image  # noqa: F401 - registers ops
+
   cfg = {
     "batch_size": 6,
     "data": {"name": "digits", "split": "train[:20]"},
     "pp": "decode(channels=1)|flip_lr|keep('image', 'label')",
     "shuffle_buffer_size": 10,
+    "tfdata": {"shuffle_seed": 0},
   }
   ip.validate(cfg, device_count=1)
   ds, total = ip.training(cfg, seed=1)
@@ -553,11 +382,9 @@ def test_digits_with_random_ops(tfds_data_dir):
   straight = [b["image"] for b in ds.take(6).as_numpy_iterator()]
   assert straight[0].shape == (6, 8, 8, 1)
   hosts = [
-    ip.training(
-      cfg, seed=1, start_step=3, process_index=i, process_count=2
-    )[0]
+    ip.training(cfg, seed=1, start_step=3, process_index=i, process_count=2)[0]
     for i in (0, 1)
   ]
-  for want, *parts in zip(straight[3:], *(h.as_numpy_iterator() for h in hosts)):
-    got = np.concatenate([p["image"] for p in parts])
-    np.testing.assert_array_equal(got, want)
+  parts = [[b["image"] for b in h.take(3).as_numpy_iterator()] for h in hosts]
+  for want, *got in zip(straight[3:], *parts, strict=True):
+    np.testing.assert_array_equal(np.concatenate(got), want)

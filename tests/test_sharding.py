@@ -2,14 +2,15 @@
 
 import re
 
-from big_vision import sharding
-from big_vision.pp.registry import Registry
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from big_vision import sharding
+from big_vision.pp.registry import Registry
 
 P = PartitionSpec
 

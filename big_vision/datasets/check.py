@@ -181,14 +181,8 @@ def _check_source(kw, key):
 
 def _check_pp(pp, key):
   """Builds every op of a preprocessing string on its own."""
-  for op in filter(None, pp.split("|")):
+  for op in builder.split_pipeline(pp):
     try:
       builder.get_preprocess_fn(op, log_data=False)
-    except (KeyError, TypeError, ValueError, SyntaxError) as e:
-      message = e.args[0] if e.args else e
-      hint = (
-        " Is the module that registers it in config.pp_modules?"
-        if isinstance(e, KeyError)
-        else ""
-      )
-      raise ValueError(f"{key}: {op!r}: {message}{hint}") from e
+    except (KeyError, TypeError, ValueError) as e:
+      raise ValueError(f"{key}: {op!r}: {e.args[0] if e.args else e}") from e

@@ -19,7 +19,9 @@ def get(name, **kw):
   Raises:
     ValueError: no such module or dataset; or what the source itself raises.
   """
-  return source_class(name)(**kw)
+  # Sources need not know about ConfigDict.
+  plain = lambda x: x.to_dict() if hasattr(x, "to_dict") else x
+  return source_class(name)(**{k: plain(v) for k, v in kw.items()})
 
 
 def source_class(name, key="input.data.name"):
@@ -73,14 +75,14 @@ class DataSource:
       f"{type(self).__name__} must override num_examples_per_process"
     )
 
-  def training_order(self, shuffle_seed=None, **kw):
+  def training_order(self, order_seed=None, **kw):
     """All examples for all processes, in one order that seeds determine.
 
     The input pipeline for training builds on it. Sources override it to shuffle
     coarsely (files, say) or to read lazily, see the second return value.
 
     Args:
-      shuffle_seed: None for the order of the source; otherwise an int64 scalar
+      order_seed: None for the order of the source; otherwise an int64 scalar
         tensor that differs from epoch to epoch: the order may depend on it.
       **kw: `config.input.tfdata`, further arguments of `get_tfdata`.
 
@@ -89,7 +91,7 @@ class DataSource:
       function that turns such a dict into the raw example, which is only called
       for examples that are needed.
     """
-    del shuffle_seed
+    del order_seed
     ds = self.get_tfdata(
       ordered=True, process_split=False, allow_cache=False, **kw
     )

@@ -78,9 +78,9 @@ class DataSource(core.DataSource):
       ds = ds.map(_read_files(self._folders), tf.data.AUTOTUNE)
     return ds
 
-  def training_order(self, shuffle_seed=None):
+  def training_order(self, order_seed=None):
     """See the base class: files are read by the second return value."""
-    del shuffle_seed
+    del order_seed
     ds = self._rows(np.arange(self.total_examples))
     return ds, _read_files(self._folders) if self._folders else None
 

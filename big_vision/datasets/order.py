@@ -1,8 +1,9 @@
 """The order of training examples, a pure function of the config.
 
-A stream is an endless sequence of `(ids, example)`; `ids` is a dict of int64
-scalars: `epoch`; `index` of the example in its split; `position` in the stream
-of all hosts. Neither threads nor restarts change it, every host sees the same.
+A stream is an endless tf.data.Dataset of `(position, (epoch, (index, example)))`
+with int64 scalars: position in the stream of all hosts; index of the example in
+its split. It nests like this because pairs need no Python function per example.
+Neither threads nor restarts change it, every host sees the same.
 P is the number of hosts (processes), B the global batch size.
 """
 
@@ -53,15 +54,10 @@ def epochs(open_epoch, *, seed, shuffle_buffer_size, size, start):
       ds = ds.skip(
         tf.where(epoch == first_epoch, tf.cast(skip, tf.int64), zero)
       )
-    return ds.map(lambda index, example: (epoch, index, example))
-
-  def name_ids(position, x):
-    epoch, index, example = x
-    ids = {"epoch": epoch, "index": index, "position": position}
-    return ids, example
+    return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(epoch).repeat(), ds)
 
   ds = tf.data.Dataset.range(first_epoch, _FOREVER).flat_map(one_epoch)
-  return ds.enumerate(start).map(name_ids)
+  return ds.enumerate(start)
 
 
 def rows_of_host(stream, batch_size, host, num_hosts):
@@ -79,7 +75,7 @@ def rows_of_host(stream, batch_size, host, num_hosts):
   if num_hosts == 1:
     return stream
   return stream.filter(
-    lambda ids, _: _is_mine(ids["position"], batch_size, host, num_hosts)
+    lambda position, _: _is_mine(position, batch_size, host, num_hosts)
   )
 
 

@@ -24,7 +24,7 @@ class Component:
 
   Attributes:
     name: what errors call it.
-    open: `shuffle_seed -> (dataset, read)`, `DataSource.training_order`.
+    open: `order_seed -> (dataset, read)`, `DataSource.training_order`.
     size: number of examples, None if unknown.
     preprocess_fn: `dict -> dict`, run under a seed that depends on the example.
     seed: int, of all that is random here.
@@ -93,9 +93,9 @@ class Component:
     """Whether raw examples must be complete before they are preprocessed."""
     return bool(self.pre_filter_fn or self.cache_raw)
 
-  def _open(self, shuffle_seed=None):
+  def _open(self, order_seed=None):
     """One epoch before shuffling: dataset of (index, example)."""
-    ds, read = self.open(shuffle_seed)
+    ds, read = self.open(order_seed)
     if read and self._reads_early:
       ds = ds.map(read, tf.data.AUTOTUNE, deterministic=True)
     ds = ds.enumerate()
@@ -139,44 +139,51 @@ class Component:
     return int(count)
 
   def _preprocess(self, stream, record):
-    """Maps (ids, example) to preprocessed examples, and filters these."""
+    """Maps a stream to preprocessed examples, and filters these."""
     read = None if self._reads_early else self._read
     high = order.hash_seed(self.seed, self.name, "example") << 31
+    run_seed = (order.hash_seed(self.seed, "run"), 0)
 
-    def prepare(number, x):
-      ids, example = x
+    def prepare(position, x):
+      del position
+      epoch, (index, example) = x
       example = read(example) if read else example
-      seed = tf.stack([high + ids["epoch"], example_number(ids, example)])
-      with rng.example_seed(seed, ids["epoch"]):
-        out = self.preprocess_fn(example)
+      seed = tf.stack([high + epoch, example_number(index, example)])
+      with rng.example_seed(seed, epoch, run_seed):
+        return self.preprocess_fn(example)
+
+    def prepare_and_judge(number, element):
+      out = prepare(*element)
       keep = self.post_filter_fn(out) if self.post_filter_fn else True
       return number, keep, out
 
     if record is not None:
       ds = stream.map(functools.partial(record.begin, self.name)).enumerate()
-      ds = ds.map(prepare).map(record.end)
-    else:
+      ds = ds.map(prepare_and_judge).map(record.end)
+    elif self.post_filter_fn or self.skip_errors:
       ds = stream.enumerate().map(
-        prepare, self.num_parallel_calls, deterministic=True
+        prepare_and_judge, self.num_parallel_calls, deterministic=True
       )
       if self.skip_errors:
         ds = _drop_errors(ds, self.name)
+    else:
+      return stream.map(prepare, self.num_parallel_calls, deterministic=True)
     if self.post_filter_fn:
       ds = ds.filter(lambda number, keep, out: keep)
     return ds.map(lambda number, keep, out: out)
 
 
-def example_number(ids, example):
+def example_number(index, example):
   """int64 scalar that identifies an example within its dataset.
 
   Args:
-    ids: dict with `index`, the position in the order of reading.
+    index: int64 scalar, the position in the order of reading.
     example: dict; `tfds_id` is preferred if there is one, since it does not
       depend on the split or the order of files.
   """
   if isinstance(example, dict) and "tfds_id" in example:
     return tf.strings.to_hash_bucket_fast(example["tfds_id"], 2**63 - 1)
-  return ids["index"]
+  return index
 
 
 def _drop_errors(ds, name):
@@ -199,7 +206,7 @@ def _drop_errors(ds, name):
     return element[0] + 1, element
 
   ds = ds.ignore_errors(log_warning=True)  # The log has the reasons.
-  return ds.scan(tf.zeros([], tf.int64), lambda n, *x: count(n, x))
+  return ds.scan(tf.zeros([], tf.int64), count)
 
 
 class Record:
@@ -208,8 +215,9 @@ class Record:
   def __init__(self):
     self.current = None  # A description, None between examples.
 
-  def begin(self, name, ids, example):
-    """Maps an element to itself."""
+  def begin(self, name, position, x):
+    """Maps an element of a stream to itself."""
+    epoch, (index, example) = x
     tfds_id = example.get("tfds_id", "") if isinstance(example, dict) else ""
 
     def note(index, epoch, tfds_id):
@@ -217,8 +225,8 @@ class Record:
       which = f"tfds_id={tfds_id!r}" if tfds_id else f"index {int(index)}"
       self.current = f"{which} of the dataset {name!r} in epoch {int(epoch)}"
 
-    tf.py_function(note, [ids["index"], ids["epoch"], tfds_id], [])
-    return ids, example
+    tf.py_function(note, [index, epoch, tfds_id], [])
+    return position, x
 
   def end(self, *element):
     """Maps an element to itself."""

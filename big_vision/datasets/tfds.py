@@ -65,11 +65,11 @@ class DataSource(core.DataSource):
       self._datasets[key] = ds
     return ds
 
-  def training_order(self, shuffle_seed=None, **kw):
+  def training_order(self, order_seed=None, **kw):
     """See the base class: with a seed, the order of the files is shuffled."""
-    if shuffle_seed is None:
+    if order_seed is None:
       return self._open(self.split, shuffle_files=False, **kw), None
-    kw = {"shuffle_seed": shuffle_seed, **kw}
+    kw = {"shuffle_seed": order_seed, **kw}  # The config may fix it.
     return self._open(self.split, shuffle_files=True, **kw), None
 
   @property
@@ -104,7 +104,11 @@ class DataSource(core.DataSource):
         **kw,
       }
     )
-    ds = self.builder.as_dataset(
+    # AutoGraph, active while epochs are opened, can not handle TFDS.
+    as_dataset = tf.autograph.experimental.do_not_convert(
+      self.builder.as_dataset
+    )
+    ds = as_dataset(
       split=split,
       shuffle_files=shuffle_files,
       read_config=read_config,

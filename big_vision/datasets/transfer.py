@@ -4,6 +4,7 @@ B is the global batch size.
 """
 
 import functools
+import itertools
 from collections.abc import Mapping
 
 import jax
@@ -63,21 +64,29 @@ def start_global(
 
 def _iterate(data):
   """Elements of a dataset; errors say which example is behind them."""
-  num_batches = 0
-  try:
-    for batch in data:
-      yield batch
-      num_batches += 1
-  except tf.errors.OpError as e:
-    if not hasattr(data, "explain_failure"):
-      raise
-    logging.error("An input pipeline failed, looking for the example: %s", e)
-    failed = data.explain_failure(num_batches)
-    if not failed:
-      raise
-    raise ValueError(
-      f"Preprocessing failed for the example with {failed}\n{e.message}"
-    ) from e
+  it = iter(data)
+  for num_batches in itertools.count():
+    try:
+      batch = next(it)
+    except StopIteration:
+      return
+    except tf.errors.OpError as e:
+      error = _explain(data, num_batches, e)
+      raise error from (None if error is e else e)
+    yield batch
+
+
+def _explain(data, num_batches, e):
+  """ValueError that names the example, or `e` if it can not be found."""
+  if not hasattr(data, "explain_failure"):
+    return e
+  logging.error("An input pipeline failed, looking for the example: %s", e)
+  failed = data.explain_failure(num_batches)
+  if not failed:
+    return e
+  return ValueError(
+    f"Preprocessing failed for the example with {failed}\n{e.message}"
+  )
 
 
 def tf_to_numpy(x):

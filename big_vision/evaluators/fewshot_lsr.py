@@ -263,12 +263,18 @@ class Evaluator:
     from big_vision.datasets import core as ds_core
 
     source = ds_core.get(**self._data(name, split))
-    feature = source.builder.info.features.get(self.label_key)
+    if not hasattr(source, "builder"):
+      raise ValueError(
+        f"datasets: {name!r} is not a TFDS dataset, which alone tells its "
+        "number of classes."
+      )
+    features = source.builder.info.features
+    feature = features[self.label_key] if self.label_key in features else None
     if not hasattr(feature, "num_classes"):
       raise ValueError(
         f"datasets: {name!r} has no class labels in label_key="
         f"{self.label_key!r}, its features are "
-        f"{', '.join(sorted(source.builder.info.features))}."
+        f"{', '.join(sorted(features))}."
       )
     return feature.num_classes
 

@@ -10,8 +10,8 @@ The names of the modules are the names in checkpoints, and random keys derive
 from them and from the order of calls.
 """
 
-from collections.abc import Sequence
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision import checkpoints
-from big_vision import lookup
+from big_vision import checkpoints, lookup
 from big_vision.models import common
 
 

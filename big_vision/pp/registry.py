@@ -1,8 +1,7 @@
-"""The registry of everything that strings in configs can call by name.
+"""Named things that configs refer to by strings, such as preprocessing ops.
 
-Names have a prefix for what they are: `preprocess_ops.`, `tokenizers.`,
-`tokensets.`, `shardings.`. Strings are parsed, never evaluated: arguments are
-Python literals. Needs no TensorFlow.
+`"resize(224, method='area')"` means the registered item `resize` with these
+arguments. Arguments are literals: a string never runs code of its own.
 """
 
 import ast
@@ -11,126 +10,129 @@ import functools
 
 
 def parse_name(string_to_parse):
-  """Parses `name`, `a.b` or `name(1, key="x")`.
+  """Splits a string such as `"a.b(1, k='x')"` into name and arguments.
 
   Args:
-    string_to_parse: str, one Python expression. Arguments are literals: numbers,
-      strings, tuples, lists, dicts, sets, True, False, None.
+    string_to_parse: str, a (dotted) name or a call of one with Python literals
+      as arguments. Of a repeated keyword, the last value counts.
 
   Returns:
-    (name, args, kwargs): str, tuple, dict. A bare name is returned as it is.
+    (name, args, kwargs): str, tuple, dict. A name without call is returned as
+    it was given, white space included.
 
   Raises:
-    ValueError: it is neither a name nor the call of one, or an argument is not
-      a literal.
-    SyntaxError: it is not Python.
+    ValueError: the string is neither a name nor a call of one, or an argument
+      is no literal.
+    SyntaxError: not an expression of Python.
   """
   expr = ast.parse(string_to_parse, mode="eval").body
-  if isinstance(expr, (ast.Name, ast.Attribute)):
-    return string_to_parse, (), {}
-  if not isinstance(expr, ast.Call):
-    raise ValueError(
-      f"Expected a name or a call, got {type(expr).__name__}: {string_to_parse}"
-    )
+  if isinstance(expr, ast.Call):
+    name = _dotted_name(expr.func, string_to_parse)
+    args = tuple(ast.literal_eval(arg) for arg in expr.args)
+    kwargs = {kw.arg: ast.literal_eval(kw.value) for kw in expr.keywords}
+    return name, args, kwargs
+  _dotted_name(expr, string_to_parse)
+  return string_to_parse, (), {}
 
-  def dotted(node):
-    if isinstance(node, ast.Name):
-      return node.id
-    if isinstance(node, ast.Attribute):
-      return f"{dotted(node.value)}.{node.attr}"
-    raise ValueError(
-      f"Only a name can be called, not {type(node).__name__}: {string_to_parse}"
-    )
 
-  args = tuple(ast.literal_eval(a) for a in expr.args)
-  kwargs = {kw.arg: ast.literal_eval(kw.value) for kw in expr.keywords}
-  return dotted(expr.func), args, kwargs
+def _dotted_name(node, string):
+  """The `a.b.c` that a syntax tree stands for."""
+  parts = []
+  while isinstance(node, ast.Attribute):
+    parts.append(node.attr)
+    node = node.value
+  if not isinstance(node, ast.Name):
+    raise ValueError(
+      f"Expected a name or a call of a name, such as 'a.b' or 'a.b(1, k=2)', "
+      f"but found {type(node).__name__} in {string!r}."
+    )
+  return ".".join([node.id, *reversed(parts)])
+
+
+class Registry:
+  """The names of this process: `preprocess_ops.*`, `shardings.*` and others."""
+
+  _REGISTRY = {}
+
+  @staticmethod
+  def global_registry():
+    """The dict of all names; tests may replace this method."""
+    return Registry._REGISTRY
+
+  @staticmethod
+  def register(name, replace=False):
+    """A decorator that registers what it decorates.
+
+    Args:
+      name: str, with its namespace, for example "preprocess_ops.resize".
+      replace: bool, whether the name may be in use already.
+
+    Returns:
+      `item -> item`. It raises KeyError if the name is in use.
+    """
+
+    def decorate(item):
+      registry = Registry.global_registry()
+      if name in registry and not replace:
+        raise KeyError(
+          f"{name!r} is registered already, as {registry[name]!r}; choose "
+          "another name or pass replace=True."
+        )
+      registry[name] = item
+      return item
+
+    return decorate
+
+  @staticmethod
+  def lookup(lookup_string, kwargs_extra=None):
+    """The item that a string names, with the string's arguments.
+
+    Args:
+      lookup_string: str, see `parse_name`.
+      kwargs_extra: dict of arguments that override those of the string.
+
+    Returns:
+      `functools.partial` of the item.
+
+    Raises:
+      ValueError: an argument is no literal, or the string is no name or call.
+      SyntaxError: not an expression of Python.
+      KeyError: nothing is registered under this name.
+    """
+    name, args, kwargs = _parse(lookup_string)
+    kwargs.update(kwargs_extra or {})
+    return functools.partial(Registry.global_registry()[name], *args, **kwargs)
+
+  @staticmethod
+  def knows(lookup_string):
+    """Whether the name in `lookup_string` is registered; parses as `lookup`."""
+    return _parse(lookup_string)[0] in Registry.global_registry()
 
 
 def _parse(lookup_string):
-  """`parse_name`, its ValueError naming what was looked up."""
   try:
     return parse_name(lookup_string)
   except ValueError as e:
     raise ValueError(f"Error parsing:\n{lookup_string}") from e
 
 
-class Registry:
-  """Name -> item, for the whole process."""
-
-  _GLOBAL = {}
-
-  @staticmethod
-  def global_registry():
-    """The dict behind the registry; all access goes through this method."""
-    return Registry._GLOBAL
-
-  @staticmethod
-  def register(name, replace=False):
-    """Decorator that adds a function or class.
-
-    Args:
-      name: str, with prefix.
-      replace: bool, whether the name may exist already.
-
-    Returns:
-      The decorator, which returns what it gets.
-
-    Raises:
-      KeyError: the name exists (raised by the decorator).
-    """
-
-    def add(item):
-      items = Registry.global_registry()
-      if name in items and not replace:
-        raise KeyError(f"{name} has already been registered.")
-      items[name] = item
-      return item
-
-    return add
-
-  @staticmethod
-  def lookup(lookup_string, kwargs_extra=None):
-    """Finds an item and binds the arguments of the string.
-
-    Args:
-      lookup_string: str, see `parse_name`.
-      kwargs_extra: dict, overrides keyword arguments of the string.
-
-    Returns:
-      functools.partial of the item.
-
-    Raises:
-      KeyError: no such name.
-      ValueError, SyntaxError: see `parse_name`.
-    """
-    name, args, kwargs = _parse(lookup_string)
-    item = Registry.global_registry()[name]
-    return functools.partial(item, *args, **(kwargs | (kwargs_extra or {})))
-
-  @staticmethod
-  def knows(lookup_string):
-    """Whether the name in a string is registered."""
-    return _parse(lookup_string)[0] in Registry.global_registry()
-
-
 @contextlib.contextmanager
 def temporary_ops(**kw):
-  """Registers `preprocess_ops.<keyword>` factories within a `with` block.
+  """Registers preprocessing ops inside of a `with` block.
 
   Args:
-    **kw: name -> factory.
+    **kw: op name -> factory; registered as `preprocess_ops.<op name>`.
 
   Raises:
-    AssertionError: one of them exists already.
+    AssertionError: one of the names is registered already.
   """
-  for name in kw:
-    full = f"preprocess_ops.{name}"
-    assert full not in Registry.global_registry(), f"{full} exists already."
+  ops = {f"preprocess_ops.{name}": factory for name, factory in kw.items()}
+  registry = Registry.global_registry()
+  taken = sorted(ops.keys() & registry.keys())
+  assert not taken, f"Registered already: {taken}"
+  registry.update(ops)
   try:
-    for name, factory in kw.items():
-      Registry.register(f"preprocess_ops.{name}")(factory)
     yield
   finally:
-    for name in kw:
-      Registry.global_registry().pop(f"preprocess_ops.{name}", None)
+    for name in ops:
+      registry.pop(name, None)

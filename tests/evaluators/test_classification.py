@@ -140,7 +140,7 @@ def test_digits(tfds_data_dir):
     predict_digits,
     "softmax_xent",
     data={"name": "digits", "split": "test"},
-    pp_fn="decode(channels=1)|value_range(0, 1)|"
+    pp_fn="decode(channels=1)|reshape((8, 8, 1))|value_range(0, 1)|"
     "onehot(10, key='label', key_result='labels')|keep('image', 'labels')",
     batch_size=64,
     devices=np.asarray(jax.devices()),

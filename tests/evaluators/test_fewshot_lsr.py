@@ -192,7 +192,7 @@ def test_digits(tfds_data_dir):
     image = batch["image"]
     return image.reshape(len(image), -1), {}
 
-  pp = "decode(channels=1)|value_range(-1, 1)|keep('image', 'label')"
+  pp = "decode(channels=1)|reshape((8, 8, 1))|value_range(-1, 1)|keep('image', 'label')"
   kw = dict(
     batch_size=256,
     shots=(1, 10),

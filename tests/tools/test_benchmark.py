@@ -75,6 +75,7 @@ def test_input():
   )["input"]
   assert "crop(32)" in results["pp"]
   assert 0 < results["images_per_second_per_core"]
+  assert 0 < results["images_per_cpu_second"]
   assert (
     results["images_per_second_per_core"] * benchmark.num_cpus()
   ) == pytest.approx(results["images_per_second"])

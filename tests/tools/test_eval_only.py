@@ -44,7 +44,7 @@ def config(monkeypatch, tfds_data_dir):
   module.Model, module.load = Model, load
   monkeypatch.setitem(sys.modules, module.__name__, module)
   pp = (
-    "decode(channels=1)|value_range(0, 1)|"
+    "decode(channels=1)|reshape((8, 8, 1))|value_range(0, 1)|"
     "onehot(10, key='label', key_result='labels')|keep('image', 'labels')"
   )
   data = {"name": "digits", "split": "test"}

@@ -1,0 +1,153 @@
+"""From a preprocessing string to a function.
+
+`"decode|resize(224)|flip_lr|value_range(-1, 1)"` names ops that are registered
+as `preprocess_ops.<name>`, separated by `|`. Each one maps a dict of tensors
+(an example) to a dict.
+"""
+
+import inspect
+import pathlib
+import re
+
+import tensorflow as tf
+from absl import logging
+
+from big_vision import lookup
+from big_vision.pp import rng
+from big_vision.pp.registry import Registry, parse_name
+
+_PREFIX = "preprocess_ops."
+
+# String literals and comments as a whole; brackets; the separator.
+_TOKEN = re.compile(
+  r"""
+    \"{3} (?: \\. | [^\\] )*? \"{3}  |  '{3} (?: \\. | [^\\] )*? '{3}
+  | \" (?: \\. | [^\\\"\n] )* \"     |  ' (?: \\. | [^\\'\n] )* '
+  | \# [^\n]*
+  | [()\[\]{}|]
+  """,
+  re.VERBOSE | re.DOTALL,
+)
+
+
+def split_pipeline(pp_pipeline):
+  """The ops of a preprocessing string.
+
+  Args:
+    pp_pipeline: str; a `|` in quotes, brackets or a comment does not separate.
+      None is as good as "".
+
+  Returns:
+    List of str, without white space around; empty ones are left out.
+  """
+  pipeline = pp_pipeline or ""
+  sections, start, depth = [], 0, 0
+  for token in _TOKEN.finditer(pipeline):
+    if token[0] in "([{":
+      depth += 1
+    elif token[0] in ")]}":
+      depth = max(depth - 1, 0)
+    elif token[0] == "|" and not depth:
+      sections.append(pipeline[start : token.start()])
+      start = token.end()
+  sections.append(pipeline[start:])
+  return [s.strip() for s in sections if s.strip()]
+
+
+def get_preprocess_fn(pp_pipeline, log_data=True, log_steps=False):
+  """The function that a preprocessing string stands for.
+
+  Args:
+    pp_pipeline: str, ops separated by `|`; None or "" for the identity.
+    log_data: bool or str, whether to log the first example before and after; a
+      str is used as its label.
+    log_steps: bool, whether to log the data before every op, on every call.
+
+  Returns:
+    `dict -> dict`, for eager use and for `tf.data.Dataset.map`. Most ops change
+    the dict that they get. ValueError is raised if the result is not a dict.
+
+  Raises:
+    ValueError: an op cannot be parsed.
+    KeyError: an op is not registered.
+    TypeError: an op does not take these arguments.
+  """
+  ops = [(s, *_build(s)) for s in split_pipeline(pp_pipeline)]
+  label = log_data
+
+  def preprocess(data):
+    nonlocal log_data
+    if log_data:
+      logging.info("Data before pre-processing (%s):\n%s", label, data)
+    for i, (section, name, op) in enumerate(ops):
+      if log_steps:
+        logging.info("Pre-processing step %s (%s):\n%s", name, section, data)
+      with tf.name_scope(name), rng.op_scope(i):
+        data = op(data)
+    if not isinstance(data, dict):
+      raise ValueError(
+        f"Argument `data` must be a dictionary, not {type(data)}"
+      )
+    if log_data:
+      logging.info("Data after pre-processing (%s):\n%s", label, data)
+    log_data = False
+    return data
+
+  return preprocess
+
+
+def _build(section):
+  """(name, op) of one section."""
+  try:
+    name = parse_name(section)[0]
+    make_op = Registry.lookup(_PREFIX + section)
+  except SyntaxError as e:
+    raise ValueError(f"Syntax error on: {section}") from e
+  except KeyError as e:
+    raise KeyError(_unknown_op(name)) from e
+  try:
+    return name, make_op()
+  except TypeError as e:
+    raise TypeError(f"{section}: {e}.{_usage(name, make_op.func)}") from e
+
+
+def _usage(name, factory):
+  """Which arguments an op takes, for error messages."""
+  try:
+    signature = inspect.signature(factory)
+  except (TypeError, ValueError):  # Not every callable tells.
+    return ""
+  return f" Usage: {name}{signature}"
+
+
+def _unknown_op(name):
+  """What to say of an op that is not registered."""
+  registered = [
+    n.removeprefix(_PREFIX)
+    for n in Registry.global_registry()
+    if n.startswith(_PREFIX)
+  ]
+  modules = _modules_of_ops()
+  if name in modules:
+    hint = (
+      f". It is in the module {modules[name]!r} of big_vision.pp: add that to "
+      "config.pp_modules, or import it."
+    )
+  else:
+    hint = lookup.did_you_mean(name, {*registered, *modules})
+    hint += (
+      " If it is an op of your own, config.pp_modules must name its module."
+    )
+  return f"Unknown preprocessing op {name!r}{hint}"
+
+
+def _modules_of_ops():
+  """Op name -> module below big_vision.pp, from the source of all modules."""
+  # Importing them to find out could take long or fail.
+  root = pathlib.Path(__file__).parent
+  pattern = re.compile(r"""\.register\(\s*["']preprocess_ops\.([\w.]+)["']""")
+  return {
+    name: ".".join(path.relative_to(root).with_suffix("").parts)
+    for path in sorted(root.rglob("*.py"), reverse=True)
+    for name in pattern.findall(path.read_text(encoding="utf-8"))
+  }

@@ -1,0 +1,356 @@
+"""Preprocessing ops for images: [H, W, C], or encoded as a string."""
+
+import tensorflow as tf
+
+from big_vision import lookup
+from big_vision.pp import rng, utils
+from big_vision.pp.registry import Registry
+
+InKeyOutKey = utils.InKeyOutKey
+
+
+@Registry.register("preprocess_ops.decode")
+@InKeyOutKey()
+def get_decode(channels=3, precise=False):
+  """Decodes a JPEG, PNG, GIF (first frame) or BMP image.
+
+  Args:
+    channels: int, of the result; 0 for as many as the image has.
+    precise: bool, decodes JPEG with the most accurate method; takes only JPEG
+      and PNG.
+
+  Returns:
+    `string [] -> uint8 [H, W, channels]`.
+  """
+
+  def decode(image):
+    if precise:
+      return tf.image.decode_jpeg(
+        image, channels=channels, dct_method="INTEGER_ACCURATE"
+      )
+    return tf.io.decode_image(image, channels=channels, expand_animations=False)
+
+  return decode
+
+
+# Their results are averages with positive weights: they stay in the range of
+# the input, up to rounding errors that the cast to integers cuts off.
+_AVERAGING = ("area", "bilinear", "gaussian", "nearest")
+_SMALL_INTEGERS = (tf.uint8, tf.int8, tf.uint16, tf.int16)
+
+
+def _check_method(op, method):
+  """Raises ValueError for a name that `tf.image.resize` does not know."""
+  known = [
+    v for k, v in vars(tf.image.ResizeMethod).items() if not k.startswith("_")
+  ]
+  if method not in known:
+    hint = lookup.did_you_mean(method, known)
+    raise ValueError(f"{op}: unknown resize method {method!r}{hint}")
+
+
+def _resize(image, size, method, antialias):
+  """Resizes to [h, w] without changing the dtype."""
+  image = tf.convert_to_tensor(image)
+  dtype = image.dtype
+  resized = tf.image.resize(image, size, method=method, antialias=antialias)
+  if method not in _AVERAGING or dtype not in _SMALL_INTEGERS:
+    resized = tf.clip_by_value(resized, dtype.min, dtype.max)
+  return tf.cast(resized, dtype)
+
+
+@Registry.register("preprocess_ops.resize")
+@InKeyOutKey()
+def get_resize(size, method="bilinear", antialias=False):
+  """Resizes to a fixed size, whatever the aspect ratio.
+
+  Args:
+    size: int or (int, int), pixels; height, width.
+    method: str, one of `tf.image.ResizeMethod`.
+    antialias: bool, whether to smooth when making images smaller.
+
+  Returns:
+    `[H, W, C] -> [*size, C]` of the same dtype; integers are rounded down.
+
+  Raises:
+    ValueError: unknown method.
+  """
+  size = tuple(utils.maybe_repeat(size, 2))
+  _check_method("resize", method)
+  return lambda image: _resize(image, size, method, antialias)
+
+
+def _resize_side(op, side_fn, target, method, antialias):
+  """Resizes so that `side_fn(h, w)` becomes `target` pixels."""
+  _check_method(op, method)
+
+  def resize_side(image):
+    image = tf.convert_to_tensor(image)
+    sides = tf.cast(tf.shape(image)[:2], tf.float32)
+    factor = tf.cast(target, tf.float32) / side_fn(sides)
+    size = tf.cast(tf.round(sides * factor), tf.int32)
+    return _resize(image, size, method, antialias)
+
+  return resize_side
+
+
+@Registry.register("preprocess_ops.resize_small")
+@InKeyOutKey()
+def get_resize_small(smaller_size, method="area", antialias=False):
+  """Resizes the smaller side to `smaller_size`, keeping the aspect ratio.
+
+  Args:
+    smaller_size: int, pixels.
+    method: str, one of `tf.image.ResizeMethod`.
+    antialias: bool, whether to smooth when making images smaller; "area" does
+      so in any case.
+
+  Returns:
+    `[H, W, C] -> [h, w, C]` of the same dtype; integers are rounded down.
+
+  Raises:
+    ValueError: unknown method.
+  """
+  return _resize_side(
+    "resize_small", tf.reduce_min, smaller_size, method, antialias
+  )
+
+
+@Registry.register("preprocess_ops.resize_long")
+@InKeyOutKey()
+def get_resize_long(longer_size, method="area", antialias=True):
+  """Resizes the longer side to `longer_size`, keeping the aspect ratio.
+
+  Args:
+    longer_size: int, pixels.
+    method: str, one of `tf.image.ResizeMethod`.
+    antialias: bool, whether to smooth when making images smaller.
+
+  Returns:
+    `[H, W, C] -> [h, w, C]` of the same dtype; integers are rounded down.
+
+  Raises:
+    ValueError: unknown method.
+  """
+  return _resize_side(
+    "resize_long", tf.reduce_max, longer_size, method, antialias
+  )
+
+
+def _inception_box(shape, area_min, area_max, **kw):
+  """A random part of an image: (begin, size), each int32 [3]."""
+  begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+    shape,
+    tf.zeros([0, 0, 4], tf.float32),
+    seed=rng.next_seed(),
+    area_range=(area_min / 100, area_max / 100),
+    min_object_covered=0,  # There are no objects, do not enforce anything.
+    use_image_if_no_bounding_boxes=True,
+    **kw,
+  )
+  return begin, size
+
+
+@Registry.register("preprocess_ops.inception_crop")
+@InKeyOutKey()
+def get_inception_crop(
+  size=None, area_min=5, area_max=100, method="bilinear", antialias=False
+):
+  """Random crop of random area and aspect ratio (in [0.75, 1.33]).
+
+  Args:
+    size: int or (int, int), pixels to resize the crop to; None keeps it.
+    area_min: float, least area, percent of the image.
+    area_max: float, largest area, percent of the image.
+    method: str, as for `resize`.
+    antialias: bool, as for `resize`.
+
+  Returns:
+    `[H, W, C] -> [h, w, C]` of the same dtype. If no crop like this is found in
+    100 attempts, the whole image.
+
+  Raises:
+    ValueError: unknown method.
+
+  References: Szegedy et al. 2014, section 6, https://arxiv.org/abs/1409.4842.
+  """
+  _check_method("inception_crop", method)
+
+  def inception_crop(image):
+    image = tf.convert_to_tensor(image)
+    begin, extent = _inception_box(tf.shape(image), area_min, area_max)
+    crop = tf.slice(image, begin, extent)
+    crop = tf.ensure_shape(crop, [None, None, image.shape[-1]])
+    if size:
+      hw = tuple(utils.maybe_repeat(size, 2))
+      crop = _resize(crop, hw, method, antialias)
+    return crop
+
+  return inception_crop
+
+
+@Registry.register("preprocess_ops.decode_jpeg_and_inception_crop")
+@InKeyOutKey()
+def get_decode_jpeg_and_inception_crop(
+  size=None,
+  area_min=5,
+  area_max=100,
+  ratio_min=0.75,
+  ratio_max=1.33,
+  method="bilinear",
+  antialias=False,
+):
+  """Like `decode`, then `inception_crop`, but decodes only what is needed.
+
+  Args:
+    size: int or (int, int), pixels to resize the crop to; None keeps it.
+    area_min: float, least area, percent of the image.
+    area_max: float, largest area, percent of the image.
+    ratio_min: float, least aspect ratio, width / height.
+    ratio_max: float, largest aspect ratio, width / height.
+    method: str, as for `resize`.
+    antialias: bool, as for `resize`.
+
+  Returns:
+    `string [] -> uint8 [h, w, 3]`; only for JPEG.
+
+  Raises:
+    ValueError: unknown method.
+
+  References: Szegedy et al. 2014, section 6, https://arxiv.org/abs/1409.4842.
+  """
+  _check_method("decode_jpeg_and_inception_crop", method)
+
+  def decode_jpeg_and_inception_crop(jpeg):
+    begin, extent = _inception_box(
+      tf.image.extract_jpeg_shape(jpeg),
+      area_min,
+      area_max,
+      aspect_ratio_range=(ratio_min, ratio_max),
+    )
+    window = tf.concat([begin[:2], extent[:2]], 0)
+    image = tf.image.decode_and_crop_jpeg(jpeg, window, channels=3)
+    if size:
+      hw = tuple(utils.maybe_repeat(size, 2))
+      image = _resize(image, hw, method, antialias)
+    return image
+
+  return decode_jpeg_and_inception_crop
+
+
+@Registry.register("preprocess_ops.random_crop")
+@InKeyOutKey()
+def get_random_crop(crop_size):
+  """Crops a random part of fixed size; smaller images are an error.
+
+  Args:
+    crop_size: int or (int, int), pixels; height, width.
+
+  Returns:
+    `[H, W, C] -> [*crop_size, C]`.
+  """
+  height, width = utils.maybe_repeat(crop_size, 2)
+
+  def random_crop(image):
+    image = tf.convert_to_tensor(image)
+    channels = image.shape[-1]
+    channels = tf.shape(image)[-1] if channels is None else channels
+    return tf.image.stateless_random_crop(
+      image, (height, width, channels), rng.next_seed()
+    )
+
+  return random_crop
+
+
+@Registry.register("preprocess_ops.central_crop")
+@InKeyOutKey()
+def get_central_crop(crop_size=None):
+  """Crops the middle; smaller images are an error.
+
+  Args:
+    crop_size: int or (int, int), pixels; height, width. None for the largest
+      square.
+
+  Returns:
+    `[H, W, C] -> [*crop_size, C]`.
+  """
+
+  def central_crop(image):
+    image = tf.convert_to_tensor(image)
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    if crop_size:
+      h, w = utils.maybe_repeat(crop_size, 2)
+    else:
+      h = w = tf.minimum(height, width)
+    top, left = (height - h) // 2, (width - w) // 2
+    return tf.image.crop_to_bounding_box(image, top, left, h, w)
+
+  return central_crop
+
+
+@Registry.register("preprocess_ops.flip_lr")
+@InKeyOutKey()
+def get_random_flip_lr():
+  """Exchanges left and right with probability 0.5."""
+  return lambda image: tf.image.stateless_random_flip_left_right(
+    image, rng.next_seed()
+  )
+
+
+def _standardize(mean, std):
+  """`(x - mean) / std`, per channel."""
+
+  def standardize(image):
+    image = tf.cast(image, tf.float32) - tf.constant(mean, tf.float32)
+    return image / tf.constant(std, tf.float32)
+
+  return standardize
+
+
+@Registry.register("preprocess_ops.vgg_value_range")
+@InKeyOutKey()
+def get_vgg_value_range(
+  mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
+  std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
+):
+  """Subtracts the mean of ImageNet and divides by its standard deviation.
+
+  Args:
+    mean: 3 floats, one per channel, for values in [0, 255].
+    std: 3 floats, the same.
+
+  Returns:
+    `[H, W, 3] -> float32 [H, W, 3]`.
+  """
+  return _standardize(mean, std)
+
+
+@Registry.register("preprocess_ops.clip_value_range")
+@InKeyOutKey()
+def get_clip_value_range():
+  """Subtracts mean, divides by standard deviation, as the CLIP models expect.
+
+  Returns:
+    `[H, W, 3] -> float32 [H, W, 3]`, for inputs in [0, 255].
+
+  References: Radford et al. 2021, https://arxiv.org/abs/2103.00020.
+  """
+  mean = [m * 255 for m in (0.48145466, 0.4578275, 0.40821073)]
+  std = [s * 255 for s in (0.26862954, 0.26130258, 0.27577711)]
+  return _standardize(mean, std)
+
+
+@Registry.register("preprocess_ops.convert_to_video")
+@InKeyOutKey()
+def get_convert_to_video(num_frames):
+  """Makes a video of an image: black frames (zeros) follow it.
+
+  Args:
+    num_frames: int.
+
+  Returns:
+    `[H, W, C] -> [num_frames, H, W, C]` of the same dtype.
+  """
+  return lambda image: tf.pad(
+    tf.expand_dims(image, 0), [[0, num_frames - 1], [0, 0], [0, 0], [0, 0]]
+  )

@@ -1,0 +1,66 @@
+"""What several preprocessing ops need."""
+
+import collections.abc
+import functools
+import inspect
+
+
+def maybe_repeat(arg, n_reps):
+  """`(arg,) * n_reps`, unless `arg` is a sequence already (and no str)."""
+  if isinstance(arg, collections.abc.Sequence) and not isinstance(arg, str):
+    return arg
+  return (arg,) * n_reps
+
+
+class InKeyOutKey:
+  """Decorator: from a factory of `value -> value` to one of `dict -> dict`.
+
+  The decorated factory also takes the keyword arguments `inkey` and `outkey`,
+  the entries of the dict that the op reads and writes, and `key` for both. The
+  op changes the dict that it gets, and returns it.
+  """
+
+  def __init__(self, indefault="image", outdefault="image", with_data=False):
+    """Makes the decorator.
+
+    Args:
+      indefault: str, the default of `inkey`; None if the user must name one.
+      outdefault: str, the default of `outkey`.
+      with_data: bool, whether the inner function wants the whole dict too, as
+        the keyword argument `data`.
+    """
+    self.indefault = indefault
+    self.outdefault = outdefault
+    self.with_data = with_data
+
+  def __call__(self, get_fn):
+    """Decorates `get_fn(*args, **kw) -> fn(value) -> value`."""
+    with_data = self.with_data
+
+    def get_op(
+      *args, key=None, inkey=self.indefault, outkey=self.outdefault, **kw
+    ):
+      fn = get_fn(*args, **kw)
+
+      def op(data):
+        value = data[key or inkey]
+        extra = {"data": data} if with_data else {}
+        data[key or outkey] = fn(value, **extra)
+        return data
+
+      return op
+
+    own = inspect.signature(get_op).parameters
+    functools.update_wrapper(get_op, get_fn)
+    get_op.__signature__ = _with_keys(inspect.signature(get_fn), own)
+    return get_op
+
+
+def _with_keys(signature, own):
+  """The signature of a factory, with `key`, `inkey`, `outkey` added."""
+  params = list(signature.parameters.values())
+  keys = [own[k] for k in ("key", "inkey", "outkey")]
+  last = params[-1:]
+  if last and last[0].kind is inspect.Parameter.VAR_KEYWORD:
+    return signature.replace(parameters=[*params[:-1], *keys, *last])
+  return signature.replace(parameters=[*params, *keys])

@@ -1,0 +1,57 @@
+"""What is wrong with a config of the input pipeline, and what to do."""
+
+import pytest
+
+from big_vision import input_pipeline as ip
+
+pytestmark = pytest.mark.tf
+
+
+@pytest.fixture
+def rows(tmp_path):
+  (tmp_path / "rows.jsonl").write_text('{"n": 1}')
+  return {"name": "bv:jsonl", "fname": str(tmp_path / "rows.jsonl")}
+
+
+def config(rows):
+  return {"batch_size": 8, "data": rows}
+
+
+def mixture(rows, **kw):
+  parts = {k: {"data": rows, **kw} for k in "ab"}
+  return {"batch_size": 8, "data": {"a": 1, "b": 3}, **parts}
+
+
+def test_validate_accepts(rows):
+  ip.validate({**config(rows), "cache": "pipeline", "pp": ""})
+  ip.validate(mixture(rows))
+
+
+@pytest.mark.parametrize(
+  "change, match",
+  [
+    ({"batch_size": 7}, r"input.batch_size=7.*devices, 8: set it to 8"),
+    ({"batch_size": 0}, "positive int"),
+    ({"shufle_buffer_size": 5}, "Did you mean 'shuffle_buffer_size'"),
+    ({"batch_sise": 8}, "Did you mean 'batch_size'"),
+    ({"data": {"name": "bv:jsnl"}}, "input.data.name.*jsonl"),
+    ({"data": {"name": "bv:jsonl", "fnam": "x"}}, "'fname'"),
+    ({"data": {"a": "x"}}, "must be a weight"),
+    ({"pp": "no_such_op(3)"}, r"config.input.pp: 'no_such_op\(3\)'"),
+    ({"filter_fn": len}, "pre_filter_fn"),
+  ],
+)
+def test_validate_rejects(rows, change, match):
+  base = {"batch_size": 8, "data": rows}
+  with pytest.raises(ValueError, match=match):
+    ip.validate({**base, **change}, process_count=1, device_count=8)
+
+
+def test_validate_other_keys(rows):
+  with pytest.raises(ValueError, match="config.evals.val.data is missing"):
+    ip.validate({"batch_size": 8}, "evals.val")
+  cfg = mixture(rows, cach_raw=True)
+  with pytest.raises(ValueError, match="config.input.a.cach_raw"):
+    ip.validate(cfg)
+  with pytest.raises(ValueError, match="processes, 3"):
+    ip.validate(config(rows), process_count=3, device_count=4)

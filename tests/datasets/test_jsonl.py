@@ -1,0 +1,175 @@
+"""JSON-lines files as data: rows, files, downloads, errors."""
+
+import hashlib
+import json
+import os
+
+import jax
+import pytest
+import tensorflow as tf
+
+from big_vision import input_pipeline
+from big_vision.datasets import jsonl
+
+pytestmark = pytest.mark.tf
+
+ROWS = [
+  {"t": "ä", "n": 1, "x": 0.5, "b": True, "f": "1.txt"},
+  {"t": "", "n": -2, "x": 2, "b": False, "f": "2.txt"},
+  {"t": "c", "n": 3, "x": 1e3, "b": True, "f": "1.txt"},
+]
+
+
+@pytest.fixture
+def write(tmp_path):
+  def fn(text):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+      text if isinstance(text, str) else "\n".join(map(json.dumps, text))
+    )
+    return str(path)
+
+  return fn
+
+
+def read(source, **kw):
+  return list(source.get_tfdata(ordered=True, **kw).as_numpy_iterator())
+
+
+def test_types_and_ids(write):
+  source = jsonl.DataSource(write(ROWS))
+  spec = source.get_tfdata(ordered=True).element_spec
+  assert {k: (s.dtype, s.shape.rank) for k, s in spec.items()} == {
+    "id": (tf.string, 0),
+    "t": (tf.string, 0),
+    "n": (tf.int32, 0),
+    "x": (tf.float32, 0),
+    "b": (tf.bool, 0),
+    "f": (tf.string, 0),
+  }
+  assert [r["id"] for r in read(source)] == [b"0", b"1", b"2"]
+  assert [r["x"] for r in read(source)] == [0.5, 2, 1000]
+  assert read(source)[0]["t"].decode() == "ä"
+  assert source.total_examples == 3
+
+
+def test_range_and_own_id(write):
+  path = write([{"id": i * 10} for i in range(6)])
+  source = jsonl.DataSource(path, start=2, stop=4)
+  assert [r["id"] for r in read(source)] == [20, 30]
+  for stop in (0, None, float("inf")):
+    assert jsonl.DataSource(path, start=None, stop=stop).total_examples == 6
+  with pytest.raises(ValueError, match="No rows.*start=6"):
+    jsonl.DataSource(path, start=6)
+
+
+def test_processes_get_contiguous_parts(write, monkeypatch):
+  source = jsonl.DataSource(write([{"n": i} for i in range(5)]))
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  assert source.num_examples_per_process() == [3, 2]
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  assert [r["n"] for r in read(source)] == [3, 4]
+  assert len(read(source, process_split=False)) == 5
+  monkeypatch.setattr(jax, "process_count", lambda: 6)
+  with pytest.raises(AssertionError, match="5 examples for 6 processes"):
+    source.num_examples_per_process()
+
+
+def test_unordered_is_a_fixed_shuffle(write):
+  source = jsonl.DataSource(write([{"n": i} for i in range(20)]))
+  order = lambda: [int(r["n"]) for r in source.get_tfdata(ordered=False)]
+  assert order() == order() != sorted(order()) == list(range(20))
+
+
+def test_values_may_be_files(write, tmp_path):
+  for n in (1, 2):
+    (tmp_path / f"{n}.txt").write_bytes(b"\x00file%d" % n)
+  want = [b"\x00file1", b"\x00file2", b"\x00file1"]
+  source = jsonl.DataSource(write(ROWS), fopen_keys={"f": str(tmp_path)})
+  assert [r["f"] for r in read(source)] == want
+  full = [{**r, "f": str(tmp_path / r["f"])} for r in ROWS]
+  for keys in (["f"], ("f",), {"f"}):
+    source = jsonl.DataSource(write(full), fopen_keys=keys)
+    assert [r["f"] for r in read(source)] == want
+  data = {"name": "bv:jsonl", "fname": write(full), "fopen_keys": ["f"]}
+  for cache_raw in (False, True):
+    cfg = {"batch_size": 3, "data": data, "cache_raw": cache_raw}
+    ds, _ = input_pipeline.training(cfg)
+    assert next(iter(ds))["f"].numpy().tolist() == want
+  for key in ("n", "nope"):
+    with pytest.raises(ValueError, match=f"fopen_keys: '{key}'"):
+      jsonl.DataSource(write(ROWS), fopen_keys=[key])
+
+
+def test_training_reads_only_files_that_it_needs(write, tmp_path):
+  (tmp_path / "2.txt").write_bytes(b"two")  # The only file there is.
+  data = {"fname": write(ROWS), "fopen_keys": {"f": str(tmp_path)}}
+  cfg = {"batch_size": 1, "data": {"name": "bv:jsonl", **data}, "prefetch": 0}
+  ds, _ = input_pipeline.training(
+    {**cfg, "num_parallel_calls": 1}, start_step=1
+  )
+  assert next(iter(ds))["f"].numpy() == [b"two"]
+
+
+def test_downloads_once_and_whole(write, tmp_path, monkeypatch):
+  remote = tmp_path / "remote.bin"
+  remote.write_bytes(b"content")
+  url = remote.as_uri()
+  dest = tmp_path / "cache"
+  path = jsonl.cached_download(url, str(dest))
+  assert path == str(dest / hashlib.md5(url.encode()).hexdigest())
+  remote.write_bytes(b"changed")
+  assert jsonl.cached_download(url, str(dest)) == path
+  with open(path, "rb") as f:
+    assert f.read() == b"content"
+  assert os.listdir(dest) == [os.path.basename(path)]
+
+  class Broken:
+    def __enter__(self):
+      return self
+
+    def __exit__(self, *_):
+      pass
+
+    def read(self, n):
+      raise ConnectionError("cable")
+
+  monkeypatch.setattr(jsonl.urllib.request, "urlopen", lambda url: Broken())
+  with pytest.raises(ConnectionError):
+    jsonl.cached_download("http://x/y", str(dest))
+  assert os.listdir(dest) == [os.path.basename(path)]
+
+
+def test_download_keys(write, tmp_path, monkeypatch):
+  monkeypatch.setattr(jsonl.tempfile, "tempdir", str(tmp_path))
+  remote = tmp_path / "remote.bin"
+  remote.write_bytes(b"content")
+  path = write([{"u": remote.as_uri()}] * 3)
+  source = jsonl.DataSource(path, fopen_keys=["u"], download_keys=["u"])
+  assert [r["u"] for r in read(source)] == [b"content"] * 3
+  with pytest.raises(AssertionError, match="fopen_keys"):
+    jsonl.DataSource(path, download_keys=["u"])
+
+
+@pytest.mark.parametrize(
+  "text, match",
+  [
+    ('{"a": 1}\nnope', "^Invalid JSON in line 1 "),
+    ('{"a": 1}\n\n{"a": 2}', "^Invalid JSON in line 1 .*blank"),
+    ('{"a": 1}\n[1]', "^Invalid JSON in line 1 .*not an object"),
+    ('{"a": [1]}', "^Invalid JSON in line 0 .*'a'"),
+    ('{"a": null}', "^Invalid JSON in line 0 .*None"),
+    ('{"a": 5000000000}', "int32"),
+    ('{"a": 1}\n{"b": 1}', r"^Line 1 .*missing keys \['a'\].*\['b'\]"),
+    ('{"a": 1}\n{"a": 2}\n{"a": 1.5}', "^Line 2 .*'a' is 1.5, expected int"),
+    ('{"a": 1}\n{"a": true}', "^Line 1 .*'a' is True"),
+    ("", "No rows"),
+  ],
+)
+def test_errors_name_the_line(write, text, match):
+  with pytest.raises(ValueError, match=match):
+    jsonl.DataSource(write(text))
+
+
+def test_blank_lines_at_the_end(write):
+  assert jsonl.DataSource(write('{"a": 1}\n\n  \n')).total_examples == 1

@@ -1,0 +1,130 @@
+"""TFDS as data: ids, splits, file order, preparing, errors."""
+
+import jax
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from big_vision import input_pipeline
+from big_vision.datasets import digits, embedded, tfds
+
+pytestmark = pytest.mark.tf
+
+
+@pytest.fixture(scope="module")
+def four_files(tmp_path_factory):
+  """TFDS folder with digits in four files."""
+  path = str(tmp_path_factory.mktemp("four"))
+  embedded.prepare(lambda: digits.Digits(data_dir=path), num_shards=4)
+  return path
+
+
+def test_hash_of_ids():
+  got = tfds.hash_id(tf.constant(["cifar10-train.tfrecord-00000-of-00001__0"]))
+  assert got.dtype == tf.int32 and got.numpy().tolist() == [859170631]
+
+
+def test_examples(tfds_data_dir):
+  for skip_decode in (["image", "not there"], ("image",)):
+    source = tfds.DataSource("digits", "train[:4]", skip_decode=skip_decode)
+    (*_, e) = source.get_tfdata(ordered=True).as_numpy_iterator()
+    assert isinstance(e["image"], bytes) and e["tfds_id"].endswith(b"__3")
+    assert e["_id"] == tfds.hash_id(e["tfds_id"])
+  source = tfds.DataSource("digits", "train[:4]", skip_decode=())
+  e = next(source.get_tfdata(ordered=True).as_numpy_iterator())
+  assert e["image"].shape == (8, 8, 1)
+  assert source.total_examples == 4
+  assert source.get_tfdata() is source.get_tfdata()
+  assert source.get_tfdata(allow_cache=False) is not source.get_tfdata()
+
+
+def test_processes_share_the_split(tfds_data_dir, monkeypatch):
+  source = tfds.DataSource("digits", "test[:10]")
+  everything = [
+    e["id"] for e in source.get_tfdata(ordered=True).as_numpy_iterator()
+  ]
+  monkeypatch.setattr(jax, "process_count", lambda: 3)
+  assert source.num_examples_per_process() == [4, 3, 3]
+  parts = []
+  for i in range(3):
+    monkeypatch.setattr(jax, "process_index", lambda i=i: i)
+    ds = source.get_tfdata(ordered=True, allow_cache=False)
+    parts += [e["id"] for e in ds.as_numpy_iterator()]
+  assert parts == everything
+  assert source.get_tfdata(process_split=False).cardinality() == 10
+
+
+def test_opens_a_folder(four_files):
+  folder = str(tfds.get_builder("digits", four_files).data_path)
+  source = tfds.DataSource("from_data_dir", "test", data_dir=folder)
+  assert source.total_examples == 297
+  with pytest.raises(ValueError, match="data_dir"):
+    tfds.get_builder("from_data_dir")
+
+
+def ids(cfg, num, **kw):
+  ds, _ = input_pipeline.training(cfg, **kw)
+  batches = ds.take(num).as_numpy_iterator()
+  return np.concatenate([b["id"] for b in batches])
+
+
+def test_shuffled_training_over_several_files(four_files):
+  """Files come in another order each epoch; all the same it is an order."""
+  cfg = {
+    "batch_size": 150,
+    "data": {"name": "digits", "split": "train", "data_dir": four_files},
+    "tfdata": {"interleave_cycle_length": 1},
+    "shuffle_buffer_size": 20,
+  }
+  straight = ids(cfg, 24)
+  epochs = straight[:3000].reshape(2, 1500)
+  assert len(set(epochs[0])) == len(set(epochs[1])) == 1500
+  # Further apart than the buffer could carry it.
+  place = {x: i for i, x in enumerate(epochs[0])}
+  moved = np.abs([place[x] - i for i, x in enumerate(epochs[1])])
+  assert np.median(moved) > 100
+  tf.random.set_seed(1)
+  np.testing.assert_array_equal(ids(cfg, 24), straight)
+  np.testing.assert_array_equal(
+    ids(cfg, 4, start_step=17), straight[17 * 150 : 21 * 150]
+  )
+  hosts = [
+    ids(cfg, 3, start_step=12, process_index=i, process_count=2)
+    for i in range(2)
+  ]
+  rows = np.stack(hosts).reshape(2, 3, 75).transpose(1, 0, 2).ravel()
+  np.testing.assert_array_equal(rows, straight[12 * 150 : 15 * 150])
+
+
+def test_prepares_what_needs_no_download(tmp_path, monkeypatch):
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+  assert tfds.DataSource("digits", "test").total_examples == 297
+  assert (tmp_path / "digits").is_dir()
+
+
+def test_uses_a_copy_made_by_others(four_files, monkeypatch):
+  def prepare(data_dir):
+    raise RuntimeError("should not be called")
+
+  monkeypatch.setattr(digits, "prepare", prepare)
+  tfds._get_builder.cache_clear()
+  assert tfds.DataSource("digits", "test", four_files).total_examples == 297
+
+
+@pytest.mark.parametrize(
+  "name, split, match",
+  [
+    ("digitz", "train", "digits'.*download_tfds_datasets NAME"),
+    ("mnist", "train", "not prepared.*download_tfds_datasets mnist"),
+    ("digits", "trian", "config.input.data.split.*Did you mean 'train'"),
+    ("digits", "train+tst", "'tst'"),
+    ("digits", "train[5:5]", "no examples"),
+    ("digits", "train[5:", "bad split"),
+  ],
+)
+def test_errors(tfds_data_dir, name, split, match):
+  with pytest.raises(ValueError, match=match):
+    tfds.DataSource(name, split)
+  cfg = {"batch_size": 8, "data": {"name": name, "split": split}}
+  with pytest.raises(ValueError, match=match):
+    input_pipeline.validate(cfg)
