@@ -200,9 +200,7 @@ def _as_numpy(x):
 
 def _span(index, shape):
   """Slices of a shard as comparable (start, stop) per dimension."""
-  return tuple(
-    s.indices(n)[:2] for s, n in zip(index, shape, strict=True)
-  )
+  return tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
 
 
 def get_local_slice_from_fsarray(global_array):

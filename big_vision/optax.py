@@ -333,7 +333,9 @@ def clip_by_per_example_global_norm(max_norm):
     )  # [B]
     norm = jnp.sqrt(squares)
     # Not max_norm / norm, which is inf for a gradient of zero.
-    scale = jnp.where(norm > max_norm, max_norm / jnp.maximum(norm, max_norm), 1)
+    scale = jnp.where(
+      norm > max_norm, max_norm / jnp.maximum(norm, max_norm), 1
+    )
     return jax.tree.map(
       lambda g: jnp.mean(
         g * scale.astype(g.dtype).reshape(-1, *[1] * (g.ndim - 1)), axis=0
@@ -419,9 +421,7 @@ def momentum_hp(momentum=0.9, dtype=jnp.bfloat16, nesterov=False):
   Returns:
     optax.GradientTransformation.
   """
-  return optax.trace(
-    decay=momentum, nesterov=nesterov, accumulator_dtype=dtype
-  )
+  return optax.trace(decay=momentum, nesterov=nesterov, accumulator_dtype=dtype)
 
 
 _OPTIMIZERS = {

@@ -86,7 +86,9 @@ def test_first_match_wins_and_rest_is_replicated(mesh):
   assert out["opt"][0].spec == P(None, "model")
   assert out["opt"][1]["count"].spec == P()
   # A rule has to match the whole name.
-  out = sharding.infer_sharding(tree, [("params", "shard_dim('data', 0)")], mesh)
+  out = sharding.infer_sharding(
+    tree, [("params", "shard_dim('data', 0)")], mesh
+  )
   assert all(not any(s.spec) for s in jax.tree.leaves(out))
 
 
@@ -144,6 +146,7 @@ def test_own_op_and_bar_in_arguments(mesh):
     def apply(cur_spec, mesh, name, x):
       seen.append((text, name, x.shape, x.dtype, cur_spec))
       return tuple("model" if i == dim else s for i, s in enumerate(cur_spec))
+
     return apply  # fmt: skip
 
   try:
@@ -210,7 +213,9 @@ def test_boxed_statistics_of_another_shape(mesh):
 
 def test_result_places_arrays(mesh):
   tree = {"w": jnp.arange(32.0).reshape(8, 4), "b": jnp.ones(3)}
-  out = sharding.infer_sharding(tree, [("w", "fsdp(['data', 'model'], 0)")], mesh)
+  out = sharding.infer_sharding(
+    tree, [("w", "fsdp(['data', 'model'], 0)")], mesh
+  )
   placed = jax.jit(lambda: tree, out_shardings=out)()
   assert placed["w"].addressable_shards[0].data.shape == (1, 4)
   assert placed["b"].is_fully_replicated

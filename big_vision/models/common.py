@@ -46,20 +46,22 @@ def merge_params(loaded, inited, dont_load=(), match_dtype=False):
       else ""
     )
     raise ValueError(
-      "\n".join([
-        section("Params in checkpoint", loaded, "  "),
-        section("Params in model (code)", inited, "  "),
-        section(
-          "Params in model (code) but not in checkpoint and not `dont_load`ed",
-          missing,
-          " - ",
-        ),
-        section(
-          "Params in checkpoint but not in model (code) and not `dont_load`ed",
-          unused,
-          " + ",
-        ),
-      ])
+      "\n".join(
+        [
+          section("Params in checkpoint", loaded, "  "),
+          section("Params in model (code)", inited, "  "),
+          section(
+            "Params in model (code) but not in checkpoint and not `dont_load`ed",
+            missing,
+            " - ",
+          ),
+          section(
+            "Params in checkpoint but not in model (code) and not `dont_load`ed",
+            unused,
+            " + ",
+          ),
+        ]
+      )
     )
 
   def pick(name, init):

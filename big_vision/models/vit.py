@@ -584,7 +584,9 @@ def load(init_params, init_file, model_cfg, dont_load=()):
   return params
 
 
-_AUGREG = "gs://vit_models/augreg/{}-i21k-300ep-lr_0.001-aug_{}-do_0.0-sd_0.0.npz"
+_AUGREG = (
+  "gs://vit_models/augreg/{}-i21k-300ep-lr_0.001-aug_{}-do_0.0-sd_0.0.npz"
+)
 
 # Both towers of the public SigLIP models; `:img` is the image tower.
 SIGLIP_CHECKPOINTS = {
@@ -600,7 +602,11 @@ SIGLIP_CHECKPOINTS = {
     ("SigLIP", "So400m/14 384", "webli_en_so400m_384_58765454"),
     ("SigLIP", "B/16-i18n 256", "webli_i18n_b16_256_66117334"),
     *[
-      ("SigLIP2", f"{size} {res}", f"siglip2_{size.lower().replace('/', '')}_{res}")
+      (
+        "SigLIP2",
+        f"{size} {res}",
+        f"siglip2_{size.lower().replace('/', '')}_{res}",
+      )
       for size, resolutions in {
         "B/16": (224, 256, 384, 512),
         "B/32": (256,),

@@ -99,12 +99,12 @@ def get_preprocess_fn(pp_pipeline, log_data=True, log_steps=False):
 def _build(section):
   """(name, op) of one section."""
   try:
-    name = parse_name(section)[0]
     make_op = Registry.lookup(_PREFIX + section)
+    name = parse_name(section)[0]
   except SyntaxError as e:
     raise ValueError(f"Syntax error on: {section}") from e
   except KeyError as e:
-    raise KeyError(_unknown_op(name)) from e
+    raise KeyError(_unknown_op(e.args[0].removeprefix(_PREFIX))) from e
   try:
     return name, make_op()
   except TypeError as e:

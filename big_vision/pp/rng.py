@@ -103,12 +103,6 @@ def next_seed():
   return seed
 
 
-def fixed_seed():
-  """The example's seed ([2] int64), the same in all epochs; None if unknown."""
-  example = _current.get()
-  return None if example is None else example.fixed
-
-
 def epoch():
   """How often the example was used before: int64 scalar, or None if unknown."""
   state = _state.get()

@@ -1,0 +1,402 @@
+"""Axes: H height, W width, C channels."""
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from big_vision.pp import builder, ops_image, rng
+
+pytestmark = pytest.mark.tf
+
+
+def smooth_image(h=37, w=53, seed=0):
+  """A smooth image with all brightnesses, uint8 [h, w, 3]."""
+  r = np.random.RandomState(seed)
+  y, x = np.mgrid[:h, :w] / 10
+  out = []
+  for _ in range(3):
+    fy, fx, phase = r.uniform(0.5, 2, 3)
+    out.append(np.sin(fy * y + phase) * np.cos(fx * x - phase))
+  return np.round(127.5 + 127.5 * np.stack(out, -1)).astype(np.uint8)
+
+
+def coordinates(h, w):
+  """Image whose channels are row and column, float32 [h, w, 3]."""
+  y, x = np.mgrid[:h, :w].astype(np.float32)
+  return np.stack([y, x, np.ones_like(x)], -1)
+
+
+def encode(image, fmt, **kw):
+  out = io.BytesIO()
+  PIL.Image.fromarray(image).save(out, fmt, **kw)
+  return out.getvalue()
+
+
+def run(pp, image, static=None):
+  """Result in eager mode, after a check that graphs give the same."""
+  fn = builder.get_preprocess_fn(pp, log_data=False)
+  eager = np.asarray(fn({"image": tf.constant(image)})["image"])
+  ds = tf.data.Dataset.from_tensors({"image": image}).map(fn)
+  graph = next(iter(ds))["image"]
+  if eager.dtype == np.float32:
+    np.testing.assert_allclose(eager, graph, rtol=1e-5, atol=1e-5)
+  else:
+    np.testing.assert_array_equal(eager, graph)
+  if static:
+    assert ds.element_spec["image"].shape.as_list() == static
+  return eager
+
+
+def draw(pp, image, num, seed=5):
+  """`num` results with different seeds, in a graph with two threads."""
+  fn = builder.get_preprocess_fn(pp, log_data=False)
+
+  def prepare(i):
+    with rng.example_seed(tf.stack([seed, i])):
+      return fn({"image": tf.constant(image)})["image"]
+
+  ds = tf.data.Dataset.range(num).map(prepare, 2, deterministic=True)
+  return list(ds.as_numpy_iterator())
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "BMP"])
+def test_decode(fmt):
+  image = smooth_image()
+  got = run("decode", encode(image, fmt), [None, None, 3])
+  np.testing.assert_array_equal(got, image)
+  assert got.dtype == np.uint8
+
+
+def test_decode_channels():
+  image = smooth_image()[..., 0]
+  png = encode(image, "PNG")
+  np.testing.assert_array_equal(run("decode(1)", png)[..., 0], image)
+  got = run("decode(channels=0)", png, [None, None, None])
+  np.testing.assert_array_equal(got, image[..., None])
+  rgb = np.repeat(image[..., None], 3, -1)
+  np.testing.assert_array_equal(run("decode", png), rgb)
+  got = run("decode(precise=True)", png, [None, None, 3])
+  np.testing.assert_array_equal(got, rgb)
+
+
+def test_decode_gif_takes_the_first_frame():
+  image = smooth_image()[..., 0]
+  frames = [PIL.Image.fromarray(x) for x in (image, 255 - image)]
+  out = io.BytesIO()
+  frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
+  np.testing.assert_array_equal(run("decode", out.getvalue())[..., 0], image)
+
+
+def test_decode_jpeg():
+  jpeg = encode(smooth_image(), "JPEG", quality=90)
+  want = np.asarray(PIL.Image.open(io.BytesIO(jpeg))).astype(int)
+  for pp in ("decode", "decode(precise=True)"):
+    got = run(pp, jpeg, [None, None, 3])
+    assert np.abs(got - want).max() <= 3  # Decoders round differently.
+
+
+def bilinear(image, h, w):
+  """Linear interpolation between pixel centres, without smoothing."""
+
+  def taps(old, new):
+    x = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    low = np.minimum(np.floor(x).astype(int), old - 1)
+    return low, np.minimum(low + 1, old - 1), x - low
+
+  y0, y1, fy = taps(image.shape[0], h)
+  x0, x1, fx = taps(image.shape[1], w)
+  image = image.astype(np.float64)
+  rows = image[y0] + (image[y1] - image[y0]) * fy[:, None, None]
+  return rows[:, x0] + (rows[:, x1] - rows[:, x0]) * fx[:, None]
+
+
+@pytest.mark.parametrize(
+  "size, hw", [("16", (16, 16)), ("(12, 80)", (12, 80)), ("[60, 9]", (60, 9))]
+)
+def test_resize_bilinear(size, hw):
+  image = smooth_image()
+  pp = f"decode|resize({size})"
+  got = run(pp, encode(image, "PNG"), [*hw, 3])
+  want = bilinear(image, *hw)
+  assert got.dtype == np.uint8
+  # Truncated, not rounded.
+  off = np.abs(got - np.floor(want + 1e-4)) > 0
+  assert off.mean() < 0.005 and np.abs(got - want).max() < 1.01
+  floats = run(f"resize({size})", image.astype(np.float32))
+  assert floats.dtype == np.float32
+  np.testing.assert_allclose(floats, want, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic", "lanczos3"])
+def test_resize_antialias_like_pil(method):
+  image = smooth_image()
+  pil = {"bilinear": "BILINEAR", "bicubic": "BICUBIC", "lanczos3": "LANCZOS"}
+  want = PIL.Image.fromarray(image).resize(
+    (17, 13), getattr(PIL.Image, pil[method])
+  )
+  got = run(f"resize((13, 17), {method!r}, antialias=True)", image)
+  assert np.abs(got.astype(int) - np.asarray(want)).max() <= 2
+
+
+def test_resize_clips_overshoot():
+  image = np.zeros([8, 8, 3], np.uint8)
+  image[:, 4:] = 255
+  got = run("resize((8, 64), 'bicubic')", image)
+  assert got[:, :20].max() <= 8 and got[:, 44:].min() >= 247
+  # Wrapping around would make bright pixels dark next to the edge.
+  assert np.all(np.diff(got[0, 16:48, 0].astype(int)) >= -12)
+
+
+def test_resize_area_and_nearest():
+  image = smooth_image(36, 52)
+  got = run("resize((9, 13), 'area')", image)
+  want = image.reshape(9, 4, 13, 4, 3).mean((1, 3))
+  np.testing.assert_array_equal(got, np.floor(want))
+  got = run("resize((18, 26), 'nearest')", image)
+  np.testing.assert_array_equal(got, image[1::2, 1::2])
+
+
+@pytest.mark.parametrize(
+  "dtype", [np.uint8, np.int16, np.int32, np.int64, np.float32, np.float64]
+)
+def test_resize_keeps_the_dtype_of_numpy_arrays(dtype):
+  image = smooth_image().astype(dtype)
+  got = ops_image.get_resize(16)({"image": image})["image"]
+  assert got.dtype == dtype
+  assert np.abs(np.asarray(got) - bilinear(image, 16, 16)).max() < 1.01
+
+
+@pytest.mark.parametrize(
+  "make",
+  [
+    lambda m: ops_image.get_resize(8, m),
+    lambda m: ops_image.get_resize_small(8, m),
+    lambda m: ops_image.get_resize_long(8, m),
+    lambda m: ops_image.get_inception_crop(8, method=m),
+    lambda m: ops_image.get_decode_jpeg_and_inception_crop(8, method=m),
+  ],
+)
+def test_unknown_resize_method(make):
+  with pytest.raises(ValueError, match="'bilinar'. Did you mean 'bilinear'"):
+    make("bilinar")
+
+
+@pytest.mark.parametrize(
+  "pp, shape, want",
+  [
+    ("resize_small(24)", (37, 53), (24, 34)),  # 34.38
+    ("resize_small(24)", (53, 37), (34, 24)),
+    ("resize_small(10)", (4, 9), (10, 22)),  # 22.5 goes to the even number.
+    ("resize_small(10)", (4, 11), (10, 28)),  # 27.5
+    ("resize_small(7)", (7, 7), (7, 7)),
+    ("resize_long(24)", (37, 53), (17, 24)),  # 16.75
+    ("resize_long(90)", (53, 37), (90, 63)),  # 62.8
+  ],
+)
+def test_resize_one_side(pp, shape, want):
+  assert run(pp, smooth_image(*shape)).shape == (*want, 3)
+
+
+def test_resize_one_side_values():
+  image = smooth_image(36, 52)
+  want = np.floor(image.reshape(9, 4, 13, 4, 3).mean((1, 3)))
+  got = run("resize_small(9)", image)
+  np.testing.assert_array_equal(got, want)
+  np.testing.assert_array_equal(run("resize_long(13)", image), got)
+  # `resize_long` smooths by default, `resize_small` does not.
+  plain = run("resize((9, 13))", image)
+  smoothed = run("resize((9, 13), antialias=True)", image)
+  assert np.any(plain != smoothed)
+  got = run("resize_small(9, 'bilinear')", image)
+  np.testing.assert_array_equal(got, plain)
+  got = run("resize_long(13, 'bilinear')", image)
+  np.testing.assert_array_equal(got, smoothed)
+  pp = "decode|resize_small(9)"
+  run(pp, encode(image, "PNG"), [None, None, 3])
+
+
+@pytest.mark.parametrize(
+  "args, top, left, h, w",
+  [
+    ("20", 8, 16, 20, 20),
+    ("(10, 17)", 13, 18, 10, 17),
+    ("[37, 52]", 0, 0, 37, 52),
+    ("", 0, 8, 37, 37),
+  ],
+)
+def test_central_crop(args, top, left, h, w):
+  image = smooth_image()
+  static = [h, w, 3] if args else [None, None, 3]
+  got = run(f"decode|central_crop({args})", encode(image, "PNG"), static)
+  np.testing.assert_array_equal(got, image[top : top + h, left : left + w])
+
+
+@pytest.mark.parametrize("pp", ["central_crop(38)", "random_crop((5, 54))"])
+def test_crops_larger_than_the_image(pp):
+  with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
+    run(pp, smooth_image())
+  with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
+    run(f"decode|{pp}", encode(smooth_image(), "PNG"))
+
+
+def test_random_crop():
+  image = coordinates(6, 9)
+  got = draw("random_crop((4, 7))", image, 900)
+  corners = [tuple(x[0, 0, :2].astype(int)) for x in got]
+  for crop, (y, x) in zip(got[:20], corners, strict=False):
+    np.testing.assert_array_equal(crop, image[y : y + 4, x : x + 7])
+  counts = np.zeros([3, 3])
+  np.add.at(counts, tuple(np.transpose(corners)), 1)
+  assert counts.sum() == 900 and stats.chisquare(counts.ravel())[1] > 1e-3
+  png = encode(image.astype(np.uint8), "PNG")
+  fn = builder.get_preprocess_fn("decode|random_crop(5)", log_data=False)
+  ds = tf.data.Dataset.from_tensors({"image": png}).map(fn)
+  assert ds.element_spec["image"].shape == [5, 5, 3]
+
+
+def crop_facts(crops, h, w):
+  """Area (share of the image), aspect ratio, and position in [0, 1]."""
+  size = np.array([c.shape[:2] for c in crops])
+  corner = np.array([c[0, 0, :2] for c in crops])
+  area = size.prod(1) / (h * w)
+  free = np.array([h, w]) - size
+  return area, size[:, 1] / size[:, 0], corner / np.maximum(free, 1), free
+
+
+def test_inception_crop_statistics():
+  h, w = 100, 140
+  image = coordinates(h, w)
+  crops = draw("inception_crop(area_min=10, area_max=40)", image, 800)
+  for crop in crops[:20]:
+    y, x = crop[0, 0, :2].astype(int)
+    window = image[y : y + crop.shape[0], x : x + crop.shape[1]]
+    np.testing.assert_array_equal(crop, window)
+  area, ratio, position, _ = crop_facts(crops, h, w)
+  # Sides are rounded to pixels.
+  assert 0.095 < area.min() < 0.13 and 0.37 < area.max() < 0.405
+  assert 0.72 < ratio.min() < 0.78 and 1.28 < ratio.max() < 1.38
+  # Within these limits, nothing keeps the ratio from being uniform.
+  assert stats.kstest(ratio, stats.uniform(0.75, 0.58).cdf).pvalue > 1e-3
+  for p in position.T:
+    assert stats.kstest(p, "uniform").pvalue > 1e-4
+
+
+def test_inception_crop_resizes():
+  image = smooth_image()
+  seed = [1, 2]
+  with rng.example_seed(seed):
+    crop = ops_image.get_inception_crop()({"image": image})
+  with rng.example_seed(seed):
+    got = ops_image.get_inception_crop((8, 9))({"image": image})["image"]
+  want = ops_image.get_resize((8, 9))(crop)["image"]
+  np.testing.assert_array_equal(got, want)
+  assert got.dtype == np.uint8
+  for pp, static in (
+    ("decode|inception_crop", [None, None, 3]),
+    ("decode|inception_crop(8)", [8, 8, 3]),
+  ):
+    fn = builder.get_preprocess_fn(pp, log_data=False)
+    png = encode(image, "PNG")
+    ds = tf.data.Dataset.from_tensors({"image": png}).map(fn)
+    assert ds.element_spec["image"].shape.as_list() == static
+
+
+def test_crop_that_does_not_exist_gives_the_whole_image():
+  image = coordinates(10, 100)  # Too wide for 90% with a ratio up to 1.33.
+  for crop in draw("inception_crop(area_min=90)", image, 5):
+    np.testing.assert_array_equal(crop, image)
+
+
+def test_jpeg_crop():
+  """Decoding a part gives that part of the decoded image."""
+  y, x = np.mgrid[:96, :128]
+  image = np.stack([y * 2, x * 2, np.full_like(x, 128)], -1).astype(np.uint8)
+  jpeg = encode(image, "JPEG", quality=95)
+  whole = run("decode", jpeg)
+  args = dict(area_min=30, area_max=60, ratio_min=0.5, ratio_max=2.0)
+  op = ops_image.get_decode_jpeg_and_inception_crop(**args)
+  ratios = []
+  for i in range(40):
+    with rng.example_seed([0, i]):
+      crop = op({"image": tf.constant(jpeg)})["image"].numpy().astype(int)
+    h, w = crop.shape[:2]
+    assert 0.29 < h * w / (96 * 128) < 0.61
+    ratios.append(w / h)
+    # Brightness is twice the position; its mean tells where the middle is.
+    middle = crop.mean((0, 1))[:2] / 2
+    corner = np.round(middle - [(h - 1) / 2, (w - 1) / 2])
+    top, left = np.clip(corner, 0, [96 - h, 128 - w]).astype(int)
+    window = whole[top : top + h, left : left + w]
+    assert np.abs(window - crop).max() <= 4
+  assert 0.48 < min(ratios) < 0.75 and 1.33 < max(ratios) < 2.05
+
+
+def test_jpeg_crop_shapes_and_errors():
+  jpeg = encode(smooth_image(), "JPEG")
+  for args, static in (("", [None, None, 3]), ("(6, 7)", [6, 7, 3])):
+    pp = f"decode_jpeg_and_inception_crop({args})"
+    fn = builder.get_preprocess_fn(pp, log_data=False)
+    ds = tf.data.Dataset.from_tensors({"image": jpeg}).map(fn)
+    assert ds.element_spec["image"].shape.as_list() == static
+    assert next(iter(ds))["image"].dtype == tf.uint8
+  op = ops_image.get_decode_jpeg_and_inception_crop()
+  for data in (encode(smooth_image(), "PNG"), b"", jpeg[:50]):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+      op({"image": tf.constant(data)})
+
+
+def test_flip():
+  image = smooth_image(4, 6)
+  got = draw("flip_lr", image, 1000)
+  same = np.array([np.array_equal(x, image) for x in got])
+  flipped = np.array([np.array_equal(x, image[:, ::-1]) for x in got])
+  assert np.all(same ^ flipped)
+  assert abs(same.mean() - 0.5) < 0.06  # 3.8 standard deviations.
+  # From one example to the next, it is independent.
+  assert abs(np.mean(same[1:] == same[:-1]) - 0.5) < 0.06
+
+
+def test_random_ops_are_functions_of_the_seed():
+  jpeg = encode(smooth_image(60, 80), "JPEG")
+  pp = "decode_jpeg_and_inception_crop(24)|random_crop(20)|flip_lr"
+  fn = builder.get_preprocess_fn(pp, log_data=False)
+
+  def prepare(i):
+    with rng.example_seed(tf.stack([9, i])):
+      return fn({"image": tf.constant(jpeg)})["image"]
+
+  eager = [np.asarray(prepare(tf.constant(i, tf.int64))) for i in range(12)]
+  assert len({x.tobytes() for x in eager}) == 12
+  for parallel in (1, 6):
+    ds = tf.data.Dataset.range(12).map(prepare, parallel)
+    for want, got in zip(eager, ds.as_numpy_iterator(), strict=True):
+      np.testing.assert_array_equal(got, want)
+
+
+def test_value_ranges():
+  image = smooth_image()
+  x = image / 255
+  want = (x - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+  got = run("vgg_value_range", image)
+  assert got.dtype == np.float32
+  np.testing.assert_allclose(got, want, atol=1e-5)
+  got = run("vgg_value_range((1, 2, 3), std=[4, 5.5, 6])", image)
+  want = (image - np.array([1, 2, 3])) / [4, 5.5, 6]
+  np.testing.assert_allclose(got, want, atol=1e-5)
+  want = x - [0.48145466, 0.4578275, 0.40821073]
+  want = want / [0.26862954, 0.26130258, 0.27577711]
+  got = run("clip_value_range", image)
+  np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_convert_to_video():
+  image = smooth_image()
+  got = run("convert_to_video(3)", image, [3, 37, 53, 3])
+  assert got.dtype == np.uint8
+  np.testing.assert_array_equal(got[0], image)
+  assert not got[1:].any()
+  np.testing.assert_array_equal(run("convert_to_video(1)", image), image[None])
