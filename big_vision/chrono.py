@@ -75,6 +75,10 @@ class Chrono:
     self._timings = collections.defaultdict(list)
     self.load()
 
+  def reset(self):
+    """Starts over, for another run in the same process."""
+    self.__init__()
+
   def inform(
     self,
     *,

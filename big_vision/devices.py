@@ -255,13 +255,13 @@ def assert_local_slices_same(*global_arrays):
 def sync():
   """Waits until all processes are here and all devices have finished."""
   devices = jax.devices()
-  ones = jax.make_array_from_callback(
-    (len(devices),),
-    _batch_sharding(devices),
-    lambda index: np.ones(len(devices), np.float32)[index],
-  )
-  replicated = NamedSharding(ones.sharding.mesh, PartitionSpec())
-  with _no_mesh():  # It may have the devices in another order.
+  batch = _batch_sharding(devices)
+  replicated = NamedSharding(batch.mesh, PartitionSpec())
+  # The mesh in scope may have the devices in another order.
+  with _no_mesh(), jax.transfer_guard("allow"):
+    ones = jax.make_array_from_callback(
+      (len(devices),), batch, lambda i: np.ones(len(devices), np.float32)[i]
+    )
     total = jax.jit(jnp.sum, out_shardings=replicated)(ones)
   jax.block_until_ready(total)
 

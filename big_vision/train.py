@@ -7,12 +7,11 @@ evaluators call. Everything else (data, optimizer, logging, checkpoints,
 evaluation) follows from the config, see `training/`.
 """
 
-from absl import app
-from big_vision import losses
-from big_vision import mixup
-from big_vision.training import cli
-from big_vision.training import recipe
 import jax.numpy as jnp
+from absl import app
+
+from big_vision import losses, mixup
+from big_vision.training import cli, recipe
 
 
 def build(setup):
@@ -54,7 +53,9 @@ def build(setup):
 
   def predict_loss(state, batch):
     logits, _ = predict(state, batch)
-    return {"loss": loss(logits=logits, labels=batch["labels"], reduction=False)}
+    return {
+      "loss": loss(logits=logits, labels=batch["labels"], reduction=False)
+    }
 
   return recipe.Recipe(
     init=init,

@@ -8,7 +8,11 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 # The wing of the house where TensorFlow lives.
-TF_WING = ("big_vision.pp.", "big_vision.datasets.", "big_vision.input_pipeline")
+TF_WING = (
+  "big_vision.pp.",
+  "big_vision.datasets.",
+  "big_vision.input_pipeline",
+)
 
 WALK = """
 import importlib, pkgutil, sys

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+
 import toy
 
 pytestmark = [pytest.mark.tf, pytest.mark.multidevice]

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 
-from big_vision import train
-from big_vision.training import cli
-import jax
 import numpy as np
 import pytest
+
 import toy
+from big_vision import train
+from big_vision.training import cli
 
 pytestmark = pytest.mark.tf
 
@@ -137,6 +137,7 @@ def config(**kw):
   spec.loader.exec_module(module)
   c = module.get_config()
   c.total_steps = 3
+  c.schedule.warmup_steps = 1
   c.model.update(width=16, depth=1, mlp_dim=16, num_heads=2)
   for key, value in kw.items():
     node = c

@@ -3,8 +3,9 @@
 import importlib
 import inspect
 
-from big_vision import utils
 import pytest
+
+from big_vision import utils
 
 PUBLIC = """
   onehot sigmoid_xent softmax_xent weighted_softmax_xent
@@ -30,7 +31,11 @@ def test_same_object_as_at_home(name):
   home = inspect.getmodule(obj if callable(obj) else type(obj))
   assert home.__name__ != "big_vision.utils"
   # `sync_all_hosts` is a second name of `sync`.
-  names = [n for n, v in vars(importlib.import_module(home.__name__)).items() if v is obj]
+  names = [
+    n
+    for n, v in vars(importlib.import_module(home.__name__)).items()
+    if v is obj
+  ]
   assert name in names
 
 

@@ -2,16 +2,15 @@
 
 import json
 
-from big_vision import chrono
-from big_vision import devices as bv_devices
-from big_vision import metrics
-from big_vision import schedules
-from big_vision.training import recipe
-from big_vision.training import setup as setup_lib
 import jax
 import jax.numpy as jnp
 import ml_collections as mlc
 import numpy as np
+
+from big_vision import chrono, metrics, schedules
+from big_vision import devices as bv_devices
+from big_vision.training import recipe
+from big_vision.training import setup as setup_lib
 
 D_IN, D_HID, D_OUT = 6, 16, 3
 
@@ -71,7 +70,9 @@ def setup(config, workdir=None, devices=None, batch_fn=batch):
     workdir=workdir and str(workdir),
     mesh=mesh,
     writer=writer,
-    batch_shapes=jax.eval_shape(lambda: jax.tree.map(jnp.asarray, batch(0, size))),
+    batch_shapes=jax.eval_shape(
+      lambda: jax.tree.map(jnp.asarray, batch(0, size))
+    ),
     batches=batches,
     num_examples=64,
     total_steps=total,

@@ -146,7 +146,7 @@ class _Trainer:
     self.num_params = sum(
       int(np.prod(x.shape)) for x in jax.tree.leaves(shapes["params"])
     )
-    self._jitted = step_lib.compile(
+    self._jitted = step_lib.make_update(
       recipe, tx(shapes["params"]), _Config(), shardings, replicated
     )
 

@@ -7,25 +7,21 @@ into the `main` of its module.
 import contextlib
 import os
 
-from absl import flags
-from absl import logging
-from big_vision import devices
-from big_vision import fs
-from big_vision import lookup
-from big_vision import metrics
-from big_vision import profiler
-from big_vision import schedules
-from big_vision import workdir as workdir_lib
-from big_vision.chrono import chrono
-from big_vision.training import config_check
-from big_vision.training import console
-from big_vision.training import loop
-from big_vision.training import setup as setup_lib
 import jax
+from absl import flags, logging
 from ml_collections import config_flags
 
+from big_vision import devices, fs, lookup, metrics, profiler, schedules
+from big_vision import workdir as workdir_lib
+from big_vision.chrono import chrono
+from big_vision.training import config_check, console, loop
+from big_vision.training import setup as setup_lib
+
 config_flags.DEFINE_config_file(
-  "config", None, "Training configuration: path.py[:argument].", lock_config=True
+  "config",
+  None,
+  "Training configuration: path.py[:argument].",
+  lock_config=True,
 )
 flags.DEFINE_string("workdir", None, "Folder for logs and checkpoints.")
 flags.DEFINE_boolean(
@@ -53,7 +49,9 @@ def main_for(build):
     del argv
     config = flags.FLAGS.config
     if config is None:
-      raise SystemExit("--config is required, for example configs/quickstart.py")
+      raise SystemExit(
+        "--config is required, for example configs/quickstart.py"
+      )
     start_jax()
     train(
       build,
@@ -70,9 +68,7 @@ def start_jax():
   """Joins the other hosts (BV_JAX_INIT), logging, compilation cache."""
   if flags.FLAGS["verbosity"].using_default_value:
     logging.set_verbosity(logging.INFO)
-  # Library chatter at INFO hides what a user wants to see.
-  for name in ("jax", "orbax", "absl.orbax"):
-    logging.logging.getLogger(name).setLevel(logging.logging.WARNING)
+  logging.get_absl_handler().addFilter(console.no_chatter)
   if os.environ.get("BV_JAX_INIT"):
     jax.config.update("jax_enable_preemption_service", True)
     # TPU pods and Slurm tell JAX who is who; elsewhere these variables do,
@@ -111,10 +107,14 @@ def train(build, config, workdir=None, *, cleanup=False, profile=False):
   )
   logging.info("%s", config)
 
+  if chrono.prev_step is not None:  # Not the first run of this process.
+    chrono.reset()
   config_check.check(config)
   mesh = devices.create_device_mesh(
     config.get("mesh", [("data", jax.device_count())]),
-    allow_split_physical_axes=config.get("mesh_allow_split_physical_axes", False),
+    allow_split_physical_axes=config.get(
+      "mesh_allow_split_physical_axes", False
+    ),
   )
   for m in config.get("pp_modules", PP_MODULES):
     lookup.module("pp", m, kind="preprocessing module", key="pp_modules")
@@ -132,7 +132,9 @@ def train(build, config, workdir=None, *, cleanup=False, profile=False):
     state = loop.run(setup, recipe)
   devices.sync()
   if jax.process_index() == 0:
-    logging.info("\n%s", console.summary(writer.latest, workdir, _files(workdir)))
+    logging.info(
+      "\n%s", console.summary(writer.latest, workdir, _files(workdir))
+    )
   workdir_lib.maybe_cleanup_workdir(workdir, cleanup, logging.info)
   return state
 

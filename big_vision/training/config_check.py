@@ -2,10 +2,10 @@
 
 import difflib
 
-from big_vision import losses
-from big_vision import lookup
-from big_vision.evaluators import common as eval_common
 import jax
+
+from big_vision import lookup, losses
+from big_vision.evaluators import common as eval_common
 
 # Keys of the loop, the optimizer and the trainers. Others are allowed (configs
 # keep their arguments and sweeps their notes there) unless they look misspelt.
@@ -37,7 +37,9 @@ def check(config, known=KEYS):
   for d in ("total", "log_training"):
     units = [f"{d}_{u}" for u in ("steps", "examples", "epochs", "percent")]
     if all(config.get(u) is None for u in units):
-      raise ValueError(f"One of {', '.join('config.' + u for u in units)} is required.")
+      raise ValueError(
+        f"One of {', '.join('config.' + u for u in units)} is required."
+      )
   if config.get("total_percent") is not None:
     raise ValueError("config.total_percent: there is no total to take it from.")
 

@@ -5,9 +5,10 @@ import math
 import re
 import sys
 
-from absl import logging
-from big_vision.chrono import hms
 import jax
+from absl import logging
+
+from big_vision.chrono import hms
 
 
 class Progress:
@@ -74,6 +75,19 @@ class Progress:
     if self._line:
       self.stream.write("\r\x1b[2K")
     return True
+
+
+def no_chatter(record):
+  """Logging filter: drops what libraries say at INFO about their own doings."""
+  libraries = (
+    "/orbax/",
+    "/tensorboardX/",
+    "/jax/",
+    "/etils/",
+    "/tensorflow_datasets/",
+  )
+  chatter = any(name in record.pathname for name in libraries)
+  return record.levelno > py_logging.INFO or not chatter
 
 
 def note(text):

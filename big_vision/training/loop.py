@@ -8,18 +8,16 @@ stages.
 import contextlib
 import math
 
-from big_vision import checkpoints
-from big_vision import devices
-from big_vision import optax as bv_optax
-from big_vision import profiler
-from big_vision.evaluators import common as eval_common
-from big_vision.schedules import itstime
-from big_vision.training import console
-from big_vision.training import preemption
-from big_vision.training import state as state_lib
-from big_vision.training import step as step_lib
 import jax
 import numpy as np
+
+from big_vision import checkpoints, devices, profiler
+from big_vision import optax as bv_optax
+from big_vision.evaluators import common as eval_common
+from big_vision.schedules import itstime
+from big_vision.training import console, preemption
+from big_vision.training import state as state_lib
+from big_vision.training import step as step_lib
 
 
 class Preempted(SystemExit):
@@ -61,12 +59,14 @@ def run(setup, recipe):
 
   _, rng_loop = state_lib.seed_keys(config.get("seed", 0))
   rng_loop = devices.reshard(rng_loop, plan.replicated)
-  update = step_lib.compile(
+  update = step_lib.make_update(
     recipe, plan.tx, config, plan.shardings, plan.replicated
   )
   schedules = [devices.jit_cpu()(fn) for fn in plan.schedules]
   evaluators = _Evaluators(setup, recipe)
-  seen = lambda state: {**state, "frozen": plan.frozen} if plan.frozen else state
+  seen = lambda state: (
+    {**state, "frozen": plan.frozen} if plan.frozen else state
+  )
   manager = checkpoints.CheckpointManager() if setup.workdir else None
   progress = console.Progress(total_steps)
   stop = preemption.Preemption()
@@ -75,8 +75,9 @@ def run(setup, recipe):
   with contextlib.ExitStack() as stack:
     stack.enter_context(setup.context())
     stack.enter_context(jax.transfer_guard("disallow"))
-    for close in (progress.close, stop.close, *([manager.close] if manager else [])):
-      stack.callback(close)
+    for resource in (progress, stop, manager, batches):
+      if resource is not None:
+        stack.callback(resource.close)
     if manager:
       checkpoints.collect_orphans(setup.checkpoint_prefix)
 

@@ -5,8 +5,8 @@ drift between methods: logging, checkpoints, resuming, evaluation, the NaN
 guard; the recipe owns what a paper changes.
 """
 
-from collections.abc import Callable, Mapping
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax

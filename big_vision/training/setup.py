@@ -1,18 +1,17 @@
 """Setup: everything that a run knows before its method is built."""
 
-from collections.abc import Callable
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-from big_vision import chrono as chrono_lib
-from big_vision import lookup
-from big_vision import metrics
-from big_vision import schedules
 import flax.linen as nn
 import jax
 import ml_collections as mlc
 import numpy as np
+
+from big_vision import chrono as chrono_lib
+from big_vision import lookup, metrics, schedules
 
 
 @dataclasses.dataclass(frozen=True)

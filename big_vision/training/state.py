@@ -8,18 +8,16 @@ target sharding, what is missing is initialised in place on the mesh.
 import dataclasses
 from typing import Any
 
-from absl import logging
-from big_vision import checkpoints
-from big_vision import fs
-from big_vision import optax as bv_optax
-from big_vision import sharding
-from big_vision import trees
-from big_vision.devices import reshard
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
+from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
+
+from big_vision import checkpoints, fs, sharding, trees
+from big_vision import optax as bv_optax
+from big_vision.devices import reshard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,8 +152,10 @@ def _params(recipe, plan, rng):
   if have:
     logging.info(
       "Loaded %d of %d parameter arrays; initialising: %s",
-      len(have), len(names), ", ".join(missing) or "none",
-    )  # fmt: skip
+      len(have),
+      len(names),
+      ", ".join(missing) or "none",
+    )
 
   def init(rng):  # What is not needed is not computed.
     params = nn.unbox(plan.make["params"](rng))
@@ -173,10 +173,8 @@ def _params(recipe, plan, rng):
 
 
 def _as_array(x, dtype):
-  """Arrays stay where they are; the model decides about the dtype."""
-  return x if isinstance(x, jax.Array) and x.dtype == dtype else (
-    x.astype(dtype) if isinstance(x, jax.Array) else np.asarray(x, dtype)
-  )  # fmt: skip
+  """`x` in the dtype of the model; what is on devices stays there."""
+  return x.astype(dtype) if isinstance(x, jax.Array) else np.asarray(x, dtype)
 
 
 def _check_shapes(have, shapes):
@@ -189,10 +187,11 @@ def _check_shapes(have, shapes):
   ]
   if bad:
     raise ValueError(
-      "config.model_init does not fit config.model:\n" + "\n".join(bad) +
-      "\nChange config.model, or list these names in "
+      "config.model_init does not fit config.model:\n"
+      + "\n".join(bad)
+      + "\nChange config.model, or list these names in "
       "config.model_load.dont_load to initialise them."
-    )  # fmt: skip
+    )
 
 
 def restore(path, plan, chrono):
@@ -260,10 +259,15 @@ def log_parameters(params, message):
   rows = [f"  {n:<{width}}  {str(x.dtype):>8}  {x.shape}" for n, x in named]
   logging.info(
     "%s: %d parameters in %d arrays\n%s",
-    message, num_params(params), len(named), "\n".join(rows),
-  )  # fmt: skip
+    message,
+    num_params(params),
+    len(named),
+    "\n".join(rows),
+  )
 
 
 def num_params(params):
   """Total number of parameters of a tree of arrays or shapes."""
-  return int(sum(np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(params)))
+  return int(
+    sum(np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(params))
+  )

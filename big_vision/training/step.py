@@ -1,16 +1,17 @@
 """The update step: augment, gradient, optimizer, measurements.
 
-One pure function from state and batch to state and measurements; `compile`
+One pure function from state and batch to state and measurements; `make_update`
 turns it into the one program that the loop runs.
 """
 
 import functools
 
-from big_vision import optax as bv_optax
-from big_vision.grads import accumulate
 import jax
 import jax.numpy as jnp
 import optax
+
+from big_vision import optax as bv_optax
+from big_vision.grads import accumulate
 
 
 def l2(tree):
@@ -60,7 +61,9 @@ def loss_and_grad(
 
   (loss, measurements), grads = accumulate(one, batch, accum_steps)
   # Means are in float32; what belongs to the state keeps its dtype.
-  like = lambda tree, old: jax.tree.map(lambda x, y: x.astype(y.dtype), tree, old)
+  like = lambda tree, old: jax.tree.map(
+    lambda x, y: x.astype(y.dtype), tree, old
+  )
   if "collections" in measurements:
     old = state["collections"]
     measurements["collections"] = like(measurements["collections"], old)
@@ -106,9 +109,15 @@ def update(
 
   seen = {**state, "frozen": frozen} if frozen else state
   (loss, measurements), grads = loss_and_grad(
-    recipe, params, batch, rng_model, seen, static, accum_steps,
+    recipe,
+    params,
+    batch,
+    rng_model,
+    seen,
+    static,
+    accum_steps,
     shardings["params"],
-  )  # fmt: skip
+  )
   updates, opt = tx.update(grads, opt, params)
   params = optax.apply_updates(params, updates)
 
@@ -127,7 +136,7 @@ def update(
   return new, measurements
 
 
-def compile(recipe, tx, config, shardings, replicated):  # noqa: A001  (a verb)
+def make_update(recipe, tx, config, shardings, replicated):
   """The jitted update; the state given to it is donated.
 
   Args:

@@ -1,9 +1,10 @@
 """What is wrong with a config is said before anything starts."""
 
-from big_vision.training import config_check
 import jax
 import pytest
+
 import toy
+from big_vision.training import config_check
 
 
 def config(**kw):

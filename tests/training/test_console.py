@@ -3,6 +3,7 @@
 import io
 
 from absl import logging
+
 from big_vision.training import console
 
 

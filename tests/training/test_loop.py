@@ -3,12 +3,13 @@
 import os
 import signal
 
-from big_vision import checkpoints
-from big_vision.training import loop
 import jax
 import numpy as np
 import pytest
+
 import toy
+from big_vision import checkpoints
+from big_vision.training import loop
 
 
 def run(workdir, devices=None, recipe=None, batch_fn=toy.batch, **kw):
@@ -117,9 +118,7 @@ def test_resume_of_another_run(tmp_path):
   for w in "abc":
     os.makedirs(tmp_path / w)
   want = run(tmp_path / "a", keep_ckpt_steps=4)
-  got = run(
-    tmp_path / "b", resume=f"{tmp_path}/a/checkpoint.bv-000000004"
-  )
+  got = run(tmp_path / "b", resume=f"{tmp_path}/a/checkpoint.bv-000000004")
   jax.tree.map(np.testing.assert_array_equal, want, got)
   assert sorted(toy.rows(tmp_path / "b")) == [5, 6, 7, 8]
 

@@ -2,14 +2,15 @@
 
 import os
 
-from big_vision.training import loop
-from big_vision.training import recipe as recipe_lib
-from big_vision.training import step as step_lib
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 import toy
+from big_vision.training import loop
+from big_vision.training import recipe as recipe_lib
+from big_vision.training import step as step_lib
 
 
 def run(workdir, recipe, devices=None, **kw):

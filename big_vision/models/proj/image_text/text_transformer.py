@@ -1,0 +1,187 @@
+"""Transformer encoder for text, the text tower of LiT and SigLIP.
+
+Attention is bidirectional and sees padding, too: models are trained with texts
+of one fixed length.
+
+References:
+  Zhai et al. 2021, LiT, https://arxiv.org/abs/2111.07991
+  Zhai et al. 2023, SigLIP, https://arxiv.org/abs/2303.15343
+
+Shapes: `B` batch, `L` length in tokens, `D` width, `C` classes, `V` vocabulary.
+The names of the modules are the names in checkpoints.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from big_vision import checkpoints, lookup
+from big_vision.models import common, vit
+
+_POOL_TYPES = ("last", "first", "mean", "gap", "max", "gmp", "map")
+
+
+class _Model(nn.Module):
+  """Text transformer; `Model` explains the fields."""
+
+  num_classes: int | None
+  width: int = 512
+  depth: int = 12
+  mlp_dim: int = 2048
+  num_heads: int = 8
+  dropout: float = 0.0
+  vocab_size: int = 32_000
+  pool_type: str = "last"
+  scan: bool = False
+  remat_policy: str | None = "nothing_saveable"
+
+  @nn.compact
+  def __call__(self, text, *, train=False):
+    """Applies the model.
+
+    Args:
+      text: [B, L] int, tokens in [0, V). L is always that of initialisation.
+      train: bool, whether dropout is active.
+
+    Returns:
+      (x, out): x is [B, C], or [B, D] without classes; out is a dict of named
+      intermediates.
+
+    Raises:
+      NotImplementedError: unknown pool type.
+    """
+    if self.pool_type not in _POOL_TYPES:
+      raise NotImplementedError(
+        str(
+          lookup.unknown(
+            "pool type", self.pool_type, _POOL_TYPES, "model.text.pool_type"
+          )
+        )
+      )
+    out = {}
+    embed = nn.Embed(num_embeddings=self.vocab_size, features=self.width)
+    x = out["embedded"] = embed(text)  # [B, L, D]
+    x = x + vit.get_posemb(
+      self, "learn", x.shape[1], self.width, "pos_embedding"
+    )
+    x, encoder_out = vit.Encoder(
+      depth=self.depth,
+      mlp_dim=self.mlp_dim,
+      num_heads=self.num_heads,
+      dropout=self.dropout,
+      scan=self.scan,
+      remat_policy=self.remat_policy,
+    )(x, deterministic=not train)
+    out.update({"transformed": x, **encoder_out})
+
+    # Who uses the model under jit, but not these, does not pay for them.
+    out["vocab_logits"] = embed.attend(x)  # [B, L, V]
+
+    if self.pool_type == "last":
+      x = x[:, -1]
+    elif self.pool_type == "first":
+      x = x[:, 0]
+    elif self.pool_type in ("mean", "gap"):
+      x = jnp.mean(x, axis=1)
+    elif self.pool_type in ("max", "gmp"):
+      x = jnp.max(x, axis=1)
+    else:
+      x = vit.MAPHead(num_heads=self.num_heads, mlp_dim=self.mlp_dim)(x)
+    out["pre_logits"] = x  # [B, D]
+
+    if self.num_classes:
+      x = out["logits"] = nn.Dense(self.num_classes, name="head")(x)
+    return x, out
+
+
+def Model(num_classes, *, variant=None, **kw):  # noqa: N802 (a class to its callers)
+  """Text transformer of a named size.
+
+  Args:
+    num_classes: int, outputs of the head; None or 0 is no head.
+    variant: str, a size of `vit.decode_variant`, for example "B".
+    **kw: overrides of the variant, and
+      width, depth, mlp_dim, num_heads: default 512, 12, 2048, 8.
+      dropout: rate inside the blocks.
+      vocab_size: number of tokens, default 32000.
+      pool_type: "last" or "first" token, "mean" (or "gap"), "max" (or "gmp"),
+        "map" attention.
+      scan, remat_policy: see `vit.Encoder`.
+
+  Returns:
+    The linen module.
+
+  Raises:
+    KeyError: unknown variant.
+    ValueError: the variant has a patch size.
+    TypeError: unknown keyword.
+  """
+  fields = vit.decode_variant(variant)
+  if "patch_size" in fields:
+    size = variant.partition("/")[0]
+    raise ValueError(
+      f"config.model.text.variant: {variant!r} has a patch size, which text "
+      f"does not; use {size!r}."
+    )
+  return _Model(num_classes, **{**fields, **kw})
+
+
+def load(init_params, init_file, model_cfg, dont_load=()):
+  """Loads a checkpoint of any age and stacking of the blocks.
+
+  Args:
+    init_params: parameters of the model, arrays or shapes; None returns what
+      the checkpoint has.
+    init_file: str, a path `<path>[:<sub/tree>]`.
+    model_cfg: not used; whether blocks are stacked is seen in `init_params`.
+    dont_load: regexes of parameters to be initialised instead, for example
+      ["head/.*"].
+
+  Returns:
+    Nested dict of parameters; leaves that are not loaded are those of
+    `init_params`.
+
+  Raises:
+    ValueError: parameters do not match, see `common.merge_params`, or the
+      checkpoint is for another length of text.
+  """
+  del model_cfg
+  params = common.convert_pre_linen(checkpoints.load_params(init_file))
+
+  # Some models added positions twice: before the encoder, and in it.
+  extra = params.get("Encoder_0", {}).pop("pos_embedding", None)
+  if extra is not None:
+    params["pos_embedding"] = params["pos_embedding"] + extra
+
+  if init_params:
+    params = _stack_like(params, init_params)
+  params = common.merge_params(params, init_params, dont_load)
+  if init_params:
+    _check_length(params, init_params, init_file)
+  return params
+
+
+def _stack_like(params, init_params):
+  """Stacks the blocks of the encoder, or not, as the model has them."""
+  encoder = params.get("Encoder_0", {})
+  want_scan = "encoderblock" in init_params.get("Encoder_0", {})
+  if want_scan and any(k.startswith("encoderblock_") for k in encoder):
+    convert = vit.pyloop_to_scan
+  elif not want_scan and "encoderblock" in encoder:
+    convert = vit.scan_to_pyloop
+  else:
+    return params
+  # There the name of the encoder is that of an image model.
+  encoder = convert({"Transformer": encoder})["Transformer"]
+  return {**params, "Encoder_0": encoder}
+
+
+def _check_length(params, init_params, init_file):
+  """Raises ValueError if positions are for another length of text."""
+  got, want = (p.get("pos_embedding") for p in (params, init_params))
+  if want is not None and tuple(got.shape) != tuple(want.shape):
+    raise ValueError(
+      f"pos_embedding of {init_file!r} is {tuple(got.shape)}, but that of the "
+      f"model {tuple(want.shape)}: tokenise to the length of the checkpoint, "
+      f"{got.shape[1]}, in config.input.pp, or list pos_embedding in `dont_load`"
+      " of config.model_load (of txt_load_kw there for two towers)."
+    )

@@ -1,0 +1,209 @@
+"""An image and a text tower with a common embedding space.
+
+References:
+  Radford et al. 2021, CLIP, https://arxiv.org/abs/2103.00020
+  Zhai et al. 2021, LiT, https://arxiv.org/abs/2111.07991
+  Zhai et al. 2023, SigLIP, https://arxiv.org/abs/2303.15343
+  Tschannen et al. 2025, SigLIP 2, https://arxiv.org/abs/2502.14786
+
+Shapes: `B` batch, `E` size of the embeddings.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision import checkpoints, lookup
+from big_vision.models import vit
+
+_IMAGE_MODEL = "vit"
+_TEXT_MODEL = "proj.image_text.text_transformer"
+
+# Names of public checkpoints that `config.model_init` accepts.
+VANITY_NAMES = dict(vit.SIGLIP_CHECKPOINTS)
+
+
+class Model(nn.Module):
+  """Two towers, and the parameters of the loss that compares them.
+
+  Attributes:
+    image: mapping, arguments of the image model; None is {}.
+    text: mapping, arguments of the text model; None is {}.
+    text_model: str, module below `big_vision.models`, or a dotted path.
+    image_model: str, the same.
+    out_dim: int, size of the embeddings; or a pair (image, text), where None is
+      no head: the embedding is what the tower ends with.
+    temperature_init: float, initial inverse temperature: factor of the logits.
+    bias_init: float, initial bias of the logits; None is no such parameter.
+  """
+
+  image: Mapping[str, Any] | None = None
+  text: Mapping[str, Any] | None = None
+  text_model: str = _TEXT_MODEL
+  image_model: str = _IMAGE_MODEL
+  out_dim: int | Sequence[int | None] = 128
+  temperature_init: float = 1.0
+  bias_init: float | None = None
+
+  @nn.compact
+  def __call__(self, image, text=None, **kw):
+    """Embeds images and texts.
+
+    Args:
+      image: [B, ...], what the image model takes, or None.
+      text: [B, L] int, tokens, or None.
+      **kw: for both towers, for example `train`.
+
+    Returns:
+      (zimg, ztxt, out): [B, E] embeddings of unit length, or None where the
+      input is; and a dict of named intermediates: those of the towers as
+      `img/...` and `txt/...`, `t` the factor of the logits [1], and `b` their
+      bias [1], if it has one.
+
+    Raises:
+      ValueError: unknown model, or `out_dim` is neither a number nor a pair.
+    """
+    out = {}
+    image_dim, text_dim = self._out_dims()
+
+    ztxt = None
+    if text is not None:
+      ztxt = self._embed(
+        "txt", text, self.text_model, self.text, text_dim, out, kw
+      )
+    zimg = None
+    if image is not None:
+      zimg = self._embed(
+        "img", image, self.image_model, self.image, image_dim, out, kw
+      )
+
+    constant = nn.initializers.constant
+    t = self.param(
+      "t", constant(np.log(self.temperature_init)), (1,), jnp.float32
+    )
+    out["t"], out["t/parameter"] = jnp.exp(t), t
+    if self.bias_init is not None:
+      out["b"] = self.param("b", constant(self.bias_init), (1,), jnp.float32)
+    return zimg, ztxt, out
+
+  def _out_dims(self):
+    if not isinstance(self.out_dim, Sequence):
+      return self.out_dim, self.out_dim
+    if len(self.out_dim) != 2:
+      raise ValueError(
+        f"config.model.out_dim = {self.out_dim!r} must be a number or a pair "
+        "(image, text)."
+      )
+    return self.out_dim
+
+  def _embed(self, name, x, model_name, config, out_dim, out, kw):
+    """Normalised output of a new tower, whose intermediates go to `out`."""
+    config = {"num_classes": out_dim, **(config or {})}
+    tower = _tower_module(name, model_name).Model(**config, name=name)
+    z, tower_out = tower(x, **kw)
+    out.update({f"{name}/{k}": v for k, v in tower_out.items()})
+    norm = out[f"{name}/norm"] = _norm(z)
+    z = out[f"{name}/normalized"] = z / (norm + 1e-8)
+    return z
+
+
+def _norm(z):
+  """L2 norm [B, 1] of z [B, E], with a gradient of 0 at 0 instead of NaN.
+
+  A tower whose head starts with zeros would otherwise end the training with the
+  first step.
+  """
+  squared = jnp.sum(jnp.square(z), axis=1, keepdims=True)
+  positive = squared > 0
+  return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+
+
+def _tower_module(tower, name):
+  """Module of the model called `name`; `tower` is "img" or "txt"."""
+  kind = {"img": "image", "txt": "text"}[tower]
+  return lookup.module(
+    "models", name, kind=f"{kind} model", key=f"model.{kind}_model"
+  )
+
+
+def load(
+  init_params, init_files, model_cfg, img_load_kw=None, txt_load_kw=None
+):
+  """Loads both towers from one checkpoint, or each part from its own.
+
+  Args:
+    init_params: parameters of the model, arrays or shapes; None returns what
+      the checkpoints have.
+    init_files: str, a path or one of `VANITY_NAMES`, for everything; or a
+      mapping with some of `image` (or `img`), `text` (or `txt`), `temperature`
+      (or `t`), `bias` (or `b`), each a path `<path>[:<sub/tree>]`, or for
+      towers what their model's `load` takes. What is not listed is initialised.
+    model_cfg: mapping, `config.model`, or None.
+    img_load_kw: mapping, further arguments of the image model's `load`.
+    txt_load_kw: mapping, further arguments of the text model's `load`.
+
+  Returns:
+    Dict of parameters; what is not loaded is that of `init_params`, and None
+    for a tower if there are none.
+
+  Raises:
+    AssertionError: unknown keys in `init_files`.
+    ValueError: unknown model or public checkpoint, the model does not have such
+      a tower, or parameters do not match, see `common.merge_params`.
+  """
+  model_cfg = model_cfg or {}
+  parts = _parts(init_files, with_bias=model_cfg.get("bias_init") is not None)
+
+  init_params = init_params or {"img": None, "txt": None}
+  params = dict(init_params)
+  for name, kind, default, load_kw in (
+    ("img", "image", _IMAGE_MODEL, img_load_kw),
+    ("txt", "text", _TEXT_MODEL, txt_load_kw),
+  ):
+    if not parts[name]:
+      continue
+    if name not in init_params:
+      raise ValueError(
+        f"config.model_init asks for the {kind} tower {parts[name]!r}, but the "
+        f"model has none; it has {', '.join(sorted(init_params))}. List what to "
+        "load, as in config.model_init = {'img': ...}."
+      )
+    module = _tower_module(name, model_cfg.get(f"{kind}_model") or default)
+    params[name] = module.load(
+      init_params[name], parts[name], model_cfg.get(kind), **(load_kw or {})
+    )
+  for name in ("t", "b"):
+    if parts[name]:
+      params[name] = checkpoints.load_params(parts[name])
+  return params
+
+
+_LONG_NAMES = {"img": "image", "txt": "text", "t": "temperature", "b": "bias"}
+
+
+def _parts(init_files, with_bias):
+  """What to load for `img`, `txt`, `t`, `b`; None where nothing."""
+  if isinstance(init_files, str):
+    is_public = init_files.startswith(("SigLIP ", "SigLIP2 "))
+    if is_public and init_files not in VANITY_NAMES:
+      raise lookup.unknown(
+        "public checkpoint", init_files, VANITY_NAMES, "model_init"
+      )
+    path = VANITY_NAMES.get(init_files, init_files)
+    names = ("img", "txt", "t", "b") if with_bias else ("img", "txt", "t")
+    init_files = {name: f"{path}:{name}" for name in names}
+
+  rest = dict(init_files)
+  parts = {}
+  for short, long in _LONG_NAMES.items():
+    value = rest.pop(short, None)
+    parts[short] = rest.pop(long, value)
+  known = [name for pair in _LONG_NAMES.items() for name in pair]
+  assert not rest, (
+    f"Unknown keys in config.model_init: {rest}"
+    + lookup.did_you_mean(next(iter(rest)), known)
+  )
+  return parts
