@@ -25,7 +25,8 @@ def build(setup):
     The Recipe.
   """
   config = setup.config
-  model, load = setup.make_model()  # From config.model_name, config.model.
+  # From config.model_name, config.model; `load` reads config.model_init.
+  model, load = setup.make_model(num_classes=config.num_classes)
   loss = losses.get(config.get("loss", "sigmoid_xent"), "loss")
 
   def init(rng, batch):

@@ -206,3 +206,19 @@ def test_killed_process_loses_at_most_the_latest_line(tmp_path):
   metrics.BigVisionMetricWriter(workdir=str(tmp_path)).close()
   rows = _rows(tmp_path / "big_vision_metrics.txt")
   assert rows[:2] == [{"step": 1, "x": 1.0}, {"step": 2, "x": 2.0}]
+
+
+def test_initial_values_have_their_own_file(tmp_path):
+  writer = metrics.BigVisionMetricWriter(workdir=str(tmp_path))
+  writer.step_start(0)
+  writer.measure("num_params", 5)
+  writer.step_end(initial=True)
+  writer.step_start(1)
+  writer.measure("loss", 2.0)
+  writer.step_end()
+  writer.close()
+  read = lambda name: [json.loads(x) for x in open(tmp_path / name)]
+  initial = read("big_vision_initial_metrics.txt")
+  assert initial == [{"step": 0, "num_params": 5.0}]
+  assert read("big_vision_metrics.txt") == [{"step": 1, "loss": 2.0}]
+  assert writer.latest == {"num_params": 5.0, "loss": 2.0}

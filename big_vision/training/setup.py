@@ -83,8 +83,11 @@ class Setup:
     with jax.set_mesh(self.mesh), nn.logical_axis_rules(list(rules)):
       yield
 
-  def make_model(self):
-    """Builds `config.model_name` with `config.num_classes`, `config.model`.
+  def make_model(self, **kw):
+    """Builds `config.model_name` with the arguments `config.model`.
+
+    Args:
+      **kw: further arguments of the model, such as `num_classes`.
 
     Returns:
       (model, load): the linen module; and `params -> params` that reads
@@ -97,9 +100,8 @@ class Setup:
     module = lookup.module(
       "models", config.model_name, kind="model", key="model_name"
     )
-    kw = config.get("model", mlc.ConfigDict()).to_dict()
     try:
-      model = module.Model(num_classes=config.num_classes, **kw)
+      model = module.Model(**kw, **config.get("model", {}))
     except TypeError as e:
       raise ValueError(
         f"config.model does not fit config.model_name={config.model_name!r}: "
