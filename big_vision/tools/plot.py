@@ -21,6 +21,7 @@ import sys
 from big_vision import fs
 
 METRICS_FILE = "big_vision_metrics.txt"
+INITIAL_FILE = "big_vision_initial_metrics.txt"  # Before the first step.
 
 # Title of a group on the page, and which metrics it has: the first that
 # matches. What matches none comes below, folded, by the part before a "/".
@@ -130,6 +131,13 @@ def read_runs(workdirs):
   names = short_names([os.path.dirname(path) or "." for path in files])
   for name, path in zip(names, files, strict=True):
     series, torn = read_metrics(path)
+    initial_file = fs.join(os.path.dirname(path), INITIAL_FILE)
+    if fs.exists(initial_file):
+      initial, _ = read_metrics(initial_file)
+      for metric, (steps, values) in series.items():
+        # What is measured once, before training, is no curve.
+        before = initial.get(metric, ([], []))
+        series[metric] = (before[0] + steps, before[1] + values)
     if torn:
       print(f"{path}: left out {torn} torn record(s)", file=sys.stderr)
     config, config_file = {}, fs.join(os.path.dirname(path), "config.json")

@@ -189,3 +189,12 @@ def test_runs_without_jax_and_tensorflow(tmp_path):
     f"from big_vision.tools import plot; sys.exit(plot.main([{run!r}]))"
   )
   subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_curves_start_with_the_initial_evaluation(tmp_path):
+  (tmp_path / plot.METRICS_FILE).write_text('{"step": 5, "val/loss": 1.0}\n')
+  (tmp_path / plot.INITIAL_FILE).write_text(
+    '{"step": 0, "num_params": 9, "val/loss": 3.0}\n'
+  )
+  (run,) = plot.read_runs([str(tmp_path)])
+  assert run.series == {"val/loss": ([0, 5], [3.0, 1.0])}
