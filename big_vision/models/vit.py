@@ -10,7 +10,6 @@ The names of the modules are the names in checkpoints, and random keys derive
 from them and from the order of calls.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +18,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision import checkpoints, lookup
-from big_vision.models import common
+from big_vision import lookup
+from big_vision.models.vit_checkpoints import (
+  SIGLIP_CHECKPOINTS,
+  VANITY_NAMES,
+  fix_old_checkpoints,
+  load,
+  pyloop_to_scan,
+  resample_posemb,
+  scan_to_pyloop,
+)
+
+__all__ = [
+  "Encoder",
+  "Encoder1DBlock",
+  "MAPHead",
+  "MlpBlock",
+  "Model",
+  "SIGLIP_CHECKPOINTS",
+  "VANITY_NAMES",
+  "decode_variant",
+  "fix_old_checkpoints",
+  "get_posemb",
+  "load",
+  "posemb_sincos_2d",
+  "pyloop_to_scan",
+  "resample_posemb",
+  "scan_to_pyloop",
+]
 
 
 def posemb_sincos_2d(h, w, width, temperature=10_000.0, dtype=jnp.float32):
@@ -421,230 +446,3 @@ def decode_variant(variant):
       )
     kw["patch_size"] = (int(patch), int(patch))
   return kw
-
-
-def resample_posemb(old, new):
-  """Changes the resolution of learned positions, linearly and corner-aligned.
-
-  Args:
-    old: [1, g * g, D] array.
-    new: [1, n * n, D] array or shape; only its shape matters.
-
-  Returns:
-    `old` itself if the shapes are equal, else a numpy array [1, n * n, D] with
-    the dtype of `old`.
-
-  Raises:
-    ValueError: the shapes differ and one of the grids is not a square.
-  """
-  if tuple(old.shape) == tuple(new.shape):
-    return old
-  g_old, g_new = math.isqrt(old.shape[1]), math.isqrt(new.shape[1])
-  if (g_old**2, g_new**2) != (old.shape[1], new.shape[1]):
-    raise ValueError(
-      f"Cannot resample pos_embedding from {tuple(old.shape)} to "
-      f"{tuple(new.shape)}: both must have a square number of positions. Train "
-      "at the checkpoint's resolution, or list pos_embedding in "
-      "config.model_load.dont_load."
-    )
-  weights = _interpolation(g_old, g_new)  # [n, g]
-  old = np.asarray(old)
-  grid = old.astype(np.float64).reshape(g_old, g_old, -1)
-  grid = np.einsum("ya,xb,abd->yxd", weights, weights, grid, optimize=True)
-  return grid.reshape(1, g_new**2, -1).astype(old.dtype)
-
-
-def _interpolation(num_old, num_new):
-  """Matrix [new, old] that samples a line with both its ends kept."""
-  at = np.arange(num_new) * ((num_old - 1) / max(num_new - 1, 1))
-  distance = np.abs(at[:, None] - np.arange(num_old)[None, :])
-  return np.maximum(1.0 - distance, 0.0)
-
-
-def fix_old_checkpoints(params, num_positions=None):
-  """Converts all earlier layouts of a ViT checkpoint to the current one.
-
-  Args:
-    params: nested mapping, the parameters.
-    num_positions: int, number of positions of the model. A table of exactly
-      this length has no entry for the class token. None: not known, then any
-      table with m * m + 1 entries is taken to have one.
-
-  Returns:
-    Nested dict.
-  """
-  params = common.convert_pre_linen(params)
-  encoder = params.get("Transformer", {})
-
-  # Very old, then old: the positions belonged to the encoder.
-  if "posembed_input" in encoder:
-    params["pos_embedding"] = encoder.pop("posembed_input")["pos_embedding"]
-  if "pos_embedding" in encoder:
-    params["pos_embedding"] = encoder.pop("pos_embedding")
-
-  # The class token had a position, too.
-  if "pos_embedding" in params:
-    pos = params["pos_embedding"]
-    num = pos.shape[1]
-    if math.isqrt(num) ** 2 + 1 == num and num != num_positions:
-      params["pos_embedding"] = pos[:, 1:]
-      if "cls" in params:
-        params["cls"] = params["cls"] + pos[:, :1]
-
-  # The MAP head was not a module of its own.
-  if "probe" in params:
-    params["MAPHead_0"] = {
-      name: params.pop(name)
-      for name in (
-        "probe",
-        "MlpBlock_0",
-        "MultiHeadDotProductAttention_0",
-        "LayerNorm_0",
-      )
-    }
-  return params
-
-
-def pyloop_to_scan(params):
-  """Stacks the blocks of a loop, as `scan=True` wants them.
-
-  Args:
-    params: nested mapping with `Transformer/encoderblock_{0..n-1}`.
-
-  Returns:
-    Nested dict with `Transformer/encoderblock`, leaves [n, ...].
-  """
-  params = _copy(params)
-  encoder = params["Transformer"]
-  names = [n for n in encoder if n.startswith("encoderblock_")]
-  depth = 1 + max(int(n.removeprefix("encoderblock_")) for n in names)
-  blocks = [encoder.pop(f"encoderblock_{i}") for i in range(depth)]
-  encoder["encoderblock"] = jax.tree.map(_stack, *blocks)
-  return params
-
-
-def _stack(*leaves):
-  """Host arrays stay on the host."""
-  on_host = all(isinstance(x, np.ndarray) for x in leaves)
-  return np.stack(leaves) if on_host else jnp.stack(leaves)
-
-
-def scan_to_pyloop(params):
-  """The inverse of `pyloop_to_scan`."""
-  params = _copy(params)
-  encoder = params["Transformer"]
-  stacked = encoder.pop("encoderblock")
-  for i in range(len(stacked["LayerNorm_0"]["bias"])):
-    encoder[f"encoderblock_{i}"] = jax.tree.map(lambda x, i=i: x[i], stacked)
-  return params
-
-
-def _copy(tree):
-  """Copies nested mappings to dicts, not the leaves."""
-  if hasattr(tree, "items"):
-    return {k: _copy(v) for k, v in tree.items()}
-  return tree
-
-
-def load(init_params, init_file, model_cfg, dont_load=()):
-  """Loads a checkpoint of any age, resolution, and stacking of the blocks.
-
-  Args:
-    init_params: parameters of the model, arrays or shapes; None returns what
-      the checkpoint has.
-    init_file: str, a path `<path>[:<sub/tree>]` or one of `VANITY_NAMES`.
-    model_cfg: mapping, `config.model`, or None.
-    dont_load: regexes of parameters to be initialised instead, for example
-      ["head/.*"].
-
-  Returns:
-    Nested dict of parameters; leaves that are not loaded are those of
-    `init_params`.
-
-  Raises:
-    ValueError: parameters do not match, see `common.merge_params`.
-  """
-  params = checkpoints.load_params(VANITY_NAMES.get(init_file, init_file))
-
-  posemb = init_params.get("pos_embedding") if init_params else None
-  params = fix_old_checkpoints(
-    params, None if posemb is None else posemb.shape[1]
-  )
-
-  want_scan = bool((model_cfg or {}).get("scan"))
-  encoder = params.get("Transformer", {})
-  if want_scan and any(k.startswith("encoderblock_") for k in encoder):
-    params = pyloop_to_scan(params)
-  elif not want_scan and "encoderblock" in encoder:
-    params = scan_to_pyloop(params)
-
-  params = common.merge_params(params, init_params, dont_load)
-  if posemb is not None:
-    params["pos_embedding"] = resample_posemb(params["pos_embedding"], posemb)
-  return params
-
-
-_AUGREG = (
-  "gs://vit_models/augreg/{}-i21k-300ep-lr_0.001-aug_{}-do_0.0-sd_0.0.npz"
-)
-
-# Both towers of the public SigLIP models; `:img` is the image tower.
-SIGLIP_CHECKPOINTS = {
-  f"{family} {name}": f"gs://big_vision/{family.lower()}/{file}.npz"
-  for family, name, file in [
-    ("SigLIP", "B/16 224", "webli_en_b16_224_63724782"),
-    ("SigLIP", "B/16 256", "webli_en_b16_256_60500360"),
-    ("SigLIP", "B/16 384", "webli_en_b16_384_68578854"),
-    ("SigLIP", "B/16 512", "webli_en_b16_512_68580893"),
-    ("SigLIP", "L/16 256", "webli_en_l16_256_60552751"),
-    ("SigLIP", "L/16 384", "webli_en_l16_384_63634585"),
-    ("SigLIP", "So400m/14 224", "webli_en_so400m_224_57633886"),
-    ("SigLIP", "So400m/14 384", "webli_en_so400m_384_58765454"),
-    ("SigLIP", "B/16-i18n 256", "webli_i18n_b16_256_66117334"),
-    *[
-      (
-        "SigLIP2",
-        f"{size} {res}",
-        f"siglip2_{size.lower().replace('/', '')}_{res}",
-      )
-      for size, resolutions in {
-        "B/16": (224, 256, 384, 512),
-        "B/32": (256,),
-        "L/16": (256, 384, 512),
-        "So400m/14": (224, 384),
-        "So400m/16": (256, 384, 512),
-        "g-opt/16": (256, 384),
-      }.items()
-      for res in resolutions
-    ],
-    ("SigLIP2", "B/16 NaFlex", "siglip2_b16_naflex"),
-    ("SigLIP2", "So400m/16 NaFlex", "siglip2_so400m16_naflex"),
-  ]
-}
-
-# Names of public checkpoints that `config.model_init` accepts.
-VANITY_NAMES = {
-  # "How to train your ViT?", https://arxiv.org/abs/2106.10270
-  "howto-i21k-Ti/16": _AUGREG.format("Ti_16", "none-wd_0.03"),
-  "howto-i21k-S/32": _AUGREG.format("S_32", "none-wd_0.1"),
-  "howto-i21k-S/16": _AUGREG.format("S_16", "light1-wd_0.03"),
-  "howto-i21k-B/32": _AUGREG.format("B_32", "light1-wd_0.1"),
-  "howto-i21k-B/16": _AUGREG.format("B_16", "medium1-wd_0.1"),
-  "howto-i21k-B/8": _AUGREG.format("B_8", "medium2-wd_0.1"),
-  "howto-i21k-L/16": _AUGREG.format("L_16", "strong1-wd_0.1"),
-  # "Better plain ViT baselines for ImageNet-1k".
-  **{
-    f"i1k-s16-{epochs}ep": f"gs://big_vision/vit_s16_i1k_{epochs}ep.npz"
-    for epochs in (90, 150, 300)
-  },
-  # "DeiT III", https://arxiv.org/abs/2204.07118; inputs in [-1, 1].
-  **{
-    f"deit3_{letter}_{res}_{data}": (
-      f"gs://big_vision/zoo/deit3/bv_deit_3_{size}_{res}_{data}.npz"
-    )
-    for letter, size in (("S", "small"), ("B", "base"), ("L", "large"))
-    for res in (224, 384)
-    for data in ("1k", "21k")
-  },
-  **{name: f"{path}:img" for name, path in SIGLIP_CHECKPOINTS.items()},
-}

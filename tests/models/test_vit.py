@@ -14,7 +14,7 @@ import pytest
 import scipy.ndimage
 
 from big_vision import trees
-from big_vision.models import vit
+from big_vision.models import vit, vit_checkpoints
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "vit_init.json"
 SMALL = dict(width=32, depth=2, mlp_dim=64, num_heads=4, patch_size=(8, 8))
@@ -478,7 +478,7 @@ def _init(num_classes, size, kw):
 
 def model_and_params(num_classes=10, size=16, **kw):
   model, params = _init(num_classes, size, tuple(kw.items()))
-  return model, vit._copy(params)
+  return model, jax.tree.map(lambda x: x, params)
 
 
 def test_load_round_trip_and_new_head(tmp_path):
@@ -528,7 +528,7 @@ def test_load_between_loop_and_scan(tmp_path, from_scan, to_scan):
 def test_load_old_names_at_another_resolution(tmp_path, dtype):
   _, params = model_and_params(size=16)  # 2 x 2 positions.
   pos = params["pos_embedding"].astype(dtype)
-  old = vit._copy(params)
+  old = jax.tree.map(lambda x: x, params)
   # The class token had a position, and the numbers counted all modules.
   zero = np.zeros((1, 1, 32), dtype)
   old["Transformer"]["posembed_input"] = {
@@ -577,7 +577,9 @@ def test_vanity_names(monkeypatch):
     assert names[name] == base + file
   asked = []
   monkeypatch.setattr(
-    vit.checkpoints, "load_params", lambda f: asked.append(f) or {"head": 1}
+    vit_checkpoints.checkpoints,
+    "load_params",
+    lambda f: asked.append(f) or {"head": 1},
   )
   vit.load(None, "i1k-s16-90ep", {})
   vit.load(None, "/some/file.npz", {})
