@@ -9,7 +9,8 @@
 #
 # BV_JAX     cpu, cuda12, cuda13, tpu: the jax build, found out by default;
 #            none: keep the jax that BV_PYTHON already has, as in a container
-# BV_PYTHON  the Python (>= 3.10) to make bv_venv with, python3 by default
+# BV_PYTHON  the Python (>= 3.11) to make bv_venv with; by default python3, or
+#            else a newer one beside it
 # On TPU hosts MODULE gets BV_JAX_INIT=1 (jax.distributed), unless it is set.
 set -euo pipefail
 
@@ -52,10 +53,9 @@ jax_build() {
     echo tpu
   elif gpu="$(nvidia-smi --query-gpu=driver_version,compute_cap \
     --format=csv,noheader,nounits 2>/dev/null)" && [[ -n "$gpu" ]]; then
-    # CUDA 13 needs a driver >= 580 and a GPU of compute capability >= 7.5, and
-    # the jax that has it Python >= 3.11.
+    # CUDA 13 needs a driver >= 580 and a GPU of compute capability >= 7.5.
     local pattern='^([0-9]+)[^,]*, *([0-9]+)\.([0-9])'
-    if [[ "$gpu" =~ $pattern && "$version" != 3.10.* ]] &&
+    if [[ "$gpu" =~ $pattern ]] &&
       ((BASH_REMATCH[1] >= 580)) &&
       ((BASH_REMATCH[2] * 10 + BASH_REMATCH[3] >= 75)); then
       echo cuda13
@@ -67,6 +67,13 @@ jax_build() {
   fi
 }
 
+install_system() {
+  local sudo=()
+  [[ "$(id -u)" == 0 ]] || sudo=(sudo)
+  "${sudo[@]+"${sudo[@]}"}" apt-get -qq update
+  "${sudo[@]+"${sudo[@]}"}" apt-get -qq install -y "$@"
+}
+
 make_venv() {
   local options=()
   [[ "$jax" != none ]] || options=(--system-site-packages)
@@ -75,11 +82,8 @@ make_venv() {
   # Debian and Ubuntu keep a part of venv in a package of its own.
   command -v apt-get >/dev/null ||
     die "'$python -m venv' failed: install venv, or set BV_PYTHON"
-  say "installing the system package python3-venv"
-  local sudo=()
-  [[ "$(id -u)" == 0 ]] || sudo=(sudo)
-  "${sudo[@]+"${sudo[@]}"}" apt-get -qq update
-  "${sudo[@]+"${sudo[@]}"}" apt-get -qq install -y python3-venv
+  say "installing the system package python${version%.*}-venv"
+  install_system "python${version%.*}-venv"
   rm -rf "$venv"
   "$python" -m venv "${options[@]+"${options[@]}"}" "$venv"
 }
@@ -129,7 +133,24 @@ is_ready() {
   [[ -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]]
 }
 
-python="${BV_PYTHON:-python3}"
+# Ubuntu 22.04, which TPU VMs run, has a newer Python beside its python3.
+find_python() {
+  local name
+  for name in python3 python3.13 python3.12 python3.11; do
+    if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+      >/dev/null 2>&1; then
+      echo "$name"
+      return
+    fi
+  done
+  if command -v apt-get >/dev/null && ! command -v python3.11 >/dev/null; then
+    say "python3 is too old; installing the system package python3.11"
+    install_system python3.11-venv >&2 && echo python3.11 && return
+  fi
+  echo python3 # Whose version is then complained about.
+}
+
+python="${BV_PYTHON:-$(find_python)}"
 # If bv_venv is active, the Python that it was made with.
 if [[ "$(command -v "$python")" == "$venv"/* ]]; then
   python="$(readlink -f "$venv/bin/python3")"
@@ -138,10 +159,10 @@ facts="$("$python" -c 'if True:
   import hashlib, platform, sys
   digest = hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest()
   print(platform.python_version() + " " + digest)' "$here/requirements.txt")" ||
-  die "'$python' does not run; set BV_PYTHON to a Python >= 3.10"
+  die "'$python' does not run; set BV_PYTHON to a Python >= 3.11"
 version="${facts% *}"
-[[ "$version" =~ ^3\.[1-9][0-9] ]] ||
-  die "Python >= 3.10 needed, '$python' is $version; set BV_PYTHON to another"
+[[ "$version" =~ ^3\.(1[1-9]|[2-9][0-9]) ]] ||
+  die "Python >= 3.11 needed, '$python' is $version; set BV_PYTHON to another"
 
 jax="$(jax_build)"
 case "$jax" in

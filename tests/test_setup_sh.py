@@ -173,7 +173,6 @@ def test_without_uv_pip_installs(clone):
     ("535.104.05, 8.0", "3.11.7", "cuda12"),
     ("580.65.06, 9.0\n580.65.06, 9.0", "3.11.7", "cuda13"),
     ("580.65.06, 7.0", "3.11.7", "cuda12"),  # CUDA 13 has no Volta.
-    ("590.10, 12.0", "3.10.13", "cuda12"),  # No such jax for Python 3.10.
     ("580.65.06, [N/A]", "3.12.1", "cuda12"),
   ],
 )
@@ -208,7 +207,15 @@ def test_unknown_jax_build(clone):
 def test_old_python(clone):
   clone.script("old", "#!/bin/sh\necho 3.9.18 hash\n")
   rc, _, err = clone.run(BV_PYTHON="old")
-  assert rc == 1 and "Python >= 3.10" in err and "BV_PYTHON" in err
+  assert rc == 1 and "Python >= 3.11" in err and "BV_PYTHON" in err
+
+
+def test_newer_python_beside_an_old_one(clone):
+  clone.script("python3", "#!/bin/sh\nexit 1\n")  # Older than asked for.
+  clone.script("python3.13", "#!/bin/sh\nexit 1\n")
+  clone.script("python3.12", FAKE_PYTHON)
+  assert clone.run("shows")[0] == 0
+  assert "-m venv" in clone.log.read_text()
 
 
 def test_missing_python(clone):
