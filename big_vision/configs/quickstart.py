@@ -20,7 +20,7 @@ def get_config():
   # How long, and where randomness comes from. Every duration can be given as
   # `_steps`, `_epochs`, `_examples` or `_percent` of the total.
   config.seed = 0
-  config.total_epochs = 40
+  config.total_epochs = 150
   config.num_classes = 10
   config.loss = "softmax_xent"
 
@@ -28,38 +28,39 @@ def get_config():
   # way into a batch, one operation after the other (see `big_vision/pp/`).
   config.input = {}
   config.input.data = dict(name="digits", split="train")
-  config.input.batch_size = 64  # In all, over all devices.
+  config.input.batch_size = 32  # In all, over all devices.
   config.input.shuffle_buffer_size = 1500  # All of it: a perfect shuffle.
   config.input.cache_raw = True  # Small enough to keep in memory.
 
   # Labels become one-hot vectors; only what the model needs stays.
-  pp_common = "|value_range(-1, 1)"
-  pp_common += "|onehot(10, key='label', key_result='labels')"
-  pp_common += "|keep('image', 'labels')"
-  # Augmentation: random shifts by up to one pixel.
+  pp_label = "|onehot(10, key='label', key_result='labels')"
+  pp_label += "|keep('image', 'labels')"
+  # A frame of one black pixel, then three pixels for one: random crops of it
+  # shift, scale and stretch the digit by fractions of a pixel.
+  pp_image = "decode(channels=1)|pad_to_shape((10, 10, 1), where='both')"
+  pp_image += "|resize(30)"
   config.input.pp = (
-    "decode(channels=1)|pad_to_shape((10, 10, 1), where='both')"
-    "|random_crop((8, 8))" + pp_common
+    f"{pp_image}|inception_crop(20, area_min=50, area_max=95)"
+    f"|value_range(-1, 1){pp_label}"
   )
-  pp_eval = "decode(channels=1)|reshape((8, 8, 1))" + pp_common
+  pp_eval = f"{pp_image}|central_crop(21)|resize(20)|value_range(-1, 1)"
 
   # What to write and when. A run that is started again with the same workdir
   # continues from its last checkpoint.
-  config.log_training_steps = 50
-  config.ckpt_steps = 250
+  config.log_training_steps = 100
+  config.ckpt_steps = 1000
 
   # The model: `big_vision/models/vit.py`, and the arguments of its `Model`.
   config.model_name = "vit"
   config.model = dict(
-    patch_size=(2, 2),  # 16 tokens for an image of 8x8.
-    width=64,
-    depth=4,
-    mlp_dim=256,
+    patch_size=(4, 4),  # 25 tokens for an image of 20x20.
+    width=48,
+    depth=3,
+    mlp_dim=96,
     num_heads=4,
-    posemb="learn",
+    posemb="sincos2d",  # "learn" needs more data than there are here.
     pool_type="gap",
     rep_size=True,  # A hidden layer before the head: `pre_logits`.
-    dropout=0.1,
   )
 
   # The optimizer: any transformation of optax, then weight decay and schedule.
@@ -67,9 +68,9 @@ def get_config():
   config.optax = dict(b2=0.99)
   config.grad_clip_norm = 1.0
   config.lr = 2e-3
-  config.wd = 1e-3
+  config.wd = 1e-4
   config.schedule = dict(decay_type="cosine", warmup_epochs=3)
-  config.mixup = dict(p=0.2)
+  config.mixup = dict(p=0.3)
 
   # Evaluations, each with its own data and interval. The accuracy on the test
   # set is logged as `test/prec@1`.
@@ -77,14 +78,13 @@ def get_config():
   config.evals.test = dict(
     type="classification",
     data=dict(name="digits", split="test"),
-    pp_fn=pp_eval,
+    pp_fn=pp_eval + pp_label,
     loss_name=config.loss,
-    log_epochs=5,
+    log_epochs=10,
   )
   # Few-shot accuracy of a linear classifier on the learned representation,
   # logged as `z/digits_5shot-seed-0` and so on.
-  pp_fewshot = "decode(channels=1)|reshape((8, 8, 1))|value_range(-1, 1)"
-  pp_fewshot += "|keep('image', 'label')"
+  pp_fewshot = f"{pp_eval}|keep('image', 'label')"
   config.evals.fewshot = dict(
     type="fewshot_lsr",
     datasets=dict(digits=("digits", "train", "test")),
