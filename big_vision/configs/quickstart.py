@@ -4,7 +4,7 @@
       --workdir workdirs/quickstart
 
 The data are the 1,797 real 8x8 digits that come with scikit-learn (1,500 to
-train, 297 to test); they are prepared the first time. Takes about a minute on
+train, 297 to test); they are prepared the first time. Takes about 90 seconds on
 two CPU cores and reaches about 98% test accuracy. Copy this file to start a
 config of your own; any value can be changed on the command line as well, for
 example `--config.lr 0.001`.
