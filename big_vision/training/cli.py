@@ -154,7 +154,7 @@ def _set_up(config, workdir, mesh, writer, profile):
     global_bs=batch_size,
     steps_per_epoch=num_examples / batch_size,
     measure=writer.measure,
-    write_note=console.note,
+    write_note=console.clock_note,
   )
   if profile and workdir:
     profiler.configure(fs.join(workdir, "profile"))

@@ -14,9 +14,9 @@ from big_vision.chrono import hms
 class Progress:
   """One line that shows where a run is.
 
-  On a terminal the line is redrawn in place below the log and single metrics
-  stay out of the log (they are in the metrics file); elsewhere every update
-  is a line of its own.
+  On a terminal the line is redrawn in place below the log, and details stay out
+  of the log: single metrics (they are in the metrics file), matches of rules,
+  timings. Elsewhere every update is a line of its own.
   """
 
   def __init__(self, total_steps, stream=None):
@@ -69,8 +69,11 @@ class Progress:
     self.stream.flush()
 
   def _before_log(self, record):
-    """Logging filter: makes room for a log line; drops single metrics."""
-    if record.levelno <= py_logging.INFO and record.module == "metrics":
+    """Logging filter: makes room for a log line; drops what the line shows."""
+    details = record.module in ("metrics", "trees", "chrono")
+    if record.levelno <= py_logging.INFO and (
+      details or record.funcName == "clock_note"
+    ):
       return False
     if self._line:
       self.stream.write("\r\x1b[2K")
@@ -94,6 +97,12 @@ def note(text):
   """Logs a note on process 0, marked so that it stands out in the log."""
   if jax.process_index() == 0:
     logging.info("\x1b[33mNOTE\x1b[0m: %s", text)
+
+
+def clock_note(text):
+  """Logs where the run is; a terminal shows that in the progress line."""
+  if jax.process_index() == 0:
+    logging.info("%s", text.replace("\n", "  "))
 
 
 def summary(metrics, workdir, files):
