@@ -29,6 +29,7 @@ def start(workdir, data_dir, num_devices, **env):
       sys.executable, "-m", "big_vision.train", "--workdir", str(workdir),
       "--config", str(ROOT / "tests/golden/train_digits.py"),
       "--config.total_steps=6", "--config.ckpt_steps=3",
+      "--config.schedule.warmup_steps=2",
     ],
     cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     env={
