@@ -2,6 +2,10 @@
 
 import functools
 
+import jax
+import numpy as np
+import tensorflow as tf
+
 from big_vision import lookup
 
 
@@ -96,3 +100,44 @@ class DataSource:
       ordered=True, process_split=False, allow_cache=False, **kw
     )
     return ds, None
+
+
+class IndexedDataSource(DataSource):
+  """A source that reads any example by its number: random access.
+
+  Subclasses define `total_examples` and `read`. The input pipeline shuffles all
+  of such a source by index, without a buffer, and resumes in constant time.
+  """
+
+  def read(self, index):
+    """One raw example.
+
+    Args:
+      index: int64 scalar tensor in [0, total_examples), possibly symbolic; the
+        order of examples by index is that of evaluation.
+
+    Returns:
+      Dict of tensors with static dtypes and ranks. `tfds_id` (string scalar)
+      says in errors which example it is, so it should name a file.
+
+    Raises:
+      tf.errors.OpError: while the data is read; names the file.
+    """
+    raise RuntimeError(f"{type(self).__name__} must override read")
+
+  def get_tfdata(self, ordered=False, *, process_split=True, allow_cache=True):
+    """See the base class. Unordered: shuffled once, always in the same way."""
+    del allow_cache  # Opening is cheap.
+    indices = np.arange(self.total_examples)
+    if process_split:
+      indices = self._process_indices()[jax.process_index()]
+    if not ordered:
+      indices = np.random.default_rng(0).permutation(indices)
+    ds = tf.data.Dataset.from_tensor_slices(indices)
+    return ds.map(self.read, tf.data.AUTOTUNE, deterministic=True)
+
+  def num_examples_per_process(self):
+    return [len(x) for x in self._process_indices()]
+
+  def _process_indices(self):
+    return np.array_split(np.arange(self.total_examples), jax.process_count())
