@@ -1,0 +1,237 @@
+"""ResNet with GroupNorm and weight standardisation: BiT in the v1 order.
+
+Activations follow the convolutions (post-activation bottlenecks);
+`models/bit_paper.py` is the architecture of the published checkpoints.
+
+References:
+  Kolesnikov et al. 2019, https://arxiv.org/abs/1912.11370
+  He et al. 2015 (ResNet), https://arxiv.org/abs/1512.03385
+  Qiao et al. 2019 (weight standardisation), https://arxiv.org/abs/1903.10520
+
+Shapes: `B` batch, `H, W` image, `h, w` feature map, `C` channels.
+The names of the modules are the names in checkpoints, and random keys derive
+from them.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from big_vision import checkpoints, trees
+from big_vision.models import common, convnet
+from big_vision.models.convnet import get_block_desc
+
+__all__ = [
+  "Model",
+  "ResNetStage",
+  "ResidualUnit",
+  "StdConv",
+  "fix_old_checkpoints",
+  "get_block_desc",
+  "load",
+  "weight_standardize",
+]
+
+
+def weight_standardize(w, axis, eps):
+  """Subtracts the mean and divides by the standard deviation plus `eps`.
+
+  Args:
+    w: array.
+    axis: int or sequence of int, what mean and deviation are taken over.
+    eps: float.
+
+  Returns:
+    Array of the same shape.
+  """
+  axis = tuple(axis) if isinstance(axis, Sequence) else axis
+  w = w - jnp.mean(w, axis=axis, keepdims=True)
+  return w / (jnp.std(w, axis=axis, keepdims=True) + eps)
+
+
+class StdConv(nn.Conv):
+  """Convolution whose kernel is standardised before use, not in storage."""
+
+  def param(self, name, *args, **kw):
+    """The parameter as it is used."""
+    value = super().param(name, *args, **kw)
+    if name != "kernel":
+      return value
+    return weight_standardize(value, axis=(0, 1, 2), eps=1e-5)
+
+
+class ResidualUnit(nn.Module):
+  """Bottleneck block, normalised and activated after the convolutions.
+
+  Attributes:
+    nmid: int, channels inside; None is a quarter of the input's. The output has
+      four times as many.
+    strides: (int, int), of the 3x3 convolution and the shortcut.
+    dtype_mm: str, dtype of the computation; None is that of the input.
+  """
+
+  nmid: int | None = None
+  strides: Sequence[int] = (1, 1)
+  dtype_mm: str | None = None
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps x [B, h, w, C] to [B, h / strides, w / strides, 4 * nmid]."""
+    nmid = self.nmid or x.shape[-1] // 4
+    nout = 4 * nmid
+    strides = tuple(self.strides)
+    conv = functools.partial(StdConv, use_bias=False, dtype=self.dtype_mm)
+    norm = functools.partial(nn.GroupNorm, dtype=self.dtype_mm)
+
+    shortcut = x
+    if x.shape[-1] != nout or strides != (1, 1):
+      shortcut = conv(nout, (1, 1), strides, name="conv_proj")(x)
+      shortcut = norm(name="gn_proj")(shortcut)
+
+    y = conv(nmid, (1, 1), name="conv1")(x)
+    y = nn.relu(norm(name="gn1")(y))
+    y = conv(nmid, (3, 3), strides, name="conv2")(y)
+    y = nn.relu(norm(name="gn2")(y))
+    y = conv(nout, (1, 1), name="conv3")(y)
+    # Each block starts as its shortcut.
+    y = norm(name="gn3", scale_init=nn.initializers.zeros)(y)
+    return nn.relu(shortcut + y)
+
+
+class ResNetStage(nn.Module):
+  """Blocks of one width, of which the first may reduce the resolution.
+
+  Attributes:
+    block_size: int, number of blocks.
+    first_stride: (int, int), of the first block.
+    nmid: int, channels inside of the blocks.
+    dtype_mm: str, see `ResidualUnit`.
+  """
+
+  block_size: int
+  first_stride: Sequence[int] = (1, 1)
+  nmid: int | None = None
+  dtype_mm: str | None = None
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps x [B, h, w, C] to [B, h / stride, w / stride, 4 * nmid]."""
+    for i in range(self.block_size):
+      x = ResidualUnit(
+        nmid=self.nmid,
+        strides=(1, 1) if i else self.first_stride,
+        dtype_mm=self.dtype_mm,
+        name=f"unit{i + 1}",
+      )(x)
+    return x
+
+
+class Model(nn.Module):
+  """ResNet.
+
+  Attributes:
+    num_classes: int, outputs of the head; None or 0 is no head.
+    width: float, multiplier of the channels.
+    depth: int, see `get_block_desc`, or number of blocks of each stage.
+    head_zeroinit: bool, whether the kernel of the head starts at zero.
+    dtype_mm: str, dtype of everything before the head, for example "bfloat16".
+      Parameters are float32. None is the dtype of image and parameters.
+  """
+
+  num_classes: int | None = None
+  width: float = 1
+  depth: int | Sequence[int] = 50
+  head_zeroinit: bool = True
+  dtype_mm: str | None = None
+
+  @nn.compact
+  def __call__(self, image, *, train=False):
+    """Applies the model.
+
+    Args:
+      image: [B, H, W, 3], normally in [-1, 1].
+      train: bool, makes no difference.
+
+    Returns:
+      (x, out): x is [B, num_classes], or [B, C] without classes; out is a dict
+      of named intermediates.
+
+    Raises:
+      ValueError: unknown depth.
+    """
+    del train  # There is neither dropout nor a state.
+    out = {}
+    width = int(64 * self.width)
+
+    x = StdConv(
+      width,
+      (7, 7),
+      (2, 2),
+      use_bias=False,
+      dtype=self.dtype_mm,
+      name="conv_root",
+    )(image)
+    x = nn.relu(nn.GroupNorm(dtype=self.dtype_mm, name="gn_root")(x))
+    x = out["stem"] = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+
+    for i, block_size in enumerate(convnet.num_blocks(self.depth)):
+      x = out[f"stage{i + 1}"] = ResNetStage(
+        block_size,
+        first_stride=(2, 2) if i else (1, 1),
+        nmid=width * 2**i,
+        dtype_mm=self.dtype_mm,
+        name=f"block{i + 1}",
+      )(x)
+    out["pre_logits_2d"] = x
+    return convnet.pool_and_classify(
+      x, self.num_classes, self.head_zeroinit, out
+    )
+
+
+_NORMS = {"gn_root", "gn_proj", "gn1", "gn2", "gn3"}
+
+
+def fix_old_checkpoints(params):
+  """Converts earlier layouts to the current one.
+
+  Args:
+    params: nested mapping, the parameters.
+
+  Returns:
+    Nested dict: modules are numbered as in linen, and parameters of
+    normalisations have one dimension instead of [1, 1, 1, C].
+  """
+  params = common.convert_pre_linen(params)
+  named, _ = trees.tree_flatten_with_names(params)
+  return trees.recover_tree(
+    [name for name, _ in named],
+    [
+      x.reshape(-1) if x.ndim > 1 and _NORMS & set(name.split("/")) else x
+      for name, x in named
+    ],
+  )
+
+
+def load(init_params, init_file, model_cfg, dont_load=()):
+  """Loads a checkpoint, also one of an earlier layout.
+
+  Args:
+    init_params: parameters of the model, arrays or shapes; None returns what
+      the checkpoint has.
+    init_file: str, a path `<path>[:<sub/tree>]`.
+    model_cfg: mapping, `config.model`, not used.
+    dont_load: regexes of parameters to be initialised instead, for example
+      ["head/.*"].
+
+  Returns:
+    Nested dict of parameters; leaves that are not loaded are those of
+    `init_params`.
+
+  Raises:
+    ValueError: parameters do not match, see `common.merge_params`.
+  """
+  del model_cfg
+  params = fix_old_checkpoints(checkpoints.load_params(init_file))
+  return common.merge_params(params, init_params, dont_load)
