@@ -23,6 +23,7 @@ from big_vision.datasets import check, core, iterators, order, stream, transfer
 from big_vision.pp import builder, rng
 
 DEFAULT_NUM_PARALLEL_CALLS = 100
+MEMORY_GB = 8  # For raw examples of training; the rest of a run fits into 16.
 
 # The rest of this module's interface.
 validate = check.validate
@@ -86,6 +87,7 @@ def make_for_train(
     size = tf.int64.max
   component = stream.Component(
     name=name,
+    key=name,
     open=lambda order_seed: (data, None),
     size=size if size >= 0 else None,
     preprocess_fn=preprocess_fn,
@@ -126,9 +128,13 @@ def training(
       arguments of the data source), `tfdata` (arguments of its `get_tfdata`),
       `pp` (preprocessing string), `prefetch`, and as in `make_for_train`
       `shuffle_buffer_size`, `cache_raw`, `num_parallel_calls`, `pre_filter_fn`,
-      `post_filter_fn`, `pack`, `skip_errors`. For a mixture of datasets, `data`
-      is a dict of key -> weight, `input_config[key]` holds what belongs to each
-      dataset, and `keep_only` (keys of examples), `thread_pool_size` are allowed.
+      `post_filter_fn`, `pack`, `skip_errors`; `memory_gb`, the memory for raw
+      examples, above which less is cached and shuffled than asked for (8 GB by
+      default, divided among the datasets of a mixture). For such a mixture,
+      `data` is a dict of key -> weight, `input_config[key]` holds what belongs
+      to each dataset, and `keep_only` (keys of examples), `thread_pool_size`
+      are allowed. Sources with random access need no memory: they are shuffled
+      as a whole if `shuffle_buffer_size` is not 0, and never cached.
     seed: int, `config.seed`.
     start_step: int, number of batches to leave out: the first batch is the one
       that a run from the start would get after as many steps.
@@ -153,7 +159,9 @@ def training(
   )
   layout = config.batch_size, host, num_hosts
   if check.is_single(config):
-    component = open_(config, config.data.name, log_label=True)
+    component = open_(
+      config, config.data.name, "", log_label=True, memory_gb=MEMORY_GB
+    )
     components = [component]
     examples = functools.partial(_single, component, layout)
   else:
@@ -162,7 +170,10 @@ def training(
     pool_size = config.get("thread_pool_size", len(config.data))
     keep_only = config.get("keep_only")
     with concurrent.futures.ThreadPoolExecutor(pool_size) as pool:
-      one = lambda key: open_(config[key], key, key, keep_only)
+      share = MEMORY_GB / len(weights)
+      one = lambda key: open_(
+        config[key], key, key, key, keep_only, memory_gb=share
+      )
       components = list(pool.map(one, weights))
     _log_mixture(weights, components)
     mixture = order.Mixture(list(weights.values()), seed, *layout)
@@ -173,7 +184,7 @@ def training(
   return ds, sum(c.size for c in components)
 
 
-def _component(config, name, log_label, keep_only=None, **kw):
+def _component(config, name, key, log_label, keep_only=None, **kw):
   """Opens one dataset of `config.input`."""
   assert "filter_fn" not in config, (
     "config.input.filter_fn is gone: use pre_filter_fn, which sees raw examples"
@@ -186,12 +197,17 @@ def _component(config, name, log_label, keep_only=None, **kw):
   if keep_only:
     preprocess_fn = _keep_only(preprocess_fn, keep_only, name)
   options = {k: config[k] for k in check.PER_DATASET if k in config}
+  # A source of one's own need not derive from core.DataSource.
+  random_access = getattr(source, "random_access", False)
   return stream.Component(
     name=name,
+    key=key,
     open=lambda order_seed: source.training_order(order_seed, **tfdata),
+    read=source.read if random_access else None,
     size=source.total_examples,
+    bytes_per_example=getattr(source, "bytes_per_example", None),
     preprocess_fn=preprocess_fn,
-    **{"num_parallel_calls": DEFAULT_NUM_PARALLEL_CALLS, **options, **kw},
+    **{"num_parallel_calls": DEFAULT_NUM_PARALLEL_CALLS, **kw, **options},
   )
 
 

@@ -19,6 +19,7 @@ PER_DATASET = (
   "post_filter_fn",
   "pack",
   "skip_errors",
+  "memory_gb",
 )
 _DATASET_KEYS = ("data", "tfdata", "pp", *PER_DATASET)
 _BATCH_KEYS = ("batch_size", "prefetch")

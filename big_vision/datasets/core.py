@@ -52,7 +52,16 @@ def source_class(name, key="input.data.name"):
 
 
 class DataSource:
-  """What every source of examples offers."""
+  """What every source of examples offers.
+
+  Attributes:
+    random_access: bool, whether `read(index)` reads any example by its number,
+      see `IndexedDataSource`.
+    bytes_per_example: mean size of a raw example in memory, None if unknown.
+  """
+
+  random_access = False
+  bytes_per_example = None
 
   def get_tfdata(self, ordered, *, process_split=True, allow_cache=True):
     """The raw examples.
@@ -78,6 +87,15 @@ class DataSource:
     raise RuntimeError(
       f"{type(self).__name__} must override num_examples_per_process"
     )
+
+  def problems(self):
+    """What is known, before reading, to be wrong with single examples.
+
+    Returns:
+      List of str, one per example whose reading will fail; each names the file
+      and what is wrong with it. Whoever opens the source may stop right away.
+    """
+    return []
 
   def training_order(self, order_seed=None, **kw):
     """All examples for all processes, in one order that seeds determine.
@@ -109,6 +127,8 @@ class IndexedDataSource(DataSource):
   of such a source by index, without a buffer, and resumes in constant time.
   """
 
+  random_access = True
+
   def read(self, index):
     """One raw example.
 
@@ -128,16 +148,31 @@ class IndexedDataSource(DataSource):
   def get_tfdata(self, ordered=False, *, process_split=True, allow_cache=True):
     """See the base class. Unordered: shuffled once, always in the same way."""
     del allow_cache  # Opening is cheap.
-    indices = np.arange(self.total_examples)
-    if process_split:
-      indices = self._process_indices()[jax.process_index()]
-    if not ordered:
-      indices = np.random.default_rng(0).permutation(indices)
-    ds = tf.data.Dataset.from_tensor_slices(indices)
-    return ds.map(self.read, tf.data.AUTOTUNE, deterministic=True)
+    return by_index(self, ordered, process_split)
 
   def num_examples_per_process(self):
     return [len(x) for x in self._process_indices()]
 
   def _process_indices(self):
     return np.array_split(np.arange(self.total_examples), jax.process_count())
+
+
+def by_index(source, ordered, process_split):
+  """`DataSource.get_tfdata` of a source with random access.
+
+  Args:
+    source: the DataSource.
+    ordered: bool; otherwise shuffled once, always in the same way.
+    process_split: bool, whether only this process' part.
+
+  Returns:
+    tf.data.Dataset of what `source.read` gives.
+  """
+  indices = np.arange(source.total_examples, dtype=np.int64)
+  if process_split:
+    ends = np.cumsum(source.num_examples_per_process())
+    indices = np.split(indices, ends[:-1])[jax.process_index()]
+  if not ordered:
+    indices = np.random.default_rng(0).permutation(indices)
+  ds = tf.data.Dataset.from_tensor_slices(indices)
+  return ds.map(source.read, tf.data.AUTOTUNE, deterministic=True)

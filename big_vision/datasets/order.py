@@ -60,6 +60,43 @@ def epochs(open_epoch, *, seed, shuffle_buffer_size, size, start):
   return ds.enumerate(start)
 
 
+def positions(start):
+  """A stream that knows no more than where it is: (position, position)."""
+  ds = tf.data.Dataset.range(start, _FOREVER)
+  return tf.data.Dataset.zip(ds, ds)
+
+
+def locate(stream, size, *, seed, shuffle):
+  """From positions to examples of a source with random access.
+
+  Args:
+    stream: elements (position, anything).
+    size: int, number of examples per epoch.
+    seed: int, of the shuffling.
+    shuffle: bool, whether each epoch is a permutation of all examples, another
+      one each time; computed for every position on its own, so that nothing is
+      held in memory and any position can be the first.
+
+  Returns:
+    The stream, with the index in place of the example.
+  """
+
+  def one(position, _):
+    epoch, index = position // size, position % size
+    if shuffle:
+      index = permuted(index, size, seed, epoch)
+    return position, (epoch, (index, index))
+
+  return stream.map(one)
+
+
+def permuted(index, size, seed, epoch):
+  """Where `index` goes in the permutation of range(size) of an epoch (int64)."""
+  seed = tf.stack([tf.constant(seed, tf.int64), tf.cast(epoch, tf.int64)])
+  last = tf.constant(size - 1, tf.int64)
+  return tf.random.experimental.index_shuffle(index, seed, last)
+
+
 def rows_of_host(stream, batch_size, host, num_hosts):
   """What host number `host` needs: its rows of each global batch.
 

@@ -24,17 +24,25 @@ class Component:
 
   Attributes:
     name: what errors call it.
+    key: what tells it apart from the other datasets of a mixture: with `seed`,
+      it determines all that is random. Not the name: the same examples from
+      another kind of source come in the same order.
     open: `order_seed -> (dataset, read)`, `DataSource.training_order`.
     size: number of examples, None if unknown.
+    read: `index -> raw example` of a source with random access, else None.
+      With it `open` is not called, there is no buffer and no cache: shuffling
+      is that of all examples, and the operating system keeps what is read.
+    bytes_per_example: mean size of a raw example, None if unknown.
     preprocess_fn: `dict -> dict`, run under a seed that depends on the example.
     seed: int, of all that is random here.
     host: number of this process.
     num_hosts: number of processes.
     shuffle_buffer_size, cache_raw, num_parallel_calls, pre_filter_fn,
-    post_filter_fn, pack, skip_errors: as in `config.input`.
+    post_filter_fn, pack, skip_errors, memory_gb: as in `config.input`.
   """
 
   name: str
+  key: str
   open: Callable[..., Any]
   size: int | None
   preprocess_fn: Callable[..., Any]
@@ -48,6 +56,9 @@ class Component:
   post_filter_fn: Callable[..., Any] | None = None
   pack: Any = None
   skip_errors: bool = False
+  read: Callable[..., Any] | None = None
+  bytes_per_example: float | None = None
+  memory_gb: float | None = None
 
   @property
   def exact(self):
@@ -73,9 +84,9 @@ class Component:
       Endless tf.data.Dataset of dicts.
     """
     if self.exact:
-      return self._preprocess(select(self._raw(start, record)), record)
-    mine = self._raw(0, record).shard(self.num_hosts, self.host)
-    ds = self._preprocess(mine, record)
+      return self._preprocess(self._raw(start, select, record), record)
+    shard = lambda stream: stream.shard(self.num_hosts, self.host)
+    ds = self._preprocess(self._raw(0, shard, record), record)
     if record is not None:
       return ds
     if self.pack:
@@ -85,47 +96,101 @@ class Component:
     return ds.skip(num_done)
 
   @functools.cached_property
-  def _read(self):
-    return self.open(None)[1]
+  def _read_late(self):
+    """What completes an example when its turn comes, None if it is complete."""
+    if self.pre_filter_fn or (self._cache and not self.read):
+      return None
+    return self.read or self.open(None)[1]
 
-  @property
-  def _reads_early(self):
-    """Whether raw examples must be complete before they are preprocessed."""
-    return bool(self.pre_filter_fn or self.cache_raw)
+  @functools.cached_property
+  def _seed(self):
+    return order.hash_seed(self.seed, self.key, "shuffle")
+
+  @functools.cached_property
+  def _cache(self):
+    """Whether raw examples are kept in memory: if asked for, and they fit."""
+    return bool(self.cache_raw and not self.read and self._fit(self.size))
+
+  @functools.cached_property
+  def _buffer_size(self):
+    """Raw examples to shuffle among; those in the cache cost nothing extra."""
+    wanted = self.shuffle_buffer_size
+    if self._cache or not wanted or self._fit(min(wanted, self.size or wanted)):
+      return wanted
+    return max(int(self.memory_gb * 2**30 / self.bytes_per_example), 1)
+
+  def _fit(self, num):
+    """Whether so many raw examples fit into `memory_gb`, as far as known."""
+    if None in (num, self.memory_gb, self.bytes_per_example):
+      return True
+    return num * self.bytes_per_example <= self.memory_gb * 2**30
+
+  def _warn_of_memory(self):
+    """Says what was asked for and is not done."""
+    wanted = self.shuffle_buffer_size
+    if (self.cache_raw and not self._cache) or self._buffer_size != wanted:
+      logging.warning(
+        "Raw examples of %s take about %.0f kB each. With config.input.memory_gb"
+        "=%s they are %s and shuffled among %s. big_vision.tools.convert_dataset"
+        " gives a dataset random access: it is then shuffled as a whole, without "
+        "memory.",
+        self.name,
+        self.bytes_per_example / 1e3,
+        self.memory_gb,
+        "cached" if self._cache else "not cached",
+        self._buffer_size,
+      )
 
   def _open(self, order_seed=None):
     """One epoch before shuffling: dataset of (index, example)."""
-    ds, read = self.open(order_seed)
-    if read and self._reads_early:
-      ds = ds.map(read, tf.data.AUTOTUNE, deterministic=True)
-    ds = ds.enumerate()
+    if self.read:
+      ds = tf.data.Dataset.range(self.size)
+      if order_seed is not None:
+        ds = ds.map(
+          lambda i: order.permuted(i, self.size, self._seed, order_seed)
+        )
+      ds = ds.map(
+        lambda i: (i, self.read(i)), tf.data.AUTOTUNE, deterministic=True
+      )
+    else:
+      ds, read = self.open(order_seed)
+      if read and not self._read_late:
+        ds = ds.map(read, tf.data.AUTOTUNE, deterministic=True)
+      ds = ds.enumerate()
     if self.pre_filter_fn:
       ds = ds.filter(lambda _, example: self.pre_filter_fn(example))
     return ds
 
-  def _raw(self, start, record):
-    """The stream of all hosts, from position `start` on."""
+  def _raw(self, start, select, record):
+    """What `select` takes from the stream of all hosts, from `start` on."""
+    if self.read and self.size and not self.pre_filter_fn:
+      # Of other hosts' examples not even the index is computed.
+      stream, shuffle = order.positions(start), bool(self.shuffle_buffer_size)
+      return order.locate(
+        select(stream), self.size, seed=self._seed, shuffle=shuffle
+      )
     fixed = self._open()
     if fixed.cardinality() == 0 or not self._has_examples(fixed):
       raise ValueError(
         f"No examples in the dataset {self.name!r}"
         + (" after pre_filter_fn." if self.pre_filter_fn else ".")
       )
-    cache = self.cache_raw and record is None
-    if cache:
-      fixed = fixed.cache()
+    buffer_size = None if self.read else self._buffer_size
+    if record is None and not self.read:
+      self._warn_of_memory()
+      fixed = fixed.cache() if self._cache else fixed
     # What is cached has one order: that of the source.
-    vary_files = self.shuffle_buffer_size and not self.cache_raw
-    seed = order.hash_seed(self.seed, self.name, "shuffle")
+    vary = self.shuffle_buffer_size and not self._cache
     # An offset, so that datasets shuffle their files differently.
-    open_epoch = lambda epoch: self._open(seed + epoch) if vary_files else fixed
-    return order.epochs(
-      open_epoch,
-      seed=seed,
-      shuffle_buffer_size=self.shuffle_buffer_size,
+    offset = 0 if self.read else self._seed
+    stream = order.epochs(
+      lambda epoch: self._open(offset + epoch) if vary else fixed,
+      seed=self._seed,
+      shuffle_buffer_size=buffer_size,
       size=self._epoch_size() if start else None,
       start=start,
     )
+    return select(stream)
 
   def _has_examples(self, ds):
     """Without this check, an endless stream of nothing would hang."""
@@ -140,15 +205,18 @@ class Component:
 
   def _preprocess(self, stream, record):
     """Maps a stream to preprocessed examples, and filters these."""
-    read = None if self._reads_early else self._read
-    high = order.hash_seed(self.seed, self.name, "example") << 31
+    read = self._read_late
+    high = order.hash_seed(self.seed, self.key, "example") << 31
     run_seed = (order.hash_seed(self.seed, "run"), 0)
 
     def prepare(position, x):
       del position
       epoch, (index, example) = x
-      example = read(example) if read else example
-      seed = tf.stack([high + epoch, example_number(index, example)])
+      if read and record is None:
+        example = read(example)
+      # With random access, the number is the same from any kind of source.
+      number = index if self.read else example_number(index, example)
+      seed = tf.stack([high + epoch, number])
       with rng.example_seed(seed, epoch, run_seed):
         return self.preprocess_fn(example)
 
@@ -158,8 +226,12 @@ class Component:
       return number, keep, out
 
     if record is not None:
-      ds = stream.map(functools.partial(record.begin, self.name)).enumerate()
-      ds = ds.map(prepare_and_judge).map(record.end)
+      begin = functools.partial(record.begin, self.name)
+      ds = stream.map(begin)
+      if read:  # Once it is read it may have a better name.
+        ds = ds.map(lambda n, x: (n, (x[0], (x[1][0], read(x[1][1])))))
+        ds = ds.map(begin)
+      ds = ds.enumerate().map(prepare_and_judge).map(record.end)
     elif self.post_filter_fn or self.skip_errors:
       ds = stream.enumerate().map(
         prepare_and_judge, self.num_parallel_calls, deterministic=True

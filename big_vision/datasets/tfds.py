@@ -12,7 +12,7 @@ from absl import logging
 from tensorflow_datasets.core import read_only_builder
 
 from big_vision import lookup
-from big_vision.datasets import core, embedded
+from big_vision.datasets import core, embedded, records
 
 # Ids of examples must be the same for ever: files of evaluators hold them.
 _HASH_KEY = [3714561454027272724, 8800639020734831960]
@@ -28,17 +28,50 @@ class DataSource(core.DataSource):
     data_dir: str, the TFDS folder; None means $TFDS_DATA_DIR, else
       ~/tensorflow_datasets.
     skip_decode: names of features that stay encoded bytes.
+    random_access: bool, whether training reads examples by number: shuffled as
+      a whole without a buffer, resumed at once. None: if the files allow it
+      without much preparation, see `records.open_split`.
 
   Raises:
     ValueError: unknown or unprepared dataset, or no such split.
   """
 
-  def __init__(self, name, split, data_dir=None, skip_decode=("image",)):
+  def __init__(
+    self,
+    name,
+    split,
+    data_dir=None,
+    skip_decode=("image",),
+    random_access=None,
+  ):
     self.builder = get_builder(name, embedded.default_data_dir(data_dir))
     check_split(self.builder, split)
     self.split = split
     self._skip_decode = tuple(skip_decode)
+    self._random_access = random_access
     self._datasets = {}
+
+  @functools.cached_property
+  def _records(self):
+    """Opened on first use: what is only read in order does not need it."""
+    return records.open_split(self.builder, self.split, self._random_access)
+
+  @property
+  def random_access(self):
+    return self._records is not None
+
+  @property
+  def bytes_per_example(self):
+    splits = self.builder.info.splits.values()
+    num = sum(s.num_examples for s in splits)
+    return sum(s.num_bytes for s in splits) / num if num else None
+
+  def read(self, index):
+    """See `IndexedDataSource`; needs `random_access`."""
+    record, tfds_id = self._records.read(index)
+    features = self.builder.info.features
+    example = features.deserialize_example(record, decoders=self._decoders())
+    return _add_id({**example, "tfds_id": tfds_id})
 
   def get_tfdata(
     self, ordered=False, *, process_split=True, allow_cache=True, **kw
@@ -54,6 +87,8 @@ class DataSource(core.DataSource):
     Returns:
       tf.data.Dataset of dicts of tensors.
     """
+    if self.builder.info.file_format not in tfds.core.FileFormat.with_tf_data():
+      return core.by_index(self, ordered, process_split)
     split = self.split
     if process_split:
       split = self._process_splits()[jax.process_index()]
@@ -83,13 +118,17 @@ class DataSource(core.DataSource):
   def _process_splits(self):
     return tfds.even_splits(self.split, jax.process_count())
 
-  def _open(self, split, shuffle_files, **kw):
-    """Opens a split; the read config's own options come last."""
+  def _decoders(self):
+    """What TFDS is told about features that are not to be decoded."""
     skip = {
       k: tfds.decode.SkipDecoding()
       for k in self._skip_decode
       if k in self.builder.info.features
     }
+    return skip or None
+
+  def _open(self, split, shuffle_files, **kw):
+    """Opens a split; the read config's own options come last."""
     # The order must not depend on how fast files are read.
     options = tf.data.Options().merge(
       kw.pop("options", None) or tf.data.Options()
@@ -112,7 +151,7 @@ class DataSource(core.DataSource):
       split=split,
       shuffle_files=shuffle_files,
       read_config=read_config,
-      decoders=skip or None,
+      decoders=self._decoders(),
     )
     return ds.map(_add_id, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -185,6 +224,11 @@ def _get_builder(name, data_dir, key):
       "automatically)."
     )
   return builder
+
+
+def clear_cache():
+  """Forgets the builders: the files of datasets have changed."""
+  _get_builder.cache_clear()
 
 
 def _embedded_builder(name, base, data_dir):

@@ -1,0 +1,298 @@
+"""Random access to prepared TFDS datasets: any example by its number.
+
+TFDS writes examples into shards. Those of the format array_record have an index
+inside. TFRecord files have none, but their records tell their lengths, so that
+one pass over the heads of the records finds out where each begins. That is done
+on opening for small local datasets; for others `tools/convert_dataset.py` does
+it once and writes the result beside the shards, as INDEX_FILE.
+"""
+
+import bisect
+import functools
+import itertools
+import mmap
+import os
+import struct
+import threading
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from big_vision import fs
+
+INDEX_FILE = "big_vision_index.npz"
+
+# What is indexed on opening, without being asked: takes a second at most.
+_MAX_EXAMPLES = 200_000
+_MAX_BYTES = 2 << 30
+
+# A TFRecord is its length (uint64), a checksum of that (uint32), the data and
+# a checksum of the data (uint32).
+_HEAD, _TAIL = 12, 4
+
+_ARRAY_RECORD = tfds.core.FileFormat.ARRAY_RECORD
+_TFRECORD = tfds.core.FileFormat.TFRECORD
+
+
+def open_split(builder, split, random_access=None):
+  """The records of a split, if any can be read on its own.
+
+  Args:
+    builder: TFDS builder of a prepared dataset.
+    split: str, any TFDS split.
+    random_access: bool, True to index TFRecord files however long it takes,
+      False for None as the result; by default small local ones are indexed, and
+      others used if there is an index (see the head of this file).
+
+  Returns:
+    `Records`, or None without random access.
+
+  Raises:
+    ValueError: a shard is missing or damaged, or its format can not be indexed.
+  """
+  files = builder.info.splits[split].file_instructions
+  formats = builder.info.available_file_formats()
+  if random_access is False:
+    if builder.info.file_format == _ARRAY_RECORD:
+      raise ValueError(
+        "data.random_access=False: files of the format array_record have no "
+        "other access. Leave it out."
+      )
+    return None
+  if _ARRAY_RECORD in formats:
+    return Records(_in_format(files, builder.info, _ARRAY_RECORD), _ArrayRecord)
+  if _TFRECORD not in formats:
+    if random_access:
+      raise ValueError(
+        f"data.random_access: {builder.info.full_name} has files of the "
+        f"formats {sorted(f.value for f in formats)}, not array_record or "
+        "tfrecord."
+      )
+    return None
+  index = _stored_index(os.fspath(builder.data_path))
+  if index is not None:
+    return Records(files, functools.partial(_indexed, index))
+  if random_access or _are_small(files):
+    return Records(files, _scanned)
+  return None
+
+
+def _in_format(files, info, file_format):
+  """The shards of `files`, as they are called in another format."""
+  if info.file_format == file_format:
+    return files
+  return [
+    f.replace(filename=path_in_format(f.filename, file_format)) for f in files
+  ]
+
+
+def path_in_format(path, file_format):
+  """What TFDS calls the same shard in another FileFormat."""
+  return os.fspath(
+    tfds.core.file_adapters.convert_path_to_file_format(path, file_format)
+  )
+
+
+def _are_small(files):
+  if not all(fs.is_local(f.filename) for f in files):
+    return False
+  num_examples = sum(f.examples_in_shard for f in files)
+  num_bytes = sum(
+    os.path.getsize(f.filename) for f in files if os.path.exists(f.filename)
+  )
+  return num_examples <= _MAX_EXAMPLES and num_bytes <= _MAX_BYTES
+
+
+class Records:
+  """Serialised examples by number; thread-safe.
+
+  Args:
+    files: list of TFDS FileInstruction, the shards and which part of each.
+    open_shard: `path -> object` whose items are the bytes of its records.
+  """
+
+  def __init__(self, files, open_shard):
+    self._files = files
+    self._ends = list(itertools.accumulate(f.take for f in files))
+    self._open_shard = open_shard
+    self._shards = {}
+    self._lock = threading.Lock()
+    _allow_open_files(len(files))
+    for f in files:
+      if fs.is_local(f.filename) and not os.path.exists(f.filename):
+        raise ValueError(
+          f"The shard {f.filename} is missing. Copy or prepare the dataset anew."
+        )
+
+  def __len__(self):
+    return self._ends[-1]
+
+  def __getitem__(self, index):
+    """(bytes of the record, its TFDS id)."""
+    number = bisect.bisect_right(self._ends, index)
+    f = self._files[number]
+    position = f.skip + f.take - (self._ends[number] - index)
+    # As if TFDS had read TFRecord files: ids outlive a change of the format.
+    name = os.path.basename(f.filename).replace(".array_record-", ".tfrecord-")
+    return self._shard(f.filename)[position], f"{name}__{position}"
+
+  def read(self, index):
+    """The record and its TFDS id for an int64 scalar tensor: string scalars."""
+
+    def load(index):
+      record, tfds_id = self[int(index)]
+      return record, tfds_id.encode()
+
+    out = tf.numpy_function(load, [index], [tf.string, tf.string], False)
+    for x in out:
+      x.set_shape([])
+    return out
+
+  def _shard(self, path):
+    shard = self._shards.get(path)
+    if shard is None:
+      with self._lock:
+        if path not in self._shards:
+          self._shards[path] = self._open_shard(path)
+        shard = self._shards[path]
+    return shard
+
+
+def _allow_open_files(num):
+  """Datasets have a thousand shards, which is the usual limit of processes."""
+  try:
+    import resource
+  except ImportError:  # Not on Windows.
+    return
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  wanted = soft + num
+  if hard != resource.RLIM_INFINITY:
+    wanted = min(wanted, hard)
+  if soft != resource.RLIM_INFINITY and wanted > soft:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class _ArrayRecord:
+  """Shard in the format array_record."""
+
+  def __init__(self, path):
+    from array_record.python import array_record_module
+
+    # Nothing is read ahead: the next record is somewhere else.
+    self._reader = array_record_module.ArrayRecordReader(
+      path, options="readahead_buffer_size:0", file_reader_buffer_size=1 << 15
+    )
+
+  def __getitem__(self, position):
+    return self._reader.read([position])[0]
+
+
+class _TFRecord:
+  """Shard in the format TFRecord.
+
+  Args:
+    path: str.
+    bounds: [N + 1] int64, where the records begin, and the size of the file.
+  """
+
+  def __init__(self, path, bounds):
+    self._path = path
+    self._bounds = bounds
+    self._fd = os.open(path, os.O_RDONLY) if fs.is_local(path) else None
+
+  def __del__(self):
+    if self._fd is not None:
+      os.close(self._fd)
+
+  def __getitem__(self, position):
+    begin, end = (int(b) for b in self._bounds[position : position + 2])
+    record = self._read(begin, end - begin)
+    if len(record) < _HEAD:
+      length = -1
+    else:
+      (length,) = struct.unpack_from("<Q", record)
+    if length != len(record) - _HEAD - _TAIL:
+      raise ValueError(
+        f"{self._path} does not fit its index at record {position}: it was "
+        f"changed or is damaged. Make {INDEX_FILE} anew with "
+        "big_vision.tools.convert_dataset."
+      )
+    return record[_HEAD:-_TAIL]
+
+  def _read(self, begin, length):
+    if self._fd is not None:
+      return os.pread(self._fd, length, begin)
+    with fs.open(self._path, "rb") as f:
+      f.seek(begin)
+      return f.read(length)
+
+
+def _stored_index(data_path):
+  """dict of shard name -> bounds, or None if there is no index."""
+  path = fs.join(data_path, INDEX_FILE)
+  if not fs.exists(path):
+    return None
+  with fs.open(path, "rb") as f, np.load(f) as index:
+    return dict(index)
+
+
+def _indexed(index, path):
+  name = os.path.basename(path)
+  if name not in index:
+    raise ValueError(
+      f"{INDEX_FILE} knows nothing of {path}; make it anew with "
+      "big_vision.tools.convert_dataset."
+    )
+  return _TFRecord(path, index[name])
+
+
+def _scanned(path):
+  stat = os.stat(path) if fs.is_local(path) else None
+  stamp = (stat.st_size, stat.st_mtime_ns) if stat else None
+  return _TFRecord(path, _bounds(path, stamp))
+
+
+@functools.lru_cache(4096)
+def _bounds(path, stamp):
+  del stamp  # Tells files of one name apart.
+  return record_bounds(path)
+
+
+def record_bounds(path):
+  """Where the records of a TFRecord file begin.
+
+  Args:
+    path: str; remote files are read as a whole.
+
+  Returns:
+    [N + 1] int64 array, the last entry is the size of the file.
+
+  Raises:
+    ValueError: the file is cut off or no TFRecord file.
+  """
+  if not fs.is_local(path):
+    with fs.open(path, "rb") as f:
+      return _bounds_of(f.read(), path)
+  with open(path, "rb") as f:
+    if not os.fstat(f.fileno()).st_size:
+      return np.zeros([1], np.int64)
+    with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+      # Only the heads are looked at: do not load what is between.
+      if hasattr(mmap, "MADV_RANDOM"):
+        data.madvise(mmap.MADV_RANDOM)
+      return _bounds_of(data, path)
+
+
+def _bounds_of(data, path):
+  length_at = struct.Struct("<Q").unpack_from
+  bounds, begin, size = [], 0, len(data)
+  while begin + _HEAD <= size:
+    bounds.append(begin)
+    begin += _HEAD + length_at(data, begin)[0] + _TAIL
+  if begin != size:
+    raise ValueError(
+      f"The shard {path} is cut off or damaged in record {len(bounds) - 1}. "
+      "Copy or prepare the dataset anew."
+    )
+  return np.array([*bounds, size], np.int64)
