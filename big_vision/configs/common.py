@@ -162,7 +162,27 @@ def input_for_quicktest(config_input, quicktest):
     config_input.cache_raw = False
 
 
-def imagenet_evals(pp_label, runlocal=False, **kw):
+def pp_modules(*extra):
+  """The modules with the usual preprocessing ops, and further ones."""
+  return ["ops_general", "ops_image", "ops_text", *extra]
+
+
+def pp_labels(num_classes, key="label"):
+  """End of a preprocessing string: one-hot labels, and what models need."""
+  return (
+    f'|onehot({num_classes}, key="{key}", key_result="labels")'
+    '|keep("image", "labels")'
+  )
+
+
+# The usual evaluation on ImageNet-1k; `{label}` is the key of the label.
+PP_EVAL_I1K = (
+  "decode|resize_small(256)|central_crop(224)|value_range(-1, 1)"
+  + pp_labels(1000, "{label}")
+)
+
+
+def imagenet_evals(pp_label=PP_EVAL_I1K, runlocal=False, **kw):
   """The five usual evaluations of an ImageNet-1k classifier.
 
   Args:
@@ -176,12 +196,8 @@ def imagenet_evals(pp_label, runlocal=False, **kw):
   """
 
   def evaluator(name, split, short, label="label"):
-    return dict(
-      type="classification",
-      data=dict(name=name, split=short if runlocal else split),
-      pp_fn=pp_label.format(label=label),
-      **kw,
-    )
+    pp = pp_label.format(label=label)
+    return classification(name, short if runlocal else split, pp, **kw)
 
   return dict(
     train=evaluator("imagenet2012", "train[:2%]", "train[:16]"),
@@ -191,4 +207,33 @@ def imagenet_evals(pp_label, runlocal=False, **kw):
     real=evaluator(
       "imagenet2012_real", "validation", "validation[:16]", "real_label"
     ),
+  )
+
+
+def imagenet21k_evals(pp_fn, runlocal=False, **kw):
+  """Evaluations of a classifier trained on `full[51200:]` of ImageNet-21k.
+
+  Args:
+    pp_fn: preprocessing.
+    runlocal: bool, whether to use 16 images.
+    **kw: settings that all share.
+
+  Returns:
+    Dict of evaluators: `test`, `val` (both held out) and `train`.
+  """
+  splits = dict(
+    test="full[:25_600]", val="full[25_600:51_200]", train="full[51_200:76_800]"
+  )
+  return {
+    name: classification(
+      "imagenet21k", "full[:16]" if runlocal else split, pp_fn, **kw
+    )
+    for name, split in splits.items()
+  }
+
+
+def classification(name, split, pp_fn, **kw):
+  """One evaluator `classification` on a split of a TFDS dataset."""
+  return dict(
+    type="classification", data=dict(name=name, split=split), pp_fn=pp_fn, **kw
   )

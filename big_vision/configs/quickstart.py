@@ -12,9 +12,12 @@ example `--config.lr 0.001`.
 
 import ml_collections as mlc
 
+import big_vision.configs.common as bvcc
 
-def get_config():
+
+def get_config(arg=None):
   """The whole experiment as one nested dictionary."""
+  bvcc.parse_arg(arg, demo=False)  # A demo would not be any smaller.
   config = mlc.ConfigDict()
 
   # How long, and where randomness comes from. Every duration can be given as

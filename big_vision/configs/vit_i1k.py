@@ -17,12 +17,16 @@ shorter run with a known result see `vit_s16_i1k.py`.
 
 `:runlocal` is for trying it on one machine: small batch, 16 images per
 evaluation.
+
+`:demo` really trains, in a minute or two on a CPU, a tiny model on generated
+data, see `demo.py`.
 """
 
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup
+from big_vision.configs import demo
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 # Name: (preprocessing op, Mixup's p).
@@ -74,8 +78,8 @@ def get_aug(aug, variant, aug_for_variant):
 
 
 def get_config(arg=None):
-  """ViT on ImageNet-1k; args: variant, runlocal, aug."""
-  arg = bvcc.parse_arg(arg, variant="B/16", runlocal=False, aug="")
+  """ViT on ImageNet-1k; args: variant, runlocal, aug, demo."""
+  arg = bvcc.parse_arg(arg, variant="B/16", runlocal=False, aug="", demo=False)
   randaug, mixup_p = get_aug(arg.aug, arg.variant, AUG_FOR_VARIANT)
   config = mlc.ConfigDict()
 
@@ -93,17 +97,10 @@ def get_config(arg=None):
     prefetch=8,
     pp=(
       f"decode_jpeg_and_inception_crop(224)|flip_lr|{randaug}"
-      "|value_range(-1, 1)"
-      '|onehot(1000, key="label", key_result="labels")'
-      '|keep("image", "labels")'
+      "|value_range(-1, 1)" + bvcc.pp_labels(1000)
     ),
   )
-  config.pp_modules = [
-    "ops_general",
-    "ops_image",
-    "ops_text",
-    "archive.randaug",
-  ]
+  config.pp_modules = bvcc.pp_modules("archive.randaug")
   config.prefetch_to_device = 4
 
   config.log_training_steps = 50
@@ -120,13 +117,7 @@ def get_config(arg=None):
   config.schedule = dict(warmup_steps=10_000, decay_type="cosine")
   config.mixup = dict(p=mixup_p, fold_in=None)
 
-  pp_eval = (
-    "decode|resize_small(256)|central_crop(224)|value_range(-1, 1)"
-    '|onehot(1000, key="{label}", key_result="labels")'
-    '|keep("image", "labels")'
-  )
   config.evals = bvcc.imagenet_evals(
-    pp_eval,
     runlocal=arg.runlocal,
     loss_name=config.loss,
     log_steps=2500,
@@ -137,4 +128,6 @@ def get_config(arg=None):
   config.fewshot = get_fewshot_lsr(runlocal=arg.runlocal, log_steps=10_000)
 
   bvcc.input_for_quicktest(config.input, arg.runlocal)
+  if arg.demo:
+    demo.apply(config)
   return config

@@ -9,16 +9,19 @@ global average pooling without a representation layer.
     --workdir /path/to/workdir
 
 Expected: the upstream models of the paper. The TFDS dataset `imagenet21k` with
-its 21 843 classes is not public, so bring your own under this name.
+its 21 843 classes has to be prepared first, see `docs/datasets.md`.
 
 `aug=medium1` chooses another augmentation; `runlocal` is for trying it on one
 machine: small batch, 16 images per evaluation.
+
+`:demo` really trains, in a minute or two on a CPU, a tiny model on generated
+data, see `demo.py`.
 """
 
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
-from big_vision.configs import vit_i1k
+from big_vision.configs import demo, vit_i1k
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 AUG_FOR_VARIANT = {
@@ -32,8 +35,8 @@ AUG_FOR_VARIANT = {
 
 
 def get_config(arg=None):
-  """ViT on ImageNet-21k; args: variant, runlocal, aug."""
-  arg = bvcc.parse_arg(arg, variant="B/16", runlocal=False, aug="")
+  """ViT on ImageNet-21k; args: variant, runlocal, aug, demo."""
+  arg = bvcc.parse_arg(arg, variant="B/16", runlocal=False, aug="", demo=False)
   randaug, mixup_p = vit_i1k.get_aug(arg.aug, arg.variant, AUG_FOR_VARIANT)
   config = mlc.ConfigDict()
 
@@ -53,12 +56,7 @@ def get_config(arg=None):
     prefetch=8,
     pp=f"decode_jpeg_and_inception_crop(224)|flip_lr|{randaug}" + pp_common,
   )
-  config.pp_modules = [
-    "ops_general",
-    "ops_image",
-    "ops_text",
-    "archive.randaug",
-  ]
+  config.pp_modules = bvcc.pp_modules("archive.randaug")
   config.prefetch_to_device = 4
 
   config.log_training_steps = 50
@@ -75,26 +73,17 @@ def get_config(arg=None):
   config.schedule = dict(warmup_steps=10_000, decay_type="cosine")
   config.mixup = dict(p=mixup_p, fold_in=None)
 
-  def evaluator(split):
-    return dict(
-      type="classification",
-      data=dict(
-        name=config.input.data.name,
-        split="full[:16]" if arg.runlocal else split,
-      ),
-      pp_fn="decode|resize_small(256)|central_crop(224)" + pp_common,
-      loss_name=config.loss,
-      log_steps=1000,
-    )
-
-  config.evals = dict(
-    test=evaluator("full[:25_600]"),
-    val=evaluator("full[25_600:51_200]"),
-    train=evaluator("full[51_200:76_800]"),
-    fewshot=get_fewshot_lsr(runlocal=arg.runlocal),
+  config.evals = bvcc.imagenet21k_evals(
+    "decode|resize_small(256)|central_crop(224)" + pp_common,
+    runlocal=arg.runlocal,
+    loss_name=config.loss,
+    log_steps=1000,
   )
+  config.evals.fewshot = get_fewshot_lsr(runlocal=arg.runlocal)
 
   if arg.runlocal:
     config.input.batch_size = 8
     config.input.shuffle_buffer_size = 10
+  if arg.demo:
+    demo.apply(config)
   return config

@@ -12,15 +12,20 @@ TPU-v3-8. For 300 epochs append `--config.total_epochs 300`.
 
 The cache of the raw data takes up to 120 GB of memory; without that much append
 `--config.input.cache_raw=False`.
+
+`:demo` really trains, in a minute or two on a CPU, a tiny model on generated
+data, see `demo.py`.
 """
 
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
+from big_vision.configs import demo
 
 
-def get_config():
+def get_config(arg=None):
   """ViT-S/16, 90 epochs."""
+  arg = bvcc.parse_arg(arg, demo=False)
   config = mlc.ConfigDict()
 
   config.seed = 0
@@ -35,17 +40,10 @@ def get_config():
     shuffle_buffer_size=250_000,
     pp=(
       "decode_jpeg_and_inception_crop(224)|flip_lr|randaug(2,10)"
-      "|value_range(-1, 1)"
-      '|onehot(1000, key="label", key_result="labels")'
-      '|keep("image", "labels")'
+      "|value_range(-1, 1)" + bvcc.pp_labels(1000)
     ),
   )
-  config.pp_modules = [
-    "ops_general",
-    "ops_image",
-    "ops_text",
-    "archive.randaug",
-  ]
+  config.pp_modules = bvcc.pp_modules("archive.randaug")
 
   config.log_training_steps = 50
   config.ckpt_steps = 1000
@@ -63,12 +61,7 @@ def get_config():
   config.schedule = dict(warmup_steps=10_000, decay_type="cosine")
   config.mixup = dict(p=0.2, fold_in=None)
 
-  pp_eval = (
-    "decode|resize_small(256)|central_crop(224)|value_range(-1, 1)"
-    '|onehot(1000, key="{label}", key_result="labels")'
-    '|keep("image", "labels")'
-  )
-  config.evals = bvcc.imagenet_evals(
-    pp_eval, loss_name=config.loss, log_steps=2500
-  )
+  config.evals = bvcc.imagenet_evals(loss_name=config.loss, log_steps=2500)
+  if arg.demo:
+    demo.apply(config)
   return config

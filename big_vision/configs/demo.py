@@ -1,0 +1,273 @@
+"""The config argument `demo`: any recipe, small enough to train anywhere.
+
+  python -m big_vision.train --config big_vision/configs/vit_s16_i1k.py:demo \
+    --workdir /tmp/demo
+
+`apply` turns the finished config of a real experiment into one that trains in a
+minute or two on two CPU cores: the dataset `shapes` of this package in place of
+all others, images of 32 pixels, a tiny model of the same family, few steps.
+What makes the recipe stays as it is: preprocessing and augmentation, loss,
+optimizer, shape of the schedule, and every evaluator, which runs at the start,
+halfway and at the end. It is for trying things out, in particular changes to a
+config, and says nothing about accuracies.
+
+A config offers it with `demo=False` among the arguments that it parses, and
+these last lines:
+
+  if arg.demo:
+    demo.apply(config)
+  return config
+"""
+
+import math
+
+from big_vision import lookup
+
+# The embedded dataset, see docs/datasets.md, and the class to learn: the colour
+# of the nearest object, which survives crops that its shape does not.
+DATASET = "shapes/32"
+LABEL, NUM_CLASSES = "color", 8
+SIZE = 32  # Pixels.
+
+BATCH_SIZE = 64
+TOTAL_STEPS = 500
+
+# The tiny model of each family: what to change in `config.model`.
+MODELS = {
+  "bit": dict(depth=(1, 1), width=0.5),
+  "bit_paper": dict(depth=(1, 1), width=0.5),
+  "mlp_mixer": dict(
+    variant="S/8",
+    num_blocks=3,
+    hidden_dim=64,
+    tokens_mlp_dim=64,
+    channels_mlp_dim=128,
+  ),
+  "nfnet": dict(variant="mu"),
+  "vit": dict(variant="mu/8", width=64, depth=3, mlp_dim=128, num_heads=4),
+}
+
+# The argument of preprocessing ops that is in pixels; it is always the first.
+_PIXELS = {
+  "central_crop": "crop_size",
+  "decode_jpeg_and_inception_crop": "size",
+  "inception_crop": "size",
+  "random_crop": "crop_size",
+  "resize": "size",
+  "resize_long": "longer_size",
+  "resize_small": "smaller_size",
+}
+
+# Positions in splits are divided by this, so that what is held out of a large
+# training set remains held out: `full[51200:]` becomes `train[1024:]`.
+_SPLIT_FACTOR = 50
+_MAX_EVAL = 512  # Examples of a split without end that evaluators see.
+
+
+def split_arg(arg):
+  """Takes `demo` out of the argument of a config that does not parse it.
+
+  Args:
+    arg: str of words separated by commas, or anything else.
+
+  Returns:
+    (what is left of `arg`, whether `demo` was in it).
+  """
+  if not isinstance(arg, str):
+    return arg, False
+  words = arg.split(",")
+  rest = [word for word in words if word != "demo"]
+  return ",".join(rest), len(rest) < len(words)
+
+
+def apply(config, *, model=None, **changes):
+  """Makes a config small, in place.
+
+  Args:
+    config: ConfigDict, complete.
+    model: dict of what to change in `config.model`; by default the entry of
+      `MODELS` for `config.model_name`.
+    **changes: other values to set in the config, such as `lr`, where a recipe
+      does not train at this size with what it has.
+
+  Raises:
+    ValueError: there is no tiny model of this family.
+  """
+  with config.ignore_type():
+    _change_input(config.input)
+    for cfg in config.get("evals", {}).values():
+      _change_eval(cfg)
+    _change_model(config, model)
+    _change_durations(config)
+    if "batch_size" in config:
+      config.batch_size = BATCH_SIZE
+    config.update(changes)
+
+
+def _change_input(cfg):
+  """Training data, one dataset or a mixture."""
+  cfg.batch_size = BATCH_SIZE
+  single = isinstance(cfg.data.get("name"), str)
+  for part in [cfg] if single else [cfg[key] for key in cfg.data]:
+    part.data = _data(part.data, train=True)
+    if "shuffle_buffer_size" in part:
+      part.shuffle_buffer_size = 4096
+    _change_pp(part)
+
+
+def _change_eval(cfg):
+  """One evaluator: data, preprocessing, interval."""
+  if "data" in cfg:
+    cfg.data = _data(cfg.data)
+  if "datasets" in cfg:  # Few-shot: name, split to learn from, split to test.
+    for key, (_, *splits) in cfg.datasets.items():
+      cfg.datasets[key] = (DATASET, *map(_split, splits))
+  if "batch_size" in cfg:
+    cfg.batch_size = BATCH_SIZE
+  _change_pp(cfg)
+  _set_duration(cfg, "log", log_percent=0.5)
+
+
+def _change_model(config, model):
+  """A tiny model of few classes; no weights of large ones."""
+  name = config.model_name
+  if model is None and name not in MODELS:
+    raise lookup.unknown("family of tiny models", name, MODELS, "model_name")
+  config.model.update(MODELS[name] if model is None else model)
+  if "model_init" in config:
+    config.model_init = ""
+  if "num_classes" in config:
+    config.num_classes = NUM_CLASSES
+  if "init_head_bias" in config:
+    config.init_head_bias = -math.log(NUM_CLASSES)
+
+
+def _change_durations(config):
+  """Few steps; what else there is in proportion to them."""
+  if config.get("total_steps") == 0:  # Evaluation only.
+    return
+  _set_duration(config, "total", total_steps=TOTAL_STEPS)
+  _set_duration(config, "log_training", log_training_steps=10)
+  _set_duration(config, "ckpt", ckpt_percent=0.5)
+  _set_duration(config, "keep_ckpt")
+  rules = config.get("schedule") or {}
+  rules = [(".*", rules)] if hasattr(rules, "items") else rules
+  for schedule in (s for _, s in rules if s):
+    _set_duration(schedule, "warmup", warmup_percent=0.1)
+    _set_duration(schedule, "cooldown", cooldown_percent=0.2)
+    if "timescale" in schedule:
+      schedule["timescale"] = TOTAL_STEPS // 10
+
+
+def _set_duration(cfg, name, **new):
+  """Replaces a duration in any unit; does nothing where there is none."""
+  units = ("steps", "examples", "epochs", "percent")
+  old = [f"{name}_{unit}" for unit in units if f"{name}_{unit}" in cfg]
+  for key in old:
+    del cfg[key]
+  if old:
+    cfg.update(new)
+
+
+def _data(data, train=False):
+  """The arguments of the embedded dataset in place of those of another."""
+  if data["name"] != "bv:dummy":
+    return dict(name=DATASET, split=_split(data.get("split", "train"), train))
+  spec = {k: dict(v) for k, v in data["spec"].items()}
+  for value in spec.values():
+    shape = tuple(value.get("shape", ()))
+    if len(shape) == 3:  # An image.
+      value["shape"] = (SIZE, SIZE, shape[-1])
+  return {**data, "spec": spec}
+
+
+def _split(split, train=False):
+  """A split of the embedded dataset that plays the part of another's.
+
+  Args:
+    split: str, a TFDS split such as `train[:99%]+validation`.
+    train: bool, whether it is trained on.
+
+  Returns:
+    str. Percentages stay, other positions become smaller in proportion.
+  """
+  return "+".join(_split_part(part, train) for part in split.split("+"))
+
+
+def _split_part(part, train):
+  name, _, position = part.strip(" ]").partition("[")
+  known = (("val", "validation"), ("test", "test"))
+  name = next((new for old, new in known if name.startswith(old)), "train")
+  begin, _, end = position.partition(":")
+  begin, end = _position(begin), _position(end)
+  if name == "train" and not train and not end and (begin or "0").isdecimal():
+    end = str(int(begin or 0) + _MAX_EVAL)
+  return f"{name}[{begin}:{end}]" if begin or end else name
+
+
+def _position(text):
+  """A number of examples made smaller; percentages stay as they are."""
+  text = text.replace("_", "")
+  if not text.lstrip("-").isdecimal():
+    return text
+  # Up, so that a few examples never become none.
+  return str(math.ceil(int(text) / _SPLIT_FACTOR))
+
+
+def _change_pp(cfg):
+  """All preprocessing strings of a dict: `pp`, `pp_fn`, `pp_train`, ..."""
+  for key, value in cfg.items():
+    if key.split("_")[0] == "pp" and isinstance(value, str):
+      cfg[key] = _pp(value)
+
+
+def _pp(pp):
+  """A preprocessing string that ends in `SIZE` and `NUM_CLASSES`.
+
+  Args:
+    pp: str.
+
+  Returns:
+    The string with all sizes in proportion to the last one, and with `LABEL`
+    in place of whatever labels it uses.
+  """
+  from big_vision.pp import builder, registry  # The TensorFlow wing.
+
+  ops = [
+    (section, *registry.parse_name(section))
+    for section in builder.split_pipeline(pp)
+  ]
+  sizes = [_get(kw, args, _PIXELS.get(name)) for _, name, args, kw in ops]
+  final = next((s for s in reversed(sizes) if s), SIZE)
+  final = max(final) if isinstance(final, (tuple, list)) else final
+
+  labels, result = [], []
+  for (section, name, args, kw), size in zip(ops, sizes, strict=True):
+    if name == "keep":
+      labels += [key for key in args if key == "label"]
+    elif name == "onehot":
+      labels.append(kw.get("key", args[1] if len(args) > 1 else "labels"))
+      section = _call(name, "depth", NUM_CLASSES, args, kw)
+    elif size:
+      scale = lambda pixels: round(pixels * SIZE / final)
+      many = isinstance(size, (tuple, list))
+      small = tuple(map(scale, size)) if many else scale(size)
+      section = _call(name, _PIXELS[name], small, args, kw)
+    result.append(section)
+  copies = [f'copy("{LABEL}", "{key}")' for key in dict.fromkeys(labels)]
+  return "|".join([*copies, *result])
+
+
+def _get(kw, args, key):
+  """The argument `key` of an op, which is its first; or None."""
+  return kw.get(key, args[0] if key and args else None)
+
+
+def _call(name, key, value, args, kw):
+  """The text of an op with another value of its first argument, `key`."""
+  if args:
+    args = (value, *args[1:])
+  else:
+    kw = {**kw, key: value}
+  words = [*map(repr, args), *(f"{k}={v!r}" for k, v in kw.items())]
+  return f"{name}({', '.join(words)})"

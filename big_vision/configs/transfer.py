@@ -1,0 +1,162 @@
+r"""Fine-tuning of pre-trained models, with one recipe for all datasets.
+
+  python -m big_vision.train \
+    --config big_vision/configs/transfer.py:model=vit-i21k-augreg-b/32,dataset=cifar10,crop=resmall_crop \
+    --workdir /path/to/workdir --config.lr=0.03
+
+Expected, mean and range of 5 runs of ViT-B/32 (`vit-i21k-augreg-b/32`):
+
+| dataset           | crop           | lr    | accuracy on the test split |
+|-------------------|----------------|-------|----------------------------|
+| imagenet2012      | inception_crop | 0.03  | 83.27 [83.22, 83.33]       |
+| cifar10           | resmall_crop   | 0.003 | 98.55 [98.46, 98.6]        |
+| cifar100          | resmall_crop   | 0.01  | 91.35 [91.09, 91.62]       |
+| oxford_iiit_pet   | inception_crop | 0.003 | 93.78 [93.62, 94.00]       |
+| oxford_flowers102 | inception_crop | 0.003 | 99.43 [99.42, 99.45]       |
+
+Arguments:
+  model: one of `MODELS`; has to be given.
+  dataset: one of `DATASETS`, prepared as `docs/datasets.md` says.
+  crop: one of `CROPS`, of the training images.
+  h_res, l_res: side of an image in pixels before and after the crop.
+  batch_size: global.
+  fsdp: shards parameters and optimizer over all devices.
+  runlocal: small batch.
+  demo: fine-tunes a tiny model on generated data in a minute, see `demo.py`;
+    from scratch unless `--config.model_init` is the checkpoint of another demo
+    with this model, such as `vit_s16_i1k.py:demo` for `model=vit-s16`.
+"""
+
+import ml_collections as mlc
+
+import big_vision.configs.common as bvcc
+from big_vision import lookup
+from big_vision.configs import demo
+
+# Name: (splits for training, validation, test; classes; steps; warm-up steps).
+DATASETS = dict(
+  cifar10=("train[:98%]", "train[98%:]", "test", 10, 10_000, 500),
+  cifar100=("train[:98%]", "train[98%:]", "test", 100, 10_000, 500),
+  imagenet2012=(
+    ("train[:99%]", "train[99%:]", "validation", 1000, 20_000, 500)
+  ),
+  oxford_iiit_pet=("train[:90%]", "train[90%:]", "test", 37, 500, 100),
+  oxford_flowers102=("train[:90%]", "train[90%:]", "test", 102, 500, 100),
+)
+
+# {h} and {l} are the sizes before and after the crop.
+CROPS = dict(
+  inception_crop="decode|inception_crop({l})",
+  resmall_crop="decode|resize_small({h})|random_crop({l})",
+  resize_crop="decode|resize({h})|random_crop({l})",
+)
+
+# Name: (model_name, model_init, model).
+MODELS = {
+  "vit-i21k-augreg-b/32": (
+    "vit",
+    "howto-i21k-B/32",
+    dict(variant="B/32", pool_type="tok"),
+  ),
+  "vit-i21k-augreg-l/16": (
+    "vit",
+    "howto-i21k-L/16",
+    dict(variant="L/16", pool_type="tok"),
+  ),
+  "vit-s16": (
+    "vit",
+    "i1k-s16-300ep",
+    dict(variant="S/16", pool_type="gap", posemb="sincos2d", rep_size=True),
+  ),
+  "bit-m-r50x1": ("bit_paper", "M", dict(depth=50, width=1)),
+}
+
+
+def get_config(arg=None):
+  """Fine-tuning; args: see the table of the module."""
+  arg = bvcc.parse_arg(
+    arg,
+    model="vit",
+    dataset="cifar10",
+    crop="resmall_crop",
+    h_res=448,
+    l_res=384,
+    batch_size=512,
+    fsdp=False,
+    runlocal=False,
+    demo=False,
+  )
+  if arg.demo and arg.model == "vit":
+    arg.model = "vit-s16"
+  model = _find("model", arg.model, MODELS)
+  train, val, test, num_classes, total_steps, warmup_steps = _find(
+    "dataset", arg.dataset, DATASETS
+  )
+  crop = _find("crop", arg.crop, CROPS).format(h=arg.h_res, l=arg.l_res)
+  config = mlc.ConfigDict()
+
+  config.seed = 0
+  config.total_steps = total_steps
+  config.num_classes = num_classes
+  config.loss = "softmax_xent"
+
+  pp_common = "|value_range(-1, 1)" + bvcc.pp_labels(num_classes, "{label}")
+  config.input = dict(
+    data=dict(name=arg.dataset, split=train),
+    batch_size=8 if arg.runlocal else arg.batch_size,
+    shuffle_buffer_size=100 if arg.runlocal else 50_000,
+    pp=f"{crop}|flip_lr{pp_common.format(label='label')}",
+  )
+
+  config.log_training_steps = 10
+  config.ckpt_steps = 1000
+  config.ckpt_timeout = 600
+
+  config.model_name, config.model_init, config.model = model
+  config.model_load = dict(dont_load=["head/kernel", "head/bias"])
+
+  config.optax_name = "big_vision.momentum_hp"
+  config.grad_clip_norm = 1.0
+  config.lr = 0.01
+  config.wd = mlc.config_dict.placeholder(float)  # None.
+  config.schedule = dict(warmup_steps=warmup_steps, decay_type="cosine")
+  config.mixup = dict(p=0.0)
+
+  def evaluator(split, name=arg.dataset, size=(arg.h_res, arg.l_res), **kw):
+    pp = "decode|resize_small({})|central_crop({})".format(*size)
+    return bvcc.classification(
+      name,
+      split,
+      pp + pp_common.format(**{"label": "label", **kw}),
+      loss_name=config.loss,
+      log_steps=100,
+    )
+
+  config.evals = dict(val=evaluator(val), test=evaluator(test))
+  if arg.dataset == "imagenet2012":
+    config.evals.minival = evaluator(val)
+    config.evals.val = evaluator(test)
+    # These two have the usual size whatever h_res and l_res are.
+    usual = dict(size=(448, 384))
+    config.evals.real = evaluator(
+      "validation", "imagenet2012_real", label="real_label", **usual
+    )
+    config.evals.v2 = evaluator("test", "imagenet_v2", **usual)
+
+  if arg.fsdp:
+    config.mesh = [("data", -1)]
+    config.sharding_strategy = [(".*", 'fsdp(axis="data")')]
+    config.sharding_rules = [("act_batch", ("data",))]
+    config.model.scan = True
+  if arg.demo:
+    demo.apply(config)
+  return config
+
+
+def _find(what, name, known):
+  """`known[name]`, or a ValueError that says what there is."""
+  if name not in known:
+    raise ValueError(
+      f"Unknown {what}: {name!r}{lookup.did_you_mean(name, known)}"
+    )
+  return known[name]
