@@ -1,0 +1,222 @@
+"""Folders of images as a data source: one sub-folder per class.
+
+  path/train/cat/0001.jpg         or, without splits,     path/cat/0001.jpg
+  path/train/dog/more/0002.png                            path/dog/0002.png
+
+A CSV file of labels may take the place of the class folders.
+"""
+
+import csv
+import os
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from big_vision import fs, lookup
+from big_vision.datasets import core, folder_listing, problems, slices, tfds
+
+
+class DataSource(core.IndexedDataSource):
+  """Image files, in the order of their paths (with a CSV file: of its rows).
+
+  Args:
+    path: str, the folder, local or gs://.
+    split: str, sub-folders of `path` and slices of them as in TFDS, for example
+      "train[:90%]" or "train+val"; None or "all": all of `path`. Since slices
+      of sorted paths would cut off classes, "[:90%]" are the 90% of images that
+      a hash of their paths puts first, still in the order of the paths.
+    classes: list of class names, or path of a file with one per line: the label
+      is the position in it. By default the sorted names of the class folders,
+      those of the other splits included.
+    labels: str, path of a CSV file with a header and the columns `file`
+      (relative to `path`) and `label` (a class name, or an int); only these
+      images are used. `classes` are then by default the sorted names.
+    num_classes: int, labels have to be smaller. By default the number of
+      classes, if they have names.
+
+  Raises:
+    ValueError: no images, no such split, folders that are no classes.
+  """
+
+  def __init__(
+    self, path, split=None, *, classes=None, labels=None, num_classes=None
+  ):
+    if not fs.isdir(path):
+      raise ValueError(f"config.input.data.path: there is no folder {path!r}.")
+    self._root = os.fspath(path).rstrip("/") + "/"
+    split = split or slices.ALL
+    names = slices.names(split)
+    classes = None if classes is None else read_classes(classes)
+    if labels:
+      rows = _read_csv(labels)
+      parts = {name: _rows_of_split(rows, name, labels) for name in names}
+    else:
+      classes, parts = folder_listing.list_splits(self._root, names, classes)
+    sizes = {name: len(files) for name, (files, _) in parts.items()}
+    files, targets = [], []
+    for name, start, stop in slices.resolve(split, sizes):
+      of_split = parts[name]
+      chosen = _slice(of_split[0], start, stop)
+      files += [of_split[0][i] for i in chosen]
+      targets += [of_split[1][i] for i in chosen]
+    ints = _ints(targets) if labels else None
+    if classes is None and ints is None:
+      classes = sorted({t for rows in parts.values() for t in rows[1] if t})
+    if num_classes is None and classes is not None:
+      num_classes = len(classes)
+    self.classes = classes
+    self._labels = _numbers(targets, classes) if ints is None else ints
+    self._problems = problems.Problems(
+      {
+        int(i): _bad_label(
+          self._root + files[i], targets[i], classes, num_classes, labels
+        )
+        for i in _outside(self._labels, num_classes)
+      }
+    )
+    self._files = tf.constant(files, tf.string)
+    text = "%d images, labels from %s classes, in %s (split %s)"
+    logging.info(text, len(files), num_classes or "unknown", path, split)
+
+  @property
+  def total_examples(self):
+    return len(self._labels)
+
+  def problems(self):
+    return self._problems.messages
+
+  def read(self, index):
+    """See the base class.
+
+    Args:
+      index: int64 scalar tensor.
+
+    Returns:
+      dict: `image`, encoded bytes; `label`, int64; `file_name`, the path below
+      the folder; `class_name` if classes have names; `tfds_id`, the whole path;
+      `_id`, int32 hash of `file_name`.
+    """
+    name = tf.gather(self._files, index)
+    example = {
+      "label": tf.gather(self._labels, index),
+      "file_name": name,
+      "tfds_id": tf.strings.join([self._root, name]),
+      "_id": tfds.hash_id(name),
+    }
+    example = self._problems.check(index, example)
+    if self.classes is not None:
+      class_names = tf.constant(self.classes, tf.string)
+      example["class_name"] = tf.gather(class_names, example["label"])
+    return {"image": tf.io.read_file(example["tfds_id"]), **example}
+
+
+def read_classes(classes, key="input.data.classes"):
+  """Class names from a config.
+
+  Args:
+    classes: list of str, or path of a file with one name per line.
+    key: str, the config key, for errors.
+
+  Returns:
+    List of str.
+
+  Raises:
+    ValueError: no names, or one twice.
+  """
+  source = repr(classes)
+  if isinstance(classes, (str, os.PathLike)):
+    if not fs.exists(classes):
+      raise ValueError(f"config.{key}: there is no file {classes!r}.")
+    with fs.open(classes) as f:
+      classes = [line.strip() for line in f.read().splitlines()]
+  classes = [str(c) for c in classes if c != ""]
+  if not classes or len(set(classes)) < len(classes):
+    twice = sorted({c for c in classes if classes.count(c) > 1})
+    what = f"has {twice} more than once" if twice else "has no names"
+    raise ValueError(f"config.{key}: {source} {what}.")
+  return classes
+
+
+def _read_csv(path, key="input.data.labels"):
+  """The rows of a CSV file: (list of files, list of labels), both str."""
+  if not fs.exists(path):
+    raise ValueError(f"config.{key}: there is no file {path!r}.")
+  with fs.open(path) as f:
+    rows = csv.DictReader(f.read().lstrip("\ufeff").splitlines())
+  header = [name.strip() for name in rows.fieldnames or ()]
+  for column in ("file", "label"):
+    if column not in header:
+      raise ValueError(
+        f"config.{key}: the first line of {path} has to name the columns file "
+        f"and label; it has {header}."
+      )
+  rows.fieldnames = header
+  files, labels = [], []
+  for row in rows:
+    if not row["file"]:
+      raise ValueError(
+        f"config.{key}: line {rows.line_num} of {path} has no file."
+      )
+    files.append(row["file"].strip())
+    labels.append((row["label"] or "").strip())
+  return files, labels
+
+
+def _rows_of_split(rows, name, path):
+  if name == slices.ALL:
+    return rows
+  chosen = [
+    (file, label)
+    for file, label in zip(*rows, strict=True)
+    if file.startswith(name + "/")
+  ]
+  if not chosen:
+    raise ValueError(
+      f"config.input.data.split: no file in {path} begins with {name + '/'!r}; "
+      f"the first is {rows[0][0] if rows[0] else None!r}. Leave split out to "
+      "use all rows."
+    )
+  files, labels = zip(*chosen, strict=True)
+  return list(files), list(labels)
+
+
+def _slice(files, start, stop):
+  """Sorted positions of those of rank `start` to `stop` by hash."""
+  if stop - start == len(files):
+    return range(len(files))
+  ranks = tf.strings.to_hash_bucket_fast(files, 2**63 - 1).numpy()
+  return np.sort(np.argsort(ranks, kind="stable")[start:stop])
+
+
+def _ints(labels):
+  """Array of the labels if all are ints, else None."""
+  try:
+    return np.array([int(label) for label in labels], np.int64)
+  except ValueError:
+    return None
+
+
+def _numbers(labels, classes):
+  """Array of the position in `classes`, -1 for what is no class."""
+  number = {name: i for i, name in enumerate(classes)}
+  return np.array([number.get(label, -1) for label in labels], np.int64)
+
+
+def _outside(labels, num_classes):
+  """Positions of labels that are out of range."""
+  bad = labels < 0
+  if num_classes is not None:
+    bad |= labels >= num_classes
+  return np.nonzero(bad)[0]
+
+
+def _bad_label(file, label, classes, num_classes, csv_path):
+  """What is wrong with a label, given as text."""
+  where = f"{file} in {csv_path}" if csv_path else file
+  number = _ints([label])
+  if number is None and label not in (classes or ()):
+    hint = lookup.did_you_mean(label, classes)
+    return f"The label {label!r} of {where} is no class{hint}"
+  number = classes.index(label) if number is None else int(number[0])
+  return problems.label_message(number, num_classes, where)

@@ -1,0 +1,161 @@
+"""Finding the images in folders of classes, in one order for all hosts."""
+
+import collections
+import concurrent.futures
+import os
+import posixpath
+
+from absl import logging
+
+from big_vision import fs, lookup
+from big_vision.datasets import slices
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+_NUM_THREADS = 32  # To list a remote folder is mostly to wait.
+_SPLITS = frozenset(
+  "train training val valid validation dev test testing eval".split()
+)
+
+
+def list_splits(root, names, classes=None):
+  """The images of some splits.
+
+  Args:
+    root: str, ends in "/".
+    names: sub-folders of `root` to list; "all" is `root` itself.
+    classes: names of the classes, or None: those of the folders.
+
+  Returns:
+    (classes, dict of split name -> (files, class names)): lists of paths
+    relative to `root` and of their classes, sorted folder by folder.
+
+  Raises:
+    ValueError: no such split, no images, folders that are not in `classes`.
+  """
+  folders, _ = _scan(root)
+  for name in names:
+    if name != slices.ALL and name not in folders:
+      raise lookup.unknown(
+        f"split (sub-folder of {root})", name, folders, "input.data.split"
+      )
+  looks_split = folders and _SPLITS.issuperset(f.lower() for f in folders)
+  if slices.ALL in names and looks_split and classes is None:
+    raise ValueError(
+      f"config.input.data.split: {root} has the sub-folders {folders}, which "
+      "look like splits, not like classes. Set split to one of them (to join "
+      f"them: {'+'.join(folders)!r})."
+    )
+  bases = {n: "" if n == slices.ALL else n + "/" for n in names}
+  found = {n: _class_folders(root, base) for n, base in bases.items()}
+  if classes is None:
+    classes = _all_classes(root, folders, found)
+  with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
+    out = {}
+    for name, base in bases.items():
+      _check_classes(root + base, found[name], classes)
+      one = lambda c, base=base: _list_images(root, f"{base}{c}/")
+      out[name] = _join(root + base, found[name], pool.map(one, found[name]))
+  return classes, out
+
+
+def _class_folders(root, base):
+  folders, files = _scan(root + base)
+  if not folders and any(_is_image(f) for f in files):
+    raise ValueError(
+      f"config.input.data.path: the images of {root + base} are not in folders "
+      "of classes. Move them there, or give a CSV file as data.labels."
+    )
+  return folders
+
+
+def _all_classes(root, folders, found):
+  """Sorted classes of the splits in `found` and of those that go with them.
+
+  A class may be absent from one split: labels must not depend on that. A folder
+  beside that has none of the classes is not a split of this dataset.
+  """
+  classes = set().union(*found.values())
+  if slices.ALL in found:
+    return sorted(classes)
+  others = [set(_scan(root + f)[0]) for f in folders if f not in found]
+  while related := [other for other in others if other & classes]:
+    classes = classes.union(*related)
+    others = [other for other in others if other not in related]
+  return sorted(classes)
+
+
+def _check_classes(folder, found, classes):
+  known = set(classes)
+  for name in found:
+    if name not in known:
+      raise ValueError(
+        f"config.input.data.classes: the folder {folder + name} is none of the "
+        f"{len(classes)} classes{lookup.did_you_mean(name, classes)}"
+      )
+
+
+def _join(folder, names, listings):
+  """Joins the listings of class folders."""
+  files, classes, others = [], [], collections.Counter()
+  for name, (images, ignored) in zip(names, listings, strict=True):
+    files += images
+    classes += [name] * len(images)
+    others += ignored
+  other_text = ", ".join(f"{n} of type {k!r}" for k, n in others.items())
+  if not files:
+    raise ValueError(
+      f"config.input.data.path: no images ({', '.join(EXTENSIONS)}) in the "
+      f"sub-folders of {folder}"
+      + (f", but other files: {other_text}." if others else ".")
+    )
+  if others:
+    logging.warning("%s: left out files that are %s.", folder, other_text)
+  return files, classes
+
+
+def _list_images(root, base):
+  """(paths of images below, Counter of the extensions of other files)."""
+  folders, files = _scan(root + base)
+  images = [base + f for f in files if _is_image(f)]
+  others = collections.Counter(
+    posixpath.splitext(f)[1].lower() for f in files if not _is_image(f)
+  )
+  for folder in folders:
+    more, ignored = _list_images(root, f"{base}{folder}/")
+    images += more
+    others += ignored
+  return images, others
+
+
+def _is_image(name):
+  return name.lower().endswith(EXTENSIONS)
+
+
+def _scan(path):
+  """Sorted names of (folders, files) in a folder, without hidden ones."""
+  if fs.is_local(path):
+    with os.scandir(path) as entries:
+      entries = [(e.name, e.is_dir()) for e in entries]
+  else:
+    entries = _scan_remote(path)
+  entries = [
+    e for e in sorted(entries) if not e[0].startswith((".", "__MACOSX"))
+  ]
+  return [n for n, is_dir in entries if is_dir], [
+    n for n, is_dir in entries if not is_dir
+  ]
+
+
+def _scan_remote(path):
+  """Object stores tell folders by a slash; asking for each name is slow."""
+  from tensorflow.io import gfile
+
+  entries = []
+  for name in gfile.listdir(path):
+    bare = name.rstrip("/")
+    is_dir = bare != name
+    if not is_dir and not _is_image(name):
+      is_dir = gfile.isdir(path + name)
+    if bare:
+      entries.append((bare, is_dir))
+  return entries

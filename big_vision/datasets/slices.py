@@ -1,0 +1,88 @@
+"""Split strings such as "train[:90%]+val", with the arithmetic of TFDS."""
+
+import re
+import types
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from big_vision import lookup
+
+ALL = "all"  # The split that is everything.
+_ALL = "all_"  # TFDS does not slice "all".
+
+
+def names(spec):
+  """Names of the splits in a split string, each once, in order.
+
+  Args:
+    spec: str, for example "train[:90%]+val".
+
+  Returns:
+    List of str.
+  """
+  parts = [part.split("[")[0].strip() for part in spec.split("+")]
+  return list(dict.fromkeys(parts))
+
+
+def resolve(spec, sizes, key="input.data.split"):
+  """Which examples a split string means.
+
+  Args:
+    spec: str; percentages round to the closest example, as in TFDS.
+    sizes: dict of split name -> number of examples.
+    key: str, the config key that holds the string, for errors.
+
+  Returns:
+    List of (split name, start, stop), non-empty ranges in order.
+
+  Raises:
+    ValueError: unknown split, bad slice, or no examples.
+  """
+  for name in names(spec):
+    if name not in sizes:
+      raise lookup.unknown("split", name, sizes, key)
+  rename = lambda name: _ALL if name == ALL else name
+  infos = {
+    rename(k): types.SimpleNamespace(num_examples=n, shard_lengths=[n])
+    for k, n in sizes.items()
+  }
+  text = "+".join(
+    re.sub(rf"^{ALL}(?=\[|$)", _ALL, part.strip()) for part in spec.split("+")
+  )
+  try:
+    ranges = tfds.core.ReadInstruction.from_spec(text).to_absolute(infos)
+  except (ValueError, AssertionError) as e:
+    raise ValueError(f"config.{key}: bad split {spec!r}: {e}") from e
+  out = []
+  for r in ranges:
+    name = ALL if r.splitname == _ALL else r.splitname
+    start = r.from_ or 0
+    stop = sizes[name] if r.to is None else r.to
+    if stop > start:
+      out.append((name, start, stop))
+  if not out:
+    raise ValueError(f"config.{key}: the split {spec!r} has no examples.")
+  return out
+
+
+def positions(spec, sizes, key="input.data.split"):
+  """Like `resolve`, if the splits of `names(spec)` lie one after the other.
+
+  Args:
+    spec, key: as in `resolve`.
+    sizes: dict of split name -> number of examples, for all in `names(spec)`.
+
+  Returns:
+    int64 array of positions in what they are together.
+  """
+  begin, begins = 0, {}
+  for name in names(spec):
+    begins[name] = begin
+    begin += sizes[name]
+  return np.concatenate(
+    [
+      np.arange(begins[name] + start, begins[name] + stop, dtype=np.int64)
+      for name, start, stop in resolve(spec, sizes, key)
+    ]
+  )
