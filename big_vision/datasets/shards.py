@@ -1,0 +1,180 @@
+"""Tar shards: which there are, and an index of each, kept on disk.
+
+Shards on the web are downloaded first, once. An index is made in one pass over
+the headers of a shard and kept until the shard changes.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import http.client
+import io
+import itertools
+import os
+import re
+import time
+import zipfile
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from big_vision import download, fs
+from big_vision.datasets import tar_index
+
+_NUM_THREADS = 16
+_NUM_TRIES = 3  # Of a download.
+_VERSION = 1  # Of the format of stored indices.
+_WEB = ("http://", "https://")
+
+
+def expand(patterns, key="input.data.path"):
+  """Paths of shards.
+
+  Args:
+    patterns: str or list of str: paths or URLs with braces as in a shell,
+      `{000000..000123}` or `{a,b}`; and, not on the web, `*`, `?`, `[…]`.
+    key: str, the config key, for errors.
+
+  Returns:
+    List of str; those of a glob are sorted.
+
+  Raises:
+    ValueError: nothing matches.
+  """
+  patterns = (
+    [patterns] if isinstance(patterns, (str, os.PathLike)) else patterns
+  )
+  out = []
+  for pattern in patterns:
+    for path in _braces(os.fspath(pattern)):
+      if path.startswith(_WEB) or not re.search(r"[*?\[]", path):
+        out.append(path)
+        continue
+      found = fs.glob(path)
+      if not found:
+        raise ValueError(f"config.{key}: no files match {path!r}.")
+      out += found
+  if not out:
+    raise ValueError(f"config.{key}: no shards in {patterns!r}.")
+  return out
+
+
+def _braces(pattern):
+  """Expands `{a,b}` and `{08..11}`, from the left."""
+  match = re.search(r"\{([^{}]*)\}", pattern)
+  if not match:
+    return [pattern]
+  span = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
+  if span:
+    first, last = int(span[1]), int(span[2])
+    width = len(span[1]) if span[1].startswith("0") else 0
+    step = 1 if last >= first else -1
+    choices = [f"{i:0{width}d}" for i in range(first, last + step, step)]
+  else:
+    choices = match[1].split(",")
+  head, tail = pattern[: match.start()], pattern[match.end() :]
+  return list(
+    itertools.chain.from_iterable(_braces(head + c + tail) for c in choices)
+  )
+
+
+def open_all(paths, cache_dir=None):
+  """Indexes of shards.
+
+  Args:
+    paths: list of str.
+    cache_dir: str, folder for indices and downloads, local or (without shards
+      on the web) gs://; default: `download.cache_dir("webdataset")`.
+
+  Returns:
+    List with one element per shard, either (local or gs:// path, `Index`), or
+    str: why it can not be used, with its name.
+  """
+  cache_dir = cache_dir or download.cache_dir("webdataset")
+  with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
+    return list(pool.map(lambda path: _open(path, cache_dir), paths))
+
+
+def _open(path, cache_dir):
+  local = path
+  try:
+    if path.startswith(_WEB):
+      local = _download(path, cache_dir)
+    return local, _index(local, cache_dir)
+  except (FileNotFoundError, tf.errors.NotFoundError):
+    return f"The shard {path} is missing."
+  except (OSError, ValueError, tf.errors.OpError) as e:
+    if local != path:  # Downloaded: the next time it is tried again.
+      with contextlib.suppress(FileNotFoundError):
+        os.unlink(local)
+    text = str(e).replace(local, path)
+    return text if path in text else f"The shard {path}: {text}"
+
+
+def _download(url, cache_dir):
+  for attempt in itertools.count(1):
+    try:
+      return download.cached_download(url, cache_dir)
+    # Those of urllib are an OSError.
+    except (OSError, http.client.HTTPException) as e:
+      gone = 400 <= getattr(e, "code", 0) < 500
+      if gone or attempt == _NUM_TRIES:
+        raise OSError(f"The shard {url} can not be downloaded: {e}") from e
+      logging.warning("Trying again to download %s: %s", url, e)
+      time.sleep(2**attempt)
+
+
+def _index(path, cache_dir):
+  """The index of a shard; from the cache if that is up to date."""
+  if fs.is_local(path):
+    stat = os.stat(path)
+    stamp = stat.st_size, stat.st_mtime_ns
+    path = os.path.abspath(path)
+  else:
+    stat = tf.io.gfile.stat(path)
+    stamp = stat.length, stat.mtime_nsec
+  name = repr((_VERSION, os.fspath(path), *stamp))
+  name = hashlib.sha256(name.encode()).hexdigest()[:32] + ".npz"
+  stored = fs.join(cache_dir, "index", name)
+  index = _load(stored)
+  if index is None:
+    index = tar_index.make(path)
+    _store(stored, index)
+  return index
+
+
+def _load(path):
+  if not fs.exists(path):
+    return None
+  try:
+    with fs.open(path, "rb") as f, np.load(io.BytesIO(f.read())) as data:
+      ends = np.cumsum(data["key_lengths"])[:-1]
+      keys = [k.tobytes().decode() for k in np.split(data["keys"], ends)]
+      fields = data["fields"].tolist()
+      return tar_index.Index(keys, fields, data["positions"], data["sizes"])
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+    logging.warning("Making the damaged index %s anew: %s", path, e)
+    return None
+
+
+def _store(path, index):
+  keys = [key.encode() for key in index.keys]
+  buffer = io.BytesIO()
+  np.savez_compressed(
+    buffer,
+    keys=np.frombuffer(b"".join(keys), np.uint8),
+    key_lengths=np.array([len(k) for k in keys]),
+    fields=np.array(index.fields),
+    positions=index.positions,
+    sizes=index.sizes,
+  )
+  # Other processes may write the same: the last one wins, all are complete.
+  partial = f"{path}.{os.getpid()}.{time.monotonic_ns()}.part"
+  try:
+    fs.makedirs(fs.dirname(path))
+    with fs.open(partial, "wb") as f:
+      f.write(buffer.getvalue())
+    fs.rename(partial, path)
+  except (OSError, tf.errors.OpError) as e:
+    logging.warning("The index %s can not be kept: %s", path, e)

@@ -1,0 +1,217 @@
+"""Where the members of a tar file are: one pass over its headers.
+
+References: POSIX.1-2017, pax, "ustar interchange format" and "pax header block";
+GNU tar manual, "Basic Tar Format" (long names, sizes in base 256).
+"""
+
+import os
+import re
+
+import numpy as np
+
+from big_vision import fs
+
+_BLOCK = 512  # Bytes: all positions in a tar file are multiples.
+_REGULAR = (b"0", b"\0", b"7")
+_FOLDER, _LONG_NAME, _LONG_LINK = b"5", b"L", b"K"
+_PAX, _PAX_GLOBAL = b"x", b"g"
+# Folders may have dots: the extensions begin at the first dot of the name.
+_KEY = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
+
+
+def members(read, size, path):
+  """Yields the files in a tar file.
+
+  Args:
+    read: `(position, number of bytes) -> bytes`, fewer at the end of the file.
+    size: int, bytes of the file.
+    path: str, for errors.
+
+  Yields:
+    (name, position of the content, bytes of the content).
+
+  Raises:
+    ValueError: the file is cut off, or no (uncompressed) tar file.
+  """
+  position, special, last = 0, {}, None
+  while True:
+    header = read(position, _BLOCK)
+    if len(header) < _BLOCK:
+      raise _cut_off(path, last)
+    if not header.rstrip(b"\0"):  # The mark of the end.
+      return
+    _check(header, position, path)
+    length = special.get("size") or _number(header[124:136])
+    start, kind = position + _BLOCK, header[156:157]
+    name = special.get("path") or _name(header)
+    if start + length > size:
+      raise _cut_off(path, name)
+    position = start + -(-length // _BLOCK) * _BLOCK
+    if kind in (_PAX, _PAX_GLOBAL):
+      records = _pax(read(start, length))
+      special |= records if kind == _PAX else {}
+      continue
+    if kind == _LONG_NAME:
+      special["path"] = _text(read(start, length))
+      continue
+    if kind == _LONG_LINK:
+      continue
+    if kind in _REGULAR:
+      last = name
+      yield name, start, length
+    elif kind != _FOLDER:
+      raise ValueError(
+        f"{path}: the member {name!r} is a link or of another special type "
+        f"({kind!r}). Write the shard with plain files (tar --dereference "
+        "--hard-dereference)."
+      )
+    special = {}
+
+
+def _cut_off(path, name):
+  where = f" (at or after the member {name!r})" if name else ""
+  return ValueError(
+    f"The shard {path} is cut off{where}. Copy or download it again."
+  )
+
+
+def _check(header, position, path):
+  """The checksum of a header counts its own field as blanks."""
+  total = sum(header) - sum(header[148:156]) + 8 * 32
+  if _number(header[148:156], -1) == total:
+    return
+  if position == 0 and header[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"(\xb5"):
+    raise ValueError(
+      f"The shard {path} is compressed, so that its members can not be read one "
+      "by one. Decompress it; images do not get smaller anyway."
+    )
+  what = "is no tar file" if position == 0 else f"is damaged at {position}"
+  raise ValueError(f"The shard {path} {what}. Copy or download it again.")
+
+
+def _number(field, default=0):
+  if field[0] & 0x80:  # Base 256, of GNU tar.
+    return int.from_bytes(field, "big") & ~(0x80 << 8 * (len(field) - 1))
+  digits = field.strip(b" \0")
+  try:
+    return int(digits, 8) if digits else default
+  except ValueError:
+    return -1
+
+
+def _text(data):
+  return data.split(b"\0")[0].decode("utf-8", "replace")
+
+
+def _name(header):
+  name = _text(header[:100])
+  prefix = _text(header[345:500]) if header[257:263] == b"ustar\0" else ""
+  return f"{prefix}/{name}" if prefix else name
+
+
+def _pax(data):
+  """{"path": ..., "size": ...} of pax records `<length> <key>=<value>\\n`."""
+  out = {}
+  while data:
+    length = int(data.split(b" ", 1)[0])
+    key, value = data[:length].split(b" ", 1)[1][:-1].split(b"=", 1)
+    if key == b"path":
+      out["path"] = value.decode("utf-8", "replace")
+    elif key == b"size":
+      out["size"] = int(value)
+    data = data[length:]
+  return out
+
+
+def split_name(name):
+  """A member's name as (key of the sample, extension in lower case).
+
+  Args:
+    name: str, for example "train/0001.seg.png".
+
+  Returns:
+    ("train/0001", "seg.png"); None for names without an extension, hidden files
+    and those that tools keep for themselves (`__…__`).
+  """
+  match = _KEY.fullmatch(name.removeprefix("./"))
+  if not match or match[1].rpartition("/")[2].startswith("__"):
+    return None
+  return match[1], match[2].lower()
+
+
+class Index:
+  """The samples of one shard: N samples with F fields.
+
+  Attributes:
+    keys: list of N str.
+    fields: list of F extensions, sorted.
+    positions: [N, F] int64, where in the file; 0 where there is none.
+    sizes: [N, F] int64 bytes; -1 where there is none.
+  """
+
+  def __init__(self, keys, fields, positions, sizes):
+    self.keys = keys
+    self.fields = fields
+    self.positions = positions
+    self.sizes = sizes
+
+  def column(self, extensions):
+    """(positions, sizes), each [N], of the first of `extensions` there is."""
+    positions = np.zeros(len(self.keys), np.int64)
+    sizes = np.full(len(self.keys), -1, np.int64)
+    for ext in reversed(extensions):
+      if ext in self.fields:
+        f = self.fields.index(ext)
+        has = self.sizes[:, f] >= 0
+        positions = np.where(has, self.positions[:, f], positions)
+        sizes = np.where(has, self.sizes[:, f], sizes)
+    return positions, sizes
+
+
+def make(path):
+  """Indexes a shard: members that follow each other and share a key belong
+  together.
+
+  Args:
+    path: str, local or gs://.
+
+  Returns:
+    `Index`.
+
+  Raises:
+    ValueError: the file is cut off, no tar file, or has no samples.
+    OSError, tf.errors.OpError: it can not be read.
+  """
+  samples, last = [], None
+  with fs.open(path, "rb") as f:
+    size = f.seek(0, os.SEEK_END) if fs.is_local(path) else f.size()
+    for name, start, length in members(_reader(f, path), size, path):
+      parts = split_name(name)
+      if parts is None:
+        continue
+      key, ext = parts
+      if key != last:
+        samples.append((key, {}))
+        last = key
+      if ext in samples[-1][1]:
+        raise ValueError(f"The shard {path} has two members {name!r} in a row.")
+      samples[-1][1][ext] = start, length
+  if not samples:
+    raise ValueError(f"The shard {path} has no members with an extension.")
+  fields = sorted(set().union(*(s for _, s in samples)))
+  where = np.array(
+    [[s.get(ext, (0, -1)) for ext in fields] for _, s in samples], np.int64
+  )
+  return Index([k for k, _ in samples], fields, where[..., 0], where[..., 1])
+
+
+def _reader(f, path):
+  if fs.is_local(path):
+    fd = f.fileno()
+    return lambda position, length: os.pread(fd, length, position)
+
+  def read(position, length):
+    f.seek(position)
+    return f.read(length)
+
+  return read

@@ -1,0 +1,313 @@
+"""Tar shards as a data source, in the layout of the webdataset library.
+
+Files in a tar file that follow each other and share a name up to the first dot
+are one sample, the rest of the name says which field: `0001.jpg`, `0001.cls`.
+"""
+
+import bisect
+import itertools
+import json
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from big_vision import fs, lookup
+from big_vision.datasets import core, problems, shards, slices, tfds
+
+_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif")
+_JSON_TYPES = {
+  bool: tf.bool, int: tf.int64, float: tf.float32, str: tf.string
+}  # fmt: skip
+_TYPES_OF = {  # JSON writers drop the ".0" of floats.
+  tf.bool: (bool,), tf.int64: (int,), tf.float32: (float, int), tf.string: (bytes,)
+}  # fmt: skip
+
+
+class DataSource(core.IndexedDataSource):
+  """The samples of tar shards, in their order.
+
+  Any sample is read on its own, so shards must not be compressed. The positions
+  of all members are found in one pass over each shard and kept on disk.
+
+  Args:
+    path: str or list of str: shards, local, gs:// or http(s)://, with braces
+      (`/data/train-{000..123}.tar`) or `*`. Those on the web are downloaded to
+      `cache_dir`. Or a dict of split name -> such.
+    split: str, names in that dict and slices as in TFDS, "train[:90%]"; without
+      a dict everything is called "all". Slices follow the order of the shards.
+    features: dict of feature -> where it comes from: extensions, the first that
+      a sample has ("jpg;png"), or a value in JSON ("json:size.width"). `cls` is
+      an int64, other files are strings of bytes. By default images are called
+      `image`, `cls` is `label`, all others have the name of their extension.
+    num_classes: int, values of `label` have to be smaller.
+    cache_dir: str, see `shards.open_all`.
+
+  Raises:
+    ValueError: no shard can be read, no such split or field.
+  """
+
+  def __init__(
+    self, path, split=None, *, features=None, num_classes=None, cache_dir=None
+  ):
+    patterns = dict(path) if isinstance(path, Mapping) else {slices.ALL: path}
+    split = split or slices.ALL
+    for name in slices.names(split):
+      if name not in patterns:
+        raise lookup.unknown("split", name, patterns, "input.data.split")
+    self._num_classes = num_classes
+    self._shards = []  # _Shard
+    sizes = {}
+    for name in slices.names(split):
+      parts = _open(shards.expand(patterns[name]), cache_dir)
+      self._shards += parts
+      sizes[name] = sum(map(len, parts))
+    self._ends = list(itertools.accumulate(map(len, self._shards)))
+    self._numbers = slices.positions(split, sizes)
+    samples = next(s for s in self._shards if not s.problem)
+    self._features = _parse_features(features or _default_features(samples))
+    self._check_fields()
+    self._dtypes = {
+      name: self._dtype(samples, f) for name, f in self._features.items()
+    }
+    self._problems = problems.Problems(self._find_problems())
+    logging.info(
+      "%d samples in %d shards (%d unusable), features %s",
+      self.total_examples,
+      len(self._shards),
+      sum(bool(s.problem) for s in self._shards),
+      {k: f.text for k, f in self._features.items()},
+    )
+
+  @property
+  def total_examples(self):
+    return len(self._numbers)
+
+  def problems(self):
+    return self._problems.messages
+
+  def read(self, index):
+    """See the base class.
+
+    Args:
+      index: int64 scalar tensor.
+
+    Returns:
+      dict: the features; `tfds_id`, path of the shard and key of the sample;
+      `_id`, int32 hash of the name of the shard and the key.
+    """
+    checked = self._problems.check(index, {"index": index})
+    specs = [tf.TensorSpec([], dtype) for dtype in self._dtypes.values()]
+    names = [tf.TensorSpec([], tf.string)] * 2
+    *values, tfds_id, name = problems.call_python(
+      self._read, checked["index"], [*specs, *names]
+    )
+    example = dict(zip(self._features, values, strict=True))
+    return {**example, "tfds_id": tfds_id, "_id": tfds.hash_id(name)}
+
+  def _locate(self, index):
+    """(shard, number of the sample in it)."""
+    number = int(self._numbers[index])
+    s = bisect.bisect_right(self._ends, number)
+    return self._shards[s], number - self._ends[s] + len(self._shards[s])
+
+  def _read(self, index):
+    shard, number = self._locate(index)
+    values = shard.read(number, self._features)
+    key = shard.index.keys[number]
+    for name, value in values.items():
+      if name == "label" and isinstance(value, int):
+        where = f"{shard.path}/{key}"
+        message = problems.label_message(value, self._num_classes, where)
+        if message:
+          raise ValueError(message)
+      if type(value) not in _TYPES_OF[self._dtypes[name]]:
+        raise ValueError(
+          f"{name!r} of the sample {key!r} in {shard.path} is {value!r}, but in "
+          f"the first sample it was of the type {self._dtypes[name].name}."
+        )
+    short = f"{os.path.basename(shard.path)}/{key}"
+    return [*values.values(), f"{shard.path}/{key}".encode(), short.encode()]
+
+  def _dtype(self, shard, feature):
+    if feature.extensions == ("cls",):
+      return tf.int64
+    if not feature.json_path:
+      return tf.string
+    for number in range(len(shard)):
+      if feature.size(shard, number) >= 0:
+        (value,) = shard.read(number, {"": feature}).values()
+        kind = str if isinstance(value, bytes) else type(value)
+        return _JSON_TYPES[kind]
+    return tf.string
+
+  def _check_fields(self):
+    """Every feature has to be in some sample."""
+    good = [s.index for s in self._shards if not s.problem]
+    known = set().union(*(i.fields for i in good))
+    for name, feature in self._features.items():
+      if not known.intersection(feature.extensions):
+        raise lookup.unknown(
+          f"field for the feature {name!r}:",
+          ";".join(feature.extensions),
+          known,
+          "input.data.features",
+        )
+
+  def _find_problems(self):
+    """dict of example number -> message."""
+    messages = []  # Of all samples in all shards, as (number, message).
+    for end, shard in zip(self._ends, self._shards, strict=True):
+      begin = end - len(shard)
+      if shard.problem:
+        messages.append((begin, shard.problem))
+        continue
+      for feature in self._features.values():
+        _, sizes = shard.index.column(feature.extensions)
+        for i in np.nonzero(sizes < 0)[0]:
+          text = ";".join(feature.extensions)
+          what = f"the sample {shard.index.keys[i]!r} has no {text!r}"
+          messages.append((begin + int(i), f"The shard {shard.path}: {what}."))
+    by_number = dict(reversed(messages))  # The first is said.
+    if not by_number:
+      return {}
+    hit = np.isin(self._numbers, list(by_number)).nonzero()[0]
+    return {int(i): by_number[int(self._numbers[i])] for i in hit}
+
+
+def _open(paths, cache_dir):
+  """The shards of a split."""
+  opened = [
+    _Shard(path, result)
+    for path, result in zip(
+      paths, shards.open_all(paths, cache_dir), strict=True
+    )
+  ]
+  bad = [s.problem for s in opened if s.problem]
+  for text in bad:
+    logging.error("%s", text)
+  if len(bad) == len(opened):
+    raise ValueError(
+      f"config.input.data.path: none of {len(opened)} shards can be used. "
+      f"{bad[0]}"
+    )
+  return opened
+
+
+class _Feature:
+  """Where a feature comes from.
+
+  Args:
+    name: str, of the feature.
+    text: str, as in the config.
+  """
+
+  def __init__(self, name, text):
+    if not isinstance(text, str) or not text.strip():
+      raise ValueError(
+        f"config.input.data.features.{name}={text!r} must be extensions "
+        "('jpg;png') or a value in JSON ('json:key')."
+      )
+    self.text = text
+    extensions, _, json_path = text.partition(":")
+    self.extensions = tuple(e.strip().lower() for e in extensions.split(";"))
+    self.json_path = json_path.split(".") if json_path else None
+
+  def size(self, shard, number):
+    return shard.column(self)[1][number]
+
+  def decode(self, content, where):
+    """Value of the content of a file: int, bytes or what was in the JSON."""
+    if self.extensions == ("cls",):
+      try:
+        return int(content)
+      except ValueError:
+        raise ValueError(
+          f"The label {content!r} of {where} is no int."
+        ) from None
+    if not self.json_path:
+      return content
+    try:
+      value = json.loads(content)
+      for key in self.json_path:
+        value = value[key]
+    except (ValueError, KeyError, TypeError) as e:
+      raise ValueError(f"No value {self.text!r} in {where}: {e!r}") from e
+    if type(value) not in _JSON_TYPES:
+      raise ValueError(
+        f"The value {self.text!r} in {where} is {value!r}, but only numbers, "
+        "strings and booleans can be features."
+      )
+    return value.encode() if isinstance(value, str) else value
+
+
+class _Shard:
+  """One shard; if it can not be used, one example that says so.
+
+  Args:
+    path: str, as in the config.
+    opened: element of `shards.open_all`.
+  """
+
+  def __init__(self, path, opened):
+    self.path = path
+    self.problem = opened if isinstance(opened, str) else None
+    self._local, self.index = (None, None) if self.problem else opened
+    self._columns = {}
+
+  def __len__(self):
+    return 1 if self.problem else len(self.index.keys)
+
+  def column(self, feature):
+    """(positions, sizes) of a feature, each [N]."""
+    key = feature.extensions
+    if key not in self._columns:
+      self._columns[key] = self.index.column(key)
+    return self._columns[key]
+
+  def read(self, number, features):
+    """dict of the features of a sample, all from one stretch of the file."""
+    spans = {}
+    for name, feature in features.items():
+      positions, sizes = self.column(feature)
+      spans[name] = int(positions[number]), int(sizes[number])
+    begin = min(p for p, _ in spans.values())
+    end = max(p + s for p, s in spans.values())
+    data = self._read_bytes(begin, end - begin)
+    where = f"{self.path}/{self.index.keys[number]}"
+    if len(data) < end - begin:
+      raise ValueError(f"The shard has become shorter: reading {where} failed.")
+    return {
+      name: features[name].decode(data[p - begin : p - begin + s], where)
+      for name, (p, s) in spans.items()
+    }
+
+  def _read_bytes(self, position, length):
+    if not fs.is_local(self._local):
+      with fs.open(self._local, "rb") as f:
+        f.seek(position)
+        return f.read(length)
+    # Opened each time: datasets may have more shards than a process files.
+    fd = os.open(self._local, os.O_RDONLY)
+    try:
+      return os.pread(fd, length, position)
+    finally:
+      os.close(fd)
+
+
+def _parse_features(features):
+  return {name: _Feature(name, text) for name, text in features.items()}
+
+
+def _default_features(shard):
+  """Features of the first sample in a shard."""
+  has = shard.index.sizes[0] >= 0
+  features = {}
+  for ext in itertools.compress(shard.index.fields, has):
+    if ext in _IMAGES:
+      features["image"] = ";".join(_IMAGES)
+    else:
+      features["label" if ext == "cls" else ext] = ext
+  return features
