@@ -1,0 +1,147 @@
+"""From columns of Hugging Face datasets to tensors."""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from big_vision.datasets import problems
+
+_STRINGS = ("string", "large_string", "binary", "large_binary")
+_NUMBERS = (
+  "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 "
+  "float64"
+).split()
+
+
+class Column:
+  """A column of a table.
+
+  Args:
+    path: tuple of str, name of the column and of those in structs below it.
+    dtype: tf.DType.
+    shape: list of int or None (any).
+    is_file: bool, values are structs of `bytes` and `path`, one of them null.
+    num_classes: int or None; values have to be smaller.
+  """
+
+  def __init__(self, path, dtype, shape=(), is_file=False, num_classes=None):
+    self.name = "/".join(path)
+    self.spec = tf.TensorSpec(shape, dtype)
+    self.num_classes = num_classes
+    self._path = path
+    self._is_file = is_file
+
+  def read(self, table, row, where):
+    """One value.
+
+    Args:
+      table: pyarrow.Table.
+      row: int.
+      where: str, for errors.
+
+    Returns:
+      (value, file name or None): bytes, or an array of the shape in `spec`.
+
+    Raises:
+      ValueError: the value is missing or does not fit the type.
+      OSError: the file of an image can not be read.
+    """
+    value = table.column(self._path[0])[row].as_py()
+    for key in self._path[1:]:
+      value = None if value is None else value[key]
+    if value is None:
+      raise ValueError(f"{self.name!r} of {where} is null.")
+    if self._is_file:
+      return _content(value, self.name, where)
+    if not self.spec.shape.rank and self.spec.dtype == tf.string:
+      return (value.encode() if isinstance(value, str) else value), None
+    return self._array(value, where), None
+
+  def _array(self, value, where):
+    is_text = self.spec.dtype == tf.string
+    dtype = object if is_text else self.spec.dtype.as_numpy_dtype
+    try:
+      array = np.array(value, dtype)
+    except (ValueError, TypeError, OverflowError) as e:
+      raise ValueError(f"{self.name!r} of {where}: {e}") from e
+    if not array.size:  # Of inner dimensions nothing is known.
+      array = array.reshape([d or 0 for d in self.spec.shape])
+    if not self.spec.shape.is_compatible_with(array.shape):
+      raise ValueError(
+        f"{self.name!r} of {where} has the shape {array.shape}, not "
+        f"{self.spec.shape}: lists of different lengths can not be a tensor."
+      )
+    if self.num_classes is not None:
+      for label in array.ravel():
+        text = problems.label_message(int(label), self.num_classes, where)
+        if text:
+          raise ValueError(text)
+    return array
+
+
+def _content(value, name, where):
+  """(bytes of a file, its name or None)."""
+  path = value.get("path")
+  base = os.path.basename(path) if path else None
+  if value.get("bytes") is not None:
+    return value["bytes"], base
+  if not path:
+    raise ValueError(f"{name!r} of {where} has neither bytes nor a path.")
+  try:
+    with open(path, "rb") as f:
+      return f.read(), base
+  except OSError as e:
+    raise OSError(f"{name!r} of {where}: {e}") from e
+
+
+def columns(schema):
+  """What can be read of a table.
+
+  Args:
+    schema: pyarrow.Schema, with the features of `datasets` in its metadata if
+      that library has written it.
+
+  Returns:
+    dict of name -> `Column`, or None if its type can not be a tensor.
+  """
+  from datasets import Features
+
+  out = {}
+  for name, feature in Features.from_arrow_schema(schema).items():
+    _add(out, (name,), feature)
+  return out
+
+
+def _add(out, path, feature):
+  """Adds the columns of a feature, those of structs one by one."""
+  if isinstance(feature, dict) and set(feature) != {"bytes", "path"}:
+    for key, inner in feature.items():
+      _add(out, (*path, key), inner)
+  else:
+    out["/".join(path)] = _column(path, feature)
+
+
+def _column(path, feature):
+  """A `Column`, or None."""
+  kind = type(feature).__name__
+  if kind == "Image" or isinstance(feature, dict):
+    return Column(path, tf.string, is_file=True)
+  shape = []
+  while kind in ("List", "LargeList", "Sequence"):
+    length = getattr(feature, "length", -1)
+    shape.append(None if length in (-1, None) else length)
+    feature = feature.feature
+    kind = type(feature).__name__
+  if kind.startswith("Array") and not shape:
+    shape, dtype = list(feature.shape), feature.dtype
+  elif kind == "ClassLabel":
+    n = feature.num_classes
+    return Column(path, tf.int64, shape, num_classes=n)
+  elif kind == "Value":
+    dtype = feature.dtype
+  else:
+    return None
+  if dtype in _STRINGS:
+    return Column(path, tf.string, shape)
+  return Column(path, tf.as_dtype(dtype), shape) if dtype in _NUMBERS else None
