@@ -8,7 +8,8 @@ transfer and few-shot configs use are prepared. They go to $TFDS_DATA_DIR, or
 else to ~/tensorflow_datasets. What is prepared already is left alone.
 
 Some datasets, ImageNet for one, ask for files that one has to download by
-hand; docs/datasets.md says where to put them.
+hand; docs/datasets.md says where to put them. `imagenet21k`, which TFDS does
+not have, is one of them.
 """
 
 import importlib
@@ -27,6 +28,8 @@ DEFAULT_NAMES = (
   "oxford_flowers102",
   "imagenet_v2",
 )
+# Datasets that TFDS does not have: modules with `Builder` and `prepare`.
+OWN_NAMES = (*embedded.NAMES, "imagenet21k")
 
 
 def main(argv):
@@ -64,13 +67,13 @@ def main(argv):
 def _find(name):
   """A function that prepares the dataset and returns its builder."""
   dataset, config, version = _parse(name)
-  if dataset in embedded.NAMES:
-    return _embedded(name, dataset, config, version)
+  if dataset in OWN_NAMES:
+    return _own(name, dataset, config, version)
   data_dir = embedded.default_data_dir()
   try:
     builder = tfds.builder(name, data_dir=data_dir)
   except tfds.core.DatasetNotFoundError as e:
-    known = [*tfds.list_builders(), *embedded.NAMES]
+    known = [*tfds.list_builders(), *OWN_NAMES]
     raise lookup.unknown("TFDS dataset", name, known) from e
   except (AssertionError, ValueError) as e:  # Of the config or the version.
     raise ValueError(f"TFDS dataset {name!r}: {e}") from e
@@ -93,8 +96,8 @@ def _parse(name):
   return match.groups()
 
 
-def _embedded(name, dataset, config, version):
-  """`_find` for the datasets that come with this package."""
+def _own(name, dataset, config, version):
+  """`_find` for the datasets whose builders are in this package."""
   module = importlib.import_module(f"big_vision.datasets.{dataset}")
   configs = [c.name for c in module.Builder.BUILDER_CONFIGS]
   if config and config not in configs:
