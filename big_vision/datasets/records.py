@@ -8,6 +8,7 @@ it once and writes the result beside the shards, as INDEX_FILE.
 """
 
 import bisect
+import concurrent.futures
 import functools
 import itertools
 import mmap
@@ -26,6 +27,7 @@ INDEX_FILE = "big_vision_index.npz"
 # What is indexed on opening, without being asked: takes a second at most.
 _MAX_EXAMPLES = 200_000
 _MAX_BYTES = 2 << 30
+_NUM_THREADS = 16  # To look into shards; the disk is what takes the time.
 
 # A TFRecord is its length (uint64), a checksum of that (uint32), the data and
 # a checksum of the data (uint32).
@@ -74,7 +76,9 @@ def open_split(builder, split, random_access=None):
   if index is not None:
     return Records(files, functools.partial(_indexed, index))
   if random_access or _are_small(files):
-    return Records(files, _scanned)
+    scanned = Records(files, _scanned)
+    scanned.open_all()
+    return scanned
   return None
 
 
@@ -149,13 +153,18 @@ class Records:
       x.set_shape([])
     return out
 
+  def open_all(self):
+    """Opens all shards now instead of when they are needed."""
+    with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
+      for _ in pool.map(self._shard, {f.filename for f in self._files}):
+        pass
+
   def _shard(self, path):
     shard = self._shards.get(path)
     if shard is None:
-      with self._lock:
-        if path not in self._shards:
-          self._shards[path] = self._open_shard(path)
-        shard = self._shards[path]
+      shard = self._open_shard(path)
+      with self._lock:  # If another thread was first, its shard is kept.
+        shard = self._shards.setdefault(path, shard)
     return shard
 
 

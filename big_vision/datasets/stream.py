@@ -130,7 +130,7 @@ class Component:
     wanted = self.shuffle_buffer_size
     if (self.cache_raw and not self._cache) or self._buffer_size != wanted:
       logging.warning(
-        "Raw examples of %s take about %.0f kB each. With config.input.memory_gb"
+        "Raw examples of %s take about %.1f kB each. With config.input.memory_gb"
         "=%s they are %s and shuffled among %s. big_vision.tools.convert_dataset"
         " gives a dataset random access: it is then shuffled as a whole, without "
         "memory.",
