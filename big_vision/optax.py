@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from big_vision import lookup, schedules, trees
+from big_vision import clipping, lookup, schedules, trees
 
 
 def make(config, params, *, sched_kw):
@@ -43,6 +43,12 @@ def make(config, params, *, sched_kw):
       grad_clip_norm: largest global norm of the gradient; falsy is none.
       grad_clip_per_example: whether gradients have a leading axis of examples,
         each of which is clipped before they are averaged.
+      grad_clip_agc: adaptive gradient clipping, largest norm of the gradient of
+        a unit relative to that of its weights, for example 0.01; falsy is none.
+        It comes after the clipping above. See `clipping.py`.
+      grad_clip_agc_eps: lower bound of the norm of the weights, default 1e-3.
+      grad_clip_agc_mults: list of (regex, multiplier of grad_clip_agc); others
+        have 1, and 0 does not clip. Default: not the head.
     params: tree of unboxed parameters or of their shapes.
     sched_kw: dict, more arguments of the schedules: total_steps, batch_size,
       data_size.
@@ -52,7 +58,8 @@ def make(config, params, *, sched_kw):
     step -> multiplier, in the order of the config without frozen ones.
 
   Raises:
-    ValueError: unknown optimizer, or wrong arguments of it or of a schedule.
+    ValueError: unknown optimizer, or wrong arguments of it, of a schedule or of
+      clipping.
     AssertionError: a parameter has no schedule, a multiplier of `lr_mults` is
       not positive, or the config has keys of the past.
   """
@@ -97,7 +104,7 @@ def make(config, params, *, sched_kw):
 
   # Positions in this chain are part of the names of leaves in checkpoints.
   tx = optax.chain(
-    _make_clipping(config, frozen, not_frozen),
+    _make_clipping(config, params, frozen, not_frozen),
     optax.masked(_make_optimizer(config), not_frozen),
     optax.scale(config["lr"]),
     *lr_txs,
@@ -150,8 +157,23 @@ def _evaluated_once(fn):
   return lambda step: jax.lax.optimization_barrier(jnp.asarray(fn(step)))
 
 
-def _make_clipping(config, frozen, not_frozen):
+def _make_clipping(config, params, frozen, not_frozen):
   """The transformation of the gradients of parameters that are trained."""
+  by_norm = _clip_by_norm(config, frozen, not_frozen)
+  if not (factor := config.get("grad_clip_agc")):
+    return by_norm
+  adaptively = clipping.clip_adaptively(
+    params,
+    factor,
+    eps=config.get("grad_clip_agc_eps", 1e-3),
+    mults=config.get("grad_clip_agc_mults", clipping.NOT_THE_HEAD) or (),
+    trained=not_frozen,
+  )
+  return optax.chain(by_norm, adaptively)
+
+
+def _clip_by_norm(config, frozen, not_frozen):
+  """The part of it that looks at all parameters together."""
   max_norm = config.get("grad_clip_norm")
   if not max_norm:
     return optax.identity()

@@ -454,3 +454,112 @@ def test_private_helpers():
   assert [k for k, m in named(frozen).items() if m] == ["a/bias", "a/kernel"]
   frozen, rest, scheds = bv_optax._split_frozen(masks, (1, 2, 3))
   assert not any(jax.tree.leaves(frozen)) and len(rest) == 3
+
+
+def unit_norms(x):
+  """One norm per output: of dense layers, convolutions, else of all."""
+  axis = tuple(range(x.ndim - 1)) if x.ndim > 1 else None
+  return np.sqrt(np.sum(np.square(x), axis=axis, keepdims=True))
+
+
+AGC_SHAPES = {
+  "conv": {"kernel": (3, 3, 2, 4), "bias": (4,), "gain": (4,), "skip": ()},
+  "dense": {"kernel": (5, 3)},
+  "head": {"kernel": (5, 3), "bias": (3,)},
+}
+
+
+def agc_update(grad_scale, shapes=AGC_SHAPES, **config):
+  """Parameters, gradients and what is left of these, by name."""
+  rng = np.random.default_rng(0)
+  draw = lambda s: rng.standard_normal(s).astype(np.float32)
+  is_shape = lambda s: isinstance(s, tuple)
+  params, grads = (
+    jax.tree.map(draw, shapes, is_leaf=is_shape) for _ in range(2)
+  )
+  grads = jax.tree.map(lambda g: grad_scale * g, grads)
+  params["conv"]["skip"] = np.zeros((), np.float32)
+  config = dict(optax_name="big_vision.sgd", lr=-1.0, **config)
+  tx, _ = bv_optax.make(
+    ml_collections.ConfigDict(config), params, sched_kw=SCHED_KW
+  )
+  state = tx.init(params)
+  updates, _ = jax.jit(tx.update)(grads, state, params)
+  return named(params), named(grads), named(updates), state
+
+
+@pytest.mark.parametrize("mults", [None, [], [("conv/.*", 0.5), (".*ad/k.*", 0),
+                                              ("dense/.*", 2.0)]])  # fmt: skip
+@pytest.mark.parametrize("eps", [None, 2.0])
+def test_adaptive_clipping(mults, eps):
+  """Brock et al. 2021, equation 3."""
+  config = dict(grad_clip_agc=0.1)
+  if mults is not None:
+    config["grad_clip_agc_mults"] = mults
+  if eps is not None:
+    config["grad_clip_agc_eps"] = eps
+
+  def limit(name):
+    if mults is None:
+      return np.inf if name.startswith("head/") else 0.1
+    if not mults:
+      return 0.1
+    if name == "head/kernel":
+      return np.inf
+    return dict(conv=0.05, dense=0.2, head=0.1)[name.split("/")[0]]
+
+  num_clipped = 0
+  params, grads, updates, state = agc_update(0.12, **config)
+  for name, g in grads.items():
+    norm = unit_norms(g)
+    limits = limit(name) * np.maximum(unit_norms(params[name]), eps or 1e-3)
+    expected = g * np.minimum(1, limits / norm)
+    np.testing.assert_allclose(updates[name], expected, rtol=1e-5, err_msg=name)
+    num_clipped += np.sum(norm > limits)
+  assert 0 < num_clipped < sum(np.size(unit_norms(g)) for g in grads.values())
+  # Names of states, and with them checkpoints, do not change.
+  assert set(named(state)) == {"3/0/0"}
+
+
+def test_adaptive_clipping_after_the_global_norm():
+  kw = dict(grad_clip_agc=0.1, schedule=[("dense/.*", None), (".*", {})])
+  params, grads, updates, _ = agc_update(3.0, grad_clip_norm=1.0, **kw)
+  live = {k: g for k, g in grads.items() if not k.startswith("dense/")}
+  norm = np.sqrt(sum(np.sum(g**2) for g in live.values()))
+  for name, g in live.items():
+    expected = g / norm
+    if not name.startswith("head/"):
+      limits = 0.1 * np.maximum(unit_norms(params[name]), 1e-3)
+      expected = expected * np.minimum(1, limits / unit_norms(expected))
+    np.testing.assert_allclose(updates[name], expected, rtol=1e-5)
+  assert not updates["dense/kernel"].any()
+
+
+def test_adaptive_clipping_of_averages_over_examples():
+  params = {"a": np.full((2, 3), 2.0, np.float32), "b": np.ones(3, np.float32)}
+  grads = jax.tree.map(lambda p: np.stack([p, 3 * p]), params)
+  config = dict(optax_name="big_vision.sgd", lr=-1.0, grad_clip_agc=0.1,
+                grad_clip_norm=1e3, grad_clip_per_example=True)  # fmt: skip
+  tx, _ = bv_optax.make(config, params, sched_kw=SCHED_KW)
+  updates, _ = tx.update(grads, tx.init(params), params)
+  for k, p in params.items():
+    np.testing.assert_allclose(updates[k], 0.1 * p, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "config, message",
+  [
+    (dict(grad_clip_agc=-0.1), "config.grad_clip_agc: -0.1"),
+    (dict(grad_clip_agc=0.1, grad_clip_agc_eps=-1), "grad_clip_agc_eps"),
+    (dict(grad_clip_agc=0.1, grad_clip_agc_mults=[("a", -2)]), "agc_mults: -2"),
+  ],
+)
+def test_adaptive_clipping_errors(config, message):
+  with pytest.raises(ValueError, match=message):
+    make(**config)
+
+
+def test_no_adaptive_clipping_by_default():
+  for kw in ({}, dict(grad_clip_agc=None), dict(grad_clip_agc=0)):
+    _, grads, updates, _ = agc_update(100.0, **kw)
+    jax.tree.map(np.testing.assert_array_equal, updates, grads)

@@ -17,6 +17,7 @@ KEYS = {
   "model_init", "model_load", "evals", "batch_size_eval", "batch_size",
   "optax_name", "optax", "lr", "lr_mults", "wd", "wd_mults", "schedule",
   "grad_clip_norm", "grad_clip_per_example", "weight_decay_decouple",
+  "grad_clip_agc", "grad_clip_agc_eps", "grad_clip_agc_mults",
   "grad_accum_steps", "ckpt_timeout",
   *(f"{d}_{u}" for d in DURATIONS for u in ("steps", "examples", "epochs", "percent")),
 }  # fmt: skip
