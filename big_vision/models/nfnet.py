@@ -1,0 +1,377 @@
+"""NFNet: a residual network without normalisation of activations.
+
+Variances are kept in check by construction: convolutions have standardised
+kernels, activation functions are scaled to keep the variance, and residual
+branches are scaled by what the variance is expected to be.
+
+References:
+  Brock et al. 2021a (signal propagation), https://arxiv.org/abs/2101.08692
+  Brock et al. 2021b (NFNet), https://arxiv.org/abs/2102.06171
+  De and Smith 2020 (SkipInit), https://arxiv.org/abs/2002.10444
+  Hu et al. 2017 (squeeze-excite), https://arxiv.org/abs/1709.01507
+
+Shapes: `B` batch, `H, W` image, `h, w` feature map, `C` channels.
+The names of the modules are the names in checkpoints, and random keys derive
+from them.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from big_vision import checkpoints, lookup
+from big_vision.models import common, convnet
+
+# 1 / standard deviation of gelu(z) of a standard normal z, as the authors have
+# estimated it (0.04% more than by integration).
+GELU_GAIN = 1.7015043497085571
+
+
+def scaled_gelu(x):
+  """Gelu that maps a standard normal to something of variance 1."""
+  return nn.gelu(x) * GELU_GAIN
+
+
+class ScaledStdConv(nn.Conv):
+  """Convolution with scaled weight standardisation.
+
+  What is used is gain * (kernel - mean) / sqrt(variance * fan_in), per output
+  channel; it keeps the variance of white noise. Stored are `kernel` and `gain`.
+  """
+
+  def param(self, name, *args, **kw):
+    """The parameter as it is used."""
+    value = super().param(name, *args, **kw)
+    if name != "kernel":
+      return value
+    gain = super().param("gain", nn.initializers.ones, value.shape[-1:])
+    fan_in = math.prod(value.shape[:-1])
+    axis = tuple(range(value.ndim - 1))
+    value = value - jnp.mean(value, axis, keepdims=True)
+    variance = jnp.mean(value * value, axis, keepdims=True)
+    # The bound matters to kernels that are (nearly) constant.
+    scale = lax.rsqrt(jnp.maximum(variance * fan_in, 1e-4))
+    return value * (scale * jnp.expand_dims(gain, axis))
+
+
+class SqueezeExcite(nn.Module):
+  """Weights of channels between 0 and 2, from their means.
+
+  Attributes:
+    ratio: float, hidden width divided by the number of channels.
+    dtype_mm: str, dtype of the computation; None is that of the input.
+  """
+
+  ratio: float = 0.5
+  dtype_mm: str | None = None
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps x [B, h, w, C] to weights [B, 1, 1, C], 1 on average at first."""
+    num_channels = x.shape[-1]
+    hidden = max(1, int(num_channels * self.ratio))
+    x = jnp.mean(x, axis=(1, 2), keepdims=True)
+    x = nn.relu(nn.Dense(hidden, dtype=self.dtype_mm)(x))
+    x = nn.Dense(num_channels, dtype=self.dtype_mm)(x)
+    return 2.0 * nn.sigmoid(x)
+
+
+class Block(nn.Module):
+  """Residual bottleneck h + alpha * f(h / beta).
+
+  Attributes:
+    width: int, channels of the output.
+    beta: float, expected standard deviation of the input.
+    alpha: float, scale of the residual branch.
+    stride: int, of the first 3x3 convolution and the shortcut.
+    bottleneck: float, channels inside divided by `width`.
+    group_size: int, channels of a group of the 3x3 convolutions.
+    se_ratio: float, see `SqueezeExcite`.
+    drop_p: float, probability to skip the residual branch, per example.
+    dtype_mm: str, dtype of the computation; None is that of the input.
+  """
+
+  width: int
+  beta: float
+  alpha: float
+  stride: int = 1
+  bottleneck: float = 0.5
+  group_size: int = 128
+  se_ratio: float = 0.5
+  drop_p: float = 0.0
+  dtype_mm: str | None = None
+
+  @nn.compact
+  def __call__(self, x, *, train=False):
+    """Maps x [B, h, w, C] to [B, h / stride, w / stride, width]."""
+    num_groups = max(1, int(self.width * self.bottleneck) // self.group_size)
+    mid = num_groups * self.group_size
+    strides = (self.stride, self.stride)
+    conv = functools.partial(ScaledStdConv, dtype=self.dtype_mm)
+    conv3x3 = functools.partial(
+      conv, mid, (3, 3), feature_group_count=num_groups
+    )
+
+    # As in the paper; the authors' code divides by beta after the activation.
+    y = scaled_gelu(x / self.beta)
+    shortcut = x
+    if self.stride > 1 or x.shape[-1] != self.width:
+      shortcut = y
+      if self.stride > 1:
+        shortcut = nn.avg_pool(
+          y, strides, strides, padding="SAME", count_include_pad=False
+        )
+      shortcut = conv(self.width, (1, 1), name="conv_proj")(shortcut)
+
+    y = conv(mid, (1, 1), name="conv1")(y)
+    y = conv3x3(strides=strides, name="conv2")(scaled_gelu(y))
+    y = conv3x3(name="conv3")(scaled_gelu(y))
+    y = conv(self.width, (1, 1), name="conv4")(scaled_gelu(y))
+    y = y * SqueezeExcite(self.se_ratio, self.dtype_mm, name="se")(y)
+
+    if train and self.drop_p:
+      rng = self.make_rng("dropout")
+      drop = jax.random.bernoulli(rng, self.drop_p, (len(y), 1, 1, 1))
+      # As the authors do it, what stays is not divided by its probability.
+      y = jnp.where(drop, 0, y)
+    # Each block starts as its shortcut.
+    gain = self.param("skip_gain", nn.initializers.zeros, ())
+    return shortcut + y * (self.alpha * gain).astype(y.dtype)
+
+
+class Stem(nn.Module):
+  """Four 3x3 convolutions, a quarter of the resolution.
+
+  Attributes:
+    widths: channels of each.
+    dtype_mm: str, dtype of the computation; None is that of the input.
+  """
+
+  widths: Sequence[int]
+  dtype_mm: str | None = None
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps x [B, H, W, 3] to [B, H / 4, W / 4, widths[-1]]."""
+    for i, width in enumerate(self.widths):
+      strides = (2, 2) if i in (0, len(self.widths) - 1) else (1, 1)
+      x = ScaledStdConv(
+        width, (3, 3), strides, dtype=self.dtype_mm, name=f"conv{i + 1}"
+      )(x if i == 0 else scaled_gelu(x))
+    return x
+
+
+class Stage(nn.Module):
+  """Blocks of one width.
+
+  Attributes:
+    betas: expected standard deviation of the input of each block.
+    drop_ps: probability to skip each block.
+    stride: int, of the first block.
+    block: dict, other fields of `Block`.
+  """
+
+  betas: Sequence[float]
+  drop_ps: Sequence[float]
+  stride: int
+  block: dict
+
+  @nn.compact
+  def __call__(self, x, *, train=False):
+    """Maps x [B, h, w, C] to [B, h / stride, w / stride, width]."""
+    for i, (beta, p) in enumerate(zip(self.betas, self.drop_ps, strict=True)):
+      x = Block(
+        beta=beta,
+        drop_p=p,
+        stride=1 if i else self.stride,
+        name=f"block{i + 1}",
+        **self.block,
+      )(x, train=train)
+    return x
+
+
+class _Model(nn.Module):
+  """NFNet; `Model` explains the fields."""
+
+  num_classes: int | None = None
+  width: Sequence[int] = (256, 512, 1536, 1536)
+  depth: Sequence[int] = (1, 2, 6, 3)
+  group_size: int = 128
+  bottleneck: float = 0.5
+  se_ratio: float = 0.5
+  alpha: float = 0.2
+  stoch_depth: float = 0.25
+  dropout: float = 0.0
+  head_zeroinit: bool = True
+  dtype_mm: str | None = None
+
+  @nn.compact
+  def __call__(self, image, *, train=False):
+    """Applies the model.
+
+    Args:
+      image: [B, H, W, 3], of about variance 1.
+      train: bool, whether dropout and stochastic depth are active.
+
+    Returns:
+      (x, out): x is [B, num_classes], or [B, C] without classes; out is a dict
+      of named intermediates.
+    """
+    if len(self.width) != len(self.depth):
+      raise ValueError(
+        f"config.model.width={tuple(self.width)} and config.model.depth="
+        f"{tuple(self.depth)} need one entry per stage each."
+      )
+    out = {}
+    stem = [max(1, self.width[0] // n) for n in (16, 8, 4, 2)]
+    x = out["stem"] = Stem(stem, self.dtype_mm, name="stem")(image)
+
+    betas = expected_stds(self.depth, self.alpha)
+    num_blocks = sum(self.depth)
+    start = 0
+    for i, (width, depth) in enumerate(
+      zip(self.width, self.depth, strict=True)
+    ):
+      index = range(start, start + depth)
+      start += depth
+      x = out[f"stage{i + 1}"] = Stage(
+        betas=betas[i],
+        drop_ps=[self.stoch_depth * n / num_blocks for n in index],
+        stride=2 if i else 1,
+        block=dict(
+          width=width,
+          alpha=self.alpha,
+          bottleneck=self.bottleneck,
+          group_size=self.group_size,
+          se_ratio=self.se_ratio,
+          dtype_mm=self.dtype_mm,
+        ),
+        name=f"stage{i + 1}",
+      )(x, train=train)
+
+    x = ScaledStdConv(
+      2 * self.width[-1], (1, 1), dtype=self.dtype_mm, name="final_conv"
+    )(x)
+    x = out["pre_logits_2d"] = scaled_gelu(x)
+    return convnet.pool_and_classify(
+      x,
+      self.num_classes,
+      self.head_zeroinit,
+      out,
+      dropout=nn.Dropout(self.dropout, deterministic=not train),
+    )
+
+
+def expected_stds(depth, alpha):
+  """Expected standard deviations of the inputs of all blocks.
+
+  Each block adds alpha^2 to the variance. The first block of a stage has a
+  convolution in its shortcut, fed with something of variance 1, so the count
+  starts anew there.
+
+  Args:
+    depth: sequence of int, number of blocks of each stage.
+    alpha: float, scale of the residual branches.
+
+  Returns:
+    List of a list of float for each stage.
+  """
+  stds, variance = [], 1.0
+  for num_blocks in depth:
+    stds.append([])
+    for i in range(num_blocks):
+      stds[-1].append(math.sqrt(variance))
+      variance = (variance if i else 1.0) + alpha**2
+  return stds
+
+
+_VARIANTS = {
+  # name: (dropout, (pixels of a side in training, in evaluation))
+  "F0": (0.2, (192, 256)),
+  "F1": (0.3, (224, 320)),
+  "F2": (0.4, (256, 352)),
+  "F3": (0.4, (320, 416)),
+  "F4": (0.5, (384, 512)),
+  "F5": (0.5, (416, 544)),
+  "F6": (0.5, (448, 576)),
+}
+RESOLUTIONS = {name: res for name, (_, res) in _VARIANTS.items()}
+
+
+def Model(num_classes=None, variant="F0", **kw):  # noqa: N802 (a class to its callers)
+  """NFNet of a named size.
+
+  Args:
+    num_classes: int, outputs of the head; None or 0 is no head.
+    variant: str, "F0" to "F6", or "mu", a tiny one for tests; None is as F0
+      without dropout.
+    **kw: overrides of the variant, and
+      width: channels of each stage.
+      depth: number of blocks of each stage.
+      group_size: channels of a group of the 3x3 convolutions, default 128.
+      bottleneck: channels of these divided by those of the stage, default 0.5.
+      se_ratio: hidden width of squeeze-excite divided by that, default 0.5.
+      alpha: scale of residual branches, default 0.2.
+      stoch_depth: probability to skip a block, which grows from 0 in the first
+        towards this value, default 0.25.
+      dropout: rate before the head.
+      head_zeroinit: whether the kernel of the head starts at zero.
+      dtype_mm: dtype of everything before the head, for example "bfloat16".
+        Parameters are float32. None is the dtype of image and parameters.
+
+  Returns:
+    The linen module.
+
+  Raises:
+    ValueError: unknown variant.
+    TypeError: unknown keyword.
+  """
+  return _Model(num_classes, **{**decode_variant(variant), **kw})
+
+
+def decode_variant(variant):
+  """Fields of `_Model` for the name of a size, {} for None.
+
+  Raises:
+    ValueError: unknown size.
+  """
+  if variant is None:
+    return {}
+  if variant == "mu":
+    return dict(width=(32, 64, 96, 96), depth=(1, 1, 1, 1), group_size=16)
+  if variant not in _VARIANTS:
+    raise lookup.unknown(
+      "NFNet variant", variant, [*_VARIANTS, "mu"], "model.variant"
+    )
+  factor = int(variant[1:]) + 1
+  dropout, _ = _VARIANTS[variant]
+  return dict(depth=tuple(factor * n for n in (1, 2, 6, 3)), dropout=dropout)
+
+
+def load(init_params, init_file, model_cfg, dont_load=()):
+  """Loads a checkpoint.
+
+  Args:
+    init_params: parameters of the model, arrays or shapes; None returns what
+      the checkpoint has.
+    init_file: str, a path `<path>[:<sub/tree>]`.
+    model_cfg: mapping, `config.model`, not used.
+    dont_load: regexes of parameters to be initialised instead, for example
+      ["head/.*"].
+
+  Returns:
+    Nested dict of parameters; leaves that are not loaded are those of
+    `init_params`.
+
+  Raises:
+    ValueError: parameters do not match, see `common.merge_params`.
+  """
+  del model_cfg
+  return common.merge_params(
+    checkpoints.load_params(init_file), init_params, dont_load
+  )
