@@ -1,5 +1,7 @@
 """Preprocessing ops for images: [H, W, C], or encoded as a string."""
 
+import functools
+
 import tensorflow as tf
 
 from big_vision import lookup
@@ -199,6 +201,7 @@ def get_decode_jpeg_and_inception_crop(
   ratio_max=1.33,
   method="bilinear",
   antialias=False,
+  dct_scale=False,
 ):
   """Like `decode`, then `inception_crop`, but decodes only what is needed.
 
@@ -210,6 +213,9 @@ def get_decode_jpeg_and_inception_crop(
     ratio_max: float, largest aspect ratio, width / height.
     method: str, as for `resize`.
     antialias: bool, as for `resize`.
+    dct_scale: bool, whether crops of at least 2, 4 or 8 times `size` are
+      decoded at 1/2, 1/4 or 1/8 of the resolution: faster, and smoother than
+      `resize` without antialias; docs/benchmarks.md has by how much.
 
   Returns:
     `string [] -> uint8 [h, w, 3]`; only for JPEG.
@@ -229,13 +235,47 @@ def get_decode_jpeg_and_inception_crop(
       aspect_ratio_range=(ratio_min, ratio_max),
     )
     window = tf.concat([begin[:2], extent[:2]], 0)
-    image = tf.image.decode_and_crop_jpeg(jpeg, window, channels=3)
-    if size:
-      hw = tuple(utils.maybe_repeat(size, 2))
-      image = _resize(image, hw, method, antialias)
-    return image
+    if not size:
+      return _decode_window(jpeg, window, 1)
+    hw = tuple(utils.maybe_repeat(size, 2))
+    if dct_scale:
+      # The largest of 2^0 ... 2^3 that leaves as many pixels as are wanted.
+      factor = tf.reduce_min(extent[:2] // hw)
+      branch = tf.reduce_sum(tf.cast(factor >= [2, 4, 8], tf.int32))
+      image = tf.switch_case(
+        branch,
+        [
+          functools.partial(_decode_window, jpeg, window, ratio)
+          for ratio in (1, 2, 4, 8)
+        ],
+      )
+    else:
+      image = _decode_window(jpeg, window, 1)
+    return _resize(image, hw, method, antialias)
 
   return decode_jpeg_and_inception_crop
+
+
+def _decode_window(jpeg, window, ratio):
+  """Part of a JPEG, at 1 / `ratio` of its resolution.
+
+  Args:
+    jpeg: string [].
+    window: int32 [4], (top, left, height, width) in pixels of the image.
+    ratio: int, 1, 2, 4 or 8.
+
+  Returns:
+    uint8 [height / ratio, width / ratio, 3], rounded.
+  """
+  if ratio > 1:
+    full = -(-tf.image.extract_jpeg_shape(jpeg)[:2] // ratio)  # Rounded up.
+    begin, end = window[:2], window[:2] + window[2:]
+    nearest = lambda x: (x + ratio // 2) // ratio
+    begin = tf.minimum(nearest(begin), full - 1)
+    extent = tf.clip_by_value(nearest(end) - begin, 1, full - begin)
+    window = tf.concat([begin, extent], 0)
+  # Unlike `tf.image.decode_and_crop_jpeg`, which is the same, it takes `ratio`.
+  return tf.io.decode_and_crop_jpeg(jpeg, window, channels=3, ratio=ratio)
 
 
 @Registry.register("preprocess_ops.random_crop")

@@ -335,6 +335,42 @@ def test_jpeg_crop():
   assert 0.48 < min(ratios) < 0.75 and 1.33 < max(ratios) < 2.05
 
 
+@pytest.mark.parametrize("ratio", [1, 2, 4, 8])
+def test_reduced_decoding_shows_the_same_part(ratio):
+  # Odd sizes: the last row and column of pixels stand for less.
+  y, x = np.mgrid[:101, :203]
+  image = np.stack([y, x, np.full_like(x, 128)], -1).astype(np.uint8)
+  jpeg = encode(image, "JPEG", quality=95, subsampling=0)
+  for window in ([0, 0, 101, 203], [16, 40, 64, 128], [33, 71, 67, 130]):
+    got = ops_image._decode_window(jpeg, tf.constant(window), ratio).numpy()
+    top, left, h, w = window
+    part = image[top : top + h, left : left + w]
+    assert np.abs(np.array(got.shape[:2]) * ratio - [h, w]).max() <= ratio
+    want = tf.image.resize(part, got.shape[:2], "area").numpy()
+    # Pixels are whole numbers of pixels of the image: half of one is lost.
+    assert np.abs(got - want).mean() < 1 + ratio / 4
+  # A window of less than a pixel is a pixel, also at the edge.
+  tiny = ops_image._decode_window(jpeg, tf.constant([100, 202, 1, 1]), ratio)
+  assert tiny.shape == (1, 1, 3)
+
+
+def test_reduced_decoding():
+  jpeg = encode(smooth_image(300, 400), "JPEG", quality=95)
+  crop = "decode_jpeg_and_inception_crop({}, dct_scale={})"
+  fn = builder.get_preprocess_fn(crop.format(20, True), log_data=False)
+  ds = tf.data.Dataset.from_tensors({"image": jpeg}).map(fn)
+  assert ds.element_spec["image"].shape.as_list() == [20, 20, 3]
+
+  images = {}
+  for size in (20, 290):
+    for scale in (True, False):
+      images[size, scale] = draw(crop.format(size, scale), jpeg, 20)
+  # Where a crop is smaller than twice the size, nothing changes.
+  np.testing.assert_array_equal(images[290, True], images[290, False])
+  a, b = (images[20, s].astype(float) for s in (True, False))
+  assert 0 < np.abs(a - b).mean() < 8
+
+
 def test_jpeg_crop_shapes_and_errors():
   jpeg = encode(smooth_image(), "JPEG")
   for args, static in (("", [None, None, 3]), ("(6, 7)", [6, 7, 3])):
