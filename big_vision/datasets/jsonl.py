@@ -4,20 +4,16 @@ Values may be paths or URLs of files; their bytes then take their place.
 """
 
 import concurrent.futures
-import hashlib
 import json
-import os
-import tempfile
-import urllib.request
 from collections.abc import Mapping
 
 import jax
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from big_vision import fs
 from big_vision.datasets import core
+from big_vision.download import cached_download
 
 _TYPES = {bool: np.bool_, int: np.int32, float: np.float32, str: object}
 _NUM_DOWNLOADS = 100  # In parallel.
@@ -198,34 +194,3 @@ def _download_all(urls):
     fetch = lambda url: cached_download(url, verbose=False)
     paths = dict(zip(unique, pool.map(fetch, unique), strict=True))
   return [paths[url] for url in urls]
-
-
-def cached_download(url, dest=None, verbose=True):
-  """Downloads a file unless it is there already.
-
-  Args:
-    url: str.
-    dest: str, folder; default: `bv` in the system's folder for temporary files.
-    verbose: bool, whether to log downloads.
-
-  Returns:
-    Path of the file: `<dest>/<md5 of url>`.
-  """
-  dest = dest or os.path.join(tempfile.gettempdir(), "bv")
-  os.makedirs(dest, exist_ok=True)
-  path = os.path.join(dest, hashlib.md5(url.encode()).hexdigest())
-  if os.path.exists(path):
-    return path
-  if verbose:
-    logging.info("Downloading %s to %s", url, path)
-  # What has the final name is complete, even if the process dies meanwhile.
-  fd, partial = tempfile.mkstemp(dir=dest, suffix=".part")
-  try:
-    with os.fdopen(fd, "wb") as out, urllib.request.urlopen(url) as response:
-      while chunk := response.read(1 << 20):
-        out.write(chunk)
-    os.replace(partial, path)
-  except BaseException:
-    os.unlink(partial)
-    raise
-  return path

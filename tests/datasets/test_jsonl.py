@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import tempfile
+import urllib.request
 
 import jax
 import pytest
@@ -134,14 +136,14 @@ def test_downloads_once_and_whole(write, tmp_path, monkeypatch):
     def read(self, n):
       raise ConnectionError("cable")
 
-  monkeypatch.setattr(jsonl.urllib.request, "urlopen", lambda url: Broken())
+  monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Broken())
   with pytest.raises(ConnectionError):
     jsonl.cached_download("http://x/y", str(dest))
   assert os.listdir(dest) == [os.path.basename(path)]
 
 
 def test_download_keys(write, tmp_path, monkeypatch):
-  monkeypatch.setattr(jsonl.tempfile, "tempdir", str(tmp_path))
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
   remote = tmp_path / "remote.bin"
   remote.write_bytes(b"content")
   path = write([{"u": remote.as_uri()}] * 3)

@@ -1,0 +1,246 @@
+"""Remote files as local ones: fetched once, checked, kept in one folder.
+
+`fetch` takes what configs name vocabularies and other small files by:
+
+  folder/file                          a local path, used as it is
+  http://…  https://…                  the web
+  gs://bucket/file                     Google storage (opened with TensorFlow)
+  hf://org/repo/file                   the Hugging Face hub; `hf://org/repo@rev/…`
+                                       for a revision, `hf://datasets/org/repo/…`
+
+each with an optional `#sha256=<64 hex digits>` that pins the content. Copies
+are in $BV_CACHE_DIR/vocab, by default ~/.cache/big_vision/vocab, each with a
+file `*.sha256` beside it, which `sha256sum -c` understands.
+
+Environment variables of the hub: HF_ENDPOINT, a mirror of it; HF_TOKEN, for
+repositories that ask for one.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+import urllib.parse
+import urllib.request
+
+from absl import logging
+
+from big_vision import fs
+
+_CHUNK = 1 << 20  # Bytes.
+_TIMEOUT = 60  # Seconds without any data.
+_PIN = "#sha256="
+_HUB = "https://huggingface.co"
+_HUB_PATH = re.compile(
+  r"""
+  hf://
+  (?P<kind> (?:datasets|spaces)/ )?
+  (?P<repo> [^/@]+/[^/@]+ )
+  (?: @ (?P<rev> [^/]+ ) )?
+  / (?P<file> .+ )
+  """,
+  re.VERBOSE,
+)
+
+
+def fetch(uri, folder=None):
+  """A local path for a file given by path or URL, see the top of this file.
+
+  Any number of threads and processes may ask for the same file. What is in the
+  folder already is not downloaded again, but its checksum is verified.
+
+  Args:
+    uri: str.
+    folder: str, where to keep downloads; default: `cache_dir("vocab")`.
+
+  Returns:
+    Path of a complete file.
+
+  Raises:
+    ValueError: there is no such file, it cannot be downloaded, or its content
+      differs from the pinned or the recorded checksum.
+  """
+  uri, pin = _split_pin(uri)
+  if fs.is_local(uri):
+    if not os.path.isfile(uri):
+      raise ValueError(f"There is no file {uri!r}.")
+    if pin:
+      _verify(uri, pin, f"correct the pin ({_PIN}…) or the path")
+    return uri
+  folder = folder or cache_dir("vocab")
+  path = os.path.join(folder, _cached_name(uri))
+  recorded = _recorded_digest(path)
+  if recorded is None:
+    recorded = _download_to_cache(uri, path, pin)
+  else:
+    _verify(path, recorded, f"delete it; it is then fetched anew from {uri}")
+  if pin and pin != recorded:
+    raise ValueError(
+      f"{path}, a copy of {uri}, has the sha256 {recorded}, but {pin} is asked "
+      "for. If the original has changed since, delete the copy; otherwise "
+      f"correct the pin ({_PIN}…)."
+    )
+  return path
+
+
+def cache_dir(*parts):
+  """The folder for files that can be fetched or made again.
+
+  Args:
+    *parts: str, sub-folders.
+
+  Returns:
+    A path below $BV_CACHE_DIR, by default below ~/.cache/big_vision.
+  """
+  root = os.environ.get("BV_CACHE_DIR") or "~/.cache/big_vision"
+  return os.path.join(os.path.expanduser(root), *parts)
+
+
+def hub_url(uri):
+  """Where the Hugging Face hub serves `hf://org/repo[@revision]/file`.
+
+  Args:
+    uri: str.
+
+  Returns:
+    str, below $HF_ENDPOINT if that is set. The default revision is "main".
+
+  Raises:
+    ValueError: not of this form.
+  """
+  match = _HUB_PATH.fullmatch(uri)
+  if not match:
+    raise ValueError(
+      f"{uri!r} is not of the form hf://org/repo/file, hf://org/repo@revision/"
+      "file or hf://datasets/org/repo/file."
+    )
+  endpoint = (os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/")
+  quote = urllib.parse.quote
+  revision = quote(urllib.parse.unquote(match["rev"] or "main"), safe="")
+  repo = (match["kind"] or "") + match["repo"]
+  return f"{endpoint}/{quote(repo)}/resolve/{revision}/{quote(match['file'])}"
+
+
+def cached_download(url, dest=None, verbose=True):
+  """Downloads a file unless it is there already, without checksums.
+
+  Args:
+    url: str.
+    dest: str, folder; default: `bv` in the system's folder for temporary files.
+    verbose: bool, whether to log downloads.
+
+  Returns:
+    Path of the file: `<dest>/<md5 of url>`.
+  """
+  dest = dest or os.path.join(tempfile.gettempdir(), "bv")
+  path = os.path.join(dest, hashlib.md5(url.encode()).hexdigest())
+  if not os.path.exists(path):
+    if verbose:
+      logging.info("Downloading %s to %s", url, path)
+    with _new_file(path) as out:
+      _copy(url, out)
+  return path
+
+
+def _split_pin(uri):
+  """`file#sha256=<hex>` -> (file, hex), or (file, None)."""
+  uri, found, pin = os.fspath(uri).partition(_PIN)
+  if found and not re.fullmatch(r"[0-9a-fA-F]{64}", pin):
+    raise ValueError(
+      f"{uri}{_PIN}{pin}: a sha256 has 64 hexadecimal digits, not {pin!r}."
+    )
+  return uri, pin.lower() or None
+
+
+def _cached_name(uri):
+  """A file name that is unique for the URL, and still readable."""
+  base = urllib.parse.unquote(urllib.parse.urlsplit(uri).path)
+  base = re.sub(r"[^\w.-]", "_", base.rpartition("/")[2])[-80:] or "file"
+  return f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}-{base}"
+
+
+def _recorded_digest(path):
+  """The checksum beside a file; None unless both are there."""
+  try:
+    with open(f"{path}.sha256", encoding="utf-8") as f:
+      digest = f.read().partition(" ")[0]
+  except FileNotFoundError:
+    return None
+  return digest if os.path.exists(path) else None
+
+
+def _verify(path, digest, remedy):
+  with open(path, "rb") as f:
+    actual = hashlib.file_digest(f, "sha256").hexdigest()
+  if actual != digest:
+    raise ValueError(
+      f"{path} has the sha256 {actual}, expected {digest}: {remedy}."
+    )
+
+
+def _download_to_cache(uri, path, pin):
+  """Downloads; returns the checksum. Nothing is left behind on errors."""
+  url = hub_url(uri) if uri.startswith("hf://") else uri
+  logging.info("Downloading %s to %s", url, path)
+  with _new_file(path) as out:
+    try:
+      digest = _copy(url, out)
+    except ImportError:
+      raise  # Says what to install.
+    except Exception as e:  # urllib, http.client, TensorFlow: no common base.
+      raise ValueError(
+        f"Cannot download {uri}: {type(e).__name__}: {e}. Without network, give "
+        "the path of a local copy instead."
+      ) from e
+    if pin and pin != digest:
+      raise ValueError(
+        f"{uri} has the sha256 {digest}, but {pin} is asked for. If the new "
+        f"content is right, correct the pin ({_PIN}…)."
+      )
+    # Before the file itself gets its name: a file without it counts as absent.
+    with _new_file(f"{path}.sha256") as record:
+      record.write(f"{digest}  {os.path.basename(path)}\n".encode())
+  return digest
+
+
+@contextlib.contextmanager
+def _new_file(path):
+  """A binary file that appears under its name when it is complete."""
+  folder = os.path.dirname(path)
+  os.makedirs(folder, exist_ok=True)
+  fd, partial = tempfile.mkstemp(dir=folder, suffix=".part")
+  try:
+    with os.fdopen(fd, "wb") as f:
+      yield f
+    os.replace(partial, path)
+  except BaseException:
+    os.unlink(partial)
+    raise
+
+
+def _copy(url, out):
+  """Writes what is at a URL into a file; returns the sha256."""
+  digest, size = hashlib.sha256(), 0
+  with _open(url) as source:
+    while chunk := source.read(_CHUNK):
+      out.write(chunk)
+      digest.update(chunk)
+      size += len(chunk)
+    # When the connection breaks, `read` ends as it does at the end of the file.
+    headers = getattr(source, "headers", None)
+    expected = headers and headers.get("Content-Length")
+    if expected and int(expected) != size:
+      raise ConnectionError(f"{url}: only {size} of {expected} bytes arrived")
+  return digest.hexdigest()
+
+
+def _open(url):
+  if not url.startswith(("http:", "https:", "file:", "ftp:", "data:")):
+    return fs.open(url, "rb")
+  request = urllib.request.Request(url, headers={"User-Agent": "big_vision"})
+  hub, token = os.environ.get("HF_ENDPOINT") or _HUB, os.environ.get("HF_TOKEN")
+  if token and url.startswith(hub.rstrip("/") + "/"):
+    # The hub redirects to other servers, which must not see it.
+    request.add_unredirected_header("Authorization", f"Bearer {token}")
+  return urllib.request.urlopen(request, timeout=_TIMEOUT)
