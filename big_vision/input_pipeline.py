@@ -394,6 +394,19 @@ def make_for_inference(
   return _explained(ds, explain), num_batches
 
 
+def bytes_per_example(batches):
+  """Memory that one example of batches takes; None if shapes are not fixed."""
+  specs = tf.nest.flatten(batches.element_spec)
+  if not all(
+    isinstance(s, tf.TensorSpec)
+    and s.dtype != tf.string
+    and s.shape[1:].is_fully_defined()
+    for s in specs
+  ):
+    return None
+  return sum(s.shape[1:].num_elements() * s.dtype.size for s in specs)
+
+
 def _padding(spec):
   """A value of zeros; dimensions without fixed size become 0."""
   if isinstance(spec, tf.RaggedTensorSpec):

@@ -14,17 +14,17 @@ arguments checked before a run starts, an evaluator may declare
 
 import collections
 import dataclasses
-import inspect
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import flax
 import jax
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from big_vision import devices as bv_devices
-from big_vision import fs, lookup, losses
+from big_vision import fs, lookup
 from big_vision.chrono import chrono
 
 CACHES = ("none", "pipeline", "raw_data", "final_data")
@@ -62,7 +62,7 @@ def from_config(
   evaluators = []
   for name, cfg in config.get("evals", {}).items():
     write_note(name)
-    cfg = _as_dict(cfg)
+    cfg = as_dict(cfg)
     kind = cfg.pop("type", name)
     pred = cfg.pop("pred", "predict")
     pred_kw = cfg.pop("pred_kw", None)
@@ -72,14 +72,14 @@ def from_config(
     for key in LOG_KEYS:
       cfg.pop(key, None)
 
-    cfg["batch_size"], source = _batch_size(config, name, cfg)
-    module = _module(kind, name)
+    cfg["batch_size"], source = batch_size_of(config, name, cfg)
+    module = module_of(kind, name)
     if devices is not None:
       cfg["devices"] = devices
-    _check_api(module, name, devices)
+    check_api(module, name, devices)
     if devices is not None and cfg["batch_size"]:
       check_batch_size(cfg["batch_size"], devices, source)
-    predict_fn = _predict_fn(predict_fns, name, pred, pred_kw)
+    predict_fn = predict_fn_of(predict_fns, name, pred, pred_kw)
     evaluator = module.Evaluator(predict_fn, **cfg)
     evaluators.append((name, evaluator, log_steps, prefix))
   return evaluators
@@ -109,6 +109,9 @@ def eval_input_pipeline(
   cache="pipeline",
   prefetch=1,
   warmup=False,
+  memory_gb=1.0,
+  cache_raw=False,
+  cache_final=False,
 ):
   """Opens a dataset for evaluation: every example once, in order, padded.
 
@@ -123,6 +126,10 @@ def eval_input_pipeline(
       preprocessing, "final_data" the preprocessed batches.
     prefetch: number of batches to put on the devices ahead.
     warmup: whether to start reading at once.
+    memory_gb: float, what would take more than this is not cached, whatever
+      `cache` says. Results are the same.
+    cache_raw: bool, the same as `cache="raw_data"`, for configs of the past.
+    cache_final: bool, the same as `cache="final_data"`.
 
   Returns:
     `(get_iter, steps)`: one evaluation takes `steps` batches of `get_iter()`.
@@ -135,6 +142,8 @@ def eval_input_pipeline(
   from big_vision.datasets import core as ds_core
   from big_vision.pp import builder as pp_builder
 
+  cache = "raw_data" if cache_raw else cache
+  cache = "final_data" if cache_final else cache
   mode = "none" if cache is None else str(cache).lower()
   assert mode in CACHES, (
     f"Unknown value for cache: {cache!r}, use one of {', '.join(CACHES)}."
@@ -142,14 +151,33 @@ def eval_input_pipeline(
   check_batch_size(batch_size, devices)
 
   source = ds_core.get(**data)
-  dataset, steps = input_pipeline.make_for_inference(
+  make = functools.partial(
+    input_pipeline.make_for_inference,
     source.get_tfdata(ordered=True, allow_cache=mode != "none"),
     pp_builder.get_preprocess_fn(pp_fn, log_data=str(data)),
     batch_size,
     num_ex_per_process=source.num_examples_per_process(),
-    cache_raw=mode == "raw_data",
-    cache_final=mode == "final_data",
   )
+  dataset, steps = make()
+  if mode in ("raw_data", "final_data"):
+    num = max(source.num_examples_per_process())
+    each = (
+      getattr(source, "bytes_per_example", None)
+      if mode == "raw_data"
+      else input_pipeline.bytes_per_example(dataset)
+    )
+    if each is not None and num * each > memory_gb * 2**30:
+      logging.info(
+        "%s: not cached, since %s takes %.1f GB, more than memory_gb=%s.",
+        data,
+        mode,
+        num * each / 2**30,
+        memory_gb,
+      )
+    else:
+      dataset, _ = make(
+        cache_raw=mode == "raw_data", cache_final=mode == "final_data"
+      )
 
   def start():
     return input_pipeline.start_global(
@@ -316,151 +344,12 @@ def _barrier():
     bv_devices.sync()
 
 
-def validate(config, predict_names, devices):
-  """Checks `config.evals` without opening data or compiling anything.
-
-  Args:
-    config: ConfigDict of a run; its `pp_modules` are imported already.
-    predict_names: names of the predict functions that evaluators may use.
-    devices: sequence of devices that batches are split over.
-
-  Raises:
-    ValueError: starts with the key of what is wrong and names the remedy.
-  """
-  for name, cfg in config.get("evals", {}).items():
-    _validate(config, name, _as_dict(cfg), predict_names, devices)
-
-
-def _validate(config, name, cfg, predict_names, devices):
-  """Checks one entry of `config.evals`, given as a dict."""
-  where, kind = f"config.evals.{name}", cfg.get("type", name)
-  module = _module(kind, name)
-  _check_api(module, name, devices)
-  fns = dict.fromkeys(predict_names)
-  _predict_fn(fns, name, cfg.get("pred", "predict"), cfg.get("pred_kw"))
-
-  accepted, required = _arguments(module.Evaluator)
-  own = {k: v for k, v in cfg.items() if k not in GENERIC_KEYS}
-  for key in own if accepted is not None else ():
-    if key not in accepted - {"devices"}:
-      raise lookup.unknown(
-        f"argument of evaluator {kind!r},",
-        key,
-        (accepted - {"devices"}) | set(GENERIC_KEYS),
-        f"evals.{name}.{key}",
-      )
-  missing = [k for k in required if k not in (*own, "devices", "batch_size")]
-  if missing:
-    raise ValueError(f"{where}: evaluator {kind!r} needs {', '.join(missing)}.")
-
-  batch_size, source = _batch_size(config, name, cfg)
-  if batch_size is not None:
-    check_batch_size(batch_size, devices, source)
-  elif "batch_size" in required:
-    raise ValueError(
-      f"{source} is not set, nor is config.batch_size_eval, "
-      "config.input.batch_size or config.batch_size."
-    )
-
-  if isinstance(cfg.get("loss_name"), str):
-    losses.get(cfg["loss_name"], key=f"evals.{name}.loss_name")
-  cache = cfg.get("cache")
-  if isinstance(cache, str) and cache.lower() not in CACHES:
-    raise lookup.unknown("cache", cache, CACHES, f"evals.{name}.cache")
-  _validate_pp(where, cfg)
-  _validate_data(where, module, cfg)
-
-
-def _validate_pp(where, cfg):
-  """Raises ValueError if a preprocessing string can not be built."""
-  for key in PP_KEYS:
-    if not isinstance(cfg.get(key), str):
-      continue
-    from big_vision.pp import builder as pp_builder  # The TensorFlow wing.
-
-    try:
-      pp_builder.get_preprocess_fn(cfg[key], log_data=False)
-    except Exception as e:  # Whatever an op raises, the string is to blame.
-      raise ValueError(f"{where}.{key}: {_text(e)}") from e
-
-
-def _validate_data(where, module, cfg):
-  """Raises ValueError if a dataset or a split does not exist or is empty."""
-  sources = getattr(module, "data_sources", _data_sources)
-  try:
-    sources = sources(cfg)
-  except (TypeError, ValueError) as e:
-    raise ValueError(f"{where}.{_text(e)}") from e
-  for key, data in sources:
-    if not isinstance(data, Mapping) or "name" not in data:
-      raise ValueError(
-        f"{where}.{key}={data!r} should be a dict with `name` and usually "
-        "`split`, the arguments of datasets.core.get."
-      )
-    from big_vision.datasets import core as ds_core  # The TensorFlow wing.
-
-    try:
-      num_examples = ds_core.get(**data).total_examples
-    except Exception as e:  # Sources raise what their libraries raise.
-      text, usual = _text(e), "config.input.data"
-      if text.startswith(usual + "."):  # They name the key of training.
-        raise ValueError(f"{where}.{key}{text.removeprefix(usual)}") from e
-      raise ValueError(f"{where}.{key}: {text}") from e
-    if not num_examples:
-      raise ValueError(f"{where}.{key}: {dict(data)} has no examples.")
-
-
-def _data_sources(cfg):
-  """The datasets of an evaluator that does not say which it opens."""
-  return [("data", cfg["data"])] if "data" in cfg else []
-
-
-def _arguments(evaluator):
-  """Names that an evaluator takes by keyword besides its predict function.
-
-  Args:
-    evaluator: class, or function that returns an evaluator.
-
-  Returns:
-    `(accepted, required)`: set of names, or None if it takes anything; list of
-    those without default, as far as the class itself tells.
-  """
-  classes = inspect.getmro(evaluator) if inspect.isclass(evaluator) else ()
-  inits = [(vars(c), vars(c)["__init__"], 2) for c in classes
-           if "__init__" in vars(c) and c is not object]  # fmt: skip
-  if not classes:
-    inits = [(vars(evaluator), evaluator, 1)]
-
-  accepted, required = set(), []
-  for i, (attributes, init, skip) in enumerate(inits):
-    names, without_default, more = _signature(init, skip)
-    accepted |= names
-    required += without_default if i == 0 else []
-    if not more:  # What a base class takes can not be reached from here.
-      return accepted, required
-    if "forwards" in attributes:
-      names, without_default, more = _signature(evaluator.forwards, 0)
-      accepted |= names
-      required += without_default if i == 0 else []
-      return (None if more else accepted), required
-  return (None if inits else accepted), required
-
-
-def _signature(fn, skip):
-  """(set of names, names without default, takes **kw) after `skip` ones."""
-  params = list(inspect.signature(fn).parameters.values())[skip:]
-  more = any(p.kind == p.VAR_KEYWORD for p in params)
-  named = [p for p in params if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-  required = [p.name for p in named if p.default is p.empty]
-  return {p.name for p in named}, required, more
-
-
-def _as_dict(cfg):
+def as_dict(cfg):
   """A copy of an evaluator's config that can be taken apart."""
   return cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
 
 
-def _batch_size(config, name, cfg):
+def batch_size_of(config, name, cfg):
   """The global batch size of an evaluator and the config key it is from."""
   candidates = (
     (cfg.get("batch_size"), f"config.evals.{name}.batch_size"),
@@ -476,18 +365,22 @@ def _batch_size(config, name, cfg):
   return None, candidates[0][1]
 
 
-def _module(kind, name):
+def module_of(kind, name):
   """The module of an evaluator; ValueError if there is none."""
   module = lookup.module(
     "evaluators", kind, kind="evaluator", key=f"evals.{name}.type"
   )
   if not hasattr(module, "Evaluator"):
-    known = [m for m in lookup.known_modules("evaluators") if m != "common"]
+    known = [
+      m
+      for m in lookup.known_modules("evaluators")
+      if m not in ("check", "common")
+    ]
     raise lookup.unknown("evaluator", kind, known, f"evals.{name}.type")
   return module
 
 
-def _check_api(module, name, devices):
+def check_api(module, name, devices):
   """Raises RuntimeError if caller and evaluator are not of one generation."""
   api = getattr(module, "API", "pmap")
   if api == "pmap" and devices is not None:
@@ -502,7 +395,7 @@ def _check_api(module, name, devices):
     )
 
 
-def _predict_fn(predict_fns, name, pred, pred_kw):
+def predict_fn_of(predict_fns, name, pred, pred_kw):
   """The predict function that an entry asks for, with its keywords bound."""
   if pred not in predict_fns:
     raise ValueError(
@@ -520,10 +413,3 @@ def _predict_fn(predict_fns, name, pred, pred_kw):
       "hashable, for example tuples in place of lists."
     ) from e
   return fn
-
-
-def _text(e):
-  """The message of an exception; `str` puts quotes around a KeyError's."""
-  text = str(e.args[0]) if isinstance(e, KeyError) and e.args else str(e)
-  known = isinstance(e, ValueError)  # Written for users already.
-  return text if known and text else f"{type(e).__name__}: {text}"

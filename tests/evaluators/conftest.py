@@ -47,3 +47,10 @@ def state():
     yield jax.device_put(
       {"params": {"w": w}}, NamedSharding(mesh, PartitionSpec())
     )
+
+
+@pytest.fixture
+def ops():
+  """Registers the ops that preprocessing strings of the tests use."""
+  pytest.importorskip("tensorflow")
+  from big_vision.pp import ops_general, ops_image  # noqa: F401  (Registers.)

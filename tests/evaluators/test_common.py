@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 
 from big_vision.chrono import chrono
-from big_vision.evaluators import common, mean
+from big_vision.evaluators import check, common, mean
 
 PP = "decode(channels=1)|reshape((8, 8, 1))|value_range(-1, 1)"
 ONEHOT = PP + "|onehot(10, key='label', key_result='labels')"
@@ -137,7 +137,7 @@ def test_bad_entries(spy, entry, message):
   with pytest.raises(ValueError, match=message):
     build(cfg)
   with pytest.raises(ValueError, match=message):
-    common.validate(cfg, ["predict", "other"], jax.devices())
+    check.validate(cfg, ["predict", "other"], jax.devices())
 
 
 def test_batch_size_of_another_key(spy):
@@ -232,113 +232,6 @@ def test_multiprocess_write_json_to_current_folder(tmp_path, monkeypatch):
     common.multiprocess_write_json("x.json", "text")
 
 
-def test_arguments():
-  """What a class takes follows its bases and where they forward to."""
-
-  class Base:
-    forwards = staticmethod(lambda data, *, cache="none": None)
-
-    def __init__(self, predict_fn, loss, **kw):
-      pass
-
-  class Derived(Base):
-    def __init__(self, predict_fn, *args, extra, opt=1, **kw):
-      pass
-
-  class Closed(Base):
-    def __init__(self, predict_fn, opt=1):
-      pass
-
-  class Anything:
-    def __init__(self, predict_fn, a, **kw):
-      pass
-
-  def factory(predict_fn, a, b=2):
-    pass
-
-  args = common._arguments
-  assert args(Base) == ({"loss", "data", "cache"}, ["loss", "data"])
-  assert args(Derived) == (
-    {"extra", "opt", "loss", "data", "cache"}, ["extra"]
-  )  # fmt: skip
-  assert args(Closed) == ({"opt"}, [])
-  assert args(Anything) == (None, ["a"])
-  assert args(factory) == ({"a", "b"}, ["a"])
-
-
-def entry(**kw):
-  return {
-    "type": "classification",
-    "loss_name": "softmax_xent",
-    "data": {"name": "digits", "split": "test"},
-    "pp_fn": ONEHOT + "|keep('image', 'labels')",
-    "log_steps": 10,
-    **kw,
-  }
-
-
-@pytest.fixture
-def ops():
-  pytest.importorskip("tensorflow")
-  from big_vision.pp import ops_general, ops_image  # noqa: F401  (Registers.)
-
-
-@pytest.mark.tf
-def test_validate(tfds_data_dir, ops):
-  fewshot = dict(
-    type="fewshot_lsr",
-    datasets={"dig": ("digits", "train[:50]", "test")},
-    shots=(1,),
-    l2_reg=1.0,
-    pp_train=PP,
-    pp_eval=PP,
-    display_first=[("dig", 1)],
-    log_percent=0.5,
-  )
-  cfg = config(val=entry(cache="Final_Data"), fewshot=fewshot)
-  common.validate(cfg, ["predict"], jax.devices())
-  common.validate(config(), ["predict"], jax.devices())
-
-
-@pytest.mark.tf
-@pytest.mark.parametrize(
-  "change,message",
-  [
-    (dict(loss_nam="x"), r"evals\.val\.loss_nam: .*Did you mean 'loss_name'"),
-    (dict(log_step=3), r"evals\.val\.log_step: .*'log_steps'"),
-    (dict(cach="none"), r"evals\.val\.cach: .*'cache'"),
-    (dict(cache="nothing"), r"evals\.val\.cache: .*'nothing'"),
-    (dict(loss_name="softmax_xnt"), r"evals\.val\.loss_name.*'softmax_xent'"),
-    (dict(pp_fn="decod|keep('image')"), r"evals\.val\.pp_fn: .*decod"),
-    (dict(pp_fn="keep('image'"), r"evals\.val\.pp_fn: .*keep"),
-    (dict(pp_fn="resize(3, sise=4)"), r"evals\.val\.pp_fn: .*sise"),
-    (dict(data={"split": "test"}), r"evals\.val\.data=.*`name`"),
-    (dict(data={"name": "digts", "split": "test"}), r"\.data.*digts"),
-    (dict(data={"name": "digits", "split": "tets"}), r"\.data.*tets.*'test'"),
-    (dict(data={"name": "bv:nothere"}), r"evals\.val\.data.*nothere"),
-    (dict(data={"name": "digits", "splt": "test"}), r"\.data.*splt"),
-    (dict(type="fewshot_lsr"), r"evals\.val\.\w+: unknown argument"),
-    (dict(batch_size=12), r"evals\.val\.batch_size=12 .*8 or 16"),
-  ],
-)
-def test_validate_rejects(tfds_data_dir, ops, change, message):
-  cfg = config(val=entry(**change))
-  with pytest.raises(ValueError, match=r"^config\.evals\.val.*") as e:
-    common.validate(cfg, ["predict"], jax.devices())
-  assert e.match(message)
-
-
-@pytest.mark.tf
-def test_validate_names_what_is_missing(tfds_data_dir, ops):
-  cfg = config(val=entry())
-  del cfg.evals.val.loss_name, cfg.evals.val.data
-  with pytest.raises(ValueError, match=r"evals\.val: .*loss_name, data\."):
-    common.validate(cfg, ["predict"], jax.devices())
-  cfg = mlc.ConfigDict({"evals": {"val": entry()}})
-  with pytest.raises(ValueError, match=r"evals\.val\.batch_size is not set"):
-    common.validate(cfg, ["predict"], jax.devices())
-
-
 @pytest.mark.tf
 @pytest.mark.parametrize(
   "cache", ["none", None, "pipeline", "RAW_data", "final_data"]
@@ -388,13 +281,46 @@ def test_what_is_cached(tfds_data_dir, ops, monkeypatch):
     ("Raw_Data", True, False),
     ("final_data", False, True),
   ]:
-    common.eval_input_pipeline(
-      {"name": "digits", "split": "test"}, PP, 8, jax.devices(), cache=cache
-    )
-    assert (flags_given["cache_raw"], flags_given["cache_final"]) == (
-      raw,
-      final,
-    )
+    flags_given.clear()
+    pipeline(cache=cache)
+    assert flags_given.get("cache_raw", False) == raw
+    assert flags_given.get("cache_final", False) == final
+  # The flags of the past.
+  pipeline(cache="none", cache_final=True)
+  assert flags_given["cache_final"]
+  pipeline(cache_raw=True)
+  assert flags_given["cache_raw"]
+
+
+@pytest.mark.tf
+def test_large_caches_are_not_made(tfds_data_dir, ops, monkeypatch, caplog):
+  from big_vision import input_pipeline
+
+  flags_given = []
+  make = input_pipeline.make_for_inference
+
+  def spy_on(*args, **kw):
+    flags_given.append({k: v for k, v in kw.items() if "cache" in k})
+    return make(*args, **kw)
+
+  monkeypatch.setattr(input_pipeline, "make_for_inference", spy_on)
+  keep = "|keep('image', 'label')"  # 8 * 8 float32, int64, bool, int32 (_id).
+  size = 297 * (4 * 64 + 8 + 1 + 4) / 2**30
+  with caplog.at_level("INFO"):
+    pipeline(PP + keep, cache="final_data", memory_gb=1.01 * size)
+    assert {"cache_raw": False, "cache_final": True} in flags_given
+    assert "not cached" not in caplog.text
+    flags_given.clear()
+    pipeline(PP + keep, cache="final_data", memory_gb=0.99 * size)
+    assert not any(flags_given)
+    assert "not cached, since final_data takes 0.0 GB" in caplog.text
+    pipeline(PP + keep, cache="raw_data", memory_gb=1e-6)
+    assert not any(flags_given)
+
+
+def pipeline(pp=PP, **kw):
+  data = {"name": "digits", "split": "test"}
+  return common.eval_input_pipeline(data, pp, 8, jax.devices(), **kw)
 
 
 @pytest.mark.tf
