@@ -1,0 +1,96 @@
+"""Files of sentencepiece models: where they are, loading, adding pieces."""
+
+import functools
+import os
+import pathlib
+
+from big_vision import download, fs, lookup
+
+_PACKAGE = pathlib.Path(__file__).parent
+_T5 = "gs://t5-data/vocabs"
+
+KNOWN_TOKENIZERS = {
+  "mc4": f"{_T5}/mc4.250000.100extra/sentencepiece.model",
+  "mt5": f"{_T5}/mc4.250000.100extra/sentencepiece.model",
+  "cc_all": f"{_T5}/cc_all.32000/sentencepiece.model",
+  "c4_en": f"{_T5}/cc_en.32000/sentencepiece.model",
+  "t5": f"{_T5}/cc_all.32000.100extra/sentencepiece.model",
+  # Comes with the package, made by tools/train_tokenizer.py.
+  "shapes": str(_PACKAGE / "vocabs" / "shapes.model"),
+}
+
+
+def read(model):
+  """The bytes of a model.
+
+  Args:
+    model: str, one of KNOWN_TOKENIZERS, or a path or URL, see `download.py`.
+
+  Returns:
+    bytes, a serialized `ModelProto` of sentencepiece.
+
+  Raises:
+    ValueError: no such file, or not a model.
+  """
+  uri = KNOWN_TOKENIZERS.get(model, model)
+  if fs.is_local(uri) and not os.path.exists(uri.partition("#sha256=")[0]):
+    raise ValueError(
+      f"Sentencepiece model {model!r}: there is no such file, nor is it the name "
+      f"of a known model{lookup.did_you_mean(model, KNOWN_TOKENIZERS)}"
+    )
+  path = download.fetch(uri)
+  with open(path, "rb") as f:
+    data = f.read()
+  try:
+    processor(data)
+  except RuntimeError as e:
+    raise ValueError(f"{path} is no sentencepiece model: {e}") from e
+  return data
+
+
+@functools.lru_cache(maxsize=16)
+def processor(model_bytes):
+  """The `SentencePieceProcessor` of a model; one object for the same bytes.
+
+  Encoding and decoding change nothing in it, so threads may share it. Options
+  are to be passed with each call, never set on the object.
+  """
+  import sentencepiece  # Only those who tokenize need it.
+
+  return sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
+
+
+def add_pieces(model_bytes, pieces):
+  """A model in which certain strings are pieces of their own.
+
+  A piece that the model has already is replaced in place, which makes a control
+  token visible when decoding; others are appended, in this order. The unknown
+  piece stays what it is, since a model must have one, but is then decoded to
+  its own name.
+
+  Args:
+    model_bytes: bytes of the model.
+    pieces: list of str.
+
+  Returns:
+    (bytes of the new model, list of the ids of `pieces`).
+  """
+  from sentencepiece import sentencepiece_model_pb2 as pb2
+
+  model = pb2.ModelProto.FromString(model_bytes)
+  kinds = pb2.ModelProto.SentencePiece
+  index = {p.piece: i for i, p in enumerate(model.pieces)}
+  ids = []
+  for text in pieces:
+    piece = text.replace(" ", "\u2581")
+    if piece not in index:
+      index[piece] = len(model.pieces)
+      model.pieces.add()
+    ids.append(index[piece])
+    entry = model.pieces[index[piece]]
+    if entry.type == kinds.UNKNOWN:
+      model.trainer_spec.unk_surface = text
+    else:
+      new = kinds(piece=piece, score=0.0, type=kinds.USER_DEFINED)
+      entry.CopyFrom(new)
+  return model.SerializeToString(), ids
