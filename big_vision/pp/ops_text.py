@@ -1,11 +1,171 @@
-"""Preprocessing ops for text: `coco_captions`, `lower`, `strfmt`."""
+"""Preprocessing ops for text; importing this also registers `tokenizers.sp`.
+
+`B` texts, `T` tokens.
+"""
 
 import string
 
 import tensorflow as tf
+from absl import logging
 
+from big_vision import lookup
+from big_vision.datasets.imagenet import class_names
+from big_vision.pp import (
+  ops_general,
+  sentencepiece_model,
+  sentencepiece_ops,
+  string_ops,
+)
 from big_vision.pp.registry import Registry
+from big_vision.pp.sentencepiece_model import KNOWN_TOKENIZERS
+from big_vision.pp.sentencepiece_tokenizer import SentencepieceTokenizer
 from big_vision.pp.utils import InKeyOutKey
+
+__all__ = ["KNOWN_TOKENIZERS", "SentencepieceTokenizer"]  # Re-exported.
+
+_EOS = ("none", "yes", "sticky")
+
+
+def create_tokenizer(model="c4_en", add_eos=True, add_bos=False):
+  """A sentencepiece model as TensorFlow ops.
+
+  Args:
+    model: str, one of KNOWN_TOKENIZERS, or a path or URL, see `download.py`.
+    add_eos: bool, whether texts end with the model's "</s>".
+    add_bos: bool, whether texts begin with the model's "<s>".
+
+  Returns:
+    An object with the methods of `tensorflow_text.SentencepieceTokenizer`, see
+    `sentencepiece_ops.py`.
+
+  Raises:
+    ValueError: no such model, or it has no such token.
+  """
+  data = sentencepiece_model.read(model)
+  return sentencepiece_ops.SentencepieceOps(data, add_eos, add_bos)
+
+
+def tokenize(
+  input_text, tokenizer, max_len, *, pad_value, force_eos, multi_text=False
+):
+  """Token ids of a fixed number.
+
+  Args:
+    input_text: string scalar; with `multi_text` a string tensor of any shape.
+    tokenizer: what `create_tokenizer` returns; or any object whose `tokenize`
+      gives ragged ids of string vectors, such as those of tensorflow_text.
+    max_len: int > 0, number of ids per text.
+    pad_value: int, fills up short texts.
+    force_eos: bool, whether the last id of a text that is too long takes the
+      place of the last id that fits.
+    multi_text: bool, whether `input_text` holds many texts.
+
+  Returns:
+    int32, of the shape of `input_text` plus [max_len]. Each text gives the same
+    ids alone and among others.
+  """
+  if isinstance(input_text, tf.RaggedTensor):
+    flat = tokenize(
+      input_text.flat_values,
+      tokenizer,
+      max_len,
+      pad_value=pad_value,
+      force_eos=force_eos,
+      multi_text=multi_text,
+    )
+    return input_text.with_flat_values(flat)
+  input_text = tf.convert_to_tensor(input_text, tf.string)
+  if not multi_text:
+    input_text.shape.assert_has_rank(0)
+  if hasattr(tokenizer, "encode"):  # In one step, twice as fast.
+    return string_ops.encode_padded(
+      tokenizer.encode,
+      input_text,
+      max_len,
+      pad_value=pad_value,
+      keep_last=force_eos,
+    )
+  rows = tokenizer.tokenize(tf.reshape(input_text, [-1]))  # [B, (T)]
+  tokens = rows.to_tensor(pad_value, shape=[None, max_len])
+  if force_eos:
+    # One value more, so that the index of no text is in range.
+    values = tf.concat([rows.values, [pad_value]], 0)
+    last = tf.gather(values, tf.maximum(rows.row_limits() - 1, 0))  # [B]
+    too_long = rows.row_lengths() > max_len  # [B]
+    at_end = tf.range(max_len) == max_len - 1  # [max_len]
+    cut = too_long[:, None] & at_end[None]  # [B, max_len]
+    tokens = tf.where(cut, last[:, None], tokens)
+  tokens = tf.reshape(tokens, tf.concat([tf.shape(input_text), [max_len]], 0))
+  return tf.ensure_shape(tokens, input_text.shape.concatenate([max_len]))
+
+
+@Registry.register("preprocess_ops.tokenize")
+@InKeyOutKey(indefault=None, outdefault="labels")
+def get_pp_tokenize(
+  max_len,
+  eos,
+  model="c4_en",
+  lower=True,
+  sample_if_multi=True,
+  pad_value="<pad>",
+  add_bos=False,
+):
+  """Turns text into a fixed number of token ids. `inkey` must be given.
+
+  Args:
+    max_len: int, number of ids; longer texts are cut, shorter ones padded.
+    eos: "none"; "yes" for an end token, which is cut off with the rest of a long
+      text; "sticky" for one that stays at the end of a long text too.
+    model: str, the vocabulary, see `create_tokenizer`.
+    lower: bool, whether to make the letters A-Z lower case.
+    sample_if_multi: bool, whether to choose one at random if there are several
+      texts, "" if there is none. Deprecated: use the op `choice`. False keeps
+      all, and gives [..., max_len].
+    pad_value: int id, or str for the id of this piece; that of the unknown piece
+      if there is none.
+    add_bos: bool, whether texts begin with the model's "<s>".
+
+  Returns:
+    `text -> int32 [max_len]`.
+
+  Raises:
+    ValueError: `eos` is none of these, `max_len` is not positive, no such model,
+      or the model lacks a token that is asked for.
+  """
+  if eos not in _EOS:
+    raise ValueError(
+      f"tokenize: unknown eos={eos!r}{lookup.did_you_mean(eos, _EOS)}"
+    )
+  if not (isinstance(max_len, int) and max_len > 0):
+    raise ValueError(f"tokenize: max_len={max_len!r} must be an integer > 0.")
+  data = sentencepiece_model.read(model)
+  tokenizer = sentencepiece_ops.SentencepieceOps(
+    data, add_eos=eos != "none", add_bos=add_bos, lower=lower
+  )
+  if isinstance(pad_value, str):
+    pad_value = tokenizer.piece_to_id(pad_value)
+  choice = ops_general.get_choice(key="text", fewer_ok=True)
+
+  def pp_tokenize(text):
+    if not isinstance(text, tf.RaggedTensor):
+      text = tf.convert_to_tensor(text, tf.string)
+    if sample_if_multi and text.shape.rank:
+      logging.log_first_n(
+        logging.WARNING, "tokenize(sample_if_multi=True) is deprecated", 1
+      )
+      ragged = isinstance(text, tf.RaggedTensor)
+      texts = text.flat_values if ragged else tf.reshape(text, [-1])
+      text = choice({"text": texts})["text"]
+    return tokenize(
+      text,
+      tokenizer,
+      max_len,
+      pad_value=pad_value,
+      force_eos=eos == "sticky",
+      multi_text=not sample_if_multi,
+    )
+
+  return pp_tokenize
 
 
 @Registry.register("preprocess_ops.coco_captions")
@@ -24,6 +184,27 @@ def get_coco_captions(outkey="captions"):
     return data
 
   return coco_captions
+
+
+@Registry.register("preprocess_ops.clip_i1k_label_names")
+@InKeyOutKey(indefault="label", outdefault="labels")
+def get_pp_clip_i1k_label_names():
+  """Turns labels of ImageNet-1k into the class names that CLIP uses."""
+  return _names_of(class_names.CLIP_IMAGENET_CLASS_NAMES)
+
+
+@Registry.register("preprocess_ops.i21k_label_names")
+@InKeyOutKey(indefault="label", outdefault="labels")
+def get_pp_i21k_label_names():
+  """Turns labels of ImageNet-21k into class names."""
+  return _names_of(class_names.IMAGENET21k_CLASS_NAMES)
+
+
+def _names_of(names):
+  """`labels -> names`; an error is raised for labels out of range."""
+  with tf.init_scope():  # Once per op, also if a graph is being built.
+    names = tf.constant(names)
+  return lambda labels: tf.gather(names, labels)
 
 
 @Registry.register("preprocess_ops.lower")

@@ -1,8 +1,10 @@
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from big_vision.pp import builder, ops_text
+from big_vision.pp import builder, ops_text, rng, sentencepiece_model
 
 pytestmark = pytest.mark.tf
 
@@ -91,3 +93,173 @@ def test_strfmt_knows_no_formats(template):
 def test_strfmt_of_unknown_entry():
   with pytest.raises(KeyError, match="nope"):
     ops_text.get_strfmt("{nope}")({"x": 1})
+
+
+# Pieces of the model that comes with the package: 0 <pad>, 1 </s>, 2 <unk>,
+# 3 <s>.
+TEXT = "a red ring"  # Three pieces.
+
+
+def ids(text):
+  model = sentencepiece_model.read("shapes")
+  return sentencepiece_model.processor(model).encode(text)
+
+
+def tokenized(args, text):
+  pp = f"tokenize({args}, model='shapes', inkey='text')"
+  return run(pp, text=tf.constant(text))["labels"]
+
+
+@pytest.mark.parametrize(
+  "args, want",
+  [
+    ("5, eos='none'", [0, 1, 2, "<pad>", "<pad>"]),
+    ("5, eos='yes'", [0, 1, 2, "</s>", "<pad>"]),
+    ("5, 'sticky', pad_value='</s>'", [0, 1, 2, "</s>", "</s>"]),
+    ("5, 'sticky', pad_value='none'", [0, 1, 2, "</s>", "<unk>"]),
+    ("5, 'sticky', pad_value=-7", [0, 1, 2, "</s>", -7]),
+    ("4, 'sticky'", [0, 1, 2, "</s>"]),
+    ("3, 'none'", [0, 1, 2]),
+    ("3, 'yes'", [0, 1, 2]),
+    ("3, 'sticky'", [0, 1, "</s>"]),
+    ("1, 'sticky'", ["</s>"]),
+    ("5, 'sticky', add_bos=True", ["<s>", 0, 1, 2, "</s>"]),
+    ("4, 'sticky', add_bos=True", ["<s>", 0, 1, "</s>"]),
+    ("4, 'none', add_bos=True", ["<s>", 0, 1, 2]),
+  ],
+)
+def test_tokenize(args, want):
+  pieces, special = ids(TEXT), ["<pad>", "</s>", "<unk>", "<s>"]
+  assert len(pieces) == 3
+  want = [
+    special.index(w) if isinstance(w, str) else pieces[w] if w >= 0 else w
+    for w in want
+  ]
+  got = tokenized(args, TEXT)
+  assert got.dtype == tf.int32 and got.numpy().tolist() == want
+  # The same among other texts, short and long.
+  texts = [TEXT, "", f"{TEXT} and a blue star"]
+  many = tokenized(f"{args}, sample_if_multi=False", texts).numpy()
+  assert many[0].tolist() == want
+  grid = [texts, texts[::-1]]
+  got = tokenized(f"{args}, sample_if_multi=False", grid).numpy()
+  np.testing.assert_array_equal(got, [many, many[::-1]])
+  # And with a tokenizer of tensorflow_text, which has no `encode`.
+  kw = dict(pad_value=-7, force_eos="sticky" in args, multi_text=True)
+  ours = ops_text.create_tokenizer("shapes", add_eos="none" not in args)
+  theirs = types.SimpleNamespace(tokenize=ours.tokenize)
+  length = int(args[0])
+  np.testing.assert_array_equal(
+    ops_text.tokenize(grid, theirs, length, **kw),
+    ops_text.tokenize(grid, ours, length, **kw),
+  )
+
+
+def test_long_texts_keep_eos_among_longer_ones():
+  """The reference pads all texts to the longest before it cuts them."""
+  texts = [TEXT, f"{TEXT} and a blue star", TEXT + " and"]
+  got = tokenized("3, 'sticky', sample_if_multi=False", texts).numpy()
+  assert got[:, -1].tolist() == [1, 1, 1]
+
+
+def test_tokenize_foreign_tokenizer_of_one_text():
+  ours = ops_text.create_tokenizer("shapes")
+  theirs = types.SimpleNamespace(tokenize=ours.tokenize)
+  for length in (2, 4, 9):
+    for text in (TEXT, ""):
+      for force_eos in (True, False):
+        kw = dict(pad_value=5, force_eos=force_eos)
+        np.testing.assert_array_equal(
+          ops_text.tokenize(tf.constant(text), theirs, length, **kw),
+          ops_text.tokenize(tf.constant(text), ours, length, **kw),
+        )
+
+
+def test_tokenize_lower():
+  want = [*ids("a red ring"), *ids("É")]
+  got = tokenized("9, 'none'", "A Red riNG É").numpy().tolist()
+  assert got[: len(want)] == want
+  got = tokenized("9, 'none', lower=False", "A Red riNG").numpy().tolist()
+  assert got == (ids("A Red riNG") + [0] * 9)[:9]
+  assert got[:3] != want[:3]
+
+
+def test_tokenize_static_shapes():
+  op = ops_text.get_pp_tokenize(4, "yes", "shapes", key="t")
+  multi = ops_text.get_pp_tokenize(
+    4, "yes", "shapes", key="t", sample_if_multi=False
+  )
+
+  def spec(op, *shape):
+    ds = tf.data.Dataset.from_tensors(tf.zeros([2, 3], tf.string))
+    take = lambda x: x if shape else x[0, 0]
+    return ds.map(lambda x: op({"t": take(x)})).element_spec["t"]
+
+  assert spec(op) == tf.TensorSpec([4], tf.int32)
+  assert spec(multi, 2, 3) == tf.TensorSpec([2, 3, 4], tf.int32)
+
+
+def test_tokenize_samples():
+  op = ops_text.get_pp_tokenize(2, "none", "shapes", key="t")
+  texts = ["red", "blue", "green"]
+  want = {(*ids(t), 0) for t in texts}
+  seen = set()
+  for i in range(40):
+    with rng.example_seed([0, i]), rng.op_scope(0):
+      first = op({"t": tf.constant(texts)})["t"].numpy().tolist()
+    with rng.example_seed([0, i]), rng.op_scope(0):
+      assert op({"t": tf.constant(texts)})["t"].numpy().tolist() == first
+    seen.add(tuple(first))
+  assert seen == want
+  empty = op({"t": tf.zeros([0], tf.string)})["t"]
+  assert empty.numpy().tolist() == [0, 0]
+  ragged = op({"t": tf.ragged.constant([[], ["red"]])})["t"]
+  assert ragged.numpy().tolist() == [*ids("red"), 0]
+
+
+def test_tokenize_ragged():
+  op = ops_text.get_pp_tokenize(
+    2, "none", "shapes", key="t", sample_if_multi=False
+  )
+  got = op({"t": tf.ragged.constant([["red", "blue"], []])})["t"]
+  assert got.to_list() == [[[*ids("red"), 0], [*ids("blue"), 0]], []]
+
+
+@pytest.mark.parametrize(
+  "args, match",
+  [
+    ("4, eos='stick'", "unknown eos='stick'. Did you mean 'sticky'"),
+    ("0, eos='yes'", "max_len=0"),
+    ("4, eos='yes', model='shape'", "'shape'.*Did you mean 'shapes'"),
+  ],
+)
+def test_tokenize_errors(args, match):
+  with pytest.raises(ValueError, match=match):
+    builder.get_preprocess_fn(f"tokenize({args}, inkey='t')")
+
+
+def test_create_tokenizer():
+  assert set(ops_text.KNOWN_TOKENIZERS) >= {
+    "mc4",
+    "mt5",
+    "cc_all",
+    "c4_en",
+    "t5",
+  }
+  tokenizer = ops_text.create_tokenizer("shapes")
+  assert tokenizer.tokenize(TEXT).numpy().tolist() == [*ids(TEXT), 1]
+  tokenizer = ops_text.create_tokenizer("shapes", add_eos=False, add_bos=True)
+  assert tokenizer.tokenize([TEXT]).to_list() == [[3, *ids(TEXT)]]
+  assert ops_text.SentencepieceTokenizer("shapes").to_int(TEXT) == ids(TEXT)
+
+
+def test_label_names():
+  got = run("clip_i1k_label_names", label=tf.constant([[0, 999], [207, 1]]))
+  assert got["labels"].numpy().tolist() == [
+    [b"tench", b"toilet paper"],
+    [b"Golden Retriever", b"goldfish"],
+  ]
+  got = run("i21k_label_names(outkey='n')", label=tf.constant(21842))
+  assert got["n"].numpy() == b"knothole"
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    ops_text.get_pp_clip_i1k_label_names()({"label": tf.constant(1000)})

@@ -1,0 +1,117 @@
+"""Word pieces for the BERT text towers: `bert_tokenize`, `tokenizers.bert`."""
+
+import tensorflow as tf
+
+from big_vision import download
+from big_vision.pp import rng, string_ops, tokenizer, wordpiece
+from big_vision.pp.registry import Registry
+from big_vision.pp.utils import InKeyOutKey
+
+
+def read_vocab(path):
+  """The word pieces of a vocabulary file, one a line; index = id.
+
+  Args:
+    path: str, path or URL of the file, see `download.py`.
+
+  Returns:
+    List of str.
+
+  Raises:
+    ValueError: there is no such file.
+  """
+  with open(download.fetch(path), encoding="utf-8", newline="\n") as f:
+    lines = f.read().split("\n")
+  if lines[-1] == "":  # After the end of the last line.
+    lines.pop()
+  return [line.removesuffix("\r") for line in lines]
+
+
+@Registry.register("preprocess_ops.bert_tokenize")
+@InKeyOutKey(indefault=None, outdefault="labels")
+def get_pp_bert_tokenize(vocab_path, max_len, sample_if_multi=True):
+  """Turns text into a fixed number of ids. `inkey` must be given.
+
+  The ids are those of [CLS] and of the word pieces, lower-cased, cut or filled
+  up with 0. There is no [SEP]; the published LiT models know none.
+
+  Args:
+    vocab_path: str, vocabulary file: path or URL, see `download.py`.
+    max_len: int > 0, number of ids.
+    sample_if_multi: bool, whether to choose one at random if there are several
+      texts; False takes the first. Of no texts, both make the empty text.
+
+  Returns:
+    `text -> int32 [max_len]`; text is a string tensor of any shape.
+
+  Raises:
+    ValueError: `max_len` is not positive, there is no such file, or it lacks
+      [CLS] or [UNK].
+  """
+  if not (isinstance(max_len, int) and max_len > 0):
+    raise ValueError(
+      f"bert_tokenize: max_len={max_len!r} must be an integer > 0."
+    )
+  bert = BertTokenizer(vocab_path)
+  encode = lambda text: [bert.bos_token, *bert.encode(text)]
+
+  def bert_tokenize(text):
+    if isinstance(text, tf.RaggedTensor):
+      text = text.flat_values
+    texts = tf.reshape(tf.convert_to_tensor(text, tf.string), [-1])
+    index = 0
+    if sample_if_multi:
+      num_texts = tf.maximum(tf.size(texts), 1)
+      index = tf.random.stateless_uniform(
+        [], rng.next_seed(), maxval=num_texts, dtype=tf.int32
+      )
+    text = tf.concat([texts, [""]], 0)[index]
+    return string_ops.encode_padded(encode, text, max_len, pad_value=0)
+
+  return bert_tokenize
+
+
+@Registry.register("tokenizers.bert")
+class BertTokenizer(tokenizer.Base):
+  """Word pieces of BERT, see `tokenizer.Tokenizer` for the methods.
+
+  The beginning is [CLS], the end [SEP]; decoding leaves them and [PAD] out, and
+  puts a space before each piece that begins a word.
+
+  Args:
+    vocab_path: str, vocabulary file: path or URL, see `download.py`.
+    dialect: "tf_text" or "bert", see `wordpiece.py`.
+
+  Raises:
+    ValueError: no such file or dialect, or the file lacks [CLS] or [UNK].
+  """
+
+  def __init__(self, vocab_path, dialect="tf_text"):
+    self._pieces = read_vocab(vocab_path)
+    try:
+      self.encode = wordpiece.WordPiece(self._pieces, dialect)
+    except ValueError as e:
+      raise ValueError(f"{vocab_path}: {e}") from e
+    ids = self.encode.ids
+    if "[CLS]" not in ids:
+      raise ValueError(f"{vocab_path}: a vocabulary must have a line [CLS]")
+    self.bos_token = ids["[CLS]"]
+    self.eos_token = ids.get("[SEP]", -1)
+    self.pad_token = ids.get("[PAD]", -1)
+    self.vocab_size = len(self._pieces)
+
+  def decode(self, ids):
+    """See `tokenizer.Base`."""
+    silent = (self.bos_token, self.eos_token, self.pad_token)
+    words = []
+    for i in ids:
+      if not 0 <= i < self.vocab_size:
+        raise IndexError(f"Token id {i} is not in [0, {self.vocab_size}).")
+      if i in silent:
+        continue
+      piece = self._pieces[i]
+      if piece.startswith("##") and words:
+        words[-1] += piece.removeprefix("##")
+      else:
+        words.append(piece)
+    return " ".join(words)

@@ -1,0 +1,77 @@
+"""Sentencepiece in TensorFlow graphs, without tensorflow_text.
+
+`SentencepieceOps` has the methods of `tensorflow_text.SentencepieceTokenizer`
+that this package and its users call, and gives the same ids. It is used even
+where tensorflow_text is installed, so that there is one way only: that package
+asks for the full TensorFlow next to tensorflow-cpu, and must fit its version.
+"""
+
+import tensorflow as tf
+
+from big_vision.pp import sentencepiece_model, string_ops
+
+
+class SentencepieceOps:
+  """A sentencepiece model as TensorFlow ops, eager and in graphs.
+
+  Args:
+    model: bytes of the model.
+    add_eos: bool, whether `tokenize` ends texts with the "</s>" of the model.
+    add_bos: bool, whether it begins them with "<s>".
+    lower: bool, whether to make the letters A-Z lower case before, as
+      `tf.strings.lower` does, but without an op of its own.
+
+  Raises:
+    ValueError: the model has no such token.
+  """
+
+  def __init__(self, model, add_eos=False, add_bos=False, lower=False):
+    self._model = sp = sentencepiece_model.processor(model)
+    for name, wanted, i in [
+      ("eos", add_eos, sp.eos_id()),
+      ("bos", add_bos, sp.bos_id()),
+    ]:
+      if wanted and i < 0:
+        raise ValueError(
+          f"add_{name}=True, but the sentencepiece model has no {name} token."
+        )
+    before = [sp.bos_id()] if add_bos else []
+    after = [sp.eos_id()] if add_eos else []
+    self._around = before, after
+    self._lower = lower
+
+  def encode(self, text):
+    """Ids of one text, bytes, in Python: list of int."""
+    if self._lower:
+      text = text.lower()  # ASCII only, as it is bytes.
+    before, after = self._around
+    return [*before, *self._model.EncodeAsIds(text), *after]
+
+  def tokenize(self, input):  # The name of tensorflow_text.
+    """Ids of texts: int32 [T] for a scalar, else ragged with rows of ids."""
+    return string_ops.encode_strings(self.encode, input)
+
+  def detokenize(self, input):
+    """Texts of ids [..., T], ragged or not: strings [...]."""
+    return string_ops.decode_ids(self._model.DecodeIds, input)
+
+  def vocab_size(self, name=None):
+    """Number of pieces, int32 scalar."""
+    return tf.constant(self._model.GetPieceSize(), tf.int32, name=name)
+
+  def string_to_id(self, input):
+    """Ids of pieces, int32, in the shape of `input`; see `piece_to_id`."""
+    input = tf.convert_to_tensor(input, tf.string)
+    one_id = lambda piece: [self.piece_to_id(piece.decode(errors="replace"))]
+    rows = string_ops.encode_strings(one_id, tf.reshape(input, [-1]))
+    return tf.reshape(rows.values, tf.shape(input))
+
+  def id_to_string(self, input):
+    """Pieces with these ids, strings in the shape of `input`."""
+    return string_ops.decode_ids(
+      lambda ids: self._model.IdToPiece(ids[0]), tf.expand_dims(input, -1)
+    )
+
+  def piece_to_id(self, piece):
+    """Id of one piece, in Python; that of the unknown piece if there is none."""
+    return self._model.PieceToId(piece)

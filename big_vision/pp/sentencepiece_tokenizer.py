@@ -1,0 +1,78 @@
+"""`tokenizers.sp`: sentencepiece with extra tokens, for use in Python and tf.
+
+`sentencepiece_ops.py` has the interface of tensorflow_text instead.
+"""
+
+from absl import logging
+
+from big_vision.pp import sentencepiece_model, tokenizer
+from big_vision.pp.registry import Registry
+
+
+@Registry.register("tokenizers.sp")
+class SentencepieceTokenizer(tokenizer.Base):
+  """A sentencepiece model, see `tokenizer.Tokenizer` for its methods.
+
+  Args:
+    model: str, see `sentencepiece_model.read`.
+    tokensets: names of sets of extra tokens, see `tokenizer.get_extra_tokens`.
+      They become pieces of the model, see `sentencepiece_model.add_pieces`.
+
+  Attributes:
+    extras: dict, id -> extra token.
+  """
+
+  def __init__(self, model, tokensets=()):
+    data = sentencepiece_model.read(model)
+    plain = sentencepiece_model.processor(data)
+    self._specials = {
+      "pad": plain.pad_id(),
+      "eos": plain.eos_id(),
+      "bos": plain.bos_id(),
+    }
+    extra = tokenizer.get_extra_tokens(tokensets)
+    data, ids = sentencepiece_model.add_pieces(data, extra)
+    self._model = sentencepiece_model.processor(data)
+    self.extras = dict(zip(ids, extra, strict=True))
+    # The model itself no longer counts a control token as special once it is an
+    # extra token, but its id is still the one to append, or to stop at.
+    names = {"<pad>": "pad", "</s>": "eos", "<s>": "bos"}
+    for i, token in self.extras.items():
+      kind = names.get(token)
+      if kind and self._specials[kind] < 0:
+        self._specials[kind] = i
+
+  @property
+  def pad_token(self):
+    return self._specials["pad"]
+
+  @property
+  def eos_token(self):
+    return self._specials["eos"]
+
+  @property
+  def bos_token(self):
+    return self._specials["bos"]
+
+  @property
+  def vocab_size(self):
+    return self._model.GetPieceSize()
+
+  def encode(self, text):
+    """See `tokenizer.Base`."""
+    return self._model.EncodeAsIds(text)
+
+  def decode(self, ids):
+    """See `tokenizer.Base`. The unknown id becomes " ⁇ "."""
+    return self._model.DecodeIds(ids)
+
+  def to_piece(self, idx):
+    """The piece with this id, str; "▁" in it stands for a space."""
+    return self._model.IdToPiece(int(idx))
+
+  def _check_known(self, piece):
+    """The id of a piece; an error is logged if the model does not have it."""
+    idx = self._model.PieceToId(piece)
+    if idx == self._model.unk_id():
+      logging.error("The tokenizer has no piece %r", piece)
+    return idx
