@@ -12,6 +12,7 @@ TF_WING = (
   "big_vision.pp.",
   "big_vision.datasets.",
   "big_vision.input_pipeline",
+  "big_vision.tools.convert_dataset",
   "big_vision.tools.download_tfds_datasets",
 )
 
