@@ -115,15 +115,16 @@ def _join(folder, names, listings):
 
 def _list_images(root, base):
   """(paths of images below, Counter of the extensions of other files)."""
-  folders, files = _scan(root + base)
-  images = [base + f for f in files if _is_image(f)]
-  others = collections.Counter(
-    posixpath.splitext(f)[1].lower() for f in files if not _is_image(f)
-  )
-  for folder in folders:
-    more, ignored = _list_images(root, f"{base}{folder}/")
-    images += more
-    others += ignored
+  images, others = [], collections.Counter()
+  for name, is_folder in _entries(root + base):
+    if is_folder:
+      more, ignored = _list_images(root, f"{base}{name}/")
+      images += more
+      others += ignored
+    elif _is_image(name):
+      images.append(base + name)
+    else:
+      others[posixpath.splitext(name)[1].lower()] += 1
   return images, others
 
 
@@ -132,18 +133,20 @@ def _is_image(name):
 
 
 def _scan(path):
-  """Sorted names of (folders, files) in a folder, without hidden ones."""
+  """Sorted names of (folders, files) in a folder."""
+  entries = _entries(path)
+  folders = [name for name, is_folder in entries if is_folder]
+  return folders, [name for name, is_folder in entries if not is_folder]
+
+
+def _entries(path):
+  """Sorted list of (name, is it a folder), without hidden ones."""
   if fs.is_local(path):
-    with os.scandir(path) as entries:
-      entries = [(e.name, e.is_dir()) for e in entries]
+    with os.scandir(path) as it:
+      entries = [(e.name, e.is_dir()) for e in it]
   else:
     entries = _scan_remote(path)
-  entries = [
-    e for e in sorted(entries) if not e[0].startswith((".", "__MACOSX"))
-  ]
-  return [n for n, is_dir in entries if is_dir], [
-    n for n, is_dir in entries if not is_dir
-  ]
+  return sorted(e for e in entries if not e[0].startswith((".", "__MACOSX")))
 
 
 def _scan_remote(path):

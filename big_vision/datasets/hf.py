@@ -25,7 +25,7 @@ class DataSource(core.IndexedDataSource):
     split: str, with slices as in TFDS, "train[:90%]+validation". For files that
       begin with the name of the split, or are in a folder of that name. None:
       all, if there is one split only.
-    name: str, the configuration, for `load_dataset`.
+    config: str, name of the configuration, for `load_dataset`.
     revision: str, of the hub, for `load_dataset`.
     features: dict of feature -> column ("image" -> "img"); columns of a struct
       are "struct/column". By default all columns under their own names, those
@@ -43,13 +43,13 @@ class DataSource(core.IndexedDataSource):
     path,
     split=None,
     *,
-    name=None,
+    config=None,
     revision=None,
     features=None,
     num_classes=None,
     cache_dir=None,
   ):
-    load = {"name": name, "revision": revision, "cache_dir": cache_dir}
+    load = {"name": config, "revision": revision, "cache_dir": cache_dir}
     load = {k: v for k, v in load.items() if v is not None}
     split, parts = hf_files.open_splits(path, split, load)
     self._parts = list(itertools.chain.from_iterable(parts.values()))

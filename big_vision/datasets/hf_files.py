@@ -1,6 +1,7 @@
 """Opening Hugging Face datasets: Arrow files, Parquet files, the hub."""
 
 import collections
+import fnmatch
 import json
 import os
 import re
@@ -82,6 +83,8 @@ def open_splits(path, split, load):
     names = _names(split, [])
     parts = {n: _saved(path, "") for n in names}
   elif files := _find(path):
+    if not os.path.isdir(path):
+      path = os.path.commonpath([os.path.dirname(f) for f in files])
     by_split = _by_split(files, path)
     names = _names(split, [n for n in by_split if n != slices.ALL])
     all_files = dict.fromkeys(names, files)
@@ -147,13 +150,16 @@ def _missing(path):
 
 
 def _damaged(path, e):
-  return f"The shard {path} is cut off or damaged: {e}. Copy it again."
+  reason = str(e).rstrip(".")
+  return f"The shard {path} is cut off or damaged: {reason}. Copy it again."
 
 
 def _find(path):
   """Sorted paths of Arrow or Parquet files: one, those that a glob matches, or
   all below a folder. Those that the numbers in their names imply are included,
   so that it is noticed when one is missing."""
+  if os.path.isfile(path):
+    return [path] if path.endswith(_SUFFIXES) else []
   if os.path.isdir(path):
     found = {
       os.path.join(folder, name)
@@ -161,16 +167,19 @@ def _find(path):
       for name in names
     }
   else:
-    found = {path} if os.path.isfile(path) else set(fs.glob(path))
+    found = set(fs.glob(path))
   found = {name for name in found if name.endswith(_SUFFIXES)}
-  for name in list(found):
+  implied = set()
+  for name in found:
     stem, suffix = os.path.splitext(name)
     if match := _SHARD.fullmatch(stem):
       base, width, total = match["base"], len(match["n"]), match["total"]
-      found |= {
+      implied |= {
         f"{base}-{n:0{width}d}-of-{total}{suffix}" for n in range(int(total))
       }
-  return sorted(found)
+  if not os.path.isdir(path):
+    implied = fnmatch.filter(implied, path)
+  return sorted(found.union(implied))
 
 
 def _by_split(files, root):

@@ -38,6 +38,7 @@ class DataSource(core.IndexedDataSource):
       `cache_dir`. Or a dict of split name -> such.
     split: str, names in that dict and slices as in TFDS, "train[:90%]"; without
       a dict everything is called "all". Slices follow the order of the shards.
+      None: everything, if there is one split only.
     features: dict of feature -> where it comes from: extensions, the first that
       a sample has ("jpg;png"), or a value in JSON ("json:size.width"). `cls` is
       an int64, other files are strings of bytes. By default images are called
@@ -53,7 +54,7 @@ class DataSource(core.IndexedDataSource):
     self, path, split=None, *, features=None, num_classes=None, cache_dir=None
   ):
     patterns = dict(path) if isinstance(path, Mapping) else {slices.ALL: path}
-    split = split or slices.ALL
+    split = split or _only(patterns)
     for name in slices.names(split):
       if name not in patterns:
         raise lookup.unknown("split", name, patterns, "input.data.split")
@@ -175,6 +176,16 @@ class DataSource(core.IndexedDataSource):
       return {}
     hit = np.isin(self._numbers, list(by_number)).nonzero()[0]
     return {int(i): by_number[int(self._numbers[i])] for i in hit}
+
+
+def _only(patterns):
+  """The split if there is one only."""
+  if len(patterns) != 1:
+    raise ValueError(
+      "config.input.data.split: data.path has several splits, name one: "
+      f"{', '.join(map(repr, patterns))}."
+    )
+  return next(iter(patterns))
 
 
 def _open(paths, cache_dir):

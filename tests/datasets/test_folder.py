@@ -1,0 +1,174 @@
+"""Folders of images: classes, splits, lists of labels, errors."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from big_vision import input_pipeline
+from big_vision.datasets import core, folder
+
+pytestmark = pytest.mark.tf
+
+IMAGE = tf.io.encode_png(np.zeros([2, 3, 3], np.uint8)).numpy()
+
+
+def write(root, files, content=IMAGE):
+  for file in files:
+    path = root / file
+    os.makedirs(path.parent, exist_ok=True)
+    path.write_bytes(content)
+  return str(root)
+
+
+def rows(path, split=None, **kw):
+  source = folder.DataSource(path, split, **kw)
+  return [
+    (e["file_name"].decode(), int(e["label"]))
+    for e in source.get_tfdata(ordered=True).as_numpy_iterator()
+  ]
+
+
+@pytest.fixture
+def pets(tmp_path):
+  files = ["train/dog/2.PNG", "train/dog/10.jpg", "train/ant/a/x.bmp"]
+  files += ["train/ant/b.gif", "train/cat/1.jpeg", "val/dog/9.png"]
+  write(tmp_path, [*files, "val/cat/3.webp"])
+  # What does not count.
+  write(tmp_path, ["train/dog/.hidden.jpg", "train/.git/x.png", "val/n.txt"])
+  write(tmp_path, ["train/ant/notes.txt", "train/__MACOSX/cat/1.jpg"], b"text")
+  write(tmp_path, ["annotations/boxes/1.xml"], b"text")
+  return str(tmp_path)
+
+
+def test_classes_and_order(pets):
+  train = [
+    ("train/ant/a/x.bmp", 0),
+    ("train/ant/b.gif", 0),
+    ("train/cat/1.jpeg", 1),
+    ("train/dog/10.jpg", 2),
+    ("train/dog/2.PNG", 2),
+  ]
+  # No ants in this split, and the labels are the same all the same.
+  val = [("val/cat/3.webp", 1), ("val/dog/9.png", 2)]
+  assert rows(pets, "train") == train
+  assert rows(pets, "val") == val
+  assert rows(pets, "val+train") == val + train
+  assert rows(pets + "/train") == [(f[6:], k) for f, k in train]
+  source = core.get("bv:folder", path=pets, split="val")
+  assert source.classes == ["ant", "cat", "dog"]
+  e = next(source.get_tfdata(ordered=True).as_numpy_iterator())
+  assert e["image"] == IMAGE and e["class_name"] == b"cat"
+  assert e["tfds_id"].decode() == pets + "/val/cat/3.webp"
+  assert e["label"].dtype == np.int64 and e["_id"].dtype == np.int32
+
+
+def test_class_list(pets, tmp_path):
+  names = ["fish", "dog", "cat", "ant"]
+  assert [k for _, k in rows(pets, "val", classes=names)] == [2, 1]
+  path = tmp_path / "classes.txt"
+  path.write_text("\n".join(names) + "\n\n")
+  assert [k for _, k in rows(pets, "val", classes=str(path))] == [2, 1]
+
+
+def test_slices_are_samples_of_all_classes(tmp_path):
+  files = [f"{c}/{i:03d}.png" for c in "abcd" for i in range(50)]
+  path = write(tmp_path, files)
+  first, rest = rows(path, "all[:80%]"), rows(path, "all[80%:]")
+  assert len(first) == 160 and sorted(first + rest) == rows(path)
+  assert first == sorted(first) and rest == sorted(rest)
+  assert {k for _, k in rest} == {0, 1, 2, 3}
+  # Another image moves few of the others to the other side.
+  write(tmp_path, ["b/1000.png"])
+  assert len(set(rows(path, "all[80%:]")) ^ set(rest)) <= 2
+
+
+def test_csv_of_names(pets, tmp_path):
+  labels = tmp_path / "labels.csv"
+  labels.write_text(
+    "\ufefflabel,  file,note\n"
+    'wolf,train/dog/10.jpg,"x, y"\nant,train/ant/b.gif,\ndog,val/dog/9.png,\n'
+  )
+  want = [("train/dog/10.jpg", 2), ("train/ant/b.gif", 0)]
+  assert rows(pets, "train", labels=str(labels))[0] == ("train/dog/10.jpg", 1)
+  assert rows(pets, labels=str(labels)) == [*want, ("val/dog/9.png", 1)]
+  kw = dict(labels=str(labels), classes=["ant", "dog", "wolff"])
+  source = folder.DataSource(pets, **kw)
+  (problem,) = source.problems()
+  assert "'wolf' of" in problem and "10.jpg" in problem
+  assert "Did you mean 'wolff'" in problem
+  with pytest.raises(tf.errors.InvalidArgumentError, match="10.jpg"):
+    source.read(tf.constant(0, tf.int64))
+  assert source.read(tf.constant(1, tf.int64))["label"] == 0
+
+
+def test_csv_of_ints(pets, tmp_path):
+  labels = tmp_path / "labels.csv"
+  text = "file,label\nval/dog/9.png,4\nval/cat/3.webp,-1\nval/cat/3.webp, 3\n"
+  labels.write_text(text)
+  source = folder.DataSource(pets, labels=str(labels))
+  assert source.classes is None and source.total_examples == 3
+  assert source.read(tf.constant(0, tf.int64))["label"] == 4
+  (problem,) = source.problems()  # More is not known without num_classes.
+  assert "label -1 of" in problem and "3.webp" in problem
+  problems = folder.DataSource(
+    pets, labels=str(labels), num_classes=4
+  ).problems()
+  assert len(problems) == 2 and r"outside of [0, 4)" in problems[0]
+
+
+def test_remote_folder():
+  """The file system in memory of TensorFlow stands in for gs://."""
+  for file in ("train/b/2.png", "train/a/1.png", "train/a/deep/0.jpg"):
+    folder_name = "ram://pets/" + os.path.dirname(file)
+    tf.io.gfile.makedirs(folder_name)
+    with tf.io.gfile.GFile("ram://pets/" + file, "wb") as f:
+      f.write(IMAGE)
+  source = folder.DataSource("ram://pets", "train")
+  es = list(source.get_tfdata(ordered=True).as_numpy_iterator())
+  names = [e["file_name"].decode() for e in es]
+  assert names == ["train/a/1.png", "train/a/deep/0.jpg", "train/b/2.png"]
+  assert [int(e["label"]) for e in es] == [0, 0, 1]
+  assert all(e["image"] == IMAGE for e in es)
+
+
+@pytest.mark.parametrize(
+  "kw, message",
+  [
+    (dict(split="trian"), "input.data.split.*'trian'.*Did you mean 'train'"),
+    (dict(split="val[:1%]"), "no examples"),
+    (dict(split="val", classes=["dog", "car"]), "val/cat .*Did you mean 'car'"),
+    (dict(split="val", classes=["a", "a"]), r"\['a'\] more than once"),
+    (dict(split="val", classes="/none.txt"), "no file '/none.txt'"),
+    (dict(labels="/none.csv"), "data.labels: there is no file"),
+    (dict(split="annotations"), "no images.*'.xml'"),
+  ],
+)
+def test_errors(pets, kw, message):
+  with pytest.raises(ValueError, match=message):
+    folder.DataSource(pets, **kw)
+
+
+def test_more_errors(pets, tmp_path):
+  with pytest.raises(ValueError, match="no folder '/not/here'"):
+    folder.DataSource("/not/here")
+  for name in ("0.png", "1.jpg"):
+    write(tmp_path, [f"flat/{name}"])
+  with pytest.raises(
+    ValueError, match="not in folders of classes.*data.labels"
+  ):
+    folder.DataSource(str(tmp_path / "flat"))
+  write(tmp_path, ["splits/train/a/1.png", "splits/val/a/2.png"])
+  with pytest.raises(ValueError, match="look like splits.*'train.val'"):
+    folder.DataSource(str(tmp_path / "splits"))
+  labels = tmp_path / "labels.csv"
+  labels.write_text("name,label\nx,1\n")
+  with pytest.raises(ValueError, match="columns file and label; it has"):
+    folder.DataSource(pets, labels=str(labels))
+  labels.write_text("file,label\nx.png,1\n")
+  with pytest.raises(ValueError, match="begins with 'train/'"):
+    folder.DataSource(pets, "train", labels=str(labels))
+  cfg = {"batch_size": 8, "data": {"name": "bv:folder", "pth": pets}}
+  with pytest.raises(ValueError, match="Did you mean 'path'"):
+    input_pipeline.validate(cfg)
