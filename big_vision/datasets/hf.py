@@ -4,15 +4,23 @@ Local folders of Arrow or Parquet files, or a dataset of the hub. Rows are read
 from memory-mapped Arrow files, one by one; images stay encoded.
 """
 
-import bisect
 import itertools
 from collections.abc import Mapping
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from big_vision import lookup
-from big_vision.datasets import core, hf_files, hf_types, problems, slices, tfds
+from big_vision.datasets import (
+  core,
+  hf_files,
+  hf_types,
+  problems,
+  python_reader,
+  slices,
+  tfds,
+)
 
 
 class DataSource(core.IndexedDataSource):
@@ -56,7 +64,7 @@ class DataSource(core.IndexedDataSource):
     for part in self._parts:
       if part.problem:
         logging.error("%s", part.problem)
-    self._ends = list(itertools.accumulate(map(len, self._parts)))
+    self._ends = np.cumsum([len(part) for part in self._parts])
     sizes = {k: sum(map(len, v)) for k, v in parts.items()}
     self._numbers = slices.positions(split, sizes)
     table = next((p.table for p in self._parts if not p.problem), None)
@@ -94,28 +102,30 @@ class DataSource(core.IndexedDataSource):
       dict: the features; `tfds_id`, the file, the row in it and the file name
       of the image if that is known; `_id`, int32 hash of file name and row.
     """
-    checked = self._problems.check(index, {"index": index})
+    index = self._problems.check(index, {"index": index})["index"]
     specs = [column.spec for column in self._columns.values()]
-    names = [tf.TensorSpec([], tf.string)] * 2
-    *values, tfds_id, name = problems.call_python(
-      self._read, checked["index"], [*specs, *names]
-    )
+    specs.append(tf.TensorSpec([], tf.string))
+    *values, tfds_id = python_reader.call(self._read, index, specs)
     example = dict(zip(self._columns, values, strict=True))
+    number = tf.gather(self._numbers, index)
+    part = tf.searchsorted(self._ends, number[None], side="right")[0]
+    row = number - tf.gather(np.concatenate([[0], self._ends]), part)
+    file_name = tf.gather([p.name for p in self._parts], part)
+    name = tf.strings.join([file_name, ":", tf.strings.as_string(row)])
     return {**example, "tfds_id": tfds_id, "_id": tfds.hash_id(name)}
 
   def _read(self, index):
     number = int(self._numbers[index])
-    p = bisect.bisect_right(self._ends, number)
+    p = int(np.searchsorted(self._ends, number, side="right"))
     part = self._parts[p]
-    row = number - self._ends[p] + len(part)
+    row = number - int(self._ends[p]) + len(part)
     where, values = f"{part.path}:{row}", []
     for column in self._columns.values():
       value, file_name = column.read(part.table, row, where)
       if file_name:
         where = f"{part.path}:{row} ({file_name})"
       values.append(value)
-    short = f"{part.name}:{row}"
-    return [*values, where.encode(), short.encode()]
+    return [*values, where.encode()]
 
   def _find_problems(self):
     """dict of example number -> message."""

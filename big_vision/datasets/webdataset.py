@@ -4,7 +4,6 @@ Files in a tar file that follow each other and share a name up to the first dot
 are one sample, the rest of the name says which field: `0001.jpg`, `0001.cls`.
 """
 
-import bisect
 import itertools
 import json
 import os
@@ -15,7 +14,14 @@ import tensorflow as tf
 from absl import logging
 
 from big_vision import fs, lookup
-from big_vision.datasets import core, problems, shards, slices, tfds
+from big_vision.datasets import (
+  core,
+  problems,
+  python_reader,
+  shards,
+  slices,
+  tfds,
+)
 
 _IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif")
 _JSON_TYPES = {
@@ -65,7 +71,7 @@ class DataSource(core.IndexedDataSource):
       parts = _open(shards.expand(patterns[name]), cache_dir)
       self._shards += parts
       sizes[name] = sum(map(len, parts))
-    self._ends = list(itertools.accumulate(map(len, self._shards)))
+    self._ends = np.cumsum([len(s) for s in self._shards])
     self._numbers = slices.positions(split, sizes)
     samples = next(s for s in self._shards if not s.problem)
     self._features = _parse_features(features or _default_features(samples))
@@ -99,20 +105,25 @@ class DataSource(core.IndexedDataSource):
       dict: the features; `tfds_id`, path of the shard and key of the sample;
       `_id`, int32 hash of the name of the shard and the key.
     """
-    checked = self._problems.check(index, {"index": index})
-    specs = [tf.TensorSpec([], dtype) for dtype in self._dtypes.values()]
-    names = [tf.TensorSpec([], tf.string)] * 2
-    *values, tfds_id, name = problems.call_python(
-      self._read, checked["index"], [*specs, *names]
-    )
+    index = self._problems.check(index, {"index": index})["index"]
+    dtypes = [*self._dtypes.values(), tf.string]
+    specs = [tf.TensorSpec([], dtype) for dtype in dtypes]
+    *values, tfds_id = python_reader.call(self._read, index, specs)
     example = dict(zip(self._features, values, strict=True))
+    # Without the folder, in which the shards may lie elsewhere.
+    number = tf.gather(self._numbers, index)
+    shard = tf.searchsorted(self._ends, number[None], side="right")[0]
+    begins = [
+      len(s.path[: s.path.rfind("/") + 1].encode()) for s in self._shards
+    ]
+    name = tf.strings.substr(tfds_id, tf.gather(begins, shard), tf.int32.max)
     return {**example, "tfds_id": tfds_id, "_id": tfds.hash_id(name)}
 
   def _locate(self, index):
     """(shard, number of the sample in it)."""
     number = int(self._numbers[index])
-    s = bisect.bisect_right(self._ends, number)
-    return self._shards[s], number - self._ends[s] + len(self._shards[s])
+    s = int(np.searchsorted(self._ends, number, side="right"))
+    return self._shards[s], number - int(self._ends[s]) + len(self._shards[s])
 
   def _read(self, index):
     shard, number = self._locate(index)
@@ -129,8 +140,7 @@ class DataSource(core.IndexedDataSource):
           f"{name!r} of the sample {key!r} in {shard.path} is {value!r}, but in "
           f"the first sample it was of the type {self._dtypes[name].name}."
         )
-    short = f"{os.path.basename(shard.path)}/{key}"
-    return [*values.values(), f"{shard.path}/{key}".encode(), short.encode()]
+    return [*values.values(), f"{shard.path}/{key}".encode()]
 
   def _dtype(self, shard, feature):
     if feature.extensions == ("cls",):

@@ -111,7 +111,7 @@ def test_bad_values(tmp_path, value, feature, message):
   with pa.ipc.new_stream(str(tmp_path / "x.arrow"), schema) as out:
     out.write_table(table)
   source = hf_source.DataSource(str(tmp_path))
-  with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+  with pytest.raises(ValueError, match=message):
     source.read(tf.constant(0, tf.int64))
 
 
@@ -121,9 +121,7 @@ def test_num_classes(tmp_path):
     str(tmp_path / "ds"), features={"label": "y"}, num_classes=3
   )
   assert source.read(tf.constant(0, tf.int64))["label"] == 0
-  with pytest.raises(
-    tf.errors.InvalidArgumentError, match=r"3 of .*:1 .*\[0, 3"
-  ):
+  with pytest.raises(ValueError, match=r"3 of .*:1 .*\[0, 3"):
     source.read(tf.constant(1, tf.int64))
 
 

@@ -294,10 +294,10 @@ def test_damaged_shards(folder, caplog):
 def test_shard_that_shrinks_or_goes_while_in_use(folder):
   source = webdataset.DataSource(str(folder / "s-08.tar"))
   os.truncate(folder / "s-08.tar", 3000)
-  with pytest.raises(tf.errors.OpError, match="shorter.*s-08.tar/a.b/003"):
+  with pytest.raises(ValueError, match="shorter.*s-08.tar/a.b/003"):
     source.read(tf.constant(3, tf.int64))
   (folder / "s-08.tar").unlink()
-  with pytest.raises(tf.errors.OpError, match="No such file.*s-08.tar"):
+  with pytest.raises(ValueError, match="No such file.*s-08.tar"):
     source.read(tf.constant(3, tf.int64))
 
 
@@ -310,9 +310,9 @@ def test_labels(folder):
   for i, message in enumerate(
     [r"label b'dog' of .*s-08.tar/1 is no int", r"2 of .*s-08.tar/2 .*\[0, 2\)"]
   ):
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+    with pytest.raises(ValueError, match=message):
       source.read(tf.constant(i, tf.int64))
   source = webdataset.DataSource(str(path))
   assert source.read(tf.constant(1, tf.int64))["label"] == 2
-  with pytest.raises(tf.errors.InvalidArgumentError, match="not be negative"):
+  with pytest.raises(ValueError, match="not be negative"):
     source.read(tf.constant(2, tf.int64))
