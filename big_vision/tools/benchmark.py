@@ -3,10 +3,12 @@
 python -m big_vision.tools.benchmark [--parts step,input,checkpoint]
     [--model vit --variant S/16 --res 224 --batch 8 --dtype float32]
     [--pp STRING] [--json FILE]
+python -m big_vision.tools.benchmark --parts source [--examples 20000]
 
 step        seconds per step and images/s of the model on synthetic data, next
             to a plain flax step of the same ViT; time to the first step
 input       images/s of a preprocessing string on JPEGs of 500x375 pixels
+source      images/s, memory and time to resume for kinds of TFDS files
 checkpoint  how long the loop waits for a save, and how long the save takes
 
 The parts `step` and `checkpoint` need no TensorFlow, `step` no orbax either.
@@ -14,17 +16,18 @@ docs/benchmarks.md has the method and figures.
 """
 
 import argparse
-import importlib
 import json
 import os
 import platform
-import resource
 import statistics
 import sys
 import tempfile
 import time
 
-PARTS = ("step", "input", "checkpoint")
+from big_vision.tools.measure import num_cpus, peak_memory, timed_rounds
+
+PARTS = ("step", "input", "checkpoint", "source")
+DEFAULT_PARTS = ("step", "input", "checkpoint")
 DEFAULT_PP = (
   "decode_jpeg_and_inception_crop({res})|flip_lr|value_range(-1, 1)"
   '|onehot({classes}, key="label", key_result="labels")'
@@ -66,47 +69,6 @@ def peak_flops(device_kind):
     if device_kind.startswith(start):
       return flops
   return None
-
-
-def num_cpus():
-  """Number of CPU cores this process may use."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count()
-
-
-def peak_memory():
-  """Peak memory so far, in bytes: of the process and of the first device."""
-  rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  memory = {"host_bytes": rss * (1 if sys.platform == "darwin" else 1024)}
-  if "jax" in sys.modules:
-    stats = sys.modules["jax"].local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-      memory["device_bytes"] = stats["peak_bytes_in_use"]
-  return memory
-
-
-def timed_rounds(fns, steps, rounds):
-  """Seconds per step of functions, run in turns so that noise hits them alike.
-
-  Args:
-    fns: dict of name -> function; `fn(steps)` runs them and waits for the end.
-    steps: int, steps per round.
-    rounds: int.
-
-  Returns:
-    dict of name -> {"median": seconds, "best": seconds}, over the rounds.
-  """
-  seconds = {name: [] for name in fns}
-  for _ in range(rounds):
-    for name, fn in fns.items():
-      start = time.perf_counter()
-      fn(steps)
-      seconds[name].append((time.perf_counter() - start) / steps)
-  return {
-    name: {"median": statistics.median(s), "best": min(s)}
-    for name, s in seconds.items()
-  }
 
 
 class _Trainer:
@@ -323,71 +285,6 @@ def benchmark_step(args):
   return result
 
 
-def make_jpegs(num, height=375, width=500):
-  """Synthetic photographs: noise of all scales, about 110 kB each as JPEG.
-
-  Args:
-    num: int, number of images.
-    height: pixels.
-    width: pixels.
-
-  Returns:
-    List of bytes.
-  """
-  import numpy as np
-  import tensorflow as tf
-
-  rng = np.random.default_rng(0)
-  jpegs = []
-  for _ in range(num):
-    image = np.full((height, width, 3), 128.0, np.float32)
-    for scale in (1, 2, 4, 16, 64):
-      shape = (height // scale + 1, width // scale + 1, 3)
-      noise = rng.normal(scale=17 * scale**0.3, size=shape).astype(np.float32)
-      image += tf.image.resize(noise, (height, width)).numpy()
-    image = np.clip(image, 0, 255).astype(np.uint8)
-    jpegs.append(tf.io.encode_jpeg(image, quality=90).numpy())
-  return jpegs
-
-
-def benchmark_input(args):
-  """Times the training input pipeline; returns a dict of figures."""
-  import tensorflow as tf
-
-  from big_vision import input_pipeline
-  from big_vision.pp import builder
-
-  for ops in ("ops_general", "ops_image"):
-    importlib.import_module(f"big_vision.pp.{ops}")
-  pp = args.pp.format(res=args.res, classes=args.classes)
-  jpegs = make_jpegs(args.images)
-  labels = [i % args.classes for i in range(args.images)]
-  data = tf.data.Dataset.from_tensor_slices({"image": jpegs, "label": labels})
-  batches = iter(
-    input_pipeline.make_for_train(
-      data, builder.get_preprocess_fn(pp), args.images // 4
-    )
-  )
-  per_pass = 4 * (args.images // 4)
-  run = lambda passes: [next(batches) for _ in range(4 * passes)]
-  run(1)  # Fills buffers, and settles the number of threads.
-  # Long enough for what was prepared ahead not to count.
-  passes = 8
-  cpu_start = time.process_time()  # Of all threads.
-  seconds = timed_rounds({"input": run}, passes, args.rounds)["input"]
-  cpu_seconds = time.process_time() - cpu_start
-  return {
-    "pp": pp,
-    "images": f"{args.images} JPEGs of 500x375",
-    "mean_bytes": sum(map(len, jpegs)) / len(jpegs),
-    "images_per_second": per_pass / seconds["median"],
-    "images_per_second_per_core": per_pass / seconds["median"] / num_cpus(),
-    # Also right on a machine with other load.
-    "images_per_cpu_second": per_pass * passes * args.rounds / cpu_seconds,
-    "peak_memory": peak_memory(),
-  }
-
-
 def benchmark_checkpoint(args):
   """Times saves of a training state; returns a dict of figures."""
   import jax
@@ -464,7 +361,7 @@ def parse_args(argv=None):
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add("--parts", default=",".join(PARTS), help="comma-separated")
+  add("--parts", default=",".join(DEFAULT_PARTS), help="comma-separated")
   add("--model", default="vit", help="as config.model_name")
   add("--variant", default="S/16")
   add("--model_kw", default="{}", help='JSON, for example {"scan": true}')
@@ -478,7 +375,8 @@ def parse_args(argv=None):
   add("--no-reference", dest="reference", action="store_false")
   add("--pp", default=DEFAULT_PP, help="{res} and {classes} are filled in")
   add("--images", type=int, default=256, help="number of JPEGs")
-  add("--dir", help="where checkpoints go; default is the temporary folder")
+  add("--examples", type=int, default=20_000, help="size of the dataset")
+  add("--dir", help="for what is written; default is the temporary folder")
   add("--json", help="also write the figures to this file")
   args = parser.parse_args(argv)
   args.parts = args.parts.split(",")
@@ -488,13 +386,32 @@ def parse_args(argv=None):
   return args
 
 
+def _input_part(name):
+  """A part that needs TensorFlow, imported when it runs."""
+
+  def run(args):
+    from big_vision.tools import benchmark_input
+
+    return getattr(benchmark_input, name)(args)
+
+  return run
+
+
+_BENCHMARKS = {
+  "step": benchmark_step,
+  "checkpoint": benchmark_checkpoint,
+  "input": _input_part("benchmark_input"),
+  "source": _input_part("benchmark_source"),
+}
+
+
 def main(argv=None):
   """Runs the parts, prints a table; returns the figures as a dict."""
   args = parse_args(argv)
   results = {"machine": {}}
   for part in args.parts:
     print(f"Measuring {part} ...", file=sys.stderr)
-    results[part] = globals()[f"benchmark_{part}"](args)
+    results[part] = _BENCHMARKS[part](args)
   results["machine"] = describe_machine()
   print(format_table(results))
   if args.json:

@@ -8,7 +8,7 @@ import time
 import jax
 import pytest
 
-from big_vision.tools import benchmark
+from big_vision.tools import benchmark, benchmark_input, measure
 
 TINY = [
   "--variant=mu/16",
@@ -77,15 +77,32 @@ def test_input():
   assert 0 < results["images_per_second_per_core"]
   assert 0 < results["images_per_cpu_second"]
   assert (
-    results["images_per_second_per_core"] * benchmark.num_cpus()
+    results["images_per_second_per_core"] * measure.num_cpus()
   ) == pytest.approx(results["images_per_second"])
+
+
+@pytest.mark.tf
+def test_source(tmp_path, monkeypatch):
+  pytest.importorskip("tensorflow")
+  for name in ("tfrecord_all_in_memory", "array_record"):  # Each takes seconds.
+    monkeypatch.delitem(benchmark_input._SOURCES, name)
+  results = benchmark.main(
+    ["--parts=source", "--examples=100", "--res=32", f"--dir={tmp_path}"]
+  )["source"]
+  assert 80_000 < results["bytes"] / 100 < 140_000
+  for name in benchmark_input._SOURCES:
+    assert results[name]["images_per_second"] > 0
+    assert results[name]["seconds_to_resume"] > 0
+    assert results[name]["peak_memory_bytes"] > 1e8
+  assert results["seconds_to_make_index"] > 0
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.tf
 def test_jpegs():
   tf = pytest.importorskip("tensorflow")
-  one, two = benchmark.make_jpegs(2, height=375, width=500)
-  assert one != two and benchmark.make_jpegs(1) == [one]
+  one, two = benchmark_input.make_jpegs(2, height=375, width=500)
+  assert one != two and benchmark_input.make_jpegs(1) == [one]
   assert tf.io.decode_jpeg(one).shape == (375, 500, 3)
   assert 80_000 < len(one) < 140_000
 
@@ -100,7 +117,7 @@ def test_rounds_alternate_and_are_per_step():
 
     return fn
 
-  seconds = benchmark.timed_rounds(
+  seconds = measure.timed_rounds(
     {"a": run("a", 0.01), "b": run("b", 0.02)}, steps=2, rounds=2
   )
   assert calls == [("a", 2), ("b", 2)] * 2

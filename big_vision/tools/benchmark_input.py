@@ -1,0 +1,199 @@
+"""The parts of `benchmark` about data: preprocessing and kinds of files."""
+
+import importlib
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+
+import numpy as np
+
+from big_vision.tools.measure import num_cpus, peak_memory, timed_rounds
+
+
+def make_jpegs(num, height=375, width=500):
+  """Synthetic photographs: noise of all scales, about 110 kB each as JPEG.
+
+  Args:
+    num: int, number of images.
+    height: pixels.
+    width: pixels.
+
+  Returns:
+    List of bytes.
+  """
+  import tensorflow as tf
+
+  rng = np.random.default_rng(0)
+  jpegs = []
+  for _ in range(num):
+    image = np.full((height, width, 3), 128.0, np.float32)
+    for scale in (1, 2, 4, 16, 64):
+      shape = (height // scale + 1, width // scale + 1, 3)
+      noise = rng.normal(scale=17 * scale**0.3, size=shape).astype(np.float32)
+      image += tf.image.resize(noise, (height, width)).numpy()
+    image = np.clip(image, 0, 255).astype(np.uint8)
+    jpegs.append(tf.io.encode_jpeg(image, quality=90).numpy())
+  return jpegs
+
+
+def benchmark_input(args):
+  """Times the training input pipeline; returns a dict of figures."""
+  import tensorflow as tf
+
+  from big_vision import input_pipeline
+  from big_vision.pp import builder
+
+  import_ops()
+  pp = args.pp.format(res=args.res, classes=args.classes)
+  jpegs = make_jpegs(args.images)
+  labels = [i % args.classes for i in range(args.images)]
+  data = tf.data.Dataset.from_tensor_slices({"image": jpegs, "label": labels})
+  batches = iter(
+    input_pipeline.make_for_train(
+      data, builder.get_preprocess_fn(pp), args.images // 4
+    )
+  )
+  per_pass = 4 * (args.images // 4)
+  run = lambda passes: [next(batches) for _ in range(4 * passes)]
+  run(1)  # Fills buffers, and settles the number of threads.
+  # Long enough for what was prepared ahead not to count.
+  passes = 8
+  cpu_start = time.process_time()  # Of all threads.
+  seconds = timed_rounds({"input": run}, passes, args.rounds)["input"]
+  cpu_seconds = time.process_time() - cpu_start
+  return {
+    "pp": pp,
+    "images": f"{args.images} JPEGs of 500x375",
+    "mean_bytes": sum(map(len, jpegs)) / len(jpegs),
+    "images_per_second": per_pass / seconds["median"],
+    "images_per_second_per_core": per_pass / seconds["median"] / num_cpus(),
+    # Also right on a machine with other load.
+    "images_per_cpu_second": per_pass * passes * args.rounds / cpu_seconds,
+    "peak_memory": peak_memory(),
+  }
+
+
+def import_ops():
+  """Registers the ops of core configs."""
+  for ops in ("ops_general", "ops_image", "archive.randaug"):
+    importlib.import_module(f"big_vision.pp.{ops}")
+
+
+# What is compared by the part `source`: arguments of the data, of the input.
+_SOURCES = {
+  # As much memory as the config asks for.
+  "tfrecord_all_in_memory": (False, 1e6, None),
+  # The default for files that can only be read in order.
+  "tfrecord_limited": (False, None, None),
+  "tfrecord_index": (None, None, "index"),
+  "array_record": (None, None, "array_record"),
+}
+
+
+def benchmark_source(args):
+  """Trains nothing, but reads as the ImageNet configs do; a dict of figures.
+
+  Writes a dataset of JPEGs in TFRecord files, then reads it with `cache_raw`
+  and a shuffle buffer of 250,000, by each way that there is; in a process of
+  its own each, since memory is what is measured.
+  """
+  results = {"examples": args.examples}
+  context = multiprocessing.get_context("spawn")
+  with tempfile.TemporaryDirectory(dir=args.dir) as folder:
+    results["bytes"] = write_dataset(folder, args.examples, args.classes)
+    for name, (random_access, memory_gb, convert_to) in _SOURCES.items():
+      if convert_to:
+        from big_vision.tools import convert_dataset
+
+        start = time.perf_counter()
+        convert_dataset.convert("jpegs", convert_to, data_dir=folder)
+        seconds = time.perf_counter() - start
+        results[f"seconds_to_make_{convert_to}"] = seconds
+      pp = args.pp.format(res=args.res, classes=args.classes)
+      data = dict(name="jpegs", split="train", data_dir=folder)
+      config = dict(
+        data=dict(data, random_access=random_access),
+        batch_size=100,
+        cache_raw=True,
+        shuffle_buffer_size=250_000,
+        pp=pp,
+      )
+      if memory_gb:
+        config["memory_gb"] = memory_gb
+      with context.Pool(1) as pool:
+        results[name] = pool.apply(
+          _read_source, (json.dumps(config), max(args.examples // 100, 2))
+        )
+  return results
+
+
+def write_dataset(folder, num_examples, num_classes):
+  """Writes a TFDS dataset `jpegs` in TFRecord files; returns its bytes."""
+  import tensorflow_datasets as tfds
+
+  from big_vision.datasets import embedded
+
+  jpegs = make_jpegs(min(num_examples, 500))
+
+  class Jpegs(embedded.Builder, skip_registration=True):
+    name = "jpegs"
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+      features = {
+        "image": tfds.features.Image(encoding_format="jpeg"),
+        "label": tfds.features.ClassLabel(num_classes=num_classes),
+      }
+      return tfds.core.DatasetInfo(
+        builder=self, features=tfds.features.FeaturesDict(features)
+      )
+
+    def _split_generators(self, dl_manager):
+      return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+      for i in range(num_examples):
+        image = jpegs[i % len(jpegs)]
+        yield i, {"image": image, "label": i % num_classes}
+
+  builder = embedded.prepare(lambda: Jpegs(data_dir=folder))
+  return builder.info.splits["train"].num_bytes
+
+
+def _read_source(config, num_batches):
+  """One epoch, then a restart in the middle of the third; in a new process."""
+  os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+  from big_vision import input_pipeline
+
+  import_ops()
+  config = json.loads(config)
+
+  def first_batch(**kw):
+    start = time.perf_counter()
+    batches = iter(input_pipeline.training(config, **kw)[0])
+    next(batches)
+    return batches, time.perf_counter() - start
+
+  first_batch()  # Whatever is done once.
+  before = peak_memory()["host_bytes"]
+  batches, to_start = first_batch()
+  start, cpu_start = time.perf_counter(), time.process_time()
+  for _ in range(num_batches - 1):
+    next(batches)
+  seconds = time.perf_counter() - start
+  cpu_seconds = time.process_time() - cpu_start
+  after = peak_memory()["host_bytes"]
+  del batches
+  _, to_resume = first_batch(start_step=int(2.5 * num_batches))
+  num = 100 * (num_batches - 1)
+  return {
+    "seconds_to_first_batch": to_start,
+    "seconds_to_resume": to_resume,
+    "images_per_second": num / seconds,
+    "images_per_second_per_core": num / seconds / num_cpus(),
+    "images_per_cpu_second": num / cpu_seconds,
+    "peak_memory_bytes": after,
+    "memory_growth_bytes": after - before,
+  }
