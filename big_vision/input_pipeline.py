@@ -190,6 +190,7 @@ def _component(config, name, key, log_label, keep_only=None, **kw):
     "config.input.filter_fn is gone: use pre_filter_fn, which sees raw examples"
   )
   source = core.get(**config.data)
+  _report_problems(source, name, config.get("skip_errors"))
   tfdata = config.get("tfdata", mlc.ConfigDict()).to_dict()
   preprocess_fn = builder.get_preprocess_fn(
     config.get("pp"), log_data=log_label
@@ -208,6 +209,26 @@ def _component(config, name, key, log_label, keep_only=None, **kw):
     bytes_per_example=getattr(source, "bytes_per_example", None),
     preprocess_fn=preprocess_fn,
     **{"num_parallel_calls": DEFAULT_NUM_PARALLEL_CALLS, **kw, **options},
+  )
+
+
+def _report_problems(source, name, skip_errors):
+  """Refuses or counts examples that are known to be unusable, before reading."""
+  # A source of one's own need not derive from core.DataSource.
+  problems = getattr(source, "problems", list)()
+  if not problems:
+    return
+  if not skip_errors:
+    raise ValueError(
+      f"config.input.data: {len(problems)} examples of {name!r} can not be used, "
+      f"the first: {problems[0]} Set config.input.skip_errors=True to leave such "
+      "examples out."
+    )
+  logging.warning(
+    "input.skip_errors: %d examples of %s can not be used: %s",
+    len(problems),
+    name,
+    "; ".join(problems[:5]),
   )
 
 
