@@ -356,7 +356,10 @@ def run_epochs(cfg, num_steps, after_open=None):
   if after_open:
     after_open()
   it = input_pipeline.start_global(ds, np.array(jax.devices()[:1]))
-  return [next(it) for _ in range(num_steps)]
+  try:
+    return [next(it) for _ in range(num_steps)]
+  finally:
+    it.close()  # Else it goes on logging while the next test runs.
 
 
 @pytest.mark.parametrize("kind, damage", DAMAGES)
@@ -381,7 +384,7 @@ def test_errors_name_the_file_and_are_counted(
   with caplog.at_level("WARNING"):
     run_epochs(config(data, skip_errors=True), 9, after)
   dropped = [r.getMessage() for r in caplog.records if "dropped" in r.msg]
-  assert f"{num} since the start" in dropped[0]
+  assert any(f"{num} since the start" in text for text in dropped)
 
 
 def test_labels_outside_the_range_in_csv_and_arrow(forms, tmp_path, caplog):
