@@ -76,5 +76,5 @@ def get_config(runlocal=False):
     config.input.shuffle_buffer_size = 100
     config.evals = dict(val={**config.evals.val, "cache": "none"})
   if is_demo:
-    demo.apply(config, lr=0.025, wd=2.5e-5)  # In proportion to the batch.
+    demo.apply(config, lr=0.1)
   return config

@@ -63,5 +63,5 @@ def get_config(arg=None):
   )
   config.evals.fewshot = get_fewshot_lsr()
   if arg.demo:
-    demo.apply(config, lr=0.0075, wd=7.5e-6)  # In proportion to the batch.
+    demo.apply(config, lr=0.1)
   return config

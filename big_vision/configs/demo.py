@@ -6,10 +6,11 @@
 `apply` turns the finished config of a real experiment into one that trains in a
 minute or two on two CPU cores: the dataset `shapes` of this package in place of
 all others, images of 32 pixels, a tiny model of the same family, few steps.
-What makes the recipe stays as it is: preprocessing and augmentation, loss,
-optimizer, shape of the schedule, and every evaluator, which runs at the start,
-halfway and at the end. It is for trying things out, in particular changes to a
-config, and says nothing about accuracies.
+What makes the recipe stays: preprocessing and augmentation (mild, or so few
+steps would not show that it learns), loss, optimizer, shape of the schedule, and
+every evaluator, which runs at the start, halfway and at the end. It is for
+trying things out, in particular changes to a config, and says nothing about
+accuracies.
 
 A config offers it with `demo=False` among the arguments that it parses, and
 these last lines:
@@ -22,6 +23,7 @@ these last lines:
 import math
 
 from big_vision import lookup
+from big_vision.configs import demo_pp
 
 # The embedded dataset, see docs/datasets.md, and the class to learn: the colour
 # of the nearest object, which survives crops that its shape does not.
@@ -31,6 +33,8 @@ SIZE = 32  # Pixels.
 
 BATCH_SIZE = 64
 TOTAL_STEPS = 500
+# More than this mixes too much for a model that sees an image a few times.
+MAX_MIXUP_P = 0.1
 
 # The tiny model of each family: what to change in `config.model`.
 MODELS = {
@@ -43,19 +47,8 @@ MODELS = {
     tokens_mlp_dim=64,
     channels_mlp_dim=128,
   ),
-  "nfnet": dict(variant="mu"),
+  "nfnet": dict(variant="mu", dtype_mm=None),
   "vit": dict(variant="mu/8", width=64, depth=3, mlp_dim=128, num_heads=4),
-}
-
-# The argument of preprocessing ops that is in pixels; it is always the first.
-_PIXELS = {
-  "central_crop": "crop_size",
-  "decode_jpeg_and_inception_crop": "size",
-  "inception_crop": "size",
-  "random_crop": "crop_size",
-  "resize": "size",
-  "resize_long": "longer_size",
-  "resize_small": "smaller_size",
 }
 
 # Positions in splits are divided by this, so that what is held out of a large
@@ -94,13 +87,15 @@ def apply(config, *, model=None, **changes):
     ValueError: there is no tiny model of this family.
   """
   with config.ignore_type():
+    _change_model(config, model)
     _change_input(config.input)
     for cfg in config.get("evals", {}).values():
       _change_eval(cfg)
-    _change_model(config, model)
     _change_durations(config)
     if "batch_size" in config:
       config.batch_size = BATCH_SIZE
+    if (config.get("mixup") or {}).get("p"):
+      config.mixup.p = min(config.mixup.p, MAX_MIXUP_P)
     config.update(changes)
 
 
@@ -218,56 +213,6 @@ def _change_pp(cfg):
   """All preprocessing strings of a dict: `pp`, `pp_fn`, `pp_train`, ..."""
   for key, value in cfg.items():
     if key.split("_")[0] == "pp" and isinstance(value, str):
-      cfg[key] = _pp(value)
-
-
-def _pp(pp):
-  """A preprocessing string that ends in `SIZE` and `NUM_CLASSES`.
-
-  Args:
-    pp: str.
-
-  Returns:
-    The string with all sizes in proportion to the last one, and with `LABEL`
-    in place of whatever labels it uses.
-  """
-  from big_vision.pp import builder, registry  # The TensorFlow wing.
-
-  ops = [
-    (section, *registry.parse_name(section))
-    for section in builder.split_pipeline(pp)
-  ]
-  sizes = [_get(kw, args, _PIXELS.get(name)) for _, name, args, kw in ops]
-  final = next((s for s in reversed(sizes) if s), SIZE)
-  final = max(final) if isinstance(final, (tuple, list)) else final
-
-  labels, result = [], []
-  for (section, name, args, kw), size in zip(ops, sizes, strict=True):
-    if name == "keep":
-      labels += [key for key in args if key == "label"]
-    elif name == "onehot":
-      labels.append(kw.get("key", args[1] if len(args) > 1 else "labels"))
-      section = _call(name, "depth", NUM_CLASSES, args, kw)
-    elif size:
-      scale = lambda pixels: round(pixels * SIZE / final)
-      many = isinstance(size, (tuple, list))
-      small = tuple(map(scale, size)) if many else scale(size)
-      section = _call(name, _PIXELS[name], small, args, kw)
-    result.append(section)
-  copies = [f'copy("{LABEL}", "{key}")' for key in dict.fromkeys(labels)]
-  return "|".join([*copies, *result])
-
-
-def _get(kw, args, key):
-  """The argument `key` of an op, which is its first; or None."""
-  return kw.get(key, args[0] if key and args else None)
-
-
-def _call(name, key, value, args, kw):
-  """The text of an op with another value of its first argument, `key`."""
-  if args:
-    args = (value, *args[1:])
-  else:
-    kw = {**kw, key: value}
-  words = [*map(repr, args), *(f"{k}={v!r}" for k, v in kw.items())]
-  return f"{name}({', '.join(words)})"
+      cfg[key] = demo_pp.shrink(
+        value, size=SIZE, num_classes=NUM_CLASSES, label=LABEL
+      )

@@ -10,7 +10,7 @@ r"""Loads a checkpoint and evaluates it, with the trainer and without training.
     --config.model.variant B/32 --config.model_init howto-i21k-B/32
 
 Expected: the metrics of every evaluator, once; with `--workdir` they are also
-in `big_vision_initial_metrics.txt`. Without `model_init` a random model is
+in its `big_vision_metrics.txt`. Without `model_init` a random model is
 evaluated, which tells how good chance is.
 
 Arguments: `name` is a function of this file that completes the config, so copy

@@ -80,5 +80,5 @@ def get_config(mode=None):
     config.input.batch_size = 512
     config.input.cache_raw = False
   if is_demo:
-    demo.apply(config)
+    demo.apply(config, lr=0.003)
   return config

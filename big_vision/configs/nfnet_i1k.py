@@ -88,7 +88,5 @@ def get_config(arg=None):
 
   bvcc.input_for_quicktest(config.input, arg.runlocal)
   if arg.demo:
-    # CPUs are slow at bfloat16. The batch is small, steps are few.
-    model = dict(variant="mu", width=(64, 96), depth=(1, 1), dtype_mm=None)
-    demo.apply(config, model=model, lr=0.2, grad_clip_agc=0.1)
+    demo.apply(config, lr=0.2)
   return config

@@ -129,5 +129,5 @@ def get_config(arg=None):
 
   bvcc.input_for_quicktest(config.input, arg.runlocal)
   if arg.demo:
-    demo.apply(config)
+    demo.apply(config, lr=0.003)
   return config

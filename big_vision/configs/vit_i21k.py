@@ -85,5 +85,5 @@ def get_config(arg=None):
     config.input.batch_size = 8
     config.input.shuffle_buffer_size = 10
   if arg.demo:
-    demo.apply(config)
+    demo.apply(config, lr=0.003)
   return config

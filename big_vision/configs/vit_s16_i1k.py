@@ -63,5 +63,5 @@ def get_config(arg=None):
 
   config.evals = bvcc.imagenet_evals(loss_name=config.loss, log_steps=2500)
   if arg.demo:
-    demo.apply(config)
+    demo.apply(config, lr=0.003)
   return config

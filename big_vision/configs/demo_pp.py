@@ -1,0 +1,105 @@
+"""Preprocessing strings for small images, few classes and few steps."""
+
+import math
+
+# First arguments of the ops that are changed.
+_ARGS = {
+  "central_crop": ("crop_size",),
+  "decode_jpeg_and_inception_crop": ("size", "area_min"),
+  "inception_crop": ("size", "area_min"),
+  "onehot": ("depth", "key"),
+  "randaug": ("num_layers", "magnitude"),
+  "random_crop": ("crop_size",),
+  "resize": ("size",),
+  "resize_long": ("longer_size",),
+  "resize_small": ("smaller_size",),
+}
+_PIXELS = ("crop_size", "longer_size", "size", "smaller_size")
+
+# Crops keep at least this percentage of the area: the objects in small images
+# are lost otherwise.
+AREA_MIN = 50
+# RandAugment of more layers or magnitude takes much longer to learn from.
+RANDAUG = dict(num_layers=1, magnitude=5)
+
+
+def shrink(pp, *, size, num_classes, label):
+  """Makes a preprocessing string one for small data.
+
+  Args:
+    pp: str, ops separated by `|`.
+    size: int, pixels of the images that the model will see. All sizes change in
+      the proportion that the last of them does.
+    num_classes: int, length of one-hot vectors.
+    label: str, feature of the dataset that takes the place of any label.
+
+  Returns:
+    The string. Ops that need no change stay letter by letter.
+  """
+  from big_vision.pp import builder  # The TensorFlow wing.
+
+  ops = [_Op(section) for section in builder.split_pipeline(pp)]
+  sizes = [_larger(op.get(op.pixels)) for op in ops]
+  last = next((s for s in reversed(sizes) if s), size)
+
+  labels = {}  # As an ordered set.
+  for op, old in zip(ops, sizes, strict=True):
+    if old:
+      op.set(op.pixels, _scaled(op.get(op.pixels), size / last))
+    if op.name.endswith("inception_crop"):
+      op.set("area_min", max(op.get("area_min", 0), AREA_MIN))
+    elif op.name == "randaug":
+      for key, most in RANDAUG.items():
+        op.set(key, min(op.get(key, math.inf), most))
+    elif op.name == "onehot":
+      labels[op.get("key", "labels")] = None
+      op.set("depth", num_classes)
+    elif op.name == "keep" and "label" in op.args:
+      labels["label"] = None
+  copies = [f'copy("{label}", "{key}")' for key in labels]
+  return "|".join([*copies, *map(str, ops)])
+
+
+class _Op:
+  """One op of a preprocessing string, whose arguments can be changed."""
+
+  def __init__(self, section):
+    from big_vision.pp import registry
+
+    self.name, args, self.kw = registry.parse_name(section)
+    self.args = list(args)
+    self.keys = _ARGS.get(self.name, ())
+    # The argument that is in pixels, None if there is none.
+    self.pixels = next((k for k in self.keys if k in _PIXELS), None)
+    self._text = section
+
+  def get(self, key, default=None):
+    """The value of an argument."""
+    given = dict(zip(self.keys, self.args, strict=False)) | self.kw
+    return given.get(key, default)
+
+  def set(self, key, value):
+    """Changes an argument, or adds it."""
+    place = self.keys.index(key)
+    if place < len(self.args):
+      self.args[place] = value
+    else:
+      self.kw[key] = value
+    words = [*map(repr, self.args)]
+    words += [f"{k}={v!r}" for k, v in self.kw.items()]
+    self._text = f"{self.name}({', '.join(words)})"
+
+  def __str__(self):
+    return self._text
+
+
+def _larger(size):
+  """The larger side of a size, which is an int, a pair or None."""
+  return max(size) if isinstance(size, (tuple, list)) else size
+
+
+def _scaled(size, factor):
+  """A size times a factor, in whole pixels."""
+  if isinstance(size, (tuple, list)):
+    return tuple(round(s * factor) for s in size)
+  return round(size * factor)

@@ -1,0 +1,271 @@
+"""The argument `demo`: every config trains in small, with its evaluators."""
+
+import concurrent.futures
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import ml_collections as mlc
+import numpy as np
+import pytest
+
+import toy
+from big_vision import train
+from big_vision.configs import common_fewshot, demo
+from big_vision.training import cli
+
+pytestmark = pytest.mark.tf
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIGS = ROOT / "big_vision/configs"
+# Not configs but what they share.
+SHARED = ("__init__", "common", "common_fewshot", "demo", "demo_pp")
+NAMES = [p.stem for p in sorted(CONFIGS.glob("*.py")) if p.stem not in SHARED]
+
+# What tests add to the command, to take less time. Convolutions are slow on
+# CPUs but learn fast; quickstart counts epochs; load_and_eval does not train.
+STEPS = ["--config.total_steps=150"]
+FLAGS = {
+  "bit_i1k": ["--config.total_steps=80"],
+  "bit_i21k": ["--config.total_steps=80"],
+  "nfnet_i1k": ["--config.total_steps=100"],
+  "quickstart": ["--config.total_epochs=6"],
+  "load_and_eval": [],
+}
+
+
+def get_config(name, arg="demo"):
+  return importlib.import_module(f"big_vision.configs.{name}").get_config(arg)
+
+
+@pytest.mark.parametrize(
+  "split, evaluated, trained",
+  [
+    ("train", "train[:512]", "train"),
+    ("train[:99%]", "train[:99%]", "train[:99%]"),
+    ("train[98%:]", "train[98%:]", "train[98%:]"),
+    ("full[51200:]", "train[1024:1536]", "train[1024:]"),
+    ("full[:25_600]", "train[:512]", "train[:512]"),
+    ("full[25_600:51_200]", "train[512:1024]", "train[512:1024]"),
+    ("train[:16]", "train[:1]", "train[:1]"),
+    ("train[-100:]", "train[-2:]", "train[-2:]"),
+    ("validation", "validation", "validation"),
+    ("val", "validation", "validation"),
+    ("test2017[:1000]", "test[:20]", "test[:20]"),
+    ("trainval+test", "train[:512]+test", "train+test"),
+  ],
+)
+def test_splits(split, evaluated, trained):
+  assert demo._split(split) == evaluated
+  assert demo._split(split, train=True) == trained
+
+
+def test_mixture_durations_and_rules():
+  """What no config of the core has: mixtures, several schedules, cooldowns."""
+  part = lambda name: dict(
+    data=dict(name=name, split="train", data_dir="/x"),
+    pp="decode|resize(64)",
+    shuffle_buffer_size=10**6,
+  )
+  config = mlc.ConfigDict(
+    dict(
+      input=dict(data=dict(a=0.5, b=2), a=part("x"), b=part("y"), batch_size=1024),
+      total_examples=10**9,
+      log_training_epochs=1,
+      keep_ckpt_percent=0.1,
+      schedule=[
+        ("head/.*", None),
+        (".*", dict(decay_type="rsqrt", timescale=10_000, warmup_examples=10**6,
+                    cooldown_steps=50_000)),
+      ],
+      model_name="my.model",
+      model=dict(width=1024),
+      evals=dict(
+        mine=dict(type="my.evaluator", log_examples=7, batch_size=4096),
+        fewshot=common_fewshot.get_fewshot_lsr(log_epochs=1),
+      ),
+      lr=1.0,
+    )
+  )  # fmt: skip
+  with pytest.raises(ValueError, match="config.model_name.*'my.model'"):
+    demo.apply(config)
+  demo.apply(config, model=dict(width=8), lr=0.1)
+  assert config.input.data.to_dict() == dict(a=0.5, b=2)
+  for key in "ab":
+    assert config.input[key].data.to_dict() == dict(
+      name=demo.DATASET, split="train"
+    )
+    assert config.input[key].pp == "decode|resize(32)"
+    assert config.input[key].shuffle_buffer_size == 4096
+  assert config.input.batch_size == config.evals.mine.batch_size == 64
+  assert (config.model.width, config.lr) == (8, 0.1)
+  assert config.total_steps == demo.TOTAL_STEPS
+  assert config.schedule[0] == ("head/.*", None)
+  assert dict(config.schedule[1][1]) == dict(
+    decay_type="rsqrt",
+    timescale=50,
+    warmup_percent=0.1,
+    cooldown_percent=0.2,
+  )
+  for cfg in config.evals.values():
+    assert [k for k in cfg if k.startswith("log_")] == ["log_percent"]
+  assert config.evals.fewshot.datasets.cars == (
+    demo.DATASET, "train[:512]", "test",
+  )  # fmt: skip
+  durations = [k for k in config if k.split("_")[-1] in ("examples", "epochs")]
+  assert not durations and "keep_ckpt_percent" not in config
+
+
+def test_split_arg():
+  assert demo.split_arg("demo") == ("", True)
+  assert demo.split_arg("gpu8,demo") == ("gpu8", True)
+  assert demo.split_arg("demonstration") == ("demonstration", False)
+  assert demo.split_arg(None) == (None, False)
+  assert demo.split_arg(True) == (True, False)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "quickstart"])
+def test_only_small_things(name):
+  """Nothing of the original data, sizes or weights is left."""
+  config = get_config(name).to_dict()
+  config.pop("fewshot", None)  # Nobody reads it.
+  text = json.dumps(config)
+  for word in (
+    "imagenet2", "imagenet_", "oxford", '"cifar10"', "howto", "i1k-",
+    "224", "256", "384", "448", "1000", "21843", "demo",
+  ):  # fmt: skip
+    assert word not in text, word
+
+
+def test_demo_of_other_arguments():
+  config = get_config("vit_i1k", "variant=g/14,aug=strong1,demo")
+  assert "|randaug(1, 5)|" in config.input.pp
+  assert config.mixup.p == demo.MAX_MIXUP_P
+  config = get_config("mlp_mixer_i1k", "gpu8,demo")
+  assert config.evals.val.cache_final is False
+  for model in ("vit-i21k-augreg-b/32", "vit-s16", "bit-m-r50x1"):
+    config = get_config(
+      "transfer", f"model={model},dataset=imagenet2012,h_res=256,l_res=224,demo"
+    )
+    assert set(config.evals) == {"minival", "val", "test", "real", "v2"}
+    for cfg in config.evals.values():
+      assert "|resize_small(37)|central_crop(32)|" in cfg.pp_fn
+    assert config.model_init == ""
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory):
+  """Environment of runs: the dataset of the demo, with fewer examples of it."""
+  from big_vision.datasets import embedded, shapes
+
+  size = shapes.ShapesConfig(
+    name="32", image_size=32, num_train=1600, num_validation=128, num_test=128
+  )
+
+  class Shapes(shapes.Shapes, skip_registration=True):
+    name = "shapes"
+    BUILDER_CONFIGS = [size]
+
+  data_dir = str(tmp_path_factory.mktemp("tfds"))
+  embedded.prepare(lambda: Shapes(data_dir=data_dir, config="32"))
+  return {
+    **os.environ,
+    "TFDS_DATA_DIR": data_dir,
+    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+  }
+
+
+@pytest.fixture(scope="module")
+def run(env, tmp_path_factory, request):
+  """Function that returns the workdir of a config's demo, when it is done."""
+  # Two at a time: most of a run is start-up, which uses a single core.
+  pool = concurrent.futures.ThreadPoolExecutor(2)
+
+  def start(name):
+    workdir = tmp_path_factory.mktemp(name) / "w"
+    command = [
+      sys.executable, "-m", "big_vision.train", "--workdir", str(workdir),
+      "--config", f"big_vision/configs/{name}.py:demo", *FLAGS.get(name, STEPS),
+    ]  # fmt: skip
+    done = subprocess.run(
+      command, cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return workdir
+
+  names = ["vit_s16_i1k", "transfer"]  # Others build on these.
+  for item in request.session.items:
+    if getattr(item, "originalname", None) == "test_trains":
+      names.append(item.callspec.params["name"])
+  started = {name: pool.submit(start, name) for name in dict.fromkeys(names)}
+  yield lambda name: started[name].result()
+  pool.shutdown(cancel_futures=True)
+
+
+def expected_metrics(config):
+  """Names of the metrics that the evaluators of a config write."""
+  names = set()
+  for name, cfg in config.evals.items():
+    if cfg.type == "classification":
+      names |= {f"{name}/prec@1", f"{name}/loss"}
+    elif cfg.type == "fewshot_lsr":
+      first = [tuple(pair) for pair in cfg.display_first]
+      names |= {
+        f"{'a' if (short, n) in first else 'z'}/{short}_{n}shot-seed-{seed}"
+        for short in cfg.datasets
+        for n in cfg.shots
+        for seed in range(cfg.num_seeds)
+      }
+    else:
+      raise NotImplementedError(cfg.type)
+  return names
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trains(run, name):
+  """From the command line: the loss falls, every evaluator reports."""
+  workdir, config = run(name), get_config(name)
+  rows = toy.rows(workdir)
+  assert expected_metrics(config) <= rows[max(rows)].keys()
+  losses = [r["training_loss"] for r in rows.values() if "training_loss" in r]
+  if name == "load_and_eval":
+    assert not losses
+    return
+  assert np.mean(losses[-3:]) < 0.92 * losses[0], losses
+  initial = toy.rows(workdir, "big_vision_initial_metrics.txt")[0]
+  assert expected_metrics(config) <= initial.keys()
+
+
+@pytest.fixture
+def in_process(env, monkeypatch):
+  monkeypatch.setenv("TFDS_DATA_DIR", env["TFDS_DATA_DIR"])
+
+
+@pytest.mark.multidevice
+def test_load_and_eval_of_a_demo(run, in_process, tmp_path):
+  """The checkpoint of one demo in another: the same accuracy again."""
+  trained = run("vit_s16_i1k")
+  config = get_config("load_and_eval", "name=vit_i1k,demo")
+  config.model_init = f"{trained}/checkpoint.bv"
+  cli.train(train.build, config, str(tmp_path / "w"))
+  got = toy.rows(tmp_path / "w")[0]
+  rows = toy.rows(trained)
+  want = rows[max(rows)]
+  assert abs(got["val/prec@1"] - want["val/prec@1"]) < 1e-6
+  assert abs(got["val/loss"] - want["val/loss"]) < 1e-4
+
+
+@pytest.mark.multidevice
+def test_transfer_of_a_demo(run, in_process, tmp_path):
+  """Fine-tuning starts where another demo has ended."""
+  config = get_config("transfer")
+  config.total_steps = 30
+  config.model_init = f"{run('vit_s16_i1k')}/checkpoint.bv"
+  cli.train(train.build, config, str(tmp_path / "w"))
+  tuned = [r["training_loss"] for r in toy.rows(tmp_path / "w").values()]
+  scratch = toy.rows(run("transfer"))
+  assert tuned[-1] < scratch[30]["training_loss"] - 0.1
