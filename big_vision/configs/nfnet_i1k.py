@@ -88,5 +88,5 @@ def get_config(arg=None):
 
   bvcc.input_for_quicktest(config.input, arg.runlocal)
   if arg.demo:
-    demo.apply(config, lr=0.2)
+    demo.apply(config, lr=0.2, grad_clip_agc=0.1)
   return config
