@@ -1,0 +1,242 @@
+"""Augmentation kernels that compute with the values of pixels.
+
+All take and give uint8 images [H, W, C] of any size, C being 3 where colours
+are mixed. Results of computations in float32 are cut off, not rounded.
+
+These run on every training image. What guides the code: TensorFlow's arithmetic
+on long rows is fast; `tf.where`, broadcasting along 3 channels, and putting
+channels together are slow.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+
+def _row(image):
+  """[H, W, C] as [H, W * C], which elementwise ops are fastest on."""
+  shape = tf.shape(image)
+  return tf.reshape(image, [shape[0], shape[1] * shape[2]])
+
+
+def _channels(values, image):
+  """One value per channel, [C], as a row [W * C] to combine with `_row`."""
+  return tf.tile(values, tf.shape(image)[1:2])
+
+
+def _like(row, image):
+  """Back from `_row`, with the static shape of the image."""
+  return tf.ensure_shape(tf.reshape(row, tf.shape(image)), image.shape)
+
+
+def _to_uint8(x):
+  return tf.cast(tf.clip_by_value(x, 0.0, 255.0), tf.uint8)
+
+
+def _mix(a, b, factor):
+  """`blend` of float32 values, to uint8."""
+  mixed = a + factor * (b - a)
+  if not tf.is_tensor(factor) and 0 <= factor <= 1:
+    return tf.cast(mixed, tf.uint8)  # Cannot leave the range.
+  return _to_uint8(mixed)
+
+
+def blend(image1, image2, factor):
+  """`image1 + factor * (image2 - image1)`: in between, or beyond `image2`.
+
+  Args:
+    image1: uint8 [H, W, C], the result for factor 0.
+    image2: uint8 of the same shape, the result for factor 1.
+    factor: float, may be negative or above 1.
+
+  Returns:
+    uint8 [H, W, C], clipped to [0, 255].
+  """
+  image1, image2 = tf.convert_to_tensor(image1), tf.convert_to_tensor(image2)
+  a, b = tf.cast(image1, tf.float32), tf.cast(image2, tf.float32)
+  return _mix(a, b, factor)
+
+
+def brightness(image, factor):
+  """Blends black (factor 0) with the image (factor 1)."""
+  return _to_uint8(tf.cast(image, tf.float32) * factor)
+
+
+def _grey(image):
+  """`tf.image.rgb_to_grayscale` of uint8 [H, W, 3], float32 [H, W]."""
+  # Same order and rounding of operations, without a matrix product.
+  planes = tf.unstack(tf.convert_to_tensor(image), 3, axis=-1)
+  red, green, blue = (tf.cast(p, tf.float32) * (1 / 255) for p in planes)
+  grey = red * 0.2989 + green * 0.5870 + blue * 0.1140
+  return tf.floor(grey * 255.5)
+
+
+def _three_times(grey):
+  """Each value three times, float32 [H, W] -> [..., 3]."""
+  size = grey.shape.num_elements()
+  if size is None or size % 4:
+    return tf.broadcast_to(grey[..., None], [*tf.unstack(tf.shape(grey)), 3])
+  # The same in half the time: a product with a matrix of 4 blocks of ones.
+  blocks = np.kron(np.eye(4), np.ones([1, 3])).astype(np.float32)
+  return tf.matmul(tf.reshape(grey, [-1, 4]), blocks)
+
+
+def color(image, factor):
+  """Blends the grey image (factor 0) with the image (factor 1).
+
+  Args:
+    image: uint8 [H, W, 3].
+    factor: float, may be above 1.
+
+  Returns:
+    uint8 [H, W, 3].
+  """
+  image = tf.convert_to_tensor(image)
+  grey = tf.reshape(_three_times(_grey(image)), tf.shape(image))
+  return _mix(grey, tf.cast(image, tf.float32), factor)
+
+
+def contrast(image, factor, *, corrected=False):
+  """Blends uniform grey (factor 0) with the image (factor 1).
+
+  Args:
+    image: uint8 [H, W, 3].
+    factor: float, may be above 1.
+    corrected: bool. By default, the grey is H * W / 256, at most 255, whatever
+      the image shows: the reference takes the sum of a histogram for the mean.
+
+  Returns:
+    uint8 [H, W, 3].
+  """
+  image = tf.convert_to_tensor(image)
+  if corrected:
+    level = tf.floor(tf.reduce_mean(_grey(image)) + 0.5)
+  else:
+    size = tf.cast(tf.reduce_prod(tf.shape(image)[:2]), tf.float32)
+    level = tf.floor(tf.minimum(size / 256, 255.0))
+  return _mix(level, tf.cast(image, tf.float32), factor)
+
+
+def sharpness(image, factor):
+  """Blends a smoothed image (factor 0) with the image (factor 1).
+
+  The smoothing averages each pixel with its 8 neighbours, with 5 times their
+  weight. The outermost pixels stay as they are. The reference averages with a
+  convolution whose rounding errors depend on the machine: 0.5 % of its averages
+  are 1 below these, which are exact.
+
+  Args:
+    image: uint8 [H, W, 3].
+    factor: float, may be above 1.
+
+  Returns:
+    uint8 [H, W, 3].
+  """
+  image = tf.convert_to_tensor(image)
+  size = image.shape[:2]
+  if size.is_fully_defined():
+    return image if min(size) < 3 else _sharpen(image, factor)
+  sharp = tf.cond(
+    tf.reduce_min(tf.shape(image)[:2]) < 3,
+    lambda: image,
+    lambda: _sharpen(image, factor),
+  )
+  return tf.ensure_shape(sharp, image.shape)
+
+
+def _sharpen(image, factor):
+  """`sharpness` of an image that has an inside."""
+  # All values in a row: the pixel below is `down` further, that to the right
+  # `right`. The sums wrap around the sides of the image, only at its margin.
+  right = tf.shape(image)[2]
+  down = right * tf.shape(image)[1]
+  flat = tf.reshape(image, [-1])
+  x = tf.cast(flat, tf.float32)
+  columns = x[: -2 * down] + x[down:-down] + x[2 * down :]
+  sums = columns[: -2 * right] + columns[right:-right] + columns[2 * right :]
+  margin = down + right
+  inside = x[margin:-margin]
+  # A little more than 1 / 13, for multiples of 13 not to be rounded down.
+  smooth = tf.floor((sums + 4.0 * inside) * (1.00001 / 13))
+  inside = _mix(smooth, inside, factor)
+  rows = tf.concat([flat[:margin], inside, flat[-margin:]], 0)
+  rows = tf.reshape(rows, tf.shape(image))
+  sharp = tf.concat([image[:, :1], rows[:, 1:-1], image[:, -1:]], 1)
+  return tf.ensure_shape(sharp, image.shape)
+
+
+def autocontrast(image):
+  """Stretches each channel to the range [0, 255], unless it is constant."""
+  image = tf.convert_to_tensor(image)
+  x = tf.cast(_row(image), tf.float32)
+  per_pixel = [-1, tf.shape(image)[2]]
+  high = tf.reduce_max(tf.reshape(tf.reduce_max(x, 0), per_pixel), 0)
+  low = tf.reduce_min(tf.reshape(tf.reduce_min(x, 0), per_pixel), 0)
+  varies = high > low
+  scale = tf.where(varies, 255.0 / tf.maximum(high - low, 1.0), 1.0)
+  offset = tf.where(varies, -low * scale, 0.0)
+  y = x * _channels(scale, image) + _channels(offset, image)
+  return _like(tf.cast(y, tf.uint8), image)
+
+
+def _equalizing_table(counts):
+  """Maps values so that all are about equally frequent.
+
+  Args:
+    counts: int32 [C, 256], how often each value occurs.
+
+  Returns:
+    uint8 [C, 256], new values.
+  """
+  up_to = tf.cumsum(counts, axis=1)
+  total = up_to[:, -1:]
+  # Of the largest value: the first one where the cumulative sum is complete.
+  largest = tf.argmax(up_to, axis=1, output_type=tf.int32)
+  last = tf.gather(counts, largest, batch_dims=1)[:, None]
+  step = (total - last) // 255
+  table = (up_to - counts + step // 2) // tf.maximum(step, 1)
+  table = tf.clip_by_value(table, 0, 255)
+  return tf.cast(tf.where(step > 0, table, tf.range(256)), tf.uint8)
+
+
+def equalize(image):
+  """Makes the values of each channel about equally frequent."""
+  image = tf.convert_to_tensor(image)
+  num_channels = tf.shape(image)[2]
+  bins = 256 * tf.range(num_channels)  # Each channel has its own.
+  index = tf.cast(_row(image), tf.int32) + _channels(bins, image)
+  counts = tf.raw_ops.DenseBincount(
+    input=tf.reshape(index, [-1]),
+    size=256 * num_channels,
+    weights=tf.constant([], tf.int32),
+  )
+  table = _equalizing_table(tf.reshape(counts, [num_channels, 256]))
+  if image.shape[1] is not None and image.shape[1] % 2 == 0:
+    return _look_up_pairs(table, image)
+  # Faster than `gather`.
+  equal = tf.gather_nd(tf.reshape(table, [-1]), index[..., None])
+  return _like(equal, image)
+
+
+def _look_up_pairs(table, image):
+  """`table[c, image[:, :, c]]`, two values at once, which saves much time.
+
+  Args:
+    table: uint8 [C, 256].
+    image: uint8 [H, W, C], W even.
+
+  Returns:
+    uint8 [H, W, C].
+  """
+  num_channels = tf.shape(image)[2]
+  table = tf.cast(table, tf.uint16)
+  # Of the two pixels' channels one after the other: c, and that after it.
+  first = 2 * tf.range(num_channels) % num_channels
+  second = (first + 1) % num_channels
+  # The first of two bytes is the lower one of their number.
+  low, high = tf.gather(table, first), 256 * tf.gather(table, second)
+  pairs = high[:, :, None] + low[:, None, :]  # [C, 256, 256]
+  row = tf.reshape(image, [tf.shape(image)[0], -1, 2])
+  index = tf.cast(tf.bitcast(row, tf.uint16), tf.int32)
+  bins = tf.tile(65536 * tf.range(num_channels), tf.shape(image)[1:2] // 2)
+  found = tf.gather_nd(tf.reshape(pairs, [-1]), (index + bins)[..., None])
+  return _like(tf.bitcast(found, tf.uint8), image)
