@@ -1,6 +1,7 @@
 """Preprocessing ops for images: [H, W, C], or encoded as a string."""
 
 import functools
+import math
 
 import tensorflow as tf
 
@@ -335,6 +336,60 @@ def get_random_flip_lr():
   return lambda image: tf.image.stateless_random_flip_left_right(
     image, rng.next_seed()
   )
+
+
+@Registry.register("preprocess_ops.random_affine")
+@InKeyOutKey()
+def get_random_affine(degrees=0.0, shear=0.0, scale=0.0, shift=0.0):
+  """Rotates, shears, stretches and shifts, each by a uniform random amount.
+
+  All of it around the centre; pixels are interpolated linearly, and 0 where
+  nothing of the image is.
+
+  Args:
+    degrees: float, largest angle to either side.
+    shear: float, largest slope that vertical lines get, to either side.
+    scale: float, sides become 1 / (1 + scale) to 1 + scale times as long, each
+      for itself (the logarithm is uniform).
+    shift: float, largest way in each direction, as a part of that side.
+
+  Returns:
+    `[H, W, C] -> [H, W, C]` of the same dtype; integers are rounded.
+  """
+
+  def random_affine(image):
+    image = tf.convert_to_tensor(image)
+    u = tf.random.stateless_uniform([6], rng.next_seed(), -1, 1)
+    angle = u[0] * degrees * (math.pi / 180)
+    slope = u[1] * shear
+    stretch = tf.exp(u[2:4] * math.log1p(scale))
+    size = tf.cast(tf.shape(image)[:2], tf.float32)
+    centre, way = (size - 1) / 2, u[4:] * shift * size  # Row, column.
+
+    # Pixel (x, y) of the result comes from A (x - centre - way) + centre.
+    cos, sin = tf.cos(angle) / stretch, tf.sin(angle) / stretch
+    a = [cos[1], sin[0], -sin[1], cos[0]]
+    a = [a[0] + slope * a[2], a[1] + slope * a[3], a[2], a[3]]
+    y, x = tf.unstack(centre + way)
+    offset = [
+      centre[1] - a[0] * x - a[1] * y,
+      centre[0] - a[2] * x - a[3] * y,
+    ]
+    zero = tf.zeros([])
+    transform = [*a[:2], offset[0], *a[2:], offset[1], zero, zero]
+    moved = tf.raw_ops.ImageProjectiveTransformV3(
+      images=tf.cast(image, tf.float32)[None],
+      transforms=tf.stack(transform)[None],
+      output_shape=tf.shape(image)[:2],
+      fill_value=zero,
+      interpolation="BILINEAR",
+      fill_mode="CONSTANT",
+    )[0]
+    if image.dtype.is_integer:
+      moved = tf.round(moved)
+    return tf.ensure_shape(tf.cast(moved, image.dtype), image.shape)
+
+  return random_affine
 
 
 def _standardize(mean, std):

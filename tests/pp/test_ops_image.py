@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
-from scipy import stats
+from scipy import ndimage, stats
 
 from big_vision.pp import builder, ops_image, rng
 
@@ -385,6 +385,66 @@ def test_jpeg_crop_shapes_and_errors():
   for data in (encode(smooth_image(), "PNG"), b"", jpeg[:50]):
     with pytest.raises(tf.errors.InvalidArgumentError):
       op({"image": tf.constant(data)})
+
+
+@pytest.mark.parametrize(
+  "kw",
+  [
+    {},
+    dict(degrees=40),
+    dict(shear=0.5),
+    dict(scale=0.4),
+    dict(shift=0.3),
+    dict(degrees=20, shear=0.2, scale=0.2, shift=0.1),
+  ],
+)
+def test_random_affine(kw):
+  """Equals SciPy's transform with the same matrix."""
+  image = smooth_image(31, 44).astype(np.float32)
+  op = ops_image.get_random_affine(**kw)
+  kw = {"degrees": 0, "shear": 0, "scale": 0, "shift": 0} | kw
+  seen = []
+  for i in range(8):
+    with rng.example_seed([3, i]):
+      u = tf.random.stateless_uniform([6], rng.next_seed(), -1, 1).numpy()
+    with rng.example_seed([3, i]):
+      got = op({"image": tf.constant(image)})["image"].numpy()
+    t = np.deg2rad(u[0] * kw["degrees"])
+    rotate = np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]])
+    shear = np.array([[1, 0], [u[1] * kw["shear"], 1]])
+    stretch = np.diag((1 + kw["scale"]) ** -u[2:4].astype(float))
+    a = shear @ rotate @ stretch  # From (row, column) to (row, column).
+    centre = (np.array([31, 44]) - 1) / 2
+    way = u[4:] * kw["shift"] * [31, 44]
+    want = np.stack(
+      [
+        ndimage.affine_transform(
+          image[..., c],
+          a,
+          centre - a @ (centre + way),
+          order=1,
+          mode="grid-constant",
+        )
+        for c in range(3)
+      ],
+      -1,
+    )
+    np.testing.assert_allclose(got, want, atol=0.1)
+    seen.append(a.ravel().tolist() + way.tolist())
+  moves = any(kw.values())
+  assert (np.std(seen, axis=0).max() > 0.05) == moves
+
+
+def test_random_affine_keeps_integers_and_sizes():
+  image = smooth_image(9, 12)
+  pp = "random_affine(degrees=10, shift=0.1)"
+  assert run("random_affine()", image).dtype == np.uint8
+  np.testing.assert_array_equal(run("random_affine()", image), image)
+  fn = builder.get_preprocess_fn(pp, log_data=False)
+  ds = tf.data.Dataset.from_tensors({"image": image}).map(fn)
+  assert ds.element_spec["image"] == tf.TensorSpec([9, 12, 3], tf.uint8)
+  a, b = draw(pp, image, 2)
+  assert not np.array_equal(a, b)
 
 
 def test_flip():
