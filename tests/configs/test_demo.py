@@ -225,13 +225,17 @@ def expected_metrics(config):
   return names
 
 
+def training_losses(workdir):
+  rows = toy.rows(workdir).values()
+  return [r["training_loss"] for r in rows if "training_loss" in r]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_trains(run, name):
   """From the command line: the loss falls, every evaluator reports."""
   workdir, config = run(name), get_config(name)
-  rows = toy.rows(workdir)
+  rows, losses = toy.rows(workdir), training_losses(workdir)
   assert expected_metrics(config) <= rows[max(rows)].keys()
-  losses = [r["training_loss"] for r in rows.values() if "training_loss" in r]
   if name == "load_and_eval":
     assert not losses
     return
@@ -266,6 +270,6 @@ def test_transfer_of_a_demo(run, in_process, tmp_path):
   config.total_steps = 30
   config.model_init = f"{run('vit_s16_i1k')}/checkpoint.bv"
   cli.train(train.build, config, str(tmp_path / "w"))
-  tuned = [r["training_loss"] for r in toy.rows(tmp_path / "w").values()]
+  tuned = training_losses(tmp_path / "w")
   scratch = toy.rows(run("transfer"))
   assert tuned[-1] < scratch[30]["training_loss"] - 0.1
