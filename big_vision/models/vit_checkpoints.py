@@ -114,9 +114,10 @@ def pyloop_to_scan(params):
 
 
 def _stack(*leaves):
-  """Host arrays stay on the host."""
-  on_host = all(isinstance(x, np.ndarray) for x in leaves)
-  return np.stack(leaves) if on_host else jnp.stack(leaves)
+  """On the host, where loaded arrays belong, unless traced."""
+  if any(isinstance(x, jax.core.Tracer) for x in leaves):
+    return jnp.stack(leaves)
+  return np.stack([np.asarray(x) for x in leaves])
 
 
 def scan_to_pyloop(params):

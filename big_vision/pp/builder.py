@@ -106,9 +106,14 @@ def _build(section):
   except KeyError as e:
     raise KeyError(_unknown_op(e.args[0].removeprefix(_PREFIX))) from e
   try:
-    return name, make_op()
+    op = make_op()
   except TypeError as e:
     raise TypeError(f"{section}: {e}.{_usage(name, make_op.func)}") from e
+  # AutoGraph rewrites the source of functions for the sake of `if` and `for` on
+  # tensors, which takes seconds. Ops of this package have none; others may.
+  if make_op.func.__module__.split(".")[0] == "big_vision":
+    op = tf.autograph.experimental.do_not_convert(op)
+  return name, op
 
 
 def _usage(name, factory):

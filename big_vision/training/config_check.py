@@ -35,7 +35,9 @@ def check(config, known=KEYS):
   for key in REQUIRED:
     if config.get(key) is None:
       raise ValueError(f"config.{key} is required.")
-  for d in ("total", "log_training"):
+  # What only evaluates logs no step.
+  evaluates = config.get("total_steps") == 0
+  for d in ("total",) if evaluates else ("total", "log_training"):
     units = [f"{d}_{u}" for u in ("steps", "examples", "epochs", "percent")]
     if all(config.get(u) is None for u in units):
       raise ValueError(
