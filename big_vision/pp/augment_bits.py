@@ -16,10 +16,11 @@ def _lanes(value):
 def _on_words(fn, image):
   """Applies a function of words, uint64 [N] -> uint64 [N], to an image."""
   flat = tf.reshape(image, [-1])
-  rest = tf.math.floormod(-tf.size(flat), 8)
-  padded = tf.concat([flat, tf.zeros([rest], tf.uint8)], 0)
-  words = fn(tf.bitcast(tf.reshape(padded, [-1, 8]), tf.uint64))
-  flat = tf.reshape(tf.bitcast(words, tf.uint8), [-1])[: tf.size(flat)]
+  if flat.shape[0] is None or flat.shape[0] % 8:
+    rest = tf.math.floormod(-tf.size(flat), 8)
+    flat = tf.concat([flat, tf.zeros([rest], tf.uint8)], 0)
+  words = fn(tf.bitcast(tf.reshape(flat, [-1, 8]), tf.uint64))
+  flat = tf.reshape(tf.bitcast(words, tf.uint8), [-1])[: tf.size(image)]
   return tf.ensure_shape(tf.reshape(flat, tf.shape(image)), image.shape)
 
 

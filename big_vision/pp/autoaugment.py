@@ -250,7 +250,8 @@ def _switch(functions, image):
   branches = list(dict.fromkeys(functions))
   table = [branches.index(fn) for fn in functions]
   # `tf.switch_case` mixes the branches into the graph around, and the executor
-  # then visits the nodes of all of them. This runs the function of only one.
+  # then visits the nodes of all of them. This runs the function of only one, op
+  # by op in one thread, where the image stays in the cache.
   args = [image, tf.TensorSpec([2], tf.float32)]
   args = [tf.TensorSpec(x.shape, x.dtype) for x in args]
   graphs = [
@@ -258,13 +259,20 @@ def _switch(functions, image):
     for fn in branches
   ]
   assert not any(g.captured_inputs for g in graphs)
+  single = tf.compat.v1.AttrValue(s=b"SINGLE_THREADED_EXECUTOR")
+  calls = [
+    tf.compat.v1.NameAttrList(name=g.name, attr={"executor_type": single})
+    for g in graphs
+  ]
 
   def switch(number, image, center):
+    for g in graphs:
+      g.add_to_graph()
     return tf.raw_ops.StatelessCase(
       branch_index=tf.gather(table, number),
       input=[image, center],
       Tout=[image.dtype],
-      branches=graphs,
+      branches=calls,
       output_shapes=[image.shape],
     )[0]
 
