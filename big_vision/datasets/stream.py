@@ -16,6 +16,7 @@ from big_vision.datasets import order, sequence_packing
 from big_vision.pp import rng
 
 _SEARCH_SECONDS = 60  # How long to look for the example behind an error.
+_LOADED_BYTES = 256 << 20  # With random access: what is loaded to be cached.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +31,9 @@ class Component:
     open: `order_seed -> (dataset, read)`, `DataSource.training_order`.
     size: number of examples, None if unknown.
     read: `index -> raw example` of a source with random access, else None.
-      With it `open` is not called, there is no buffer and no cache: shuffling
-      is that of all examples, and the operating system keeps what is read.
+      With it `open` is not called, there is no buffer: shuffling is that of
+      all examples. `cache_raw` loads datasets of up to 256 MB; of larger ones
+      the operating system keeps what is read.
     bytes_per_example: mean size of a raw example, None if unknown.
     preprocess_fn: `dict -> dict`, run under a seed that depends on the example.
     seed: int, of all that is random here.
@@ -100,7 +102,30 @@ class Component:
     """What completes an example when its turn comes, None if it is complete."""
     if self.pre_filter_fn or (self._cache and not self.read):
       return None
-    return self.read or self.open(None)[1]
+    return self._read_loaded or self.read or self.open(None)[1]
+
+  @functools.cached_property
+  def _read_loaded(self):
+    """`read` from memory, if the examples are to be cached and are few."""
+    num_bytes = (self.bytes_per_example or float("inf")) * (self.size or 0)
+    wanted = self.cache_raw and self.read and self._fit(self.size)
+    if not wanted or not 0 < num_bytes <= _LOADED_BYTES:
+      return None
+    ds = tf.data.Dataset.range(self.size)
+    ds = ds.map(self.read, tf.data.AUTOTUNE, deterministic=True)
+    shapes = [
+      getattr(s, "shape", None) for s in tf.nest.flatten(ds.element_spec)
+    ]
+    if not all(s is not None and s.is_fully_defined() for s in shapes):
+      return None
+    try:
+      loaded = ds.batch(self.size).get_single_element()
+    except (tf.errors.OpError, UnicodeDecodeError) as e:
+      # (TensorFlow decodes messages that quote broken examples.) The error comes
+      # again in the example's turn, where it is named or skipped.
+      logging.warning("config.input.cache_raw of %s: %s", self.name, e)
+      return None
+    return lambda i: tf.nest.map_structure(lambda x: x[i], loaded)
 
   @functools.cached_property
   def _seed(self):
@@ -149,9 +174,8 @@ class Component:
         ds = ds.map(
           lambda i: order.permuted(i, self.size, self._seed, order_seed)
         )
-      ds = ds.map(
-        lambda i: (i, self.read(i)), tf.data.AUTOTUNE, deterministic=True
-      )
+      read = self._read_loaded or self.read
+      ds = ds.map(lambda i: (i, read(i)), tf.data.AUTOTUNE, deterministic=True)
     else:
       ds, read = self.open(order_seed)
       if read and not self._read_late:
@@ -226,6 +250,7 @@ class Component:
       return number, keep, out
 
     if record is not None:
+      read = read and (self.read or read)
       begin = functools.partial(record.begin, self.name)
       ds = stream.map(begin)
       if read:  # Once it is read it may have a better name.

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from big_vision import input_pipeline
-from big_vision.datasets import digits, embedded, records, tfds
+from big_vision.datasets import digits, embedded, records, stream, tfds
 from big_vision.tools import convert_dataset
 
 pytestmark = pytest.mark.tf
@@ -135,13 +135,7 @@ def test_all_formats_give_the_same_batches(folder):
 
 def test_starts_anywhere_at_once(prepared, monkeypatch):
   """Nothing is read, nor counted, of what comes before."""
-  read = []
-  getitem = records.Records.__getitem__
-  monkeypatch.setattr(
-    records.Records,
-    "__getitem__",
-    lambda self, i: read.append(i) or getitem(self, i),
-  )
+  read = count_reads(monkeypatch)
   cfg = config(prepared, num_parallel_calls=1, prefetch=0)
   ids(cfg, 1, start_step=10**12)
   assert len(read) <= 60
@@ -161,6 +155,48 @@ def test_memory_limit(prepared, caplog, monkeypatch):
   # Nothing comes from further away than the buffer and the files allow.
   without = ids({**tight, "cache_raw": False, "shuffle_buffer_size": 200}, 4)
   np.testing.assert_array_equal(got, without)
+
+
+def count_reads(monkeypatch):
+  """List that gets the number of every record that is read."""
+  read, getitem = [], records.Records.__getitem__
+
+  def counted(self, i):
+    read.append(i)
+    return getitem(self, i)
+
+  monkeypatch.setattr(records.Records, "__getitem__", counted)
+  return read
+
+
+@pytest.mark.parametrize(
+  "kw", [{}, {"pre_filter_fn": lambda x: x["label"] > 4}]
+)
+def test_cache_raw_loads_small_datasets(prepared, monkeypatch, kw):
+  want = ids(config(prepared, **kw), 40, start_step=7)
+  read = count_reads(monkeypatch)
+  got = ids(config(prepared, cache_raw=True, **kw), 40, start_step=7)
+  np.testing.assert_array_equal(got, want)
+  assert sorted(read) == list(range(1500))
+  del read[:]
+  monkeypatch.setattr(stream, "_LOADED_BYTES", 1000)
+  got = ids(config(prepared, cache_raw=True), 2)
+  np.testing.assert_array_equal(got, ids(config(prepared), 2))
+  assert len(read) < 1500
+
+
+def test_cache_raw_of_a_damaged_file(folder, caplog):
+  path = shard(folder)
+  bounds = records.record_bounds(path)
+  with open(path, "r+b") as f:
+    f.seek(int(bounds[3]) + 14)
+    f.write(b"\xff" * 40)
+  with caplog.at_level("WARNING"):
+    got = ids(config(folder, cache_raw=True, skip_errors=True), 60)
+  assert "config.input.cache_raw of digits" in caplog.text
+  assert "input.skip_errors: dropped 1" in caplog.text
+  want = ids(config(folder, skip_errors=True), 60)
+  np.testing.assert_array_equal(got, want)
 
 
 def test_missing_shard(folder):
