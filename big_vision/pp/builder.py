@@ -6,14 +6,13 @@ as `preprocess_ops.<name>`, separated by `|`. Each one maps a dict of tensors
 """
 
 import inspect
-import pathlib
 import re
 
 import tensorflow as tf
 from absl import logging
 
 from big_vision import lookup
-from big_vision.pp import rng
+from big_vision.pp import registry, rng
 from big_vision.pp.registry import Registry, parse_name
 
 _PREFIX = "preprocess_ops."
@@ -132,7 +131,7 @@ def _unknown_op(name):
     for n in Registry.global_registry()
     if n.startswith(_PREFIX)
   ]
-  modules = _modules_of_ops()
+  modules = registry.homes("preprocess_ops")
   if name in modules:
     hint = (
       f". It is in the module {modules[name]!r} of big_vision.pp: add that to "
@@ -144,15 +143,3 @@ def _unknown_op(name):
       " If it is an op of your own, config.pp_modules must name its module."
     )
   return f"Unknown preprocessing op {name!r}{hint}"
-
-
-def _modules_of_ops():
-  """Op name -> module below big_vision.pp, from the source of all modules."""
-  # Importing them to find out could take long or fail.
-  root = pathlib.Path(__file__).parent
-  pattern = re.compile(r"""\.register\(\s*["']preprocess_ops\.([\w.]+)["']""")
-  return {
-    name: ".".join(path.relative_to(root).with_suffix("").parts)
-    for path in sorted(root.rglob("*.py"), reverse=True)
-    for name in pattern.findall(path.read_text(encoding="utf-8"))
-  }

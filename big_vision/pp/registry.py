@@ -7,6 +7,8 @@ arguments. Arguments are literals: a string never runs code of its own.
 import ast
 import contextlib
 import functools
+import pathlib
+import re
 
 
 def parse_name(string_to_parse):
@@ -136,3 +138,23 @@ def temporary_ops(**kw):
   finally:
     for name in ops:
       registry.pop(name, None)
+
+
+@functools.cache
+def homes(kind):
+  """Which module below big_vision.pp registers which name of a kind.
+
+  Args:
+    kind: str, the first part of the names, for example "preprocess_ops".
+
+  Returns:
+    dict of name -> module, from the source of all modules: importing them to
+    find out could take long or fail. Of two the first counts.
+  """
+  root = pathlib.Path(__file__).parent
+  pattern = re.compile(rf"""\.register\(\s*["']{kind}\.([\w.]+)["']""")
+  return {
+    name: ".".join(path.relative_to(root).with_suffix("").parts)
+    for path in sorted(root.rglob("*.py"), reverse=True)
+    for name in pattern.findall(path.read_text(encoding="utf-8"))
+  }

@@ -11,8 +11,6 @@ The package has the tokenizers
 
 import functools
 import importlib
-import pathlib
-import re
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +19,7 @@ from absl import logging
 
 from big_vision import lookup
 from big_vision.chrono import chrono
-from big_vision.pp import string_ops
+from big_vision.pp import registry, string_ops
 from big_vision.pp.registry import Registry, parse_name
 
 
@@ -197,7 +195,8 @@ def get_seg_tokens(n=128):
 
 def _import_home(name):
   """Imports the module that registers a tokenizer, if there is one."""
-  module = f"big_vision.pp.{_homes().get(name, name)}"
+  home = registry.homes("tokenizers").get(name, name)
+  module = f"big_vision.pp.{home}"
   for path in (module, name):
     try:
       logging.info("Importing %s for the tokenizer %r", path, name)
@@ -212,17 +211,7 @@ def _import_home(name):
 def _known():
   prefix = "tokenizers."
   names = [n for n in Registry.global_registry() if n.startswith(prefix)]
-  return {*(n.removeprefix(prefix) for n in names), *_homes()}
-
-
-@functools.cache
-def _homes():
-  """Tokenizer -> module below big_vision.pp, from the source of all modules."""
-  # Importing them to find out could take long or fail.
-  root = pathlib.Path(__file__).parent
-  pattern = re.compile(r"""\.register\(\s*["']tokenizers\.([\w.]+)["']""")
   return {
-    name: ".".join(path.relative_to(root).with_suffix("").parts)
-    for path in sorted(root.rglob("*.py"))
-    for name in pattern.findall(path.read_text(encoding="utf-8"))
+    *(n.removeprefix(prefix) for n in names),
+    *registry.homes("tokenizers"),
   }

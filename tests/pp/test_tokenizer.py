@@ -10,7 +10,12 @@ import sentencepiece
 import tensorflow as tf
 
 from big_vision.chrono import chrono
-from big_vision.pp import byte_tokenizer, sentencepiece_model, tokenizer
+from big_vision.pp import (
+  byte_tokenizer,
+  registry,
+  sentencepiece_model,
+  tokenizer,
+)
 from big_vision.pp.registry import Registry
 from big_vision.pp.sentencepiece_tokenizer import SentencepieceTokenizer
 
@@ -27,7 +32,7 @@ def sp():
 
 
 @pytest.fixture(autouse=True)
-def registry(monkeypatch):
+def own_registry(monkeypatch):
   """Registrations of a test end with it."""
   copy = dict(Registry.global_registry())
   monkeypatch.setattr(Registry, "_REGISTRY", copy)
@@ -240,8 +245,8 @@ def test_get_tokenizer_imports_its_module(tmp_path, monkeypatch):
   tokenizer.get_tokenizer.cache_clear()
   for name in [n for n in Registry.global_registry() if "tokenizers." in n]:
     del Registry.global_registry()[name]
-  assert tokenizer._homes()["byte"] == "byte_tokenizer"
-  assert tokenizer._homes()["bert"] == "proj.flaxformer.bert_ops"
+  assert registry.homes("tokenizers")["byte"] == "byte_tokenizer"
+  assert registry.homes("tokenizers")["bert"] == "proj.flaxformer.bert_ops"
   (tmp_path / "my_tokenizer.py").write_text(
     "from big_vision.pp.registry import Registry\n"
     "Registry.register('tokenizers.my_tokenizer')(lambda n=1: n)\n"
