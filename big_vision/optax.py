@@ -72,7 +72,7 @@ def make(config, params, *, sched_kw):
   not_frozen = jax.tree.map(operator.not_, frozen)
   schedule_fns = [_make_schedule(sched, sched_kw) for sched in scheds]
   schedule_txs = [
-    optax.masked(optax.scale_by_schedule(_evaluated_once(fn)), mask)
+    optax.masked(optax.scale_by_schedule(fn), mask)
     for fn, mask in zip(schedule_fns, masks, strict=True)
   ]
   if not schedule_txs:  # All is frozen: what counts the steps is still needed.
@@ -149,12 +149,6 @@ def _make_schedule(sched, sched_kw):
   return schedules.create_learning_rate_schedule(
     **{**sched_kw, **sched}, base=base
   )
-
-
-def _evaluated_once(fn):
-  """`fn`, kept out of the loops over parameters that its result goes into."""
-  # XLA's CPU backend would compute the schedule anew in every one of them.
-  return lambda step: jax.lax.optimization_barrier(jnp.asarray(fn(step)))
 
 
 def _make_clipping(config, params, frozen, not_frozen):
