@@ -205,11 +205,20 @@ def _component(config, name, key, log_label, keep_only=None, **kw):
     key=key,
     open=lambda order_seed: source.training_order(order_seed, **tfdata),
     read=source.read if random_access else None,
+    **_fetching(source, random_access),
     size=source.total_examples,
     bytes_per_example=getattr(source, "bytes_per_example", None),
     preprocess_fn=preprocess_fn,
     **{"num_parallel_calls": DEFAULT_NUM_PARALLEL_CALLS, **kw, **options},
   )
+
+
+def _fetching(source, random_access):
+  """Fields of a component for a source that reads several at a time."""
+  size = getattr(source, "block_size", 1) if random_access else 1
+  if size == 1:
+    return {}
+  return dict(fetch=source.fetch, complete=source.complete, block_size=size)
 
 
 def _report_problems(source, name, skip_errors):

@@ -4,6 +4,7 @@ Local folders of Arrow or Parquet files, or a dataset of the hub. Rows are read
 from memory-mapped Arrow files, one by one; images stay encoded.
 """
 
+import functools
 import itertools
 from collections.abc import Mapping
 
@@ -92,20 +93,29 @@ class DataSource(core.IndexedDataSource):
   def problems(self):
     return self._problems.messages
 
-  def read(self, index):
-    """See the base class.
+  @functools.cached_property
+  def _specs(self):
+    specs = [column.spec for column in self._columns.values()]
+    return [*specs, tf.TensorSpec([], tf.string)]
 
-    Args:
-      index: int64 scalar tensor.
+  @property
+  def block_size(self):
+    """See the base class."""
+    return python_reader.block_size(self._specs)
+
+  def fetch(self, indices):
+    """See the base class."""
+    return python_reader.fetch(self._read, indices, self._specs)
+
+  def complete(self, index, fetched):
+    """See the base class.
 
     Returns:
       dict: the features; `tfds_id`, the file, the row in it and the file name
       of the image if that is known; `_id`, int32 hash of file name and row.
     """
     index = self._problems.check(index, {"index": index})["index"]
-    specs = [column.spec for column in self._columns.values()]
-    specs.append(tf.TensorSpec([], tf.string))
-    *values, tfds_id = python_reader.call(self._read, index, specs)
+    *values, tfds_id = python_reader.unpack(fetched)
     example = dict(zip(self._columns, values, strict=True))
     number = tf.gather(self._numbers, index)
     part = tf.searchsorted(self._ends, number[None], side="right")[0]

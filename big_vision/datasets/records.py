@@ -21,8 +21,12 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from big_vision import fs
+from big_vision.datasets import python_reader
 
 INDEX_FILE = "big_vision_index.npz"
+
+# Of what `Records` holds: a serialised example and its TFDS id.
+SPECS = [tf.TensorSpec([], tf.string)] * 2
 
 # What is indexed on opening, without being asked: takes a second at most.
 _MAX_EXAMPLES = 200_000
@@ -133,25 +137,18 @@ class Records:
     return self._ends[-1]
 
   def __getitem__(self, index):
-    """(bytes of the record, its TFDS id)."""
+    """(record, its TFDS id), bytes."""
     number = bisect.bisect_right(self._ends, index)
     f = self._files[number]
     position = f.skip + f.take - (self._ends[number] - index)
     # As if TFDS had read TFRecord files: ids outlive a change of the format.
     name = os.path.basename(f.filename).replace(".array_record-", ".tfrecord-")
-    return self._shard(f.filename)[position], f"{name}__{position}"
+    record = self._shard(f.filename)[position]
+    return record, f"{name}__{position}".encode()
 
-  def read(self, index):
-    """The record and its TFDS id for an int64 scalar tensor: string scalars."""
-
-    def load(index):
-      record, tfds_id = self[int(index)]
-      return record, tfds_id.encode()
-
-    out = tf.numpy_function(load, [index], [tf.string, tf.string], False)
-    for x in out:
-      x.set_shape([])
-    return out
+  def fetch(self, indices):
+    """Records and their TFDS ids, see `python_reader`."""
+    return python_reader.fetch(lambda i: self[i], indices, SPECS)
 
   def open_all(self):
     """Opens all shards now instead of when they are needed."""
@@ -208,11 +205,7 @@ class _TFRecord:
   def __init__(self, path, bounds):
     self._path = path
     self._bounds = bounds
-    self._fd = os.open(path, os.O_RDONLY) if fs.is_local(path) else None
-
-  def __del__(self):
-    if self._fd is not None:
-      os.close(self._fd)
+    self._file = open(path, "rb", buffering=0) if fs.is_local(path) else None  # noqa: SIM115
 
   def __getitem__(self, position):
     begin, end = (int(b) for b in self._bounds[position : position + 2])
@@ -230,8 +223,8 @@ class _TFRecord:
     return record[_HEAD:-_TAIL]
 
   def _read(self, begin, length):
-    if self._fd is not None:
-      return os.pread(self._fd, length, begin)
+    if self._file is not None:
+      return os.pread(self._file.fileno(), length, begin)
     with fs.open(self._path, "rb") as f:
       f.seek(begin)
       return f.read(length)

@@ -16,6 +16,7 @@ from big_vision.datasets import order, sequence_packing
 from big_vision.pp import rng
 
 _SEARCH_SECONDS = 60  # How long to look for the example behind an error.
+_FETCHES = 4  # Blocks of examples that are read at a time.
 _LOADED_BYTES = 256 << 20  # With random access: what is loaded to be cached.
 
 
@@ -34,6 +35,9 @@ class Component:
       With it `open` is not called, there is no buffer: shuffling is that of
       all examples. `cache_raw` loads datasets of up to 256 MB; of larger ones
       the operating system keeps what is read.
+    fetch, complete: of a source that reads several examples at a time, see
+      `core.IndexedDataSource`; else None.
+    block_size: int, how many.
     bytes_per_example: mean size of a raw example, None if unknown.
     preprocess_fn: `dict -> dict`, run under a seed that depends on the example.
     seed: int, of all that is random here.
@@ -59,6 +63,9 @@ class Component:
   pack: Any = None
   skip_errors: bool = False
   read: Callable[..., Any] | None = None
+  fetch: Callable[..., Any] | None = None
+  complete: Callable[..., Any] | None = None
+  block_size: int = 1
   bytes_per_example: float | None = None
   memory_gb: float | None = None
 
@@ -190,9 +197,10 @@ class Component:
     if self.read and self.size and not self.pre_filter_fn:
       # Of other hosts' examples not even the index is computed.
       stream, shuffle = order.positions(start), bool(self.shuffle_buffer_size)
-      return order.locate(
+      located = order.locate(
         select(stream), self.size, seed=self._seed, shuffle=shuffle
       )
+      return self._fetched(located) if self._in_blocks(record) else located
     fixed = self._open()
     if fixed.cardinality() == 0 or not self._has_examples(fixed):
       raise ValueError(
@@ -216,6 +224,21 @@ class Component:
     )
     return select(stream)
 
+  def _in_blocks(self, record):
+    """Whether the stream has what was fetched in place of examples."""
+    possible = self.block_size > 1 and record is None
+    return possible and not (self.pre_filter_fn or self._read_loaded)
+
+  def _fetched(self, located):
+    """Reads what comes next in the stream, a block at a time."""
+
+    def fetch(position, x):
+      epoch, (index, _) = x
+      return position, (epoch, (index, tuple(self.fetch(index))))
+
+    blocks = located.batch(self.block_size)
+    return blocks.map(fetch, _FETCHES, deterministic=True).unbatch()
+
   def _has_examples(self, ds):
     """Without this check, an endless stream of nothing would hang."""
     return not self.pre_filter_fn or any(True for _ in ds.take(1))
@@ -229,6 +252,7 @@ class Component:
 
   def _preprocess(self, stream, record):
     """Maps a stream to preprocessed examples, and filters these."""
+    in_blocks = self._in_blocks(record)
     read = self._read_late
     high = order.hash_seed(self.seed, self.key, "example") << 31
     run_seed = (order.hash_seed(self.seed, "run"), 0)
@@ -236,7 +260,9 @@ class Component:
     def prepare(position, x):
       del position
       epoch, (index, example) = x
-      if read and record is None:
+      if in_blocks:
+        example = self.complete(index, example)
+      elif read and record is None:
         example = read(example)
       # With random access, the number is the same from any kind of source.
       number = index if self.read else example_number(index, example)

@@ -12,7 +12,7 @@ from absl import logging
 from tensorflow_datasets.core import read_only_builder
 
 from big_vision import lookup
-from big_vision.datasets import core, embedded, records
+from big_vision.datasets import core, embedded, python_reader, records
 
 # Ids of examples must be the same for ever: files of evaluators hold them.
 _HASH_KEY = [3714561454027272724, 8800639020734831960]
@@ -51,6 +51,8 @@ class DataSource(core.DataSource):
     self._random_access = random_access
     self._datasets = {}
 
+  block_size = python_reader.block_size(records.SPECS)
+
   @functools.cached_property
   def _records(self):
     """Opened on first use: what is only read in order does not need it."""
@@ -68,7 +70,15 @@ class DataSource(core.DataSource):
 
   def read(self, index):
     """See `IndexedDataSource`; needs `random_access`."""
-    record, tfds_id = self._records.read(index)
+    return core.read_one(self, index)
+
+  def fetch(self, indices):
+    """See `IndexedDataSource`."""
+    return self._records.fetch(indices)
+
+  def complete(self, index, fetched):
+    """See `IndexedDataSource`."""
+    record, tfds_id = python_reader.unpack(fetched)
     features = self.builder.info.features
     example = features.deserialize_example(record, decoders=self._decoders())
     return _add_id({**example, "tfds_id": tfds_id})

@@ -4,6 +4,7 @@ Files in a tar file that follow each other and share a name up to the first dot
 are one sample, the rest of the name says which field: `0001.jpg`, `0001.cls`.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -95,20 +96,29 @@ class DataSource(core.IndexedDataSource):
   def problems(self):
     return self._problems.messages
 
-  def read(self, index):
-    """See the base class.
+  @functools.cached_property
+  def _specs(self):
+    dtypes = [*self._dtypes.values(), tf.string]
+    return [tf.TensorSpec([], dtype) for dtype in dtypes]
 
-    Args:
-      index: int64 scalar tensor.
+  @property
+  def block_size(self):
+    """See the base class."""
+    return python_reader.block_size(self._specs)
+
+  def fetch(self, indices):
+    """See the base class."""
+    return python_reader.fetch(self._read, indices, self._specs)
+
+  def complete(self, index, fetched):
+    """See the base class.
 
     Returns:
       dict: the features; `tfds_id`, path of the shard and key of the sample;
       `_id`, int32 hash of the name of the shard and the key.
     """
     index = self._problems.check(index, {"index": index})["index"]
-    dtypes = [*self._dtypes.values(), tf.string]
-    specs = [tf.TensorSpec([], dtype) for dtype in dtypes]
-    *values, tfds_id = python_reader.call(self._read, index, specs)
+    *values, tfds_id = python_reader.unpack(fetched)
     example = dict(zip(self._features, values, strict=True))
     # Without the folder, in which the shards may lie elsewhere.
     number = tf.gather(self._numbers, index)

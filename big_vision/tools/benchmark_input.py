@@ -81,14 +81,15 @@ def import_ops():
     importlib.import_module(f"big_vision.pp.{ops}")
 
 
-# What is compared by the part `source`: arguments of the data, of the input.
+# What is compared by the part `source`: `data.random_access`, `memory_gb` as a
+# multiple of the dataset's size, what the files are converted to.
 _SOURCES = {
   # As much memory as the config asks for.
-  "tfrecord_all_in_memory": (False, 1e6, None),
-  # The default for files that can only be read in order.
-  "tfrecord_limited": (False, None, None),
-  "tfrecord_index": (None, None, "index"),
-  "array_record": (None, None, "array_record"),
+  "tfrecord_all_in_memory": (False, 2, None),
+  # What becomes of it if less than that is allowed.
+  "tfrecord_limited": (False, 1 / 8, None),
+  "tfrecord_index": (None, 1 / 8, "index"),
+  "array_record": (None, 1 / 8, "array_record"),
 }
 
 
@@ -103,7 +104,7 @@ def benchmark_source(args):
   context = multiprocessing.get_context("spawn")
   with tempfile.TemporaryDirectory(dir=args.dir) as folder:
     results["bytes"] = write_dataset(folder, args.examples, args.classes)
-    for name, (random_access, memory_gb, convert_to) in _SOURCES.items():
+    for name, (random_access, memory, convert_to) in _SOURCES.items():
       if convert_to:
         from big_vision.tools import convert_dataset
 
@@ -118,10 +119,9 @@ def benchmark_source(args):
         batch_size=100,
         cache_raw=True,
         shuffle_buffer_size=250_000,
+        memory_gb=memory * results["bytes"] / 2**30,
         pp=pp,
       )
-      if memory_gb:
-        config["memory_gb"] = memory_gb
       with context.Pool(1) as pool:
         results[name] = pool.apply(
           _read_source, (json.dumps(config), max(args.examples // 100, 2))

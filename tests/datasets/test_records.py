@@ -138,7 +138,7 @@ def test_starts_anywhere_at_once(prepared, monkeypatch):
   read = count_reads(monkeypatch)
   cfg = config(prepared, num_parallel_calls=1, prefetch=0)
   ids(cfg, 1, start_step=10**12)
-  assert len(read) <= 60
+  assert 50 <= len(read) <= 150  # A batch, and the blocks after it.
 
 
 def test_memory_limit(prepared, caplog, monkeypatch):
