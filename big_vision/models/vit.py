@@ -307,10 +307,6 @@ class _Model(nn.Module):
       (x, out): x is [B, C], or [B, D] without classes, or [B, T, ...] with pool
       type "none"; out is a dict of named intermediates.
     """
-    if self.pool_type not in _POOL_TYPES:
-      raise lookup.unknown(
-        "pool type", self.pool_type, _POOL_TYPES, "model.pool_type"
-      )
     out = {}
     image = jnp.asarray(image, self.dtype_mm)
     x = out["stem"] = nn.Conv(
@@ -321,11 +317,29 @@ class _Model(nn.Module):
       name="embedding",
       dtype=self.dtype_mm,
     )(image)  # [B, h, w, D]
+    _, h, w, d = x.shape
+    posemb = get_posemb(self, self.posemb, (h, w), d, "pos_embedding", x.dtype)
+    return self.after_stem(x, posemb, out, train)
+
+  def after_stem(self, x, posemb, out, train):
+    """All that follows the patch embedding; for `__call__` of models like this.
+
+    Args:
+      x: [B, h, w, D], embedded patches.
+      posemb: [1, h * w, D], positions.
+      out: dict of intermediates, to which others are added.
+      train: bool, whether dropout is active.
+
+    Returns:
+      What `__call__` returns.
+    """
+    if self.pool_type not in _POOL_TYPES:
+      raise lookup.unknown(
+        "pool type", self.pool_type, _POOL_TYPES, "model.pool_type"
+      )
     n, h, w, d = x.shape
     x = x.reshape(n, h * w, d)
-    x = out["with_posemb"] = x + get_posemb(
-      self, self.posemb, (h, w), d, "pos_embedding", x.dtype
-    )
+    x = out["with_posemb"] = x + posemb
     if self.pool_type == "tok":
       cls = self.param("cls", nn.initializers.zeros, (1, 1, d), x.dtype)
       x = jnp.concatenate([jnp.tile(cls, [n, 1, 1]), x], axis=1)

@@ -1,0 +1,222 @@
+"""FlexiViT: a ViT for all patch sizes, https://arxiv.org/abs/2212.08013.
+
+The number of tokens per side, `seqhw`, is an argument of the call. Patches get
+the size that gives so many, and the embedding of patches and the positions, which
+are stored at one size, are resampled to fit.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision import checkpoints
+from big_vision.models import common, vit, vit_checkpoints
+
+
+def resample_patchemb(old, new_hw):
+  """Resamples a kernel that embeds patches, for patches of another size.
+
+  With B the matrix that resizes patches bilinearly, the new kernel is the
+  pseudo-inverse of B^T times the old one: the least change of the embedding of a
+  patch when it is resized, none at all for larger patches (eq. 4 of the paper).
+
+  Args:
+    old: [h, w, C_in, C_out] array, possibly traced.
+    new_hw: (height, width) of the new patches, in pixels.
+
+  Returns:
+    [*new_hw, C_in, C_out] array; `old` itself if it has that size. Kernels of
+    less than 32 bits become float32.
+  """
+  assert len(old.shape) == 4, (
+    f"A patch embedding has four dimensions, not {len(old.shape)}."
+  )
+  assert len(new_hw) == 2, f"Not a height and a width: {new_hw}."
+  old_hw, new_hw = tuple(old.shape[:2]), tuple(new_hw)
+  if old_hw == new_hw:
+    return old
+  resize = np.kron(
+    *(_bilinear(o, n) for o, n in zip(old_hw, new_hw, strict=True))
+  )
+  weights = jnp.asarray(np.linalg.pinv(resize.T))  # [new pixels, old pixels]
+
+  def one(kernel):
+    return (weights @ kernel.reshape(-1)).reshape(new_hw)
+
+  of_all = jax.vmap(jax.vmap(one, 2, 2), 3, 3)
+  return of_all(jnp.asarray(old))
+
+
+def _bilinear(num_old, num_new):
+  """[new, old] float32 matrix of linear resizing, half-pixel centres."""
+  at = (np.arange(num_new, dtype=np.float32) + np.float32(0.5)) * np.float32(
+    num_old / num_new
+  ) - np.float32(0.5)
+  low = np.floor(at)
+  rows, fraction = np.arange(num_new), at - low
+  matrix = np.zeros([num_new, num_old], np.float32)
+  below = np.maximum(low, 0).astype(int)
+  above = np.minimum(np.ceil(at), num_old - 1).astype(int)
+  np.add.at(matrix, (rows, below), 1 - fraction)
+  np.add.at(matrix, (rows, above), fraction)
+  return matrix
+
+
+class Patchify(nn.Module):
+  """Embeds patches of the size that gives a grid of a wanted size.
+
+  Attributes:
+    patch_size: (height, width) in pixels of the kernel that is stored.
+    width: D.
+    seqhw: tokens per side if the call does not say; None: it must.
+  """
+
+  patch_size: Sequence[int] = (32, 32)
+  width: int = 768
+  seqhw: int | None = None
+
+  @nn.compact
+  def __call__(self, image, seqhw=None):
+    """Maps [B, H, W, C] to [B, seqhw, seqhw, D].
+
+    Raises:
+      TypeError: it is not said how many tokens there should be.
+    """
+    _, h, w, c = image.shape
+    stored = tuple(self.patch_size)
+    kernel = self.param(
+      "kernel",
+      nn.initializers.normal(stddev=1 / np.sqrt(self.width)),
+      (*stored, c, self.width),
+      image.dtype,
+    )
+    bias = self.param("bias", nn.initializers.zeros, (self.width,), image.dtype)
+    seqhw = seqhw or self.seqhw
+    if seqhw:
+      patch = (h // seqhw, w // seqhw)
+    elif self.is_initializing():
+      patch = stored
+    else:
+      raise TypeError(
+        "FlexiViT needs to know how many tokens there are per side: call it with "
+        "seqhw=…, or set config.model.seqhw."
+      )
+    if 0 in patch:
+      raise ValueError(
+        f"FlexiViT: an image of {h}x{w} pixels has no {seqhw} tokens per side "
+        "(seqhw)."
+      )
+    kernel = resample_patchemb(kernel, patch)
+    return jnp.reshape(bias, (1, 1, 1, -1)) + jax.lax.conv_general_dilated(
+      image,
+      kernel,
+      window_strides=patch,
+      padding="VALID",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+class _Model(vit._Model):
+  """A ViT but for its stem; the table in `Model` explains the fields."""
+
+  patch_size: Sequence[int] = (32, 32)
+  posemb_size: Sequence[int] = (7, 7)
+  seqhw: int | None = None
+
+  @nn.compact
+  def __call__(self, image, *, seqhw=None, train=False):
+    """Applies the model.
+
+    Args:
+      image: [B, H, W, 3], normally in [-1, 1].
+      seqhw: int, tokens per side; static.
+      train: bool, whether dropout is active.
+
+    Returns:
+      As `vit.Model`.
+    """
+    out = {}
+    image = jnp.asarray(image, self.dtype_mm)
+    x = out["stem"] = Patchify(
+      self.patch_size, self.width, self.seqhw, name="embedding"
+    )(image, seqhw)
+    _, h, w, d = x.shape
+    posemb = vit.get_posemb(
+      self, self.posemb, self.posemb_size, d, "pos_embedding", x.dtype
+    )
+    if posemb.shape[1] != h * w:
+      posemb = posemb.reshape(1, *self.posemb_size, d)
+      posemb = jax.image.resize(posemb, (1, h, w, d), "linear")
+      posemb = posemb.reshape(1, h * w, d)
+    return self.after_stem(x, posemb, out, train)
+
+
+def Model(num_classes, *, variant=None, **kw):  # noqa: N802 (a class to its callers)
+  """FlexiViT of a named size.
+
+  Args:
+    num_classes: int, outputs of the head; None or 0 is no head.
+    variant: str, for example "B/30": see `vit.decode_variant`. The size of
+      patches is that of the stored kernel.
+    **kw: overrides of the variant; all of `vit.Model`, and
+      patch_size: (height, width) in pixels of the stored kernel, default (32, 32).
+      posemb_size: (height, width) of the stored grid of positions, default (7, 7).
+      seqhw: tokens per side where the call does not say.
+
+  Returns:
+    The linen module.
+
+  Raises:
+    KeyError: unknown variant.
+    TypeError: unknown keyword.
+  """
+  return _Model(num_classes, **{**vit.decode_variant(variant), **kw})
+
+
+def load(init_params, init_file, model_cfg, dont_load=()):
+  """Loads a FlexiViT, or a ViT to become one, with other sizes of what is stored.
+
+  Args:
+    init_params: parameters of the model, arrays or shapes.
+    init_file: str, a path `<path>[:<sub/tree>]` or one of `VANITY_NAMES`.
+    model_cfg: `config.model`; its `patch_size` is the size of the kernel.
+    dont_load: regexes of parameters to be initialised instead.
+
+  Returns:
+    Nested dict of parameters; leaves that are not loaded are those of
+    `init_params`.
+
+  Raises:
+    ValueError: parameters do not match, see `common.merge_params`.
+  """
+  params = checkpoints.load_params(VANITY_NAMES.get(init_file, init_file))
+  want = init_params["pos_embedding"]
+  params = vit_checkpoints.fix_old_checkpoints(params, want.shape[1])
+  params["pos_embedding"] = vit_checkpoints.resample_posemb(
+    params["pos_embedding"], want
+  )
+  params["embedding"]["kernel"] = resample_patchemb(
+    params["embedding"]["kernel"], model_cfg.patch_size
+  )
+  return common.merge_params(params, init_params, dont_load)
+
+
+# Names of public checkpoints that `config.model_init` accepts.
+VANITY_NAMES = {
+  **vit_checkpoints.VANITY_NAMES,
+  **{
+    f"FlexiViT-{size} i1k": f"gs://big_vision/flexivit/flexivit_{size.lower()}_i1k.npz"
+    for size in "LBS"
+  },
+  **{
+    f"FlexiViT-B i21k {epochs}ep": f"gs://big_vision/flexivit/flexivit_b_i21k_{epochs}ep.npz"
+    for epochs in (90, 300, 1000)
+  },
+  **{
+    f"ViT-B/{patch} i21k": f"gs://big_vision/flexivit/vit_b{patch}_i21k_300ep.npz"
+    for patch in (16, 30)
+  },
+}

@@ -1,0 +1,145 @@
+"""FlexiViT against TensorFlow's resizing, and the properties of its paper."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from big_vision import trees
+from big_vision.models.proj.flexi import vit
+
+SMALL = dict(width=16, depth=1, mlp_dim=32, num_heads=2, patch_size=(4, 4))
+
+
+def rand(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def named(tree):
+  return dict(trees.tree_flatten_with_names(tree)[0])
+
+
+def resize(images, hw):
+  """Bilinear resizing [..., h, w, C], half-pixel centres, no antialiasing."""
+  shape = (*images.shape[:-3], *hw, images.shape[-1])
+  return np.asarray(jax.image.resize(images, shape, "linear", antialias=False))
+
+
+@pytest.mark.parametrize("old", [(4, 4), (5, 3)])
+@pytest.mark.parametrize("new", [(8, 8), (7, 5), (6, 9), (3, 2), (2, 3)])
+@pytest.mark.parametrize("channels", [1, 3, 10])
+def test_resample_patchemb_is_the_pseudo_inverse(old, new, channels):
+  kernel = rand(*old, channels, 6)
+  got = vit.resample_patchemb(kernel, new)
+  assert got.shape == (*new, channels, 6) and got.dtype == jnp.float32
+  # B, column by column: what becomes of each pixel.
+  pixels = np.eye(np.prod(old), dtype=np.float32).reshape(-1, *old, 1)
+  b = resize(pixels, new).reshape(len(pixels), -1).T  # [new, old]
+  want = np.linalg.pinv(b.T.astype(np.float64)) @ kernel.reshape(
+    len(pixels), -1
+  )
+  np.testing.assert_allclose(
+    got.reshape(want.shape), want, rtol=1e-3, atol=2e-4
+  )
+
+
+def test_larger_patches_keep_their_embedding():
+  """Equation 3 of the paper is solved exactly."""
+  patches, kernel = rand(5, 6, 4, 3), rand(6, 4, 3, 8, seed=1)
+  for new in [(12, 8), (7, 9), (6, 13)]:
+    larger = vit.resample_patchemb(kernel, new)
+    np.testing.assert_allclose(
+      np.einsum("nhwc,hwcd->nd", resize(patches, new), larger),
+      np.einsum("nhwc,hwcd->nd", patches, kernel),
+      rtol=1e-3,
+      atol=1e-3,
+    )
+
+
+def test_resample_patchemb_dtypes():
+  kernel = rand(4, 4, 3, 2)
+  assert vit.resample_patchemb(kernel, (4, 4)) is kernel
+  half = jnp.asarray(kernel, jnp.bfloat16)
+  assert vit.resample_patchemb(half, [8, 8]).dtype == jnp.float32
+  with jax.enable_x64(True):
+    got = vit.resample_patchemb(kernel.astype(np.float64), (8, 6))
+    assert got.dtype == jnp.float64
+  jitted = jax.jit(lambda k: vit.resample_patchemb(k, (8, 6)))(kernel)
+  np.testing.assert_allclose(jitted, got, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("new", [(8,), (8, 8, 3), ()])
+def test_resample_patchemb_of_malformed_sizes(new):
+  with pytest.raises(AssertionError, match="height and a width"):
+    vit.resample_patchemb(rand(4, 4, 3, 2), new)
+  with pytest.raises(AssertionError, match="four dimensions, not 3"):
+    vit.resample_patchemb(rand(4, 4, 3), (2, 2))
+
+
+def test_number_of_tokens_is_an_argument():
+  model = vit.Model(3, posemb_size=(3, 3), **SMALL, head_zeroinit=False)
+  image = rand(2, 24, 24, 3)
+  params = model.init(jax.random.key(0), image)["params"]
+  shapes = {k: v.shape for k, v in named(params).items()}
+  assert shapes["embedding/kernel"] == (4, 4, 3, 16)
+  assert shapes["pos_embedding"] == (1, 9, 16)
+  logits = {}
+  for seqhw in (2, 3, 6, 8):
+    logits[seqhw], out = model.apply({"params": params}, image, seqhw=seqhw)
+    assert out["stem"].shape == (2, seqhw, seqhw, 16)
+    assert out["logits_2d"].shape == (2, seqhw, seqhw, 3)
+  assert np.ptp([x[0, 0] for x in logits.values()]) > 1e-4
+  # 24 pixels in 6 tokens of 4 is what is stored: a convolution as any other.
+  want = jax.lax.conv_general_dilated(
+    image, params["embedding"]["kernel"], (4, 4), "VALID",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )  # fmt: skip
+  _, out = model.apply({"params": params}, image, seqhw=6)
+  np.testing.assert_allclose(out["stem"], want, atol=1e-5)
+  fixed = vit.Model(
+    3, posemb_size=(3, 3), seqhw=3, **SMALL, head_zeroinit=False
+  )
+  np.testing.assert_array_equal(
+    fixed.apply({"params": params}, image)[0], logits[3]
+  )
+  with pytest.raises(TypeError, match="seqhw=…, or set config.model.seqhw"):
+    model.apply({"params": params}, image)
+  with pytest.raises(ValueError, match="24x24 pixels has no 25 tokens"):
+    model.apply({"params": params}, image, seqhw=25)
+
+
+def test_load_resamples_what_is_stored(tmp_path):
+  """Larger images of the same content give nearly the same result."""
+  old = vit.Model(3, posemb_size=(3, 3), **SMALL, head_zeroinit=False)
+  image = rand(2, 12, 12, 3)
+  params = old.init(jax.random.key(0), image)["params"]
+  file = str(tmp_path / "old.npz")
+  np.savez(file, **{k: np.asarray(v) for k, v in named(params).items()})
+  cfg = types.SimpleNamespace(patch_size=(8, 8))
+  new = vit.Model(3, posemb_size=(4, 4), **{**SMALL, "patch_size": (8, 8)})
+  init = jax.eval_shape(new.init, jax.random.key(1), image)["params"]
+  loaded = vit.load(init, file, cfg)
+  assert jax.tree.map(jnp.shape, loaded) == jax.tree.map(jnp.shape, init)
+  np.testing.assert_array_equal(
+    loaded["embedding"]["kernel"],
+    vit.resample_patchemb(params["embedding"]["kernel"], (8, 8)),
+  )
+  _, before = old.apply({"params": params}, image, seqhw=3)
+  _, after = new.apply({"params": loaded}, resize(image, (24, 24)), seqhw=3)
+  # Interpolation at the sides of patches sees the next patch.
+  corr = np.corrcoef(np.ravel(before["stem"]), np.ravel(after["stem"]))[0, 1]
+  assert corr > 0.9
+  init["head"]["kernel"] = jnp.ones((16, 3))
+  kept = vit.load(init, file, cfg, dont_load=["head/kernel"])
+  np.testing.assert_array_equal(kept["head"]["kernel"], 1)
+
+
+def test_public_names():
+  assert vit.VANITY_NAMES["FlexiViT-B i21k 90ep"].endswith(
+    "flexivit/flexivit_b_i21k_90ep.npz"
+  )
+  assert vit.VANITY_NAMES["FlexiViT-S i1k"].endswith("flexivit_s_i1k.npz")
+  assert vit.VANITY_NAMES["ViT-B/30 i21k"].endswith("vit_b30_i21k_300ep.npz")
+  assert "howto-i21k-B/8" in vit.VANITY_NAMES
