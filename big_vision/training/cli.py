@@ -14,7 +14,7 @@ from ml_collections import config_flags
 from big_vision import devices, fs, lookup, metrics, profiler, schedules
 from big_vision import workdir as workdir_lib
 from big_vision.chrono import chrono
-from big_vision.training import config_check, console, loop
+from big_vision.training import config_check, console, flat_config, loop
 from big_vision.training import setup as setup_lib
 
 config_flags.DEFINE_config_file(
@@ -107,6 +107,7 @@ def train(build, config, workdir=None, *, cleanup=False, profile=False):
   )
   logging.info("%s", config)
 
+  config = flat_config.modern(config)
   if chrono.prev_step is not None:  # Not the first run of this process.
     chrono.reset()
   config_check.check(config)

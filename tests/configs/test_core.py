@@ -1,4 +1,4 @@
-"""The configs of the core resolve to what is stored in golden/configs.json."""
+"""Configs resolve to what is stored in golden/configs.json."""
 
 import importlib
 import json
@@ -34,7 +34,7 @@ def test_same_as_stored(name, arg):
 @pytest.mark.parametrize("name", GOLDEN)
 def test_describes_itself(name):
   doc = importlib.import_module(f"big_vision.configs.{name}").__doc__
-  assert f"--config big_vision/configs/{name}.py" in doc
+  assert f"--config big_vision/configs/{name.replace('.', '/')}.py" in doc
   assert "Expected" in doc
   assert "demo" in doc
 

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -23,7 +24,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = ROOT / "big_vision/configs"
 # Not configs but what they share.
 SHARED = ("__init__", "common", "common_fewshot", "demo", "demo_pp")
-NAMES = [p.stem for p in sorted(CONFIGS.glob("*.py")) if p.stem not in SHARED]
+NAMES = [
+  ".".join(p.relative_to(CONFIGS).with_suffix("").parts)
+  for p in sorted(CONFIGS.rglob("*.py"))
+  if p.stem not in SHARED
+]
 
 # What tests add to the command, to take less time. Convolutions are slow on
 # CPUs but learn fast; quickstart counts epochs; load_and_eval does not train.
@@ -39,6 +44,12 @@ FLAGS = {
 
 def get_config(name, arg="demo"):
   return importlib.import_module(f"big_vision.configs.{name}").get_config(arg)
+
+
+def trainer(name):
+  """The module that a config's own documentation says to run."""
+  doc = importlib.import_module(f"big_vision.configs.{name}").__doc__
+  return re.search(r"python -m (\S+)", doc).group(1)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +199,9 @@ def run(env, tmp_path_factory, request):
   def start(name):
     workdir = tmp_path_factory.mktemp(name) / "w"
     command = [
-      sys.executable, "-m", "big_vision.train", "--workdir", str(workdir),
-      "--config", f"big_vision/configs/{name}.py:demo", *FLAGS.get(name, STEPS),
+      sys.executable, "-m", trainer(name), "--workdir", str(workdir),
+      "--config", f"big_vision/configs/{name.replace('.', '/')}.py:demo",
+      *FLAGS.get(name, STEPS),
     ]  # fmt: skip
     done = subprocess.run(
       command, cwd=ROOT, env=env, capture_output=True, text=True

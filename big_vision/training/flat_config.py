@@ -1,0 +1,91 @@
+"""Configs of the past, which had their data at the top level.
+
+Some papers' configs say `dataset`, `train_split`, `pp_train`, `batch_size` where
+today's have `config.input`. Trainers read them all the same.
+"""
+
+import ml_collections as mlc
+
+# Top level -> today's key.
+_RENAMED = {
+  "num_epochs": "total_epochs",
+  "checkpoint_steps": "ckpt_steps",
+  "keep_checkpoint_steps": "keep_ckpt_steps",
+  "checkpoint_timeout": "ckpt_timeout",
+}
+# Top level -> `config.input`.
+_INPUT = {
+  "pp_train": "pp",
+  "batch_size": "batch_size",
+  "shuffle_buffer_size": "shuffle_buffer_size",
+  "cache_raw": "cache_raw",
+  "prefetch_to_host": "prefetch",
+}
+# Top level -> `config.input.data`.
+_DATA = {"dataset": "name", "train_split": "split", "dataset_dir": "data_dir"}
+
+
+def modern(config):
+  """A config in today's layout.
+
+  Args:
+    config: ConfigDict of either layout.
+
+  Returns:
+    `config` itself if it has `input`; else a ConfigDict, unlocked, with the same
+    values where they belong today, references resolved.
+
+  Raises:
+    ValueError: a key is there under both names, or checkpoints to be kept are
+      not among those that are written.
+  """
+  if "input" in config or "dataset" not in config:
+    return config
+  old = config.copy_and_resolve_references().to_dict()
+  _check(old)
+  new = {
+    _RENAMED.get(k, k): v
+    for k, v in old.items()
+    if k not in _INPUT and k not in _DATA
+  }
+  new["input"] = _moved(old, _INPUT) | {"data": _moved(old, _DATA)}
+  new["evals"] = {
+    name: _evaluator(cfg, old) for name, cfg in old.get("evals", {}).items()
+  }
+  return mlc.ConfigDict(new)
+
+
+def _check(old):
+  for before, now in _RENAMED.items():
+    if before in old and now in old:
+      raise ValueError(
+        f"config.{before} is the old name of config.{now}: remove one of them."
+      )
+  if "num_epochs" in old and old.get("total_steps") is not None:
+    raise ValueError(
+      "config.num_epochs and config.total_steps: remove one of them."
+    )
+  keep, every = old.get("keep_checkpoint_steps"), old.get("checkpoint_steps")
+  if keep and (not every or keep % every):
+    raise ValueError(
+      f"config.keep_checkpoint_steps={keep} must be a multiple of "
+      f"config.checkpoint_steps={every}."
+    )
+
+
+def _moved(old, names):
+  """The values of `old` under the keys of `names`, by their new names."""
+  return {new: old[k] for k, new in names.items() if k in old}
+
+
+def _evaluator(cfg, old):
+  """One evaluator: `dataset` and `split` become `data`."""
+  if "dataset" not in cfg:
+    return cfg
+  data = {"name": cfg["dataset"], "split": cfg.get("split")}
+  if folder := cfg.get("dataset_dir", old.get("dataset_dir")):
+    data["data_dir"] = folder
+  rest = {
+    k: v for k, v in cfg.items() if k not in ("dataset", "split", "dataset_dir")
+  }
+  return {**rest, "data": data}
