@@ -35,11 +35,12 @@ jax.config.parse_flags_with_absl()
 PP_MODULES = ("ops_general", "ops_image", "ops_text")
 
 
-def main_for(build):
+def main_for(build, model="model"):
   """The `main(argv)` of a trainer module.
 
   Args:
     build: `Setup -> Recipe`, what the method computes.
+    model: what configs call the model that is trained: `<model>_name` and so on.
 
   Returns:
     Function for `absl.app.run`.
@@ -59,6 +60,7 @@ def main_for(build):
       flags.FLAGS.workdir,
       cleanup=flags.FLAGS.cleanup,
       profile=flags.FLAGS.profile,
+      model=model,
     )
 
   return main
@@ -82,7 +84,9 @@ def start_jax():
     jax.config.update("jax_compilation_cache_dir", cache)
 
 
-def train(build, config, workdir=None, *, cleanup=False, profile=False):
+def train(
+  build, config, workdir=None, *, cleanup=False, profile=False, model="model"
+):
   """Runs a training from its config.
 
   Args:
@@ -91,6 +95,7 @@ def train(build, config, workdir=None, *, cleanup=False, profile=False):
     workdir: output folder; None writes nothing.
     cleanup: delete the workdir after success.
     profile: trace a few steps.
+    model: what the config calls the model that is trained.
 
   Returns:
     The final state.
@@ -110,7 +115,7 @@ def train(build, config, workdir=None, *, cleanup=False, profile=False):
   config = flat_config.modern(config)
   if chrono.prev_step is not None:  # Not the first run of this process.
     chrono.reset()
-  config_check.check(config)
+  config_check.check(config, model=model)
   mesh = devices.create_device_mesh(
     config.get("mesh", [("data", jax.device_count())]),
     allow_split_physical_axes=config.get(

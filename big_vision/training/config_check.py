@@ -21,18 +21,19 @@ KEYS = {
   "grad_accum_steps", "ckpt_timeout",
   *(f"{d}_{u}" for d in DURATIONS for u in ("steps", "examples", "epochs", "percent")),
 }  # fmt: skip
-REQUIRED = ("input", "input.batch_size", "model_name", "lr", "optax_name")
+REQUIRED = ("input", "input.batch_size", "lr", "optax_name")
 
 
-def check(config, known=KEYS):
+def check(config, known=KEYS, model="model"):
   """Raises ValueError for what can be told wrong from the config alone.
 
   Args:
     config: ConfigDict of a run.
     known: names that may stand at its top level.
+    model: what the config calls the model that is trained.
   """
   misspelt(config, known)
-  for key in REQUIRED:
+  for key in (*REQUIRED, f"{model}_name"):
     if config.get(key) is None:
       raise ValueError(f"config.{key} is required.")
   # What only evaluates logs no step.
@@ -58,7 +59,8 @@ def check(config, known=KEYS):
       f"config.input.batch_size={batch_size} is not divisible by "
       f"config.grad_accum_steps={accum} times the number of devices, {n}."
     )
-  lookup.module("models", config.model_name, kind="model", key="model_name")
+  name = f"{model}_name"
+  lookup.module("models", config[name], kind="model", key=name)
   if isinstance(config.get("loss"), str):
     losses.get(config.loss, "loss")
 

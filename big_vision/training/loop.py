@@ -82,7 +82,8 @@ def run(setup, recipe):
       checkpoints.collect_orphans(setup.checkpoint_prefix)
 
     writer.step_start(first_step)
-    writer.measure("num_params", state_lib.num_params(plan.shapes["params"]))
+    for name, tree in _models(recipe, plan):
+      writer.measure(name, state_lib.num_params(tree))
     if first_step in (0, total_steps):
       console.note("Initial evaluation" if first_step == 0 else "Evaluation")
       for name, evaluator, _, prefix in evaluators.get():
@@ -141,6 +142,14 @@ def run(setup, recipe):
     profiler.startstop_prof(prof)
   console.note(f"Done!\n{chrono.note}")
   return state
+
+
+def _models(recipe, plan):
+  """Pairs of the name of the metric of its size and a tree of parameters."""
+  suffix = f"_{recipe.params_name}" if recipe.params_name else ""
+  yield f"num_params{suffix}", plan.shapes["params"]
+  for name, tree in plan.frozen.items():
+    yield f"num_params_{name}", tree
 
 
 class _Evaluators:

@@ -51,6 +51,8 @@ class Recipe:
     frozen: trees that the step needs but does not train (teachers, tokenizer
       weights). Sharded by the same rules under the prefix `frozen/`, given to
       `loss_fn` and `predict_fns` as `state["frozen"]`, never in a checkpoint.
+    params_name: what is trained, where models have names: the metric of its size
+      is `num_params_<name>`, next to those of the frozen trees.
     grad_fn: see `value_and_grad`; sharpness-aware and other two-pass gradients.
     extra_state: `params -> dict`, further entries of the state and of the
       checkpoint: averages of parameters, a carried random key, `collections`.
@@ -68,6 +70,7 @@ class Recipe:
   load: Callable[..., Any] | None = None
   augment: Callable[..., Any] | None = None
   frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  params_name: str | None = None
   grad_fn: Callable[..., Any] = value_and_grad
   extra_state: Callable[..., Any] | None = None
   post_update: Callable[..., Any] | None = None

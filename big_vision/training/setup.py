@@ -83,39 +83,42 @@ class Setup:
     with jax.set_mesh(self.mesh), nn.logical_axis_rules(list(rules)):
       yield
 
-  def make_model(self, **kw):
-    """Builds `config.model_name` with the arguments `config.model`.
+  def make_model(self, key="model", **kw):
+    """Builds `config.<key>_name` with the arguments `config.<key>`.
 
     Args:
-      **kw: further arguments of the model, such as `num_classes`.
+      key: str, what the config calls the model.
+      **kw: further arguments of the model, such as `num_classes`; the config's
+        own come first.
 
     Returns:
       (model, load): the linen module; and `params -> params` that reads
-      `config.model_init`, or None if the config has none.
+      `config.<key>_init`, with the arguments `config.<key>_load`, or None if the
+      config has none.
 
     Raises:
       ValueError: unknown model.
     """
     config = self.config
-    module = lookup.module(
-      "models", config.model_name, kind="model", key="model_name"
-    )
+    name = config.get(f"{key}_name")
+    if name is None:
+      raise ValueError(f"config.{key}_name is required.")
+    module = lookup.module("models", name, kind="model", key=f"{key}_name")
     try:
-      model = module.Model(**kw, **config.get("model", {}))
+      model = module.Model(**{**kw, **config.get(key, {})})
     except TypeError as e:
       raise ValueError(
-        f"config.model does not fit config.model_name={config.model_name!r}: "
-        f"{e}"
+        f"config.{key} does not fit config.{key}_name={name!r}: {e}"
       ) from e
-    if not config.get("model_init"):
+    if not config.get(f"{key}_init"):
       return model, None
 
     def load(params):
       return module.load(
         params,
-        config.model_init,
-        config.get("model"),
-        **config.get("model_load", {}),
+        config[f"{key}_init"],
+        config.get(key),
+        **config.get(f"{key}_load", {}),
       )
 
     return model, load
