@@ -56,6 +56,7 @@ MODELS = {
 # training set remains held out: `full[51200:]` becomes `train[1024:]`.
 _SPLIT_FACTOR = 50
 _MAX_EVAL = 512  # Examples of a split without end that evaluators see.
+_MAX_HELD_OUT = 128  # Examples that splits of other names have at least.
 
 
 def split_arg(arg):
@@ -125,13 +126,20 @@ def _change_eval(cfg):
 
 
 def _change_model(config, model):
-  """A tiny model of few classes; no weights of large ones."""
-  name = config.model_name
-  if model is None and name not in MODELS:
-    raise lookup.unknown("family of tiny models", name, MODELS, "model_name")
-  config.model.update(MODELS[name] if model is None else model)
-  if "model_init" in config:
-    config.model_init = ""
+  """Tiny models of few classes; no weights of large ones."""
+  keys = ["model"]
+  if "student_name" in config:
+    keys = ["student", *config.teachers]
+  for key in keys:
+    name = config[f"{key}_name"]
+    if model is None and name not in MODELS:
+      raise lookup.unknown("family of tiny models", name, MODELS, f"{key}_name")
+    config[key].update(MODELS[name] if model is None else model)
+    if f"{key}_init" in config:
+      config[f"{key}_init"] = ""
+    if key not in ("model", "student"):
+      # A random teacher must not give all classes the same probability.
+      config[key].head_zeroinit = False
   if "num_classes" in config:
     config.num_classes = NUM_CLASSES
   if "init_head_bias" in config:
@@ -198,6 +206,8 @@ def _split_part(part, train):
   begin, end = _position(begin), _position(end)
   if name == "train" and not train and not end and (begin or "0").isdecimal():
     end = str(int(begin or 0) + _MAX_EVAL)
+  if name != "train" and end.isdecimal():  # There are not many more.
+    end = str(min(int(end), _MAX_HELD_OUT))
   return f"{name}[{begin}:{end}]" if begin or end else name
 
 

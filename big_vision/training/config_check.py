@@ -19,6 +19,7 @@ KEYS = {
   "grad_clip_norm", "grad_clip_per_example", "weight_decay_decouple",
   "grad_clip_agc", "grad_clip_agc_eps", "grad_clip_agc_mults",
   "grad_accum_steps", "ckpt_timeout",
+  "optim_name",  # Of the past, still in some configs; nobody reads it.
   *(f"{d}_{u}" for d in DURATIONS for u in ("steps", "examples", "epochs", "percent")),
 }  # fmt: skip
 REQUIRED = ("input", "input.batch_size", "lr", "optax_name")

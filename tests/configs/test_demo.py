@@ -38,6 +38,9 @@ FLAGS = {
   "bit_i21k": ["--config.total_steps=80"],
   "nfnet_i1k": ["--config.total_steps=100"],
   "quickstart": ["--config.total_epochs=6"],
+  "proj.distill.bit_i1k": ["--config.total_steps=30"],
+  "proj.distill.bigsweep_flowers_pet": ["--config.total_steps=40"],
+  "proj.distill.bigsweep_food_sun": ["--config.total_steps=40"],
   "load_and_eval": [],
 }
 
@@ -64,6 +67,7 @@ def trainer(name):
     ("train[:16]", "train[:1]", "train[:1]"),
     ("train[-100:]", "train[-2:]", "train[-2:]"),
     ("validation", "validation", "validation"),
+    ("validation[:49152]", "validation[:128]", "validation[:128]"),
     ("val", "validation", "validation"),
     ("test2017[:1000]", "test[:20]", "test[:20]"),
     ("trainval+test", "train[:512]+test", "train+test"),
@@ -227,11 +231,18 @@ def expected_metrics(config):
     elif cfg.type == "fewshot_lsr":
       first = [tuple(pair) for pair in cfg.display_first]
       names |= {
-        f"{'a' if (short, n) in first else 'z'}/{short}_{n}shot-seed-{seed}"
+        f"{cfg.get('prefix', name + '/')}{'a' if (short, n) in first else 'z'}"
+        f"/{short}_{n}shot-seed-{seed}"
         for short in cfg.datasets
         for n in cfg.shots
         for seed in range(cfg.num_seeds)
       }
+    elif cfg.type == "proj.distill.cka":
+      names.add(f"{name}/cka")
+    elif cfg.type == "proj.distill.distance":
+      for kw in cfg.distances:
+        of = "_".join(f"{k}={v}" for k, v in kw.items())
+        names |= {f"{name}/{of}/{x}" for x in ("all", "avg", "min", "max")}
     else:
       raise NotImplementedError(cfg.type)
   return names

@@ -88,15 +88,29 @@ def get_dist_fn(predict_fn, what, mesh, distances):
   """
 
   def fn(train_state, batch, mask):
-    outs = predict_fn(train_state, batch)
-    student, teacher = (
-      trees.tree_get(out, path)
-      for (_, out), path in zip(outs, what, strict=True)
-    )
-    flat = lambda x: x.reshape(len(x), -1)
-    return [d(flat(student), flat(teacher)) for d in distances], mask
+    student, teacher = representations(predict_fn, what, train_state, batch)
+    return [d(student, teacher) for d in distances], mask
 
   return jax.jit(fn, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def representations(predict_fn, what, train_state, batch):
+  """What is compared, of one batch.
+
+  Args:
+    predict_fn: `(train_state, batch) -> ((_, out_student), (_, out_teacher))`.
+    what: (str, str), paths in the two `out`.
+    train_state: first argument of the predict function.
+    batch: second one.
+
+  Returns:
+    Two arrays [B, -1].
+  """
+  outs = predict_fn(train_state, batch)
+  arrays = (
+    trees.tree_get(out, path) for (_, out), path in zip(outs, what, strict=True)
+  )
+  return [x.reshape(len(x), -1) for x in arrays]
 
 
 class Evaluator:

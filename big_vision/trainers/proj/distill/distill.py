@@ -8,7 +8,8 @@ same image, mixed with the same other image. Keys of the config, with t for each
 of the names in `teachers`:
 
   student_name, student, student_init, student_load: the model that is trained.
-  t_name, t, t_init, t_load: a teacher; t_init is required.
+  t_name, t, t_init, t_load: a teacher; t_init is required, "" is for one with
+    random parameters.
   t_dtype: dtype to keep its parameters in, for example "bfloat16".
   distance, distance_kw: see `evaluators.proj.distill.distance.dist`; default kl.
     None: logits are not compared.
@@ -160,12 +161,13 @@ def _load_student(load):
 
 def _load_teacher(setup, name, load, init_model):
   """Parameters of a teacher."""
-  if load is None:
-    raise ValueError(
-      f"config.{name}_init is required: the checkpoint of the teacher."
-    )
   init = lambda: init_model(name, setup.batch_shapes)
-  params = load(jax.eval_shape(init))
+  if f"{name}_init" not in setup.config:
+    raise ValueError(
+      f"config.{name}_init is required: the checkpoint of the teacher, or '' for "
+      "random parameters."
+    )
+  params = load(jax.eval_shape(init)) if load else jax.jit(init)()
   if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(params)):
     raise ValueError(
       f"config.{name}_load: a teacher must be loaded as a whole, without "

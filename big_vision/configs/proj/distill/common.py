@@ -1,0 +1,120 @@
+"""What the configs of distillation share: teachers, models, evaluators.
+
+https://arxiv.org/abs/2106.05237
+"""
+
+# Checkpoints of the paper's teachers, by what they were trained on: rc128 is a
+# random crop of 128 pixels, ic224 an inception crop of 224.
+inits = {
+  f"BiT-M R152x2 {name}": f"gs://bit_models/distill/R152x2_T_{file}.npz"
+  for name, file in {
+    "imagenet2012 ic224": "224",
+    "imagenet2012 rc384": "384",
+    "flowers rc128": "flowers128",
+    "pet rc128": "pet128",
+    "food rc128": "food128",
+    "sun rc128": "sun128",
+  }.items()
+}
+
+
+def set_models(config, teacher):
+  """A ResNet-50 learns from a ResNet-152x2, the checkpoint `inits[teacher]`."""
+  config.student_name = "bit_paper"
+  config.student = dict(depth=50, width=1)
+  config.teachers = ["prof_m"]
+  config.prof_m_name = "bit_paper"
+  config.prof_m_init = inits[teacher]
+  config.prof_m = dict(depth=152, width=2)
+
+
+def set_method(config, t, lr, wd, warmup_steps):
+  """Function matching: Mixup, KL divergence at a temperature, Adam."""
+  config.mixup = dict(p=1.0)
+  config.distance = "kl"
+  config.distance_kw = dict(t=t)
+
+  config.grad_clip_norm = 1.0
+  config.optax_name = "scale_by_adam"
+  config.optax = dict(mu_dtype="bfloat16")
+  config.lr = lr
+  config.wd = wd
+  config.schedule = dict(warmup_steps=warmup_steps, decay_type="cosine")
+
+
+def distance_eval(data, pp):
+  """Evaluator of the distances of student and teacher."""
+  return dict(
+    type="proj.distill.distance",
+    pred="student_prof_m_fwd",
+    data=data,
+    pp_fn=f'{pp}|keep("image")',
+    log_steps=1000,
+    distances=(
+      dict(kind="kl"),
+      dict(kind="euclidean"),
+      dict(kind="agree", k=1),
+      dict(kind="agree", k=5),
+    ),
+  )
+
+
+def model_evals(evals, student_steps):
+  """The evaluators `evals` for the student often, for the teacher seldom.
+
+  Args:
+    evals: dict of short name -> evaluator without interval.
+    student_steps: int, interval of those of the student.
+
+  Returns:
+    dict of `student_<name>` and `teacher_<name>`.
+  """
+  models = {
+    "student": dict(pred="student_fwd", log_steps=student_steps),
+    "teacher": dict(pred="prof_m_fwd", log_steps=100_000),
+  }
+  return {
+    f"{model}_{name}": {**evaluator, **kw}
+    for model, kw in models.items()
+    for name, evaluator in evals.items()
+  }
+
+
+def bigsweep(config, arg, *, data, schedule, classes, splits):
+  """Fills in what the sweeps over small datasets have in common.
+
+  Args:
+    config: ConfigDict, changed in place.
+    arg: parsed arguments: data, variant, crop, runlocal.
+    data: dict with the `name` of the dataset and the `split` to train on.
+    schedule: (total_epochs, temperature, lr, wd).
+    classes: int.
+    splits: dict of `train`, `val`, `test` -> split to evaluate on.
+  """
+  from big_vision.configs.common import classification, pp_labels
+
+  config.input = dict(
+    data=data,
+    batch_size=512 if not arg.runlocal else 8,
+    cache_raw=True,
+    shuffle_buffer_size=50_000 if not arg.runlocal else 10,
+    pp=f"decode|{arg.crop}|flip_lr|value_range(-1, 1)" + pp_labels(classes),
+  )
+  config.prefetch_to_device = 4
+  config.num_classes = classes
+  config.ckpt_steps = 2500
+  config.optim_name = "adam_hp"  # Nobody reads it.
+
+  config.total_epochs, t, lr, wd = schedule
+  set_models(config, f"BiT-M R152x2 {arg.data} rc128")
+  set_method(config, t, lr, wd, warmup_steps=1500)
+
+  pp = "decode|resize_small(160)|central_crop(128)|value_range(-1, 1)"
+  pp += pp_labels(classes)
+  evals = {
+    name: classification(data["name"], split, pp, loss_name="softmax_xent")
+    for name, split in splits.items()
+  }
+  config.evals = model_evals(evals, student_steps=500)
+  for name, evaluator in evals.items():
+    config.evals[f"dist_{name}"] = distance_eval(evaluator["data"], pp)

@@ -1,0 +1,93 @@
+"""Similarity of representations: linear centered kernel alignment (CKA).
+
+In mini-batches, with the unbiased estimator of HSIC that makes their mean that of
+the whole dataset: "Do Wide and Deep Networks Learn the Same Things?",
+https://arxiv.org/abs/2010.15327, equations 2 and 3.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision.evaluators import common
+from big_vision.evaluators.proj.distill import distance
+
+API = "jit"
+
+
+def hsic(k, l, mask):  # noqa: E741 (the names of the paper)
+  """Unbiased estimate of the Hilbert-Schmidt independence criterion.
+
+  Args:
+    k: [B, B] kernel matrix.
+    l: [B, B] kernel matrix.
+    mask: [B], 0 for examples that do not count.
+
+  Returns:
+    [] float32; 0 if there are less than 4 examples.
+  """
+  mask = (mask != 0).astype(jnp.float32)
+  n = jnp.maximum(mask.sum(), 4.0)
+  pairs = mask[:, None] * mask[None, :] * (1 - jnp.eye(len(mask)))
+  # Not a product alone: padding may be NaN, and 0 * NaN is NaN.
+  k, l = (jnp.where(pairs != 0, x, 0.0) for x in (k, l))  # noqa: E741
+  value = (
+    jnp.sum(k * l)
+    + k.sum() * l.sum() / ((n - 1) * (n - 2))
+    - 2 / (n - 2) * jnp.sum(k.sum(axis=0) * l.sum(axis=0))
+  ) / (n * (n - 3))
+  return jnp.where(mask.sum() >= 4, value, 0.0)
+
+
+@functools.cache  # One compilation for all evaluators of a predict function.
+def get_eval_fn(predict_fn, what):
+  """Compiled `fn(train_state, batch, mask) -> [3]`: HSIC of both, each alone."""
+
+  @jax.jit
+  def fn(train_state, batch, mask):
+    student, teacher = (
+      x.astype(jnp.float32)
+      for x in distance.representations(predict_fn, what, train_state, batch)
+    )
+    k, l = student @ student.T, teacher @ teacher.T  # noqa: E741
+    return jnp.stack([hsic(a, b, mask) for a, b in ((k, l), (k, k), (l, l))])
+
+  return fn
+
+
+class Evaluator:
+  """Yields `cka` of student and teacher: 1 if they agree up to a rotation."""
+
+  forwards = staticmethod(common.eval_input_pipeline)
+
+  def __init__(self, student_teacher_fwd, what=("logits", "logits"), **kw):
+    """Opens the data.
+
+    Args:
+      student_teacher_fwd: `(train_state, batch) -> ((_, out_student), (_,
+        out_teacher))`; the batch is without mask.
+      what: paths in the two `out` of what is compared, flattened to [B, -1].
+      **kw: arguments of `common.eval_input_pipeline`. Results depend (little) on
+        the batch size, and fewer than 4 examples in the last batch are left out.
+    """
+    self.eval_fn = get_eval_fn(student_teacher_fwd, tuple(what))
+    self.get_data_iter, self.steps = common.eval_input_pipeline(**kw)
+
+  def run(self, train_state):
+    """Evaluates once over the whole dataset.
+
+    Args:
+      train_state: first argument of the predict function.
+
+    Yields:
+      ("cka", float).
+    """
+    sums = []
+    for _, batch in zip(range(self.steps), self.get_data_iter(), strict=False):
+      batch = dict(batch)
+      mask = batch.pop("_mask")
+      sums.append(self.eval_fn(train_state, batch, mask))
+    both, student, teacher = np.sum(jax.device_get(sums), axis=0, dtype=float)
+    yield "cka", float(both / np.sqrt(student * teacher))
