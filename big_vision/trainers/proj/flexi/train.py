@@ -1,0 +1,59 @@
+"""FlexiViT from labels: every step has a patch size of its own.
+
+  python -m big_vision.trainers.proj.flexi.train --config CONFIG --workdir DIR
+
+"FlexiViT: One Model for All Patch Sizes", https://arxiv.org/abs/2212.08013. The
+canonical trainer, but that arguments of the model's call are drawn anew for each
+step, see `common`. Each combination of them compiles once. Evaluators choose by
+name: `predict_seqhw=15`.
+"""
+
+import dataclasses
+
+from absl import app
+
+from big_vision import losses, train
+from big_vision.trainers.proj.flexi import common
+from big_vision.training import cli
+
+
+def build(setup):
+  """The recipe of `big_vision.train` with arguments of the model that vary.
+
+  Args:
+    setup: Setup; reads `flexi` of its config besides the keys of that trainer.
+
+  Returns:
+    The Recipe.
+  """
+  config = setup.config
+  model, _ = setup.make_model(num_classes=config.num_classes)
+  loss = losses.get(config.get("loss", "sigmoid_xent"), "loss")
+  names = sorted(config.flexi)
+
+  def loss_fn(params, batch, rng, state, *values):
+    del state
+    logits, _ = model.apply(
+      {"params": params},
+      batch["image"],
+      train=True,
+      rngs={"dropout": rng},
+      **dict(zip(names, values, strict=True)),
+    )
+    return loss(logits=logits, labels=batch["labels"]), {}
+
+  def predict(state, batch, **kw):
+    return model.apply({"params": state["params"]}, batch["image"], **kw)
+
+  return dataclasses.replace(
+    train.build(setup),
+    loss_fn=loss_fn,
+    predict_fns=common.mkpredictfns(predict, config.flexi),
+    static_args=common.static_args(config.flexi, config.get("seed", 0)),
+  )
+
+
+main = cli.main_for(build)
+
+if __name__ == "__main__":
+  app.run(main)
