@@ -137,6 +137,20 @@ def _schedule_rules(schedule):
   return [tuple(rule) for rule in schedule] or [("(?!)", {})]
 
 
+def schedule_fns(config, sched_kw):
+  """The schedules of a config, without frozen ones.
+
+  Args:
+    config: mapping with `schedule`, as for `make`.
+    sched_kw: as for `make`.
+
+  Returns:
+    List of functions step -> multiplier, in the order of the config.
+  """
+  rules = _schedule_rules(config.get("schedule", {}))
+  return [_make_schedule(s, sched_kw) for _, s in rules if s is not None]
+
+
 def _make_schedule(sched, sched_kw):
   """step -> multiplier, of one dict in `config.schedule`."""
   sched = {**sched}

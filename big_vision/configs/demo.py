@@ -56,7 +56,7 @@ MODELS = {
 # training set remains held out: `full[51200:]` becomes `train[1024:]`.
 _SPLIT_FACTOR = 50
 _MAX_EVAL = 512  # Examples of a split without end that evaluators see.
-_MAX_HELD_OUT = 128  # Examples that splits of other names have at least.
+_MAX_HELD_OUT = 128  # Of `validation` and `test`, which are small.
 
 
 def split_arg(arg):
@@ -206,7 +206,7 @@ def _split_part(part, train):
   begin, end = _position(begin), _position(end)
   if name == "train" and not train and not end and (begin or "0").isdecimal():
     end = str(int(begin or 0) + _MAX_EVAL)
-  if name != "train" and end.isdecimal():  # There are not many more.
+  if name != "train" and end.isdecimal():
     end = str(min(int(end), _MAX_HELD_OUT))
   return f"{name}[{begin}:{end}]" if begin or end else name
 

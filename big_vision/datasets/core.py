@@ -123,31 +123,11 @@ class DataSource:
 class IndexedDataSource(DataSource):
   """A source that reads any example by its number: random access.
 
-  Subclasses define `total_examples` and `read`, or `fetch` and `complete`. The input pipeline shuffles all
+  Subclasses define `total_examples` and `read`. The input pipeline shuffles all
   of such a source by index, without a buffer, and resumes in constant time.
   """
 
   random_access = True
-  block_size = 1  # Larger: `fetch` and `complete` exist, and are faster.
-
-  def fetch(self, indices):
-    """Reads examples in one call, as far as that is the same work for all.
-
-    Args:
-      indices: [N] int64 tensor, N <= `block_size`.
-
-    Returns:
-      List of tensors [N, ...]. Examples that can not be read raise nothing.
-    """
-    raise RuntimeError(f"{type(self).__name__} must override fetch")
-
-  def complete(self, index, fetched):
-    """What `read(index)` returns, from the example's rows of what was fetched.
-
-    Raises:
-      tf.errors.OpError: while the data is read; names the file.
-    """
-    raise RuntimeError(f"{type(self).__name__} must override complete")
 
   def read(self, index):
     """One raw example.
@@ -163,7 +143,7 @@ class IndexedDataSource(DataSource):
     Raises:
       tf.errors.OpError: while the data is read; names the file.
     """
-    return read_one(self, index)
+    raise RuntimeError(f"{type(self).__name__} must override read")
 
   def get_tfdata(self, ordered=False, *, process_split=True, allow_cache=True):
     """See the base class. Unordered: shuffled once, always in the same way."""
@@ -175,12 +155,6 @@ class IndexedDataSource(DataSource):
 
   def _process_indices(self):
     return np.array_split(np.arange(self.total_examples), jax.process_count())
-
-
-def read_one(source, index):
-  """`read(index)` of a source that has `fetch` and `complete`."""
-  fetched = source.fetch(tf.reshape(index, [1]))
-  return source.complete(index, [x[0] for x in fetched])
 
 
 def by_index(source, ordered, process_split):

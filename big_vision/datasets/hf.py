@@ -24,7 +24,7 @@ from big_vision.datasets import (
 )
 
 
-class DataSource(core.IndexedDataSource):
+class DataSource(python_reader.Reader, core.IndexedDataSource):
   """The rows of a dataset, in their order. Needs the package `datasets`.
 
   Args:
@@ -94,18 +94,10 @@ class DataSource(core.IndexedDataSource):
     return self._problems.messages
 
   @functools.cached_property
-  def _specs(self):
+  def specs(self):
+    """See the base class."""
     specs = [column.spec for column in self._columns.values()]
     return [*specs, tf.TensorSpec([], tf.string)]
-
-  @property
-  def block_size(self):
-    """See the base class."""
-    return python_reader.block_size(self._specs)
-
-  def fetch(self, indices):
-    """See the base class."""
-    return python_reader.fetch(self._read, indices, self._specs)
 
   def complete(self, index, fetched):
     """See the base class.
@@ -124,7 +116,8 @@ class DataSource(core.IndexedDataSource):
     name = tf.strings.join([file_name, ":", tf.strings.as_string(row)])
     return {**example, "tfds_id": tfds_id, "_id": tfds.hash_id(name)}
 
-  def _read(self, index):
+  def read_python(self, index):
+    """See the base class."""
     number = int(self._numbers[index])
     p = int(np.searchsorted(self._ends, number, side="right"))
     part = self._parts[p]

@@ -10,9 +10,32 @@ import tensorflow as tf
 _BLOCK = 16  # Examples per call. More gain nothing, measured with JPEGs.
 
 
-def block_size(specs):
-  """How many examples `fetch` may read at a time: one if shapes differ."""
-  return _BLOCK if all(s.shape.is_fully_defined() for s in specs) else 1
+class Reader:
+  """Mixin of data sources: `read(index)`, and the same for blocks of examples.
+
+  Subclasses define `specs`, a list of `tf.TensorSpec`; `read_python(index)`, a
+  list of values that NumPy understands, one per spec; and `complete`. What
+  `read_python` raises should name the file.
+  """
+
+  @property
+  def block_size(self):
+    """How many examples `fetch` may read at a time: one if shapes differ."""
+    fixed = all(s.shape.is_fully_defined() for s in self.specs)
+    return _BLOCK if fixed else 1
+
+  def fetch(self, indices):
+    """Reads examples ([N] int64, N <= `block_size`): tensors [N, ...]."""
+    return fetch(self.read_python, indices, self.specs)
+
+  def complete(self, index, fetched):
+    """A raw example from its rows of what was fetched; see `unpack`."""
+    raise RuntimeError(f"{type(self).__name__} must override complete")
+
+  def read(self, index):
+    """See `core.IndexedDataSource`."""
+    fetched = self.fetch(tf.reshape(index, [1]))
+    return self.complete(index, [x[0] for x in fetched])
 
 
 def fetch(fn, indices, specs):
@@ -21,7 +44,7 @@ def fetch(fn, indices, specs):
   Args:
     fn: `int -> list` of values that NumPy understands, one per spec. May raise;
       the text of the exception should name the file.
-    indices: [N] int64 tensor, N at most `block_size(specs)`.
+    indices: [N] int64 tensor; only one, if shapes differ.
     specs: list of `tf.TensorSpec`, of one example.
 
   Returns:

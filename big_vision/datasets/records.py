@@ -17,16 +17,11 @@ import struct
 import threading
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from big_vision import fs
-from big_vision.datasets import python_reader
 
 INDEX_FILE = "big_vision_index.npz"
-
-# Of what `Records` holds: a serialised example and its TFDS id.
-SPECS = [tf.TensorSpec([], tf.string)] * 2
 
 # What is indexed on opening, without being asked: takes a second at most.
 _MAX_EXAMPLES = 200_000
@@ -145,10 +140,6 @@ class Records:
     name = os.path.basename(f.filename).replace(".array_record-", ".tfrecord-")
     record = self._shard(f.filename)[position]
     return record, f"{name}__{position}".encode()
-
-  def fetch(self, indices):
-    """Records and their TFDS ids, see `python_reader`."""
-    return python_reader.fetch(lambda i: self[i], indices, SPECS)
 
   def open_all(self):
     """Opens all shards now instead of when they are needed."""

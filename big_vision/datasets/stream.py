@@ -36,7 +36,7 @@ class Component:
       all examples. `cache_raw` loads datasets of up to 256 MB; of larger ones
       the operating system keeps what is read.
     fetch, complete: of a source that reads several examples at a time, see
-      `core.IndexedDataSource`; else None.
+      `python_reader.Reader`; else None.
     block_size: int, how many.
     bytes_per_example: mean size of a raw example, None if unknown.
     preprocess_fn: `dict -> dict`, run under a seed that depends on the example.

@@ -18,7 +18,7 @@ from big_vision.datasets import core, embedded, python_reader, records
 _HASH_KEY = [3714561454027272724, 8800639020734831960]
 
 
-class DataSource(core.DataSource):
+class DataSource(python_reader.Reader, core.DataSource):
   """A dataset that TFDS has prepared on disk.
 
   Args:
@@ -51,8 +51,6 @@ class DataSource(core.DataSource):
     self._random_access = random_access
     self._datasets = {}
 
-  block_size = python_reader.block_size(records.SPECS)
-
   @functools.cached_property
   def _records(self):
     """Opened on first use: what is only read in order does not need it."""
@@ -68,16 +66,15 @@ class DataSource(core.DataSource):
     num = sum(s.num_examples for s in splits)
     return sum(s.num_bytes for s in splits) / num if num else None
 
-  def read(self, index):
-    """See `IndexedDataSource`; needs `random_access`."""
-    return core.read_one(self, index)
+  # For `read`, which needs `random_access`: a serialised example, its TFDS id.
+  specs = (tf.TensorSpec([], tf.string),) * 2
 
-  def fetch(self, indices):
-    """See `IndexedDataSource`."""
-    return self._records.fetch(indices)
+  def read_python(self, index):
+    """See `python_reader.Reader`."""
+    return self._records[index]
 
   def complete(self, index, fetched):
-    """See `IndexedDataSource`."""
+    """See `python_reader.Reader`."""
     record, tfds_id = python_reader.unpack(fetched)
     features = self.builder.info.features
     example = features.deserialize_example(record, decoders=self._decoders())

@@ -33,7 +33,7 @@ _TYPES_OF = {  # JSON writers drop the ".0" of floats.
 }  # fmt: skip
 
 
-class DataSource(core.IndexedDataSource):
+class DataSource(python_reader.Reader, core.IndexedDataSource):
   """The samples of tar shards, in their order.
 
   Any sample is read on its own, so shards must not be compressed. The positions
@@ -97,18 +97,10 @@ class DataSource(core.IndexedDataSource):
     return self._problems.messages
 
   @functools.cached_property
-  def _specs(self):
+  def specs(self):
+    """See the base class."""
     dtypes = [*self._dtypes.values(), tf.string]
     return [tf.TensorSpec([], dtype) for dtype in dtypes]
-
-  @property
-  def block_size(self):
-    """See the base class."""
-    return python_reader.block_size(self._specs)
-
-  def fetch(self, indices):
-    """See the base class."""
-    return python_reader.fetch(self._read, indices, self._specs)
 
   def complete(self, index, fetched):
     """See the base class.
@@ -135,7 +127,8 @@ class DataSource(core.IndexedDataSource):
     s = int(np.searchsorted(self._ends, number, side="right"))
     return self._shards[s], number - int(self._ends[s]) + len(self._shards[s])
 
-  def _read(self, index):
+  def read_python(self, index):
+    """See the base class."""
     shard, number = self._locate(index)
     values = shard.read(number, self._features)
     key = shard.index.keys[number]

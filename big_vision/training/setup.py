@@ -47,6 +47,15 @@ class Setup:
     return self.config.input.batch_size
 
   @property
+  def sched_kw(self):
+    """What schedules need to know besides `config.schedule`."""
+    return dict(
+      total_steps=self.total_steps,
+      batch_size=self.batch_size,
+      data_size=self.num_examples,
+    )
+
+  @property
   def devices(self):
     """[num_devices] array in mesh order, the one order used everywhere."""
     return np.asarray(self.mesh.devices).flatten()

@@ -73,11 +73,7 @@ def plan(recipe, setup):
   tx, schedules = bv_optax.make(
     config,
     nn.unbox(boxed["params"]),
-    sched_kw=dict(
-      total_steps=setup.total_steps,
-      batch_size=setup.batch_size,
-      data_size=setup.num_examples,
-    ),
+    sched_kw=setup.sched_kw,
   )
   make = {"params": make_params, "opt": tx.init}
   boxed["opt"] = jax.eval_shape(tx.init, boxed["params"])

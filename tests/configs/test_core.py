@@ -190,3 +190,12 @@ def test_load_and_eval_names():
   for name in ("vit_i1", "get_config", "eval_only", "mlc"):
     with pytest.raises(ValueError, match=f"{name!r}.*vit_i1k"):
       get_config("load_and_eval", f"name={name}")
+
+
+@pytest.mark.parametrize(
+  "arg, message",
+  [("data=flower", "'flower'.*'flowers'"), ("variant=fas", "'fas'.*'fast'")],
+)
+def test_unknown_arguments_of_distillation(arg, message):
+  with pytest.raises(ValueError, match=message):
+    get_config("proj.distill.bigsweep_flowers_pet", arg)

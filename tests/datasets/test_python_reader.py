@@ -78,10 +78,23 @@ def test_outside_of_graphs():
     python_reader.unpack(one(fails))
 
 
-def test_block_size():
-  assert python_reader.block_size(SPECS) > 1
-  varied = [*SPECS, tf.TensorSpec([None], tf.int64)]
-  assert python_reader.block_size(varied) == 1
+def test_reader():
+  class Source(python_reader.Reader):
+    specs = SPECS
+
+    def read_python(self, index):
+      return value(index)
+
+    def complete(self, index, fetched):
+      return {"index": index, "text": python_reader.unpack(fetched)[0]}
+
+  source = Source()
+  ds = tf.data.Dataset.range(3).map(source.read)
+  for i, x in enumerate(ds.as_numpy_iterator()):
+    assert x == {"index": i, "text": b"%d\0\0" % i}
+  assert source.block_size > 1
+  source.specs = [*SPECS, tf.TensorSpec([None], tf.int64)]
+  assert source.block_size == 1
   # One at a time, anything goes.
   ds = tf.data.Dataset.range(3).map(
     lambda i: python_reader.fetch(

@@ -19,63 +19,38 @@ evaluation.
 random teacher on generated data, see `demo.py`.
 """
 
-import ml_collections as mlc
-
-import big_vision.configs.common as bvcc
-from big_vision.configs import demo
 from big_vision.configs.proj.distill import common
 
-# Name of the dataset, split to train on, classes.
-DATA = {
-  "flowers": ("oxford_flowers102", "train", 102),
-  "pet": ("oxford_iiit_pet", "train[:90%]", 37),
-}
-
-# Epochs, temperature, learning rate, weight decay.
-SCHEDULES = {
-  "flowers": {
-    "fast": (10_000, 10.0, 0.003, 3e-4),
-    "medium": (100_000, 1.0, 0.001, 1e-4),
-    "long": (1_000_000, 1.0, 0.0003, 1e-5),
-  },
-  "pet": {
-    "fast": (1000, 5.0, 0.01, 1e-3),
-    "medium": (3000, 10.0, 0.003, 3e-4),
-    "long": (30_000, 2.0, 0.003, 1e-5),
-  },
-}
-
-SPLITS = {
-  "flowers": dict(train="train[:512]", val="validation", test="test"),
-  "pet": dict(train="train[:512]", val="train[90%:]", test="test"),
-}
-SPLITS_LOCAL = {
-  "flowers": dict(train="train[:16]", val="validation[:16]", test="test[:16]"),
-  "pet": dict(train="train[:16]", val="train[:16]", test="test[:16]"),
-}
+DATA = dict(
+  flowers=dict(
+    name="oxford_flowers102",
+    split="train",
+    classes=102,
+    schedules=dict(
+      fast=(10_000, 10.0, 0.003, 3e-4),
+      medium=(100_000, 1.0, 0.001, 1e-4),
+      long=(1_000_000, 1.0, 0.0003, 1e-5),
+    ),
+    splits=dict(train="train[:512]", val="validation", test="test"),
+    splits_local=dict(
+      train="train[:16]", val="validation[:16]", test="test[:16]"
+    ),
+  ),
+  pet=dict(
+    name="oxford_iiit_pet",
+    split="train[:90%]",
+    classes=37,
+    schedules=dict(
+      fast=(1000, 5.0, 0.01, 1e-3),
+      medium=(3000, 10.0, 0.003, 3e-4),
+      long=(30_000, 2.0, 0.003, 1e-5),
+    ),
+    splits=dict(train="train[:512]", val="train[90%:]", test="test"),
+    splits_local=dict(train="train[:16]", val="train[:16]", test="test[:16]"),
+  ),
+)
 
 
 def get_config(arg=None):
   """Distillation on Flowers or Pets; args: data, variant, crop, runlocal, demo."""
-  arg = bvcc.parse_arg(
-    arg,
-    runlocal=False,
-    data="flowers",
-    variant="medium",
-    crop="inception_crop(128)",
-    demo=False,
-  )
-  name, split, classes = DATA[arg.data]
-  config = mlc.ConfigDict()
-  config.log_training_steps = 100
-  common.bigsweep(
-    config,
-    arg,
-    data=dict(name=name, split=split),
-    schedule=SCHEDULES[arg.data][arg.variant],
-    classes=classes,
-    splits=(SPLITS_LOCAL if arg.runlocal else SPLITS)[arg.data],
-  )
-  if arg.demo:
-    demo.apply(config)
-  return config
+  return common.bigsweep(arg, DATA, log_training_steps=100)

@@ -19,63 +19,38 @@ evaluation.
 random teacher on generated data, see `demo.py`.
 """
 
-import ml_collections as mlc
-
-import big_vision.configs.common as bvcc
-from big_vision.configs import demo
 from big_vision.configs.proj.distill import common
 
-# Name of the dataset, split to train on, classes.
-DATA = {
-  "food": ("food101", "train[:90%]", 101),
-  "sun": ("sun397", "train", 397),
-}
-
-# Epochs, temperature, learning rate, weight decay.
-SCHEDULES = {
-  "food": {
-    "fast": (100, 10.0, 0.01, 1e-3),
-    "medium": (1000, 10.0, 0.001, 3e-4),
-    "long": (3000, 5.0, 0.01, 1e-4),
-  },
-  "sun": {
-    "fast": (100, 10.0, 0.01, 1e-3),
-    "medium": (1000, 10.0, 0.001, 1e-4),
-    "long": (3000, 10.0, 0.01, 3e-5),
-  },
-}
-
-SPLITS = {
-  "food": dict(train="train[:1024]", val="train[90%:]", test="validation"),
-  "sun": dict(train="train[:1024]", val="validation", test="test"),
-}
-SPLITS_LOCAL = {
-  "food": dict(train="train[:16]", val="train[:16]", test="test[:16]"),
-  "sun": dict(train="train[:16]", val="validation[:16]", test="test[:16]"),
-}
+DATA = dict(
+  food=dict(
+    name="food101",
+    split="train[:90%]",
+    classes=101,
+    schedules=dict(
+      fast=(100, 10.0, 0.01, 1e-3),
+      medium=(1000, 10.0, 0.001, 3e-4),
+      long=(3000, 5.0, 0.01, 1e-4),
+    ),
+    splits=dict(train="train[:1024]", val="train[90%:]", test="validation"),
+    splits_local=dict(train="train[:16]", val="train[:16]", test="test[:16]"),
+  ),
+  sun=dict(
+    name="sun397",
+    split="train",
+    classes=397,
+    schedules=dict(
+      fast=(100, 10.0, 0.01, 1e-3),
+      medium=(1000, 10.0, 0.001, 1e-4),
+      long=(3000, 10.0, 0.01, 3e-5),
+    ),
+    splits=dict(train="train[:1024]", val="validation", test="test"),
+    splits_local=dict(
+      train="train[:16]", val="validation[:16]", test="test[:16]"
+    ),
+  ),
+)
 
 
 def get_config(arg=None):
   """Distillation on Food or SUN; args: data, variant, crop, runlocal, demo."""
-  arg = bvcc.parse_arg(
-    arg,
-    runlocal=False,
-    data="food",
-    variant="medium",
-    crop="inception_crop(128)",
-    demo=False,
-  )
-  name, split, classes = DATA[arg.data]
-  config = mlc.ConfigDict()
-  config.log_training_steps = 50
-  common.bigsweep(
-    config,
-    arg,
-    data=dict(name=name, split=split),
-    schedule=SCHEDULES[arg.data][arg.variant],
-    classes=classes,
-    splits=(SPLITS_LOCAL if arg.runlocal else SPLITS)[arg.data],
-  )
-  if arg.demo:
-    demo.apply(config)
-  return config
+  return common.bigsweep(arg, DATA, log_training_steps=50)

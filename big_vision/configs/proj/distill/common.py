@@ -3,6 +3,12 @@
 https://arxiv.org/abs/2106.05237
 """
 
+import ml_collections as mlc
+
+import big_vision.configs.common as bvcc
+from big_vision import lookup
+from big_vision.configs import demo
+
 # Checkpoints of the paper's teachers, by what they were trained on: rc128 is a
 # random crop of 128 pixels, ic224 an inception crop of 224.
 inits = {
@@ -80,41 +86,66 @@ def model_evals(evals, student_steps):
   }
 
 
-def bigsweep(config, arg, *, data, schedule, classes, splits):
-  """Fills in what the sweeps over small datasets have in common.
+def bigsweep(arg, data, log_training_steps):
+  """The config of a sweep over small datasets.
 
   Args:
-    config: ConfigDict, changed in place.
-    arg: parsed arguments: data, variant, crop, runlocal.
-    data: dict with the `name` of the dataset and the `split` to train on.
-    schedule: (total_epochs, temperature, lr, wd).
-    classes: int.
-    splits: dict of `train`, `val`, `test` -> split to evaluate on.
+    arg: str, argument of the config, or None.
+    data: dict of the values of the argument `data`, the default first, -> dict of
+      `name`: TFDS name,
+      `split`: what to train on,
+      `classes`: their number,
+      `schedules`: dict of the values of `variant` -> (epochs, temperature of the
+        distance, learning rate, weight decay),
+      `splits`: what to evaluate on, splits `train`, `val`, `test`,
+      `splits_local`: the same for `runlocal`.
+    log_training_steps: int.
+
+  Returns:
+    The ConfigDict.
   """
-  from big_vision.configs.common import classification, pp_labels
+  arg = bvcc.parse_arg(
+    arg,
+    runlocal=False,
+    data=next(iter(data)),
+    variant="medium",
+    crop="inception_crop(128)",
+    demo=False,
+  )
+  if arg.data not in data:
+    raise lookup.unknown("dataset", arg.data, data)
+  d = data[arg.data]
+  if arg.variant not in d["schedules"]:
+    raise lookup.unknown("variant", arg.variant, d["schedules"])
+  config = mlc.ConfigDict()
 
   config.input = dict(
-    data=data,
+    data=dict(name=d["name"], split=d["split"]),
     batch_size=512 if not arg.runlocal else 8,
     cache_raw=True,
     shuffle_buffer_size=50_000 if not arg.runlocal else 10,
-    pp=f"decode|{arg.crop}|flip_lr|value_range(-1, 1)" + pp_labels(classes),
+    pp=f"decode|{arg.crop}|flip_lr|value_range(-1, 1)"
+    + bvcc.pp_labels(d["classes"]),
   )
   config.prefetch_to_device = 4
-  config.num_classes = classes
+  config.num_classes = d["classes"]
+  config.log_training_steps = log_training_steps
   config.ckpt_steps = 2500
   config.optim_name = "adam_hp"  # Nobody reads it.
 
-  config.total_epochs, t, lr, wd = schedule
+  config.total_epochs, t, lr, wd = d["schedules"][arg.variant]
   set_models(config, f"BiT-M R152x2 {arg.data} rc128")
   set_method(config, t, lr, wd, warmup_steps=1500)
 
   pp = "decode|resize_small(160)|central_crop(128)|value_range(-1, 1)"
-  pp += pp_labels(classes)
+  pp += bvcc.pp_labels(d["classes"])
   evals = {
-    name: classification(data["name"], split, pp, loss_name="softmax_xent")
-    for name, split in splits.items()
+    name: bvcc.classification(d["name"], split, pp, loss_name="softmax_xent")
+    for name, split in d["splits_local" if arg.runlocal else "splits"].items()
   }
   config.evals = model_evals(evals, student_steps=500)
   for name, evaluator in evals.items():
     config.evals[f"dist_{name}"] = distance_eval(evaluator["data"], pp)
+  if arg.demo:
+    demo.apply(config)
+  return config

@@ -19,7 +19,7 @@ from absl import app
 from jax.sharding import PartitionSpec
 
 from big_vision import optax as bv_optax
-from big_vision import schedules, train
+from big_vision import train
 from big_vision.trainers.proj.gsam import gsam
 from big_vision.training import cli, recipe
 
@@ -80,19 +80,12 @@ def build(setup):
 
 def _schedule(setup):
   """The one schedule of the learning rate: step -> multiplier."""
-  rules = setup.config.get("schedule") or {}
-  rules = [rules] if hasattr(rules, "items") else [cfg for _, cfg in rules]
-  trained = [cfg for cfg in rules if cfg is not None]
-  if len(trained) != 1:
+  fns = bv_optax.schedule_fns(setup.config, setup.sched_kw)
+  if len(fns) != 1:
     raise ValueError(
-      f"config.schedule: GSAM needs one global learning rate, not {len(trained)}."
+      f"config.schedule: GSAM needs one global learning rate, not {len(fns)}."
     )
-  return schedules.create_learning_rate_schedule(
-    total_steps=setup.total_steps,
-    batch_size=setup.batch_size,
-    data_size=setup.num_examples,
-    **trained[0],
-  )
+  return fns[0]
 
 
 main = cli.main_for(build)

@@ -117,6 +117,16 @@ def test_other_arguments_reach_the_algorithm(made):
   assert_close(grads, expected(*made[:2], BATCH, **kw)[1])
 
 
+def test_radius_follows_the_schedule_as_the_optimizer_does(made):
+  """Its `mult`, and parameters that are frozen."""
+  schedule = dict(decay_type="linear", warmup_steps=2, mult=0.5)
+  (_, measured), _ = gradient(
+    *make(schedule=[("head/.*", None), (".*", schedule)])
+  )
+  rho = 0.1 + 0.4 * (0.5 * 0.02 * 4 / 6 - 0.002) / 0.018
+  assert measured["gsam_rho"] == pytest.approx(rho, rel=1e-5)
+
+
 def test_what_can_not_be():
   with pytest.raises(ValueError, match="config.grad_accum_steps.*Remove"):
     make(grad_accum_steps=2)
