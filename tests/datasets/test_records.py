@@ -138,7 +138,8 @@ def test_starts_anywhere_at_once(prepared, monkeypatch):
   read = count_reads(monkeypatch)
   cfg = config(prepared, num_parallel_calls=1, prefetch=0)
   ids(cfg, 1, start_step=10**12)
-  assert 50 <= len(read) <= 150  # A batch, and the blocks after it.
+  # A batch and what tf.data reads ahead meanwhile; an epoch is 1500.
+  assert 50 <= len(read) <= 750
 
 
 def test_memory_limit(prepared, caplog, monkeypatch):
