@@ -45,7 +45,9 @@ def build(setup):
 
   def augment(batch, rng):
     # On each device among its own examples only: nothing has to travel.
-    mix = mixup.get_mixup(rng, config.mixup.p, num_shards=setup.devices.size)
+    mix = mixup.get_mixup(
+      rng, config.mixup.p, setup.devices.size, config.mixup.get("n", 2)
+    )
     rng, (image, labels), _ = mix(batch["image"], batch["labels"])
     return {**batch, "image": image, "labels": labels}, rng
 

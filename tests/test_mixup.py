@@ -69,8 +69,33 @@ def test_p_of_zero_changes_nothing():
   np.testing.assert_array_equal(x, [0, 1, 2])
 
 
+def test_of_several_examples():
+  mix = get_mixup(jax.random.PRNGKey(3), 1.0, num_shards=2, n=3)
+  _, (w,), more = mix(jnp.eye(8), y=jnp.arange(8.0))
+  weights = np.sort(w[0])[:-4:-1]
+  assert 1 / 3 <= weights[0] < 1 and weights[-1] > 0
+  np.testing.assert_allclose(weights.sum(), 1, rtol=1e-6)
+  eye = np.eye(4)
+  half = sum(a * np.roll(eye, i, axis=0).T for i, a in enumerate(weights)).T
+  want = np.block([[half, np.zeros((4, 4))], [np.zeros((4, 4)), half]])
+  np.testing.assert_allclose(w, want, rtol=1e-6)
+  np.testing.assert_allclose(more["y"], want @ np.arange(8), rtol=1e-5)
+  _, (x,), _ = mixup(jax.random.PRNGKey(0), jnp.arange(3.0), p=0.0, n=3)
+  np.testing.assert_array_equal(x, [0, 1, 2])
+
+
+def test_distribution_of_several_weights():
+  """Uniform on the simplex; the largest of three: 1/3 (1 + 1/2 + 1/3)."""
+  keys = jax.random.split(jax.random.PRNGKey(0), 2000)
+  weights = lambda key: get_mixup(key, 1.0, n=3)(jnp.eye(3))[1][0][0]
+  w = np.sort(jax.jit(jax.vmap(weights))(keys))
+  np.testing.assert_allclose(w.mean(0), [1 / 9, 5 / 18, 11 / 18], atol=0.01)
+
+
 def test_bad_settings():
   with pytest.raises(ValueError, match="mixup.p = -1"):
     get_mixup(jax.random.PRNGKey(0), -1)
-  with pytest.raises(ValueError, match=r"2 as \['n'\].*one setting, p"):
-    mixup(jax.random.PRNGKey(0), jnp.arange(3.0), **dict(p=0.2, n=2))
+  with pytest.raises(ValueError, match="mixup.n = 1: at least two"):
+    get_mixup(jax.random.PRNGKey(0), 0.2, n=1)
+  with pytest.raises(ValueError, match=r"2 as \['m'\].*two settings, p and n"):
+    mixup(jax.random.PRNGKey(0), jnp.arange(3.0), **dict(p=0.2, m=2))
