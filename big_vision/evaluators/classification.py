@@ -16,12 +16,14 @@ API = "jit"
 
 
 @functools.cache  # One compilation for all evaluators of a predict function.
-def get_eval_fn(predict_fn, loss_name):
+def get_eval_fn(predict_fn, loss_name, mapping=None):
   """Compiled sums over one batch.
 
   Args:
     predict_fn: `(train_state, batch) -> (logits [B, C], ...)`.
     loss_name: str, a loss of `big_vision.losses` that can be unreduced.
+    mapping: tuple of int, for each class of the labels the output that stands
+      for it, -1 if there is none; None: the classes are the outputs.
 
   Returns:
     `fn(train_state, batch, labels [B, C], mask [B]) -> (number correct, sum of
@@ -34,26 +36,41 @@ def get_eval_fn(predict_fn, loss_name):
   @jax.jit
   def eval_fn(train_state, batch, labels, mask):
     logits, *_ = predict_fn(train_state, batch)
-    if logits.shape != labels.shape:
+    known = labels  # Of these classes, it decides which one it is.
+    if mapping is not None:
+      known, logits = _mapped(labels, logits, np.asarray(mapping))
+    if logits.shape != known.shape:
       raise ValueError(
         f"The predict function returns logits {logits.shape}, but labels are "
         f"{labels.shape}: config.num_classes and the number of classes in the "
         "evaluator's pp_fn, `onehot(N, ...)`, have to be equal."
       )
     logits = logits.astype(jnp.float32)
-    labels = labels.astype(jnp.float32)
+    labels, known = labels.astype(jnp.float32), known.astype(jnp.float32)
     weights = jnp.where(mask != 0, mask * labels.max(axis=-1), 0.0)  # [B]
 
     def total(per_example):
       # Not a product alone: padding may be NaN, and 0 * NaN is NaN.
       return jnp.where(weights != 0, per_example * weights, 0.0).sum()
 
-    loss = loss_fn(logits=logits, labels=labels, reduction=False)
+    loss = loss_fn(logits=logits, labels=known, reduction=False)
     top1 = jnp.argmax(logits, axis=-1)
-    hit = jnp.take_along_axis(labels, top1[:, None], axis=-1)[:, 0]
+    hit = jnp.take_along_axis(known, top1[:, None], axis=-1)[:, 0]
     return total(hit), total(loss), weights.sum()
 
   return eval_fn
+
+
+def _mapped(labels, logits, mapping):
+  """Labels of the classes that have an output, and the logits of these."""
+  if labels.shape[-1] != len(mapping) or logits.shape[-1] <= mapping.max():
+    raise ValueError(
+      f"label_mapping is of {len(mapping)} classes to outputs up to "
+      f"{mapping.max()}, but labels are {labels.shape} and logits "
+      f"{logits.shape}."
+    )
+  has_output = mapping >= 0
+  return labels[:, has_output], logits[:, mapping[has_output]]
 
 
 class Evaluator:

@@ -7,6 +7,8 @@
                              in lower case, cut at the first "."
   IMAGENET_A_LABELSET        the 200 ImageNet-1k labels that occur in ImageNet-A
   IMAGENET_R_LABELSET        … and those in ImageNet-R
+  IMAGENET_SYNSETS           WordNet synset of each of the 1000 classes
+  IMAGENET21k_SYNSETS        … and of the 21843
 
 The facts were taken from the Python packages open_clip_torch (CLIP's names) and
 timm (lemmas, order of the synsets, labels), and checked against the checksums
@@ -21,6 +23,8 @@ _FILES = {
   "IMAGENET21k_CLASS_NAMES": ("imagenet21k_class_names.txt", str),
   "IMAGENET_A_LABELSET": ("imagenet_a_labels.txt", int),
   "IMAGENET_R_LABELSET": ("imagenet_r_labels.txt", int),
+  "IMAGENET_SYNSETS": ("imagenet_synsets.txt", str),
+  "IMAGENET21k_SYNSETS": ("../imagenet21k_synsets.txt", str),
 }
 
 

@@ -1,0 +1,38 @@
+"""Classification of a dataset with other classes than the model's.
+
+As `classification`, but that the logits are those of the outputs that stand for
+the classes of the labels, for example the ImageNet-1k classes of a model of
+ImageNet-21k. Examples whose class has no output count as wrong.
+"""
+
+import numpy as np
+
+from big_vision.datasets.imagenet import label_maps
+from big_vision.evaluators import classification
+
+API = "jit"
+
+
+class Evaluator(classification.Evaluator):
+  """Yields `prec@1` and the mean `loss` over the classes of the labels."""
+
+  def __init__(self, predict_fn, loss_name, label_mapping, **kw):
+    """Opens the data.
+
+    Args:
+      predict_fn: `(train_state, batch) -> (logits [B, outputs], ...)`.
+      loss_name: str, for example "softmax_xent".
+      label_mapping: str, a name of `label_maps.get`; or for each class of the
+        labels the number of the output that stands for it, -1 if there is none.
+      **kw: further arguments of `classification.Evaluator`.
+
+    Raises:
+      ValueError: unknown mapping, or none of the classes has an output.
+    """
+    super().__init__(predict_fn, loss_name, **kw)
+    if isinstance(label_mapping, str):
+      label_mapping = label_maps.get(label_mapping)
+    mapping = tuple(np.asarray(label_mapping).tolist())
+    if max(mapping, default=-1) < 0:
+      raise ValueError("label_mapping: no class has an output.")
+    self.eval_fn = classification.get_eval_fn(predict_fn, loss_name, mapping)
