@@ -152,7 +152,7 @@ def reshard(tree, shardings):
   return jax.tree.map(move, tree, trees.tree_broadcast(shardings, tree))
 
 
-def _batch_sharding(devices):
+def batch_sharding(devices):
   """Splits the first axis over the devices, in their order."""
   mesh = Mesh(np.asarray(devices, dtype=object), ("devices",))
   return NamedSharding(mesh, PartitionSpec("devices"))
@@ -173,7 +173,7 @@ def make_fsarray_from_local_slice(local_slice, global_devices):
     ValueError: local_B is not a multiple of the number of local devices.
     TypeError: the values are no numbers, such as strings or ragged tensors.
   """
-  sharding = _batch_sharding(global_devices)
+  sharding = batch_sharding(global_devices)
   devices = sharding.mesh.local_devices
   x = _as_numpy(local_slice)
   if x.ndim == 0 or x.shape[0] % len(devices):
@@ -255,7 +255,7 @@ def assert_local_slices_same(*global_arrays):
 def sync():
   """Waits until all processes are here and all devices have finished."""
   devices = jax.devices()
-  batch = _batch_sharding(devices)
+  batch = batch_sharding(devices)
   replicated = NamedSharding(batch.mesh, PartitionSpec())
   # The mesh in scope may have the devices in another order.
   with _no_mesh(), jax.transfer_guard("allow"):
@@ -330,7 +330,7 @@ def prefetch_scalar(it, nprefetch=1, devices=None):
     [num_devices] arrays, one element per device.
   """
   devices = devices or jax.local_devices()
-  sharding = _batch_sharding(devices)
+  sharding = batch_sharding(devices)
   ready = collections.deque()
   for scalar in it:
     ready.append(jax.device_put(np.full(len(devices), scalar), sharding))

@@ -26,6 +26,7 @@ from big_vision import (
   metrics,
   profiler,
   sharding,
+  trees,
   workdir,
 )
 from big_vision.chrono import chrono
@@ -45,15 +46,19 @@ def make_predict_fns(config, model):
     model: linen module.
 
   Returns:
-    Dict: `predict` (what the model returns), `loss` ({"loss": [B]}), both
+    Dict: `predict` (what the model returns; or with `outputs`, names in its
+    `out`, a tuple of these), `loss` ({"loss": [B]}), both
     `(train_state, batch, **kw)`; `model`, the module itself.
   """
   inputs = INPUTS[: len(config.get("init_shapes", [()]))]
   loss = losses.get(config.get("loss", "sigmoid_xent"), "loss")
 
-  def predict(state, batch, **kw):
+  def predict(state, batch, outputs=None, **kw):
     args = [batch.get(k) for k in inputs]
-    return model.apply({"params": state["params"]}, *args, **kw)
+    result = model.apply({"params": state["params"]}, *args, **kw)
+    if outputs is None:
+      return result
+    return tuple(trees.tree_get(result[1], name) for name in outputs)
 
   def predict_loss(state, batch, **kw):
     logits, *_ = predict(state, batch, **kw)
