@@ -5,6 +5,7 @@ the size that gives so many, and the embedding of patches and the positions, whi
 are stored at one size, are resampled to fit.
 """
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -38,16 +39,22 @@ def resample_patchemb(old, new_hw):
   old_hw, new_hw = tuple(old.shape[:2]), tuple(new_hw)
   if old_hw == new_hw:
     return old
-  resize = np.kron(
-    *(_bilinear(o, n) for o, n in zip(old_hw, new_hw, strict=True))
-  )
-  weights = jnp.asarray(np.linalg.pinv(resize.T))  # [new pixels, old pixels]
+  weights = jnp.asarray(_resampling(old_hw, new_hw))
 
   def one(kernel):
     return (weights @ kernel.reshape(-1)).reshape(new_hw)
 
   of_all = jax.vmap(jax.vmap(one, 2, 2), 3, 3)
   return of_all(jnp.asarray(old))
+
+
+@functools.cache
+def _resampling(old_hw, new_hw):
+  """[new pixels, old pixels] float32 matrix, the same for all kernels."""
+  resize = np.kron(
+    *(_bilinear(o, n) for o, n in zip(old_hw, new_hw, strict=True))
+  )
+  return np.linalg.pinv(resize.T)
 
 
 def _bilinear(num_old, num_new):
@@ -71,16 +78,17 @@ class Patchify(nn.Module):
   Attributes:
     patch_size: (height, width) in pixels of the kernel that is stored.
     width: D.
-    seqhw: tokens per side if the call does not say; None: it must.
+    seqhw: tokens per side, or (rows, columns) of them, if the call does not say;
+      None: it must.
   """
 
   patch_size: Sequence[int] = (32, 32)
   width: int = 768
-  seqhw: int | None = None
+  seqhw: int | Sequence[int] | None = None
 
   @nn.compact
   def __call__(self, image, seqhw=None):
-    """Maps [B, H, W, C] to [B, seqhw, seqhw, D].
+    """Maps [B, H, W, C] to [B, seqhw, seqhw, D], or [B, *seqhw, D].
 
     Raises:
       TypeError: it is not said how many tokens there should be.
@@ -96,7 +104,8 @@ class Patchify(nn.Module):
     bias = self.param("bias", nn.initializers.zeros, (self.width,), image.dtype)
     seqhw = seqhw or self.seqhw
     if seqhw:
-      patch = (h // seqhw, w // seqhw)
+      rows, columns = (seqhw, seqhw) if isinstance(seqhw, int) else seqhw
+      patch = (h // rows, w // columns)
     elif self.is_initializing():
       patch = stored
     else:
@@ -124,7 +133,7 @@ class _Model(vit._Model):
 
   patch_size: Sequence[int] = (32, 32)
   posemb_size: Sequence[int] = (7, 7)
-  seqhw: int | None = None
+  seqhw: int | Sequence[int] | None = None
 
   @nn.compact
   def __call__(self, image, *, seqhw=None, train=False):
@@ -132,7 +141,7 @@ class _Model(vit._Model):
 
     Args:
       image: [B, H, W, 3], normally in [-1, 1].
-      seqhw: int, tokens per side; static.
+      seqhw: int, tokens per side, or (rows, columns); static.
       train: bool, whether dropout is active.
 
     Returns:
@@ -164,7 +173,7 @@ def Model(num_classes, *, variant=None, **kw):  # noqa: N802 (a class to its cal
     **kw: overrides of the variant; all of `vit.Model`, and
       patch_size: (height, width) in pixels of the stored kernel, default (32, 32).
       posemb_size: (height, width) of the stored grid of positions, default (7, 7).
-      seqhw: tokens per side where the call does not say.
+      seqhw: tokens per side, or (rows, columns), where the call does not say.
 
   Returns:
     The linen module.

@@ -9,6 +9,7 @@ import pytest
 
 from big_vision import trees
 from big_vision.models.proj.flexi import vit
+from big_vision.models.xp.flexivit import vit as xp
 
 SMALL = dict(width=16, depth=1, mlp_dim=32, num_heads=2, patch_size=(4, 4))
 
@@ -143,3 +144,21 @@ def test_public_names():
   assert vit.VANITY_NAMES["FlexiViT-S i1k"].endswith("flexivit_s_i1k.npz")
   assert vit.VANITY_NAMES["ViT-B/30 i21k"].endswith("vit_b30_i21k_300ep.npz")
   assert "howto-i21k-B/8" in vit.VANITY_NAMES
+
+
+def test_rows_and_columns():
+  """A pair is (rows, columns), in a call or in the config."""
+  image = rand(2, 12, 12, 3)
+  model = vit.Model(5, **SMALL, posemb_size=(3, 3))
+  params = jax.jit(model.init)(jax.random.key(0), image)
+  logits, out = model.apply(params, image, seqhw=(2, 3))
+  assert out["stem"].shape == (2, 2, 3, 16)
+  # Patches are (6, 4) pixels.
+  kernel = vit.resample_patchemb(
+    params["params"]["embedding"]["kernel"], (6, 4)
+  )
+  want = np.einsum("nyaxbc,abcd->nyxd", image.reshape(2, 2, 6, 3, 4, 3), kernel)
+  np.testing.assert_allclose(out["stem"], want, atol=1e-4)
+  # The name that the config of timing has, with the size in the model.
+  old = xp.Model(5, **SMALL, posemb_size=(3, 3), seqhw=(2, 3))
+  np.testing.assert_array_equal(old.apply(params, image)[0], logits)
