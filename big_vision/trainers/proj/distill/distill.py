@@ -43,15 +43,18 @@ def getfirst(d, *keys):
   raise KeyError(f"None of {keys} in {list(d)}.")
 
 
-def build(setup):
+def build(setup, mixup_shards=1):
   """The recipe of distillation.
 
   Args:
     setup: Setup. Batches have `image` [B, H, W, C] or entries named like the
       models, and possibly `labels` [B, N], which are only measured against.
+    mixup_shards: int, parts of a batch whose examples mix among themselves.
 
   Returns:
-    The Recipe; what is trained and stored is the student alone.
+    The Recipe; what is trained and stored is the student alone. Its loss and
+    the predict functions of the student take further arguments of the student's
+    call as keywords.
   """
   config = setup.config
   names = ["student", *config.teachers]
@@ -95,7 +98,7 @@ def build(setup):
       params[PROJECTIONS] = _init_projections(features, outs, key)
     return params
 
-  def loss_fn(params, batch, rng, state):
+  def loss_fn(params, batch, rng, state, **student_kw):
     rngs = dict(zip(names, jax.random.split(rng, len(names)), strict=True))
     logits, outs = {}, {}
     for name in names:
@@ -106,6 +109,7 @@ def build(setup):
         batch,
         train=trained,
         rngs={"dropout": rngs[name]},
+        **(student_kw if trained else {}),
       )
     measured = {}
     for name in names if compares_logits else ["student"]:
@@ -129,9 +133,10 @@ def build(setup):
 
   def augment(batch, rng):
     mixed = [k for k in ("image", "labels", *names) if k in batch]
-    rng, _, out = mixup.mixup(
-      rng, **config.mixup, **{k: batch[k] for k in mixed}
+    mix = mixup.get_mixup(
+      rng, config.mixup.p, mixup_shards, config.mixup.get("n", 2)
     )
+    rng, _, out = mix(**{k: batch[k] for k in mixed})
     return {**batch, **out}, rng
 
   return recipe.Recipe(
@@ -181,8 +186,8 @@ def _load_teacher(setup, name, load, init_model):
 def _predict_fns(forward, teachers):
   """Each model, the ensemble of teachers, and pairs with the student."""
 
-  def student(state, batch):
-    return forward("student", state["params"], batch)
+  def student(state, batch, **kw):
+    return forward("student", state["params"], batch, **kw)
 
   def teacher(name):
     return lambda state, batch: forward(name, state["frozen"][name], batch)
@@ -192,7 +197,10 @@ def _predict_fns(forward, teachers):
     return jnp.mean(jax.nn.softmax(jnp.stack(logits)), axis=0), {}
 
   def pair(other):
-    return lambda state, batch: (student(state, batch), other(state, batch))
+    return lambda state, batch, **kw: (
+      student(state, batch, **kw),
+      other(state, batch),
+    )
 
   fns = {"student_fwd": student, "teacher_ensemble_fwd": ensemble}
   fns["student_teacher_ensemble_fwd"] = pair(ensemble)
