@@ -49,6 +49,14 @@ MODELS = {
   ),
   # CPUs are slow at bfloat16.
   "nfnet": dict(variant="mu", width=(64, 96), depth=(1, 1), dtype_mm=None),
+  "proj.flexi.vit": dict(
+    variant="mu/8",
+    patch_size=(8, 8),
+    width=64,
+    depth=2,
+    mlp_dim=128,
+    num_heads=4,
+  ),
   "vit": dict(variant="mu/8", width=64, depth=3, mlp_dim=128, num_heads=4),
 }
 
@@ -75,13 +83,14 @@ def split_arg(arg):
   return ",".join(rest), len(rest) < len(words)
 
 
-def apply(config, *, model=None, **changes):
+def apply(config, *, model=None, size=SIZE, **changes):
   """Makes a config small, in place.
 
   Args:
     config: ConfigDict, complete.
     model: dict of what to change in `config.model`; by default the entry of
       `MODELS` for `config.model_name`.
+    size: int, pixels of the images that the model sees.
     **changes: other values to set in the config, such as `lr`, where a recipe
       does not train at this size with what it has.
 
@@ -90,9 +99,9 @@ def apply(config, *, model=None, **changes):
   """
   with config.ignore_type():
     _change_model(config, model)
-    _change_input(config.input)
+    _change_input(config.input, size)
     for cfg in config.get("evals", {}).values():
-      _change_eval(cfg)
+      _change_eval(cfg, size)
     _change_durations(config)
     if "batch_size" in config:
       config.batch_size = BATCH_SIZE
@@ -101,7 +110,7 @@ def apply(config, *, model=None, **changes):
     config.update(changes)
 
 
-def _change_input(cfg):
+def _change_input(cfg, size):
   """Training data, one dataset or a mixture."""
   cfg.batch_size = BATCH_SIZE
   single = isinstance(cfg.data.get("name"), str)
@@ -109,10 +118,10 @@ def _change_input(cfg):
     part.data = _data(part.data, train=True)
     if "shuffle_buffer_size" in part:
       part.shuffle_buffer_size = 4096
-    _change_pp(part)
+    _change_pp(part, size)
 
 
-def _change_eval(cfg):
+def _change_eval(cfg, size):
   """One evaluator: data, preprocessing, interval."""
   if "data" in cfg:
     cfg.data = _data(cfg.data)
@@ -121,7 +130,9 @@ def _change_eval(cfg):
       cfg.datasets[key] = (DATASET, *map(_split, splits))
   if "batch_size" in cfg:
     cfg.batch_size = BATCH_SIZE
-  _change_pp(cfg)
+  if "label_mapping" in cfg:  # All datasets have become the same one.
+    cfg.label_mapping = tuple(range(NUM_CLASSES))
+  _change_pp(cfg, size)
   _set_duration(cfg, "log", log_percent=0.5)
 
 
@@ -220,10 +231,10 @@ def _position(text):
   return str(math.ceil(int(text) / _SPLIT_FACTOR))
 
 
-def _change_pp(cfg):
+def _change_pp(cfg, size):
   """All preprocessing strings of a dict: `pp`, `pp_fn`, `pp_train`, ..."""
   for key, value in cfg.items():
     if key.split("_")[0] == "pp" and isinstance(value, str):
       cfg[key] = demo_pp.shrink(
-        value, size=SIZE, num_classes=NUM_CLASSES, label=LABEL
+        value, size=size, num_classes=NUM_CLASSES, label=LABEL
       )

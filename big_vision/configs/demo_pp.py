@@ -28,8 +28,8 @@ def shrink(pp, *, size, num_classes, label):
 
   Args:
     pp: str, ops separated by `|`.
-    size: int, pixels of the images that the model will see. All sizes change in
-      the proportion that the last of them does.
+    size: int, pixels of the images that models will see. All sizes of a feature
+      change in the proportion that the last of them does.
     num_classes: int, length of one-hot vectors.
     label: str, feature of the dataset that takes the place of any label.
 
@@ -40,12 +40,12 @@ def shrink(pp, *, size, num_classes, label):
 
   ops = [_Op(section) for section in builder.split_pipeline(pp)]
   sizes = [_larger(op.get(op.pixels)) for op in ops]
-  last = next((s for s in reversed(sizes) if s), size)
+  last = {op.feature: old for op, old in zip(ops, sizes, strict=True) if old}
 
   labels = {}  # As an ordered set.
   for op, old in zip(ops, sizes, strict=True):
     if old:
-      op.set(op.pixels, _scaled(op.get(op.pixels), size / last))
+      op.set(op.pixels, _scaled(op.get(op.pixels), size / last[op.feature]))
     if op.name.endswith("inception_crop"):
       op.set("area_min", max(op.get("area_min", 0), AREA_MIN))
     elif op.name == "randaug":
@@ -71,6 +71,8 @@ class _Op:
     self.keys = _ARGS.get(self.name, ())
     # The argument that is in pixels, None if there is none.
     self.pixels = next((k for k in self.keys if k in _PIXELS), None)
+    # The feature that becomes of this size.
+    self.feature = self.kw.get("outkey", self.kw.get("key", "image"))
     self._text = section
 
   def get(self, key, default=None):

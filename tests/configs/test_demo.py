@@ -31,7 +31,7 @@ NAMES = [
 ]
 
 # What tests add to the command, to take less time. Convolutions are slow on
-# CPUs but learn fast; quickstart counts epochs; load_and_eval does not train.
+# CPUs but learn fast; quickstart counts epochs.
 STEPS = ["--config.total_steps=150"]
 FLAGS = {
   "bit_i1k": ["--config.total_steps=80"],
@@ -41,8 +41,9 @@ FLAGS = {
   "proj.distill.bit_i1k": ["--config.total_steps=30"],
   "proj.distill.bigsweep_flowers_pet": ["--config.total_steps=40"],
   "proj.distill.bigsweep_food_sun": ["--config.total_steps=40"],
-  "load_and_eval": [],
 }
+EVAL_ONLY = ("load_and_eval", "proj.flexivit.timing")
+FLAGS |= {name: [] for name in EVAL_ONLY}
 
 
 def get_config(name, arg="demo"):
@@ -226,7 +227,7 @@ def expected_metrics(config):
   """Names of the metrics that the evaluators of a config write."""
   names = set()
   for name, cfg in config.evals.items():
-    if cfg.type == "classification":
+    if cfg.type in ("classification", "classification_with_labelmap"):
       names |= {f"{name}/prec@1", f"{name}/loss"}
     elif cfg.type == "fewshot_lsr":
       first = [tuple(pair) for pair in cfg.display_first]
@@ -237,6 +238,8 @@ def expected_metrics(config):
         for n in cfg.shots
         for seed in range(cfg.num_seeds)
       }
+    elif cfg.type == "timing":
+      names |= {f"{name}/img_per_sec", f"{name}/gflops_per_img"}
     elif cfg.type == "proj.distill.cka":
       names.add(f"{name}/cka")
     elif cfg.type == "proj.distill.distance":
@@ -259,7 +262,7 @@ def test_trains(run, name):
   workdir, config = run(name), get_config(name)
   rows, losses = toy.rows(workdir), training_losses(workdir)
   assert expected_metrics(config) <= rows[max(rows)].keys()
-  if name == "load_and_eval":
+  if name in EVAL_ONLY:
     assert not losses
     return
   assert np.mean(losses[-3:]) < 0.92 * losses[0], losses

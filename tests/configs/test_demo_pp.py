@@ -40,3 +40,18 @@ pytestmark = pytest.mark.tf
 def test_shrink(pp, want):
   got = demo_pp.shrink(pp, size=32, num_classes=8, label="color")
   assert got == want
+
+
+def test_sizes_of_each_feature():
+  """Student and teacher see images of different sizes: both become `size`."""
+  pp = (
+    'decode|copy("image", "prof")|resize(272)|central_crop(240)'
+    '|resize(256, key="prof")|central_crop(224, key="prof")'
+    '|resize(224, outkey="prof")'
+  )
+  got = demo_pp.shrink(pp, size=30, num_classes=8, label="color")
+  assert got == (
+    'decode|copy("image", "prof")|resize(34)|central_crop(30)'
+    "|resize(34, key='prof')|central_crop(30, key='prof')"
+    "|resize(30, outkey='prof')"
+  )

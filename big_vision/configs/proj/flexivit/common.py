@@ -1,0 +1,111 @@
+"""What the configs of FlexiViT share: patch sizes, data to evaluate on.
+
+https://arxiv.org/abs/2212.08013
+"""
+
+from big_vision.configs import demo
+
+# Tokens per side. Images of 240 pixels have patches of 48, 40, 30, 24, 20, 16,
+# 15, 12, 10 and 8 pixels.
+SEQHW = (5, 6, 8, 10, 12, 15, 16, 20, 24, 30)
+
+# Of `demo`: patches of 10, 6 and 3 pixels.
+DEMO_RES = 30
+DEMO_SEQHW = (3, 5, 10)
+
+# A name per evaluator -> dataset, split, key of the label.
+I1K = dict(
+  val=("imagenet2012", "validation", "label"),
+  v2=("imagenet_v2", "test", "label"),
+  a=("imagenet_a", "test", "label"),
+  r=("imagenet_r", "test", "label"),
+  real=("imagenet2012_real", "validation", "real_label"),
+)
+# Which of the 21 843 outputs stand for the classes of these datasets.
+I21K_MAPPING = dict(
+  val="i1k_i21k", v2="i1k_i21k", a="i1ka_i21k", r="i1kr_i21k", real="i1k_i21k"
+)
+I21K = dict(
+  test="full[:25_600]", val="full[25_600:51_200]", train="full[51_200:76_800]"
+)
+
+DISTANCES = (
+  dict(kind="kl"),
+  dict(kind="logsoftmax_euclidean"),
+  dict(kind="agree", k=1),
+  dict(kind="agree", k=5),
+)
+
+
+def seqhw(arg):
+  """`config.flexi`: all sizes alike."""
+  sizes = DEMO_SEQHW if arg.demo else SEQHW
+  return dict(seqhw=dict(v=sizes, p=(1,) * len(sizes)))
+
+
+def resize_for(res):
+  """Pixels to resize to before a central crop of `res` pixels."""
+  return res // 7 * 8
+
+
+def local_split(split, runlocal):
+  """16 examples of a split if `runlocal`."""
+  return f"{split.split('[')[0]}[:16]" if runlocal else split
+
+
+def i21k_evals(pp_i21k, pp_i1k, runlocal, prefix_i1k="i1k_", **kw):
+  """Evaluators of a classifier of ImageNet-21k, on it and on ImageNet-1k.
+
+  Args:
+    pp_i21k: preprocessing of ImageNet-21k.
+    pp_i1k: preprocessing of ImageNet-1k with `{label}`, the key of the label.
+    runlocal: bool, whether to use 16 images.
+    prefix_i1k: str, before the names of those on ImageNet-1k.
+    **kw: settings of all.
+
+  Returns:
+    dict of name -> evaluator.
+  """
+  kw = dict(kw, loss_name="sigmoid_xent")
+  evals = {
+    name: dict(
+      type="classification",
+      data=dict(name="imagenet21k", split=local_split(split, runlocal)),
+      pp_fn=pp_i21k,
+      **kw,
+    )
+    for name, split in I21K.items()
+  }
+  for name, (dataset, split, label) in I1K.items():
+    evals[prefix_i1k + name] = dict(
+      type="classification_with_labelmap",
+      label_mapping=I21K_MAPPING[name],
+      data=dict(name=dataset, split=local_split(split, runlocal)),
+      pp_fn=pp_i1k.format(label=label),
+      **kw,
+    )
+  return evals
+
+
+def finish(config, arg, **changes):
+  """Keeps the arguments at the top level; applies `demo`."""
+  config.runlocal, config.res = arg.runlocal, arg.res
+  if arg.demo:
+    demo.apply(config, size=DEMO_RES, res=DEMO_RES, **changes)
+    _drop_repetitions(config.evals)
+  return config
+
+
+def _drop_repetitions(evals):
+  """Keeps one evaluator of a kind and model for each split of the data.
+
+  All datasets are the same one in `demo`, and evaluation at many sizes is what
+  takes time there.
+  """
+  seen = set()
+  # The usual ones first.
+  for name, cfg in sorted(evals.items(), key=lambda kv: "val" not in kv[0]):
+    key = cfg.type, cfg.data.split.split("[")[0], cfg.pred
+    if key in seen:
+      del evals[name]
+    seen.add(key)
