@@ -3,13 +3,15 @@
 python -m big_vision.tools.plot WORKDIR... [--out FILE] [--png FILE]
 
 Reads `big_vision_metrics.txt` and `config.json` of each workdir. The page has
-the curves (hover for values, log scale, smoothing, search), what differs
-between the configs and the last values. `--png` draws the main curves with
-matplotlib. Needs neither TensorFlow nor jax.
+the curves (hover for values, log scale, smoothing, search), the last values over
+the patch size of a FlexiViT, what differs between the configs and the last values
+of all metrics. `--png` draws the main curves with matplotlib. Needs neither
+TensorFlow nor jax.
 """
 
 import argparse
 import dataclasses
+import functools
 import html
 import importlib.resources
 import json
@@ -19,6 +21,7 @@ import re
 import sys
 
 from big_vision import fs
+from big_vision.tools import plot_sweeps
 
 METRICS_FILE = "big_vision_metrics.txt"
 INITIAL_FILE = "big_vision_initial_metrics.txt"  # Before the first step.
@@ -47,6 +50,15 @@ class Run:
   name: str
   series: dict
   config: dict
+
+  @functools.cached_property
+  def sweeps(self):
+    """Label of an axis -> dict of curve -> (x, y), see `plot_sweeps`."""
+    return plot_sweeps.sweeps(self.series, self.config)
+
+  def curves(self, label):
+    """Name -> (x, y) of the curves over what a label says, such as "step"."""
+    return self.series if label == "step" else self.sweeps.get(label, {})
 
 
 def read_metrics(path):
@@ -186,6 +198,31 @@ def group_metrics(names):
   ]
 
 
+def group_sweeps(runs):
+  """Groups of curves over something else than steps: accuracies, then the rest.
+
+  Args:
+    runs: list of `Run`.
+
+  Returns:
+    List of (title, list of names, whether it is shown unfolded, label of the
+    axis).
+  """
+  labels = dict.fromkeys(label for run in runs for label in run.sweeps)
+  found = []
+  for label in labels:
+    names = {name for run in runs for name in run.sweeps.get(label, {})}
+    groups = group_metrics(names)
+    main = [
+      n for title, names, _ in groups if title == "Accuracy" for n in names
+    ]
+    rest = [n for _, names, _ in groups for n in names if n not in main]
+    for title, names in (("Accuracy", main), ("Others", rest)):
+      if names:
+        found.append((f"{title} by {label}", names, title == "Accuracy", label))
+  return found
+
+
 def make_page(runs):
   """The HTML page as a str.
 
@@ -193,29 +230,36 @@ def make_page(runs):
     runs: list of `Run`.
   """
   names = {name for run in runs for name in run.series}
+  groups = group_metrics(names)
   data = {
     "runs": [
       {
         "name": run.name,
-        # NaN and Infinity are not JSON; the page shows gaps for these strings.
-        "series": {
-          name: [steps, [v if math.isfinite(v) else str(v) for v in values]]
-          for name, (steps, values) in run.series.items()
-        },
+        "series": _finite(run.series),
+        "sweeps": {k: _finite(curves) for k, curves in run.sweeps.items()},
       }
       for run in runs
     ],
-    "groups": group_metrics(names),
+    "groups": groups,
+    "sweeps": group_sweeps(runs),
   }
   template = importlib.resources.files(__package__).joinpath("plot.html")
   return _fill(
     template.read_text(encoding="utf-8"),
     TITLE=html.escape(", ".join(run.name for run in runs)),
     CONFIG=_config_table(runs),
-    FINAL=_final_table(runs, data["groups"]),
+    FINAL=_final_table(runs, groups),
     # "<" could end the script element.
     DATA=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
   )
+
+
+def _finite(curves):
+  """NaN and Infinity are not JSON; the page shows gaps for these strings."""
+  return {
+    name: [xs, [v if math.isfinite(v) else str(v) for v in values]]
+    for name, (xs, values) in curves.items()
+  }
 
 
 def _fill(template, **values):
@@ -282,19 +326,22 @@ def save_png(runs, path):
       "--png needs matplotlib: pip install matplotlib, or leave --png out."
     ) from e
   names = {name for run in runs for name in run.series}
-  groups = [(t, n) for t, n, is_main in group_metrics(names) if is_main]
+  groups = [(*g, "step") for g in group_metrics(names)] + group_sweeps(runs)
+  groups = [(t, n, xlabel) for t, n, is_main, xlabel in groups if is_main]
   fig = figure.Figure(figsize=(10, 2.9 * math.ceil(len(groups) / 2)), dpi=110)
   columns = min(2, max(1, len(groups)))
-  for i, (title, metrics) in enumerate(groups):
+  for i, (title, metrics, xlabel) in enumerate(groups):
     axes = fig.add_subplot(math.ceil(len(groups) / 2), columns, i + 1)
-    curves = [(r, m) for m in metrics for r in runs if m in r.series]
+    curves = [
+      (run, m) for m in metrics for run in runs if m in run.curves(xlabel)
+    ]
     for run, metric in curves[:MAX_PNG_CURVES]:
-      steps, values = run.series[metric]
+      xs, values = run.curves(xlabel)[metric]
       label = metric if len(runs) == 1 else f"{run.name}: {metric}"
-      marker = "o" if len(steps) < 25 else None
-      axes.plot(steps, values, marker=marker, ms=3, lw=1.4, label=label)
+      marker = "o" if len(xs) < 25 else None
+      axes.plot(xs, values, marker=marker, ms=3, lw=1.4, label=label)
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-    axes.set_xlabel("step", fontsize=9)
+    axes.set_xlabel(xlabel, fontsize=9)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
