@@ -21,6 +21,8 @@ _INPUT = {
   "cache_raw": "cache_raw",
   "prefetch_to_host": "prefetch",
 }
+# Of the evaluation on a split of the training data, which needs all of them.
+_VALIDATION = ("val_split", "pp_eval", "log_eval_steps")
 # Top level -> `config.input.data`.
 _DATA = {"dataset": "name", "train_split": "split", "dataset_dir": "data_dir"}
 
@@ -36,8 +38,8 @@ def modern(config):
     values where they belong today, references resolved.
 
   Raises:
-    ValueError: a key is there under both names, or checkpoints to be kept are
-      not among those that are written.
+    ValueError: a key is there under both names, checkpoints to be kept are not
+      among those that are written, or validation is half described.
   """
   if "input" in config or "dataset" not in config:
     return config
@@ -46,11 +48,12 @@ def modern(config):
   new = {
     _RENAMED.get(k, k): v
     for k, v in old.items()
-    if k not in _INPUT and k not in _DATA
+    if k not in _INPUT and k not in _DATA and k not in _VALIDATION
   }
   new["input"] = _moved(old, _INPUT) | {"data": _moved(old, _DATA)}
   new["evals"] = {
-    name: _evaluator(cfg, old) for name, cfg in old.get("evals", {}).items()
+    name: _evaluator(cfg, old)
+    for name, cfg in {**_validation(old), **old.get("evals", {})}.items()
   }
   return mlc.ConfigDict(new)
 
@@ -76,6 +79,28 @@ def _check(old):
 def _moved(old, names):
   """The values of `old` under the keys of `names`, by their new names."""
   return {new: old[k] for k, new in names.items() if k in old}
+
+
+def _validation(old):
+  """The evaluator `val` of a config that says it by keys of the top level."""
+  missing = [k for k in _VALIDATION if old.get(k) is None]
+  if len(missing) == len(_VALIDATION):
+    return {}
+  if missing:
+    raise ValueError(
+      f"config.{missing[0]} is missing: validation needs each of "
+      f"{', '.join(_VALIDATION)}; remove them all to go without."
+    )
+  return {
+    "val": dict(
+      type="classification",
+      dataset=old["dataset"],
+      split=old["val_split"],
+      pp_fn=old["pp_eval"],
+      loss_name=old.get("loss", "sigmoid_xent"),
+      log_steps=old["log_eval_steps"],
+    )
+  }
 
 
 def _evaluator(cfg, old):

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from big_vision.configs import transfer
+from big_vision.training import flat_config
 
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parents[1] / "golden/configs.json").read_text()
@@ -199,3 +200,35 @@ def test_load_and_eval_names():
 def test_unknown_arguments_of_distillation(arg, message):
   with pytest.raises(ValueError, match=message):
     get_config("proj.distill.bigsweep_flowers_pet", arg)
+
+
+def test_scaling_laws():
+  """What could not be stored: this config was never resolved as published."""
+  config = get_config("proj.scaling_laws.train_vit_g")
+  want = dict(
+    dataset="jft_3b", val_split="val", train_split="train", num_classes=29593,
+    init_head_bias=-10.0, batch_size=16384, shuffle_buffer_size=250_000,
+    pp_train="inception_crop(224)|flip_lr|value_range(-1, 1)|onehot(29593)"
+    '|keep("image", "labels")',
+    pp_eval="resize_small(256)|central_crop(224)|value_range(-1, 1)"
+    '|onehot(29593)|keep("image", "labels")',
+    log_training_steps=50, log_eval_steps=1000, ckpt_steps=1000,
+    keep_ckpt_steps=10_000, prefetch_to_device=1, trial=0, model_name="vit",
+    model=dict(variant="g/14", pool_type="map"), grad_clip_norm=1.0, lr=8e-4,
+    wd=0.03 * 8e-4, optax_name="big_vision.scale_by_adafactor",
+    wd_mults=[(".*head/kernel", 100.0), (".*/kernel", 1.0)],
+    schedule=dict(
+      decay_type="rsqrt", timescale=10_000, warmup_steps=10_000,
+      cooldown_steps=50_000,
+    ),
+    total_steps=1_000_000, mesh=[("data", -1)],
+    sharding_strategy=[(".*", 'fsdp(axis="data")')],
+  )  # fmt: skip
+  got = config.to_dict()
+  fewshot = got.pop("evals")["fewshot"]
+  assert got == want
+  assert fewshot["log_steps"] == 10_000
+  assert len(fewshot["datasets"]) == 6
+  evals = flat_config.modern(config).evals
+  assert set(evals) == {"val", "fewshot"}
+  assert evals.val.data.to_dict() == dict(name="jft_3b", split="val")

@@ -97,3 +97,23 @@ def test_others_stay_what_they_are():
 def test_contradictions(kw, message):
   with pytest.raises(ValueError, match=message):
     flat_config.modern(flat(**kw))
+
+
+def test_validation():
+  config = flat(val_split="val", pp_eval="decode|x", log_eval_steps=7)
+  del config.evals["val"]
+  got = flat_config.modern(config).to_dict()
+  assert got["evals"]["val"] == {
+    "type": "classification",
+    "data": {"name": "digits", "split": "val", "data_dir": "/d"},
+    "pp_fn": "decode|x",
+    "loss_name": "sigmoid_xent",
+    "log_steps": 7,
+  }
+  assert not {"val_split", "pp_eval", "log_eval_steps"} & set(got)
+  # An evaluator of this name is not replaced.
+  config = flat(val_split="val", pp_eval="decode|x", log_eval_steps=7)
+  assert flat_config.modern(config).evals.val.type == "mean"
+  del config["pp_eval"]
+  with pytest.raises(ValueError, match="config.pp_eval is missing.*val_split"):
+    flat_config.modern(config)
