@@ -41,6 +41,8 @@ FLAGS = {
   "proj.distill.bit_i1k": ["--config.total_steps=30"],
   "proj.distill.bigsweep_flowers_pet": ["--config.total_steps=40"],
   "proj.distill.bigsweep_food_sun": ["--config.total_steps=40"],
+  "proj.flexivit.i1k_deit3_distill": ["--config.total_steps=40"],
+  "proj.flexivit.i21k_distill": ["--config.total_steps=40"],
 }
 EVAL_ONLY = ("load_and_eval", "proj.flexivit.timing")
 FLAGS |= {name: [] for name in EVAL_ONLY}

@@ -9,9 +9,9 @@ from big_vision.configs import demo
 # 15, 12, 10 and 8 pixels.
 SEQHW = (5, 6, 8, 10, 12, 15, 16, 20, 24, 30)
 
-# Of `demo`: patches of 10, 6 and 3 pixels.
+# Of `demo`: patches of 6, 5 and 3 pixels.
 DEMO_RES = 30
-DEMO_SEQHW = (3, 5, 10)
+DEMO_SEQHW = (5, 6, 10)
 
 # A name per evaluator -> dataset, split, key of the label.
 I1K = dict(

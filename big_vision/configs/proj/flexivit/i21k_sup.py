@@ -89,4 +89,4 @@ def get_config(arg=None):
     )
     config.evals.update({f"{name}{s:02}": e for name, e in evals.items()})
 
-  return common.finish(config, arg, lr=0.003)
+  return common.finish(config, arg, lr=0.003, total_steps=800)

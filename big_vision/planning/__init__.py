@@ -1,0 +1,1 @@
+"""What a training step costs, told from shapes alone; see `tools/plan.py`."""

@@ -1,0 +1,145 @@
+"""Which values of a graph are written to memory, as XLA decides it.
+
+XLA turns elementwise operations, and changes of shape, into parts of the
+operations that read them ("fusion"). A value gets a buffer of its own if
+
+- an operation makes it that is not elementwise: products, convolutions,
+  reductions, loops, random bits, and what else is not listed below,
+- such an operation reads it (reductions do not need it: they are fused with
+  what they read; and a product reads a transposed or reshaped buffer directly),
+- it is expensive to compute, and more than one operation would do so again,
+- it is cheap, but reading it would take less memory traffic than reading, in
+  each place where it is used, all that it is computed from,
+- it is a result of the program.
+
+All others are computed again wherever they are used, and instead of them lives
+what they are computed from: their roots.
+
+On TPUs products, too, are fused with what they read (`fused_products`), and
+nothing elementwise is expensive: there the second and third rule do not apply
+to products. On GPUs and CPUs products are calls of libraries.
+"""
+
+_VIEWS = frozenset("reshape transpose squeeze expand_dims".split())
+_CHEAP = frozenset(
+  "add sub mul neg abs sign max min square add_any select_n clamp eq ne lt le "
+  "gt ge and or not xor floor ceil round is_finite integer_pow "
+  "convert_element_type broadcast_in_dim iota slice pad concatenate rev "
+  "dynamic_slice shift_right_logical shift_left shift_right_arithmetic "
+  "bitcast_convert_type real imag literal scan_slice random_wrap "
+  "random_unwrap tile split".split()
+)
+_EXPENSIVE = frozenset(
+  "exp exp2 expm1 log log1p tanh logistic sin cos tan asin acos atan atan2 "
+  "sinh cosh erf erfc erf_inv pow sqrt rsqrt cbrt div rem".split()
+)
+# These take part in communication if they change how a value is split.
+MARKS = frozenset("gather_params scatter_grads sharding_constraint".split())
+_REDUCTIONS = frozenset(
+  "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax "
+  "argmin".split()
+)
+_PRODUCTS = frozenset(["dot_general", "conv_general_dilated"])
+FUSIBLE = _VIEWS | _CHEAP | _EXPENSIVE
+
+# Beyond so many places of use their exact number decides nothing.
+_MANY = 8
+
+
+class Fusion:
+  """The decisions for one graph.
+
+  Attributes:
+    stored: set of the values that have a buffer, inputs of the graph included.
+  """
+
+  def __init__(self, graph, nbytes, fused_products=False):
+    """Decides.
+
+    Args:
+      graph: Graph.
+      nbytes: `Value -> int`, bytes on one device.
+      fused_products: bool, see above.
+    """
+    self._graph, self._nbytes = graph, nbytes
+    self._fused_products = fused_products
+    self._alias = {}  # Marks that change nothing.
+    self.stored = set(graph.inputs)
+    self._roots = {v: (v,) for v in graph.inputs}
+    self._must_store()
+    places = self._places()
+    for op in graph.ops:  # In order: what is read comes first.
+      self._decide(op, places)
+
+  def roots(self, value):
+    """The buffers that are read to compute a value (itself, if stored)."""
+    return self._roots[value]
+
+  def reads(self, op):
+    """The buffers that an operation reads when it runs."""
+    found = {}
+    for v in op.inputs:
+      found.update(dict.fromkeys(self._roots[v]))
+    return list(found)
+
+  def runs(self, op):
+    """Whether an operation is one of its own, not part of its readers."""
+    return any(v in self.stored for v in op.outputs)
+
+  def _must_store(self):
+    """What is stored whatever it costs."""
+    for op in self._graph.ops:
+      if op.name in FUSIBLE or self._is_no_op(op):
+        continue
+      self.stored.update(op.outputs)
+      if op.name in _REDUCTIONS:
+        continue
+      if self._fused_products and op.name in _PRODUCTS:
+        continue
+      for v in op.inputs:
+        self.stored.add(self._base(v))
+    self.stored.update(self._base(v) for v in self._graph.outputs)
+
+  def _is_no_op(self, op):
+    """A mark where there is nothing to communicate."""
+    return op.name in MARKS and not op.moves
+
+  def _base(self, value):
+    """The buffer that is read for a value which has to be in memory."""
+    while value.op is not None and (
+      value.op.name in _VIEWS or self._is_no_op(value.op)
+    ):
+      value = value.op.inputs[0]
+    return value
+
+  def _places(self):
+    """For each value the operations (at most `_MANY`) that would compute it."""
+    places = {}
+    for op in reversed(self._graph.ops):
+      fused = not any(v in self.stored for v in op.outputs)
+      if fused:
+        uses = set().union(*(places.get(v, ()) for v in op.outputs))
+        dear = op.name in _EXPENSIVE and not self._fused_products
+        if dear and len(uses) > 1:
+          self.stored.update(op.outputs)
+          fused = False
+      if not fused:
+        uses = {op}
+      for v in op.inputs:
+        known = places.setdefault(v, set())
+        if len(known) < _MANY:
+          known |= uses
+    return places
+
+  def _decide(self, op, places):
+    """Whether a cheap value is stored; the roots of all values of `op`."""
+    reads = self.reads(op)
+    for v in op.outputs:
+      if v not in self.stored and op.name in _CHEAP | _EXPENSIVE:
+        own = self._nbytes(v)
+        # What is small beside the result stays in cache.
+        again = sum(b for b in map(self._nbytes, reads) if b > own / 64)
+        n = len(places.get(v, ()))
+        if n > 1 and n * again > again + own + n * own:
+          self.stored.add(v)
+      self._roots[v] = (v,) if v in self.stored else tuple(reads)

@@ -1,0 +1,265 @@
+"""The update step of a run, traced for one device, without devices or data.
+
+What is traced is the trainer's own recipe in the trainer's own step, with the
+share of the batch that one device gets. Nothing is allocated.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from big_vision import schedules, trees
+from big_vision.planning import graph as graph_lib
+from big_vision.planning import passes
+from big_vision.planning.partition import spec_of
+from big_vision.training import setup as setup_lib
+from big_vision.training import state as state_lib
+from big_vision.training import step as step_lib
+
+# Durations in epochs are turned into steps with it; no cost depends on it.
+_NUM_EXAMPLES = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A traced step.
+
+  Attributes:
+    graph: Graph of the update step of one device's share of the batch.
+    state: tree of ShapeDtypeStruct, the training state.
+    shardings: tree of NamedSharding, same structure.
+    batch: dict of ShapeDtypeStruct, one device's share.
+    mesh: dict of axis name -> size.
+    batch_axes: axes over which the batch is split.
+    batch_size: int, of all devices together.
+    accum_steps: int, micro-batches per step.
+  """
+
+  graph: graph_lib.Graph
+  state: dict
+  shardings: dict
+  batch: dict
+  mesh: dict
+  batch_axes: tuple[str, ...]
+  batch_size: int
+  accum_steps: int
+
+  @property
+  def num_devices(self):
+    """Of the whole mesh."""
+    return math.prod(self.mesh.values())
+
+  @property
+  def data_parallel(self):
+    """Into how many shares the batch is split."""
+    return math.prod(self.mesh[a] for a in self.batch_axes)
+
+
+class _Setup(setup_lib.Setup):
+  """A Setup on a mesh without devices, as one data-parallel share sees it."""
+
+  @property
+  def devices(self):
+    """One stand-in: augmentations mix within the share of a device."""
+    return np.empty(1, dtype=object)
+
+  @contextlib.contextmanager
+  def context(self):
+    rules = axis_rules(self.config)
+    batch = batch_axes(self.config, dict(self.mesh.shape))
+    # The batch is one share already.
+    drop = lambda to: (
+      ()
+      if to is None
+      else tuple(
+        a for a in ((to,) if isinstance(to, str) else to) if a not in batch
+      )
+    )
+    rules = [(name, drop(to) or None) for name, to in rules]
+    with jax.sharding.use_abstract_mesh(self.mesh):
+      with nn.logical_axis_rules(rules):
+        yield
+
+
+def axis_rules(config):
+  """`config.sharding_rules` as a list of pairs."""
+  return [tuple(r) for r in config.get("sharding_rules") or _DEFAULT_RULES]
+
+
+_DEFAULT_RULES = (("act_batch", "data"),)
+
+
+def batch_axes(config, mesh):
+  """Axes of the mesh over which activations of different examples lie.
+
+  Args:
+    config: ConfigDict of the run.
+    mesh: dict of axis name -> size.
+
+  Returns:
+    Tuple of the axes of the rule `act_batch` of `config.sharding_rules`.
+
+  Raises:
+    ValueError: the mesh has no such axis.
+  """
+  to = dict(axis_rules(config)).get("act_batch") or ()
+  axes = (to,) if isinstance(to, str) else tuple(to)
+  unknown = [a for a in axes if a not in mesh]
+  if unknown:
+    raise ValueError(
+      f"config.sharding_rules: act_batch is on {unknown[0]!r}, which is no axis "
+      f"of the mesh {mesh}. Name the axis in --mesh, or change the rule."
+    )
+  return axes
+
+
+def trace(build, config, mesh, image_size, *, channels=3):
+  """Traces the update step of a config.
+
+  Args:
+    build: `Setup -> Recipe`, of a trainer.
+    config: ConfigDict of a run.
+    mesh: dict of axis name -> size.
+    image_size: (height, width) in pixels.
+    channels: int, of the images.
+
+  Returns:
+    The Program.
+
+  Raises:
+    ValueError: the batch cannot be split over the mesh, or the recipe needs
+      what is not planned (frozen models).
+  """
+  for key in ("num_classes", "model_name", "optax_name", "lr"):
+    if config.get(key) is None:
+      raise ValueError(f"config.{key} is required.")
+  axes = batch_axes(config, mesh)
+  share = _share(config, mesh, axes)
+  config = config.copy_and_resolve_references().unlock()
+  config.input.batch_size = share
+  batch = {
+    "image": jax.ShapeDtypeStruct((share, *image_size, channels), np.float32),
+    "labels": jax.ShapeDtypeStruct((share, config.num_classes), np.float32),
+  }
+  abstract = jax.sharding.AbstractMesh(tuple(mesh.values()), tuple(mesh))
+  total = schedules.steps(
+    "total", config, _NUM_EXAMPLES, share * math.prod(mesh[a] for a in axes)
+  )
+  setup = _Setup(
+    config=config,
+    workdir=None,
+    mesh=abstract,
+    writer=None,
+    batch_shapes=batch,
+    batches=None,
+    num_examples=_NUM_EXAMPLES,
+    total_steps=int(total),
+  )
+  recipe = build(setup)
+  if recipe.frozen:
+    raise ValueError(
+      f"Frozen models ({', '.join(recipe.frozen)}) are not planned: --trainer "
+      "has to be one that trains all that it holds."
+    )
+  plan = state_lib.plan(recipe, setup)
+  accum = config.get("grad_accum_steps") or 1
+  fn = functools.partial(
+    step_lib.update,
+    recipe=dataclasses.replace(
+      recipe, grad_fn=_marked(recipe.grad_fn, plan.shardings["params"])
+    ),
+    tx=plan.tx,
+    schedule=config.get("schedule", {}),
+    accum_steps=accum,
+    shardings=plan.shardings,
+    static=recipe.static_args(1) if recipe.static_args else (),
+  )
+  key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
+  with setup.context():
+    closed = jax.make_jaxpr(fn)(plan.shapes, batch, {}, key)
+  graph = graph_lib.from_jaxpr(closed)
+  passes.place_communication(graph)
+  for v, s in zip(graph.inputs, jax.tree.leaves(plan.shardings), strict=False):
+    v.spec = spec_of(s, len(v.shape))
+  return Program(
+    graph=graph,
+    state=plan.shapes,
+    shardings=plan.shardings,
+    batch=batch,
+    mesh=dict(mesh),
+    batch_axes=axes,
+    batch_size=share * math.prod(mesh[a] for a in axes),
+    accum_steps=accum,
+  )
+
+
+def _share(config, mesh, axes):
+  """Examples per data-parallel share; raises ValueError if not whole."""
+  batch, accum = config.input.batch_size, config.get("grad_accum_steps") or 1
+  devices = math.prod(mesh.values())
+  if batch % (devices * accum):
+    times = f"config.grad_accum_steps={accum} times " if accum > 1 else ""
+    unit = devices * accum
+    raise ValueError(
+      f"config.input.batch_size={batch} is not divisible by {times}the "
+      f"{devices} devices of --mesh. Use for example "
+      f"--config.input.batch_size={max(round(batch / unit), 1) * unit}."
+    )
+  return batch // math.prod(mesh[a] for a in axes)
+
+
+def _marked(grad_fn, shardings):
+  """`grad_fn` with marks on the parameters it reads and the gradients."""
+
+  def marked(loss_fn, params, *args):
+    params = jax.tree.map(graph_lib.gather_p.bind, params)
+    out, grads = grad_fn(loss_fn, params, *args)
+    grads = jax.tree.map(
+      lambda g, s: graph_lib.scatter_p.bind(g, spec=spec_of(s, g.ndim)),
+      grads,
+      shardings,
+    )
+    return out, grads
+
+  return marked
+
+
+def leaves(program, part):
+  """Leaves of a part of the state on one device.
+
+  Args:
+    program: Program.
+    part: str, for example "params" or "opt".
+
+  Returns:
+    List of (name, shape, bytes of the whole, bytes on one device).
+  """
+  named = trees.tree_flatten_with_names(program.state[part])[0]
+  where = jax.tree.leaves(program.shardings[part])
+  out = []
+  for (name, x), sharding in zip(named, where, strict=True):
+    local = math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    whole = math.prod(x.shape) * x.dtype.itemsize
+    out.append((name, tuple(x.shape), whole, local))
+  return out
+
+
+def argument_bytes(program: Program) -> dict[str, Any]:
+  """Bytes on one device of each part of the state, and of the batch."""
+  sizes = {
+    part: sum(local for *_, local in leaves(program, part))
+    for part in program.state
+  }
+  # The pipeline splits the batch over all devices, whatever the model does.
+  copies = program.num_devices // program.data_parallel
+  sizes["batch"] = sum(
+    math.prod(x.shape) * x.dtype.itemsize // copies
+    for x in program.batch.values()
+  )
+  return sizes

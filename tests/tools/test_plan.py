@@ -1,0 +1,201 @@
+"""The command: what it reads, what it says, and its errors."""
+
+import json
+import subprocess
+import sys
+
+import ml_collections as mlc
+import pytest
+
+from big_vision import train
+from big_vision.planning import chips, costs
+from big_vision.tools import plan
+
+VIT = dict(width=64, depth=2, mlp_dim=128, num_heads=4, patch_size=(8, 8))
+
+
+def make_config(**kw):
+  default = dict(
+    total_steps=100,
+    num_classes=10,
+    input=dict(batch_size=64, pp="decode|resize(40)|central_crop(32)|flip_lr"),
+    model_name="vit",
+    model=VIT,
+    optax_name="scale_by_adam",
+    lr=1e-3,
+    schedule=dict(decay_type="cosine"),
+  )
+  return mlc.ConfigDict({**default, **kw})
+
+
+@pytest.mark.parametrize(
+  "text, axes, devices, want",
+  [
+    ("data=8", None, None, {"data": 8}),
+    ("data=4,model=2", [("x", 3)], None, {"data": 4, "model": 2}),
+    ("data=4,model=2", None, 8, {"data": 4, "model": 2}),
+    (None, None, 16, {"data": 16}),
+    (None, [("replica", 2), ("fsdp", -1)], 16, {"replica": 2, "fsdp": 8}),
+    (None, [("data", 4)], None, {"data": 4}),
+  ],
+)
+def test_mesh(text, axes, devices, want):
+  assert plan.parse_mesh(text, axes, devices) == want
+
+
+@pytest.mark.parametrize(
+  "text, axes, devices, message",
+  [
+    ("2048", None, None, "--mesh='2048'.*--mesh data=2048"),
+    ("data=8;model=2", None, None, "--mesh=.*comma-separated"),
+    ("data=8,data=2", None, None, "distinct axes"),
+    ("data=0", None, None, "--mesh='data=0'"),
+    (None, None, None, "all devices.*--devices, or use --mesh"),
+    (None, [("a", 3), ("b", -1)], 8, "--devices=8.*a multiple of 3"),
+    ("data=4", None, 8, "--devices=8 does not fit .* it must be 4"),
+  ],
+)
+def test_bad_meshes(text, axes, devices, message):
+  with pytest.raises(ValueError, match=message):
+    plan.parse_mesh(text, axes, devices)
+
+
+@pytest.mark.parametrize(
+  "pp, want",
+  [
+    ("decode|resize(256)|central_crop(224)|value_range(-1, 1)", (224, 224)),
+    ("decode_jpeg_and_inception_crop(160, area_min=5)|flip_lr", (160, 160)),
+    ("decode|resize(size=(64, 32))", (64, 32)),
+    ("decode|resize(64)|central_crop", (64, 64)),
+    ("decode|random_crop(crop_size=(48, 40, 3))", (48, 40)),
+  ],
+)
+def test_image_size(pp, want):
+  config = mlc.ConfigDict(dict(input=dict(pp=pp)))
+  assert plan.image_size(config) == want
+  assert plan.image_size(config, 99) == (99, 99)
+
+
+def test_unknown_image_size():
+  config = mlc.ConfigDict(dict(input=dict(pp="decode|flip_lr")))
+  with pytest.raises(ValueError, match="config.input.pp.*--image_size"):
+    plan.image_size(config)
+
+
+@pytest.mark.parametrize(
+  "kw, mesh, names, message",
+  [
+    ({}, {"data": 8}, ["h10"], "--chip: unknown chip 'h10'.*'h100'"),
+    ({}, {"data": 48}, [], "batch_size=64 is not divisible by the 48 .*=48"),
+    (
+      dict(grad_accum_steps=3), {"data": 8}, [],
+      "=64 is not divisible by config.grad_accum_steps=3 times the 8 .*=72",
+    ),
+    ({}, {"model": 8}, [], "sharding_rules: act_batch is on 'data'.*--mesh"),
+    (dict(num_classes=None), {"data": 8}, [], "config.num_classes is required"),
+    (dict(model_name="vti"), {"data": 8}, [], "config.model_name.*'vti'"),
+  ],
+)  # fmt: skip
+def test_bad_runs(kw, mesh, names, message):
+  with pytest.raises(ValueError, match=message):
+    plan.plan(train.build, make_config(**kw), mesh, (32, 32), names)
+
+
+def test_figures_of_data_parallel():
+  config = make_config()
+  _, got = plan.plan(train.build, config, {"data": 8}, (32, 32))
+  assert got["examples_per_device"] == 8
+  # The parameters of a ViT, from their shapes; adam keeps two copies, a counter
+  # and what the schedule and the clipping count.
+  w, mlp, tokens = 64, 128, 16
+  block = 4 * w * (w + 1) + 2 * w * mlp + mlp + w + 4 * w
+  stem, head = (8 * 8 * 3 + 1) * w, (w + 1) * 10
+  num = stem + tokens * w + 2 * block + 2 * w + head
+  # The pooling is by the mean, the default.
+  assert got["num_params"] == num
+  assert got["bytes"]["params"] == got["gradient_bytes"] == 4 * num
+  assert 8 * num <= got["bytes"]["opt"] <= 8 * num + 100
+  assert got["bytes"]["batch"] == 8 * 4 * (32 * 32 * 3 + 10)
+  # Products: 2 for each multiplication forward, twice as many backward, but no
+  # gradient of the image.
+  per_token = 2 * (4 * w * w + 2 * tokens * w + 2 * w * mlp)
+  flops = (
+    8 * 2 * (3 * (tokens * per_token + w * 10) + 2 * tokens * 8 * 8 * 3 * w)
+  )
+  assert got["product_flops"] == pytest.approx(flops, rel=0.01)
+  assert got["flops_of_all_devices"] == 8 * got["flops"]
+  # Gradients and the loss are summed over devices, nothing else.
+  (row,) = got["collectives"]
+  assert (row["kind"], row["devices"]) == ("all-reduce", 8)
+  assert row["payload"] == pytest.approx(4 * num, abs=100)
+  assert row["sent"] == pytest.approx(2 * 7 / 8 * row["payload"], abs=200)
+
+
+def test_bounds_are_those_of_the_chip():
+  h100 = chips.CHIPS["h100"]
+  assert h100.compute_seconds(989e12) == 1
+  assert h100.memory_seconds(3.35e12) == 1
+  # NVLink within a machine of 8, the slower network beyond it.
+  assert h100.network_seconds(450e9, 8) == 1
+  assert h100.network_seconds(400e9, 16) == 1
+  # A TPU v3 chip is two devices, which share it.
+  v3 = chips.CHIPS["v3"]
+  assert v3.bytes == 16 * 2**30
+  assert v3.compute_seconds(61.5e12) == 1
+  _, got = plan.plan(
+    train.build, make_config(), {"data": 8}, (32, 32), ["h100"]
+  )
+  row = got["chips"]["h100"]
+  assert row["fits"]
+  assert row["seconds"]["compute"] == got["flops"] / 989e12
+  assert row["images_per_second"] == 64 / max(row["seconds"].values())
+  assert row["bound"] == max(row["seconds"], key=row["seconds"].get)
+
+
+def test_what_does_not_fit_and_what_helps():
+  # The activations of 512 images of 256 tokens per device.
+  model = dict(VIT, width=1024, depth=4, mlp_dim=4096, num_heads=16)
+  config = make_config(model=model, input=dict(batch_size=2048, pp=""))
+  now, got = plan.plan(train.build, config, {"data": 4}, (128, 128), ["v5e"])
+  assert "v5e: does not fit in 16 GiB less 10%" in plan.show(got)
+  plan.advise(train.build, config, now, got)
+  row = got["chips"]["v5e"]
+  assert not row["fits"] and row["largest_part"] == "activations"
+  changes = {w["change"].partition(" = ")[0]: w for w in row["would_fit"]}
+  assert "config.grad_accum_steps" in changes
+  for change in row["would_fit"]:
+    assert costs.fits_in(change["peak_bytes"], chips.CHIPS["v5e"])
+  # It is true, and half as many micro-batches do not suffice.
+  steps = int(changes["config.grad_accum_steps"]["change"].split(" = ")[1])
+  for n, fits in ((steps, True), (steps // 2, False)):
+    config.grad_accum_steps = n
+    again = costs.estimate(train.build, config, {"data": 4}, (128, 128))
+    assert again.fits(chips.CHIPS["v5e"]) == fits
+  assert f"\n  config.grad_accum_steps = {steps}: " in plan.show_advice(got)
+
+
+def test_command_line(tmp_path):
+  command = [
+    sys.executable, "-m", "big_vision.tools.plan",
+    "--config", "big_vision/configs/vit_i1k.py:variant=Ti/16",
+    "--config.input.batch_size=256",
+  ]  # fmt: skip
+  out = tmp_path / "plan.json"
+  done = subprocess.run(
+    [*command, "--mesh=data=32", "--chip=v4,h100", f"--json={out}"],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  figures = json.loads(out.read_text())
+  assert figures["batch_size"] == 256 and figures["image_size"] == [224, 224]
+  assert list(figures["chips"]) == ["v4", "h100"]
+  text = done.stdout
+  assert f"{figures['num_params']:,} parameters, batch 256 of 224x224" in text
+  assert "32 devices (data=32)" in text
+  done = subprocess.run(
+    [*command, "--mesh=data=33"], capture_output=True, text=True
+  )
+  assert done.returncode == 1
+  assert "--config.input.batch_size=" in done.stderr
+  assert "Traceback" not in done.stderr
