@@ -41,9 +41,18 @@ FLAGS = {
   "proj.distill.bit_i1k": ["--config.total_steps=30"],
   "proj.distill.bigsweep_flowers_pet": ["--config.total_steps=40"],
   "proj.distill.bigsweep_food_sun": ["--config.total_steps=40"],
+  # Each patch size that is trained is compiled.
   "proj.flexivit.i1k_deit3_distill": ["--config.total_steps=40"],
-  "proj.flexivit.i21k_distill": ["--config.total_steps=40"],
+  "proj.flexivit.i21k_distill": [
+    "--config.total_steps=40",
+    "--config.flexi.seqhw.p=(0, 1, 0)",
+  ],
+  "proj.flexivit.i21k_sup": [
+    "--config.total_steps=80",
+    "--config.flexi.seqhw.p=(1, 0, 1)",
+  ],
 }
+SLOW = ("proj.flexivit.i1k_deit3_distill",)
 EVAL_ONLY = ("load_and_eval", "proj.flexivit.timing")
 FLAGS |= {name: [] for name in EVAL_ONLY}
 
@@ -258,7 +267,14 @@ def training_losses(workdir):
   return [r["training_loss"] for r in rows if "training_loss" in r]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+  "name",
+  [
+    # These are long, and others have the same trainer.
+    pytest.param(n, marks=pytest.mark.slow if n in SLOW else ())
+    for n in NAMES
+  ],
+)
 def test_trains(run, name):
   """From the command line: the loss falls, every evaluator reports."""
   workdir, config = run(name), get_config(name)
