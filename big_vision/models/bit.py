@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
-from big_vision import checkpoints, trees
+from big_vision import trees
 from big_vision.models import common, convnet
 from big_vision.models.convnet import get_block_desc
 
@@ -51,15 +51,12 @@ def weight_standardize(w, axis, eps):
   return w / (jnp.std(w, axis=axis, keepdims=True) + eps)
 
 
-class StdConv(nn.Conv):
-  """Convolution whose kernel is standardised before use, not in storage."""
+class StdConv(convnet.StdConv):
+  """Convolution with standardised weights."""
 
-  def param(self, name, *args, **kw):
-    """The parameter as it is used."""
-    value = super().param(name, *args, **kw)
-    if name != "kernel":
-      return value
-    return weight_standardize(value, axis=(0, 1, 2), eps=1e-5)
+  def standardize(self, kernel):
+    """The kernel as it is used."""
+    return weight_standardize(kernel, axis=(0, 1, 2), eps=1e-5)
 
 
 class ResidualUnit(nn.Module):
@@ -128,43 +125,11 @@ class ResNetStage(nn.Module):
     return x
 
 
-class Model(nn.Module):
-  """ResNet.
+class Model(convnet.ResNet):
+  """ResNet, activated after the convolutions; attributes as `ResNet`."""
 
-  Attributes:
-    num_classes: int, outputs of the head; None or 0 is no head.
-    width: float, multiplier of the channels.
-    depth: int, see `get_block_desc`, or number of blocks of each stage.
-    head_zeroinit: bool, whether the kernel of the head starts at zero.
-    dtype_mm: str, dtype of everything before the head, for example "bfloat16".
-      Parameters are float32. None is the dtype of image and parameters.
-  """
-
-  num_classes: int | None = None
-  width: float = 1
-  depth: int | Sequence[int] = 50
-  head_zeroinit: bool = True
-  dtype_mm: str | None = None
-
-  @nn.compact
-  def __call__(self, image, *, train=False):
-    """Applies the model.
-
-    Args:
-      image: [B, H, W, 3], normally in [-1, 1].
-      train: bool, makes no difference.
-
-    Returns:
-      (x, out): x is [B, num_classes], or [B, C] without classes; out is a dict
-      of named intermediates.
-
-    Raises:
-      ValueError: unknown depth.
-    """
-    del train  # There is neither dropout nor a state.
-    out = {}
-    width = int(64 * self.width)
-
+  def stem(self, image, width):
+    """Maps [B, H, W, 3] to [B, H / 4, W / 4, width]."""
     x = StdConv(
       width,
       (7, 7),
@@ -174,20 +139,12 @@ class Model(nn.Module):
       name="conv_root",
     )(image)
     x = nn.relu(nn.GroupNorm(dtype=self.dtype_mm, name="gn_root")(x))
-    x = out["stem"] = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
 
-    for i, block_size in enumerate(convnet.num_blocks(self.depth)):
-      x = out[f"stage{i + 1}"] = ResNetStage(
-        block_size,
-        first_stride=(2, 2) if i else (1, 1),
-        nmid=width * 2**i,
-        dtype_mm=self.dtype_mm,
-        name=f"block{i + 1}",
-      )(x)
-    out["pre_logits_2d"] = x
-    return convnet.pool_and_classify(
-      x, self.num_classes, self.head_zeroinit, out
-    )
+  def stage(self, x, name, **kw):
+    """Blocks of one width; all that is reported of them is their result."""
+    x = ResNetStage(name=name, **kw)(x)
+    return x, x
 
 
 _NORMS = {"gn_root", "gn_proj", "gn1", "gn2", "gn3"}
@@ -215,23 +172,6 @@ def fix_old_checkpoints(params):
 
 
 def load(init_params, init_file, model_cfg, dont_load=()):
-  """Loads a checkpoint, also one of an earlier layout.
-
-  Args:
-    init_params: parameters of the model, arrays or shapes; None returns what
-      the checkpoint has.
-    init_file: str, a path `<path>[:<sub/tree>]`.
-    model_cfg: mapping, `config.model`, not used.
-    dont_load: regexes of parameters to be initialised instead, for example
-      ["head/.*"].
-
-  Returns:
-    Nested dict of parameters; leaves that are not loaded are those of
-    `init_params`.
-
-  Raises:
-    ValueError: parameters do not match, see `common.merge_params`.
-  """
+  """Loads a checkpoint, also one of an earlier layout, see `common.load`."""
   del model_cfg
-  params = fix_old_checkpoints(checkpoints.load_params(init_file))
-  return common.merge_params(params, init_params, dont_load)
+  return common.load(init_params, init_file, dont_load, fix_old_checkpoints)

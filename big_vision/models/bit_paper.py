@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from absl import logging
 from jax import lax
 
-from big_vision import checkpoints, lookup, trees
+from big_vision import lookup, trees
 from big_vision.models import common, convnet
 
 
@@ -85,15 +85,12 @@ class GroupNorm(nn.Module):
     return jnp.repeat(x, size, axis=-1)[:, None, None, :]
 
 
-class StdConv(nn.Conv):
-  """Convolution whose kernel is standardised before use, not in storage."""
+class StdConv(convnet.StdConv):
+  """Convolution with standardised weights."""
 
-  def param(self, name, *args, **kw):
-    """The parameter as it is used."""
-    value = super().param(name, *args, **kw)
-    if name != "kernel":
-      return value
-    return standardize(value, axis=(0, 1, 2), eps=1e-10)
+  def standardize(self, kernel):
+    """The kernel as it is used."""
+    return standardize(kernel, axis=(0, 1, 2), eps=1e-10)
 
 
 class RootBlock(nn.Module):
@@ -194,59 +191,22 @@ class ResNetStage(nn.Module):
     return x, out
 
 
-class Model(nn.Module):
-  """ResNet v2.
+class Model(convnet.ResNet):
+  """ResNet v2, activated before the convolutions; attributes as `ResNet`."""
 
-  Attributes:
-    num_classes: int, outputs of the head; None or 0 is no head.
-    width: multiplier of the channels.
-    depth: int, see `convnet.get_block_desc`, or number of blocks of each stage.
-    head_zeroinit: bool, whether the kernel of the head starts at zero.
-    dtype_mm: str, dtype of everything before the head, for example "bfloat16".
-      Parameters are float32. None is the dtype of image and parameters.
-  """
+  def stem(self, image, width):
+    """Maps [B, H, W, 3] to [B, H / 4, W / 4, width]."""
+    return RootBlock(width, dtype_mm=self.dtype_mm, name="root_block")(image)
 
-  num_classes: int | None = None
-  width: float = 1
-  depth: int | Sequence[int] = 50
-  head_zeroinit: bool = True
-  dtype_mm: str | None = None
+  def stage(self, x, name, **kw):
+    """Blocks of one width: their result, and a dict of that of each."""
+    return ResNetStage(name=name, **kw)(x)
 
-  @nn.compact
-  def __call__(self, image, *, train=False):
-    """Applies the model.
-
-    Args:
-      image: [B, H, W, 3], normally in [-1, 1].
-      train: bool, makes no difference.
-
-    Returns:
-      (x, out): x is [B, num_classes], or [B, C] without classes; out is a dict
-      of named intermediates.
-
-    Raises:
-      ValueError: unknown depth.
-    """
-    del train  # There is neither dropout nor a state.
-    out = {}
-    width = int(64 * self.width)
-    x = out["stem"] = RootBlock(
-      width, dtype_mm=self.dtype_mm, name="root_block"
-    )(image)
-    for i, block_size in enumerate(convnet.num_blocks(self.depth)):
-      x, out[f"stage{i + 1}"] = ResNetStage(
-        block_size,
-        nmid=width * 2**i,
-        first_stride=(2, 2) if i else (1, 1),
-        dtype_mm=self.dtype_mm,
-        name=f"block{i + 1}",
-      )(x)
+  def finish(self, x, out):
+    """The last normalisation and activation."""
     x = GroupNorm(dtype=self.dtype_mm, name="norm-pre-head")(x)
     out["norm_pre_head"] = x
-    x = out["pre_logits_2d"] = nn.relu(x)
-    return convnet.pool_and_classify(
-      x, self.num_classes, self.head_zeroinit, out
-    )
+    return nn.relu(x)
 
 
 _SIZES = ("R50x1", "R50x3", "R101x1", "R101x3", "R152x2", "R152x4")
@@ -259,35 +219,20 @@ VANITY_NAMES = {
 
 
 def load(init_params, init_file, model_cfg, dont_load=()):
-  """Loads a checkpoint, published ones in their own format.
+  """Loads a checkpoint, published ones in their own format, see `common.load`.
 
-  Args:
-    init_params: parameters of the model, arrays or shapes; None returns what
-      the checkpoint has.
-    init_file: str, a path `<path>[:<sub/tree>]`, one of `VANITY_NAMES`, or a
-      model of the paper: "L", "M" or "S" is the data of the pre-training, and
-      what it was fine-tuned on may follow, as in "M-imagenet2012" or
-      "M-run0-caltech101".
-    model_cfg: mapping, `config.model`, or None; a model of the paper has its
-      depth and width.
-    dont_load: regexes of parameters to be initialised instead, for example
-      ["head/.*"].
-
-  Returns:
-    Nested dict of parameters; leaves that are not loaded are those of
-    `init_params`.
-
-  Raises:
-    ValueError: no model of the paper has this size, or parameters do not match,
-      see `common.merge_params`.
+  `init_file` may also be one of `VANITY_NAMES`, or a model of the paper: "L", "M"
+  or "S" is the data of the pre-training, and what it was fine-tuned on may follow,
+  as in "M-imagenet2012" or "M-run0-caltech101". Depth and width are those of
+  `model_cfg`; a size that was not published raises ValueError.
   """
   # The names of the paper have no slash, paths must have one.
   if match := re.fullmatch(r"([LMS])(-[\w-]+)?", init_file):
     init_file = _paper_file(match[1], match[2] or "", model_cfg or {})
   init_file = VANITY_NAMES.get(init_file, init_file)
-  params = checkpoints.load_params(init_file)
-  params = maybe_convert_big_transfer_format(params)
-  return common.merge_params(params, init_params, dont_load)
+  return common.load(
+    init_params, init_file, dont_load, maybe_convert_big_transfer_format
+  )
 
 
 def _paper_file(upstream, downstream, model_cfg):

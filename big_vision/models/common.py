@@ -6,7 +6,29 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision import trees
+from big_vision import checkpoints, trees
+
+
+def load(init_params, init_file, dont_load=(), convert=lambda params: params):
+  """The usual `load` of a model: reads a checkpoint, converts, merges.
+
+  Args:
+    init_params: parameters of the model, arrays or shapes; None returns what
+      the checkpoint has.
+    init_file: str, a path `<path>[:<sub/tree>]`.
+    dont_load: regexes of parameters to be initialised instead, for example
+      ["head/.*"].
+    convert: function from the parameters in the file to those of today's model.
+
+  Returns:
+    Nested dict of parameters; leaves that are not loaded are those of
+    `init_params`.
+
+  Raises:
+    ValueError: parameters do not match, see `merge_params`.
+  """
+  params = convert(checkpoints.load_params(init_file))
+  return merge_params(params, init_params, dont_load)
 
 
 def merge_params(loaded, inited, dont_load=(), match_dtype=False):

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision import checkpoints, lookup
+from big_vision import lookup
 from big_vision.models import common
 
 
@@ -197,31 +197,20 @@ VANITY_NAMES = {
 
 
 def load(init_params, init_file, model_cfg, dont_load=()):
-  """Loads a checkpoint, published ones in their own format.
+  """Loads a checkpoint, published ones in their own format, see `common.load`.
 
-  Args:
-    init_params: parameters of the model, arrays or shapes; None returns what
-      the checkpoint has.
-    init_file: str, a path `<path>[:<sub/tree>]` or one of `VANITY_NAMES`.
-    model_cfg: mapping, `config.model`, not used.
-    dont_load: regexes of parameters to be initialised instead, for example
-      ["head/.*"].
-
-  Returns:
-    Nested dict of parameters; leaves that are not loaded are those of
-    `init_params`.
-
-  Raises:
-    ValueError: parameters do not match, see `common.merge_params`.
-    AssertionError: the checkpoint is in the published format but has parameters
-      that this format does not.
+  Raises AssertionError if a checkpoint is in the published format but has
+  parameters that this format does not.
   """
   del model_cfg
-  params = checkpoints.load_params(VANITY_NAMES.get(init_file, init_file))
+  init_file = VANITY_NAMES.get(init_file, init_file)
+  return common.load(init_params, init_file, dont_load, _convert)
+
+
+def _convert(params):
+  """Parameters of any age and format as those of `MlpMixer`."""
   params = common.convert_pre_linen(params)
-  if "Mixer" in params:
-    params = _convert_published(params)
-  return common.merge_params(params, init_params, dont_load)
+  return _convert_published(params) if "Mixer" in params else params
 
 
 def _convert_published(params):

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from big_vision import checkpoints, lookup
+from big_vision import lookup
 from big_vision.models import common, convnet
 
 # 1 / standard deviation of gelu(z) of a standard normal z, as the authors have
@@ -354,24 +354,6 @@ def decode_variant(variant):
 
 
 def load(init_params, init_file, model_cfg, dont_load=()):
-  """Loads a checkpoint.
-
-  Args:
-    init_params: parameters of the model, arrays or shapes; None returns what
-      the checkpoint has.
-    init_file: str, a path `<path>[:<sub/tree>]`.
-    model_cfg: mapping, `config.model`, not used.
-    dont_load: regexes of parameters to be initialised instead, for example
-      ["head/.*"].
-
-  Returns:
-    Nested dict of parameters; leaves that are not loaded are those of
-    `init_params`.
-
-  Raises:
-    ValueError: parameters do not match, see `common.merge_params`.
-  """
+  """Loads a checkpoint, see `common.load`."""
   del model_cfg
-  return common.merge_params(
-    checkpoints.load_params(init_file), init_params, dont_load
-  )
+  return common.load(init_params, init_file, dont_load)
