@@ -4,6 +4,7 @@
 weights `p` that they are drawn with (None: all alike).
 """
 
+import dataclasses
 import functools
 import itertools
 
@@ -69,3 +70,29 @@ def mkpredictfns(predict_fn, config, template="predict_{x}"):
     x = "_".join(f"{k}={v}" for k, v in kw.items())
     fns[template.format(x=x)] = functools.partial(predict_fn, **kw)
   return fns
+
+
+def flexible(recipe, config, loss_fn, predict_fns):
+  """A recipe whose model is called with other arguments at every step.
+
+  Args:
+    recipe: Recipe of the trainer that has none.
+    config: ConfigDict of the run; reads `flexi` and `seed`.
+    loss_fn: as `Recipe.loss_fn`, and takes the arguments as keywords.
+    predict_fns: dict of name -> predict function, see `mkpredictfns`.
+
+  Returns:
+    The Recipe.
+  """
+  names = sorted(config.flexi)
+
+  def with_arguments(params, batch, rng, state, *values):
+    kw = dict(zip(names, values, strict=True))
+    return loss_fn(params, batch, rng, state, **kw)
+
+  return dataclasses.replace(
+    recipe,
+    loss_fn=with_arguments,
+    predict_fns=predict_fns,
+    static_args=static_args(config.flexi, config.get("seed", 0)),
+  )

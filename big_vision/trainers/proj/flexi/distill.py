@@ -9,8 +9,6 @@ name: `student_seqhw=15`, `prof`, and for the two together
 `student_seqhw=15_prof`.
 """
 
-import dataclasses
-
 from absl import app
 
 from big_vision.trainers.proj.distill import distill
@@ -19,39 +17,19 @@ from big_vision.training import cli
 
 
 def build(setup):
-  """The recipe of distillation with arguments of the student that vary.
-
-  Args:
-    setup: Setup; reads `flexi` of its config besides the keys of that trainer.
-
-  Returns:
-    The Recipe.
-  """
+  """The recipe of that trainer; also reads `config.flexi`."""
   config = setup.config
-  names = sorted(config.flexi)
   base = distill.build(setup, mixup_shards=setup.devices.size)
 
-  def loss_fn(params, batch, rng, state, *values):
-    kw = dict(zip(names, values, strict=True))
-    return base.loss_fn(params, batch, rng, state, **kw)
-
   fns = base.predict_fns
-  student = common.mkpredictfns(fns["student_fwd"], config.flexi, "student_{x}")
-  teachers = {t: fns[f"{t}_fwd"] for t in config.teachers}
-  pairs = [
-    common.mkpredictfns(
-      fns[f"student_{t}_fwd"], config.flexi, f"student_{{x}}_{t}"
+  flexi = config.flexi
+  predict_fns = common.mkpredictfns(fns["student_fwd"], flexi, "student_{x}")
+  for t in config.teachers:
+    predict_fns[t] = fns[f"{t}_fwd"]
+    predict_fns |= common.mkpredictfns(
+      fns[f"student_{t}_fwd"], flexi, f"student_{{x}}_{t}"
     )
-    for t in config.teachers
-  ]
-  return dataclasses.replace(
-    base,
-    loss_fn=loss_fn,
-    predict_fns={
-      k: f for d in (student, teachers, *pairs) for k, f in d.items()
-    },
-    static_args=common.static_args(config.flexi, config.get("seed", 0)),
-  )
+  return common.flexible(base, config, base.loss_fn, predict_fns)
 
 
 main = cli.main_for(build, model="student")

@@ -8,8 +8,6 @@ step, see `common`. Each combination of them compiles once. Evaluators choose by
 name: `predict_seqhw=15`.
 """
 
-import dataclasses
-
 from absl import app
 
 from big_vision import losses, train
@@ -18,38 +16,30 @@ from big_vision.training import cli
 
 
 def build(setup):
-  """The recipe of `big_vision.train` with arguments of the model that vary.
-
-  Args:
-    setup: Setup; reads `flexi` of its config besides the keys of that trainer.
-
-  Returns:
-    The Recipe.
-  """
+  """The recipe of `big_vision.train`; also reads `config.flexi`."""
   config = setup.config
   model, _ = setup.make_model(num_classes=config.num_classes)
   loss = losses.get(config.get("loss", "sigmoid_xent"), "loss")
-  names = sorted(config.flexi)
 
-  def loss_fn(params, batch, rng, state, *values):
+  def loss_fn(params, batch, rng, state, **kw):
     del state
     logits, _ = model.apply(
       {"params": params},
       batch["image"],
       train=True,
       rngs={"dropout": rng},
-      **dict(zip(names, values, strict=True)),
+      **kw,
     )
     return loss(logits=logits, labels=batch["labels"]), {}
 
   def predict(state, batch, **kw):
     return model.apply({"params": state["params"]}, batch["image"], **kw)
 
-  return dataclasses.replace(
+  return common.flexible(
     train.build(setup),
-    loss_fn=loss_fn,
-    predict_fns=common.mkpredictfns(predict, config.flexi),
-    static_args=common.static_args(config.flexi, config.get("seed", 0)),
+    config,
+    loss_fn,
+    common.mkpredictfns(predict, config.flexi),
   )
 
 

@@ -16,6 +16,8 @@ MODEL = dict(
   head_zeroinit=False,
 )  # fmt: skip
 
+apply = jax.jit(vit.Model(2, **MODEL).apply, static_argnames="seqhw")
+
 
 def batch_fn(step, size=16):
   """Images of two classes: a bright left or right half."""
@@ -43,7 +45,7 @@ def setup(workdir=None, **kw):
 
 
 def logits(params, seqhw, image):
-  return vit.Model(2, **MODEL).apply({"params": params}, image, seqhw=seqhw)[0]
+  return apply({"params": params}, image, seqhw=seqhw)[0]
 
 
 def xent(params, seqhw, batch):
