@@ -138,7 +138,9 @@ def trace(build, config, mesh, image_size, *, channels=3):
   """
   for key in ("num_classes", "model_name", "optax_name", "lr"):
     if config.get(key) is None:
-      raise ValueError(f"config.{key} is required.")
+      raise ValueError(
+        f"config.{key} is required: what is planned is the training of one model."
+      )
   axes = batch_axes(config, mesh)
   share = _share(config, mesh, axes)
   config = config.copy_and_resolve_references().unlock()

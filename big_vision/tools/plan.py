@@ -361,6 +361,8 @@ def main(argv):
     raise SystemExit("--config is required: the config of a training.")
   logging.set_verbosity(logging.WARNING)
   config = flat_config.modern(args.config)
+  if "input" not in config:
+    raise SystemExit("config.input is required: --config is of no training.")
   try:
     mesh = parse_mesh(args.mesh, config.get("mesh"), args.devices)
     size = image_size(config, args.image_size)
