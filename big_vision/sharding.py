@@ -88,6 +88,37 @@ def infer_sharding(params, strategy, mesh):
   return treedef.unflatten(shardings)
 
 
+def axis_rules(config):
+  """`config.sharding_rules`: list of pairs (logical axis, mesh axes)."""
+  rules = config.get("sharding_rules") or [("act_batch", "data")]
+  return [tuple(rule) for rule in rules]
+
+
+def batch_axes(config, mesh):
+  """Axes of the mesh over which activations of different examples lie.
+
+  Args:
+    config: ConfigDict of the run.
+    mesh: mapping of axis name -> size.
+
+  Returns:
+    Tuple of the axes of the rule `act_batch` of `config.sharding_rules`.
+
+  Raises:
+    ValueError: the mesh has no such axis.
+  """
+  to = dict(axis_rules(config)).get("act_batch") or ()
+  axes = (to,) if isinstance(to, str) else tuple(to)
+  unknown = [a for a in axes if a not in mesh]
+  if unknown:
+    raise ValueError(
+      f"config.sharding_rules: act_batch is on {unknown[0]!r}, which is no axis "
+      f"of the mesh {dict(mesh)}. Name the axis in config.mesh, or change the "
+      "rule."
+    )
+  return axes
+
+
 def _parse_rule(rule):
   """(regex, tactic) -> (pattern, tactic, functions of the ops)."""
   if isinstance(rule, str) or len(rule) != 2:

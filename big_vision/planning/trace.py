@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from big_vision import schedules, trees
+from big_vision import schedules, sharding, trees
 from big_vision.planning import graph as graph_lib
 from big_vision.planning import passes
 from big_vision.planning.partition import spec_of
@@ -71,8 +71,8 @@ class _Setup(setup_lib.Setup):
 
   @contextlib.contextmanager
   def context(self):
-    rules = axis_rules(self.config)
-    batch = batch_axes(self.config, dict(self.mesh.shape))
+    rules = sharding.axis_rules(self.config)
+    batch = sharding.batch_axes(self.config, self.mesh.shape)
     # The batch is one share already.
     drop = lambda to: (
       ()
@@ -85,38 +85,6 @@ class _Setup(setup_lib.Setup):
     with jax.sharding.use_abstract_mesh(self.mesh):
       with nn.logical_axis_rules(rules):
         yield
-
-
-def axis_rules(config):
-  """`config.sharding_rules` as a list of pairs."""
-  return [tuple(r) for r in config.get("sharding_rules") or _DEFAULT_RULES]
-
-
-_DEFAULT_RULES = (("act_batch", "data"),)
-
-
-def batch_axes(config, mesh):
-  """Axes of the mesh over which activations of different examples lie.
-
-  Args:
-    config: ConfigDict of the run.
-    mesh: dict of axis name -> size.
-
-  Returns:
-    Tuple of the axes of the rule `act_batch` of `config.sharding_rules`.
-
-  Raises:
-    ValueError: the mesh has no such axis.
-  """
-  to = dict(axis_rules(config)).get("act_batch") or ()
-  axes = (to,) if isinstance(to, str) else tuple(to)
-  unknown = [a for a in axes if a not in mesh]
-  if unknown:
-    raise ValueError(
-      f"config.sharding_rules: act_batch is on {unknown[0]!r}, which is no axis "
-      f"of the mesh {mesh}. Name the axis in --mesh, or change the rule."
-    )
-  return axes
 
 
 def trace(build, config, mesh, image_size, *, channels=3):
@@ -141,7 +109,7 @@ def trace(build, config, mesh, image_size, *, channels=3):
       raise ValueError(
         f"config.{key} is required: what is planned is the training of one model."
       )
-  axes = batch_axes(config, mesh)
+  axes = sharding.batch_axes(config, mesh)
   share = _share(config, mesh, axes)
   config = config.copy_and_resolve_references().unlock()
   config.input.batch_size = share
@@ -245,8 +213,8 @@ def leaves(program, part):
   named = trees.tree_flatten_with_names(program.state[part])[0]
   where = jax.tree.leaves(program.shardings[part])
   out = []
-  for (name, x), sharding in zip(named, where, strict=True):
-    local = math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize
+  for (name, x), place in zip(named, where, strict=True):
+    local = math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize
     whole = math.prod(x.shape) * x.dtype.itemsize
     out.append((name, tuple(x.shape), whole, local))
   return out

@@ -146,7 +146,7 @@ def evaluate(config, output_dir=None):
       params = make_params(config, module, model)
       num_params = sum(x.size for x in jax.tree.leaves(params))
       strategy = config.get("sharding_strategy", [(".*", "replicate")])
-      rules = list(config.get("sharding_rules", [("act_batch", "data")]))
+      rules = sharding.axis_rules(config)
       with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
         state = {"params": params}
         where = sharding.infer_sharding(state, strategy=strategy, mesh=mesh)

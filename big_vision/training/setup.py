@@ -11,7 +11,7 @@ import ml_collections as mlc
 import numpy as np
 
 from big_vision import chrono as chrono_lib
-from big_vision import lookup, metrics, schedules
+from big_vision import lookup, metrics, schedules, sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +88,8 @@ class Setup:
   @contextlib.contextmanager
   def context(self):
     """Mesh and logical axis rules, active around everything on devices."""
-    rules = self.config.get("sharding_rules", [("act_batch", "data")])
-    with jax.set_mesh(self.mesh), nn.logical_axis_rules(list(rules)):
+    rules = sharding.axis_rules(self.config)
+    with jax.set_mesh(self.mesh), nn.logical_axis_rules(rules):
       yield
 
   def make_model(self, key="model", **kw):

@@ -150,7 +150,7 @@ def test_one_device(name):
   )
   if name not in LOOPS:  # Of which XLA counts one iteration.
     flops = compiled.cost_analysis()["flops"]
-    assert costs.flops == pytest.approx(flops, rel=0.03)
+    assert costs.flops == pytest.approx(flops, rel=0.05)
 
 
 def test_flops_of_loops():

@@ -91,7 +91,7 @@ def test_unknown_image_size():
       dict(grad_accum_steps=3), {"data": 8}, [],
       "=64 is not divisible by config.grad_accum_steps=3 times the 8 .*=72",
     ),
-    ({}, {"model": 8}, [], "sharding_rules: act_batch is on 'data'.*--mesh"),
+    ({}, {"model": 8}, [], "sharding_rules: act_batch is on 'data'.*config.mesh"),
     (dict(num_classes=None), {"data": 8}, [], "config.num_classes is required"),
     (dict(model_name="vti"), {"data": 8}, [], "config.model_name.*'vti'"),
   ],
