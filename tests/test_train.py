@@ -82,7 +82,9 @@ def test_what_a_run_leaves(finished):
   assert "val/prec@1" in table and str(workdir) in table
 
 
-@pytest.mark.parametrize("at", [1, 13, 33])
+@pytest.mark.parametrize(
+  "at", [1, pytest.param(13, marks=pytest.mark.slow), 33]
+)
 def test_killed_and_started_again(finished, env, tmp_path, at):
   """SIGKILL some time after step `at`; the result is the same, bit for bit."""
   workdir = tmp_path / "w"

@@ -52,7 +52,11 @@ FLAGS = {
     "--config.flexi.seqhw.p=(1, 0, 1)",
   ],
 }
-SLOW = ("proj.flexivit.i1k_deit3_distill",)
+SLOW = (
+  "bit_i21k",
+  "proj.distill.bigsweep_food_sun",
+  "proj.flexivit.i1k_deit3_distill",
+)
 EVAL_ONLY = ("load_and_eval", "proj.flexivit.timing")
 FLAGS |= {name: [] for name in EVAL_ONLY}
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from convnets import apply, images, init, named, perturbed, save
 
+from big_vision import checkpoints
 from big_vision.models import bit_paper
 
 SMALL = dict(width=0.5, depth=(1, 1))
@@ -214,7 +215,7 @@ def asked(monkeypatch):
   """What is read, instead of reading it."""
   files = []
   monkeypatch.setattr(
-    bit_paper.checkpoints, "load_params", lambda f: files.append(f) or {"x": 1}
+    checkpoints, "load_params", lambda f: files.append(f) or {"x": 1}
   )
   return files
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from convnets import apply, images, init, named, perturbed, save
 
+from big_vision import checkpoints
 from big_vision.models import mlp_mixer
 
 SMALL = dict(patch_size=(8, 8), num_blocks=2, hidden_dim=32, tokens_mlp_dim=24,
@@ -238,7 +239,7 @@ def test_load_published_format(tmp_path, params):
 def test_vanity_names(monkeypatch):
   asked = []
   monkeypatch.setattr(
-    mlp_mixer.checkpoints, "load_params", lambda f: asked.append(f) or {"x": 1}
+    checkpoints, "load_params", lambda f: asked.append(f) or {"x": 1}
   )
   for name in ("B-i1k/16", "L-i21k/16", "/some/file.npz"):
     assert mlp_mixer.load(None, name, {}) == {"x": 1}
