@@ -108,3 +108,69 @@ def _scan_mean(fn, micro, steps):
   indices = jnp.arange(steps, dtype=jnp.int32)
   total, _ = jax.lax.scan(body, zeros, (micro, indices))
   return jax.tree.map(lambda x: x / steps, total), shapes
+
+
+def through_embeddings(
+  embed, loss, params, batch, steps, constrain=lambda grads: grads
+):
+  """Gradient of a loss of all embeddings, computed on one slice at a time.
+
+  A contrastive loss compares each example with all others, so that it is no mean
+  over micro-batches. Here all are embedded without keeping activations, the loss
+  gives its gradient with respect to the embeddings, and each micro-batch is
+  embedded again to go on from there: two forward passes for exactly the gradient
+  of the whole batch (Gao et al. 2021, https://arxiv.org/abs/2101.06983).
+
+  Args:
+    embed: `(params, micro_batch, i) -> (embeddings, shared)`: trees of arrays
+      [b, ...] and of what is the same for all examples, such as a temperature.
+    loss: `(embeddings of all examples, shared) -> (loss [], aux)`.
+    params: pytree.
+    batch: pytree of arrays [B, ...].
+    steps: int, number of micro-batches, cut as by `accumulate`.
+    constrain: function of the gradients, called on each sum of them.
+
+  Returns:
+    `((loss, aux), gradients)`, gradients in float32.
+
+  Raises:
+    AssertionError: a leading dimension is not divisible by `steps`.
+  """
+
+  def split(x):  # [B, ...] -> [steps, B / steps, ...]
+    x = x.reshape(_micro_size(x, steps), steps, *x.shape[1:])
+    return jnp.swapaxes(x, 0, 1)
+
+  def join(x):
+    return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+
+  micro = jax.tree.map(lambda x: split(jnp.asarray(x)), batch)
+  indices = jnp.arange(steps, dtype=jnp.int32)
+  first = jax.tree.map(lambda x: x[0], (micro, indices))
+  _, shared = embed(params, *first)
+
+  _, z = jax.lax.scan(
+    lambda carry, xs: (carry, embed(params, *xs)[0]), None, (micro, indices)
+  )
+  z = jax.tree.map(join, z)
+  out, (dz, dshared) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
+    z, shared
+  )
+  dshared = jax.tree.map(lambda g: g / steps, dshared)
+
+  def body(total, xs):
+    one, i, dz = xs
+    _, backward = jax.vjp(lambda p: embed(p, one, i), params)
+    (grads,) = backward((dz, dshared))
+    return constrain(
+      jax.tree.map(lambda a, g: a + _to_float(g), total, grads)
+    ), None
+
+  zeros = jax.tree.map(
+    lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)),
+    params,
+  )
+  grads, _ = jax.lax.scan(
+    body, constrain(zeros), (micro, indices, jax.tree.map(split, dz))
+  )
+  return out, grads

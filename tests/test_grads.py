@@ -125,3 +125,30 @@ def test_accumulate_traces_few_times():
   calls = []
   grads.accumulate(lambda b, i: calls.append(0) or b.sum(), jnp.ones(64), 64)
   assert len(calls) <= 2
+
+
+def test_through_embeddings_is_the_gradient_of_the_whole_batch():
+  """A loss of all pairs, whose micro-batches alone would give another."""
+  r = np.random.default_rng(0)
+  params = {"w": r.normal(size=(5, 3)).astype(np.float32), "t": np.float32(2)}
+  x = r.normal(size=(12, 5)).astype(np.float32)
+
+  def embed(params, x, i):
+    del i
+    return jnp.tanh(x @ params["w"]), params["t"]
+
+  def loss(z, t):
+    pairs = jnp.exp(t * jnp.tanh(z @ z.T))
+    return pairs.mean(), {"largest": pairs.max()}
+
+  whole = lambda p: loss(*embed(p, x, 0))
+  want, want_grads = jax.value_and_grad(whole, has_aux=True)(params)
+  for steps in (2, 3, 12):
+    got, got_grads = jax.jit(
+      lambda p, n=steps: grads.through_embeddings(embed, loss, p, x, n)
+    )(params)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+      (got, got_grads),
+      (want, want_grads),
+    )

@@ -54,6 +54,10 @@ class Recipe:
     params_name: what is trained, where models have names: the metric of its size
       is `num_params_<name>`, next to those of the frozen trees.
     grad_fn: see `value_and_grad`; sharpness-aware and other two-pass gradients.
+    accumulate: `(params, batch, rng, state, *static, steps, constrain) ->
+      ((loss, measurements), gradients)`, the gradient of the whole batch on
+      `steps` micro-batches, for losses that are no means over examples;
+      `constrain` is to be applied to sums of gradients.
     extra_state: `params -> dict`, further entries of the state and of the
       checkpoint: averages of parameters, a carried random key, `collections`.
       Traced under jit.
@@ -72,6 +76,7 @@ class Recipe:
   frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   params_name: str | None = None
   grad_fn: Callable[..., Any] = value_and_grad
+  accumulate: Callable[..., Any] | None = None
   extra_state: Callable[..., Any] | None = None
   post_update: Callable[..., Any] | None = None
   static_args: Callable[[int], tuple] | None = None

@@ -40,7 +40,8 @@ def loss_and_grad(
     state: the training state, passed on to the loss.
     static: tuple, passed on to the loss.
     accum_steps: int, number of micro-batches. For losses that are means over
-      examples, any number gives the loss and gradient of the whole batch.
+      examples, and recipes with their own `accumulate`, any number gives the loss
+      and gradient of the whole batch.
     shardings: tree of NamedSharding of the parameters, which sums of gradients
       keep; without, XLA may hold them whole on every device.
 
@@ -50,16 +51,24 @@ def loss_and_grad(
   if accum_steps == 1:
     return recipe.grad_fn(recipe.loss_fn, params, batch, rng, state, *static)
 
+  def constrain(grads):
+    if shardings is None:
+      return grads
+    return jax.lax.with_sharding_constraint(grads, shardings)
+
   def one(micro, i):
     key = jax.random.fold_in(rng, i)
     out, grads = recipe.grad_fn(
       recipe.loss_fn, params, micro, key, state, *static
     )
-    if shardings is not None:
-      grads = jax.lax.with_sharding_constraint(grads, shardings)
-    return out, grads
+    return out, constrain(grads)
 
-  (loss, measurements), grads = accumulate(one, batch, accum_steps)
+  if recipe.accumulate:
+    (loss, measurements), grads = recipe.accumulate(
+      params, batch, rng, state, *static, steps=accum_steps, constrain=constrain
+    )
+  else:
+    (loss, measurements), grads = accumulate(one, batch, accum_steps)
   # Means are in float32; what belongs to the state keeps its dtype.
   like = lambda tree, old: jax.tree.map(
     lambda x, y: x.astype(y.dtype), tree, old
