@@ -80,13 +80,10 @@ class Model(nn.Module):
         "img", image, self.image_model, self.image, image_dim, out, kw
       )
 
-    constant = nn.initializers.constant
-    t = self.param(
-      "t", constant(np.log(self.temperature_init)), (1,), jnp.float32
-    )
-    out["t"], out["t/parameter"] = jnp.exp(t), t
+    add_temperature(self, self.temperature_init, out)
     if self.bias_init is not None:
-      out["b"] = self.param("b", constant(self.bias_init), (1,), jnp.float32)
+      init = nn.initializers.constant(self.bias_init)
+      out["b"] = self.param("b", init, (1,), jnp.float32)
     return zimg, ztxt, out
 
   def _out_dims(self):
@@ -100,14 +97,31 @@ class Model(nn.Module):
     return self.out_dim
 
   def _embed(self, name, x, model_name, config, out_dim, out, kw):
-    """Normalised output of a new tower, whose intermediates go to `out`."""
+    """Output of a new tower, see `embed`."""
     config = {"num_classes": out_dim, **(config or {})}
-    tower = _tower_module(name, model_name).Model(**config, name=name)
-    z, tower_out = tower(x, **kw)
-    out.update({f"{name}/{k}": v for k, v in tower_out.items()})
-    norm = out[f"{name}/norm"] = _norm(z)
-    z = out[f"{name}/normalized"] = z / (norm + 1e-8)
-    return z
+    tower = tower_module(name, model_name).Model(**config, name=name)
+    return embed(tower, name, x, out, **kw)
+
+
+def embed(tower, name, x, out, **kw):
+  """Normalised output of a tower.
+
+  Args:
+    tower: linen module that returns (z [B, E], dict of intermediates).
+    name: str, prefix of what is put into `out`.
+    x: what the tower takes.
+    out: dict, to which the intermediates of the tower are added, `norm` [B, 1],
+      and `normalized` [B, E], which is returned.
+    **kw: for the tower, for example `train`.
+
+  Returns:
+    [B, E], z with a norm of 1, or of 0 where z is 0.
+  """
+  z, tower_out = tower(x, **kw)
+  out.update({f"{name}/{k}": v for k, v in tower_out.items()})
+  norm = out[f"{name}/norm"] = _norm(z)
+  z = out[f"{name}/normalized"] = z / (norm + 1e-8)
+  return z
 
 
 def _norm(z):
@@ -121,7 +135,20 @@ def _norm(z):
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
 
 
-def _tower_module(tower, name):
+def add_temperature(self, temperature_init, out):
+  """Makes the parameter `t` [1], the logarithm of the factor of the logits.
+
+  Args:
+    self: linen module that will own the parameter.
+    temperature_init: float, initial factor.
+    out: dict, to which `t`, the factor, and `t/parameter` are added.
+  """
+  init = nn.initializers.constant(np.log(temperature_init))
+  t = self.param("t", init, (1,), jnp.float32)
+  out["t"], out["t/parameter"] = jnp.exp(t), t
+
+
+def tower_module(tower, name):
   """Module of the model called `name`; `tower` is "img" or "txt"."""
   kind = {"img": "image", "txt": "text"}[tower]
   return lookup.module(
@@ -155,7 +182,12 @@ def load(
       a tower, or parameters do not match, see `common.merge_params`.
   """
   model_cfg = model_cfg or {}
-  parts = _parts(init_files, with_bias=model_cfg.get("bias_init") is not None)
+  if isinstance(init_files, str):
+    path = _public_or_path(init_files)
+    has_bias = model_cfg.get("bias_init") is not None
+    names = ("img", "txt", "t", "b") if has_bias else ("img", "txt", "t")
+    init_files = {name: f"{path}:{name}" for name in names}
+  parts = parts_to_load(init_files, ("img", "txt", "t", "b"))
 
   init_params = init_params or {"img": None, "txt": None}
   params = dict(init_params)
@@ -171,7 +203,7 @@ def load(
         f"model has none; it has {', '.join(sorted(init_params))}. List what to "
         "load, as in config.model_init = {'img': ...}."
       )
-    module = _tower_module(name, model_cfg.get(f"{kind}_model") or default)
+    module = tower_module(name, model_cfg.get(f"{kind}_model") or default)
     params[name] = module.load(
       init_params[name], parts[name], model_cfg.get(kind), **(load_kw or {})
     )
@@ -184,24 +216,36 @@ def load(
 _LONG_NAMES = {"img": "image", "txt": "text", "t": "temperature", "b": "bias"}
 
 
-def _parts(init_files, with_bias):
-  """What to load for `img`, `txt`, `t`, `b`; None where nothing."""
-  if isinstance(init_files, str):
-    is_public = init_files.startswith(("SigLIP ", "SigLIP2 "))
-    if is_public and init_files not in VANITY_NAMES:
-      raise lookup.unknown(
-        "public checkpoint", init_files, VANITY_NAMES, "model_init"
-      )
-    path = VANITY_NAMES.get(init_files, init_files)
-    names = ("img", "txt", "t", "b") if with_bias else ("img", "txt", "t")
-    init_files = {name: f"{path}:{name}" for name in names}
+def _public_or_path(init_file):
+  """Path of a public checkpoint, or what is a path already."""
+  is_public = init_file.startswith(("SigLIP ", "SigLIP2 "))
+  if is_public and init_file not in VANITY_NAMES:
+    raise lookup.unknown(
+      "public checkpoint", init_file, VANITY_NAMES, "model_init"
+    )
+  return VANITY_NAMES.get(init_file, init_file)
 
+
+def parts_to_load(init_files, names):
+  """What to load for each part of a model.
+
+  Args:
+    init_files: mapping from some of the parts, by their short or long name, to
+      what to load; the long name wins.
+    names: sequence of the parts there are, of `img`, `txt`, `t`, `b`.
+
+  Returns:
+    Dict with `names` as keys, None where there is nothing to load.
+
+  Raises:
+    AssertionError: unknown keys in `init_files`.
+  """
   rest = dict(init_files)
   parts = {}
-  for short, long in _LONG_NAMES.items():
+  for short in names:
     value = rest.pop(short, None)
-    parts[short] = rest.pop(long, value)
-  known = [name for pair in _LONG_NAMES.items() for name in pair]
+    parts[short] = rest.pop(_LONG_NAMES[short], value)
+  known = [*names, *(_LONG_NAMES[name] for name in names)]
   assert not rest, (
     f"Unknown keys in config.model_init: {rest}"
     + lookup.did_you_mean(next(iter(rest)), known)

@@ -1,0 +1,106 @@
+"""CLIPPO: one tower for images and for texts, which it sees as images.
+
+Texts are rendered before (`pp/proj/clippo`), so there are neither tokens nor a
+text model; all but the temperature is shared.
+
+References:
+  Tschannen et al. 2022, CLIPPO, https://arxiv.org/abs/2212.08045
+
+Shapes: `B` batch, `E` size of the embeddings.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from big_vision import checkpoints
+from big_vision.models.proj.image_text import two_towers
+
+_IMAGE_MODEL = "vit"
+
+
+class Model(nn.Module):
+  """One tower, and the temperature of the loss.
+
+  Attributes:
+    image: mapping, arguments of the image model; None is {}.
+    image_model: str, module below `big_vision.models`, or a dotted path.
+    out_dim: int, size of the embeddings.
+    temperature_init: float, initial inverse temperature: factor of the logits.
+  """
+
+  image: Mapping[str, Any] | None = None
+  image_model: str = _IMAGE_MODEL
+  out_dim: int = 768
+  temperature_init: float = 10.0
+
+  @nn.compact
+  def __call__(self, image, text=None, **kw):
+    """Embeds images and rendered texts.
+
+    Args:
+      image: [B, H, W, 3], what the image model takes, or None.
+      text: [B, H, W, 3], images of texts, or None.
+      **kw: for the tower, for example `train`.
+
+    Returns:
+      (zimg, ztxt, out): [B, E] embeddings of unit length, or None where the
+      input is; and a dict of named intermediates: those of the tower as
+      `img/...` and `txt/...`, and `t` the factor of the logits [1].
+
+    Raises:
+      ValueError: unknown model.
+    """
+    out = {}
+    config = {"num_classes": self.out_dim, **(self.image or {})}
+    module = two_towers.tower_module("img", self.image_model)
+    tower = module.Model(**config, name="img")
+
+    zimg, ztxt = None, None
+    if image is not None:
+      zimg = two_towers.embed(tower, "img", image, out, **kw)
+    if text is not None:
+      ztxt = two_towers.embed(tower, "txt", text, out, **kw)
+    two_towers.add_temperature(self, self.temperature_init, out)
+    return zimg, ztxt, out
+
+
+def load(init_params, init_files, model_cfg, img_load_kw=None):
+  """Loads tower and temperature from one checkpoint, or each from its own.
+
+  Args:
+    init_params: parameters of the model, arrays or shapes; None returns what
+      the checkpoints have.
+    init_files: str, a path, for everything; or a mapping with `image` (or
+      `img`), what the image model's `load` takes, and `temperature` (or `t`), a
+      path `<path>:<name>`. What is not listed is initialised.
+    model_cfg: mapping, `config.model`, or None.
+    img_load_kw: mapping, further arguments of the image model's `load`.
+
+  Returns:
+    Dict of parameters; what is not loaded is that of `init_params`, and None
+    for the tower if there are none.
+
+  Raises:
+    AssertionError: unknown keys in `init_files`.
+    ValueError: unknown model, or parameters do not match, see
+      `common.merge_params`.
+  """
+  model_cfg = model_cfg or {}
+  if isinstance(init_files, str):
+    init_files = {name: f"{init_files}:{name}" for name in ("img", "t")}
+  parts = two_towers.parts_to_load(init_files, ("img", "t"))
+
+  params = dict(init_params or {"img": None})
+  if parts["img"]:
+    name = model_cfg.get("image_model") or _IMAGE_MODEL
+    params["img"] = two_towers.tower_module("img", name).load(
+      params["img"],
+      parts["img"],
+      model_cfg.get("image"),
+      **(img_load_kw or {}),
+    )
+  if parts["t"]:
+    params["t"] = checkpoints.load_params(parts["t"])
+  return params

@@ -1,0 +1,373 @@
+"""BERT, the text tower of LiT models with published language models.
+
+The names of the modules are those of flaxformer, where the published models
+were trained, but nothing of it is needed.
+
+References:
+  Devlin et al. 2018, BERT, https://arxiv.org/abs/1810.04805
+  Zhai et al. 2021, LiT, https://arxiv.org/abs/2111.07991
+
+Shapes: `B` batch, `L` length in tokens, `D` width, `H` heads, `K` width of a
+head, `C` classes.
+"""
+
+import dataclasses
+import re
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from big_vision import checkpoints, fs, lookup, trees
+from big_vision.models import common
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Sizes of a BERT.
+
+  Attributes:
+    width: int, D.
+    depth: int, number of layers.
+    mlp_dim: int, hidden width of the MLPs.
+    num_heads: int, H.
+    vocab_size: int, number of word pieces.
+    max_len: int, number of positions.
+    num_segments: int, kinds of sentences; the model uses the first only.
+    dropout: float, rate everywhere.
+  """
+
+  width: int
+  depth: int
+  mlp_dim: int
+  num_heads: int
+  vocab_size: int = 30_522
+  max_len: int = 512
+  num_segments: int = 2
+  dropout: float = 0.1
+
+
+CONFIGS = {
+  "base": Config(width=768, depth=12, mlp_dim=3072, num_heads=12),
+  "large": Config(width=1024, depth=24, mlp_dim=4096, num_heads=16),
+}
+
+# Cut off at two standard deviations, not rescaled.
+_INIT = nn.initializers.truncated_normal(stddev=0.02)
+
+
+def _dense(features, name):
+  return nn.Dense(features, kernel_init=_INIT, name=name)
+
+
+def _layer_norm():
+  return nn.LayerNorm(epsilon=1e-12, name="layer_norm")
+
+
+class Embedder(nn.Module):
+  """Sum of the embeddings of tokens, positions and segments."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, text):
+    """Maps int [B, L] to [B, L, D]."""
+    c = self.config
+    embed = lambda num, name: nn.Embed(
+      num, c.width, embedding_init=_INIT, name=f"embedders_{name}_ids"
+    )
+    positions = embed(c.max_len, "position")(jnp.arange(text.shape[1])[None])
+    segments = embed(c.num_segments, "segment")(jnp.zeros_like(text))
+    tokens = embed(c.vocab_size, "token")(text)
+    return positions + segments + tokens
+
+
+class Attention(nn.Module):
+  """Self-attention without the projection of its result."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, x, mask, deterministic=True):
+    """Maps x [B, L, D] to the same shape; mask [B, 1, L, L] bool."""
+    c = self.config
+    query, key, value = (
+      _dense(c.width, name)(x).reshape(*x.shape[:2], c.num_heads, -1)
+      for name in ("query", "key", "value")
+    )  # [B, L, H, K]
+    use_dropout = c.dropout > 0 and not deterministic
+    x = nn.dot_product_attention(
+      query,
+      key,
+      value,
+      mask=mask,
+      broadcast_dropout=False,
+      dropout_rng=self.make_rng("dropout") if use_dropout else None,
+      dropout_rate=c.dropout,
+      deterministic=deterministic,
+    )
+    return x.reshape(*x.shape[:2], c.width)
+
+
+class AttentionBlock(nn.Module):
+  """Self-attention, added, then normalised."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, x, mask, deterministic=True):
+    """Maps x [B, L, D] to the same shape; mask [B, 1, L, L] bool."""
+    c = self.config
+    y = Attention(c, name="attention_layer")(x, mask, deterministic)
+    y = _dense(c.width, "dense_layer")(y)
+    y = nn.Dropout(c.dropout)(y, deterministic)
+    return _layer_norm()(x + y)
+
+
+class Mlp(nn.Module):
+  """The first half of an MLP."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps [B, L, D] to [B, L, mlp_dim]."""
+    return nn.gelu(_dense(self.config.mlp_dim, "dense_layer")(x))
+
+
+class MlpBlock(nn.Module):
+  """MLP, added, then normalised."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, x, deterministic=True):
+    """Maps x [B, L, D] to the same shape."""
+    c = self.config
+    y = Mlp(c, name="mlp")(x)
+    y = _dense(c.width, "dense_layer")(y)
+    # All tokens of a text lose the same features.
+    y = nn.Dropout(c.dropout, broadcast_dims=(-2,))(y, deterministic)
+    return _layer_norm()(x + y)
+
+
+class Layer(nn.Module):
+  """Attention and MLP, both with the normalisation after the residual."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, x, mask, deterministic=True):
+    """Maps x [B, L, D] to the same shape; mask [B, 1, L, L] bool."""
+    block = AttentionBlock(self.config, name="attention_block")
+    x = block(x, mask, deterministic)
+    return MlpBlock(self.config, name="mlp_block")(x, deterministic)
+
+
+class LayerSequence(nn.Module):
+  """All layers."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, x, mask, deterministic=True):
+    """Maps x [B, L, D] to the same shape; mask [B, 1, L, L] bool."""
+    for i in range(self.config.depth):
+      x = Layer(self.config, name=f"layers_{i}")(x, mask, deterministic)
+    return x
+
+
+class EncoderBlock(nn.Module):
+  """All layers; exists for its name in checkpoints."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, x, mask, deterministic=True):
+    """Maps x [B, L, D] to the same shape; mask [B, 1, L, L] bool."""
+    layers = LayerSequence(self.config, name="layer_sequence")
+    return layers(x, mask, deterministic)
+
+
+class BertEncoder(nn.Module):
+  """BERT without its heads.
+
+  Attributes:
+    config: `Config`.
+  """
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, text, deterministic=True):
+    """Maps tokens, int [B, L], to [B, L, D]; token 0 is padding.
+
+    Raises:
+      ValueError: the text is longer than there are positions.
+    """
+    c = self.config
+    if text.shape[1] > c.max_len:
+      raise ValueError(
+        f"BERT has {c.max_len} positions, but texts have {text.shape[1]} tokens"
+        ": lower max_len of bert_tokenize in config.input.pp."
+      )
+    x = Embedder(c, name="embedder")(text)
+    x = _layer_norm()(x)
+    x = nn.Dropout(c.dropout)(x, deterministic)
+    mask = nn.make_attention_mask(text != 0, text != 0, dtype=bool)
+    return EncoderBlock(c, name="encoder_block")(x, mask, deterministic)
+
+
+class Model(nn.Module):
+  """BERT, and a linear head on its first token.
+
+  Attributes:
+    config: str, one of `CONFIGS`, "base" or "large".
+    num_classes: int, outputs of the head; None or 0 is no head.
+    head_zeroinit: bool, whether the kernel of the head starts at zero.
+  """
+
+  config: str
+  num_classes: int | None = None
+  head_zeroinit: bool = True
+
+  @nn.compact
+  def __call__(self, text, *, train=False):
+    """Applies the model.
+
+    Args:
+      text: [B, L] int, tokens, the first of which is [CLS]; 0 is padding.
+      train: bool, whether dropout is active.
+
+    Returns:
+      (x, out): x is [B, C], or [B, D] without classes; out is a dict of named
+      intermediates. What `transformed` has at padding means nothing.
+
+    Raises:
+      ValueError: unknown config, or too long a text.
+    """
+    if self.config not in CONFIGS:
+      raise lookup.unknown("BERT", self.config, CONFIGS, "model.text.config")
+    out = {}
+    encoder = BertEncoder(CONFIGS[self.config])
+    x = out["transformed"] = encoder(text, deterministic=not train)
+    x = out["pre_logits"] = x[:, 0]
+    if self.num_classes:
+      kw = {"kernel_init": nn.initializers.zeros} if self.head_zeroinit else {}
+      x = out["logits"] = nn.Dense(self.num_classes, name="head", **kw)(x)
+    return x, out
+
+
+def load(params, path, model_cfg=None, dont_load=()):
+  """Loads a published BERT, or a checkpoint of this model.
+
+  Args:
+    params: parameters of the model, arrays or shapes; None returns what the
+      checkpoint has.
+    path: str, folder of an original BERT with files `bert_model.ckpt.*`, of
+      which the heads are left out (needs TensorFlow); or a path
+      `<path>[:<sub/tree>]`.
+    model_cfg: not used.
+    dont_load: regexes of parameters to be initialised instead; for an original
+      BERT this must include "head/.*" if the model has a head.
+
+  Returns:
+    Nested dict of parameters; leaves that are not loaded are those of `params`.
+
+  Raises:
+    ValueError: parameters do not match, see `common.merge_params`, or the
+      checkpoint is that of a BERT of another size.
+  """
+  del model_cfg
+  if fs.exists(fs.join(path, "bert_model.ckpt.index")):
+    loaded = {"BertEncoder_0": _read_original(path)}
+    if params:
+      _cut_positions(loaded, params)
+  else:
+    loaded = checkpoints.load_params(path)
+  merged = common.merge_params(loaded, params, dont_load)
+  if params:
+    _check_shapes(merged, params, path)
+  return merged
+
+
+_POSITIONS = "BertEncoder_0/embedder/embedders_position_ids/embedding"
+
+
+def _cut_positions(loaded, params):
+  """Shortens the table of positions in `loaded` to that of the model."""
+  num = trees.tree_get(params, _POSITIONS).shape[0]
+  table = loaded["BertEncoder_0"]["embedder"]["embedders_position_ids"]
+  table["embedding"] = table["embedding"][:num]
+
+
+def _check_shapes(got, want, path):
+  """Raises ValueError for the first parameter with another shape."""
+  want = dict(trees.tree_flatten_with_names(want)[0])
+  for name, x in trees.tree_flatten_with_names(got)[0]:
+    if tuple(x.shape) != tuple(want[name].shape):
+      raise ValueError(
+        f"{name} of {path!r} is {tuple(x.shape)}, but that of the model "
+        f"{tuple(want[name].shape)}: set config.model.text.config to the size of"
+        " the checkpoint, which must have the vocabulary of uncased English BERT"
+        "; or list it in `dont_load`."
+      )
+
+
+# How parameters of an original BERT are called there and here.
+_LAYER_NAMES = {
+  "attention/self/query": "attention_block/attention_layer/query",
+  "attention/self/key": "attention_block/attention_layer/key",
+  "attention/self/value": "attention_block/attention_layer/value",
+  "attention/output/dense": "attention_block/dense_layer",
+  "attention/output/LayerNorm": "attention_block/layer_norm",
+  "intermediate/dense": "mlp_block/mlp/dense_layer",
+  "output/dense": "mlp_block/dense_layer",
+  "output/LayerNorm": "mlp_block/layer_norm",
+}
+_LEAF_NAMES = {
+  "kernel": "kernel",
+  "bias": "bias",
+  "gamma": "scale",
+  "beta": "bias",
+}
+_EMBEDDING_NAMES = {
+  "bert/embeddings/word_embeddings": "embedder/embedders_token_ids/embedding",
+  "bert/embeddings/position_embeddings": (
+    "embedder/embedders_position_ids/embedding"
+  ),
+  "bert/embeddings/token_type_embeddings": (
+    "embedder/embedders_segment_ids/embedding"
+  ),
+  "bert/embeddings/LayerNorm/gamma": "layer_norm/scale",
+  "bert/embeddings/LayerNorm/beta": "layer_norm/bias",
+}
+
+
+def convert_name(name):
+  """Name of a parameter of `BertEncoder`.
+
+  Args:
+    name: str, of a variable of an original BERT.
+
+  Returns:
+    str, or None for what the model does not have: pooler, heads of the
+    pre-training, state of the optimizer.
+  """
+  if name in _EMBEDDING_NAMES:
+    return _EMBEDDING_NAMES[name]
+  match = re.fullmatch(r"bert/encoder/layer_(\d+)/(.+)/(\w+)", name)
+  if not match or match[2] not in _LAYER_NAMES or match[3] not in _LEAF_NAMES:
+    return None
+  layer = f"encoder_block/layer_sequence/layers_{match[1]}"
+  return f"{layer}/{_LAYER_NAMES[match[2]]}/{_LEAF_NAMES[match[3]]}"
+
+
+def _read_original(folder):
+  """Nested dict of the parameters of `BertEncoder` in an original BERT."""
+  import tensorflow as tf
+
+  reader = tf.train.load_checkpoint(fs.join(folder, "bert_model.ckpt"))
+  names = {n: convert_name(n) for n in reader.get_variable_to_shape_map()}
+  names = {theirs: ours for theirs, ours in names.items() if ours}
+  arrays = [reader.get_tensor(theirs) for theirs in names]
+  return trees.recover_tree(list(names.values()), arrays)

@@ -1,0 +1,381 @@
+"""NaFlex ViT: a ViT for sequences of patches, of any aspect ratio.
+
+An image comes as its patches and where each of them is, filled up to a fixed
+number with padding, which changes nothing: it is neither attended to nor pooled.
+Positions are a learned grid that is stretched over each image.
+
+References:
+  Tschannen et al. 2025, SigLIP 2 (section 2.4.2), https://arxiv.org/abs/2502.14786
+  Dehghani et al. 2023, NaViT, https://arxiv.org/abs/2307.06304
+  Beyer et al. 2022, FlexiViT, https://arxiv.org/abs/2212.08013
+
+Shapes: `B` batch, `T` tokens, `D` width, `C` classes, `n` side of the grid of
+positions. The names of the modules are the names in checkpoints.
+"""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision import checkpoints, lookup
+from big_vision.models import common, vit
+
+
+def _decode_posemb(posemb):
+  """("learn_2d", 64) for "learn_2d(64)", (posemb, None) without a number."""
+  match = re.fullmatch(r"(\w+)\((\d+)\)", posemb)
+  return (match[1], int(match[2])) if match else (posemb, None)
+
+
+def resample_posemb_at(posemb, y, x, height, width):
+  """Values of a grid of positions that is stretched over an image.
+
+  They are those of resizing the grid to (height, width) bilinearly, with
+  half-pixel centres and antialiasing, but only these few are computed.
+
+  Args:
+    posemb: [n, m, D] array.
+    y: [B, T] int, rows, in [0, height).
+    x: [B, T] int, columns, in [0, width).
+    height: [B] int, rows of patches in each image.
+    width: [B] int, columns of patches in each image.
+
+  Returns:
+    [B, T, D] array with the dtype of `posemb`.
+  """
+  n, m, d = posemb.shape
+  rows, columns = _interpolation(y, height, n), _interpolation(x, width, m)
+  weights = rows[..., :, None] * columns[..., None, :]  # [B, T, n, m]
+  at = jnp.matmul(
+    weights.reshape(*y.shape, n * m),
+    posemb.reshape(n * m, d).astype(jnp.float32),
+    precision=jax.lax.Precision.HIGHEST,  # Else positions blur on TPUs.
+  )
+  return at.astype(posemb.dtype)
+
+
+def _interpolation(index, size, num):
+  """[B, T, num] float32 weights of `num` values stretched over `size`."""
+  scale = (num / size)[:, None]  # Stored values per patch.
+  centre = (index + 0.5) * scale - 0.5
+  stored = jnp.arange(num, dtype=jnp.float32)[None, None]
+  # A triangle; a wider one if patches are further apart than stored values.
+  reach = jnp.maximum(scale, 1.0)[:, :, None]
+  distance = jnp.abs(centre[:, :, None] - stored)
+  weights = jnp.maximum(1.0 - distance / reach, 0.0)
+  return weights / jnp.sum(weights, axis=-1, keepdims=True)
+
+
+class Encoder1DBlock(vit.Encoder1DBlock):
+  """That of ViT, with a mask for attention."""
+
+  @nn.compact
+  def __call__(self, x, mask=None, deterministic=True):
+    """Maps x [B, T, D] to (the same shape, dict of intermediates).
+
+    Args:
+      x: [B, T, D].
+      mask: [B, T, T] bool, which key (last) a query sees; None is all.
+      deterministic: bool, whether dropout is off.
+    """
+    out = {}
+    x = vit._constrain(x)
+    y = nn.LayerNorm()(x)
+    y = out["sa"] = nn.MultiHeadDotProductAttention(
+      num_heads=self.num_heads,
+      kernel_init=nn.initializers.xavier_uniform(),
+      deterministic=deterministic,
+      dtype=self.dtype_mm,
+    )(y, y, mask=None if mask is None else mask[:, None])
+    y = vit._constrain(y)
+    y = nn.Dropout(rate=self.dropout)(y, deterministic)
+    x = out["+sa"] = x + y
+
+    y = nn.LayerNorm()(x)
+    y = out["mlp"] = vit.MlpBlock(
+      mlp_dim=self.mlp_dim, dropout=self.dropout, dtype_mm=self.dtype_mm
+    )(y, deterministic)
+    y = vit._constrain(y)
+    y = nn.Dropout(rate=self.dropout)(y, deterministic)
+    x = out["+mlp"] = x + y
+    return vit._constrain(x), out
+
+
+class Encoder(vit.Encoder):
+  """That of ViT, with a mask for attention."""
+
+  @nn.compact
+  def __call__(self, x, mask=None, deterministic=True):
+    """Maps x [B, T, D] to (the same shape, dict of intermediates).
+
+    Args:
+      x: [B, T, D].
+      mask: [B, T, T] bool, which key (last) a query sees; None is all.
+      deterministic: bool, whether dropout is off.
+    """
+    out = {}
+    block = dict(
+      mlp_dim=self.mlp_dim,
+      num_heads=self.num_heads,
+      dropout=self.dropout,
+      dtype_mm=self.dtype_mm,
+    )
+    if self.scan:
+      rematted = nn.remat(
+        Encoder1DBlock,
+        prevent_cse=False,  # Scan itself prevents it.
+        static_argnums=(3,),  # `deterministic`; 0 is self.
+        policy=vit._remat_policy(self.remat_policy),
+      )
+      x, stacked = nn.scan(
+        rematted,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,
+        length=self.depth,
+      )(name="encoderblock", **block)(x, mask, deterministic)
+      for i in range(self.depth):
+        out[f"block{i:02d}"] = jax.tree.map(lambda o, i=i: o[i], stacked)
+    else:
+      for i in range(self.depth):
+        layer = Encoder1DBlock(name=f"encoderblock_{i}", **block)
+        x, out[f"block{i:02d}"] = layer(x, mask, deterministic)
+    out["pre_ln"] = x
+    return nn.LayerNorm(name="encoder_norm")(x), out
+
+
+class MAPHead(vit.MAPHead):
+  """That of ViT, with a mask."""
+
+  @nn.compact
+  def __call__(self, x, mask=None):
+    """Maps x [B, T, D] to [B, D]; mask [B, T] bool says which tokens it sees."""
+    n, _, d = x.shape
+    init = nn.initializers.xavier_uniform()
+    probe = self.param("probe", init, (1, 1, d), x.dtype)
+    probe = jnp.tile(probe, [n, 1, 1])
+    x = nn.MultiHeadDotProductAttention(
+      num_heads=self.num_heads, kernel_init=init
+    )(probe, x, mask=None if mask is None else mask[:, None, None])
+    # The residual starts here: the probe itself is not added.
+    y = nn.LayerNorm()(x)
+    x = x + vit.MlpBlock(mlp_dim=self.mlp_dim)(y)
+    return x[:, 0]
+
+
+_POOL_TYPES = ("gap", "map", "max", "none")
+
+
+class _Model(nn.Module):
+  """NaFlex ViT; the table in `Model` explains the fields."""
+
+  num_classes: int | None = None
+  width: int = 768
+  depth: int = 12
+  mlp_dim: int | None = None
+  num_heads: int = 12
+  rep_size: int | bool = False
+  pool_type: str = "gap"
+  head_zeroinit: bool = True
+  scan: bool = False
+  remat_policy: str | None = "nothing_saveable"
+  dtype_mm: str = "float32"
+  posemb: str = "learn_2d(64)"
+  nposemb: int | None = None
+  patchln_pre: bool = False
+  patchln_post: bool = False
+  dropout: float = 0.0
+
+  @nn.compact
+  def __call__(self, image, *, train=False):
+    """Applies the model.
+
+    Args:
+      image: (patches, ptype, yabs, xabs): the pixels of each patch
+        [B, T, P * P * 3], normally in [-1, 1]; int [B, T] each, 1 for a patch
+        and 0 for padding, the row of the patch, and its column.
+      train: bool, whether dropout is active.
+
+    Returns:
+      (x, out): x is [B, C], or [B, D] without classes, or [B, T, ...] with pool
+      type "none"; out is a dict of named intermediates.
+
+    Raises:
+      ValueError: unknown pool type or kind of positions, or no `nposemb`.
+    """
+    if self.pool_type not in _POOL_TYPES:
+      raise lookup.unknown(
+        "pool type", self.pool_type, _POOL_TYPES, "model.pool_type"
+      )
+    out = {}
+    patches, ptype, yabs, xabs = image
+    is_patch = ptype == 1  # [B, T]
+
+    x = jnp.asarray(patches, self.dtype_mm)
+    if self.patchln_pre:
+      x = nn.LayerNorm(name="patchln_pre")(x)
+    x = nn.Dense(self.width, name="embedding", dtype=self.dtype_mm)(x)
+    out["stem"] = x  # [B, T, D]
+    if self.patchln_post:
+      x = nn.LayerNorm(name="patchln_post")(x)
+    x = out["with_posemb"] = x + self._positions(is_patch, yabs, xabs)
+
+    x = nn.Dropout(rate=self.dropout)(x, not train)
+    x, out["encoder"] = Encoder(
+      depth=self.depth,
+      mlp_dim=self.mlp_dim,
+      num_heads=self.num_heads,
+      dropout=self.dropout,
+      scan=self.scan,
+      remat_policy=self.remat_policy,
+      dtype_mm=self.dtype_mm,
+      name="Transformer",
+    )(x, is_patch[:, :, None] & is_patch[:, None, :], not train)
+    out["encoded"] = x  # [B, T, D]
+
+    if self.pool_type == "map":
+      x = MAPHead(num_heads=self.num_heads, mlp_dim=self.mlp_dim)(x, is_patch)
+    elif self.pool_type != "none":
+      x = _pool(x, is_patch, self.pool_type)
+    out["head_input"] = x
+
+    if self.rep_size:
+      rep_size = self.width if self.rep_size is True else self.rep_size
+      x = nn.tanh(nn.Dense(rep_size, name="pre_logits")(x))
+    out["pre_logits"] = x
+    if self.num_classes:
+      kw = {"kernel_init": nn.initializers.zeros} if self.head_zeroinit else {}
+      x = out["logits"] = nn.Dense(self.num_classes, name="head", **kw)(x)
+    return x, out
+
+  def _positions(self, is_patch, yabs, xabs):
+    """[B, T, D] embeddings of the positions, for padding any finite values."""
+    kind, _ = _decode_posemb(self.posemb)
+    if kind != "learn_2d":
+      raise lookup.unknown(
+        "positional embedding", self.posemb, ["learn_2d"], "model.posemb"
+      )
+    n = self.nposemb
+    if not n:
+      raise ValueError(
+        "config.model.nposemb must be the side of the learned grid of positions"
+        ", for example 16."
+      )
+    posemb = self.param(
+      "pos_embedding",
+      nn.initializers.normal(stddev=1 / np.sqrt(self.width)),
+      (n, n, self.width),
+      self.dtype_mm,
+    )
+    # The coordinates of padding say nothing about the size of the image.
+    y, x = (jnp.where(is_patch, index, 0) for index in (yabs, xabs))
+    height, width = jnp.max(y, axis=1) + 1, jnp.max(x, axis=1) + 1
+    return resample_posemb_at(posemb, y, x, height, width)
+
+
+def _pool(x, mask, pool_type):
+  """Mean or maximum [B, D] of the tokens x [B, T, D] in mask [B, T].
+
+  It is 0 without any token, as in the examples that fill up the last batch of an
+  evaluation, so that these can be weighted with 0.
+  """
+  mask = mask[:, :, None]
+  num = jnp.sum(mask, axis=1)  # [B, 1]
+  if pool_type == "gap":
+    return jnp.sum(jnp.where(mask, x, 0), axis=1) / jnp.maximum(num, 1)
+  x = jnp.max(jnp.where(mask, x, jnp.finfo(x.dtype).min), axis=1)
+  return jnp.where(num > 0, x, 0)
+
+
+def Model(num_classes=None, *, variant=None, **kw):  # noqa: N802 (a class to its callers)
+  """NaFlex ViT of a named size.
+
+  Args:
+    num_classes: int, outputs of the head; None or 0 is no head.
+    variant: str, a size of `vit.decode_variant`, for example "B".
+    **kw: overrides of the variant, and
+      width, depth, mlp_dim, num_heads: default 768, 12, 4 * width, 12.
+      rep_size: width of a tanh layer before the head; True is `width`.
+      pool_type: "gap" mean, "map" attention, "max", "none".
+      head_zeroinit: whether the kernel of the head starts at zero.
+      scan, remat_policy, dtype_mm: see `vit.Encoder`.
+      posemb: "learn_2d"; a number, as in "learn_2d(64)", means nothing any more:
+        images may have any number of rows and columns.
+      nposemb: side of the learned grid of positions; must be given.
+      patchln_pre, patchln_post: whether to normalise before and after patches
+        are embedded.
+      dropout: rate.
+
+  Returns:
+    The linen module.
+
+  Raises:
+    KeyError: unknown variant.
+    ValueError: the variant has a patch size.
+    TypeError: unknown keyword.
+  """
+  fields = vit.decode_variant(variant)
+  if "patch_size" in fields:
+    size = variant.partition("/")[0]
+    raise ValueError(
+      f"config.model.variant: {variant!r} has a patch size, which the patches "
+      f"themselves have here; use {size!r}."
+    )
+  return _Model(num_classes, **{**fields, **kw})
+
+
+def load(init_params, init_file, model_cfg, dont_load=()):
+  """Loads a checkpoint with any grid of positions and stacking of the blocks.
+
+  Args:
+    init_params: parameters of the model, arrays or shapes; None returns what
+      the checkpoint has.
+    init_file: str, a path `<path>[:<sub/tree>]` or one of
+      `vit.VANITY_NAMES`.
+    model_cfg: mapping, `config.model`, or None.
+    dont_load: regexes of parameters to be initialised instead, for example
+      ["head/.*"].
+
+  Returns:
+    Nested dict of parameters; leaves that are not loaded are those of
+    `init_params`.
+
+  Raises:
+    ValueError: parameters do not match, see `common.merge_params`, or the
+      checkpoint is that of another ViT.
+  """
+  params = checkpoints.load_params(vit.VANITY_NAMES.get(init_file, init_file))
+
+  want_scan = bool((model_cfg or {}).get("scan"))
+  encoder = params.get("Transformer", {})
+  if want_scan and any(k.startswith("encoderblock_") for k in encoder):
+    params = vit.pyloop_to_scan(params)
+  elif not want_scan and "encoderblock" in encoder:
+    params = vit.scan_to_pyloop(params)
+
+  params = common.merge_params(params, init_params, dont_load)
+  if init_params and "pos_embedding" in init_params:
+    params["pos_embedding"] = _resize_posemb(
+      params["pos_embedding"], init_params["pos_embedding"].shape, init_file
+    )
+  return params
+
+
+def _resize_posemb(old, shape, init_file):
+  """Resizes a grid [n, n, D] as the model does; itself if it has the shape."""
+  if tuple(old.shape) == tuple(shape):
+    return old
+  n, _, d = shape
+  if old.shape[0] != old.shape[1] or old.shape[2] != d:
+    raise ValueError(
+      f"pos_embedding of {init_file!r} is {tuple(old.shape)}, which is no grid "
+      f"of positions of this width, as {tuple(shape)} is: config.model_init must "
+      "be a NaFlex ViT of this size."
+    )
+  y, x = jnp.mgrid[:n, :n].reshape(2, 1, -1)
+  size = jnp.array([n])
+  new = resample_posemb_at(jnp.asarray(old), y, x, size, size)
+  return np.asarray(new).reshape(shape)
