@@ -1,0 +1,381 @@
+"""Zero-shot classification: the class with the most similar text.
+
+The weights of the classifier are embeddings of texts: for each class the mean
+over all its names and all prompts around them.
+
+Shapes: B global batch size, C classes, P prompts of all classes, E size of the
+embeddings.
+
+References: Radford et al. 2021, section 3.1.4, Prompt engineering and
+  ensembling, https://arxiv.org/abs/2103.00020.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from big_vision import devices as bv_devices
+from big_vision.evaluators import common
+from big_vision.evaluators.proj.image_text import (
+  embedding,
+  overrides,
+  prompt_engineering,
+)
+
+API = "jit"
+
+DATASET_NAMES = ("imagenet2012", "cifar100", "oxford_iiit_pet")
+
+
+def _get_dataset_info(builder):
+  """What TFDS knows about a dataset; tests replace it."""
+  return builder.info
+
+
+def prepare_datasets(
+  img_dataset,
+  class_names,
+  *,
+  prompt_templates,
+  pp_img,
+  pp_txt,
+  cache_final=False,
+  pre_filter_fn=None,
+  class_name_offset=0,
+):
+  """Images to classify, and the texts that describe the classes.
+
+  Args:
+    img_dataset: tf.data.Dataset of dicts with `image` and `label`.
+    class_names: sequence of str; a class may have several names, separated by
+      commas.
+    prompt_templates: sequence of str, each with one "{}" for the name.
+    pp_img: str, preprocessing of examples to `image` and `label`.
+    pp_txt: str, preprocessing of `texts`, a string scalar, to `labels`.
+    cache_final: bool, whether to keep the results in memory.
+    pre_filter_fn: raw example -> bool tensor, keeps those that give True.
+    class_name_offset: int, the label of the first of `class_names`.
+
+  Returns:
+    (images, texts), finite tf.data.Datasets of single examples: images with
+    `image` and `label`; texts with `labels` and `label` (int32 scalar), ordered
+    by class, its names, and the templates.
+
+  Raises:
+    AssertionError: no templates, or not one "{}" in one of them.
+    ValueError: `pp_img` or `pp_txt` does not give what it should.
+  """
+  import tensorflow as tf
+
+  images = img_dataset
+  if pre_filter_fn is not None:
+    images = images.filter(pre_filter_fn)
+  images = embedding.preprocess(images, pp_img, ("label", "image"))
+
+  prompts = _prompts(class_names, prompt_templates)
+  labels = [class_name_offset + c for c, _ in prompts]
+  texts = tf.data.Dataset.from_tensor_slices(
+    {
+      "label": np.array(labels, np.int32),
+      # Without a class there is no text, but still the type of one.
+      "texts": tf.constant([text for _, text in prompts], tf.string),
+    }
+  )
+  texts = embedding.preprocess(texts, pp_txt, ("label", "labels"))
+  if cache_final:
+    images, texts = images.cache(), texts.cache()
+  return images, texts
+
+
+def _prompts(class_names, prompt_templates):
+  """List of (index of the class, text)."""
+  assert prompt_templates, "There are no prompt_templates."
+  for template in prompt_templates:
+    assert template.count("{}") == 1, (
+      f"prompt_templates: {template!r} should have exactly one '{{}}'."
+    )
+  return [
+    (c, template.replace("{}", name.strip()))
+    for c, names in enumerate(class_names)
+    for name in names.split(",")
+    for template in prompt_templates
+  ]
+
+
+def _average_embeddings(embeddings, *, labels, num_classes, normalize):
+  """Mean embedding of each class.
+
+  Args:
+    embeddings: [P, E] array.
+    labels: [P] ints, the class of each.
+    num_classes: int, C.
+    normalize: bool, whether to divide the means by their norm.
+
+  Returns:
+    [C, E] float32 array.
+
+  Raises:
+    AssertionError: shapes do not fit, or a class has no embedding.
+  """
+  embeddings, labels = np.asarray(embeddings), np.asarray(labels)
+  assert embeddings.ndim == 2 and labels.shape == embeddings.shape[:1], (
+    "Expected embeddings [P, E] and labels [P], got "
+    f"{embeddings.shape} and {labels.shape}."
+  )
+  counts = np.bincount(labels, minlength=num_classes)
+  assert len(counts) == num_classes, (
+    f"Labels are up to {labels.max()}, but there are {num_classes} classes."
+  )
+  missing = np.flatnonzero(counts == 0)
+  assert not len(missing), f"Classes without any text: {missing.tolist()}."
+  order = np.argsort(labels, kind="stable")
+  starts = np.cumsum(counts) - counts
+  sums = np.add.reduceat(embeddings[order], starts, axis=0, dtype=np.float64)
+  means = sums / counts[:, None]
+  if normalize:
+    means /= 1e-8 + np.linalg.norm(means, axis=1, keepdims=True)
+  return means.astype(np.float32)
+
+
+@functools.cache  # One compilation for all evaluators of a predict function.
+def get_classify_fn(predict_fn, return_embeddings, sharding):
+  """Compiled classification of one batch.
+
+  Args:
+    predict_fn: `(train_state, {"image": x}) -> (zimg [B, E], ...)`.
+    return_embeddings: bool.
+    sharding: where the result should be.
+
+  Returns:
+    `fn(train_state, batch, ztxt [C, E]) -> ((number correct, number seen),
+    examples)`, two int32 scalars and, if `return_embeddings`, a dict of `label`,
+    `embedding` and `_mask`, else None. Labels are [B] or [B, K]: any of the K
+    is right.
+  """
+
+  def fn(train_state, batch, ztxt):
+    zimg = embedding.embed(predict_fn, "image", train_state, batch["image"])
+    label, mask = batch["label"], batch["_mask"]
+    best = jnp.argmax(jnp.dot(zimg, ztxt.T), axis=1)  # [B]
+    correct = best[:, None] == label.reshape(len(best), -1)
+    correct = jnp.any(correct, axis=1) & mask
+    examples = {"label": label, "embedding": zimg, "_mask": mask}
+    sums = correct.sum(dtype=jnp.int32), mask.sum(dtype=jnp.int32)
+    return sums, examples if return_embeddings else None
+
+  return jax.jit(fn, out_shardings=sharding)
+
+
+def data_sources(cfg):
+  """The datasets of a config, see `evaluators.common`."""
+  names = cfg.get("dataset_names", DATASET_NAMES)
+  own = cfg.get("dataset_overrides", overrides.DEFAULT_OVERRIDES)
+  defaults = {"split": "test", "data_dir": None}
+  defaults = {k: cfg.get(k, v) for k, v in defaults.items()}
+  try:
+    settings = overrides.resolve(defaults, names, own)
+  except AssertionError as e:
+    raise ValueError(str(e)) from e
+  return [
+    (
+      f"dataset_names.{name}",
+      {"name": s["dataset_name"], **{k: s[k] for k in defaults}},
+    )
+    for name, s in settings.items()
+  ]
+
+
+class Evaluator:
+  """Gives `<name>_accuracy` for each of `dataset_names`, in [0, 1]."""
+
+  def __init__(
+    self,
+    predict_fn,
+    *,
+    batch_size,
+    devices,
+    dataset_names=DATASET_NAMES,
+    data_dir=None,
+    class_names="dataset_info:label",
+    split="test",
+    prompt_templates="clip_paper",
+    canonicalize=True,
+    pp_img="resize(224)|value_range(-1,1)",
+    pp_txt=(
+      "tokenize(max_len=16, eos='sticky', pad_value=1, inkey='texts', "
+      "outkey='labels')"
+    ),
+    cache_final=False,
+    pre_filter_fn=None,
+    first_class_name_only=True,
+    dataset_overrides=overrides.DEFAULT_OVERRIDES,
+    async_delay=1,
+  ):
+    """Opens the data.
+
+    Args:
+      predict_fn: `(train_state, batch) -> (zimg, ztxt, ...)`; the batch has
+        either `image` or `labels`, and only that embedding [B, E] is used.
+      batch_size: int, global batch size, of images and of texts.
+      devices: flat array of devices in the order of the mesh.
+      dataset_names: sequence of str, what to evaluate: TFDS names, unless
+        `dataset_overrides` has a `dataset_name`.
+      data_dir: str, the TFDS folder.
+      class_names: see `prompt_engineering.get_class_names`.
+      split: str.
+      prompt_templates: str, see `prompt_engineering.get_prompt_templates`.
+      canonicalize: bool, whether to spell names and prompts in a uniform way.
+      pp_img: str, preprocessing of (decoded) examples to `image` and `label`:
+        [] or [K] ints, any of which is right, such as those of ReaL with -1 in
+        place of none.
+      pp_txt: str, preprocessing of `texts`, a string scalar, to `labels`.
+      cache_final: bool, whether to keep preprocessed images in memory; texts
+        always are.
+      pre_filter_fn: raw example -> bool tensor, keeps those that give True. The
+        first run reads all images twice, to count them.
+      first_class_name_only: bool, of the names of a class, separated by commas,
+        only the first.
+      dataset_overrides: dict: name -> dict of `overrides.OVERRIDE_KEYS`, the arguments of
+        this name; or pairs in place of any of these dicts.
+      async_delay: int, how many batches are computed before the oldest is
+        waited for.
+
+    Raises:
+      AssertionError: wrong `dataset_overrides` or `async_delay`.
+      KeyError: unknown class names or templates.
+      ValueError: no such dataset or split, or bad batch size.
+    """
+    assert async_delay > 0, f"async_delay={async_delay} should be positive."
+    self.async_delay = async_delay
+    self.batch_size = batch_size
+    self.devices = devices
+    self.first_class_name_only = first_class_name_only
+    self._predict_fn = predict_fn
+    self._everywhere = embedding.replicated(devices)
+    defaults = {
+      "data_dir": data_dir,
+      "class_names": class_names,
+      "pp_img": pp_img,
+      "pp_txt": pp_txt,
+      "cache_final": cache_final,
+      "split": split,
+      "pre_filter_fn": pre_filter_fn,
+      "prompt_templates": prompt_templates,
+      "canonicalize": canonicalize,
+    }
+    self.datasets, self._batches = {}, {}
+    settings = overrides.resolve(defaults, dataset_names, dataset_overrides)
+    for name, s in settings.items():
+      self.datasets[name] = self._open(s)
+      self._batches[name] = [
+        embedding.Batches(self.datasets[name][k], batch_size, devices, cache)
+        for k, cache in (("images", s["cache_final"]), ("texts", True))
+      ]
+
+  def _open(self, s):
+    """Entry of `datasets`, given the settings."""
+    class_names = prompt_engineering.get_class_names(
+      dataset_name=s["class_names_dataset_name"],
+      source=s["class_names"],
+      canonicalize=s["canonicalize"],
+      data_dir=s["data_dir"],
+    )
+    if self.first_class_name_only:
+      class_names = [name.split(",")[0] for name in class_names]
+    _, examples = embedding.open_split(
+      s["dataset_name"], s["split"], s["data_dir"]
+    )
+    # Each process embeds the texts of some of the classes.
+    part = np.array_split(np.arange(len(class_names)), jax.process_count())
+    part = part[jax.process_index()]
+    images, texts = prepare_datasets(
+      examples,
+      [class_names[c] for c in part],
+      prompt_templates=prompt_engineering.get_prompt_templates(
+        s["prompt_templates"], canonicalize=s["canonicalize"]
+      ),
+      pp_img=s["pp_img"],
+      pp_txt=s["pp_txt"],
+      pre_filter_fn=s["pre_filter_fn"],
+      class_name_offset=int(part[0]) if len(part) else 0,
+    )
+    return {
+      "images": images,
+      "texts": texts,
+      "class_names": class_names,
+      "dataset_name": s["dataset_name"],
+      "split": s["split"],
+    }
+
+  def _embed_texts(self, train_state, name):
+    """Dict of `label` [P], `embedding` [P, E], `average_embedding` [C, E]."""
+    embed_fn = embedding.get_embed_fn(
+      self._predict_fn, "labels", self._everywhere
+    )
+    batches = self._batches[name][1]
+    texts = batches.collect(
+      (embed_fn(train_state, batch) for batch in batches), self.async_delay
+    )
+    embeddings = texts["embeddings"].astype(np.float32)
+    average = _average_embeddings(
+      embeddings,
+      labels=texts["label"],
+      num_classes=len(self.datasets[name]["class_names"]),
+      normalize=True,
+    )
+    return {
+      "label": texts["label"],
+      "embedding": embeddings,
+      "average_embedding": average,
+    }
+
+  def evaluate(self, train_state, dataset_name, *, return_embeddings=False):
+    """Classifies the images of one dataset.
+
+    Args:
+      train_state: first argument of the predict function.
+      dataset_name: str, one of `dataset_names`.
+      return_embeddings: bool.
+
+    Returns:
+      Dict of `accuracy` (float), `correct` and `count` (int). If
+      `return_embeddings`, also `images`, a dict of `label` and `embedding` of
+      each, and `texts`, a dict of `label` and `embedding` of each prompt, and
+      `average_embedding` [C, E].
+    """
+    texts = self._embed_texts(train_state, dataset_name)
+    with jax.transfer_guard("allow"):  # It takes this for an accident.
+      ztxt = bv_devices.reshard(texts["average_embedding"], self._everywhere)
+    classify_fn = get_classify_fn(
+      self._predict_fn, return_embeddings, self._everywhere
+    )
+    batches = self._batches[dataset_name][0]
+    results = (classify_fn(train_state, batch, ztxt) for batch in batches)
+    sums, examples = [], []
+    for (correct, count), rows in common.fetch(results, self.async_delay):
+      sums.append((int(correct), int(count)))
+      examples.append(rows)
+    correct, count = map(sum, zip(*sums, strict=True))
+    result = {"accuracy": correct / count, "correct": correct, "count": count}
+    logging.info("Zero-shot classification of %s: %s", dataset_name, result)
+    if return_embeddings:
+      result["images"] = batches.collect(examples)
+      result["texts"] = texts
+    return result
+
+  def run(self, train_state):
+    """Evaluates all datasets.
+
+    Args:
+      train_state: first argument of the predict function.
+
+    Returns:
+      List of (name, float).
+    """
+    return [
+      (f"{name}_accuracy", self.evaluate(train_state, name)["accuracy"])
+      for name in self.datasets
+    ]

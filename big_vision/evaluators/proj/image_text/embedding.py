@@ -1,0 +1,260 @@
+"""Embedding all images and all texts of datasets.
+
+Unlike `evaluators.common.eval_input_pipeline`, this is for examples that are
+made from others: one per caption or per prompt, whose number is not known.
+
+Shapes: B global batch size, E size of the embeddings.
+"""
+
+import functools
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from big_vision.evaluators import common
+
+
+def get_builder(dataset, data_dir=None):
+  """A TFDS builder, whether or not the dataset is prepared.
+
+  Args:
+    dataset: str, TFDS name; `digits` and `shapes` are prepared on first use.
+    data_dir: str, the TFDS folder; None means $TFDS_DATA_DIR, else TFDS' own.
+
+  Returns:
+    A TFDS builder. It has no splits if the dataset is not prepared.
+
+  Raises:
+    ValueError: unknown dataset.
+  """
+  import tensorflow_datasets as tfds  # The TensorFlow wing.
+
+  from big_vision.datasets import embedded
+  from big_vision.datasets import tfds as tfds_source
+
+  data_dir = embedded.default_data_dir(data_dir)
+  try:
+    return tfds_source.get_builder(dataset, data_dir)
+  except ValueError as e:
+    try:  # What a dataset is about is known before it is prepared.
+      return tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
+    except tfds.core.DatasetNotFoundError:
+      raise _without_key(e) from e
+
+
+def open_split(dataset, split, data_dir=None, skip_decode=()):
+  """The part of this process of a TFDS split.
+
+  Args:
+    dataset: str, TFDS name.
+    split: str.
+    data_dir: str, see `get_builder`.
+    skip_decode: names of features that stay encoded bytes.
+
+  Returns:
+    (builder, tf.data.Dataset of raw examples in the order of the split).
+
+  Raises:
+    ValueError: there is no such dataset or split, or it is not prepared.
+  """
+  import tensorflow_datasets as tfds
+
+  from big_vision.datasets import tfds as tfds_source
+
+  builder = get_builder(dataset, data_dir)
+  try:
+    source = tfds_source.DataSource(dataset, split, data_dir, skip_decode)
+    return builder, source.get_tfdata(ordered=True, allow_cache=False)
+  except ValueError as e:
+    if builder.info.splits:
+      raise _without_key(e) from e
+    try:  # Without files: others may stand in, as of tfds.testing.mock_data.
+      part = tfds.split_for_jax_process(split)
+      return builder, builder.as_dataset(split=part)
+    except AssertionError:
+      raise _without_key(e) from e
+
+
+def _without_key(e):
+  """Errors of a data source, in words that fit the argument of an evaluator."""
+  return ValueError(str(e).replace("config.input.data.", ""))
+
+
+def preprocess(ds, pp, keep):
+  """Applies a preprocessing string; random ops draw the same in every pass.
+
+  Args:
+    ds: tf.data.Dataset of dicts.
+    pp: str.
+    keep: sequence of str, the entries of the result.
+
+  Returns:
+    tf.data.Dataset of dicts, in the same order.
+
+  Raises:
+    ValueError: `pp` does not give one of these entries.
+  """
+  import tensorflow as tf
+
+  from big_vision.datasets import stream
+  from big_vision.pp import builder as pp_builder
+  from big_vision.pp import rng
+
+  fn = pp_builder.get_preprocess_fn(pp)
+  zero = np.zeros([], np.int64)
+  found = set()
+
+  def one(index, example):
+    number = stream.example_number(index, example)
+    with rng.example_seed(tf.stack([zero, number]), zero):
+      out = fn(dict(example))
+    found.update(out)
+    return {k: out[k] for k in keep if k in out}
+
+  out = ds.enumerate().map(one, tf.data.AUTOTUNE, deterministic=True)
+  if missing := [k for k in keep if k not in found]:
+    raise ValueError(
+      f"The preprocessing {pp!r} gives no {missing}, only "
+      f"{', '.join(sorted(found))}."
+    )
+  return out
+
+
+def replicated(devices):
+  """Sharding that puts all of an array on each of these devices."""
+  mesh = Mesh(np.asarray(devices), ("devices",))
+  return NamedSharding(mesh, PartitionSpec())
+
+
+@functools.cache  # One compilation for all evaluators of a predict function.
+def get_embed_fn(predict_fn, tower, sharding):
+  """Compiled embeddings of a batch, gathered on all devices.
+
+  Args:
+    predict_fn: `(train_state, {tower: x}) -> (zimg, ztxt, ...)`, of which only
+      the one of the tower is used.
+    tower: str, "image" or "labels" (texts).
+    sharding: where the result should be.
+
+  Returns:
+    `fn(train_state, batch)`: the batch, a dict, with `embeddings` [B, E] in
+    place of its entry `tower`.
+  """
+
+  def fn(train_state, batch):
+    rest = dict(batch)
+    z = embed(predict_fn, tower, train_state, rest.pop(tower))
+    return {**rest, "embeddings": z}
+
+  return jax.jit(fn, out_shardings=sharding)
+
+
+def embed(predict_fn, tower, train_state, x):
+  """Embeddings [B, E] of images or texts `x`, see `get_embed_fn`."""
+  zimg, ztxt, *_ = predict_fn(train_state, {tower: x})
+  z = zimg if tower == "image" else ztxt
+  if getattr(z, "ndim", None) != 2:
+    raise ValueError(
+      f"The predict function should return (zimg, ztxt, ...), from {tower!r} "
+      f"alone an embedding [batch, features]; got {getattr(z, 'shape', z)}."
+    )
+  return z
+
+
+class Batches:
+  """Iterates over all examples of all processes, in padded global batches.
+
+  Each pass gives every example once. Processes may have different numbers of
+  examples; all take part in as many batches as the one with most needs.
+
+  Attributes:
+    batch_size: int, global batch size.
+    devices: [num_devices] array.
+  """
+
+  def __init__(self, ds, batch_size, devices, cache_final=False):
+    """Remembers what to read; the first pass starts to.
+
+    Args:
+      ds: tf.data.Dataset of dicts of arrays of fixed shapes, this process' part.
+      batch_size: int, global, divisible by the number of devices.
+      devices: sequence of devices that batches are split over.
+      cache_final: bool, whether to keep the examples in memory.
+
+    Raises:
+      ValueError: `batch_size` does not fit the devices.
+    """
+    common.check_batch_size(batch_size, devices)
+    self.batch_size = batch_size
+    self.devices = np.asarray(devices)
+    self._ds = ds
+    self._cache_final = cache_final
+    self._batched = None  # (tf.data.Dataset, number of batches of a pass)
+    self._iterator = None  # At the first batch.
+
+  def __iter__(self):
+    """Yields dicts of arrays [batch_size, ...], `_mask` is False on padding."""
+    from big_vision import input_pipeline
+
+    if self._batched is None:
+      self._batched = self._make_batches()
+    dataset, steps = self._batched
+    iterator = self._iterator
+    if iterator is None:
+      iterator = input_pipeline.start_global(dataset, self.devices)
+    # Only after a full pass it is at the first batch again.
+    self._iterator = None
+    for _ in range(steps):
+      yield next(iterator)
+    self._iterator = iterator
+
+  def _make_batches(self):
+    from big_vision import input_pipeline
+
+    ds, cache = self._ds, self._cache_final
+    if cache and int(ds.cardinality()) < 0:
+      ds, cache = ds.cache(), False  # It is complete once they are counted.
+    counts = _allgather(_count(ds))
+    if not max(counts):
+      raise ValueError(
+        "There are no examples: is the split empty, or does pre_filter_fn "
+        "leave nothing?"
+      )
+    return input_pipeline.make_for_inference(
+      ds, lambda example: example, self.batch_size, counts, cache_final=cache
+    )
+
+  def collect(self, results, lag=2):
+    """Joins what was computed from the batches of one pass.
+
+    Args:
+      results: iterable, for each batch a dict of replicated arrays
+        [batch_size, ...] with `_mask`.
+      lag: int, how many to compute before the oldest is waited for.
+
+    Returns:
+      Dict of NumPy arrays [number of examples, ...] without padding and
+      `_mask`, in the order of the data, all processes' in theirs.
+    """
+    parts = list(common.fetch(iter(results), lag))
+    whole = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+    order = common.host_order(self.devices, self.batch_size, len(parts))
+    order = order[whole.pop("_mask")[order]]
+    return {k: v[order] for k, v in whole.items()}
+
+
+def _count(ds):
+  """Number of elements of a finite dataset; reads it where it does not say."""
+  known = int(ds.cardinality())
+  return known if known >= 0 else sum(1 for _ in ds)
+
+
+def _allgather(number):
+  """The ints of all processes, as a list."""
+  if jax.process_count() == 1:
+    return [number]
+  from jax.experimental import multihost_utils
+
+  with jax.transfer_guard("allow"):  # The gather moves host data as it likes.
+    return multihost_utils.process_allgather(np.asarray(number)).tolist()

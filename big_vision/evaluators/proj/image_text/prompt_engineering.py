@@ -1,0 +1,154 @@
+"""Names of classes, and the sentences around them, for zero-shot evaluation."""
+
+import string
+from collections.abc import Sequence
+
+from absl import logging
+
+from big_vision.datasets.imagenet import class_names as imagenet
+from big_vision.evaluators.proj.image_text import clip_prompts, embedding
+
+# As in CLIP, with the bare name in addition.
+CLIP_PAPER_PROMPT_TEMPLATES = (*clip_prompts.IMAGENET, "{}")
+CLIP_BEST_PROMPT_TEMPLATES = (*clip_prompts.IMAGENET_SELECTED, "{}")
+
+_PROMPT_TEMPLATES = {
+  "class_name_only": ("{}",),
+  "clip_paper": CLIP_PAPER_PROMPT_TEMPLATES,
+  "clip_best": CLIP_BEST_PROMPT_TEMPLATES,
+}
+
+# Of each dataset, the labels (among the 1000 of ImageNet) that its classes are;
+# None are all of them.
+_LABELSETS = {
+  "imagenet2012": None,
+  "grand-vision:imagenet2012": None,
+  "imagenet_v2": None,
+  "imagenet_a": "IMAGENET_A_LABELSET",
+  "imagenet_r": "IMAGENET_R_LABELSET",
+}
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def canonicalize_text(text, *, keep_punctuation_exact_string=None):
+  """Spells a text in a uniform way: lower case, no punctuation, single spaces.
+
+  Args:
+    text: str; underscores count as spaces.
+    keep_punctuation_exact_string: str that survives where it occurs, for example
+      "{}"; None for nothing.
+
+  Returns:
+    str.
+  """
+  text = text.replace("_", " ")
+  keep = keep_punctuation_exact_string
+  parts = text.split(keep) if keep else [text]
+  text = (keep or "").join(part.translate(_NO_PUNCTUATION) for part in parts)
+  return " ".join(text.lower().split())
+
+
+def get_class_names(
+  *, dataset_name, source="dataset_info", canonicalize=True, data_dir=None
+):
+  """Names of the classes of a dataset.
+
+  Args:
+    dataset_name: str, for example "imagenet2012".
+    source: where they are from: "dataset_info:<feature>" for those that TFDS has
+      for this feature of the dataset; "clip" for those of CLIP, which are of
+      ImageNet and datasets with its classes; or a sequence of str, the names.
+    canonicalize: bool, whether to apply `canonicalize_text`, keeping commas.
+    data_dir: str, the TFDS folder, if `source` is "dataset_info:...".
+
+  Returns:
+    New list of str in the order of the labels. A name may consist of several,
+    separated by commas.
+
+  Raises:
+    KeyError: there are no such names.
+    ValueError: the dataset does not exist, or the feature is not one of names.
+    AssertionError: `source` is something else.
+  """
+  if isinstance(source, str) and source.startswith("dataset_info:"):
+    feature = source.removeprefix("dataset_info:")
+    names = _tfds_names(dataset_name, feature, data_dir)
+  elif isinstance(source, str):
+    names = _known_names(dataset_name, source)
+  else:
+    assert isinstance(source, Sequence) and all(
+      isinstance(name, str) for name in source
+    ), f"class_names={source!r} should be a str or a sequence of str."
+    names = list(source)
+  if canonicalize:
+    names = [
+      canonicalize_text(name, keep_punctuation_exact_string=",")
+      for name in names
+    ]
+  logging.info("Class names of %s: %s", dataset_name, names)
+  return names
+
+
+def _tfds_names(dataset_name, feature_name, data_dir):
+  """Names of a ClassLabel of a TFDS dataset, which need not be prepared."""
+  features = embedding.get_builder(dataset_name, data_dir).info.features
+  if feature_name not in features:
+    raise KeyError(
+      f"class_names='dataset_info:{feature_name}': {dataset_name} has the "
+      f"features {', '.join(sorted(features))}."
+    )
+  feature = features[feature_name]
+  feature = getattr(feature, "feature", feature)  # Of a sequence of labels.
+  names = getattr(feature, "names", None)
+  if names is None:
+    raise ValueError(
+      f"class_names='dataset_info:{feature_name}': TFDS has no names for this "
+      f"feature of {dataset_name}; give the evaluator a list of names."
+    )
+  return list(names)
+
+
+def _known_names(dataset_name, source):
+  """Names that this project comes with."""
+  if source != "clip" or dataset_name not in _LABELSETS:
+    raise KeyError(
+      f"class_names={source!r}: no such names of {dataset_name!r}. Use "
+      "'dataset_info:<feature>' for those of a TFDS feature, a list of names, "
+      f"or 'clip', which has {', '.join(sorted(_LABELSETS))}; "
+      "class_names_dataset_name in dataset_overrides says which of them."
+    )
+  names = imagenet.CLIP_IMAGENET_CLASS_NAMES
+  labelset = _LABELSETS[dataset_name]
+  if labelset is None:
+    return list(names)
+  return [names[label] for label in getattr(imagenet, labelset)]
+
+
+def get_prompt_templates(name, *, canonicalize=True):
+  """Sentences in which "{}" stands for the name of a class.
+
+  Args:
+    name: str, "class_name_only", "clip_paper" (CLIP's 80 and the bare name) or
+      "clip_best" (the 7 that contribute most, and the bare name).
+    canonicalize: bool, whether to apply `canonicalize_text`, keeping "{}".
+
+  Returns:
+    New list of str.
+
+  Raises:
+    KeyError: unknown name.
+  """
+  if name not in _PROMPT_TEMPLATES:
+    raise KeyError(
+      f"prompt_templates={name!r} is none of "
+      f"{', '.join(sorted(_PROMPT_TEMPLATES))}."
+    )
+  templates = list(_PROMPT_TEMPLATES[name])
+  if canonicalize:
+    templates = [
+      canonicalize_text(template, keep_punctuation_exact_string="{}")
+      for template in templates
+    ]
+  logging.info("Prompt templates %s: %s", name, templates)
+  return templates

@@ -1,0 +1,212 @@
+"""Retrieval: finding the texts of an image, and the image of a text.
+
+Each image has one or more texts; similarity is the inner product of embeddings,
+which the model normalises if it should be that of directions.
+
+Shapes: I images, T texts, E size of the embeddings.
+
+References: Karpathy and Fei-Fei 2015, section 4.1, Image-sentence alignment
+  evaluation, https://arxiv.org/abs/1412.2306.
+"""
+
+import jax
+import numpy as np
+from absl import logging
+
+from big_vision.evaluators.proj.image_text import (
+  embedding,
+  image_text_retrieval,
+)
+
+API = "jit"
+
+
+def _get_dataset_info(builder):
+  """What TFDS knows about a dataset; tests replace it."""
+  return builder.info
+
+
+def prepare_datasets(
+  dataset, *, pp_img, pp_txt, txt_name, offset=0, cache_final=False
+):
+  """Separates images and texts.
+
+  Args:
+    dataset: tf.data.Dataset of dicts with `image`.
+    pp_img: str, preprocessing of examples to `image`.
+    pp_txt: str, preprocessing of `texts`, a string scalar, to `labels`.
+    txt_name: str, the feature with the texts of an image, any number or one; a
+      sequence of str for a feature in a feature.
+    offset: int, id of the first image.
+    cache_final: bool, whether to keep the results in memory.
+
+  Returns:
+    (images, texts), finite tf.data.Datasets of single examples. Images have
+    `id` (int64) and `image`; texts the `id` of their image, `caption_i` (int32,
+    the position among its texts) and `labels`.
+
+  Raises:
+    ValueError: there is no such `txt_name`; or `pp_img` or `pp_txt` does not
+      give what it should.
+  """
+  images = _images(dataset, pp_img, offset)
+  texts = _texts(dataset, pp_txt, txt_name, offset)
+  if cache_final:
+    images, texts = images.cache(), texts.cache()
+  return images, texts
+
+
+def _images(dataset, pp_img, offset):
+  """See `prepare_datasets`."""
+  numbered = dataset.enumerate(offset).map(
+    lambda number, example: {**example, "id": number}
+  )
+  return embedding.preprocess(numbered, pp_img, ("id", "image"))
+
+
+def _texts(dataset, pp_txt, txt_name, offset):
+  """See `prepare_datasets`."""
+  import tensorflow as tf
+
+  keys = (txt_name,) if isinstance(txt_name, str) else tuple(txt_name)
+  _nested(dataset.element_spec, keys)  # Errors before tf.data adds to them.
+
+  def unroll(number, example):
+    texts = tf.reshape(_nested(example, keys), [-1])
+    size = tf.size(texts)
+    return {
+      "id": tf.repeat(number, size),
+      "caption_i": tf.range(size),
+      "texts": texts,
+    }
+
+  texts = dataset.enumerate(offset).map(unroll, tf.data.AUTOTUNE).unbatch()
+  return embedding.preprocess(texts, pp_txt, ("id", "caption_i", "labels"))
+
+
+def _nested(example, keys):
+  """The feature at a path; ValueError if there is none."""
+  for key in keys:
+    if not isinstance(example, dict) or key not in example:
+      has = ", ".join(sorted(example)) if isinstance(example, dict) else "none"
+      raise ValueError(
+        f"txt_name={'/'.join(keys)!r}: no feature {key!r}; there are {has}."
+      )
+    example = example[key]
+  return example
+
+
+def data_sources(cfg):
+  """The datasets of a config, see `evaluators.common`."""
+  if "dataset" not in cfg:
+    return []
+  data = {"name": cfg["dataset"], "split": cfg.get("split", "test")}
+  return [("dataset", {**data, "data_dir": cfg.get("data_dir")})]
+
+
+class Evaluator:
+  """Gives `img2txt_recall@<k>` and `txt2img_recall@<k>` for k = 1, 5, 10.
+
+  The recall of images to texts is the fraction of images with any of their
+  texts among the k most similar ones, that of texts to images the fraction of
+  texts with their image among the k most similar.
+  """
+
+  def __init__(
+    self,
+    predict_fn,
+    *,
+    dataset,
+    pp_img,
+    pp_txt,
+    txt_name,
+    batch_size,
+    devices,
+    data_dir=None,
+    split="test",
+    cache_final=True,
+  ):
+    """Opens the data.
+
+    Args:
+      predict_fn: `(train_state, batch) -> (zimg, ztxt, ...)`; the batch has
+        either `image` or `labels`, and only that embedding [B, E] is used.
+      dataset: str, TFDS name.
+      pp_img: str, preprocessing of (decoded) examples to `image`.
+      pp_txt: str, preprocessing of `texts`, a string scalar, to `labels`.
+      txt_name: str or sequence of str, see `prepare_datasets`.
+      batch_size: int, global batch size.
+      devices: flat array of devices in the order of the mesh.
+      data_dir: str, the TFDS folder.
+      split: str.
+      cache_final: bool, whether to keep preprocessed images in memory; texts
+        always are.
+
+    Raises:
+      ValueError: no such dataset, split or `txt_name`; bad batch size.
+    """
+    builder, examples = embedding.open_split(dataset, split, data_dir)
+    # The texts do not need the pixels.
+    _, encoded = embedding.open_split(dataset, split, data_dir, ("image",))
+    offset = 0
+    if jax.process_index():
+      # Enough for distinct ids, in the order of processes.
+      splits = _get_dataset_info(builder).splits
+      offset = jax.process_index() * splits[split].num_examples
+    images = _images(examples, pp_img, offset)
+    texts = _texts(encoded, pp_txt, txt_name, offset)
+    self._images = embedding.Batches(images, batch_size, devices, cache_final)
+    self._texts = embedding.Batches(texts, batch_size, devices, True)
+    everywhere = embedding.replicated(devices)
+    self._embed_images = embedding.get_embed_fn(predict_fn, "image", everywhere)
+    self._embed_texts = embedding.get_embed_fn(predict_fn, "labels", everywhere)
+
+  def _embed(self, train_state, embed_fn, batches):
+    """Embeddings of a whole dataset, with ids."""
+    result = batches.collect(embed_fn(train_state, x) for x in batches)
+    result["embeddings"] = result["embeddings"].astype(np.float32)
+    return result
+
+  def evaluate(self, train_state):
+    """Embeds all images and texts and ranks them.
+
+    Args:
+      train_state: first argument of the predict function.
+
+    Returns:
+      Dict of `images` (`embeddings` [I, E] and `id` [I]), `texts` (`embeddings`
+      [T, E], the `id` [T] of their image and `caption_i` [T]), `img2txt` and
+      `txt2img` (dicts of recalls, see `image_text_retrieval`).
+    """
+    images = self._embed(train_state, self._embed_images, self._images)
+    logging.info("Retrieval: %d images", len(images["id"]))
+    texts = self._embed(train_state, self._embed_texts, self._texts)
+    logging.info("Retrieval: %d texts", len(texts["id"]))
+    distances = -(images["embeddings"] @ texts["embeddings"].T)
+    image_of_text = np.searchsorted(images["id"], texts["id"])  # Ids ascend.
+    return {
+      "images": images,
+      "texts": texts,
+      "img2txt": image_text_retrieval.image_to_text_retrieval_eval(
+        distances, image_of_text
+      ),
+      "txt2img": image_text_retrieval.text_to_image_retrieval_eval(
+        distances, image_of_text
+      ),
+    }
+
+  def run(self, train_state):
+    """Evaluates once over the whole dataset.
+
+    Args:
+      train_state: first argument of the predict function.
+
+    Returns:
+      List of (name, float), images to texts first, the smallest k first.
+    """
+    results = self.evaluate(train_state)
+    return [
+      (f"{direction}_{name.lower()}", value)
+      for direction in ("img2txt", "txt2img")
+      for name, value in results[direction].items()
+    ]
