@@ -1,0 +1,122 @@
+"""Contrastive losses in a ring of devices against the matrix of all pairs.
+
+  XLA_FLAGS=--xla_force_host_platform_device_count=8 \
+    python -m big_vision.tools.benchmark_contrastive --batch 4096,32768
+
+Loss and gradient with respect to the embeddings: temporary memory of one device,
+as XLA plans it, and seconds. Results go to stdout as a table, with `--json` to a
+file.
+"""
+
+import argparse
+import functools
+import json
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from big_vision import contrastive, losses
+
+
+def plain_sigmoid(x, y, t, b):
+  """The sigmoid loss from all logits [B, B]."""
+  logits = t * x @ y.T + b
+  signs = 2 * jnp.eye(len(x)) - 1
+  return -jnp.sum(jax.nn.log_sigmoid(signs * logits)) / len(x)
+
+
+def plain_softmax(x, y, t, b):
+  """The softmax loss from all logits [B, B]."""
+  del b
+  return losses.bidirectional_contrastive_loss(x, y, t, reduction=True)[0]
+
+
+PLAIN = {"sigmoid": plain_sigmoid, "softmax": plain_softmax}
+
+
+def measure(kind, form, batch, dim, chunk, max_seconds_batch):
+  """One row of the table.
+
+  Args:
+    kind: "sigmoid" or "softmax".
+    form: "plain" or "ring".
+    batch: int, pairs in all.
+    dim: int, of the embeddings.
+    chunk: int, columns at a time in the ring.
+    max_seconds_batch: int, larger batches are compiled but not run.
+
+  Returns:
+    dict of `loss`, `form`, `batch`, `mib` per device and `seconds` (or None).
+  """
+  mesh = jax.make_mesh((jax.device_count(),), ("data",))
+  where = NamedSharding(mesh, PartitionSpec("data"))
+  if form == "plain":
+    fn = PLAIN[kind]
+  else:
+    ring = contrastive.Ring(mesh, ("data",), chunk)
+    of_pairs = functools.partial(getattr(contrastive, kind), ring=ring)
+    fn = lambda *args: of_pairs(*args)[0]
+  step = jax.jit(jax.value_and_grad(fn, argnums=(0, 1)))
+  spec = jax.ShapeDtypeStruct((batch, dim), np.float32, sharding=where)
+  with jax.set_mesh(mesh):
+    compiled = step.lower(spec, spec, 10.0, -10.0).compile()
+    mib = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    seconds = None
+    if batch <= max_seconds_batch:
+      r = np.random.default_rng(0)
+      z = [jax.device_put(_unit(r, batch, dim), where) for _ in range(2)]
+      seconds = min(_seconds(compiled, z) for _ in range(3))
+  return dict(loss=kind, form=form, batch=batch, mib=mib, seconds=seconds)
+
+
+def _unit(rng, batch, dim):
+  z = rng.normal(size=(batch, dim)).astype(np.float32)
+  return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
+def _seconds(compiled, z):
+  start = time.perf_counter()
+  jax.block_until_ready(compiled(*z, 10.0, -10.0))
+  return time.perf_counter() - start
+
+
+def main(argv=None):
+  """Prints the table; returns the exit status."""
+  parser = argparse.ArgumentParser(
+    prog="python -m big_vision.tools.benchmark_contrastive",
+    description="Contrastive losses: memory and time.",
+  )
+  parser.add_argument("--batch", default="1024,4096,32768")
+  parser.add_argument("--dim", type=int, default=128)
+  parser.add_argument("--chunk", type=int, default=256)
+  parser.add_argument(
+    "--time_up_to", type=int, default=8192, help="only compile larger batches"
+  )
+  parser.add_argument("--json", help="file for the figures")
+  args = parser.parse_args(argv)
+  rows = []
+  print(
+    f"{jax.device_count()} x {jax.devices()[0].device_kind}, dim {args.dim}"
+  )
+  print(f"{'loss':8} {'form':6} {'batch':>7} {'MiB/device':>11} {'ms':>9}")
+  for batch in map(int, args.batch.split(",")):
+    for kind in PLAIN:
+      for form in ("plain", "ring"):
+        row = measure(kind, form, batch, args.dim, args.chunk, args.time_up_to)
+        rows.append(row)
+        ms = "-" if row["seconds"] is None else f"{1e3 * row['seconds']:.1f}"
+        print(
+          f"{kind:8} {form:6} {batch:7} {row['mib']:11.1f} {ms:>9}", flush=True
+        )
+  if args.json:
+    with open(args.json, "w", encoding="utf-8") as f:
+      json.dump(rows, f, indent=2)
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
