@@ -54,8 +54,11 @@ FLAGS = {
 }
 SLOW = (
   "bit_i21k",
+  "nfnet_i1k",
   "proj.distill.bigsweep_food_sun",
+  "proj.distill.bit_i1k",
   "proj.flexivit.i1k_deit3_distill",
+  "proj.flexivit.i21k_distill",
 )
 EVAL_ONLY = ("load_and_eval", "proj.flexivit.timing")
 FLAGS |= {name: [] for name in EVAL_ONLY}

@@ -130,13 +130,23 @@ CASES = {
 CASES["mixer"].model = MIXER
 CASES["bit"].model_name = "bit"
 CASES["bit"].model = dict(depth=(1, 1), width=1)
+# Compiling takes seconds each; these resemble others.
+SLOW = ("tok, mixup", "scan, products saved", "mixer", "fsdp, scan")
+
+
+def _slow(names):
+  """Names as parameters of a test."""
+  slow = pytest.mark.slow
+  return [pytest.param(n, marks=slow if n in SLOW else ()) for n in names]
+
+
 LOOPS = ("scan", "scan, products saved", "accumulation")
 # The CPU copies kernels and operands of the gradients of convolutions into other
 # layouts, which is not planned.
 TOLERANCE = {"bit": 0.25}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", _slow(CASES))
 def test_one_device(name):
   config = CASES[name]
   compiled = compile_step(config, {"data": 1})
@@ -220,7 +230,7 @@ SPLIT = {
 }
 
 
-@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("name", _slow(SPLIT))
 def test_collectives(name):
   kw, axes = SPLIT[name]
   config = make_config(64, **kw)

@@ -97,6 +97,7 @@ def test_the_first_step_has_the_drawn_size(teacher, tmp_path):
   assert min(abs(got / x - 1) for x in others) > 5e-3
 
 
+@pytest.mark.slow
 def test_learns_from_the_teacher_at_all_sizes(teacher, tmp_path):
   s = setup(teacher, tmp_path / "w", total_steps=60, mixup=dict(p=1.0))
   recipe = distill.build(s)
