@@ -17,7 +17,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from big_vision import contrastive, losses
 
@@ -52,7 +52,7 @@ def measure(kind, form, batch, dim, chunk, max_seconds_batch):
   Returns:
     dict of `loss`, `form`, `batch`, `mib` per device and `seconds` (or None).
   """
-  mesh = jax.make_mesh((jax.device_count(),), ("data",))
+  mesh = Mesh(np.asarray(jax.devices()), ("data",))
   where = NamedSharding(mesh, PartitionSpec("data"))
   if form == "plain":
     fn = PLAIN[kind]
