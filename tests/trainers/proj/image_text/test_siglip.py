@@ -63,7 +63,9 @@ def plain_losses(params, batch, bias):
   return {"sigmoid": sigmoid, "softmax": np.mean([x - own for x in lse])}
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+@pytest.mark.parametrize(
+  "loss", ["sigmoid", pytest.param("softmax", marks=pytest.mark.slow)]
+)
 def test_first_step(tmp_path, loss):
   s = setup(tmp_path / "w", total_steps=1, schedule={}, loss_fn=loss)
   recipe = siglip.build(s)
@@ -98,7 +100,9 @@ def curve(tmp_path, name, **kw):
 @pytest.mark.parametrize(
   "loss, kw",
   [
-    ("sigmoid", dict(devices=jax.devices())),
+    pytest.param(
+      "sigmoid", dict(devices=jax.devices()), marks=pytest.mark.slow
+    ),
     (
       "softmax",
       dict(devices=jax.devices()[:2], grad_accum_steps=4, loss_chunk=3),
@@ -113,6 +117,7 @@ def test_curve_depends_neither_on_devices_nor_on_micro_batches(
   np.testing.assert_allclose(got, want, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_learns_which_text_belongs_to_an_image(tmp_path):
   s = setup(
     tmp_path / "w",
