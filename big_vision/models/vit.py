@@ -155,8 +155,11 @@ class Encoder1DBlock(nn.Module):
   dtype_mm: str = "float32"
 
   @nn.compact
-  def __call__(self, x, deterministic=True):
-    """Maps x [B, T, D] to (the same shape, dict of intermediates)."""
+  def __call__(self, x, deterministic=True, mask=None):
+    """Maps x [B, T, D] to (the same shape, dict of intermediates).
+
+    `mask` [B, T, T] bool says which keys (last) a query sees; None is all.
+    """
     out = {}
     x = _constrain(x)
     y = nn.LayerNorm()(x)
@@ -165,7 +168,7 @@ class Encoder1DBlock(nn.Module):
       kernel_init=nn.initializers.xavier_uniform(),
       deterministic=deterministic,
       dtype=self.dtype_mm,
-    )(y, y)
+    )(y, y, mask=None if mask is None else mask[:, None])
     y = _constrain(y)
     y = nn.Dropout(rate=self.dropout)(y, deterministic)
     x = out["+sa"] = x + y
@@ -204,8 +207,11 @@ class Encoder(nn.Module):
   dtype_mm: str = "float32"
 
   @nn.compact
-  def __call__(self, x, deterministic=True):
-    """Maps x [B, T, D] to (the same shape, dict of intermediates)."""
+  def __call__(self, x, deterministic=True, mask=None):
+    """Maps x [B, T, D] to (the same shape, dict of intermediates).
+
+    `mask` [B, T, T] bool says which keys (last) a query sees; None is all.
+    """
     out = {}
     block = dict(
       mlp_dim=self.mlp_dim,
@@ -226,13 +232,13 @@ class Encoder(nn.Module):
         split_rngs={"params": True, "dropout": True},
         in_axes=nn.broadcast,
         length=self.depth,
-      )(name="encoderblock", **block)(x, deterministic)
+      )(name="encoderblock", **block)(x, deterministic, mask)
       for i in range(self.depth):
         out[f"block{i:02d}"] = jax.tree.map(lambda o, i=i: o[i], stacked)
     else:
       for i in range(self.depth):
         layer = Encoder1DBlock(name=f"encoderblock_{i}", **block)
-        x, out[f"block{i:02d}"] = layer(x, deterministic)
+        x, out[f"block{i:02d}"] = layer(x, deterministic, mask)
     out["pre_ln"] = x
     return nn.LayerNorm(name="encoder_norm")(x), out
 
@@ -259,15 +265,15 @@ class MAPHead(nn.Module):
   num_heads: int = 12
 
   @nn.compact
-  def __call__(self, x):
-    """Maps x [B, T, D] to [B, D]."""
+  def __call__(self, x, mask=None):
+    """Maps x [B, T, D] to [B, D]; mask [B, T] bool says which tokens it sees."""
     n, _, d = x.shape
     init = nn.initializers.xavier_uniform()
     probe = self.param("probe", init, (1, 1, d), x.dtype)
     probe = jnp.tile(probe, [n, 1, 1])
     x = nn.MultiHeadDotProductAttention(
       num_heads=self.num_heads, kernel_init=init
-    )(probe, x)
+    )(probe, x, mask=None if mask is None else mask[:, None, None])
     # The residual starts here: the probe itself is not added.
     y = nn.LayerNorm()(x)
     x = x + MlpBlock(mlp_dim=self.mlp_dim)(y)

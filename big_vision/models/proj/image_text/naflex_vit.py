@@ -69,103 +69,6 @@ def _interpolation(index, size, num):
   return weights / jnp.sum(weights, axis=-1, keepdims=True)
 
 
-class Encoder1DBlock(vit.Encoder1DBlock):
-  """That of ViT, with a mask for attention."""
-
-  @nn.compact
-  def __call__(self, x, mask=None, deterministic=True):
-    """Maps x [B, T, D] to (the same shape, dict of intermediates).
-
-    Args:
-      x: [B, T, D].
-      mask: [B, T, T] bool, which key (last) a query sees; None is all.
-      deterministic: bool, whether dropout is off.
-    """
-    out = {}
-    x = vit._constrain(x)
-    y = nn.LayerNorm()(x)
-    y = out["sa"] = nn.MultiHeadDotProductAttention(
-      num_heads=self.num_heads,
-      kernel_init=nn.initializers.xavier_uniform(),
-      deterministic=deterministic,
-      dtype=self.dtype_mm,
-    )(y, y, mask=None if mask is None else mask[:, None])
-    y = vit._constrain(y)
-    y = nn.Dropout(rate=self.dropout)(y, deterministic)
-    x = out["+sa"] = x + y
-
-    y = nn.LayerNorm()(x)
-    y = out["mlp"] = vit.MlpBlock(
-      mlp_dim=self.mlp_dim, dropout=self.dropout, dtype_mm=self.dtype_mm
-    )(y, deterministic)
-    y = vit._constrain(y)
-    y = nn.Dropout(rate=self.dropout)(y, deterministic)
-    x = out["+mlp"] = x + y
-    return vit._constrain(x), out
-
-
-class Encoder(vit.Encoder):
-  """That of ViT, with a mask for attention."""
-
-  @nn.compact
-  def __call__(self, x, mask=None, deterministic=True):
-    """Maps x [B, T, D] to (the same shape, dict of intermediates).
-
-    Args:
-      x: [B, T, D].
-      mask: [B, T, T] bool, which key (last) a query sees; None is all.
-      deterministic: bool, whether dropout is off.
-    """
-    out = {}
-    block = dict(
-      mlp_dim=self.mlp_dim,
-      num_heads=self.num_heads,
-      dropout=self.dropout,
-      dtype_mm=self.dtype_mm,
-    )
-    if self.scan:
-      rematted = nn.remat(
-        Encoder1DBlock,
-        prevent_cse=False,  # Scan itself prevents it.
-        static_argnums=(3,),  # `deterministic`; 0 is self.
-        policy=vit._remat_policy(self.remat_policy),
-      )
-      x, stacked = nn.scan(
-        rematted,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
-        length=self.depth,
-      )(name="encoderblock", **block)(x, mask, deterministic)
-      for i in range(self.depth):
-        out[f"block{i:02d}"] = jax.tree.map(lambda o, i=i: o[i], stacked)
-    else:
-      for i in range(self.depth):
-        layer = Encoder1DBlock(name=f"encoderblock_{i}", **block)
-        x, out[f"block{i:02d}"] = layer(x, mask, deterministic)
-    out["pre_ln"] = x
-    return nn.LayerNorm(name="encoder_norm")(x), out
-
-
-class MAPHead(vit.MAPHead):
-  """That of ViT, with a mask."""
-
-  @nn.compact
-  def __call__(self, x, mask=None):
-    """Maps x [B, T, D] to [B, D]; mask [B, T] bool says which tokens it sees."""
-    n, _, d = x.shape
-    init = nn.initializers.xavier_uniform()
-    probe = self.param("probe", init, (1, 1, d), x.dtype)
-    probe = jnp.tile(probe, [n, 1, 1])
-    x = nn.MultiHeadDotProductAttention(
-      num_heads=self.num_heads, kernel_init=init
-    )(probe, x, mask=None if mask is None else mask[:, None, None])
-    # The residual starts here: the probe itself is not added.
-    y = nn.LayerNorm()(x)
-    x = x + vit.MlpBlock(mlp_dim=self.mlp_dim)(y)
-    return x[:, 0]
-
-
 _POOL_TYPES = ("gap", "map", "max", "none")
 
 
@@ -224,7 +127,7 @@ class _Model(nn.Module):
     x = out["with_posemb"] = x + self._positions(is_patch, yabs, xabs)
 
     x = nn.Dropout(rate=self.dropout)(x, not train)
-    x, out["encoder"] = Encoder(
+    x, out["encoder"] = vit.Encoder(
       depth=self.depth,
       mlp_dim=self.mlp_dim,
       num_heads=self.num_heads,
@@ -233,11 +136,13 @@ class _Model(nn.Module):
       remat_policy=self.remat_policy,
       dtype_mm=self.dtype_mm,
       name="Transformer",
-    )(x, is_patch[:, :, None] & is_patch[:, None, :], not train)
+    )(x, not train, is_patch[:, :, None] & is_patch[:, None, :])
     out["encoded"] = x  # [B, T, D]
 
     if self.pool_type == "map":
-      x = MAPHead(num_heads=self.num_heads, mlp_dim=self.mlp_dim)(x, is_patch)
+      x = vit.MAPHead(num_heads=self.num_heads, mlp_dim=self.mlp_dim)(
+        x, is_patch
+      )
     elif self.pool_type != "none":
       x = _pool(x, is_patch, self.pool_type)
     out["head_input"] = x
