@@ -18,6 +18,7 @@ import numpy as np
 
 from big_vision import checkpoints, lookup
 from big_vision.models import vit
+from big_vision.models.proj.image_text import huggingface_files
 
 _IMAGE_MODEL = "vit"
 _TEXT_MODEL = "proj.image_text.text_transformer"
@@ -168,6 +169,8 @@ def load(
       mapping with some of `image` (or `img`), `text` (or `txt`), `temperature`
       (or `t`), `bias` (or `b`), each a path `<path>[:<sub/tree>]`, or for
       towers what their model's `load` takes. What is not listed is initialised.
+      A path may be a SigLIP of Hugging Face, a folder or `hf://org/repo`, see
+      `huggingface_files`.
     model_cfg: mapping, `config.model`, or None.
     img_load_kw: mapping, further arguments of the image model's `load`.
     txt_load_kw: mapping, further arguments of the text model's `load`.
@@ -179,7 +182,8 @@ def load(
   Raises:
     AssertionError: unknown keys in `init_files`.
     ValueError: unknown model or public checkpoint, the model does not have such
-      a tower, or parameters do not match, see `common.merge_params`.
+      a tower, parameters do not match, see `common.merge_params`, or a checkpoint
+      of Hugging Face is none of such a model.
   """
   model_cfg = model_cfg or {}
   if isinstance(init_files, str):
@@ -188,6 +192,9 @@ def load(
     names = ("img", "txt", "t", "b") if has_bias else ("img", "txt", "t")
     init_files = {name: f"{path}:{name}" for name in names}
   parts = parts_to_load(init_files, ("img", "txt", "t", "b"))
+  parts = huggingface_files.load_parts(
+    parts, model_cfg.get("image_model") or _IMAGE_MODEL
+  )
 
   init_params = init_params or {"img": None, "txt": None}
   params = dict(init_params)
@@ -208,7 +215,9 @@ def load(
       init_params[name], parts[name], model_cfg.get(kind), **(load_kw or {})
     )
   for name in ("t", "b"):
-    if parts[name]:
+    if isinstance(parts[name], np.ndarray):
+      params[name] = parts[name]
+    elif parts[name]:
       params[name] = checkpoints.load_params(parts[name])
   return params
 

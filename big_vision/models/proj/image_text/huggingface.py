@@ -1,0 +1,284 @@
+"""SigLIP and SigLIP 2 of Hugging Face's transformers as models of this package.
+
+Pure functions between tensors with Hugging Face's names and trees of
+parameters, both ways; `huggingface_files` reads and writes the files.
+
+  model_type in config.json           config.model
+  siglip (SigLIP, most of SigLIP 2)   image_model = "vit"
+  siglip2 (NaFlex)                    image_model = "proj.image_text.naflex_vit"
+  siglip_vision_model, siglip2_text_model, …   one of the towers
+
+References:
+  Zhai et al. 2023, SigLIP, https://arxiv.org/abs/2303.15343
+  Tschannen et al. 2025, SigLIP 2, https://arxiv.org/abs/2502.14786
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from big_vision import trees
+from big_vision.models import vit_checkpoints
+from big_vision.models.proj.image_text import (
+  huggingface_config,
+  huggingface_layout,
+)
+from big_vision.models.proj.image_text.huggingface_config import (
+  NAFLEX,
+  PARTS,
+  VIT,
+  fields_of,
+  model_config,
+  parts_of,
+)
+
+__all__ = [
+  "NAFLEX",
+  "PARTS",
+  "VIT",
+  "check_parts",
+  "fields_of",
+  "from_params",
+  "model_config",
+  "parts_of",
+  "select",
+  "to_params",
+]
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_THERE = "the Hugging Face checkpoint"
+
+
+def select(names, hf_config, parts=None):
+  """The names of tensors that belong to some parts.
+
+  Args:
+    names: iterable of str, all there are in a checkpoint.
+    hf_config: mapping, content of config.json.
+    parts: some of `PARTS`; None is all that the checkpoint has, and then also
+      names that belong to nothing known.
+
+  Returns:
+    List of str.
+  """
+  names = list(names)
+  if parts is None or not _has_prefixes(names, hf_config):
+    return names
+  prefixes = tuple(huggingface_layout.PREFIXES[part] for part in parts)
+  return [name for name in names if name.startswith(prefixes)]
+
+
+def _has_prefixes(names, hf_config):
+  """False for a tower that was saved alone by transformers 5."""
+  parts = parts_of(hf_config)
+  prefix = huggingface_layout.PREFIXES[parts[0]]
+  return len(parts) > 1 or any(name.startswith(prefix) for name in names)
+
+
+def check_parts(hf_config, parts=None):
+  """Whether the models here have what some parts of a checkpoint are made of.
+
+  Args:
+    hf_config: mapping, content of config.json.
+    parts: some of `PARTS`; None is all that the checkpoint has.
+
+  Returns:
+    `parts`, or all that there are.
+
+  Raises:
+    ValueError: there is no such part, or a setting that models do not have.
+  """
+  have = parts_of(hf_config)
+  parts = have if parts is None else parts
+  if lacking := [p for p in parts if p not in have]:
+    raise ValueError(
+      "A Hugging Face checkpoint with model_type = "
+      f"{hf_config['model_type']!r} has {', '.join(have)}, but "
+      f"config.model_init asks for {', '.join(lacking)}, too. List what to "
+      f"load, as in config.model_init = {{{have[0]!r}: ...}}."
+    )
+  fields_of(hf_config, parts)
+  return tuple(parts)
+
+
+def to_params(tensors, hf_config, parts=None):
+  """Parameters from the tensors of a checkpoint.
+
+  Args:
+    tensors: mapping, name -> array of float16, bfloat16, float32 or float64.
+    hf_config: mapping, content of config.json.
+    parts: some of `PARTS`, tensors of others are ignored; None is all that the
+      checkpoint has.
+
+  Returns:
+    Nested dict of float32 arrays with `parts` as keys: the parameters of
+    `two_towers` with scan=False.
+
+  Raises:
+    ValueError: a setting that the models here do not have; a part or a tensor
+      is missing, unknown, or not of the shape or type that it should have.
+  """
+  have = parts_of(hf_config)
+  parts = check_parts(hf_config, parts)
+  if not _has_prefixes(tensors, hf_config):
+    prefix = huggingface_layout.PREFIXES[have[0]]
+    tensors = {prefix + name: x for name, x in tensors.items()}
+  selected = None if set(parts) == set(have) else parts
+  names = [
+    name
+    for name in select(tensors, hf_config, selected)
+    if not name.endswith(".position_ids")  # Of old files: 0, 1, 2, …
+  ]
+  table = huggingface_layout.entries(fields_of(hf_config, parts), parts)
+  _check_names(names, [e.name for e in table], f"tensors in {_THERE}")
+  out = []
+  for e in table:
+    x = tensors[e.name]
+    if tuple(x.shape) != e.tensor:
+      raise ValueError(
+        f"{e.name} in {_THERE} is {tuple(x.shape)}, but according to its "
+        f"config.json {e.tensor}."
+      )
+    if x.dtype.name not in _FLOATS:
+      raise ValueError(
+        f"{e.name} in {_THERE} is of type {x.dtype.name}, but should be one of "
+        f"{', '.join(_FLOATS)}: quantised weights can not be loaded."
+      )
+    out.append((e.path, e.to_param(np.asarray(x, np.float32))))
+  return trees.tree_unflatten(out)
+
+
+def from_params(params, model_cfg, image_size=None):
+  """Tensors and settings from parameters: what `to_params` takes.
+
+  Args:
+    params: nested mapping, parameters of `two_towers`, scanned or not.
+    model_cfg: mapping, `config.model`.
+    image_size: int, side of the images in pixels, if it is no multiple of the
+      side of a patch. Not for NaFlex.
+
+  Returns:
+    (tensors, hf_config): dict of name -> contiguous float32 array, and the
+    content of config.json. The bias of the logits is 0 if the model has none.
+
+  Raises:
+    ValueError: a setting or a parameter that Hugging Face's model does not
+      have, or that it has and the model does not; names it.
+  """
+  if absent := [name for name in ("img", "txt", "t") if name not in params]:
+    raise ValueError(
+      f"The model has no {', '.join(absent)}: only one with both towers can be "
+      "exported."
+    )
+  huggingface_config.check_exportable(model_cfg or {})
+  params = {name: _unstacked(part) for name, part in params.items()}
+  params.setdefault("b", np.zeros(1, np.float32))
+  flat = dict(trees.tree_flatten_with_names(params)[0])
+  shapes = {name: tuple(np.shape(x)) for name, x in flat.items()}
+  fields = {
+    "img": _image_fields(shapes, image_size),
+    "txt": _text_fields(shapes),
+  }
+  table = huggingface_layout.entries(fields, PARTS)
+  _check_names(flat, [e.path for e in table], "parameters of the model")
+  pieces: dict[str, list[Any]] = {}
+  for e in table:
+    if shapes[e.path] != e.shape:
+      raise ValueError(
+        f"The parameter {e.path} is {shapes[e.path]}, but in Hugging Face's "
+        f"SigLIP {e.shape}."
+      )
+    x = np.asarray(flat[e.path]).astype(np.float32)
+    pieces.setdefault(e.name, []).append(e.to_tensor(x))
+  tensors = {
+    name: np.ascontiguousarray(np.concatenate(x) if len(x) > 1 else x[0])
+    for name, x in pieces.items()
+  }
+  return tensors, huggingface_config.hf_config(fields["img"], fields["txt"])
+
+
+def _image_fields(shapes, image_size):
+  """Fields of the image tower, from the shapes of parameters."""
+  fields = _sizes(shapes, "img/Transformer")
+  kernel = _shape(shapes, "img/embedding/kernel")
+  positions = _shape(shapes, "img/pos_embedding")
+  naflex = len(kernel) == 2  # [P * P * 3, D], else [P, P, 3, D].
+  fields |= dict(naflex=naflex, use_head=True)
+  if naflex:
+    if image_size:
+      raise ValueError(
+        f"image_size = {image_size}: NaFlex models take images of any size."
+      )
+    side, patch = positions[0], math.isqrt(kernel[0] // 3)
+    return fields | dict(patch_size=patch, side=side)
+  patch, num = kernel[0], positions[1]
+  if kernel[1] != patch or math.isqrt(num) ** 2 != num:
+    raise ValueError(
+      f"config.model.image.patch_size = {kernel[:2]} with {num} positions: "
+      "Hugging Face's SigLIP only has square patches and images."
+    )
+  side = math.isqrt(num)
+  size = image_size or side * patch
+  if size // patch != side:
+    raise ValueError(
+      f"image_size = {image_size}: that makes {size // patch} rows of patches "
+      f"of {patch} pixels, but the model has {side}."
+    )
+  return fields | dict(patch_size=patch, side=side, image_size=size)
+
+
+def _text_fields(shapes):
+  """Fields of the text tower, from the shapes of parameters."""
+  return _sizes(shapes, "txt/Encoder_0") | dict(
+    vocab_size=_shape(shapes, "txt/Embed_0/embedding")[0],
+    length=_shape(shapes, "txt/pos_embedding")[1],
+    out_dim=_shape(shapes, "txt/head/bias")[0],
+  )
+
+
+def _sizes(shapes, encoder):
+  """Fields that both towers have."""
+  block = f"{encoder}/encoderblock_0"
+  attention = f"{block}/MultiHeadDotProductAttention_0/query/kernel"
+  width, num_heads, _ = _shape(shapes, attention)
+  return dict(
+    width=width,
+    depth=len({n.split("/")[2] for n in shapes if n.startswith(block[:-1])}),
+    mlp_dim=_shape(shapes, f"{block}/MlpBlock_0/Dense_0/bias")[0],
+    num_heads=num_heads,
+  )
+
+
+def _shape(shapes, name):
+  if name not in shapes:
+    raise ValueError(
+      f"There is no parameter {name}, which Hugging Face's SigLIP has. It has "
+      "learned positions, and config.model.out_dim = (None, <size>)."
+    )
+  return shapes[name]
+
+
+def _unstacked(part):
+  """A tower with one subtree per block; anything else as it is."""
+  for encoder in ("Transformer", "Encoder_0"):
+    if hasattr(part, "items") and "encoderblock" in part.get(encoder, {}):
+      # The function knows the encoder by its name in image models.
+      loop = vit_checkpoints.scan_to_pyloop({"Transformer": part[encoder]})
+      return {**part, encoder: loop["Transformer"]}
+  return part
+
+
+def _check_names(got, expected, what):
+  """Raises ValueError if the names are not the expected ones."""
+  missing, unknown = set(expected) - set(got), set(got) - set(expected)
+  lists = [
+    f"{title} {', '.join(sorted(names)[:5])}"
+    + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    for title, names in (("missing", missing), ("unknown", unknown))
+    if names
+  ]
+  if lists:
+    raise ValueError(
+      f"The {what} are not those of Hugging Face's SigLIP: {'; '.join(lists)}."
+    )

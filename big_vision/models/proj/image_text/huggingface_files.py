@@ -1,0 +1,189 @@
+"""Checkpoints of Hugging Face's SigLIP: reading and writing their files.
+
+A checkpoint is a folder, local or `hf://org/repo[@revision]` on the hub, with
+
+  config.json                             settings
+  model.safetensors                       tensors, or in several files
+  model.safetensors.index.json            a list which file has which tensor
+
+Files of the hub are downloaded once, to $BV_CACHE_DIR/huggingface.
+"""
+
+import json
+
+import ml_dtypes
+import safetensors
+from safetensors import numpy as safetensors_numpy
+
+from big_vision import download, fs
+from big_vision.models.proj.image_text import huggingface
+
+assert ml_dtypes, "NumPy gets its bfloat16 from this import; safetensors asks."
+
+_CONFIG = "config.json"
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_HUB = "hf://"
+
+
+class Params(dict):
+  """Parameters that `load` of a model takes where it takes a path.
+
+  Models look up what they are given among names of public checkpoints, and show
+  it in errors.
+  """
+
+  def __init__(self, params, path):
+    super().__init__(params)
+    self.path = path
+
+  def __repr__(self):
+    return repr(self.path)
+
+  __hash__ = object.__hash__
+
+
+def is_checkpoint(path):
+  """Whether `path` is the folder of a checkpoint, or looks like one of the hub.
+
+  A folder with a config.json alone is the workdir of a run.
+  """
+  if ".npz" in path:  # As everywhere, a checkpoint of this package.
+    return False
+  if path.startswith(_HUB):
+    return True
+  return fs.exists(fs.join(path, _CONFIG)) and any(
+    fs.exists(fs.join(path, name)) for name in (_WEIGHTS, _INDEX)
+  )
+
+
+def read_config(path):
+  """Content of config.json, a dict.
+
+  Args:
+    path: str, see the top of this file.
+
+  Raises:
+    ValueError: there is none, or it is no JSON.
+  """
+  return _read_json(path, _CONFIG)
+
+
+def load(path, parts=None):
+  """Reads parameters, and no more of the files than that takes.
+
+  Args:
+    path: str, see the top of this file.
+    parts: some of `huggingface.PARTS`; None is all that the checkpoint has.
+
+  Returns:
+    (params, hf_config), see `huggingface.to_params`.
+
+  Raises:
+    ValueError: files are missing or broken, or as `huggingface.to_params`.
+  """
+  hf_config = read_config(path)
+  try:
+    huggingface.check_parts(hf_config, parts)  # Before a long download.
+    tensors = _read(path, lambda n: huggingface.select(n, hf_config, parts))
+    return huggingface.to_params(tensors, hf_config, parts), hf_config
+  except ValueError as e:
+    raise ValueError(f"{path}: {e}") from e
+
+
+def load_parts(parts, image_model):
+  """Reads the parts of a model that are in such checkpoints.
+
+  Args:
+    parts: mapping from `huggingface.PARTS` to what to load for them: anything,
+      of which `<checkpoint>` or `<checkpoint>:<part>` is replaced.
+    image_model: str, `config.model.image_model`.
+
+  Returns:
+    Dict: `parts` with arrays for "t" and "b", `Params` for towers.
+
+  Raises:
+    ValueError: as `load`, or the checkpoint is for another image model.
+  """
+  asked: dict[str, dict[str, str]] = {}
+  for name, value in parts.items():
+    if isinstance(value, str):
+      path, _, part = value.rpartition(":")
+      if part not in huggingface.PARTS:
+        path, part = value, name
+      if is_checkpoint(path):
+        asked.setdefault(path, {})[name] = part
+  out = dict(parts)
+  for path, names in asked.items():
+    if "img" in names:
+      _check_image_model(path, image_model)
+    loaded, _ = load(path, sorted(set(names.values())))
+    for name, part in names.items():
+      x = loaded[part]
+      out[name] = Params(x, path) if isinstance(x, dict) else x
+  return out
+
+
+def save(folder, tensors, hf_config):
+  """Writes a checkpoint.
+
+  Args:
+    folder: str, made if it does not exist.
+    tensors: dict of name -> contiguous array.
+    hf_config: dict, content of config.json.
+  """
+  fs.makedirs(folder)
+  path = fs.join(folder, _WEIGHTS)
+  metadata = {"format": "pt"}  # Without it transformers refuses the file.
+  if fs.is_local(path):
+    safetensors_numpy.save_file(tensors, path, metadata)
+  else:
+    with fs.open(path, "wb") as f:
+      f.write(safetensors_numpy.save(tensors, metadata))
+  with fs.open(fs.join(folder, _CONFIG), "w") as f:
+    f.write(json.dumps(hf_config, indent=2) + "\n")
+
+
+def _fetch(path, name):
+  """Local path of a file of a checkpoint."""
+  uri = f"{path.rstrip('/')}/{name}"
+  return download.fetch(uri, download.cache_dir("huggingface"))
+
+
+def _read_json(path, name):
+  with open(_fetch(path, name), encoding="utf-8") as f:
+    try:
+      return json.load(f)
+    except json.JSONDecodeError as e:
+      raise ValueError(f"{path}/{name} is no JSON: {e}") from e
+
+
+def _read(path, select):
+  """Dict of tensors, those that `select` returns from a list of names."""
+  try:
+    files = [_fetch(path, _WEIGHTS)]
+  except ValueError as e:
+    try:
+      where = _read_json(path, _INDEX)["weight_map"]
+    except ValueError:
+      raise e from None  # It is the usual one of the two that is missing.
+    files = [_fetch(path, f) for f in sorted({where[n] for n in select(where)})]
+  out = {}
+  for file in files:
+    try:
+      with safetensors.safe_open(file, "np") as f:
+        out |= {name: f.get_tensor(name) for name in select(f.keys())}
+    except safetensors.SafetensorError as e:
+      raise ValueError(f"{file} is broken: {e}") from e
+  return out
+
+
+def _check_image_model(path, image_model):
+  """Raises ValueError if it is the other one of the two that there are."""
+  want = huggingface.model_config(read_config(path)).get("image_model")
+  both = (huggingface.VIT, huggingface.NAFLEX)
+  if want and image_model in both and image_model != want:
+    raise ValueError(
+      f"{path} has config.model.image_model = {want!r}, but the config says "
+      f"{image_model!r}."
+    )
