@@ -126,16 +126,21 @@ def shapes(element_spec):
   """What devices see of a dataset's elements, for initialising models.
 
   Args:
-    element_spec: (nested) dict of TensorFlow specs.
+    element_spec: (nested) dict of TensorFlow specs, or of tuples of them.
 
   Returns:
     The dict with `jax.ShapeDtypeStruct`, without strings, ragged features and
-    features whose shape is not fixed.
+    features whose shape is not fixed. Tuples of which any is left out are too:
+    their elements would have other places.
   """
   out = {}
   for k, spec in element_spec.items():
     if isinstance(spec, Mapping):
       out[k] = shapes(spec)
+    elif isinstance(spec, tuple):
+      items = shapes(dict(enumerate(spec)))
+      if len(items) == len(spec):
+        out[k] = tuple(items.values())
     elif (
       isinstance(spec, tf.TensorSpec)
       and spec.dtype != tf.string

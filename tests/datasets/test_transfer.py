@@ -123,11 +123,17 @@ def test_shapes_are_those_that_devices_see():
     "s": tf.TensorSpec([4], tf.string),
     "v": tf.TensorSpec([4, None], tf.int32),
     "r": tf.RaggedTensorSpec([4, None], tf.int32),
+    "t": (tf.TensorSpec([4, 2], tf.float32), tf.TensorSpec([4], tf.int64)),
+    "part": (tf.TensorSpec([4], tf.int32), tf.TensorSpec([4], tf.string)),
   }
   got = ip.shapes(spec)
   assert got == {
     "x": jax.ShapeDtypeStruct((4, 3), np.int32),
     "n": {"y": jax.ShapeDtypeStruct((4,), jax.numpy.bfloat16)},
+    "t": (
+      jax.ShapeDtypeStruct((4, 2), np.float32),
+      jax.ShapeDtypeStruct((4,), np.int32),
+    ),
   }
 
 
