@@ -302,12 +302,14 @@ class _Model(nn.Module):
   dtype_mm: str = "float32"
 
   @nn.compact
-  def __call__(self, image, *, train=False):
+  def __call__(self, image, *, train=False, replace=None):
     """Applies the model.
 
     Args:
       image: [B, H, W, 3], normally in [-1, 1].
       train: bool, whether dropout is active.
+      replace: (where [B, h, w] bool, token [D]): embedded patches that become
+        this token, before positions are added; None is none.
 
     Returns:
       (x, out): x is [B, C], or [B, D] without classes, or [B, T, ...] with pool
@@ -324,6 +326,10 @@ class _Model(nn.Module):
       dtype=self.dtype_mm,
     )(image)  # [B, h, w, D]
     _, h, w, d = x.shape
+    if replace is not None:
+      where, token = replace
+      token = jnp.asarray(token, x.dtype).reshape(1, 1, 1, d)
+      x = jnp.where(where[..., None], token, x)
     posemb = get_posemb(self, self.posemb, (h, w), d, "pos_embedding", x.dtype)
     return self.after_stem(x, posemb, out, train)
 

@@ -209,9 +209,22 @@ def _names_of(names):
 
 @Registry.register("preprocess_ops.lower")
 @InKeyOutKey(indefault="text", outdefault="text")
-def get_lower():
-  """Makes the letters A-Z lower case, and leaves all other characters alone."""
-  return tf.strings.lower
+def get_lower(encoding=""):
+  """Makes the letters A-Z lower case, and leaves all other characters alone.
+
+  Args:
+    encoding: str, "utf-8" makes the letters of all alphabets lower case, as
+      Unicode has it for no language in particular; "" those of ASCII only.
+
+  Returns:
+    `string tensor -> string tensor`.
+
+  Raises:
+    ValueError: another encoding.
+  """
+  if encoding not in ("", "utf-8"):
+    raise ValueError(f"lower: encoding={encoding!r} must be '' or 'utf-8'.")
+  return lambda text: tf.strings.lower(text, encoding=encoding)
 
 
 @Registry.register("preprocess_ops.strfmt")

@@ -30,6 +30,13 @@ def test_lower_changes_ascii_only():
   assert got["t"].numpy().tolist() == [b"A", b"bC"]
 
 
+def test_lower_of_all_alphabets():
+  got = run("lower(encoding='utf-8')", text=tf.constant("AbC ÄÉ ПРИВЕТ ΟΔΟΣ 1"))
+  assert got["text"].numpy().decode() == "abc äé привет οδος 1"
+  with pytest.raises(ValueError, match="encoding='latin1'"):
+    run("lower(encoding='latin1')", text=tf.constant("A"))
+
+
 def test_coco_captions():
   texts = tf.constant(["a", "b"])
   features = {"id": tf.constant([1, 2]), "text": texts}

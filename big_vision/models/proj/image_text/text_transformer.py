@@ -1,7 +1,7 @@
 """Transformer encoder for text, the text tower of LiT and SigLIP.
 
-Attention is bidirectional and sees padding, too: models are trained with texts
-of one fixed length.
+Attention is bidirectional and sees padding, too, unless `pad_token` is given:
+public models are trained with texts of one fixed length.
 
 References:
   Zhai et al. 2021, LiT, https://arxiv.org/abs/2111.07991
@@ -33,6 +33,7 @@ class _Model(nn.Module):
   pool_type: str = "last"
   scan: bool = False
   remat_policy: str | None = "nothing_saveable"
+  pad_token: int | None = None
 
   @nn.compact
   def __call__(self, text, *, train=False):
@@ -58,6 +59,10 @@ class _Model(nn.Module):
         )
       )
     out = {}
+    exists = seen = which = None
+    if self.pad_token is not None:
+      exists = _not_padding(text, self.pad_token)  # [B, L]
+      seen, which = exists[:, None], exists[:, :, None]
     embed = nn.Embed(num_embeddings=self.vocab_size, features=self.width)
     x = out["embedded"] = embed(text)  # [B, L, D]
     x = x + vit.get_posemb(
@@ -70,7 +75,7 @@ class _Model(nn.Module):
       dropout=self.dropout,
       scan=self.scan,
       remat_policy=self.remat_policy,
-    )(x, deterministic=not train)
+    )(x, deterministic=not train, mask=seen)
     out.update({"transformed": x, **encoder_out})
 
     # Who uses the model under jit, but not these, does not pay for them.
@@ -81,16 +86,23 @@ class _Model(nn.Module):
     elif self.pool_type == "first":
       x = x[:, 0]
     elif self.pool_type in ("mean", "gap"):
-      x = jnp.mean(x, axis=1)
+      x = jnp.mean(x, axis=1, where=which)
     elif self.pool_type in ("max", "gmp"):
-      x = jnp.max(x, axis=1)
+      lowest = None if which is None else jnp.finfo(x.dtype).min
+      x = jnp.max(x, axis=1, where=which, initial=lowest)
     else:
-      x = vit.MAPHead(num_heads=self.num_heads, mlp_dim=self.mlp_dim)(x)
+      x = vit.MAPHead(num_heads=self.num_heads, mlp_dim=self.mlp_dim)(x, exists)
     out["pre_logits"] = x  # [B, D]
 
     if self.num_classes:
       x = out["logits"] = nn.Dense(self.num_classes, name="head")(x)
     return x, out
+
+
+def _not_padding(text, pad_token):
+  """[B, L] bool: tokens that are no padding; all of a text of padding alone."""
+  exists = text != pad_token
+  return exists | ~jnp.any(exists, axis=1, keepdims=True)
 
 
 def Model(num_classes, *, variant=None, **kw):  # noqa: N802 (a class to its callers)
@@ -106,6 +118,9 @@ def Model(num_classes, *, variant=None, **kw):  # noqa: N802 (a class to its cal
       pool_type: "last" or "first" token, "mean" (or "gap"), "max" (or "gmp"),
         "map" attention.
       scan, remat_policy: see `vit.Encoder`.
+      pad_token: id of the padding, which then is neither attended to nor pooled;
+        default None: it counts as any other token. "last" and "first" take those
+        positions all the same, which also see the text where they are padding.
 
   Returns:
     The linen module.

@@ -11,6 +11,8 @@ Keys of the config besides those of every trainer:
   loss_fn: "sigmoid" or "softmax"; "chunked_sigmoid" is the same as "sigmoid",
     which always works in chunks.
   loss_chunk: columns of logits that exist at a time, default 256.
+  captioning, self_distill: what SigLIP 2 adds, https://arxiv.org/abs/2502.14786;
+    see the modules of these names, and `docs/siglip2.md`.
 
 The loss compares all pairs of the global batch, for any number of devices and of
 micro-batches (`grad_accum_steps`).
@@ -22,12 +24,21 @@ import jax
 from absl import app
 
 from big_vision import contrastive, grads, lookup, sharding
+from big_vision.trainers.proj.image_text import (
+  additions,
+  captioning,
+  self_distill,
+)
 from big_vision.training import cli, recipe
 
 LOSSES = {
   "sigmoid": contrastive.sigmoid,
   "chunked_sigmoid": contrastive.sigmoid,
   "softmax": contrastive.softmax,
+}
+ADDITIONS = {
+  "captioning": captioning.make,
+  "self_distill": self_distill.make,
 }
 
 
@@ -54,11 +65,17 @@ def build(setup, default_loss="sigmoid"):
     config.get("loss_chunk", 256),
   )
   model, load = setup.make_model()
+  added = [
+    make(setup, model)
+    for key, make in ADDITIONS.items()
+    if config.get(key) is not None
+  ]
 
   def init(rng, batch):
-    return model.init(rng, batch["image"], batch["labels"])["params"]
+    params = model.init(rng, batch["image"], batch["labels"])["params"]
+    return additions.init(added, rng, params, batch)
 
-  def embed(params, batch, rng):
+  def embed(params, batch, rng, state, active):
     """Embeddings; and what does not depend on the examples."""
     zimg, ztxt, out = model.apply(
       {"params": params},
@@ -69,24 +86,30 @@ def build(setup, default_loss="sigmoid"):
     )
     norms = {f"train/n{x}": out[f"{x}/norm"] for x in ("img", "txt")}
     shared = {k: out[k] for k in ("t", "t/parameter", "b") if k in out}
-    return {"img": zimg, "txt": ztxt, "norms": norms}, shared
+    z = {"img": zimg, "txt": ztxt, "norms": norms}
+    z["added"] = additions.embed(added, active, params, batch, out, rng, state)
+    return z, shared
 
-  def loss(z, shared):
+  def loss(z, shared, state):
     value, extras = LOSSES[name](
       z["img"], z["txt"], shared["t"], shared.get("b", 0.0), ring=ring
     )
     measured = {k: v.mean() for k, v in {**z["norms"], **shared}.items()}
-    return value, measured | {f"train/{k}": v for k, v in extras.items()}
+    measured |= {f"train/{k}": v for k, v in extras.items()}
+    value, more = additions.add_losses(added, value, z["added"], state)
+    return value, measured | more
 
-  def loss_fn(params, batch, rng, state):
-    del state
-    return loss(*embed(params, batch, rng))
+  def loss_fn(params, batch, rng, state, active=None):
+    return loss(*embed(params, batch, rng, state, active), state)
 
-  def accumulate(params, batch, rng, state, *, steps, constrain):
-    del state
+  def accumulate(params, batch, rng, state, active=None, *, steps, constrain):
+    def embed_one(params, micro, i):
+      key = jax.random.fold_in(rng, i)
+      return embed(params, micro, key, state, active)
+
     return grads.through_embeddings(
-      lambda p, micro, i: embed(p, micro, jax.random.fold_in(rng, i)),
-      loss,
+      embed_one,
+      functools.partial(loss, state=state),
       params,
       batch,
       steps,
@@ -101,10 +124,11 @@ def build(setup, default_loss="sigmoid"):
 
   return recipe.Recipe(
     init=init,
-    load=load,
+    load=additions.load(added, load),
     loss_fn=loss_fn,
     accumulate=accumulate,
-    predict_fns={"predict": predict},
+    predict_fns=additions.predict_fns(added, predict=predict),
+    **additions.recipe_fields(added),
   )
 
 

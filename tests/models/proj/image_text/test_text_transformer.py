@@ -209,6 +209,33 @@ def test_load(tmp_path):
   np.testing.assert_array_equal(out["pos_embedding"], params["pos_embedding"])
 
 
+@pytest.mark.parametrize(
+  "pool",
+  [
+    "map",
+    *(pytest.param(p, marks=pytest.mark.slow) for p in ("last", "mean", "max")),
+  ],
+)
+def test_padding_can_be_masked(pool):
+  """Then a text gives the same as without any, but for the last token's."""
+  kw = dict(SMALL, depth=1, pool_type=pool)
+  text = np.array([[3, 9, 4, 0, 0], [3, 9, 4, 7, 5], [0, 0, 0, 0, 0]], np.int32)
+  model = text_transformer.Model(8, **kw, pad_token=0)
+  params = perturbed(init(model, text))
+  plain = text_transformer.Model(8, **kw)
+  same_names = jax.eval_shape(plain.init, jax.random.key(0), text)["params"]
+  assert named(params).keys() == named(same_names).keys()
+  got, out = apply(model, params, text)
+  assert np.isfinite(got).all()
+  short = {**params, "pos_embedding": params["pos_embedding"][:, :3]}
+  want, want_out = apply(plain, short, text[:, :3])
+  np.testing.assert_allclose(
+    out["transformed"][0, :3], want_out["transformed"][0], atol=1e-5
+  )
+  if pool != "last":
+    np.testing.assert_allclose(got[0], want[0], atol=1e-5)
+
+
 def test_load_changes_the_stacking(tmp_path):
   """The config need not tell how the blocks are stored in the file."""
   text = tokens(2, 5, 64)

@@ -1,0 +1,197 @@
+"""Text decoder that looks at an encoded image: captions, boxes, both.
+
+Predicts tokens one after the other, or all in parallel from mask tokens. What
+the tokens say is up to the preprocessing; those in front of the first predicted
+one are given, as a prompt is.
+
+References:
+  Tschannen et al. 2023, CapPa (parallel prediction),
+    https://arxiv.org/abs/2306.07915
+  Wan et al. 2024, LocCa (boxes as tokens), https://arxiv.org/abs/2403.19596
+  Tschannen et al. 2025, SigLIP 2 (section 2.2), https://arxiv.org/abs/2502.14786
+
+Shapes: `B` batch, `L` length of the text, `T` image tokens, `D` width, `E` width
+of the image tokens, `V` vocabulary. The names of the modules are the names in
+checkpoints.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from big_vision.models import vit
+
+
+class DecoderBlock(nn.Module):
+  """Pre-norm block: self-attention, attention to the image, MLP.
+
+  Attributes:
+    mlp_dim: int, hidden width of the MLP; None is 4 times the width.
+    num_heads: int.
+    dropout: float, rate after each of the three, and inside the MLP.
+    dtype_mm: str, dtype of matrix products.
+  """
+
+  mlp_dim: int | None = None
+  num_heads: int = 12
+  dropout: float = 0.0
+  dtype_mm: str = "float32"
+
+  @nn.compact
+  def __call__(self, x, encoded, mask, image_mask=None, deterministic=True):
+    """Maps x [B, L, D] to the same shape.
+
+    Args:
+      x: [B, L, D] float.
+      encoded: [B, T, E] float, the image.
+      mask: [B, L, L] bool, which positions (last) each one sees.
+      image_mask: [B, T] bool, which tokens of the image exist; None is all.
+      deterministic: bool, no dropout.
+    """
+    drop = nn.Dropout(rate=self.dropout)
+
+    def attention(name):
+      return nn.MultiHeadDotProductAttention(
+        num_heads=self.num_heads,
+        kernel_init=nn.initializers.xavier_uniform(),
+        deterministic=deterministic,
+        dtype=self.dtype_mm,
+        name=name,
+      )
+
+    y = nn.LayerNorm(name="self_norm")(x)
+    y = attention("self_attention")(y, y, mask=mask[:, None])
+    x = x + drop(y, deterministic)
+
+    y = nn.LayerNorm(name="cross_norm")(x)
+    seen = None if image_mask is None else image_mask[:, None, None]
+    y = attention("cross_attention")(y, encoded, mask=seen)
+    x = x + drop(y, deterministic)
+
+    y = nn.LayerNorm(name="mlp_norm")(x)
+    y = vit.MlpBlock(self.mlp_dim, self.dropout, self.dtype_mm, name="mlp")(
+      y, deterministic
+    )
+    return x + drop(y, deterministic)
+
+
+class _Model(nn.Module):
+  """Decoder; `Model` explains the fields."""
+
+  vocab_size: int
+  width: int = 768
+  depth: int = 6
+  mlp_dim: int | None = None
+  num_heads: int = 12
+  dropout: float = 0.0
+  dtype_mm: str = "float32"
+
+  @nn.compact
+  def __call__(
+    self, encoded, tokens, mask, parallel=None, image_mask=None, *, train=False
+  ):
+    """Logits of every token, of which each may depend on those before it.
+
+    Args:
+      encoded: [B, T, E] float, the image, not pooled.
+      tokens: [B, L] int in [0, V). L is always that of initialisation.
+      mask: [B, L] bool or number: not 0 where a token is to be predicted.
+      parallel: [B] bool, examples that are predicted in parallel: neither the
+        first token with a mask nor any after it is seen. None is no example.
+      image_mask: [B, T] bool, which tokens of the image exist; None is all.
+      train: bool, whether dropout is active.
+
+    Returns:
+      [B, L, V] float32.
+    """
+    num, length = tokens.shape
+    if parallel is None:
+      parallel = jnp.zeros([num], bool)
+    x = nn.Embed(self.vocab_size + 2, self.width, name="embedding")(
+      self._inputs(tokens, mask, parallel)
+    )
+    x = x + vit.get_posemb(
+      self, "learn", length, self.width, "pos_embedding", x.dtype
+    )
+    x = nn.Dropout(rate=self.dropout)(x, not train)
+    causal = jnp.tril(jnp.ones([1, length, length], bool))
+    seen = causal | parallel[:, None, None]  # [B, L, L]
+    for i in range(self.depth):
+      x = DecoderBlock(
+        mlp_dim=self.mlp_dim,
+        num_heads=self.num_heads,
+        dropout=self.dropout,
+        dtype_mm=self.dtype_mm,
+        name=f"block_{i}",
+      )(x, encoded, seen, image_mask, not train)
+    x = nn.LayerNorm(name="norm")(x)
+    logits = nn.Dense(self.vocab_size, dtype=self.dtype_mm, name="logits")(x)
+    return jnp.asarray(logits, jnp.float32)
+
+  def _inputs(self, tokens, mask, parallel):
+    """[B, L] ids of what is seen at each position, `V` and up are special."""
+    begin, hidden = self.vocab_size, self.vocab_size + 1
+    # Of what follows the first predicted token, padding is hidden too, or else
+    # it would tell how long the text is.
+    hide = predicted(mask) & parallel[:, None]
+    x = jnp.concatenate([jnp.full_like(tokens[:, :1], begin), tokens], axis=1)
+    # The token for the beginning stays if something is given after it.
+    hide = jnp.concatenate([hide[:, :1], hide], axis=1)
+    return jnp.where(hide, hidden, x)[:, :-1]
+
+
+def predicted(mask):
+  """[B, L] bool: from the first token on that `mask` [B, L] counts."""
+  return jnp.cumsum(mask != 0, axis=1) > 0
+
+
+def complete(logits_fn, tokens, mask):
+  """Continues what is given, each token being the most probable one.
+
+  Args:
+    logits_fn: `tokens [B, L] -> logits [B, L, V]`, those at a position being a
+      function of the tokens before it.
+    tokens: [B, L] int.
+    mask: [B, L], not 0 where a token is to be predicted; see `predicted`.
+
+  Returns:
+    [B, L] int like `tokens`, those that are given unchanged. There is no end:
+    what follows an end-of-text token means nothing.
+  """
+  new = predicted(mask)
+
+  def step(i, tokens):
+    best = jnp.argmax(logits_fn(tokens)[:, i], axis=-1).astype(tokens.dtype)
+    return tokens.at[:, i].set(jnp.where(new[:, i], best, tokens[:, i]))
+
+  start = jnp.where(new, 0, tokens)
+  return jax.lax.fori_loop(0, tokens.shape[1], step, start)
+
+
+def Model(vocab_size, *, variant=None, **kw):  # noqa: N802 (a class to its callers)
+  """Decoder of a named size.
+
+  Args:
+    vocab_size: int, V.
+    variant: str, a size of `vit.decode_variant`, for example "B". SigLIP 2 uses
+      the size of the text tower with half its depth.
+    **kw: overrides of the variant, and
+      width, depth, mlp_dim, num_heads: default 768, 6, 4 * width, 12.
+      dropout: rate inside the blocks and of the embedded tokens.
+      dtype_mm: dtype of matrix products.
+
+  Returns:
+    The linen module.
+
+  Raises:
+    KeyError: unknown variant.
+    ValueError: the variant has a patch size.
+    TypeError: unknown keyword.
+  """
+  fields = vit.decode_variant(variant)
+  if "patch_size" in fields:
+    raise ValueError(
+      f"config.captioning.variant: {variant!r} has a patch size, which text "
+      f"does not; use {variant.partition('/')[0]!r}."
+    )
+  return _Model(vocab_size, **{**fields, **kw})

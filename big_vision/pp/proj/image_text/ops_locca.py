@@ -1,0 +1,194 @@
+"""Token sequences of captioning and of dense captioning.
+
+References:
+  Wan et al. 2024, LocCa (section 3.2), https://arxiv.org/abs/2403.19596
+  Beyer et al. 2024, PaliGemma (location tokens), https://arxiv.org/abs/2407.07726
+
+`L` tokens, `N` regions of an image. A box is (ymin, xmin, ymax, xmax) in [0, 1].
+"""
+
+import re
+
+import numpy as np
+import tensorflow as tf
+
+from big_vision import lookup
+from big_vision.pp import rng
+from big_vision.pp import tokenizer as tokenizers
+from big_vision.pp.registry import Registry
+
+TASKS = ("caption", "refer", "ground")
+# As text, and as the tokens of `tokensets.loc`.
+_LOCATIONS = ("text", "loc")
+
+
+@Registry.register("preprocess_ops.locca")
+def get_locca(
+  max_len,
+  tokenizer,
+  p=(1, 1, 1),
+  prefixes=("cap:", "aref:", "gcap:"),
+  location="text",
+  bins=500,
+  lower=True,
+  caption="text",
+  boxes="boxes/bbox",
+  phrases="boxes/expression",
+):
+  """Makes the sequence of one of three tasks, drawn at random per example.
+
+  - caption: `cap:` | text about the image
+  - refer: `aref: phrase :` | box
+  - ground: `gcap: box :` | phrase
+
+  What is before the bar is given, what comes after it is to be predicted, with
+  an end-of-text token. Box and phrase are of one of the regions of the image, at
+  random. Without any, the task is to caption, or nothing if `p` excludes that.
+
+  Args:
+    max_len: int, L. What is too long is cut at its end; what is given leaves at
+      least half of L to the rest, or as much as it needs.
+    tokenizer: str, see `tokenizer.get_tokenizer`, with an end-of-text token.
+    p: relative probabilities of the three tasks. Entries for tasks that never
+      come need not exist.
+    prefixes: three str, which tell the task; "" is none.
+    location: "text" writes a coordinate as an integer, as LocCa does; "loc" as
+      the token <loc0123> of the tokenizer's `tokensets=("loc",)`.
+    bins: int, coordinates are integers in [0, bins).
+    lower: bool, whether to make all letters (of Unicode) lower case.
+    caption: str, entry with the text, a scalar.
+    boxes: str, entry with the boxes, [N, 4]; "a/b" is also entry b of entry a.
+    phrases: str, entry with what is said about each, string [N].
+
+  Returns:
+    `dict -> dict`, with the new entries `cap_tokens` int32 [L], `cap_mask` int32
+    [L], 1 where a token is to be predicted, and `cap_task` int32, the index of
+    the task in `TASKS`.
+
+  Raises:
+    ValueError: an argument is none of these, or the tokenizer lacks a token that
+      is needed.
+  """
+  if location not in _LOCATIONS:
+    raise ValueError(
+      f"locca: unknown location={location!r}"
+      f"{lookup.did_you_mean(location, _LOCATIONS)}"
+    )
+  if not (isinstance(max_len, int) and max_len > 0):
+    raise ValueError(f"locca: max_len={max_len!r} must be an integer > 0.")
+  if len(p) != len(TASKS) or min(p) < 0 or not sum(p) > 0:
+    raise ValueError(f"locca: p={p!r} must be three probabilities of {TASKS}.")
+  if len(prefixes) != len(TASKS):
+    raise ValueError(f"locca: prefixes={prefixes!r} must be three, of {TASKS}.")
+  tok = tokenizers.get_tokenizer(tokenizer)
+  if location == "loc":
+    _check_location_tokens(tok, tokenizer, bins)
+  pad = max(tok.pad_token, 0)
+  limits = np.cumsum(np.asarray(p, np.float64) / sum(p))[:-1]
+  is_dense = p[1] > 0 or p[2] > 0
+
+  def text(x):
+    x = tf.convert_to_tensor(x, tf.string)
+    return tf.strings.lower(x, encoding="utf-8") if lower else x
+
+  def region(data):
+    """(number of regions, box as text, phrase) of one of them."""
+    seed = rng.next_seed()
+    if not is_dense:
+      return 0, "", ""
+    every, said = _entry(data, boxes), text(_entry(data, phrases))
+    num = tf.shape(said)[0]
+    index = tf.random.stateless_uniform(
+      [], seed, maxval=tf.maximum(num, 1), dtype=tf.int32
+    )
+    # One more, so that the index of none is in range.
+    every = tf.concat([tf.reshape(every, [-1, 4]), tf.zeros([1, 4])], 0)
+    box = _box_as_text(every[index], location, bins)
+    return num, box, tf.concat([said, [""]], 0)[index]
+
+  def locca(data):
+    draw = tf.random.stateless_uniform([], rng.next_seed())
+    task = tf.reduce_sum(tf.cast(draw >= limits, tf.int32))
+    num, box, phrase = region(data)
+    task = tf.where(num > 0, task, 0)
+    about = text(_entry(data, caption)) if p[0] > 0 else ""
+    a, b, c = (f"{prefix} " if prefix else "" for prefix in prefixes)
+    given = tf.stack([a, tf.strings.join([b, phrase, " : "]),
+                      tf.strings.join([c, box, " : "])])[task]  # fmt: skip
+    target = tf.stack([about, box, phrase])[task]
+    tokens, mask = _sequence(
+      tok.to_int_tf_op(tf.strings.strip(given)),
+      tok.to_int_tf_op(target, eos=True),
+      max_len,
+      pad,
+    )
+    exists = tf.logical_or(task > 0, p[0] > 0)
+    data["cap_tokens"] = tokens
+    data["cap_mask"] = mask * tf.cast(exists, tf.int32)
+    data["cap_task"] = task
+    return data
+
+  return locca
+
+
+def parse_box(text, bins=500):
+  """The box that a text of four integers stands for, the centres of its bins.
+
+  Args:
+    text: str, for example "12 0 480 499" or "<loc0012><loc0000>…".
+    bins: int, as given to the op.
+
+  Returns:
+    (ymin, xmin, ymax, xmax), floats in [0, 1]; None if there are not four.
+  """
+  found = [int(n) for n in re.findall(r"\d+", text)]
+  if len(found) != 4:
+    return None
+  return tuple((min(n, bins - 1) + 0.5) / bins for n in found)
+
+
+def _entry(data, name):
+  """`data[name]`, or the entry of an entry."""
+  if name in data:
+    return data[name]
+  outer, _, inner = name.partition("/")
+  if inner and outer in data and inner in data[outer]:
+    return data[outer][inner]
+  raise ValueError(
+    f"locca: no entry {name!r}{lookup.did_you_mean(name, data)} Set `caption`, "
+    "`boxes` and `phrases` to the names of the entries, or `p` to exclude a task."
+  )
+
+
+def _box_as_text(box, location, bins):
+  """ "12 0 480 499" or "<loc0012><loc0000>…" of a box [4]."""
+  at = tf.cast(tf.floor(tf.cast(box, tf.float32) * bins), tf.int32)
+  at = tf.clip_by_value(at, 0, bins - 1)
+  if location == "text":
+    return tf.strings.reduce_join(tf.strings.as_string(at), separator=" ")
+  numbers = tf.strings.as_string(at, width=4, fill="0")
+  return tf.strings.reduce_join(tf.strings.join(["<loc", numbers, ">"]))
+
+
+def _sequence(given, target, max_len, pad):
+  """(tokens, mask) int32 [L] of ids that are given and ids to be predicted."""
+  room = tf.minimum(tf.size(target), (max_len + 1) // 2)
+  given = given[: max_len - room]
+  target = target[: max_len - tf.size(given)]
+  tokens = tf.concat([given, target], 0)
+  mask = tf.concat([tf.zeros_like(given), tf.ones_like(target)], 0)
+  fill = [[0, max_len - tf.size(tokens)]]
+  tokens = tf.pad(tokens, fill, constant_values=pad)
+  mask = tf.pad(mask, fill)
+  return tf.ensure_shape(tokens, [max_len]), tf.ensure_shape(mask, [max_len])
+
+
+def _check_location_tokens(tok, name, bins):
+  """Raises ValueError if a tokenizer has no single token for each bin."""
+  last = f"<loc{bins - 1:04d}>"
+  # Some put a token for the beginning of a word before it.
+  if len(tok.to_int(last)) > 2:
+    raise ValueError(
+      f"locca: location='loc' with bins={bins} needs the token {last}, which "
+      f"{name!r} does not have; use tokensets=('loc({bins})',) there."
+    )
