@@ -31,6 +31,10 @@ class ShapesConfig(tfds.core.BuilderConfig):
   image_size: side of the pictures in pixels, at least 32.
   num_train, num_validation, num_test: number of examples of the splits.
   max_objects: pictures have 1 to this many objects, at most 8.
+  near, far: range of the distances of objects in metres; the size in the
+    picture is 0.8 / distance.
+  balanced: whether the nearest object of every 64 examples in turn is each
+    combination of shape and colour once, instead of a random one.
   seed: int >= 0, another one gives other examples.
   """
 
@@ -39,11 +43,18 @@ class ShapesConfig(tfds.core.BuilderConfig):
   num_validation: int = 512
   num_test: int = 512
   max_objects: int = 5
+  near: float = ss.NEAR
+  far: float = ss.FAR
+  balanced: bool = False
   seed: int = 0
 
   def __post_init__(self):
-    lowest = {name: 1 for name in _OPTIONS}
-    lowest |= {"image_size": shapes_render.MIN_SIZE, "seed": 0}
+    lowest = dict.fromkeys(("num_train", "num_validation", "num_test"), 1)
+    lowest |= {
+      "image_size": shapes_render.MIN_SIZE,
+      "max_objects": 1,
+      "seed": 0,
+    }
     for name, low in lowest.items():
       value = getattr(self, name)
       if not isinstance(value, int) or value < low:
@@ -55,6 +66,23 @@ class ShapesConfig(tfds.core.BuilderConfig):
         f"shapes: max_objects={self.max_objects} must be at most "
         f"{ss.MAX_OBJECTS}: more would hide each other."
       )
+    # Nearer than that, objects do not fit into the picture.
+    if not ss.NEAREST <= self.near < self.far <= ss.FAR:
+      raise ValueError(
+        f"shapes: near={self.near!r} and far={self.far!r} must be in "
+        f"{ss.NEAREST} <= near < far <= {ss.FAR}."
+      )
+    if self.far / self.near < ss.depth_range(self.max_objects):
+      raise ValueError(
+        f"shapes: far={self.far!r} is too close to near={self.near!r} for "
+        f"{self.max_objects} objects behind each other."
+      )
+
+  @property
+  def scene(self):
+    """Arguments of `make_scene`."""
+    names = ("max_objects", "near", "far", "balanced", "seed")
+    return {name: getattr(self, name) for name in names}
 
 
 _OPTIONS = tuple(
@@ -77,6 +105,15 @@ class Shapes(embedded.Builder, skip_registration=True):
     ShapesConfig(name="32", description="32 pixels.", image_size=32),
     ShapesConfig(name="128", description="128 pixels.", image_size=128),
     ShapesConfig(name="224", description="224 pixels.", image_size=224),
+    ShapesConfig(
+      name="closeup",
+      description="One large object in 32 pixels, all kinds equally often.",
+      image_size=32,
+      max_objects=1,
+      near=0.85,
+      far=1.0,
+      balanced=True,
+    ),
   ]
 
   def _info(self):
@@ -133,6 +170,8 @@ class Shapes(embedded.Builder, skip_registration=True):
       description="Scenes of coloured shapes with the truth for many tasks.",
       features=f.FeaturesDict(features),
       supervised_keys=("image", "label"),
+      # Any 64 in a row are one of each kind only in the order they are made.
+      disable_shuffling=self.builder_config.balanced,
     )
 
   def _split_generators(self, dl_manager):
@@ -146,39 +185,47 @@ class Shapes(embedded.Builder, skip_registration=True):
   def _generate_examples(self, split, num):
     c = self.builder_config
     for index in range(num):
-      example = make_example(
-        split,
-        index,
-        image_size=c.image_size,
-        max_objects=c.max_objects,
-        seed=c.seed,
-      )
+      example = make_example(split, index, image_size=c.image_size, **c.scene)
       yield example["id"], example
 
 
 Builder = Shapes
 
 
-def make_scene(split, index, *, max_objects=5, seed=0):
-  """The scene of one example, and the generator for the texts about it."""
+def make_scene(split, index, *, balanced=False, seed=0, **kw):
+  """The scene of one example, and the generator for the texts about it.
+
+  Args:
+    split: str, "train", "validation" or "test".
+    index: int, position in the split.
+    balanced: bool, see ShapesConfig.
+    seed: int, see ShapesConfig.
+    **kw: max_objects, near, far, see ShapesConfig.
+
+  Returns:
+    (shapes_scene.Scene, np.random.Generator).
+  """
   rng = ss.generator(seed, split, index)
-  return ss.sample_scene(rng, max_objects), rng
+  main = None
+  if balanced:
+    # In steps that have no divisor with 64 in common, so that each is once.
+    main = SHAPE_COLORS[index * 37 % len(SHAPE_COLORS)].split()[::-1]
+  return ss.sample_scene(rng, main=main, **kw), rng
 
 
-def make_example(split, index, *, image_size=64, max_objects=5, seed=0):
+def make_example(split, index, *, image_size=64, **scene):
   """One example as the TFDS builder stores it.
 
   Args:
     split: str, "train", "validation" or "test".
     index: int, position in the split.
     image_size: int, pixels.
-    max_objects: int, see ShapesConfig.
-    seed: int, see ShapesConfig.
+    **scene: see `make_scene`.
 
   Returns:
     Dict with the features of the dataset; images are encoded bytes.
   """
-  scene, rng = make_scene(split, index, max_objects=max_objects, seed=seed)
+  scene, rng = make_scene(split, index, **scene)
   picture = shapes_render.render(scene, image_size)
   main = scene.main
   boxes = [tfds.features.BBox(*box) for box in picture.boxes.tolist()]

@@ -39,7 +39,8 @@ RADIUS = 0.5  # Of every object, metres.
 FOCAL = 0.8  # Picture widths: apparent size = FOCAL * size / depth.
 HORIZON = 0.42  # y of the horizon, picture heights.
 CAMERA = 1.2  # Height of the camera above the floor, metres.
-NEAR, FAR = 1.7, 4.2  # Range of object depths, metres.
+NEAR, FAR = 1.7, 4.2  # Range of object depths, metres, unless others are asked.
+NEAREST = 0.85  # At which an object is nearly as wide as the picture.
 WALL = (5.0, 7.0)  # Range of the depth of the wall, metres.
 # The nearest object, which gives the picture its label, stands out by more.
 GAP_FIRST, GAP = math.log(1.15), math.log(1.08)
@@ -101,12 +102,15 @@ def generator(seed, split, index):
   return np.random.default_rng([seed, SPLITS.index(split), index])
 
 
-def sample_scene(rng, max_objects):
+def sample_scene(rng, max_objects=5, *, near=NEAR, far=FAR, main=None):
   """Draws a scene.
 
   Args:
     rng: np.random.Generator.
     max_objects: int in [1, MAX_OBJECTS].
+    near: float, smallest depth of an object in metres.
+    far: float, largest depth.
+    main: (shape, color) of the nearest object; None draws it, too.
 
   Returns:
     A Scene of 1 to `max_objects` objects. At least 60% of the disc around each
@@ -115,8 +119,8 @@ def sample_scene(rng, max_objects):
   wall, floor = rng.choice(SURFACES, 2, replace=False)
   wall_depth = rng.uniform(*WALL)
   objects = []
-  for depth in _depths(rng, rng.integers(1, max_objects + 1)):
-    shape, color = _kind(rng, objects)
+  for depth in _depths(rng, rng.integers(1, max_objects + 1), near, far):
+    shape, color = _kind(rng, objects) if objects or not main else main
     place = _place(rng, depth, objects)
     angle = rng.uniform(-0.2, 0.2)
     if place is not None:
@@ -125,12 +129,22 @@ def sample_scene(rng, max_objects):
   return Scene(str(wall), str(floor), float(wall_depth), tuple(objects), noise)
 
 
-def _depths(rng, num):
+def depth_range(num):
+  """The least ratio of the farthest to the nearest of `num` objects."""
+  return math.exp(_gaps(num).sum())
+
+
+def _gaps(num):
+  """How far objects are behind each other at least, in logarithms."""
+  return np.array([0, GAP_FIRST] + [GAP] * num)[:num]
+
+
+def _depths(rng, num, near, far):
   """`num` increasing depths, uniform in their logarithm but for the gaps."""
-  gaps = np.array([0, GAP_FIRST] + [GAP] * num)[:num]
-  free = math.log(FAR / NEAR) - gaps.sum()
+  gaps = _gaps(num)
+  free = math.log(far / near) - gaps.sum()
   logs = np.sort(rng.uniform(0, free, num)) + gaps.cumsum()
-  return [float(d) for d in NEAR * np.exp(logs)]
+  return [float(d) for d in near * np.exp(logs)]
 
 
 def _kind(rng, objects):
