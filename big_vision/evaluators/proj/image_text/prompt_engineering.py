@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
+from big_vision import download
 from big_vision.datasets.imagenet import class_names as imagenet
 from big_vision.evaluators.proj.image_text import clip_prompts, embedding
 
@@ -58,7 +59,8 @@ def get_class_names(
     dataset_name: str, for example "imagenet2012".
     source: where they are from: "dataset_info:<feature>" for those that TFDS has
       for this feature of the dataset; "clip" for those of CLIP, which are of
-      ImageNet and datasets with its classes; or a sequence of str, the names.
+      ImageNet and datasets with its classes; "file:<path>" for the lines of a
+      text file, a path or URL; or a sequence of str, the names.
     canonicalize: bool, whether to apply `canonicalize_text`, keeping commas.
     data_dir: str, the TFDS folder, if `source` is "dataset_info:...".
 
@@ -68,12 +70,15 @@ def get_class_names(
 
   Raises:
     KeyError: there are no such names.
-    ValueError: the dataset does not exist, or the feature is not one of names.
+    ValueError: the dataset or file does not exist, the feature is not one of
+      names, or the file has none.
     AssertionError: `source` is something else.
   """
   if isinstance(source, str) and source.startswith("dataset_info:"):
     feature = source.removeprefix("dataset_info:")
     names = _tfds_names(dataset_name, feature, data_dir)
+  elif isinstance(source, str) and source.startswith("file:"):
+    names = _names_in_file(source.removeprefix("file:"))
   elif isinstance(source, str):
     names = _known_names(dataset_name, source)
   else:
@@ -109,12 +114,25 @@ def _tfds_names(dataset_name, feature_name, data_dir):
   return list(names)
 
 
+def _names_in_file(path):
+  """Lines of a text file; empty ones at its end are none."""
+  with open(download.fetch(path), encoding="utf-8") as f:
+    names = [line.strip() for line in f.read().rstrip().splitlines()]
+  if not names or not all(names):
+    where = f"line {names.index('') + 1} is empty" if names else "it is empty"
+    raise ValueError(
+      f"class_names='file:{path}' should have one name a line, but {where}."
+    )
+  return names
+
+
 def _known_names(dataset_name, source):
   """Names that this project comes with."""
   if source != "clip" or dataset_name not in _LABELSETS:
     raise KeyError(
       f"class_names={source!r}: no such names of {dataset_name!r}. Use "
-      "'dataset_info:<feature>' for those of a TFDS feature, a list of names, "
+      "'dataset_info:<feature>' for those of a TFDS feature, 'file:<path>' for "
+      "those in a text file, a list of names, "
       f"or 'clip', which has {', '.join(sorted(_LABELSETS))}; "
       "class_names_dataset_name in dataset_overrides says which of them."
     )
@@ -130,7 +148,8 @@ def get_prompt_templates(name, *, canonicalize=True):
 
   Args:
     name: str, "class_name_only", "clip_paper" (CLIP's 80 and the bare name) or
-      "clip_best" (the 7 that contribute most, and the bare name).
+      "clip_best" (the 7 that contribute most, and the bare name); or a sequence
+      of str, the templates.
     canonicalize: bool, whether to apply `canonicalize_text`, keeping "{}".
 
   Returns:
@@ -139,12 +158,15 @@ def get_prompt_templates(name, *, canonicalize=True):
   Raises:
     KeyError: unknown name.
   """
-  if name not in _PROMPT_TEMPLATES:
+  if isinstance(name, Sequence) and not isinstance(name, str):
+    templates = list(name)
+  elif name in _PROMPT_TEMPLATES:
+    templates = list(_PROMPT_TEMPLATES[name])
+  else:
     raise KeyError(
       f"prompt_templates={name!r} is none of "
       f"{', '.join(sorted(_PROMPT_TEMPLATES))}."
     )
-  templates = list(_PROMPT_TEMPLATES[name])
   if canonicalize:
     templates = [
       canonicalize_text(template, keep_punctuation_exact_string="{}")

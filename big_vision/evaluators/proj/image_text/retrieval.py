@@ -27,7 +27,14 @@ def _get_dataset_info(builder):
 
 
 def prepare_datasets(
-  dataset, *, pp_img, pp_txt, txt_name, offset=0, cache_final=False
+  dataset,
+  *,
+  pp_img,
+  pp_txt,
+  txt_name,
+  offset=0,
+  cache_final=False,
+  max_texts=None,
 ):
   """Separates images and texts.
 
@@ -39,6 +46,7 @@ def prepare_datasets(
       sequence of str for a feature in a feature.
     offset: int, id of the first image.
     cache_final: bool, whether to keep the results in memory.
+    max_texts: int, only the first so many texts of an image; None for all.
 
   Returns:
     (images, texts), finite tf.data.Datasets of single examples. Images have
@@ -50,7 +58,7 @@ def prepare_datasets(
       give what it should.
   """
   images = _images(dataset, pp_img, offset)
-  texts = _texts(dataset, pp_txt, txt_name, offset)
+  texts = _texts(dataset, pp_txt, txt_name, offset, max_texts)
   if cache_final:
     images, texts = images.cache(), texts.cache()
   return images, texts
@@ -64,7 +72,7 @@ def _images(dataset, pp_img, offset):
   return embedding.preprocess(numbered, pp_img, ("id", "image"))
 
 
-def _texts(dataset, pp_txt, txt_name, offset):
+def _texts(dataset, pp_txt, txt_name, offset, max_texts):
   """See `prepare_datasets`."""
   import tensorflow as tf
 
@@ -72,7 +80,7 @@ def _texts(dataset, pp_txt, txt_name, offset):
   _nested(dataset.element_spec, keys)  # Errors before tf.data adds to them.
 
   def unroll(number, example):
-    texts = tf.reshape(_nested(example, keys), [-1])
+    texts = tf.reshape(_nested(example, keys), [-1])[:max_texts]
     size = tf.size(texts)
     return {
       "id": tf.repeat(number, size),
@@ -125,6 +133,7 @@ class Evaluator:
     data_dir=None,
     split="test",
     cache_final=True,
+    max_texts=None,
   ):
     """Opens the data.
 
@@ -141,6 +150,8 @@ class Evaluator:
       split: str.
       cache_final: bool, whether to keep preprocessed images in memory; texts
         always are.
+      max_texts: int, only the first so many texts of each image, such as 5 of
+        COCO, where some images have more; None for all.
 
     Raises:
       ValueError: no such dataset, split or `txt_name`; bad batch size.
@@ -154,7 +165,7 @@ class Evaluator:
       splits = _get_dataset_info(builder).splits
       offset = jax.process_index() * splits[split].num_examples
     images = _images(examples, pp_img, offset)
-    texts = _texts(encoded, pp_txt, txt_name, offset)
+    texts = _texts(encoded, pp_txt, txt_name, offset, max_texts)
     self._images = embedding.Batches(images, batch_size, devices, cache_final)
     self._texts = embedding.Batches(texts, batch_size, devices, True)
     everywhere = embedding.replicated(devices)

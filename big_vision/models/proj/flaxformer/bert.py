@@ -46,7 +46,9 @@ class Config:
   dropout: float = 0.1
 
 
+# "tiny" is the one of Turc et al. 2019, https://arxiv.org/abs/1908.08962.
 CONFIGS = {
+  "tiny": Config(width=128, depth=2, mlp_dim=512, num_heads=2),
   "base": Config(width=768, depth=12, mlp_dim=3072, num_heads=12),
   "large": Config(width=1024, depth=24, mlp_dim=4096, num_heads=16),
 }
@@ -221,7 +223,7 @@ class Model(nn.Module):
   """BERT, and a linear head on its first token.
 
   Attributes:
-    config: str, one of `CONFIGS`, "base" or "large".
+    config: str, one of `CONFIGS`: "tiny", "base" or "large".
     num_classes: int, outputs of the head; None or 0 is no head.
     head_zeroinit: bool, whether the kernel of the head starts at zero.
   """
