@@ -102,7 +102,7 @@ def apply(config, *, model=None, size=SIZE, **changes):
     _change_input(config.input, size)
     for cfg in config.get("evals", {}).values():
       _change_eval(cfg, size)
-    _change_durations(config)
+    shorten(config)
     if "batch_size" in config:
       config.batch_size = BATCH_SIZE
     if (config.get("mixup") or {}).get("p"):
@@ -118,7 +118,7 @@ def _change_input(cfg, size):
     part.data = _data(part.data, train=True)
     if "shuffle_buffer_size" in part:
       part.shuffle_buffer_size = 4096
-    _change_pp(part, size)
+    change_pp(part, size)
 
 
 def _change_eval(cfg, size):
@@ -132,8 +132,8 @@ def _change_eval(cfg, size):
     cfg.batch_size = BATCH_SIZE
   if "label_mapping" in cfg:  # All datasets have become the same one.
     cfg.label_mapping = tuple(range(NUM_CLASSES))
-  _change_pp(cfg, size)
-  _set_duration(cfg, "log", log_percent=0.5)
+  change_pp(cfg, size)
+  set_duration(cfg, "log", log_percent=0.5)
 
 
 def _change_model(config, model):
@@ -157,24 +157,24 @@ def _change_model(config, model):
     config.init_head_bias = -math.log(NUM_CLASSES)
 
 
-def _change_durations(config):
+def shorten(config, total_steps=TOTAL_STEPS):
   """Few steps; what else there is in proportion to them."""
   if config.get("total_steps") == 0:  # Evaluation only.
     return
-  _set_duration(config, "total", total_steps=TOTAL_STEPS)
-  _set_duration(config, "log_training", log_training_steps=10)
-  _set_duration(config, "ckpt", ckpt_percent=0.5)
-  _set_duration(config, "keep_ckpt")
+  set_duration(config, "total", total_steps=total_steps)
+  set_duration(config, "log_training", log_training_steps=10)
+  set_duration(config, "ckpt", ckpt_percent=0.5)
+  set_duration(config, "keep_ckpt")
   rules = config.get("schedule") or {}
   rules = [(".*", rules)] if hasattr(rules, "items") else rules
   for schedule in (s for _, s in rules if s):
-    _set_duration(schedule, "warmup", warmup_percent=0.1)
-    _set_duration(schedule, "cooldown", cooldown_percent=0.2)
+    set_duration(schedule, "warmup", warmup_percent=0.1)
+    set_duration(schedule, "cooldown", cooldown_percent=0.2)
     if "timescale" in schedule:
-      schedule["timescale"] = TOTAL_STEPS // 10
+      schedule["timescale"] = total_steps // 10
 
 
-def _set_duration(cfg, name, **new):
+def set_duration(cfg, name, **new):
   """Replaces a duration in any unit; does nothing where there is none."""
   units = ("steps", "examples", "epochs", "percent")
   old = [f"{name}_{unit}" for unit in units if f"{name}_{unit}" in cfg]
@@ -231,7 +231,7 @@ def _position(text):
   return str(math.ceil(int(text) / _SPLIT_FACTOR))
 
 
-def _change_pp(cfg, size):
+def change_pp(cfg, size):
   """All preprocessing strings of a dict: `pp`, `pp_fn`, `pp_train`, ..."""
   for key, value in cfg.items():
     if key.split("_")[0] == "pp" and isinstance(value, str):

@@ -1,20 +1,33 @@
 """Preprocessing strings for small images, few classes and few steps."""
 
 import math
+import pathlib
+
+from big_vision import lookup
 
 # First arguments of the ops that are changed.
 _ARGS = {
+  "bert_tokenize": ("vocab_path",),
   "central_crop": ("crop_size",),
   "decode_jpeg_and_inception_crop": ("size", "area_min"),
   "inception_crop": ("size", "area_min"),
   "onehot": ("depth", "key"),
   "randaug": ("num_layers", "magnitude"),
+  "render_unifont": ("image_size",),
   "random_crop": ("crop_size",),
   "resize": ("size",),
   "resize_long": ("longer_size",),
   "resize_small": ("smaller_size",),
 }
-_PIXELS = ("crop_size", "longer_size", "size", "smaller_size")
+_PIXELS = ("crop_size", "image_size", "longer_size", "size", "smaller_size")
+
+# Captions of the embedded dataset, and vocabularies of them.
+_CAPTIONS = "captions"
+_BERT = str(pathlib.Path(lookup.__file__).parent / "pp/vocabs/shapes_words.txt")
+_VOCABS = {
+  "tokenize": ("model", "shapes"),
+  "bert_tokenize": ("vocab_path", _BERT),
+}
 
 # Crops keep at least this percentage of the area: the objects in small images
 # are lost otherwise.
@@ -56,6 +69,10 @@ def shrink(pp, *, size, num_classes, label):
       op.set("depth", num_classes)
     elif op.name == "keep" and "label" in op.args:
       labels["label"] = None
+    elif op.name in _VOCABS:
+      op.set(*_VOCABS[op.name])
+    if op.get("inkey") in ("captions/text", "text"):  # COCO, and others.
+      op.set("inkey", _CAPTIONS)
   copies = [f'copy("{label}", "{key}")' for key in labels]
   return "|".join([*copies, *map(str, ops)])
 
@@ -82,9 +99,8 @@ class _Op:
 
   def set(self, key, value):
     """Changes an argument, or adds it."""
-    place = self.keys.index(key)
-    if place < len(self.args):
-      self.args[place] = value
+    if key in self.keys[: len(self.args)]:
+      self.args[self.keys.index(key)] = value
     else:
       self.kw[key] = value
     words = [*map(repr, self.args)]

@@ -1,6 +1,8 @@
 """The argument `demo`: every config trains in small, with its evaluators."""
 
 import concurrent.futures
+import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -23,7 +25,14 @@ pytestmark = pytest.mark.tf
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = ROOT / "big_vision/configs"
 # Not configs but what they share.
-SHARED = ("__init__", "common", "common_fewshot", "demo", "demo_pp")
+SHARED = (
+  "__init__",
+  "common",
+  "common_fewshot",
+  "demo",
+  "demo_pp",
+  "demo_tower",
+)
 NAMES = [
   ".".join(p.relative_to(CONFIGS).with_suffix("").parts)
   for p in sorted(CONFIGS.rglob("*.py"))
@@ -53,6 +62,14 @@ FLAGS = {
   ],
 }
 SLOW = (
+  "bit_i1k",
+  "proj.clippo.train_clippo",
+  "proj.distill.bigsweep_flowers_pet",
+  "proj.gsam.vit_i1k_gsam_no_aug",
+  "proj.image_text.siglip2_finetune",
+  "proj.image_text.siglip_lit_coco",
+  "proj.scaling_laws.train_vit_g",
+  "vit_i21k",
   "bit_i21k",
   "nfnet_i1k",
   "proj.distill.bigsweep_food_sun",
@@ -166,7 +183,7 @@ def test_only_small_things(name):
   """Nothing of the original data, sizes or weights is left."""
   config = get_config(name).to_dict()
   config.pop("fewshot", None)  # Nobody reads it.
-  text = json.dumps(config)
+  text = json.dumps(config, default=lambda fn: fn.__name__)
   for word in (
     "imagenet2", "imagenet_", "oxford", '"cifar10"', "howto", "i1k-",
     "224", "256", "384", "448", "1000", "21843", "demo",
@@ -195,16 +212,18 @@ def env(tmp_path_factory):
   """Environment of runs: the dataset of the demo, with fewer examples of it."""
   from big_vision.datasets import embedded, shapes
 
-  size = shapes.ShapesConfig(
-    name="32", image_size=32, num_train=1600, num_validation=128, num_test=128
-  )
+  configs = {c.name: c for c in shapes.Shapes.BUILDER_CONFIGS}
+  few = dict(num_train=1600, num_validation=128, num_test=128)
 
   class Shapes(shapes.Shapes, skip_registration=True):
     name = "shapes"
-    BUILDER_CONFIGS = [size]
+    BUILDER_CONFIGS = [
+      dataclasses.replace(configs[name], **few) for name in ("32", "closeup")
+    ]
 
   data_dir = str(tmp_path_factory.mktemp("tfds"))
-  embedded.prepare(lambda: Shapes(data_dir=data_dir, config="32"))
+  for name in ("32", "closeup"):
+    embedded.prepare(functools.partial(Shapes, data_dir=data_dir, config=name))
   return {
     **os.environ,
     "TFDS_DATA_DIR": data_dir,
@@ -255,6 +274,16 @@ def expected_metrics(config):
         for short in cfg.datasets
         for n in cfg.shots
         for seed in range(cfg.num_seeds)
+      }
+    elif cfg.type == "proj.image_text.contrastive":
+      names |= {f"{name}/loss", f"{name}/ncorrect_minibatch"}
+    elif cfg.type == "proj.image_text.discriminative_classifier":
+      names |= {f"{cfg.prefix}{x}_accuracy" for x in cfg.dataset_names}
+    elif cfg.type == "proj.image_text.retrieval":
+      names |= {
+        f"{cfg.prefix}{way}_recall@{k}"
+        for way in ("img2txt", "txt2img")
+        for k in (1, 5, 10)
       }
     elif cfg.type == "timing":
       names |= {f"{name}/img_per_sec", f"{name}/gflops_per_img"}

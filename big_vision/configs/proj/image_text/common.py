@@ -2,6 +2,9 @@
 
 import ml_collections as mlc
 
+from big_vision import lookup
+from big_vision.models import vit
+
 _AUGREG = "gs://vit_models/augreg/{}-i21k-300ep-lr_0.001-aug_{}-wd_0.1-do_0.0-sd_0.0.npz"
 _BERT = "gs://vit_models/lit/bert/uncased_L-{}"
 
@@ -123,4 +126,132 @@ def get_coco(
       txt_name=("captions", "text"),
       **kw,
     )
+  )
+
+
+# Arguments of configs for pairs of image and text of one's own.
+PAIRS = dict(
+  source="tfds",
+  path="coco_captions",
+  split="train",
+  val_split="",
+  image="",
+  text="",
+)
+# Where images and texts are by default.
+_PLACES = {
+  "tfds": ("image", "captions/text"),
+  "webdataset": ("jpg;jpeg;png;webp", "txt"),
+  "hf": ("image", "text"),
+}
+
+
+def pairs(arg, split):
+  """Config of a dataset of images and texts.
+
+  Args:
+    arg: parsed arguments of a config with `PAIRS`: `source` is one of "tfds",
+      "webdataset" and "hf"; `path` the TFDS name, the shards, or the Hugging
+      Face dataset; `image` and `text` where both are: features, file name
+      extensions or columns.
+    split: str.
+
+  Returns:
+    (dict for `config.input.data`, str: feature of the text, which may have
+    several).
+
+  Raises:
+    ValueError: unknown source.
+  """
+  if arg.source not in _PLACES:
+    raise lookup.unknown("source of pairs", arg.source, _PLACES, "source")
+  image, text = _PLACES[arg.source]
+  image, text = arg.image or image, arg.text or text
+  if arg.source == "tfds":
+    return dict(name=arg.path, split=split), text
+  features = dict(image=image, text=text)
+  data = dict(name=f"bv:{arg.source}", path=arg.path, features=features)
+  if arg.source == "hf" or split != "train":  # Tar shards are one split.
+    data["split"] = split
+  return data, "text"
+
+
+def get_contrastive(data, pp, **kw):
+  """Config of the loss on held-out pairs, and of how many are matched."""
+  return mlc.ConfigDict(
+    dict(
+      type="proj.image_text.contrastive",
+      data=data,
+      pp_fn=pp,
+      use_global_batch=True,
+      **kw,
+    )
+  )
+
+
+def set_pairs(config, arg, tokenize):
+  """Sets `config.input` to the pairs that the arguments name, see `PAIRS`.
+
+  Args:
+    config: ConfigDict.
+    arg: parsed arguments, also `res`, `batch_size` and `runlocal`.
+    tokenize: function from the name of a feature to the op.
+  """
+  data, text = pairs(arg, arg.split)
+  config.input = dict(
+    data=data,
+    batch_size=arg.batch_size if not arg.runlocal else 32,
+    shuffle_buffer_size=250_000 if not arg.runlocal else 50,
+    pp=(
+      f"decode|resize({arg.res})|value_range(-1, 1)|flatten|{tokenize(text)}"
+      '|keep("image", "labels")'
+    ),
+  )
+
+
+def set_evals(config, arg, tokenize):
+  """Sets `config.evals` to what the arguments ask for.
+
+  Args:
+    config: ConfigDict, of which `input.pp` is used.
+    arg: parsed arguments with `val_split`, `imagenet`, `coco`, `res`, `demo`.
+    tokenize: function from the name of a feature to the op.
+  """
+  config.evals = {}
+  if arg.val_split:
+    data, _ = pairs(arg, arg.val_split)
+    config.evals.val = get_contrastive(data, config.input.pp, log_steps=1000)
+  if arg.imagenet:
+    config.evals.disclf = get_disclf(
+      arg.res, pp_txt=tokenize("texts"), log_steps=5000
+    )
+  if arg.coco or arg.demo:
+    config.evals.retrieval_coco = get_coco(
+      pp_img=f"resize({arg.res})|value_range(-1, 1)",
+      pp_txt=tokenize("texts"),
+      log_steps=5000,
+    )
+
+
+def siglip_model(variant, vocab_size):
+  """`config.model` of SigLIP, as of the published checkpoints.
+
+  Args:
+    variant: str, of the image tower, for example "B/16"; the text tower is of
+      the same size.
+    vocab_size: int.
+
+  Returns:
+    dict.
+  """
+  size = variant.partition("/")[0]
+  return dict(
+    image_model="vit",
+    image=dict(variant=variant, pool_type="map"),
+    text_model="proj.image_text.text_transformer",
+    text=dict(variant=size, vocab_size=vocab_size),
+    # Images need no head: what MAP pooling gives is free to become anything.
+    out_dim=(None, vit.decode_variant(size)["width"]),
+    temperature_init=10.0,
+    bias_init=-10.0,
   )

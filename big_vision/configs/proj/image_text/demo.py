@@ -1,0 +1,144 @@
+"""The argument `demo` of image-text configs: captions of generated pictures.
+
+As `big_vision/configs/demo.py`, whose parts it uses, for what has captions in
+place of classes: `shapes/closeup`, pictures of one object, instead of all
+datasets; tiny towers; a minute or two on two CPU cores.
+
+Training never sees 8 of the 64 combinations of a colour and a shape, although
+it sees each colour and each shape. Zero-shot classification is evaluated for
+`heldout`, pictures of these eight among their eight names, and `all`, any
+picture among all 64 names. Retrieval is among one caption each of 64 pictures
+with as many different objects.
+"""
+
+import pathlib
+
+from big_vision.configs import demo
+from big_vision.datasets import shapes_scene
+
+DATASET = "shapes/closeup"
+SIZE = 32  # Pixels.
+BATCH_SIZE = 128
+TOTAL_STEPS = 900
+TOKEN_LEN = 16  # Captions are short.
+NUM_CAPTIONS = 64
+
+_SHAPES, _COLORS = shapes_scene.SHAPES, shapes_scene.COLORS
+# Numbered as the dataset's `shape_color`.
+_KINDS = [(s, c) for s in range(len(_SHAPES)) for c in range(len(_COLORS))]
+_name = lambda shape, color: f"{_COLORS[color]} {_SHAPES[shape]}"
+
+# An image tower to start from, see `demo_tower.py`.
+TOWER = str(pathlib.Path(__file__).parent / "tower.npz")
+
+# The towers: what to change in `config.model.image` and `config.model.text`.
+WIDTH = 64
+IMAGE = dict(variant="mu/8", width=WIDTH, depth=3, mlp_dim=128, num_heads=4)
+TEXT = dict(
+  variant="mu", width=WIDTH, depth=1, mlp_dim=128, num_heads=4, vocab_size=512
+)
+PROMPTS = ("a {}", "a picture of a {}", "an image showing a {}")
+
+
+def is_held_out(shape, color):
+  """Whether a combination is kept from training; each value once.
+
+  Args:
+    shape: int or int tensor, index of the shape.
+    color: the same of the colour.
+
+  Returns:
+    bool or bool tensor.
+  """
+  return (shape + color) % len(_COLORS) == 0
+
+
+def for_training(example):
+  """Whether a raw example of the dataset may be trained on."""
+  return ~is_held_out(example["label"], example["color"])
+
+
+def held_out(example):
+  """Whether a raw example shows what is never trained on."""
+  return is_held_out(example["label"], example["color"])
+
+
+def apply(config, *, size=SIZE, **changes):
+  """Makes a config of images and texts small, in place.
+
+  Args:
+    config: ConfigDict, complete. Its retrieval evaluator says how texts are
+      preprocessed.
+    size: int, pixels of the images.
+    **changes: other values to set, such as `model` and `lr`.
+  """
+  with config.ignore_type():
+    cfg = config.input
+    cfg.data = dict(name=DATASET, split="train")
+    cfg.pre_filter_fn = for_training
+    cfg.batch_size = BATCH_SIZE
+    cfg.shuffle_buffer_size = 4096
+    demo.change_pp(cfg, size)
+    for cfg in config.evals.values():
+      _change_eval(cfg, size)
+    retrieval = config.evals.retrieval_coco
+    config.evals.disclf = _zero_shot(retrieval.pp_img, retrieval.pp_txt)
+    demo.shorten(config, TOTAL_STEPS)
+    config.model_init, config.model_load = None, {}
+    for key in ("init_shapes", "init_types"):  # Of the real size.
+      if key in config:
+        del config[key]
+    config.update(changes)
+
+
+def shrink_two_towers(config):
+  """Tiny towers in place of those of SigLIP."""
+  with config.ignore_type():
+    # In so short a time, MAP heads learn less than means.
+    config.model.image.update(IMAGE, pool_type="gap")
+    config.model.text.update(TEXT)
+    config.model.out_dim = (None, WIDTH)
+
+
+def _change_eval(cfg, size):
+  """One evaluator: data, preprocessing, interval."""
+  if "data" in cfg:
+    cfg.data = dict(name=DATASET, split="test")
+    cfg.batch_size = BATCH_SIZE
+  if "datasets" in cfg:
+    cfg.datasets = {"shapes": (DATASET, "train[:1024]", "test")}
+  if "dataset" in cfg:
+    cfg.dataset, cfg.txt_name = DATASET, "captions"
+    cfg.split, cfg.max_texts = f"test[:{NUM_CAPTIONS}]", 1
+    cfg.batch_size = NUM_CAPTIONS
+  demo.change_pp(cfg, size)
+  demo.set_duration(cfg, "log", log_percent=0.5)
+
+
+def _zero_shot(pp_img, pp_txt):
+  """Config of the zero-shot evaluation of kinds of objects."""
+  names = [_name(*kind) for kind in _KINDS]
+  # Each shape is once among these, in their order: `label` is the number.
+  held_out_names = [_name(*kind) for kind in _KINDS if is_held_out(*kind)]
+  return dict(
+    type="proj.image_text.discriminative_classifier",
+    prefix="z/0shot/",
+    dataset_names=["heldout", "all"],
+    split="test",
+    pp_img=pp_img,
+    pp_txt=pp_txt,
+    prompt_templates=PROMPTS,
+    batch_size=BATCH_SIZE,
+    cache_final=True,
+    log_percent=0.5,
+    dataset_overrides=dict(
+      heldout=dict(
+        dataset_name=DATASET, class_names=held_out_names, pre_filter_fn=held_out
+      ),
+      all=dict(
+        dataset_name=DATASET,
+        class_names=names,
+        pp_img=f'copy("shape_color", "label")|{pp_img}',
+      ),
+    ),
+  )
