@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from big_vision.configs.proj.image_text import common
+from big_vision.configs import common as bvcc
+from big_vision.configs.proj.clippo import train_clippo
+from big_vision.configs.proj.image_text import (
+  common,
+  demo,
+  siglip2_finetune,
+  siglip_lit_coco,
+  siglip_pretrain,
+)
 
 
 def test_retrieval_on_coco():
@@ -64,3 +72,85 @@ def test_images_without_real_labels_are_left_out():
   keep = overrides.dataset_overrides.imagenet2012_real.pre_filter_fn
   left = [x["real_label"].tolist() for x in ds.filter(keep).as_numpy_iterator()]
   assert left == [[3], [1, 2]]
+
+
+def test_where_pairs_are_from():
+  parse = lambda text: bvcc.parse_arg(text, **common.PAIRS)
+  assert common.pairs(parse(""), "train") == (
+    dict(name="coco_captions", split="train"),
+    "captions/text",
+  )
+  arg = parse("source=webdataset,path=/x-{00..12}.tar")
+  assert common.pairs(arg, arg.split) == (
+    dict(
+      name="bv:webdataset",
+      path="/x-{00..12}.tar",
+      features=dict(image="jpg;jpeg;png;webp", text="txt"),
+    ),
+    "text",
+  )
+  arg = parse("source=hf,path=org/x,image=img,text=caption")
+  assert common.pairs(arg, "train[:99%]") == (
+    dict(
+      name="bv:hf",
+      path="org/x",
+      features=dict(image="img", text="caption"),
+      split="train[:99%]",
+    ),
+    "text",
+  )
+  with pytest.raises(ValueError, match="source.*'webdata'.*'webdataset'"):
+    common.pairs(parse("source=webdata"), "train")
+
+
+def test_pretraining_on_own_pairs():
+  config = siglip_pretrain.get_config(
+    "source=hf,path=/data/mine,variant=L/16,res=256,val_split=test,coco"
+  )
+  assert config.input.data.path == "/data/mine"
+  assert 'inkey="text")|keep(' in config.input.pp
+  assert config.evals.val.data.split == "test"
+  assert set(config.evals) == {"val", "retrieval_coco"}
+  assert config.model.text.variant == "L"
+  assert config.model.out_dim == (None, 1024)
+  assert config.input.batch_size == 32_768
+
+
+def test_fine_tuning_of_a_clone_or_a_public_name():
+  config = siglip2_finetune.get_config("init=/data/so400m,lit")
+  assert 'model="/data/so400m/tokenizer.model"' in config.input.pp
+  assert config.schedule[0] == ("img/.*", None)
+  config = siglip2_finetune.get_config("init=SigLIP2 B/16 256")
+  assert "gemma_tokenizer.model" in config.input.pp
+  assert [pattern for pattern, _ in config.schedule] == [".*"]
+
+
+def test_lit_of_published_models():
+  config = siglip_lit_coco.get_config("img_head,init=gs://x/LiT-B16B.npz")
+  assert config.model_init == "gs://x/LiT-B16B.npz"
+  assert 'vocab_path="gs://x/LiT-B16B.txt"' in config.input.pp
+  assert config.model.out_dim == (768, 768)
+
+
+def test_clippo_needs_data_for_other_sizes():
+  with pytest.raises(ValueError, match="variant='L/16'.*test_with_coco=False"):
+    train_clippo.get_config("variant=L/16")
+  with pytest.raises(ValueError, match="path: which data"):
+    train_clippo.get_config("test_with_coco=False")
+  config = train_clippo.get_config(
+    "test_with_coco=False,source=webdataset,path=/x.tar,variant=L/16"
+  )
+  assert config.input.data.path == "/x.tar"
+  assert 'render_unifont(inkey="text"' in config.input.pp
+  assert "val" not in config.evals and "model_init" not in config
+
+
+def test_kinds_that_demos_hold_out():
+  held_out = [k for k in demo._KINDS if demo.is_held_out(*k)]
+  shapes, colors = zip(*held_out, strict=True)
+  assert shapes == tuple(range(8)) and sorted(colors) == list(range(8))
+  example = dict(label=np.int64(3), color=np.int64(5))
+  assert demo.held_out(example) and not demo.for_training(example)
+  disclf = siglip_pretrain.get_config("demo").evals.disclf
+  names = disclf.dataset_overrides.heldout.class_names
+  assert len(names) == 8 and names[3] == "purple diamond"

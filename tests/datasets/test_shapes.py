@@ -421,6 +421,9 @@ def test_overrides_make_a_config_of_their_own(builder, tmp_path):
     (None, {"seed": -1}, "seed=-1"),
     (None, {"num_train": 2.5}, "num_train=2.5"),
     (None, {"max_objects": 9}, "max_objects=9"),
+    (None, {"near": 0.5}, "near=0.5"),
+    ("closeup", {"far": 0.8}, "far=0.8"),
+    ("closeup", {"max_objects": 3}, "far=1.0 is too close.*3 objects"),
   ],
 )
 def test_bad_options_are_named(tmp_path, config, overrides, message):
@@ -432,3 +435,26 @@ def test_bad_options_are_named(tmp_path, config, overrides, message):
 def test_too_small_pictures_are_refused():
   with pytest.raises(ValueError, match="image_size=31"):
     shapes_render.render(shapes.make_scene("train", 0)[0], 31)
+
+
+def test_close_ups_are_large_and_balanced():
+  config = shapes.make_config("closeup")
+  kinds = []
+  for i in range(128):
+    scene, _ = shapes.make_scene("train", i, **config.scene)
+    (thing,) = scene.objects
+    assert config.near <= thing.depth <= config.far
+    assert 0.4 <= thing.radius < 0.5
+    kinds.append((thing.shape, thing.color))
+  assert len(set(kinds[:64])) == len(set(kinds[64:])) == 64
+
+
+def test_close_ups_stay_in_the_order_in_which_they_are_made(tmp_path):
+  builder = shapes.prepare(
+    tmp_path, "closeup", num_train=70, num_validation=1, num_test=1
+  )
+  examples = list(builder.as_dataset(split="train").as_numpy_iterator())
+  assert [e["id"].decode() for e in examples] == [
+    f"train_{i:06d}" for i in range(70)
+  ]
+  assert len({int(e["shape_color"]) for e in examples[:64]}) == 64

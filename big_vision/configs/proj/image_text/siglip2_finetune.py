@@ -67,7 +67,8 @@ def get_config(arg=None):
     _GEMMA_VOCAB if published else f"{arg.init}/tokenizer.model"
   )
   tokenize = lambda inkey: (
-    f'tokenize(max_len={arg.token_len}, model="{vocab}", eos="sticky", inkey="{inkey}")'
+    f'lower("utf-8", key="{inkey}")|tokenize(max_len={arg.token_len}, '
+    f'model="{vocab}", eos="sticky", pad_value=0, inkey="{inkey}")'
   )
   config.pp_modules = ["ops_general", "ops_image", "ops_text"]
   common.set_pairs(config, arg, tokenize)

@@ -60,7 +60,7 @@ def get_config(arg=None):
 
   tokenize = lambda inkey: (
     f'tokenize(max_len={arg.token_len}, model="{arg.vocab}", eos="sticky", '
-    f'inkey="{inkey}")'
+    f'pad_value=1, inkey="{inkey}")'
   )
   common.set_pairs(config, arg, tokenize)
   config.pp_modules = ["ops_general", "ops_image", "ops_text"]

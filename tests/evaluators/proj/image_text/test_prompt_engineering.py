@@ -114,3 +114,24 @@ def test_names_of_tfds(tfds_data_dir):
     get("dataset_info:label", "diggits")
   # Nobody needs the images of a dataset to know its classes.
   assert len(get("dataset_info:label", "cifar10")) == 10
+
+
+def test_own_templates():
+  own = ["A photo of {}!", "{}"]
+  assert pe.get_prompt_templates(own) == ["a photo of {}", "{}"]
+  assert pe.get_prompt_templates(own, canonicalize=False) == own
+
+
+def test_class_names_of_a_file(tmp_path):
+  path = tmp_path / "names.txt"
+  path.write_text("Tabby_cat, tabby\nDog\n\n")
+  names = pe.get_class_names(dataset_name="mine", source=f"file:{path}")
+  assert names == ["tabby cat, tabby", "dog"]
+  path.write_text("a\n\nb")
+  with pytest.raises(ValueError, match="names.txt.*line 2 is empty"):
+    pe.get_class_names(dataset_name="mine", source=f"file:{path}")
+  path.write_text("\n")
+  with pytest.raises(ValueError, match="names.txt.*it is empty"):
+    pe.get_class_names(dataset_name="mine", source=f"file:{path}")
+  with pytest.raises(ValueError, match="other.txt"):
+    pe.get_class_names(dataset_name="mine", source=f"file:{path}/other.txt")

@@ -117,6 +117,13 @@ def test_values(in_memory, state, batch_size, cache):
   assert [v for _, v in run] == [*i2t.values(), *t2i.values()]
 
 
+def test_first_texts_only(in_memory, state):
+  got = make(max_texts=2).evaluate(state)
+  owners = np.repeat(np.arange(NUM), [min(len(t), 2) for t in TEXTS])
+  np.testing.assert_array_equal(got["texts"]["id"], owners)
+  assert got["texts"]["caption_i"].max() == 1
+
+
 def test_no_batch_too_many(in_memory, state, monkeypatch):
   evaluator, sizes = make(), []
   embed = evaluator._embed_images
