@@ -25,6 +25,7 @@ _PIXELS = ("crop_size", "image_size", "longer_size", "size", "smaller_size")
 _CAPTIONS = "captions"
 _BERT = str(pathlib.Path(lookup.__file__).parent / "pp/vocabs/shapes_words.txt")
 _VOCABS = {
+  "locca": ("tokenizer", 'sp("shapes")'),
   "tokenize": ("model", "shapes"),
   "bert_tokenize": ("vocab_path", _BERT),
 }
@@ -71,8 +72,9 @@ def shrink(pp, *, size, num_classes, label):
       labels["label"] = None
     elif op.name in _VOCABS:
       op.set(*_VOCABS[op.name])
-    if op.get("inkey") in ("captions/text", "text"):  # COCO, and others.
-      op.set("inkey", _CAPTIONS)
+    for key in ("inkey", "key", "caption"):
+      if op.get(key) in ("captions/text", "text"):  # COCO, and others.
+        op.set(key, _CAPTIONS)
   copies = [f'copy("{label}", "{key}")' for key in labels]
   return "|".join([*copies, *map(str, ops)])
 

@@ -116,6 +116,20 @@ def test_pretraining_on_own_pairs():
   assert config.input.batch_size == 32_768
 
 
+def test_pretraining_with_what_siglip2_adds():
+  config = siglip_pretrain.get_config("captioning,self_distill,variant=L/16")
+  assert config.captioning.to_dict() == dict(
+    variant="L", depth=12, vocab_size=32_000
+  )
+  assert config.self_distill.weight == 0.5
+  assert "locca(" in config.input.pp and '"cap_mask"' in config.input.pp
+  assert "proj.image_text.ops_locca" in config.pp_modules
+  assert "captioning" not in siglip_pretrain.get_config()
+  config = siglip_pretrain.get_config("captioning,demo")
+  assert "caption='captions'" in config.input.pp
+  assert config.captioning.width == 64 and config.captioning.depth == 1
+
+
 def test_fine_tuning_of_a_clone_or_a_public_name():
   config = siglip2_finetune.get_config("init=/data/so400m,lit")
   assert 'model="/data/so400m/tokenizer.model"' in config.input.pp

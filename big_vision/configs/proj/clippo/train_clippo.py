@@ -159,7 +159,7 @@ def get_config(arg=None):
   config.evals.fewshot.representation_layer = "img/pre_logits"
   if arg.demo:
     # Large enough to read; a row of text is a row of patches.
-    demo.apply(config, size=64, lr=0.003)
+    demo.apply(config, size=64, total_steps=1800, lr=0.003)
     config.model.image.update(demo.IMAGE, variant="mu/16", pool_type="gap")
     config.model.out_dim = demo.WIDTH
   return config

@@ -189,22 +189,27 @@ def get_contrastive(data, pp, **kw):
   )
 
 
-def set_pairs(config, arg, tokenize):
+def set_pairs(config, arg, tokenize, also=None):
   """Sets `config.input` to the pairs that the arguments name, see `PAIRS`.
 
   Args:
     config: ConfigDict.
     arg: parsed arguments, also `res`, `batch_size` and `runlocal`.
     tokenize: function from the name of a feature to the op.
+    also: the same, for a further op that makes `cap_tokens`, `cap_mask` and
+      `cap_task`; None for none.
   """
   data, text = pairs(arg, arg.split)
+  texts, keys = tokenize(text), '"image", "labels"'
+  if also:
+    texts = f"{also(text)}|{texts}"
+    keys += ', "cap_tokens", "cap_mask", "cap_task"'
   config.input = dict(
     data=data,
     batch_size=arg.batch_size if not arg.runlocal else 32,
     shuffle_buffer_size=250_000 if not arg.runlocal else 50,
     pp=(
-      f"decode|resize({arg.res})|value_range(-1, 1)|flatten|{tokenize(text)}"
-      '|keep("image", "labels")'
+      f"decode|resize({arg.res})|value_range(-1, 1)|flatten|{texts}|keep({keys})"
     ),
   )
 

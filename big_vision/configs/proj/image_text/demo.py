@@ -63,13 +63,14 @@ def held_out(example):
   return is_held_out(example["label"], example["color"])
 
 
-def apply(config, *, size=SIZE, **changes):
+def apply(config, *, size=SIZE, total_steps=TOTAL_STEPS, **changes):
   """Makes a config of images and texts small, in place.
 
   Args:
     config: ConfigDict, complete. Its retrieval evaluator says how texts are
       preprocessed.
     size: int, pixels of the images.
+    total_steps: int.
     **changes: other values to set, such as `model` and `lr`.
   """
   with config.ignore_type():
@@ -83,7 +84,7 @@ def apply(config, *, size=SIZE, **changes):
       _change_eval(cfg, size)
     retrieval = config.evals.retrieval_coco
     config.evals.disclf = _zero_shot(retrieval.pp_img, retrieval.pp_txt)
-    demo.shorten(config, TOTAL_STEPS)
+    demo.shorten(config, total_steps)
     config.model_init, config.model_load = None, {}
     for key in ("init_shapes", "init_types"):  # Of the real size.
       if key in config:

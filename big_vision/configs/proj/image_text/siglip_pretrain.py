@@ -21,6 +21,9 @@ Expected: the paper has 73.4% zero-shot on ImageNet (B/16 at 224 pixels), after
 9 billion pairs of WebLI in batches of 32,768. With data of one's own, what that
 data gives: pairs by the hundred million are needed for half of that.
 
+`captioning` and `self_distill` add what SigLIP 2 adds, see docs/siglip2.md; where
+there are boxes, change `p` of the op `locca` for dense captioning.
+
 `:runlocal` is for trying it on one machine: a small batch.
 
 `:demo` really trains, in minutes on a CPU, a tiny model on captions of
@@ -33,6 +36,10 @@ import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
 from big_vision.configs.proj.image_text import common, demo
+from big_vision.models import vit
+
+# Weight by size, SigLIP 2, section 2.2.
+_SELF_DISTILL = {"B": 0.25, "L": 0.5, "So400m": 1.0, "g-opt": 0.5}
 
 
 def get_config(arg=None):
@@ -49,6 +56,8 @@ def get_config(arg=None):
     examples=9_000_000_000,
     imagenet=False,
     coco=False,
+    captioning=False,
+    self_distill=False,
     runlocal=False,
     demo=False,
   )
@@ -62,14 +71,31 @@ def get_config(arg=None):
     f'tokenize(max_len={arg.token_len}, model="{arg.vocab}", eos="sticky", '
     f'pad_value=1, inkey="{inkey}")'
   )
-  common.set_pairs(config, arg, tokenize)
+  caption = lambda key: (
+    f"locca(max_len={arg.token_len}, tokenizer='sp(\"{arg.vocab}\")', "
+    f'p=(1, 0, 0), caption="{key}")'
+  )
+  common.set_pairs(config, arg, tokenize, caption if arg.captioning else None)
   config.pp_modules = ["ops_general", "ops_image", "ops_text"]
+  if arg.captioning:
+    config.pp_modules.append("proj.image_text.ops_locca")
 
   config.log_training_steps = 50
   config.ckpt_steps = 1000
 
   config.model_name = "proj.image_text.two_towers"
   config.model = common.siglip_model(arg.variant, arg.vocab_size)
+
+  size = arg.variant.partition("/")[0]
+  if arg.captioning:
+    # Half as deep as the towers.
+    config.captioning = dict(
+      variant=size,
+      depth=vit.decode_variant(size)["depth"] // 2,
+      vocab_size=arg.vocab_size,
+    )
+  if arg.self_distill:
+    config.self_distill = dict(weight=_SELF_DISTILL.get(size, 1.0))
 
   config.optax_name = "scale_by_adam"
   config.optax = dict(b2=0.95)  # The default makes large batches unstable.
@@ -84,4 +110,10 @@ def get_config(arg=None):
   if arg.demo:
     demo.apply(config, lr=0.003)
     demo.shrink_two_towers(config)
+    if arg.captioning:
+      config.captioning.update(demo.TEXT, depth=1)
+    if arg.self_distill:
+      config.self_distill.update(
+        start=0.5, views=2, hidden=64, bottleneck=32, prototypes=64
+      )
   return config

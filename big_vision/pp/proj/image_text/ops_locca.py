@@ -56,7 +56,7 @@ def get_locca(
       the token <loc0123> of the tokenizer's `tokensets=("loc",)`.
     bins: int, coordinates are integers in [0, bins).
     lower: bool, whether to make all letters (of Unicode) lower case.
-    caption: str, entry with the text, a scalar.
+    caption: str, entry with the text, a scalar, or [N] for one of N at random.
     boxes: str, entry with the boxes, [N, 4]; "a/b" is also entry b of entry a.
     phrases: str, entry with what is said about each, string [N].
 
@@ -111,7 +111,7 @@ def get_locca(
     task = tf.reduce_sum(tf.cast(draw >= limits, tf.int32))
     num, box, phrase = region(data)
     task = tf.where(num > 0, task, 0)
-    about = text(_entry(data, caption)) if p[0] > 0 else ""
+    about = text(_one_of(_entry(data, caption))) if p[0] > 0 else ""
     a, b, c = (f"{prefix} " if prefix else "" for prefix in prefixes)
     given = tf.stack([a, tf.strings.join([b, phrase, " : "]),
                       tf.strings.join([c, box, " : "])])[task]  # fmt: skip
@@ -158,6 +158,17 @@ def _entry(data, name):
     f"locca: no entry {name!r}{lookup.did_you_mean(name, data)} Set `caption`, "
     "`boxes` and `phrases` to the names of the entries, or `p` to exclude a task."
   )
+
+
+def _one_of(texts):
+  """A scalar of several at random, "" if there are none."""
+  texts = tf.convert_to_tensor(texts, tf.string)
+  if texts.shape.rank == 0:
+    return texts
+  index = tf.random.stateless_uniform(
+    [], rng.next_seed(), maxval=tf.maximum(tf.size(texts), 1), dtype=tf.int32
+  )
+  return tf.concat([texts, [""]], 0)[index]
 
 
 def _box_as_text(box, location, bins):

@@ -73,6 +73,14 @@ def test_three_tasks():
   assert {parts(run("p=(0, 0, 1)", seed))[:2] for seed in range(10)} == want
 
 
+def test_one_of_several_captions():
+  texts = tf.constant(["one", "two", "three"])
+  seen = {parts(run("p=(1, 0, 0)", i, text=texts))[1] for i in range(20)}
+  assert seen == {"one", "two", "three"}
+  none = run("p=(1, 0, 0)", text=tf.constant([], tf.string))
+  assert parts(none)[1] == ""
+
+
 def test_arguments():
   kw = "p=(0, 1, 0), bins=10, prefixes=('', 'box of', ''), lower=False"
   want = {("box of the RED star :", "0 5 2 9"), ("box of a ring :", "1 2 3 4")}
