@@ -60,22 +60,27 @@ FLAGS = {
     "--config.total_steps=80",
     "--config.flexi.seqhw.p=(1, 0, 1)",
   ],
+  "proj.image_text.siglip_pretrain": ["--config.total_steps=60"],
 }
 SLOW = (
   "bit_i1k",
+  "bit_i21k",
+  "mlp_mixer_i1k",
+  "nfnet_i1k",
   "proj.clippo.train_clippo",
   "proj.distill.bigsweep_flowers_pet",
-  "proj.gsam.vit_i1k_gsam_no_aug",
-  "proj.image_text.siglip2_finetune",
-  "proj.image_text.siglip_lit_coco",
-  "proj.scaling_laws.train_vit_g",
-  "vit_i21k",
-  "bit_i21k",
-  "nfnet_i1k",
   "proj.distill.bigsweep_food_sun",
   "proj.distill.bit_i1k",
   "proj.flexivit.i1k_deit3_distill",
   "proj.flexivit.i21k_distill",
+  "proj.flexivit.i21k_sup",
+  "proj.flexivit.timing",
+  "proj.gsam.vit_i1k_gsam_no_aug",
+  "proj.image_text.siglip2_finetune",
+  "proj.image_text.siglip_lit_coco",
+  "proj.scaling_laws.train_vit_g",
+  "vit_i1k",
+  "vit_i21k",
 )
 EVAL_ONLY = ("load_and_eval", "proj.flexivit.timing")
 FLAGS |= {name: [] for name in EVAL_ONLY}
@@ -306,7 +311,7 @@ def training_losses(workdir):
 @pytest.mark.parametrize(
   "name",
   [
-    # These are long, and others have the same trainer.
+    # Together these take half an hour; one of each kind is run every time.
     pytest.param(n, marks=pytest.mark.slow if n in SLOW else ())
     for n in NAMES
   ],

@@ -68,6 +68,7 @@ def test_the_first_step_has_the_drawn_size(tmp_path):
   assert min(abs(row["training_loss"] - x) for x in others) > 1e-4
 
 
+@pytest.mark.slow
 def test_learns_for_all_sizes(tmp_path):
   s = setup(tmp_path / "w", total_steps=80)
   recipe = train.build(s)

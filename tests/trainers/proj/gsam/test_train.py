@@ -90,6 +90,7 @@ def test_gradient_of_the_whole_batch(made):
   assert loss == pytest.approx(float(logits_loss), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.multidevice
 def test_devices_perturb_together_or_each_for_itself(made):
   recipe, params, _ = made
@@ -111,6 +112,7 @@ def test_devices_perturb_together_or_each_for_itself(made):
   assert max(jax.tree.leaves(difference)) > 1e-3
 
 
+@pytest.mark.slow
 def test_other_arguments_reach_the_algorithm(made):
   kw = dict(adaptive_perturbation=True, minimize_fp=False)
   _, grads = gradient(*make(gsam={**GSAM, **kw}))
