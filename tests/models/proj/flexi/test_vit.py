@@ -79,6 +79,7 @@ def test_resample_patchemb_of_malformed_sizes(new):
     vit.resample_patchemb(rand(4, 4, 3), (2, 2))
 
 
+@pytest.mark.slow
 def test_number_of_tokens_is_an_argument():
   model = vit.Model(3, posemb_size=(3, 3), **SMALL, head_zeroinit=False)
   image = rand(2, 24, 24, 3)

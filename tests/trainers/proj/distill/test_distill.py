@@ -123,6 +123,7 @@ def test_loss_of_two_teachers(teachers):
   assert not [k for k in measured if "task" in k]
 
 
+@pytest.mark.slow
 def test_student_of_the_seed_of_its_own(teachers):
   recipe, state = make(config(teachers[0], "ab"))
   key = jax.random.split(jax.random.PRNGKey(5), 4)[1]
@@ -136,6 +137,7 @@ def test_student_of_the_seed_of_its_own(teachers):
   jax.tree.map(np.testing.assert_array_equal, state["frozen"], teachers[1])
 
 
+@pytest.mark.slow
 def test_models_may_have_images_of_their_own(teachers):
   def fn(step, size=8):
     out = batch_fn(step, size)
@@ -148,6 +150,7 @@ def test_models_may_have_images_of_their_own(teachers):
   assert loss == pytest.approx(kl(z, s), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_mixup_is_the_same_for_all(teachers):
   def fn(step, size=8):
     out = batch_fn(step, size)
@@ -241,6 +244,7 @@ def test_features(teachers):
   assert both > loss
 
 
+@pytest.mark.slow
 def test_features_of_a_teacher_without_classes_and_other_patches(tmp_path):
   kw = dict(patch_size=(2, 2), num_classes=None)
   headless = vit.Model(**{**TEACHER, **kw})
@@ -264,6 +268,7 @@ def test_features_of_a_teacher_without_classes_and_other_patches(tmp_path):
     loss_of(*make(cfg))
 
 
+@pytest.mark.slow
 def test_teacher_in_bfloat16(teachers):
   recipe, state = make(config(teachers[0], a_dtype="bfloat16"))
   for x in jax.tree.leaves(state["frozen"]):
@@ -272,6 +277,7 @@ def test_teacher_in_bfloat16(teachers):
   assert loss_of(recipe, state)[0] == pytest.approx(float(want), rel=0.1)
 
 
+@pytest.mark.slow
 def test_student_that_is_loaded(teachers, tmp_path):
   save(tmp_path / "s.npz", 7, **STUDENT)
   cfg = config(

@@ -84,6 +84,7 @@ def kl(params, seqhw, teacher, batch):
   return np.mean(np.sum(np.exp(z) * (z - s), axis=-1))
 
 
+@pytest.mark.slow
 def test_the_first_step_has_the_drawn_size(teacher, tmp_path):
   s = setup(teacher, tmp_path / "w", total_steps=1, schedule={})
   recipe = distill.build(s)

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 
 import toy
 from big_vision.models.proj.flexi import vit

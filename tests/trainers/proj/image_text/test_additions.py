@@ -183,6 +183,7 @@ def same_curve(rows, want, steps, rel):
       assert rows[i][name] == pytest.approx(want[i][name], rel=rel), (i, name)
 
 
+@pytest.mark.slow
 @pytest.mark.multidevice
 def test_neither_devices_nor_micro_batches_matter(run, tmp_path):
   """Goes on from the second step on all devices, in parts."""
