@@ -26,6 +26,7 @@ from big_vision.models.vit_checkpoints import (
   load,
   pyloop_to_scan,
   resample_posemb,
+  restack,
   scan_to_pyloop,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
   "Model",
   "SIGLIP_CHECKPOINTS",
   "VANITY_NAMES",
+  "decode_size",
   "decode_variant",
   "fix_old_checkpoints",
   "get_posemb",
@@ -44,6 +46,7 @@ __all__ = [
   "posemb_sincos_2d",
   "pyloop_to_scan",
   "resample_posemb",
+  "restack",
   "scan_to_pyloop",
 ]
 
@@ -472,3 +475,27 @@ def decode_variant(variant):
       )
     kw["patch_size"] = (int(patch), int(patch))
   return kw
+
+
+def decode_size(variant, key, why):
+  """As `decode_variant`, for models whose variants are without patches.
+
+  Args:
+    variant: str, a size such as "B", or None.
+    key: str, where it is in the config, for the error.
+    why: str, a clause about patch sizes, for the error.
+
+  Returns:
+    dict: width, depth, mlp_dim, num_heads; {} for None.
+
+  Raises:
+    KeyError: unknown size.
+    ValueError: the variant has a patch size.
+  """
+  fields = decode_variant(variant)
+  if "patch_size" in fields:
+    size = variant.partition("/")[0]
+    raise ValueError(
+      f"config.{key}: {variant!r} has a patch size, {why}; use {size!r}."
+    )
+  return fields

@@ -130,6 +130,24 @@ def scan_to_pyloop(params):
   return params
 
 
+def restack(params, scan):
+  """Stacks the blocks, or not, unless they already are as they should be.
+
+  Args:
+    params: nested mapping, with or without `Transformer`.
+    scan: whether the model has stacked blocks.
+
+  Returns:
+    Nested mapping.
+  """
+  encoder = params.get("Transformer", {})
+  if scan and any(k.startswith("encoderblock_") for k in encoder):
+    return pyloop_to_scan(params)
+  if not scan and "encoderblock" in encoder:
+    return scan_to_pyloop(params)
+  return params
+
+
 def _copy(tree):
   """Copies nested mappings to dicts, not the leaves."""
   if hasattr(tree, "items"):
@@ -162,13 +180,7 @@ def load(init_params, init_file, model_cfg, dont_load=()):
     params, None if posemb is None else posemb.shape[1]
   )
 
-  want_scan = bool((model_cfg or {}).get("scan"))
-  encoder = params.get("Transformer", {})
-  if want_scan and any(k.startswith("encoderblock_") for k in encoder):
-    params = pyloop_to_scan(params)
-  elif not want_scan and "encoderblock" in encoder:
-    params = scan_to_pyloop(params)
-
+  params = restack(params, (model_cfg or {}).get("scan"))
   params = common.merge_params(params, init_params, dont_load)
   if posemb is not None:
     params["pos_embedding"] = resample_posemb(params["pos_embedding"], posemb)

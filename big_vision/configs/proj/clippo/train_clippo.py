@@ -24,7 +24,8 @@ it on one machine: ten steps with a small batch.
 
 `:demo` really trains, in minutes on a CPU, a tiny model on captions of
 generated pictures, see `configs/proj/image_text/demo.py`. Expected: more than
-80% zero-shot accuracy.
+80% zero-shot accuracy among eight objects that were not trained on in these
+colours, and about 74% among all 64.
 """
 
 import ml_collections as mlc

@@ -2,7 +2,9 @@
 
 import ml_collections as mlc
 
+import big_vision.configs.common as bvcc
 from big_vision import lookup
+from big_vision.configs.proj.image_text import demo
 from big_vision.models import vit
 
 _AUGREG = "gs://vit_models/augreg/{}-i21k-300ep-lr_0.001-aug_{}-wd_0.1-do_0.0-sd_0.0.npz"
@@ -144,6 +146,32 @@ _PLACES = {
   "webdataset": ("jpg;jpeg;png;webp", "txt"),
   "hf": ("image", "text"),
 }
+
+
+def parse_arg(arg, **spec):
+  """Arguments of configs that train two towers on pairs of one's own.
+
+  Args:
+    arg: str, the argument of `get_config`.
+    **spec: further arguments and other defaults, see `bvcc.parse_arg`.
+
+  Returns:
+    ConfigDict.
+  """
+  shared = dict(
+    **PAIRS,
+    variant="B/16",
+    res=224,
+    token_len=64,
+    imagenet=False,
+    coco=False,
+    runlocal=False,
+    demo=False,
+  )
+  arg = bvcc.parse_arg(arg, **(shared | spec))
+  if arg.demo:
+    arg.token_len = demo.TOKEN_LEN
+  return arg
 
 
 def pairs(arg, split):

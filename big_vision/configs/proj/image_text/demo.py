@@ -2,7 +2,7 @@
 
 As `big_vision/configs/demo.py`, whose parts it uses, for what has captions in
 place of classes: `shapes/closeup`, pictures of one object, instead of all
-datasets; tiny towers; a minute or two on two CPU cores.
+datasets; tiny towers; minutes on two CPU cores.
 
 Training never sees 8 of the 64 combinations of a colour and a shape, although
 it sees each colour and each shape. Zero-shot classification is evaluated for

@@ -32,32 +32,22 @@ trained before. Expected: more than 80% zero-shot accuracy.
 
 import ml_collections as mlc
 
-import big_vision.configs.common as bvcc
 from big_vision.configs.proj.image_text import common, demo
 
 _GEMMA_VOCAB = "gs://big_vision/gemma_tokenizer.model"
 
 
 def get_config(arg=None):
-  """SigLIP 2, fine-tuned; the arguments are those of `parse_arg` below."""
-  arg = bvcc.parse_arg(
+  """SigLIP 2, fine-tuned; arguments here and of `common.parse_arg`."""
+  arg = common.parse_arg(
     arg,
-    **common.PAIRS,
     init="hf://google/siglip2-base-patch16-256",
-    variant="B/16",
     res=256,
-    token_len=64,
     vocab="",
     lit=False,
     batch_size=1024,
     steps=10_000,
-    imagenet=False,
-    coco=False,
-    runlocal=False,
-    demo=False,
   )
-  if arg.demo:
-    arg.token_len = demo.TOKEN_LEN
   config = mlc.ConfigDict()
   config.seed = 0
   config.total_steps = arg.steps
@@ -93,5 +83,6 @@ def get_config(arg=None):
   if arg.demo:
     demo.apply(config, lr=0.001)
     demo.shrink_two_towers(config)
+    config.model.image.pool_type = "tok"  # As of the tower that is loaded.
     config.model_init = dict(image=demo.TOWER)
   return config

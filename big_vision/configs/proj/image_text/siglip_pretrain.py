@@ -28,13 +28,12 @@ there are boxes, change `p` of the op `locca` for dense captioning.
 
 `:demo` really trains, in minutes on a CPU, a tiny model on captions of
 generated pictures, see `demo.py` beside this file. Expected: more than 90%
-zero-shot accuracy for objects that no picture of the training data has in this
-colour, and more than 80% of 64 captions found.
+zero-shot accuracy among eight objects that no picture of the training data has
+in these colours, and more than 80% of 64 captions found.
 """
 
 import ml_collections as mlc
 
-import big_vision.configs.common as bvcc
 from big_vision.configs.proj.image_text import common, demo
 from big_vision.models import vit
 
@@ -43,26 +42,16 @@ _SELF_DISTILL = {"B": 0.25, "L": 0.5, "So400m": 1.0, "g-opt": 0.5}
 
 
 def get_config(arg=None):
-  """SigLIP from scratch; the arguments are those of `parse_arg` below."""
-  arg = bvcc.parse_arg(
+  """SigLIP from scratch; arguments here and of `common.parse_arg`."""
+  arg = common.parse_arg(
     arg,
-    **common.PAIRS,
-    variant="B/16",
-    res=224,
-    token_len=64,
     vocab="c4_en",
     vocab_size=32_000,
     batch_size=32_768,
     examples=9_000_000_000,
-    imagenet=False,
-    coco=False,
     captioning=False,
     self_distill=False,
-    runlocal=False,
-    demo=False,
   )
-  if arg.demo:
-    arg.token_len = demo.TOKEN_LEN
   config = mlc.ConfigDict()
   config.seed = 0
   config.total_examples = arg.examples

@@ -188,10 +188,5 @@ def Model(vocab_size, *, variant=None, **kw):  # noqa: N802 (a class to its call
     ValueError: the variant has a patch size.
     TypeError: unknown keyword.
   """
-  fields = vit.decode_variant(variant)
-  if "patch_size" in fields:
-    raise ValueError(
-      f"config.captioning.variant: {variant!r} has a patch size, which text "
-      f"does not; use {variant.partition('/')[0]!r}."
-    )
+  fields = vit.decode_size(variant, "captioning.variant", "which text does not")
   return _Model(vocab_size, **{**fields, **kw})

@@ -222,13 +222,9 @@ def Model(num_classes=None, *, variant=None, **kw):  # noqa: N802 (a class to it
     ValueError: the variant has a patch size.
     TypeError: unknown keyword.
   """
-  fields = vit.decode_variant(variant)
-  if "patch_size" in fields:
-    size = variant.partition("/")[0]
-    raise ValueError(
-      f"config.model.variant: {variant!r} has a patch size, which the patches "
-      f"themselves have here; use {size!r}."
-    )
+  fields = vit.decode_size(
+    variant, "model.variant", "which the patches themselves have here"
+  )
   return _Model(num_classes, **{**fields, **kw})
 
 
@@ -254,13 +250,7 @@ def load(init_params, init_file, model_cfg, dont_load=()):
   """
   params = checkpoints.load_params(vit.VANITY_NAMES.get(init_file, init_file))
 
-  want_scan = bool((model_cfg or {}).get("scan"))
-  encoder = params.get("Transformer", {})
-  if want_scan and any(k.startswith("encoderblock_") for k in encoder):
-    params = vit.pyloop_to_scan(params)
-  elif not want_scan and "encoderblock" in encoder:
-    params = vit.scan_to_pyloop(params)
-
+  params = vit.restack(params, (model_cfg or {}).get("scan"))
   params = common.merge_params(params, init_params, dont_load)
   if init_params and "pos_embedding" in init_params:
     params["pos_embedding"] = _resize_posemb(

@@ -130,13 +130,7 @@ def Model(num_classes, *, variant=None, **kw):  # noqa: N802 (a class to its cal
     ValueError: the variant has a patch size.
     TypeError: unknown keyword.
   """
-  fields = vit.decode_variant(variant)
-  if "patch_size" in fields:
-    size = variant.partition("/")[0]
-    raise ValueError(
-      f"config.model.text.variant: {variant!r} has a patch size, which text "
-      f"does not; use {size!r}."
-    )
+  fields = vit.decode_size(variant, "model.text.variant", "which text does not")
   return _Model(num_classes, **{**fields, **kw})
 
 
@@ -177,17 +171,10 @@ def load(init_params, init_file, model_cfg, dont_load=()):
 
 def _stack_like(params, init_params):
   """Stacks the blocks of the encoder, or not, as the model has them."""
-  encoder = params.get("Encoder_0", {})
-  want_scan = "encoderblock" in init_params.get("Encoder_0", {})
-  if want_scan and any(k.startswith("encoderblock_") for k in encoder):
-    convert = vit.pyloop_to_scan
-  elif not want_scan and "encoderblock" in encoder:
-    convert = vit.scan_to_pyloop
-  else:
-    return params
+  scan = "encoderblock" in init_params.get("Encoder_0", {})
   # There the name of the encoder is that of an image model.
-  encoder = convert({"Transformer": encoder})["Transformer"]
-  return {**params, "Encoder_0": encoder}
+  renamed = {"Transformer": params.get("Encoder_0", {})}
+  return {**params, "Encoder_0": vit.restack(renamed, scan)["Transformer"]}
 
 
 def _check_length(params, init_params, init_file):
