@@ -67,6 +67,20 @@ def module(package, name, *, kind, key=None):
   raise unknown(kind, name, known_modules(package), key)
 
 
+def preprocessing(config, default=("ops_general", "ops_image", "ops_text")):
+  """Imports the modules of preprocessing ops that a config names.
+
+  Args:
+    config: ConfigDict; reads `pp_modules`.
+    default: sequence of str, if it has none.
+
+  Raises:
+    ValueError: no such module.
+  """
+  for name in config.get("pp_modules", default):
+    module("pp", name, kind="preprocessing module", key="pp_modules")
+
+
 def _exists(path):
   """Whether `path` names an importable module (imports only its parents)."""
   try:

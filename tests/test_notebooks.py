@@ -1,11 +1,11 @@
 """The notebooks run, and show what is in the workdir."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
 
+import notebooks
 from big_vision import checkpoints, metrics
 
 nbclient = pytest.importorskip("nbclient")
@@ -13,8 +13,8 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipykernel")
 pytest.importorskip("matplotlib")
 
-NOTEBOOKS = pathlib.Path(__file__).parent.parent / "notebooks"
-READ_LOGS = NOTEBOOKS / "read_logs_and_checkpoints.ipynb"
+NOTEBOOKS = notebooks.FOLDER
+READ_LOGS = "read_logs_and_checkpoints"
 CONFIG = {"model_name": "vit", "lr": 0.5, "model": {"width": 8}}
 
 
@@ -64,28 +64,9 @@ def workdir(tmp_path_factory):
   return path
 
 
-def run(notebook, **resources):
-  nb = nbformat.read(notebook, as_version=4)
-  client = nbclient.NotebookClient(
-    nb,
-    timeout=120,
-    kernel_name="python3",
-    resources={"metadata": {"path": str(NOTEBOOKS), **resources}},
-  )
-  client.execute()
-  return nb
-
-
-def texts(nb):
-  """What the notebook prints, and its number of pictures."""
-  outputs = [o for c in nb.cells for o in c.get("outputs", ())]
-  text = "".join(o.text for o in outputs if o.output_type == "stream")
-  return text, sum("image/png" in o.get("data", {}) for o in outputs)
-
-
 def test_read_logs_and_checkpoints(workdir, monkeypatch):
   monkeypatch.setenv("BV_WORKDIR", str(workdir))
-  text, pictures = texts(run(READ_LOGS))
+  text, pictures = notebooks.texts(notebooks.run(READ_LOGS))
   assert pictures == 4  # Loss, accuracy, learning rate, filters.
   assert str(workdir) in text
   assert 'model: {"width": 8}' in text
@@ -114,7 +95,7 @@ def test_read_logs_and_checkpoints(workdir, monkeypatch):
 def test_missing_workdir_says_what_to_do(tmp_path, monkeypatch):
   monkeypatch.setenv("BV_WORKDIR", str(tmp_path))
   with pytest.raises(nbclient.exceptions.CellExecutionError) as e:
-    run(READ_LOGS)
+    notebooks.run(READ_LOGS)
   assert "Train first, or set BV_WORKDIR" in str(e.value)
 
 

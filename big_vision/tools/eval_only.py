@@ -124,8 +124,7 @@ def evaluate(config, output_dir=None):
     ),
   )
   flat = mesh.devices.flatten()
-  for m in config.get("pp_modules", ["ops_general", "ops_image"]):
-    lookup.module("pp", m, kind="preprocessing module", key="pp_modules")
+  lookup.preprocessing(config)
   module = lookup.module(
     "models", config.model_name, kind="model", key="model_name"
   )

@@ -32,8 +32,6 @@ flags.DEFINE_boolean(
 )
 jax.config.parse_flags_with_absl()
 
-PP_MODULES = ("ops_general", "ops_image", "ops_text")
-
 
 def main_for(build, model="model"):
   """The `main(argv)` of a trainer module.
@@ -122,8 +120,7 @@ def train(
       "mesh_allow_split_physical_axes", False
     ),
   )
-  for m in config.get("pp_modules", PP_MODULES):
-    lookup.module("pp", m, kind="preprocessing module", key="pp_modules")
+  lookup.preprocessing(config)
   input_pipeline.validate(config.input)
 
   if workdir:

@@ -130,6 +130,35 @@ def test_pretraining_with_what_siglip2_adds():
   assert config.captioning.width == 64 and config.captioning.depth == 1
 
 
+def test_images_of_any_aspect_ratio():
+  config = siglip_pretrain.get_config(
+    "naflex,variant=L/14,seqlen=256-64,coco,imagenet"
+  )
+  patches = (
+    'value_range(-1, 1)|patchify(14)|pad_patches(256)|tuplify(["image/patches", '
+    '"image/type", "image/yidx", "image/xidx"], "image")'
+  )
+  assert config.input.pp.startswith(
+    f"flatten|decode|resize_to_sequence(14, [64, 256])|{patches}|tokenize("
+  )
+  want = f"resize_to_sequence(14, 256)|{patches}"
+  evals = config.evals
+  assert evals.retrieval_coco.pp_img == evals.disclf.pp_img == want
+  assert config.embed.pp_img == want
+  assert config.model.image_model == "proj.image_text.naflex_vit"
+  assert config.model.image.to_dict() == dict(
+    variant="L", pool_type="map", nposemb=16
+  )
+  one = siglip2_finetune.get_config("naflex,init=/x,seqlen=100")
+  assert "resize_to_sequence(16, 100)" in one.input.pp
+  assert one.model_init == "/x"
+  for name, arg in (("naflex", "naflex"), ("256", "")):
+    got = siglip2_finetune.get_config(arg).model_init
+    assert got == f"hf://google/siglip2-base-patch16-{name}"
+  with pytest.raises(ValueError, match="seqlen='a-b' should be a number"):
+    siglip_pretrain.get_config("naflex,seqlen=a-b")
+
+
 def test_fine_tuning_of_a_clone_or_a_public_name():
   config = siglip2_finetune.get_config("init=/data/so400m,lit")
   assert 'model="/data/so400m/tokenizer.model"' in config.input.pp

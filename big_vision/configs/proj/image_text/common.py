@@ -6,6 +6,7 @@ import big_vision.configs.common as bvcc
 from big_vision import lookup
 from big_vision.configs.proj.image_text import demo
 from big_vision.models import vit
+from big_vision.models.proj.image_text import preprocessing
 
 _AUGREG = "gs://vit_models/augreg/{}-i21k-300ep-lr_0.001-aug_{}-wd_0.1-do_0.0-sd_0.0.npz"
 _BERT = "gs://vit_models/lit/bert/uncased_L-{}"
@@ -151,6 +152,9 @@ _PLACES = {
 def parse_arg(arg, **spec):
   """Arguments of configs that train two towers on pairs of one's own.
 
+  With `naflex`, images keep their aspect ratio and become as many patches as
+  `seqlen` says, or as one of several drawn for each image: `128-256-576`.
+
   Args:
     arg: str, the argument of `get_config`.
     **spec: further arguments and other defaults, see `bvcc.parse_arg`.
@@ -162,6 +166,8 @@ def parse_arg(arg, **spec):
     **PAIRS,
     variant="B/16",
     res=224,
+    naflex=False,
+    seqlen="256",
     token_len=64,
     imagenet=False,
     coco=False,
@@ -171,7 +177,35 @@ def parse_arg(arg, **spec):
   arg = bvcc.parse_arg(arg, **(shared | spec))
   if arg.demo:
     arg.token_len = demo.TOKEN_LEN
+    arg.seqlen = demo.SEQLEN
   return arg
+
+
+def pp_image(arg, train=False):
+  """Preprocessing of decoded images.
+
+  Args:
+    arg: parsed arguments with `naflex`, `seqlen`, `variant`, `res` and `demo`.
+    train: bool, whether to draw one of several lengths; else it is the longest.
+
+  Returns:
+    str.
+
+  Raises:
+    ValueError: `seqlen` is not of numbers.
+  """
+  if not arg.naflex:
+    return f"resize({arg.res})|value_range(-1, 1)"
+  patch = demo.PATCH if arg.demo else int(arg.variant.partition("/")[2])
+  try:
+    lengths = sorted(map(int, arg.seqlen.split("-")))
+  except ValueError:
+    raise ValueError(
+      f"Config arg seqlen={arg.seqlen!r} should be a number of patches, or "
+      "several of which one is drawn, such as 128-256-576."
+    ) from None
+  several = train and len(lengths) > 1
+  return preprocessing.naflex(patch, lengths if several else lengths[-1])
 
 
 def pairs(arg, split):
@@ -222,7 +256,7 @@ def set_pairs(config, arg, tokenize, also=None):
 
   Args:
     config: ConfigDict.
-    arg: parsed arguments, also `res`, `batch_size` and `runlocal`.
+    arg: parsed arguments, also those of `pp_image`, `batch_size`, `runlocal`.
     tokenize: function from the name of a feature to the op.
     also: the same, for a further op that makes `cap_tokens`, `cap_mask` and
       `cap_task`; None for none.
@@ -236,51 +270,58 @@ def set_pairs(config, arg, tokenize, also=None):
     data=data,
     batch_size=arg.batch_size if not arg.runlocal else 32,
     shuffle_buffer_size=250_000 if not arg.runlocal else 50,
-    pp=(
-      f"decode|resize({arg.res})|value_range(-1, 1)|flatten|{texts}|keep({keys})"
-    ),
+    # First `flatten`: it would take NaFlex apart.
+    pp=f"flatten|decode|{pp_image(arg, train=True)}|{texts}|keep({keys})"
+    if arg.naflex
+    else f"decode|{pp_image(arg)}|flatten|{texts}|keep({keys})",
   )
 
 
 def set_evals(config, arg, tokenize):
   """Sets `config.evals` to what the arguments ask for.
 
+  Also `config.embed`, by which `big_vision/embedder.py` preprocesses.
+
   Args:
     config: ConfigDict, of which `input.pp` is used.
-    arg: parsed arguments with `val_split`, `imagenet`, `coco`, `res`, `demo`.
+    arg: parsed arguments with `val_split`, `imagenet`, `coco`, and those of
+      `pp_image`.
     tokenize: function from the name of a feature to the op.
   """
-  config.evals = {}
+  pp = dict(pp_img=pp_image(arg), pp_txt=tokenize("texts"))
+  config.embed, config.evals = pp, {}
   if arg.val_split:
     data, _ = pairs(arg, arg.val_split)
     config.evals.val = get_contrastive(data, config.input.pp, log_steps=1000)
   if arg.imagenet:
     config.evals.disclf = get_disclf(
-      arg.res, pp_txt=tokenize("texts"), log_steps=5000
+      arg.res, pp_txt=pp["pp_txt"], log_steps=5000
     )
+    if arg.naflex:
+      config.evals.disclf.pp_img = pp["pp_img"]
   if arg.coco or arg.demo:
-    config.evals.retrieval_coco = get_coco(
-      pp_img=f"resize({arg.res})|value_range(-1, 1)",
-      pp_txt=tokenize("texts"),
-      log_steps=5000,
-    )
+    config.evals.retrieval_coco = get_coco(**pp, log_steps=5000)
 
 
-def siglip_model(variant, vocab_size):
+def siglip_model(variant, vocab_size, naflex=False):
   """`config.model` of SigLIP, as of the published checkpoints.
 
   Args:
     variant: str, of the image tower, for example "B/16"; the text tower is of
       the same size.
     vocab_size: int.
+    naflex: bool, whether images have any aspect ratio.
 
   Returns:
     dict.
   """
   size = variant.partition("/")[0]
+  image = dict(variant=variant, pool_type="map")
+  if naflex:  # Positions are those of the published ones, 16 x 16.
+    image.update(variant=size, nposemb=16)
   return dict(
-    image_model="vit",
-    image=dict(variant=variant, pool_type="map"),
+    image_model="proj.image_text.naflex_vit" if naflex else "vit",
+    image=image,
     text_model="proj.image_text.text_transformer",
     text=dict(variant=size, vocab_size=vocab_size),
     # Images need no head: what MAP pooling gives is free to become anything.

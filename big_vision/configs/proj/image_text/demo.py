@@ -22,6 +22,8 @@ BATCH_SIZE = 128
 TOTAL_STEPS = 900
 TOKEN_LEN = 16  # Captions are short.
 NUM_CAPTIONS = 64
+PATCH = 8  # Pixels.
+SEQLEN = "9-16"  # Patches, for NaFlex: 24 x 24 or 32 x 32 pixels.
 
 _SHAPES, _COLORS = shapes_scene.SHAPES, shapes_scene.COLORS
 # Numbered as the dataset's `shape_color`.
@@ -33,10 +35,9 @@ TOWER = str(pathlib.Path(__file__).parent / "tower.npz")
 
 # The towers: what to change in `config.model.image` and `config.model.text`.
 WIDTH = 64
-IMAGE = dict(variant="mu/8", width=WIDTH, depth=3, mlp_dim=128, num_heads=4)
-TEXT = dict(
-  variant="mu", width=WIDTH, depth=1, mlp_dim=128, num_heads=4, vocab_size=512
-)
+_SIZE = dict(width=WIDTH, mlp_dim=128, num_heads=4)
+IMAGE = dict(variant=f"mu/{PATCH}", depth=3, **_SIZE)
+TEXT = dict(variant="mu", depth=1, vocab_size=512, **_SIZE)
 PROMPTS = ("a {}", "a picture of a {}", "an image showing a {}")
 
 
@@ -80,15 +81,16 @@ def apply(config, *, size=SIZE, total_steps=TOTAL_STEPS, **changes):
     cfg.batch_size = BATCH_SIZE
     cfg.shuffle_buffer_size = 4096
     demo.change_pp(cfg, size)
+    if "embed" in config:
+      demo.change_pp(config.embed, size)
     for cfg in config.evals.values():
       _change_eval(cfg, size)
     retrieval = config.evals.retrieval_coco
     config.evals.disclf = _zero_shot(retrieval.pp_img, retrieval.pp_txt)
     demo.shorten(config, total_steps)
     config.model_init, config.model_load = None, {}
-    for key in ("init_shapes", "init_types"):  # Of the real size.
-      if key in config:
-        del config[key]
+    if "init_shapes" in config:  # `tools/eval_only` wants to know.
+      config.init_shapes = [(1, size, size, 3), *config.init_shapes[1:]]
     config.update(changes)
 
 
@@ -97,6 +99,8 @@ def shrink_two_towers(config):
   with config.ignore_type():
     # In so short a time, MAP heads learn less than means.
     config.model.image.update(IMAGE, pool_type="gap")
+    if "nposemb" in config.model.image:  # NaFlex.
+      config.model.image.update(variant="mu", nposemb=4)
     config.model.text.update(TEXT)
     config.model.out_dim = (None, WIDTH)
 

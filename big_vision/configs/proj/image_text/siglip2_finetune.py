@@ -14,7 +14,12 @@ Where the pairs are from is said as in `siglip_pretrain.py` beside this file.
   init=/data/siglip2-base-patch16-256          a clone of it, with its tokenizer
   init=SigLIP2 B/16 256                        public name, in a bucket
   variant=L/16,res=512,init=...                another model
+  naflex                                       images of any aspect ratio, see below
   lit                                          only the text tower is trained
+
+`naflex` starts with google/siglip2-base-patch16-naflex unless `init` says
+otherwise; `seqlen=128-256-576-784-1024` are the numbers of patches of an image, of
+which one is drawn each time, as for SigLIP 2 (default: always 256).
 
 Texts are lower-cased, as all that the model has seen. A vocabulary elsewhere is
 `vocab=/path/tokenizer.model`.
@@ -33,6 +38,7 @@ trained before. Expected: more than 80% zero-shot accuracy.
 import ml_collections as mlc
 
 from big_vision.configs.proj.image_text import common, demo
+from big_vision.models.proj.image_text import preprocessing
 
 _GEMMA_VOCAB = "gs://big_vision/gemma_tokenizer.model"
 
@@ -41,7 +47,7 @@ def get_config(arg=None):
   """SigLIP 2, fine-tuned; arguments here and of `common.parse_arg`."""
   arg = common.parse_arg(
     arg,
-    init="hf://google/siglip2-base-patch16-256",
+    init="",
     res=256,
     vocab="",
     lit=False,
@@ -52,23 +58,27 @@ def get_config(arg=None):
   config.seed = 0
   config.total_steps = arg.steps
 
-  published = arg.init.startswith("SigLIP2 ") or arg.init.endswith(".npz")
+  kind = "naflex" if arg.naflex else "256"
+  init = arg.init or f"hf://google/siglip2-base-patch16-{kind}"
+  published = init.startswith("SigLIP2 ") or init.endswith(".npz")
   vocab = arg.vocab or (
-    _GEMMA_VOCAB if published else f"{arg.init}/tokenizer.model"
+    _GEMMA_VOCAB if published else f"{init}/tokenizer.model"
   )
   tokenize = lambda inkey: (
     f'lower("utf-8", key="{inkey}")|tokenize(max_len={arg.token_len}, '
     f'model="{vocab}", eos="sticky", pad_value=0, inkey="{inkey}")'
   )
-  config.pp_modules = ["ops_general", "ops_image", "ops_text"]
+  config.pp_modules = list(preprocessing.MODULES)
   common.set_pairs(config, arg, tokenize)
 
   config.log_training_steps = 50
   config.ckpt_steps = 1000
 
   config.model_name = "proj.image_text.two_towers"
-  config.model = common.siglip_model(arg.variant, vocab_size=256_000)
-  config.model_init = arg.init
+  config.model = common.siglip_model(
+    arg.variant, vocab_size=256_000, naflex=arg.naflex
+  )
+  config.model_init = init
 
   config.optax_name = "scale_by_adam"
   config.optax = dict(b2=0.95)
@@ -81,8 +91,9 @@ def get_config(arg=None):
 
   common.set_evals(config, arg, tokenize)
   if arg.demo:
-    demo.apply(config, lr=0.001)
+    demo.apply(config, lr=0.003 if arg.naflex else 0.001)
     demo.shrink_two_towers(config)
-    config.model.image.pool_type = "tok"  # As of the tower that is loaded.
-    config.model_init = dict(image=demo.TOWER)
+    if not arg.naflex:  # The tower to start from is none.
+      config.model.image.pool_type = "tok"
+      config.model_init = dict(image=demo.TOWER)
   return config

@@ -21,6 +21,9 @@ Expected: the paper has 73.4% zero-shot on ImageNet (B/16 at 224 pixels), after
 9 billion pairs of WebLI in batches of 32,768. With data of one's own, what that
 data gives: pairs by the hundred million are needed for half of that.
 
+`naflex,seqlen=128-256-576` keeps the aspect ratio of images, which become as many
+patches, one of these numbers each time.
+
 `captioning` and `self_distill` add what SigLIP 2 adds, see docs/siglip2.md; where
 there are boxes, change `p` of the op `locca` for dense captioning.
 
@@ -36,6 +39,7 @@ import ml_collections as mlc
 
 from big_vision.configs.proj.image_text import common, demo
 from big_vision.models import vit
+from big_vision.models.proj.image_text import preprocessing
 
 # Weight by size, SigLIP 2, section 2.2.
 _SELF_DISTILL = {"B": 0.25, "L": 0.5, "So400m": 1.0, "g-opt": 0.5}
@@ -65,7 +69,7 @@ def get_config(arg=None):
     f'p=(1, 0, 0), caption="{key}")'
   )
   common.set_pairs(config, arg, tokenize, caption if arg.captioning else None)
-  config.pp_modules = ["ops_general", "ops_image", "ops_text"]
+  config.pp_modules = list(preprocessing.MODULES)
   if arg.captioning:
     config.pp_modules.append("proj.image_text.ops_locca")
 
@@ -73,7 +77,7 @@ def get_config(arg=None):
   config.ckpt_steps = 1000
 
   config.model_name = "proj.image_text.two_towers"
-  config.model = common.siglip_model(arg.variant, arg.vocab_size)
+  config.model = common.siglip_model(arg.variant, arg.vocab_size, arg.naflex)
 
   size = arg.variant.partition("/")[0]
   if arg.captioning:

@@ -1,0 +1,166 @@
+"""A page to try an image-text model in the browser: SigLIP, LiT, CLIPPO.
+
+  python -m big_vision.tools.demo --workdir workdirs/siglip
+
+Drop an image, type prompts, see their probabilities. Example images are those
+of the config's data, or of a folder (`--images`). The page comes from this
+process alone, and only to this machine unless `--host` says otherwise.
+"""
+
+import argparse
+import io
+import sys
+
+from big_vision import fs
+from big_vision.tools.demo import server, similarity
+
+TYPES = {  # File name extension -> content type.
+  "jpg": "image/jpeg",
+  "jpeg": "image/jpeg",
+  "png": "image/png",
+  "webp": "image/webp",
+  "gif": "image/gif",
+}
+MAX_DEFAULT_PROMPTS = 8
+
+
+def folder_examples(folder, num):
+  """The first images of a folder, by name.
+
+  Args:
+    folder: str.
+    num: int, how many at most.
+
+  Returns:
+    List of `similarity.Example`.
+
+  Raises:
+    ValueError: there is no such folder, or no image in it.
+  """
+  if not fs.isdir(folder):
+    raise ValueError(f"--images {folder} is no folder.")
+  type_of = lambda name: TYPES.get(name.lower().rpartition(".")[2])
+  names = [n for n in fs.listdir(folder) if type_of(n)]
+  if not names:
+    raise ValueError(f"--images {folder} has no {', '.join(TYPES)} files.")
+  examples = []
+  for name in names[:num]:
+    with fs.open(fs.join(folder, name), "rb") as f:
+      examples.append(similarity.Example(f.read(), type_of(name), name))
+  return examples
+
+
+def array_example(image, caption):
+  """`similarity.Example` of a uint8 [H, W, 3] array."""
+  from PIL import Image
+
+  png = io.BytesIO()
+  Image.fromarray(image).save(png, "PNG")
+  return similarity.Example(png.getvalue(), "image/png", caption)
+
+
+def caption_prompts(captions):
+  """The first distinct captions that may be prompts, each in one line."""
+  lines = dict.fromkeys(" ".join(caption.split()) for caption in captions)
+  fits = lambda line: 0 < len(line) <= similarity.MAX_PROMPT_CHARS
+  return [line for line in lines if fits(line)][:MAX_DEFAULT_PROMPTS]
+
+
+def load(args):
+  """The `similarity.Demo` that the flags ask for.
+
+  Raises:
+    ValueError, FileNotFoundError: a flag is wrong.
+  """
+  if args.init and args.workdir.startswith("hf://"):
+    raise ValueError("--init is for a run: leave it out with hf://.")
+  if fs.is_local(args.workdir) and not fs.isdir(args.workdir):
+    raise ValueError(
+      f"--workdir {args.workdir} is no folder: give the one of a run that has "
+      "saved its config and a checkpoint."
+    )
+  examples, prompts = [], []
+  if args.images:
+    examples = folder_examples(args.images, args.num_examples)
+
+  from big_vision import embedder  # Imports jax: seconds.
+
+  options = {k: getattr(args, k) for k in ("init", "pp_img", "pp_txt")}
+  model = embedder.load(
+    args.workdir, **{k: v for k, v in options.items() if v is not None}
+  )
+  if not args.images:
+    pairs = embedder.example_images(model.config, args.num_examples)
+    examples = [array_example(image, caption) for image, caption in pairs]
+    prompts = caption_prompts(caption for _, caption in pairs)
+  prompts = prompts or list(similarity.PROMPTS)
+  demo = similarity.Demo(model, examples, prompts)
+  if examples:
+    try:  # Compiles now, not when the first visitor waits.
+      demo.similarity({"example": 0, "prompts": prompts})
+    except similarity.RequestError as e:
+      raise ValueError(f"Example {examples[0].title!r} fails: {e}") from e
+  return demo
+
+
+def main(argv=None):
+  """Serves the page until Ctrl-C; returns the exit status."""
+  parser = argparse.ArgumentParser(
+    prog="python -m big_vision.tools.demo",
+    description="A page to try an image-text model in the browser.",
+  )
+  parser.add_argument(
+    "--workdir",
+    required=True,
+    help="of a run that trained the model, or hf://org/repo of the hub",
+  )
+  parser.add_argument(
+    "--init", help="another checkpoint than the last one of the workdir"
+  )
+  parser.add_argument("--pp_img", help="preprocessing of images")
+  parser.add_argument("--pp_txt", help="preprocessing of texts")
+  parser.add_argument(
+    "--images", metavar="FOLDER", help="example images instead of the data's"
+  )
+  parser.add_argument(
+    "--num_examples", type=int, default=12, help="at most (default: 12)"
+  )
+  parser.add_argument(
+    "--port", type=int, default=8000, help="0 is any free one (default: 8000)"
+  )
+  parser.add_argument(
+    "--host",
+    default="127.0.0.1",
+    help="address to listen at; 0.0.0.0 lets other machines in, without a "
+    "password (default: 127.0.0.1)",
+  )
+  args = parser.parse_args(argv)
+  try:
+    httpd = server.Server(args.host, args.port)  # Before minutes of loading.
+  except (OSError, OverflowError) as e:
+    print(
+      f"Cannot listen at {args.host}:{args.port} "
+      f"({getattr(e, 'strerror', None) or e}): give another --port, such as 0 "
+      "for any free one, or another --host.",
+      file=sys.stderr,
+    )
+    return 1
+  try:
+    httpd.demo = load(args)
+    name = httpd.demo.embedder.name
+    print(f"Demo of {name}: {httpd.url} (Ctrl-C stops it)", flush=True)
+    httpd.serve_forever()
+  except (ValueError, FileNotFoundError) as e:
+    print(e, file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print("Stopped.")
+  finally:
+    httpd.server_close()
+  if httpd.demo is not None:
+    httpd.demo.lock.acquire()  # A model at work does not like to be cut off.
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

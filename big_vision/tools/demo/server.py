@@ -1,0 +1,163 @@
+"""The web server of the demo: a page, and JSON for it.
+
+  GET /                  the page: page.html, page.css, page.js
+  GET /api/model         name, loss, titles of examples, first prompts, limits
+  GET /api/example/3     image file of an example
+  POST /api/similarity   JSON, see `similarity.Demo.similarity`
+
+A wrong request is answered with status 4xx and {"error": sentence}.
+"""
+
+import http.server
+import importlib.resources
+import ipaddress
+import json
+import re
+import socket
+import sys
+import traceback
+
+from big_vision.tools.demo import similarity
+
+MAX_BODY_BYTES = 28_000_000  # An image in base64, and prompts.
+FILES = {
+  "/": ("page.html", "text/html; charset=utf-8"),
+  "/page.css": ("page.css", "text/css; charset=utf-8"),
+  "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+}
+# The page loads from here only, and no text of a user can become a script.
+POLICY = (
+  "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+  " img-src 'self' blob: data:; base-uri 'none'; form-action 'none';"
+  " frame-ancestors 'none'"
+)
+
+
+class Server(http.server.ThreadingHTTPServer):
+  """Listens at once; set `demo` before `serve_forever`.
+
+  Args:
+    host: str, name or address to listen at.
+    port: int, 0 for any free one.
+
+  Raises:
+    OSError, OverflowError: cannot listen there.
+  """
+
+  demo = None
+
+  def __init__(self, host, port):
+    if ":" in host:
+      self.address_family = socket.AF_INET6
+    super().__init__((host, port), Handler)
+    self.is_local = ipaddress.ip_address(self.server_address[0]).is_loopback
+    if host in ("0.0.0.0", "::"):
+      host = socket.gethostname()
+    self.hostname = f"[{host}]" if ":" in host else host
+    self.url = f"http://{self.hostname}:{self.server_address[1]}/"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+  """One request."""
+
+  timeout = 60  # Seconds without a byte.
+
+  def do_GET(self):
+    self._answer(self._get)
+
+  def do_POST(self):
+    self._answer(self._post)
+
+  def _answer(self, fn):
+    """Sends (content type, bytes) of `fn`, or what it raises, as an error."""
+    try:
+      self._send(200, *fn())
+    except similarity.RequestError as e:
+      self.send_error(e.status, str(e))
+    except (ConnectionError, TimeoutError):
+      pass  # The browser has left.
+    except Exception as e:
+      traceback.print_exc(file=sys.stderr)
+      self.send_error(500, f"The server failed: {type(e).__name__}: {e}")
+
+  def _get(self):
+    self._check_host()
+    path = self.path.split("?")[0]
+    demo = self.server.demo
+    if path in FILES:
+      name, content_type = FILES[path]
+      page = importlib.resources.files(__package__).joinpath(name)
+      return content_type, page.read_bytes()
+    if path == "/api/model":
+      return _json(demo.model())
+    if match := re.fullmatch("/api/example/([0-9]{1,9})", path):
+      example = demo.example(int(match[1]))
+      return example.content_type, example.data
+    raise similarity.RequestError(404, "There is no such page.")
+
+  def _post(self):
+    body = self._body()  # First, or the answer gets lost.
+    self._check_host()
+    if self.path != "/api/similarity":
+      raise similarity.RequestError(404, "There is no such page.")
+    # A page of another site cannot send this type without asking first.
+    if self.headers.get_content_type() != "application/json":
+      raise similarity.RequestError(
+        415, "The content type should be application/json."
+      )
+    try:
+      request = json.loads(body)
+    except (ValueError, RecursionError):
+      raise similarity.RequestError(400, "The request is no JSON.") from None
+    return _json(self.server.demo.similarity(request))
+
+  def _body(self):
+    length = self.headers.get("Content-Length") or ""
+    if not re.fullmatch("[0-9]{1,18}", length):
+      raise similarity.RequestError(
+        411, "The request should have a Content-Length."
+      )
+    length = int(length)
+    if length > MAX_BODY_BYTES:
+      # A browser that cannot send all of it does not read the answer.
+      left = min(length, 10 * MAX_BODY_BYTES)
+      while left and (part := self.rfile.read(min(left, 65536))):
+        left -= len(part)
+      raise similarity.RequestError(413, similarity.too_large(length * 3 / 4))
+    return self.rfile.read(length)
+
+  def _check_host(self):
+    """Against sites that let their own name point to this machine."""
+    host = self.headers.get("Host") or ""
+    name = host if host.endswith("]") else host.rsplit(":", 1)[0]
+    local = ("localhost", "127.0.0.1", "[::1]", self.server.hostname)
+    if self.server.is_local and name not in local:
+      raise similarity.RequestError(
+        403,
+        f"This server is no {name!r}: open {self.server.url}, or give it "
+        "another --host.",
+      )
+
+  def _send(self, status, content_type, data):
+    self.send_response(status)
+    self.send_header("Content-Type", content_type)
+    self.send_header("Content-Length", str(len(data)))
+    self.send_header("Cache-Control", "no-store")
+    self.send_header("Content-Security-Policy", POLICY)
+    self.send_header("X-Content-Type-Options", "nosniff")
+    self.end_headers()
+    self.wfile.write(data)
+
+  def send_error(self, code, message=None, explain=None):
+    """JSON instead of the HTML of the base class, which calls this, too."""
+    try:
+      self._send(code, *_json({"error": message or "Wrong request."}))
+    except ConnectionError:
+      pass
+
+  def log_message(self, *args):
+    """Requests are no news; failures of the model print a traceback."""
+
+
+def _json(value):
+  return "application/json", json.dumps(value, allow_nan=False).encode()

@@ -1,0 +1,213 @@
+"""What the demo computes: similarities of an image and prompts, and a cache.
+
+The model is passed in (`big_vision.embedder.Embedder` or what has its methods),
+so that this file needs neither jax nor TensorFlow. Letters of shapes:
+E embedding, M prompts.
+"""
+
+import base64
+import collections
+import dataclasses
+import hashlib
+import threading
+
+import numpy as np
+
+MAX_IMAGE_BYTES = 20_000_000
+MAX_PROMPTS = 64
+MAX_PROMPT_CHARS = 500
+CACHED_IMAGES, CACHED_TEXTS = 256, 4096  # Embeddings, a few KB each.
+
+PROMPTS = (
+  "a photo of a cat",
+  "a photo of a dog",
+  "a photo of a person",
+  "a landscape",
+  "a drawing",
+)
+
+
+class RequestError(Exception):
+  """Something wrong with a request: HTTP status and one sentence."""
+
+  def __init__(self, status, message):
+    super().__init__(message)
+    self.status = status
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """An image to click on.
+
+  Attributes:
+    data: bytes, the image file.
+    content_type: str, such as "image/png".
+    title: str, what it shows or its name.
+  """
+
+  data: bytes
+  content_type: str
+  title: str
+
+
+class Cache:
+  """The values of the `size` keys that were used last."""
+
+  def __init__(self, size):
+    self._size = size
+    self._values = collections.OrderedDict()
+
+  def get(self, key):
+    """The value of a key, or None."""
+    if key in self._values:
+      self._values.move_to_end(key)
+    return self._values.get(key)
+
+  def put(self, key, value):
+    self._values[key] = value
+    self._values.move_to_end(key)
+    if len(self._values) > self._size:
+      self._values.popitem(last=False)
+
+
+class Demo:
+  """A model, example images and the embeddings computed so far.
+
+  Args:
+    embedder: `Embedder`.
+    examples: list of `Example`.
+    prompts: list of str that the page starts with.
+  """
+
+  def __init__(self, embedder, examples=(), prompts=PROMPTS):
+    self.embedder = embedder
+    self.examples = list(examples)
+    self.prompts = list(prompts)
+    self.lock = threading.Lock()  # Of the model and the caches.
+    self._images = Cache(CACHED_IMAGES)  # SHA-256 of the file -> [E].
+    self._texts = Cache(CACHED_TEXTS)
+
+  def model(self):
+    """What the page has to know."""
+    return {
+      "name": self.embedder.name,
+      "loss_fn": self.embedder.loss_fn,
+      "examples": [e.title for e in self.examples],
+      "prompts": self.prompts,
+      "max_image_bytes": MAX_IMAGE_BYTES,
+    }
+
+  def similarity(self, request):
+    """Compares an image with prompts.
+
+    Args:
+      request: dict with "prompts", list of str, and one of "image", a file in
+        base64; "example", its number; "hash", of an image sent before.
+
+    Returns:
+      Dict: "logits", "sigmoid" and "softmax", lists of M floats, and "hash",
+      which stands for the image in later requests.
+
+    Raises:
+      RequestError: 400 if the request is wrong, 404 if there is no such
+        example, 410 if the image of the hash must be sent again, 413 if it is
+        too large, 500 if the model gives no finite numbers.
+    """
+    if not isinstance(request, dict):
+      raise RequestError(400, "The request should be a JSON object.")
+    prompts = _checked_prompts(request.get("prompts"))
+    data, key = self._image(request)
+    with self.lock:
+      zimg = self._embed_image(data, key)
+      logits = self.embedder.logits(zimg[None], self._embed_texts(prompts))
+      values = {
+        "logits": logits[0],
+        "sigmoid": self.embedder.probabilities(logits, "sigmoid")[0],
+        "softmax": self.embedder.probabilities(logits, "softmax")[0],
+      }
+    if not np.isfinite(logits).all():  # Neither are they JSON.
+      raise RequestError(500, "The model's logits are NaN or infinite.")
+    return {k: np.asarray(v).tolist() for k, v in values.items()} | {
+      "hash": key
+    }
+
+  def example(self, number):
+    """The `Example` of a number; RequestError 404 if there is none."""
+    # True is an int, and -1 would be the last one.
+    if type(number) is int and 0 <= number < len(self.examples):
+      return self.examples[number]
+    raise RequestError(
+      404, f"There is no example {number}, only {len(self.examples)} of them."
+    )
+
+  def _image(self, request):
+    """(bytes, or None if only the hash is known; hash)."""
+    given = [k for k in ("image", "example", "hash") if k in request]
+    if len(given) != 1:
+      raise RequestError(
+        400, 'Choose an image: one of "image", "example" or "hash".'
+      )
+    if given == ["hash"]:
+      return None, str(request["hash"])
+    if given == ["example"]:
+      data = self.example(request["example"]).data
+    else:
+      try:
+        data = base64.b64decode(request["image"], validate=True)
+      except (TypeError, ValueError):
+        raise RequestError(400, '"image" should be a file in base64.') from None
+      if len(data) > MAX_IMAGE_BYTES:
+        raise RequestError(413, too_large(len(data)))
+    return data, hashlib.sha256(data).hexdigest()
+
+  def _embed_image(self, data, key):
+    zimg = self._images.get(key)
+    if zimg is None:
+      if data is None:
+        raise RequestError(410, "This image is forgotten: choose it again.")
+      try:
+        (zimg,) = self.embedder.images([data])
+      except ValueError as e:
+        raise RequestError(400, str(e)) from e
+      self._images.put(key, zimg)
+    return zimg  # [E]
+
+  def _embed_texts(self, prompts):
+    found = {text: self._texts.get(text) for text in prompts}
+    new = [text for text, ztxt in found.items() if ztxt is None]
+    if new:
+      for text, ztxt in zip(new, self.embedder.texts(new), strict=True):
+        found[text] = ztxt
+        self._texts.put(text, ztxt)
+    return np.stack([found[text] for text in prompts])  # [M, E]
+
+
+def _checked_prompts(prompts):
+  if not isinstance(prompts, list) or not prompts:
+    raise RequestError(400, "Give at least one prompt.")
+  if len(prompts) > MAX_PROMPTS:
+    raise RequestError(
+      400, f"There are {len(prompts)} prompts, at most {MAX_PROMPTS} can be."
+    )
+  for i, text in enumerate(prompts, 1):
+    if not isinstance(text, str) or not text.strip():
+      raise RequestError(400, f"Prompt {i} is no text.")
+    if len(text) > MAX_PROMPT_CHARS:
+      raise RequestError(
+        400,
+        f"Prompt {i} has {len(text)} characters, at most {MAX_PROMPT_CHARS} "
+        "can be.",
+      )
+    try:
+      text.encode()
+    except UnicodeEncodeError:  # Half of a pair, such as "\ud800".
+      raise RequestError(400, f"Prompt {i} is no valid Unicode.") from None
+  return prompts
+
+
+def too_large(num_bytes):
+  """The sentence about an image of so many bytes."""
+  return (
+    f"The image is too large: {num_bytes / 1e6:.1f} MB, at most "
+    f"{MAX_IMAGE_BYTES / 1e6:.0f} MB can be."
+  )
