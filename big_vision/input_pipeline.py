@@ -16,11 +16,11 @@ import math
 
 import jax
 import ml_collections as mlc
-import tensorflow as tf
 from absl import logging
 
 from big_vision.datasets import check, core, iterators, order, stream, transfer
 from big_vision.pp import builder, rng
+from big_vision.tf import tf
 
 DEFAULT_NUM_PARALLEL_CALLS = 100
 MEMORY_GB = 8  # For raw examples of training; the rest of a run fits into 16.

@@ -12,6 +12,7 @@ TF_WING = (
   "big_vision.pp.",
   "big_vision.datasets.",
   "big_vision.input_pipeline",
+  "big_vision.tf",
   "big_vision.tools.convert_dataset",
   "big_vision.tools.download_tfds_datasets",
 )
@@ -48,6 +49,19 @@ def test_no_work_at_import():
     "import jax._src.xla_bridge as xb\n"
     "assert not xb.backends_are_initialized()\n"
     "assert 'tensorflow' not in sys.modules\n"
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.tf
+def test_keras_is_imported_when_asked_for():
+  done = run(
+    "import os, sys\n"
+    "from big_vision import input_pipeline\n"
+    "from big_vision.tf import tf\n"
+    "assert 'keras' not in sys.modules\n"
+    "assert 'TF_USE_LEGACY_KERAS' not in os.environ\n"
+    "assert tf.keras.layers.Dense(2)(tf.ones([1, 3])).shape == (1, 2)\n"
   )
   assert done.returncode == 0, done.stderr[-2000:]
 

@@ -4,9 +4,9 @@ import functools
 
 import jax
 import numpy as np
-import tensorflow as tf
 
 from big_vision import lookup
+from big_vision.tf import tf
 
 
 def get(name, **kw):

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-import tensorflow as tf
 
 from big_vision.datasets import core
+from big_vision.tf import tf
 
 
 class DataSource(core.DataSource):

@@ -10,11 +10,11 @@ import csv
 import os
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from big_vision import fs, lookup
 from big_vision.datasets import core, folder_listing, problems, slices, tfds
+from big_vision.tf import tf
 
 
 class DataSource(core.IndexedDataSource):

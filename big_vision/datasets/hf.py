@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Mapping
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from big_vision import lookup
@@ -22,6 +21,7 @@ from big_vision.datasets import (
   slices,
   tfds,
 )
+from big_vision.tf import tf
 
 
 class DataSource(python_reader.Reader, core.IndexedDataSource):

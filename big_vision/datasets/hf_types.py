@@ -3,9 +3,9 @@
 import os
 
 import numpy as np
-import tensorflow as tf
 
 from big_vision.datasets import problems
+from big_vision.tf import tf
 
 _STRINGS = ("string", "large_string", "binary", "large_binary")
 _NUMBERS = (

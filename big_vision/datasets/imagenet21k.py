@@ -18,12 +18,12 @@ import os
 import pathlib
 import zlib
 
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
 from big_vision import fs, lookup
 from big_vision.datasets import embedded, tar_index
+from big_vision.tf import tf
 
 ARCHIVES = ("winter21_whole.tar.gz", "winter21_whole.tar", "fall11_whole.tar")
 SYNSETS_FILE = "imagenet21k_synsets.txt"

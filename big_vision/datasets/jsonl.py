@@ -9,11 +9,11 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-import tensorflow as tf
 
 from big_vision import fs
 from big_vision.datasets import core
 from big_vision.download import cached_download
+from big_vision.tf import tf
 
 _TYPES = {bool: np.bool_, int: np.int32, float: np.float32, str: object}
 _NUM_DOWNLOADS = 100  # In parallel.

@@ -11,7 +11,8 @@ import functools
 import hashlib
 
 import numpy as np
-import tensorflow as tf
+
+from big_vision.tf import tf
 
 _BLOCK = 1 << 14  # Positions whose components are drawn together.
 _FOREVER = tf.int64.max

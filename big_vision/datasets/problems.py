@@ -1,7 +1,8 @@
 """Examples that can not be used: errors in graphs that name a file."""
 
 import numpy as np
-import tensorflow as tf
+
+from big_vision.tf import tf
 
 
 class Problems:

@@ -5,7 +5,8 @@ are read in one; what fails is reported when the turn of that example comes.
 """
 
 import numpy as np
-import tensorflow as tf
+
+from big_vision.tf import tf
 
 _BLOCK = 16  # Examples per call. More gain nothing, measured with JPEGs.
 

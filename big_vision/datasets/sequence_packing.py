@@ -5,7 +5,7 @@ Shapes: L length after packing.
 
 from collections.abc import Mapping
 
-import tensorflow as tf
+from big_vision.tf import tf
 
 AUTOTUNE = tf.data.experimental.AUTOTUNE
 # Joins the keys of nested examples.

@@ -16,11 +16,11 @@ import time
 import zipfile
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from big_vision import download, fs
 from big_vision.datasets import tar_index
+from big_vision.tf import tf
 
 _NUM_THREADS = 16
 _NUM_TRIES = 3  # Of a download.

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import tensorflow as tf
 from absl import logging
 
 from big_vision.datasets import order, sequence_packing
 from big_vision.pp import rng
+from big_vision.tf import tf
 
 _SEARCH_SECONDS = 60  # How long to look for the example behind an error.
 _FETCHES = 4  # Blocks of examples that are read at a time.

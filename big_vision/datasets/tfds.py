@@ -6,13 +6,13 @@ import os
 import re
 
 import jax
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.core import read_only_builder
 
 from big_vision import lookup
 from big_vision.datasets import core, embedded, python_reader, records
+from big_vision.tf import tf
 
 # Ids of examples must be the same for ever: files of evaluators hold them.
 _HASH_KEY = [3714561454027272724, 8800639020734831960]

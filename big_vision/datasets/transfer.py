@@ -9,12 +9,12 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from big_vision import devices as devices_lib
 from big_vision import trees
 from big_vision.datasets import iterators
+from big_vision.tf import tf
 
 
 def start_global(

@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from big_vision import fs, lookup
@@ -23,6 +22,7 @@ from big_vision.datasets import (
   slices,
   tfds,
 )
+from big_vision.tf import tf
 
 _IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif")
 _JSON_TYPES = {

@@ -9,7 +9,8 @@ channels together are slow.
 """
 
 import numpy as np
-import tensorflow as tf
+
+from big_vision.tf import tf
 
 
 def _row(image):

@@ -9,9 +9,8 @@ the origins of all pixels are computed only then.
 
 import math
 
-import tensorflow as tf
-
 from big_vision.pp import rng
+from big_vision.tf import tf
 
 
 def wrap(image):

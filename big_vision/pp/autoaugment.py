@@ -50,8 +50,6 @@ References: Cubuk et al. 2018, https://arxiv.org/abs/1805.09501, and Cubuk et al
 
 import functools
 
-import tensorflow as tf
-
 from big_vision import lookup
 from big_vision.pp import rng, utils
 from big_vision.pp.augment_bits import (
@@ -80,6 +78,7 @@ from big_vision.pp.augment_geometry import (
   wrap,
 )
 from big_vision.pp.registry import Registry
+from big_vision.tf import tf
 
 __all__ = [
   "NAME_TO_FUNC",

@@ -8,12 +8,12 @@ as `preprocess_ops.<name>`, separated by `|`. Each one maps a dict of tensors
 import inspect
 import re
 
-import tensorflow as tf
 from absl import logging
 
 from big_vision import lookup
 from big_vision.pp import registry, rng
 from big_vision.pp.registry import Registry, parse_name
+from big_vision.tf import tf
 
 _PREFIX = "preprocess_ops."
 

@@ -4,11 +4,11 @@ import collections
 import threading
 
 import numpy as np
-import tensorflow as tf
 
 from big_vision import fs, trees
 from big_vision.pp import rng, utils
 from big_vision.pp.registry import Registry
+from big_vision.tf import tf
 
 InKeyOutKey = utils.InKeyOutKey
 

@@ -3,11 +3,10 @@
 import functools
 import math
 
-import tensorflow as tf
-
 from big_vision import lookup
 from big_vision.pp import rng, utils
 from big_vision.pp.registry import Registry
+from big_vision.tf import tf
 
 InKeyOutKey = utils.InKeyOutKey
 

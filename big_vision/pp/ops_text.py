@@ -5,7 +5,6 @@
 
 import string
 
-import tensorflow as tf
 from absl import logging
 
 from big_vision import lookup
@@ -20,6 +19,7 @@ from big_vision.pp.registry import Registry
 from big_vision.pp.sentencepiece_model import KNOWN_TOKENIZERS
 from big_vision.pp.sentencepiece_tokenizer import SentencepieceTokenizer
 from big_vision.pp.utils import InKeyOutKey
+from big_vision.tf import tf
 
 __all__ = ["KNOWN_TOKENIZERS", "SentencepieceTokenizer"]  # Re-exported.
 

@@ -23,7 +23,7 @@ import contextvars
 import dataclasses
 import hashlib
 
-import tensorflow as tf
+from big_vision.tf import tf
 
 
 @dataclasses.dataclass

@@ -6,9 +6,8 @@ where tensorflow_text is installed, so that there is one way only: that package
 asks for the full TensorFlow next to tensorflow-cpu, and must fit its version.
 """
 
-import tensorflow as tf
-
 from big_vision.pp import sentencepiece_model, string_ops
+from big_vision.tf import tf
 
 
 class SentencepieceOps:

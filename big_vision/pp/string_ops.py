@@ -8,7 +8,8 @@ import itertools
 import math
 
 import numpy as np
-import tensorflow as tf
+
+from big_vision.tf import tf
 
 
 def encode_strings(encode, text):

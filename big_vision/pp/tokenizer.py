@@ -14,13 +14,13 @@ import importlib
 from typing import Protocol
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from big_vision import lookup
 from big_vision.chrono import chrono
 from big_vision.pp import registry, string_ops
 from big_vision.pp.registry import Registry, parse_name
+from big_vision.tf import tf
 
 
 class Tokenizer(Protocol):

@@ -23,7 +23,7 @@ def make_jpegs(num, height=375, width=500):
   Returns:
     List of bytes.
   """
-  import tensorflow as tf
+  from big_vision.tf import tf
 
   rng = np.random.default_rng(0)
   jpegs = []
@@ -40,10 +40,9 @@ def make_jpegs(num, height=375, width=500):
 
 def benchmark_input(args):
   """Times the training input pipeline; returns a dict of figures."""
-  import tensorflow as tf
-
   from big_vision import input_pipeline
   from big_vision.pp import builder
+  from big_vision.tf import tf
 
   import_ops()
   pp = args.pp.format(res=args.res, classes=args.classes)

@@ -21,13 +21,13 @@ import concurrent.futures
 import os
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
 from big_vision import fs
 from big_vision.datasets import embedded, records
 from big_vision.datasets import tfds as bv_tfds
+from big_vision.tf import tf
 
 _FORMATS = ("index", "array_record")
 _ARRAY_RECORD = tfds.core.FileFormat.ARRAY_RECORD

@@ -68,7 +68,7 @@ def prepare_datasets(
     AssertionError: no templates, or not one "{}" in one of them.
     ValueError: `pp_img` or `pp_txt` does not give what it should.
   """
-  import tensorflow as tf
+  from big_vision.tf import tf
 
   images = img_dataset
   if pre_filter_fn is not None:

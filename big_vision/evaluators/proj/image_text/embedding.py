@@ -95,11 +95,10 @@ def preprocess(ds, pp, keep):
   Raises:
     ValueError: `pp` does not give one of these entries.
   """
-  import tensorflow as tf
-
   from big_vision.datasets import stream
   from big_vision.pp import builder as pp_builder
   from big_vision.pp import rng
+  from big_vision.tf import tf
 
   fn = pp_builder.get_preprocess_fn(pp)
   zero = np.zeros([], np.int64)

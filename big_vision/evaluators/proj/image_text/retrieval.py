@@ -74,7 +74,7 @@ def _images(dataset, pp_img, offset):
 
 def _texts(dataset, pp_txt, txt_name, offset, max_texts):
   """See `prepare_datasets`."""
-  import tensorflow as tf
+  from big_vision.tf import tf
 
   keys = (txt_name,) if isinstance(txt_name, str) else tuple(txt_name)
   _nested(dataset.element_spec, keys)  # Errors before tf.data adds to them.

@@ -366,7 +366,7 @@ def convert_name(name):
 
 def _read_original(folder):
   """Nested dict of the parameters of `BertEncoder` in an original BERT."""
-  import tensorflow as tf
+  from big_vision.tf import tf
 
   reader = tf.train.load_checkpoint(fs.join(folder, "bert_model.ckpt"))
   names = {n: convert_name(n) for n in reader.get_variable_to_shape_map()}

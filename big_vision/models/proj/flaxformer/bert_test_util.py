@@ -58,7 +58,7 @@ def save_checkpoint(folder, variables):
     folder: str, which exists.
     variables: dict from name to array.
   """
-  import tensorflow as tf
+  from big_vision.tf import tf
 
   tf.raw_ops.SaveV2(
     prefix=os.path.join(folder, "bert_model.ckpt"),

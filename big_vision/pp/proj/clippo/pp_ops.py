@@ -10,13 +10,13 @@ text.
 import functools
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 import big_vision.pp.archive.randaug  # noqa: F401 (CLIPPO names no other module)
 from big_vision.pp.proj.clippo import unifont
 from big_vision.pp.registry import Registry
 from big_vision.pp.utils import InKeyOutKey
+from big_vision.tf import tf
 
 
 @Registry.register("preprocess_ops.render_unifont")

@@ -1,11 +1,10 @@
 """Word pieces for the BERT text towers: `bert_tokenize`, `tokenizers.bert`."""
 
-import tensorflow as tf
-
 from big_vision import download
 from big_vision.pp import rng, string_ops, tokenizer, wordpiece
 from big_vision.pp.registry import Registry
 from big_vision.pp.utils import InKeyOutKey
+from big_vision.tf import tf
 
 
 def read_vocab(path):

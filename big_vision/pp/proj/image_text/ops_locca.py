@@ -10,12 +10,12 @@ References:
 import re
 
 import numpy as np
-import tensorflow as tf
 
 from big_vision import lookup
 from big_vision.pp import rng
 from big_vision.pp import tokenizer as tokenizers
 from big_vision.pp.registry import Registry
+from big_vision.tf import tf
 
 TASKS = ("caption", "refer", "ground")
 # As text, and as the tokens of `tokensets.loc`.

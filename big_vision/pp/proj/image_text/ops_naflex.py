@@ -22,11 +22,10 @@ References:
 Shapes: `N` patches.
 """
 
-import tensorflow as tf
-
 from big_vision import trees
 from big_vision.pp import rng, utils
 from big_vision.pp.registry import Registry
+from big_vision.tf import tf
 
 InKeyOutKey = utils.InKeyOutKey
 
