@@ -17,7 +17,9 @@ from big_vision.tf import tf
 
 _SEARCH_SECONDS = 60  # How long to look for the example behind an error.
 _FETCHES = 4  # Blocks of examples that are read at a time.
-_LOADED_BYTES = 256 << 20  # With random access: what is loaded to be cached.
+# With random access: what is loaded to be cached, or read to be filtered, before
+# the first example.
+_LOADED_BYTES = 256 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,16 +109,38 @@ class Component:
   @functools.cached_property
   def _read_late(self):
     """What completes an example when its turn comes, None if it is complete."""
-    if self.pre_filter_fn or (self._cache and not self.read):
+    filtered = self.pre_filter_fn and self._kept is None
+    if filtered or (self._cache and not self.read):
       return None
     return self._read_loaded or self.read or self.open(None)[1]
 
   @functools.cached_property
+  def _is_small(self):
+    """Whether all examples can be read by number before the first is needed."""
+    num_bytes = (self.bytes_per_example or float("inf")) * (self.size or 0)
+    return bool(self.read) and 0 < num_bytes <= _LOADED_BYTES
+
+  @functools.cached_property
+  def _kept(self):
+    """Which examples pass `pre_filter_fn`, bool [size]; None if not known.
+
+    With it, what is filtered out is not read every time.
+    """
+    if not (self.pre_filter_fn and self._is_small):
+      return None
+    read = self._read_loaded or self.read
+    keep = lambda i: tf.cast(self.pre_filter_fn(read(i)), tf.bool)
+    ds = tf.data.Dataset.range(self.size)
+    ds = ds.map(keep, tf.data.AUTOTUNE, deterministic=True)
+    try:
+      return ds.batch(self.size).get_single_element()
+    except (tf.errors.OpError, UnicodeDecodeError):
+      return None  # The error comes again in the example's turn.
+
+  @functools.cached_property
   def _read_loaded(self):
     """`read` from memory, if the examples are to be cached and are few."""
-    num_bytes = (self.bytes_per_example or float("inf")) * (self.size or 0)
-    wanted = self.cache_raw and self.read and self._fit(self.size)
-    if not wanted or not 0 < num_bytes <= _LOADED_BYTES:
+    if not (self.cache_raw and self._is_small and self._fit(self.size)):
       return None
     ds = tf.data.Dataset.range(self.size)
     ds = ds.map(self.read, tf.data.AUTOTUNE, deterministic=True)
@@ -174,13 +198,19 @@ class Component:
       )
 
   def _open(self, order_seed=None):
-    """One epoch before shuffling: dataset of (index, example)."""
+    """One epoch before shuffling: dataset of (index, example).
+
+    If it is known which examples are `_kept`, the index in place of the example.
+    """
     if self.read:
       ds = tf.data.Dataset.range(self.size)
       if order_seed is not None:
         ds = ds.map(
           lambda i: order.permuted(i, self.size, self._seed, order_seed)
         )
+      if self._kept is not None:
+        ds = ds.filter(lambda i: self._kept[i])
+        return ds.map(lambda i: (i, i))
       read = self._read_loaded or self.read
       ds = ds.map(lambda i: (i, read(i)), tf.data.AUTOTUNE, deterministic=True)
     else:
@@ -222,12 +252,14 @@ class Component:
       size=self._epoch_size() if start else None,
       start=start,
     )
-    return select(stream)
+    stream = select(stream)
+    return self._fetched(stream) if self._in_blocks(record) else stream
 
   def _in_blocks(self, record):
     """Whether the stream has what was fetched in place of examples."""
-    possible = self.block_size > 1 and record is None
-    return possible and not (self.pre_filter_fn or self._read_loaded)
+    by_number = self.read and (not self.pre_filter_fn or self._kept is not None)
+    possible = self.block_size > 1 and by_number and record is None
+    return possible and not self._read_loaded
 
   def _fetched(self, located):
     """Reads what comes next in the stream, a block at a time."""

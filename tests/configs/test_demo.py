@@ -65,6 +65,7 @@ FLAGS = {
 SLOW = (
   "bit_i1k",
   "bit_i21k",
+  "load_and_eval",
   "mlp_mixer_i1k",
   "nfnet_i1k",
   "proj.clippo.train_clippo",

@@ -186,6 +186,36 @@ def test_cache_raw_loads_small_datasets(prepared, monkeypatch, kw):
   assert len(read) < 1500
 
 
+def test_small_datasets_are_filtered_once(prepared, monkeypatch):
+  cfg = config(prepared, pre_filter_fn=lambda x: x["label"] > 4)
+  read = count_reads(monkeypatch)
+  got = ids(cfg, 30, start_step=7)
+  assert sorted(set(read)) == list(range(1500))
+  # Once to judge all; then nothing but what is kept, and read a little ahead.
+  again = np.bincount(read) - 1
+  labels = np.array([e["label"] for e in examples(prepared)])
+  assert not again[labels <= 4].any()
+  assert 1500 <= again.sum() <= 1500 + 40 * 50
+  # The same where all are read in their turn.
+  monkeypatch.setattr(stream, "_LOADED_BYTES", 1000)
+  np.testing.assert_array_equal(ids(cfg, 30, start_step=7), got)
+
+
+@pytest.mark.parametrize("loaded_bytes", [1000, stream._LOADED_BYTES])
+def test_filter_of_a_damaged_file(folder, monkeypatch, loaded_bytes):
+  """The error comes in the example's turn, however filters work."""
+  path = shard(folder)
+  bounds = records.record_bounds(path)
+  with open(path, "r+b") as f:
+    f.seek(int(bounds[3]) + 14)
+    f.write(b"\xff" * 40)
+  monkeypatch.setattr(stream, "_LOADED_BYTES", loaded_bytes)
+  cfg = config(folder, pre_filter_fn=lambda x: x["label"] > 4)
+  assert len(ids(cfg, 1)) == 50
+  with pytest.raises(ValueError, match="decode"):
+    ids(cfg, 60)
+
+
 def test_cache_raw_of_a_damaged_file(folder, caplog):
   path = shard(folder)
   bounds = records.record_bounds(path)
