@@ -101,7 +101,7 @@ def get_config(arg=None):
 
   common.set_evals(config, arg, tokenize)
   if arg.demo:
-    demo.apply(config, lr=0.003)
+    demo.apply(config, lr=0.003, total_steps=1300)
     demo.shrink_two_towers(config)
     if arg.captioning:
       config.captioning.update(demo.TEXT, depth=1)
