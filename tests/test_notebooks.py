@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-import notebooks
+import notebook_runs
 from big_vision import checkpoints, metrics
 
 nbclient = pytest.importorskip("nbclient")
@@ -13,7 +13,7 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipykernel")
 pytest.importorskip("matplotlib")
 
-NOTEBOOKS = notebooks.FOLDER
+NOTEBOOKS = notebook_runs.FOLDER
 READ_LOGS = "read_logs_and_checkpoints"
 CONFIG = {"model_name": "vit", "lr": 0.5, "model": {"width": 8}}
 
@@ -66,7 +66,7 @@ def workdir(tmp_path_factory):
 
 def test_read_logs_and_checkpoints(workdir, monkeypatch):
   monkeypatch.setenv("BV_WORKDIR", str(workdir))
-  text, pictures = notebooks.texts(notebooks.run(READ_LOGS))
+  text, pictures = notebook_runs.texts(notebook_runs.run(READ_LOGS))
   assert pictures == 4  # Loss, accuracy, learning rate, filters.
   assert str(workdir) in text
   assert 'model: {"width": 8}' in text
@@ -95,7 +95,7 @@ def test_read_logs_and_checkpoints(workdir, monkeypatch):
 def test_missing_workdir_says_what_to_do(tmp_path, monkeypatch):
   monkeypatch.setenv("BV_WORKDIR", str(tmp_path))
   with pytest.raises(nbclient.exceptions.CellExecutionError) as e:
-    notebooks.run(READ_LOGS)
+    notebook_runs.run(READ_LOGS)
   assert "Train first, or set BV_WORKDIR" in str(e.value)
 
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-import notebooks
+import notebook_runs
 import toy
 from big_vision import embedder
 
@@ -35,7 +35,7 @@ def workdir(tmp_path_factory):
       "--workdir", str(path / "lit"),
     ]  # fmt: skip
     done = subprocess.run(
-      command, cwd=notebooks.FOLDER.parent, capture_output=True, text=True
+      command, cwd=notebook_runs.FOLDER.parent, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-4000:]
     yield path / "lit"
@@ -49,7 +49,7 @@ def percents(html):
 
 def test_siglip(workdir, monkeypatch):
   monkeypatch.setenv("BV_MODEL", str(workdir))
-  nb = notebooks.run(
+  nb = notebook_runs.run(
     "siglip_demo",
     then=[
       # What somebody does with the boxes.
@@ -70,11 +70,11 @@ def test_siglip(workdir, monkeypatch):
   model = embedder.load(str(workdir))
   examples = embedder.example_images(model.config, 8)
   images, captions = zip(*examples, strict=True)
-  text, _ = notebooks.texts(nb)
+  text, _ = notebook_runs.texts(nb)
   assert "trained with the sigmoid loss" in text
   assert f"image 7: 32 x 32 pixels, {captions[7]!r}" in text
 
-  similar, names, own, more, error = notebooks.tables(nb)
+  similar, names, own, more, error = notebook_runs.tables(nb)
   logits = model.logits(model.images(images), model.texts(captions))
   want = model.probabilities(logits)
   np.testing.assert_allclose(percents(similar), want, atol=6e-4)
@@ -104,13 +104,13 @@ def test_siglip_on_own_images(workdir, tmp_path, monkeypatch):
   monkeypatch.setenv("BV_MODEL", str(workdir))
   monkeypatch.setenv("BV_IMAGES", str(tmp_path))
   Image.new("RGB", (50, 30), "green").save(tmp_path / "a green wall.jpg")
-  text, _ = notebooks.texts(notebooks.run("siglip_demo"))
+  text, _ = notebook_runs.texts(notebook_runs.run("siglip_demo"))
   assert "image 0: 30 x 50 pixels, 'a green wall'" in text
 
 
 def test_lit(workdir, monkeypatch):
   monkeypatch.setenv("BV_WORKDIR", str(workdir))
-  text, pictures = notebooks.texts(notebooks.run("lit_demo"))
+  text, pictures = notebook_runs.texts(notebook_runs.run("lit_demo"))
   assert pictures == 2  # Curves; an image with its texts.
   assert "img/.*: locked" in text
   # The same as the run itself at its end.
@@ -132,6 +132,6 @@ def test_lit_without_a_run(tmp_path, monkeypatch):
 
   monkeypatch.setenv("BV_WORKDIR", str(tmp_path))
   with pytest.raises(nbclient.exceptions.CellExecutionError) as e:
-    notebooks.run("lit_demo")
+    notebook_runs.run("lit_demo")
   assert "Train first, or set BV_WORKDIR" in str(e.value)
   assert os.listdir(tmp_path) == []
