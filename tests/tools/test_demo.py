@@ -456,6 +456,8 @@ class Page:
     self.browser.get("about:blank")
     self.browser.get_log("browser")  # Forgets earlier ones.
     self.browser.get(self.url + fragment)
+    # What is clicked or typed before the page has been filled is lost.
+    self.wait(lambda: self.find("#model").text, "name of the model")
 
   def script(self, code, *args):
     return self.browser.execute_script(code, *args)
