@@ -191,22 +191,26 @@ class Embedder:
     raise lookup.unknown("contrastive loss", loss_fn, ["sigmoid", "softmax"])
 
 
-def load(path, **kw):
+def load(path, *, init=None, **kw):
   """The model of a run, or of Hugging Face.
 
   Args:
     path: str, a workdir, a folder for `transformers`, or `hf://org/repo`.
+    init: str, another checkpoint than the last one of a workdir.
     **kw: `pp_img` and `pp_txt` of `Embedder`.
 
   Returns:
     Embedder.
 
   Raises:
-    ValueError: as `from_workdir` and `from_huggingface`.
+    ValueError: `init` for what is no workdir; or as `from_workdir` and
+      `from_huggingface`.
   """
-  if huggingface_files.is_checkpoint(str(path)):
-    return from_huggingface(str(path), **kw)
-  return from_workdir(path, **kw)
+  if not huggingface_files.is_checkpoint(str(path)):
+    return from_workdir(path, init=init, **kw)
+  if init:
+    raise ValueError(f"{path} is a checkpoint itself: leave out init={init!r}.")
+  return from_huggingface(str(path), **kw)
 
 
 def from_workdir(workdir, *, init=None, **kw):

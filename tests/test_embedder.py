@@ -248,6 +248,8 @@ def test_what_is_no_model_of_images_and_texts(tmp_path, workdir):
     embedder.load(str(tmp_path))
   with pytest.raises(ValueError, match="of one tower"):
     embedder.load(str(HUGGINGFACE / "siglip_vision"))
+  with pytest.raises(ValueError, match="siglip is a checkpoint.*init='/x.npz'"):
+    embedder.load(str(HUGGINGFACE / "siglip"), init="/x.npz")
   # A checkpoint without its text tower.
   _, config, params = workdir
   path = str(tmp_path / "half.npz")

@@ -9,8 +9,6 @@ import io
 
 import numpy as np
 
-EMPTY = "Enter a text."
-
 
 def table(images, texts, values, *, size=96):
   """A table with a row for each image and a column for each text.
@@ -95,7 +93,7 @@ def boxes(model, images, texts):
     wanted = dict.fromkeys(t.strip() for t in lines.value.splitlines())
     wanted.pop("", None)
     if not wanted or not images:
-      out.value = EMPTY if images else "Add an image."
+      out.value = "Enter a text." if images else "Add an image."
       return
     logits = model.logits(np.concatenate(zimg), model.texts(list(wanted)))
     values = model.probabilities(logits, loss_fn.value)

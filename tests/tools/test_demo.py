@@ -369,7 +369,8 @@ sys.path.insert(0, {folder!r})
 import test_demo
 
 def load(workdir, **options):
-  assert options == {{"pp_img": "decode"}}, options
+  want = {{"init": None, "pp_img": "decode", "pp_txt": None}}
+  assert options == want, options
   return test_demo.FakeEmbedder()
 
 def example_images(config, num):

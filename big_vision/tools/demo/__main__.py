@@ -72,8 +72,6 @@ def load(args):
   Raises:
     ValueError, FileNotFoundError: a flag is wrong.
   """
-  if args.init and args.workdir.startswith("hf://"):
-    raise ValueError("--init is for a run: leave it out with hf://.")
   if fs.is_local(args.workdir) and not fs.isdir(args.workdir):
     raise ValueError(
       f"--workdir {args.workdir} is no folder: give the one of a run that has "
@@ -85,9 +83,8 @@ def load(args):
 
   from big_vision import embedder  # Imports jax: seconds.
 
-  options = {k: getattr(args, k) for k in ("init", "pp_img", "pp_txt")}
   model = embedder.load(
-    args.workdir, **{k: v for k, v in options.items() if v is not None}
+    args.workdir, init=args.init, pp_img=args.pp_img, pp_txt=args.pp_txt
   )
   if not args.images:
     pairs = embedder.example_images(model.config, args.num_examples)

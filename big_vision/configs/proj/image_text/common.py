@@ -270,10 +270,8 @@ def set_pairs(config, arg, tokenize, also=None):
     data=data,
     batch_size=arg.batch_size if not arg.runlocal else 32,
     shuffle_buffer_size=250_000 if not arg.runlocal else 50,
-    # First `flatten`: it would take NaFlex apart.
-    pp=f"flatten|decode|{pp_image(arg, train=True)}|{texts}|keep({keys})"
-    if arg.naflex
-    else f"decode|{pp_image(arg)}|flatten|{texts}|keep({keys})",
+    # First `flatten`: afterwards it would take NaFlex apart.
+    pp=f"flatten|decode|{pp_image(arg, train=True)}|{texts}|keep({keys})",
   )
 
 
