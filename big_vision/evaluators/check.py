@@ -12,7 +12,8 @@ def validate(config, predict_names, devices):
 
   Args:
     config: ConfigDict of a run; its `pp_modules` are imported already.
-    predict_names: names of the predict functions that evaluators may use.
+    predict_names: names of the predict functions that evaluators may use; None
+      leaves them unchecked, while they are not known.
     devices: sequence of devices that batches are split over.
 
   Raises:
@@ -27,10 +28,9 @@ def _validate(config, name, cfg, predict_names, devices):
   where, kind = f"config.evals.{name}", cfg.get("type", name)
   module = common.module_of(kind, name)
   common.check_api(module, name, devices)
-  fns = dict.fromkeys(predict_names)
-  common.predict_fn_of(
-    fns, name, cfg.get("pred", "predict"), cfg.get("pred_kw")
-  )
+  pred = cfg.get("pred", "predict")
+  fns = dict.fromkeys([pred] if predict_names is None else predict_names)
+  common.predict_fn_of(fns, name, pred, cfg.get("pred_kw"))
 
   accepted, required = _arguments(module.Evaluator)
   own = {k: v for k, v in cfg.items() if k not in common.GENERIC_KEYS}

@@ -38,6 +38,9 @@ def from_config(
   write_note=lambda note: note,
   get_steps=lambda key, cfg: cfg[f"{key}_steps"],
   devices=None,
+  *,
+  workdir=None,
+  get_step=None,
 ):
   """Builds all evaluators of `config.evals`.
 
@@ -48,6 +51,8 @@ def from_config(
     write_note: called with the name of each evaluator before it is built.
     get_steps: `("log", cfg) -> steps` between two runs of an evaluator.
     devices: flat array of devices in the order of the mesh.
+    workdir: output folder of the run, "" for none.
+    get_step: returns the current step of the run.
 
   Returns:
     List of `(name, evaluator, log_steps, prefix)` in config order.
@@ -56,6 +61,7 @@ def from_config(
     ValueError: an entry asks for something that does not exist.
     RuntimeError: an evaluator of another generation than the caller.
   """
+  del workdir, get_step
   evaluators = []
   for name, cfg in config.get("evals", {}).items():
     write_note(name)
