@@ -44,7 +44,6 @@ def get_config(arg=None):
   config.input = dict(
     data=dict(name="imagenet2012", split="train[:99%]"),
     batch_size=4096,
-    cache="raw_data" if arg.runlocal else "none",
     shuffle_buffer_size=250_000,
     pp=(
       f"decode_jpeg_and_inception_crop({train_res})|flip_lr"
@@ -74,7 +73,7 @@ def get_config(arg=None):
   # 0.9) times as much. Here decay is apart from both optimizer and lr.
   config.wd = 2e-5 * config.lr * 10
   config.schedule = dict(decay_type="cosine", warmup_epochs=5)
-  config.mixup = dict(p=0.2, fold_in=None)
+  config.mixup = dict(p=0.2)
 
   config.evals = bvcc.imagenet_evals(
     f"decode|resize_small({eval_res + 32})|central_crop({eval_res})"

@@ -20,7 +20,7 @@ Arguments:
   crop: one of `CROPS`, of the training images.
   h_res, l_res: side of an image in pixels before and after the crop.
   batch_size: global.
-  fsdp: shards parameters and optimizer over all devices.
+  fsdp: shards parameters and optimizer over all devices; ViT scans its blocks.
   runlocal: small batch.
   demo: fine-tunes a tiny model on generated data in a minute, see `demo.py`;
     from scratch unless `--config.model_init` is the checkpoint of another demo
@@ -147,7 +147,9 @@ def get_config(arg=None):
     config.mesh = [("data", -1)]
     config.sharding_strategy = [(".*", 'fsdp(axis="data")')]
     config.sharding_rules = [("act_batch", ("data",))]
-    config.model.scan = True
+    # The published config sets it for every model; BiT does not take it.
+    if config.model_name == "vit":
+      config.model.scan = True
   if arg.demo:
     demo.apply(config)
   return config
