@@ -157,7 +157,10 @@ def test_through_embeddings_is_the_gradient_of_the_whole_batch():
 def test_embedding_loss():
   """In parts it is what it is at once: gradients pass through all pairs."""
   x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
-  params = {"w": jnp.ones((3, 2)) * jnp.arange(1.0, 3.0)[None], "t": jnp.float32(0.3)}
+  params = {
+    "w": jnp.ones((3, 2)) * jnp.arange(1.0, 3.0)[None],
+    "t": jnp.float32(0.3),
+  }
   state = {"scale": 2.0}
 
   def embed(params, batch, rng, state, power):
