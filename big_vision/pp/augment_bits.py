@@ -38,12 +38,14 @@ def _at_least(words, threshold):
   return shift.left_shift(top, one) - shift.right_shift(top, seven)
 
 
-def invert(image):
+def invert(image: tf.Tensor) -> tf.Tensor:
   """`255 - image`."""
   return _on_words(tf.bitwise.invert, tf.convert_to_tensor(image))
 
 
-def posterize(image, bits, *, corrected=False):
+def posterize(
+  image: tf.Tensor, bits: int, *, corrected: bool = False
+) -> tf.Tensor:
   """Keeps the highest bits of all values, and clears the others.
 
   Args:
@@ -62,7 +64,9 @@ def posterize(image, bits, *, corrected=False):
   return _on_words(lambda words: words & _lanes(mask), image)
 
 
-def solarize(image, threshold=128, *, corrected=False):
+def solarize(
+  image: tf.Tensor, threshold: int = 128, *, corrected: bool = False
+) -> tf.Tensor:
   """Inverts all values that are not below the threshold.
 
   Args:
@@ -83,7 +87,9 @@ def solarize(image, threshold=128, *, corrected=False):
   return _on_words(lambda words: words ^ _at_least(words, threshold), image)
 
 
-def solarize_add(image, addition=0, threshold=128):
+def solarize_add(
+  image: tf.Tensor, addition: int = 0, threshold: int = 128
+) -> tf.Tensor:
   """Adds to all values below the threshold, within [0, 255].
 
   Args:

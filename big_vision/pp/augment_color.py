@@ -1,6 +1,6 @@
 """Augmentation kernels that compute with the values of pixels.
 
-All take and give uint8 images [H, W, C] of any size, C being 3 where colours
+All take and give uint8 images [H, W, C] of any size, C being 3 where colors
 are mixed. Results of computations in float32 are cut off, not rounded.
 
 These run on every training image. What guides the code: TensorFlow's arithmetic
@@ -41,7 +41,9 @@ def _mix(a, b, factor):
   return _to_uint8(mixed)
 
 
-def blend(image1, image2, factor):
+def blend(
+  image1: tf.Tensor, image2: tf.Tensor, factor: tf.Tensor | float
+) -> tf.Tensor:
   """`image1 + factor * (image2 - image1)`: in between, or beyond `image2`.
 
   Args:
@@ -57,32 +59,32 @@ def blend(image1, image2, factor):
   return _mix(a, b, factor)
 
 
-def brightness(image, factor):
+def brightness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
   """Blends black (factor 0) with the image (factor 1)."""
   return _to_uint8(tf.cast(image, tf.float32) * factor)
 
 
-def _grey(image):
+def _gray(image):
   """`tf.image.rgb_to_grayscale` of uint8 [H, W, 3], float32 [H, W]."""
   # Same order and rounding of operations, without a matrix product.
   planes = tf.unstack(tf.convert_to_tensor(image), 3, axis=-1)
   red, green, blue = (tf.cast(p, tf.float32) * (1 / 255) for p in planes)
-  grey = red * 0.2989 + green * 0.5870 + blue * 0.1140
-  return tf.floor(grey * 255.5)
+  gray = red * 0.2989 + green * 0.5870 + blue * 0.1140
+  return tf.floor(gray * 255.5)
 
 
-def _three_times(grey):
+def _three_times(gray):
   """Each value three times, float32 [H, W] -> [..., 3]."""
-  size = grey.shape.num_elements()
+  size = gray.shape.num_elements()
   if size is None or size % 4:
-    return tf.broadcast_to(grey[..., None], [*tf.unstack(tf.shape(grey)), 3])
+    return tf.broadcast_to(gray[..., None], [*tf.unstack(tf.shape(gray)), 3])
   # The same in half the time: a product with a matrix of 4 blocks of ones.
   blocks = np.kron(np.eye(4), np.ones([1, 3])).astype(np.float32)
-  return tf.matmul(tf.reshape(grey, [-1, 4]), blocks)
+  return tf.matmul(tf.reshape(gray, [-1, 4]), blocks)
 
 
-def color(image, factor):
-  """Blends the grey image (factor 0) with the image (factor 1).
+def color(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
+  """Blends the gray image (factor 0) with the image (factor 1).
 
   Args:
     image: uint8 [H, W, 3].
@@ -92,17 +94,19 @@ def color(image, factor):
     uint8 [H, W, 3].
   """
   image = tf.convert_to_tensor(image)
-  grey = tf.reshape(_three_times(_grey(image)), tf.shape(image))
-  return _mix(grey, tf.cast(image, tf.float32), factor)
+  gray = tf.reshape(_three_times(_gray(image)), tf.shape(image))
+  return _mix(gray, tf.cast(image, tf.float32), factor)
 
 
-def contrast(image, factor, *, corrected=False):
-  """Blends uniform grey (factor 0) with the image (factor 1).
+def contrast(
+  image: tf.Tensor, factor: tf.Tensor | float, *, corrected: bool = False
+) -> tf.Tensor:
+  """Blends uniform gray (factor 0) with the image (factor 1).
 
   Args:
     image: uint8 [H, W, 3].
     factor: float, may be above 1.
-    corrected: bool. By default, the grey is H * W / 256, at most 255, whatever
+    corrected: bool. By default, the gray is H * W / 256, at most 255, whatever
       the image shows: the reference takes the sum of a histogram for the mean.
 
   Returns:
@@ -110,17 +114,17 @@ def contrast(image, factor, *, corrected=False):
   """
   image = tf.convert_to_tensor(image)
   if corrected:
-    level = tf.floor(tf.reduce_mean(_grey(image)) + 0.5)
+    level = tf.floor(tf.reduce_mean(_gray(image)) + 0.5)
   else:
     size = tf.cast(tf.reduce_prod(tf.shape(image)[:2]), tf.float32)
     level = tf.floor(tf.minimum(size / 256, 255.0))
   return _mix(level, tf.cast(image, tf.float32), factor)
 
 
-def sharpness(image, factor):
+def sharpness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
   """Blends a smoothed image (factor 0) with the image (factor 1).
 
-  The smoothing averages each pixel with its 8 neighbours, with 5 times their
+  The smoothing averages each pixel with its 8 neighbors, with 5 times their
   weight. The outermost pixels stay as they are. The reference averages with a
   convolution whose rounding errors depend on the machine: 0.5 % of its averages
   are 1 below these, which are exact.
@@ -168,7 +172,7 @@ def _sharpen(image, factor):
   return _like(sharp, image)
 
 
-def autocontrast(image):
+def autocontrast(image: tf.Tensor) -> tf.Tensor:
   """Stretches each channel to the range [0, 255], unless it is constant."""
   image = tf.convert_to_tensor(image)
   x = tf.cast(_row(image), tf.float32)
@@ -202,7 +206,7 @@ def _equalizing_table(counts):
   return tf.cast(tf.where(step > 0, table, tf.range(256)), tf.uint8)
 
 
-def equalize(image):
+def equalize(image: tf.Tensor) -> tf.Tensor:
   """Makes the values of each channel about equally frequent."""
   image = tf.convert_to_tensor(image)
   num_channels = tf.shape(image)[2]

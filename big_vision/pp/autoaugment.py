@@ -24,8 +24,8 @@ to repeat them. `corrected=True` selects other kernels:
 
 | kernel    | default                             | corrected                |
 |-----------|-------------------------------------|--------------------------|
-| contrast  | blends with grey H * W / 256, which | blends with the mean of  |
-|           | is 196 for 224 x 224, up to 255     | the grey image           |
+| contrast  | blends with gray H * W / 256, which | blends with the mean of  |
+|           | is 196 for 224 x 224, up to 255     | the gray image           |
 | solarize  | threshold modulo 256: level 10      | from level 10 on,        |
 |           | inverts everything, 15 is as 5      | inverts nothing          |
 | posterize | more than 8 bits (from level 22.5   | more than 8 bits give    |
@@ -78,6 +78,7 @@ from big_vision.pp.augment_geometry import (
   wrap,
 )
 from big_vision.pp.registry import Registry
+from big_vision.pp.types import TensorFn
 from big_vision.tf import tf
 
 __all__ = [
@@ -126,10 +127,13 @@ NAME_TO_FUNC = {
   "Cutout": cutout,
   "SolarizeAdd": solarize_add,
 }
+# Sub-policies, each a list of (operation, probability, level).
+_Policy = list[list[tuple[str, float, int]]]
+
 FILL = (128, 128, 128)  # Of what is not covered by the image any more.
 
 
-def policy_v0():
+def policy_v0() -> _Policy:
   """The policy found for ImageNet; lists of (operation, probability, level)."""
   return [
     [("Equalize", 0.8, 1), ("ShearY", 0.8, 4)],
@@ -160,7 +164,7 @@ def policy_v0():
   ]
 
 
-def policy_vtest():
+def policy_vtest() -> _Policy:
   """A policy that always does the same, but for a sign."""
   return [[("TranslateX", 1.0, 4), ("Equalize", 1.0, 10)]]
 
@@ -284,8 +288,12 @@ def _index(u, num):
 
 
 def distort_image_with_randaugment(
-  image, num_layers, magnitude, *, corrected=False
-):
+  image: tf.Tensor,
+  num_layers: int,
+  magnitude: float,
+  *,
+  corrected: bool = False,
+) -> tf.Tensor:
   """Applies random operations, all of one strength, one after the other.
 
   Args:
@@ -320,8 +328,8 @@ def distort_image_with_randaugment(
 
 
 def distort_image_with_autoaugment(
-  image, augmentation_name, *, corrected=False
-):
+  image: tf.Tensor, augmentation_name: str, *, corrected: bool = False
+) -> tf.Tensor:
   """Applies a random sub-policy, each operation of it with its probability.
 
   Args:
@@ -376,7 +384,7 @@ def _policy(name):
 
 @Registry.register("preprocess_ops.autoaugment")
 @utils.InKeyOutKey()
-def get_autoaugment(name="v0", corrected=False):
+def get_autoaugment(name: str = "v0", corrected: bool = False) -> TensorFn:
   """Applies a random sub-policy of AutoAugment.
 
   Args:

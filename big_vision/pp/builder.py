@@ -13,6 +13,7 @@ from absl import logging
 from big_vision import lookup
 from big_vision.pp import registry, rng
 from big_vision.pp.registry import Registry, parse_name
+from big_vision.pp.types import ExampleFn
 from big_vision.tf import tf
 
 _PREFIX = "preprocess_ops."
@@ -29,7 +30,7 @@ _TOKEN = re.compile(
 )
 
 
-def split_pipeline(pp_pipeline):
+def split_pipeline(pp_pipeline: str | None) -> list[str]:
   """The ops of a preprocessing string.
 
   Args:
@@ -53,7 +54,9 @@ def split_pipeline(pp_pipeline):
   return [s.strip() for s in sections if s.strip()]
 
 
-def get_preprocess_fn(pp_pipeline, log_data=True, log_steps=False):
+def get_preprocess_fn(
+  pp_pipeline: str | None, log_data: bool | str = True, log_steps: bool = False
+) -> ExampleFn:
   """The function that a preprocessing string stands for.
 
   Args:

@@ -6,6 +6,7 @@ token for the beginning.
 """
 
 import re
+from collections.abc import Iterable, Sequence
 
 from big_vision.pp import tokenizer
 from big_vision.pp.registry import Registry
@@ -27,7 +28,7 @@ class ByteTokenizer(tokenizer.Base):
   eos_token = 1
   bos_token = -1
 
-  def __init__(self, tokensets=()):
+  def __init__(self, tokensets: Iterable[str] = ()) -> None:
     extra = [t.encode() for t in tokenizer.get_extra_tokens(tokensets)]
     self._extra = extra
     self._extra_ids = {t: _FIRST_EXTRA + i for i, t in enumerate(extra)}
@@ -37,10 +38,10 @@ class ByteTokenizer(tokenizer.Base):
     self._split = re.compile(b"(" + pattern + b")").split if extra else None
 
   @property
-  def vocab_size(self):
+  def vocab_size(self) -> int:
     return _FIRST_EXTRA + len(self._extra)
 
-  def encode(self, text):
+  def encode(self, text: str | bytes) -> list[int]:
     """See `tokenizer.Base`."""
     text = text.encode() if isinstance(text, str) else text
     if not self._split:
@@ -53,7 +54,7 @@ class ByteTokenizer(tokenizer.Base):
         ids += [b + _OFFSET for b in part]
     return ids
 
-  def decode(self, ids):
+  def decode(self, ids: Sequence[int]) -> str:
     """See `tokenizer.Base`. Bytes that are not UTF-8 are dropped."""
     parts = []
     for i in ids:

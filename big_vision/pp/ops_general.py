@@ -2,12 +2,15 @@
 
 import collections
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from big_vision import fs, trees
 from big_vision.pp import rng, utils
 from big_vision.pp.registry import Registry
+from big_vision.pp.types import ExampleFn, TensorFn
 from big_vision.tf import tf
 
 InKeyOutKey = utils.InKeyOutKey
@@ -15,7 +18,13 @@ InKeyOutKey = utils.InKeyOutKey
 
 @Registry.register("preprocess_ops.value_range")
 @InKeyOutKey()
-def get_value_range(vmin=-1, vmax=1, in_min=0, in_max=255.0, clip_values=False):
+def get_value_range(
+  vmin: float = -1,
+  vmax: float = 1,
+  in_min: float | Sequence[float] = 0,
+  in_max: float | Sequence[float] = 255.0,
+  clip_values: bool = False,
+) -> TensorFn:
   """Maps values linearly from `[in_min, in_max]` to `[vmin, vmax]`.
 
   Args:
@@ -41,7 +50,9 @@ def get_value_range(vmin=-1, vmax=1, in_min=0, in_max=255.0, clip_values=False):
 
 @Registry.register("preprocess_ops.lookup")
 @InKeyOutKey()
-def get_lookup(mapping, npzkey="fnames", sep=None):
+def get_lookup(
+  mapping: str, npzkey: str = "fnames", sep: str | None = None
+) -> TensorFn:
   """Maps strings to integers by a table in a file; unknown strings to -1.
 
   Args:
@@ -100,8 +111,13 @@ def _read_table(path, npzkey, sep):
 
 @Registry.register("preprocess_ops.onehot")
 def get_onehot(
-  depth, key="labels", key_result=None, multi=True, on=1.0, off=0.0
-):
+  depth: int,
+  key: str = "labels",
+  key_result: str | None = None,
+  multi: bool = True,
+  on: float = 1.0,
+  off: float = 0.0,
+) -> ExampleFn:
   """One-hot encoding of a label, or multi-hot encoding of several.
 
   Args:
@@ -143,19 +159,19 @@ def get_onehot(
 
 
 @Registry.register("preprocess_ops.keep")
-def get_keep(*keys):
+def get_keep(*keys: str) -> ExampleFn:
   """Keeps only these entries; those that do not exist are ignored."""
   return lambda data: {k: v for k, v in data.items() if k in keys}
 
 
 @Registry.register("preprocess_ops.drop")
-def get_drop(*keys):
+def get_drop(*keys: str) -> ExampleFn:
   """Removes these entries; those that do not exist are ignored."""
   return lambda data: {k: v for k, v in data.items() if k not in keys}
 
 
 @Registry.register("preprocess_ops.copy")
-def get_copy(inkey, outkey):
+def get_copy(inkey: str, outkey: str) -> ExampleFn:
   """Copies an entry: dicts and lists in it are copied, tensors are shared."""
 
   def copy(data):
@@ -167,13 +183,15 @@ def get_copy(inkey, outkey):
 
 @Registry.register("preprocess_ops.squeeze_last_dim")
 @InKeyOutKey()
-def get_squeeze_last_dim():
+def get_squeeze_last_dim() -> TensorFn:
   """Removes the last axis, which has size 1."""
   return lambda x: tf.squeeze(x, axis=-1)
 
 
 @Registry.register("preprocess_ops.concat")
-def get_concat(inkeys, outkey=None, axis=-1):
+def get_concat(
+  inkeys: Sequence[str], outkey: str | None = None, axis: int = -1
+) -> ExampleFn:
   """Concatenates entries.
 
   Args:
@@ -194,14 +212,16 @@ def get_concat(inkeys, outkey=None, axis=-1):
 
 @Registry.register("preprocess_ops.rag_tensor")
 @InKeyOutKey()
-def get_rag_tensor():
+def get_rag_tensor() -> TensorFn:
   """Makes a ragged tensor [1, ...], so that examples can differ in size."""
   return lambda x: tf.RaggedTensor.from_tensor(tf.expand_dims(x, 0))
 
 
 @Registry.register("preprocess_ops.pad_to_shape")
 @InKeyOutKey()
-def get_pad_to_shape(shape, pad_value=0, where="after"):
+def get_pad_to_shape(
+  shape: Sequence[int | None], pad_value: float = 0, where: str = "after"
+) -> TensorFn:
   """Pads with a constant up to a shape.
 
   Args:
@@ -237,7 +257,7 @@ def get_pad_to_shape(shape, pad_value=0, where="after"):
 
 
 @Registry.register("preprocess_ops.flatten")
-def get_flatten(keys=None):
+def get_flatten(keys: Sequence[str] | None = None) -> ExampleFn:
   """Flattens nested entries: {"a": {"b": x}} becomes {"a/b": x}.
 
   Args:
@@ -260,13 +280,13 @@ def get_flatten(keys=None):
 
 @Registry.register("preprocess_ops.reshape")
 @InKeyOutKey()
-def get_reshape(new_shape):
+def get_reshape(new_shape: Sequence[int]) -> TensorFn:
   """Reshapes; one size may be -1."""
   return lambda x: tf.reshape(x, new_shape)
 
 
 @Registry.register("preprocess_ops.setdefault")
-def get_setdefault(key, value):
+def get_setdefault(key: str, value: Any) -> ExampleFn:
   """Gives an entry a value if it is missing or has no elements.
 
   Args:
@@ -327,7 +347,13 @@ def _tensors_to_choose_from(op, data, inkeys, at_least):
 
 
 @Registry.register("preprocess_ops.choice")
-def get_choice(n="single", key=None, fewer_ok=False, inkey=None, outkey=None):
+def get_choice(
+  n: int | Sequence[int] | str = "single",
+  key: str | Sequence[str] | None = None,
+  fewer_ok: bool = False,
+  inkey: str | Sequence[str] | None = None,
+  outkey: str | Sequence[str] | None = None,
+) -> ExampleFn:
   """Chooses items at random, without replacement, along the leading axis.
 
   Args:
@@ -410,7 +436,11 @@ def _take_or_zero(x, index):
 
 
 @Registry.register("preprocess_ops.choice_no_replacement")
-def get_choice_no_replacement(key=None, inkey=None, outkey=None):
+def get_choice_no_replacement(
+  key: str | Sequence[str] | None = None,
+  inkey: str | Sequence[str] | None = None,
+  outkey: str | Sequence[str] | None = None,
+) -> ExampleFn:
   """Chooses one item each time; all items of an example in turn.
 
   An example with N items gives each of them once, in a random order, before any

@@ -2,10 +2,12 @@
 
 import functools
 import math
+from collections.abc import Sequence
 
 from big_vision import lookup
 from big_vision.pp import rng, utils
 from big_vision.pp.registry import Registry
+from big_vision.pp.types import TensorFn
 from big_vision.tf import tf
 
 InKeyOutKey = utils.InKeyOutKey
@@ -13,7 +15,7 @@ InKeyOutKey = utils.InKeyOutKey
 
 @Registry.register("preprocess_ops.decode")
 @InKeyOutKey()
-def get_decode(channels=3, precise=False):
+def get_decode(channels: int = 3, precise: bool = False) -> TensorFn:
   """Decodes a JPEG, PNG, GIF (first frame) or BMP image.
 
   Args:
@@ -63,7 +65,9 @@ def _resize(image, size, method, antialias):
 
 @Registry.register("preprocess_ops.resize")
 @InKeyOutKey()
-def get_resize(size, method="bilinear", antialias=False):
+def get_resize(
+  size: int | Sequence[int], method: str = "bilinear", antialias: bool = False
+) -> TensorFn:
   """Resizes to a fixed size, whatever the aspect ratio.
 
   Args:
@@ -98,7 +102,9 @@ def _resize_side(op, side_fn, target, method, antialias):
 
 @Registry.register("preprocess_ops.resize_small")
 @InKeyOutKey()
-def get_resize_small(smaller_size, method="area", antialias=False):
+def get_resize_small(
+  smaller_size: int, method: str = "area", antialias: bool = False
+) -> TensorFn:
   """Resizes the smaller side to `smaller_size`, keeping the aspect ratio.
 
   Args:
@@ -120,7 +126,9 @@ def get_resize_small(smaller_size, method="area", antialias=False):
 
 @Registry.register("preprocess_ops.resize_long")
 @InKeyOutKey()
-def get_resize_long(longer_size, method="area", antialias=True):
+def get_resize_long(
+  longer_size: int, method: str = "area", antialias: bool = True
+) -> TensorFn:
   """Resizes the longer side to `longer_size`, keeping the aspect ratio.
 
   Args:
@@ -156,8 +164,12 @@ def _inception_box(shape, area_min, area_max, **kw):
 @Registry.register("preprocess_ops.inception_crop")
 @InKeyOutKey()
 def get_inception_crop(
-  size=None, area_min=5, area_max=100, method="bilinear", antialias=False
-):
+  size: int | Sequence[int] | None = None,
+  area_min: float = 5,
+  area_max: float = 100,
+  method: str = "bilinear",
+  antialias: bool = False,
+) -> TensorFn:
   """Random crop of random area and aspect ratio (in [0.75, 1.33]).
 
   Args:
@@ -194,15 +206,15 @@ def get_inception_crop(
 @Registry.register("preprocess_ops.decode_jpeg_and_inception_crop")
 @InKeyOutKey()
 def get_decode_jpeg_and_inception_crop(
-  size=None,
-  area_min=5,
-  area_max=100,
-  ratio_min=0.75,
-  ratio_max=1.33,
-  method="bilinear",
-  antialias=False,
-  dct_scale=False,
-):
+  size: int | Sequence[int] | None = None,
+  area_min: float = 5,
+  area_max: float = 100,
+  ratio_min: float = 0.75,
+  ratio_max: float = 1.33,
+  method: str = "bilinear",
+  antialias: bool = False,
+  dct_scale: bool = False,
+) -> TensorFn:
   """Like `decode`, then `inception_crop`, but decodes only what is needed.
 
   Args:
@@ -280,7 +292,7 @@ def _decode_window(jpeg, window, ratio):
 
 @Registry.register("preprocess_ops.random_crop")
 @InKeyOutKey()
-def get_random_crop(crop_size):
+def get_random_crop(crop_size: int | Sequence[int]) -> TensorFn:
   """Crops a random part of fixed size; smaller images are an error.
 
   Args:
@@ -304,7 +316,7 @@ def get_random_crop(crop_size):
 
 @Registry.register("preprocess_ops.central_crop")
 @InKeyOutKey()
-def get_central_crop(crop_size=None):
+def get_central_crop(crop_size: int | Sequence[int] | None = None) -> TensorFn:
   """Crops the middle; smaller images are an error.
 
   Args:
@@ -330,7 +342,7 @@ def get_central_crop(crop_size=None):
 
 @Registry.register("preprocess_ops.flip_lr")
 @InKeyOutKey()
-def get_random_flip_lr():
+def get_random_flip_lr() -> TensorFn:
   """Exchanges left and right with probability 0.5."""
   return lambda image: tf.image.stateless_random_flip_left_right(
     image, rng.next_seed()
@@ -339,10 +351,15 @@ def get_random_flip_lr():
 
 @Registry.register("preprocess_ops.random_affine")
 @InKeyOutKey()
-def get_random_affine(degrees=0.0, shear=0.0, scale=0.0, shift=0.0):
+def get_random_affine(
+  degrees: float = 0.0,
+  shear: float = 0.0,
+  scale: float = 0.0,
+  shift: float = 0.0,
+) -> TensorFn:
   """Rotates, shears, stretches and shifts, each by a uniform random amount.
 
-  All of it around the centre; pixels are interpolated linearly, and 0 where
+  All of it around the center; pixels are interpolated linearly, and 0 where
   nothing of the image is.
 
   Args:
@@ -363,16 +380,16 @@ def get_random_affine(degrees=0.0, shear=0.0, scale=0.0, shift=0.0):
     slope = u[1] * shear
     stretch = tf.exp(u[2:4] * math.log1p(scale))
     size = tf.cast(tf.shape(image)[:2], tf.float32)
-    centre, way = (size - 1) / 2, u[4:] * shift * size  # Row, column.
+    center, way = (size - 1) / 2, u[4:] * shift * size  # Row, column.
 
-    # Pixel (x, y) of the result comes from A (x - centre - way) + centre.
+    # Pixel (x, y) of the result comes from A (x - center - way) + center.
     cos, sin = tf.cos(angle) / stretch, tf.sin(angle) / stretch
     a = [cos[1], sin[0], -sin[1], cos[0]]
     a = [a[0] + slope * a[2], a[1] + slope * a[3], a[2], a[3]]
-    y, x = tf.unstack(centre + way)
+    y, x = tf.unstack(center + way)
     offset = [
-      centre[1] - a[0] * x - a[1] * y,
-      centre[0] - a[2] * x - a[3] * y,
+      center[1] - a[0] * x - a[1] * y,
+      center[0] - a[2] * x - a[3] * y,
     ]
     zero = tf.zeros([])
     transform = [*a[:2], offset[0], *a[2:], offset[1], zero, zero]
@@ -404,9 +421,9 @@ def _standardize(mean, std):
 @Registry.register("preprocess_ops.vgg_value_range")
 @InKeyOutKey()
 def get_vgg_value_range(
-  mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
-  std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
-):
+  mean: Sequence[float] = (0.485 * 255, 0.456 * 255, 0.406 * 255),
+  std: Sequence[float] = (0.229 * 255, 0.224 * 255, 0.225 * 255),
+) -> TensorFn:
   """Subtracts the mean of ImageNet and divides by its standard deviation.
 
   Args:
@@ -421,7 +438,7 @@ def get_vgg_value_range(
 
 @Registry.register("preprocess_ops.clip_value_range")
 @InKeyOutKey()
-def get_clip_value_range():
+def get_clip_value_range() -> TensorFn:
   """Subtracts mean, divides by standard deviation, as the CLIP models expect.
 
   Returns:
@@ -436,7 +453,7 @@ def get_clip_value_range():
 
 @Registry.register("preprocess_ops.convert_to_video")
 @InKeyOutKey()
-def get_convert_to_video(num_frames):
+def get_convert_to_video(num_frames: int) -> TensorFn:
   """Makes a video of an image: black frames (zeros) follow it.
 
   Args:

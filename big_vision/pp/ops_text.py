@@ -4,6 +4,7 @@
 """
 
 import string
+from typing import Any
 
 from absl import logging
 
@@ -18,6 +19,7 @@ from big_vision.pp import (
 from big_vision.pp.registry import Registry
 from big_vision.pp.sentencepiece_model import KNOWN_TOKENIZERS
 from big_vision.pp.sentencepiece_tokenizer import SentencepieceTokenizer
+from big_vision.pp.types import ExampleFn, TensorFn
 from big_vision.pp.utils import InKeyOutKey
 from big_vision.tf import tf
 
@@ -26,7 +28,9 @@ __all__ = ["KNOWN_TOKENIZERS", "SentencepieceTokenizer"]  # Re-exported.
 _EOS = ("none", "yes", "sticky")
 
 
-def create_tokenizer(model="c4_en", add_eos=True, add_bos=False):
+def create_tokenizer(
+  model: str = "c4_en", add_eos: bool = True, add_bos: bool = False
+) -> sentencepiece_ops.SentencepieceOps:
   """A sentencepiece model as TensorFlow ops.
 
   Args:
@@ -46,8 +50,14 @@ def create_tokenizer(model="c4_en", add_eos=True, add_bos=False):
 
 
 def tokenize(
-  input_text, tokenizer, max_len, *, pad_value, force_eos, multi_text=False
-):
+  input_text: tf.Tensor | tf.RaggedTensor,
+  tokenizer: Any,
+  max_len: int,
+  *,
+  pad_value: int,
+  force_eos: bool,
+  multi_text: bool = False,
+) -> tf.Tensor | tf.RaggedTensor:
   """Token ids of a fixed number.
 
   Args:
@@ -102,14 +112,14 @@ def tokenize(
 @Registry.register("preprocess_ops.tokenize")
 @InKeyOutKey(indefault=None, outdefault="labels")
 def get_pp_tokenize(
-  max_len,
-  eos,
-  model="c4_en",
-  lower=True,
-  sample_if_multi=True,
-  pad_value="<pad>",
-  add_bos=False,
-):
+  max_len: int,
+  eos: str,
+  model: str = "c4_en",
+  lower: bool = True,
+  sample_if_multi: bool = True,
+  pad_value: int | str = "<pad>",
+  add_bos: bool = False,
+) -> TensorFn:
   """Turns text into a fixed number of token ids. `inkey` must be given.
 
   Args:
@@ -169,7 +179,7 @@ def get_pp_tokenize(
 
 
 @Registry.register("preprocess_ops.coco_captions")
-def get_coco_captions(outkey="captions"):
+def get_coco_captions(outkey: str = "captions") -> ExampleFn:
   """Takes the captions of COCO, string [N], out of their nested features.
 
   Args:
@@ -188,14 +198,14 @@ def get_coco_captions(outkey="captions"):
 
 @Registry.register("preprocess_ops.clip_i1k_label_names")
 @InKeyOutKey(indefault="label", outdefault="labels")
-def get_pp_clip_i1k_label_names():
+def get_pp_clip_i1k_label_names() -> TensorFn:
   """Turns labels of ImageNet-1k into the class names that CLIP uses."""
   return _names_of(class_names.CLIP_IMAGENET_CLASS_NAMES)
 
 
 @Registry.register("preprocess_ops.i21k_label_names")
 @InKeyOutKey(indefault="label", outdefault="labels")
-def get_pp_i21k_label_names():
+def get_pp_i21k_label_names() -> TensorFn:
   """Turns labels of ImageNet-21k into class names."""
   return _names_of(class_names.IMAGENET21k_CLASS_NAMES)
 
@@ -209,7 +219,7 @@ def _names_of(names):
 
 @Registry.register("preprocess_ops.lower")
 @InKeyOutKey(indefault="text", outdefault="text")
-def get_lower(encoding=""):
+def get_lower(encoding: str = "") -> TensorFn:
   """Makes the letters A-Z lower case, and leaves all other characters alone.
 
   Args:
@@ -228,7 +238,7 @@ def get_lower(encoding=""):
 
 
 @Registry.register("preprocess_ops.strfmt")
-def get_strfmt(template, outkey="text"):
+def get_strfmt(template: str, outkey: str = "text") -> ExampleFn:
   """Fills entries into a template.
 
   Args:

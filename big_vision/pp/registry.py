@@ -9,9 +9,15 @@ import contextlib
 import functools
 import pathlib
 import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+_Item = TypeVar("_Item")
 
 
-def parse_name(string_to_parse):
+def parse_name(
+  string_to_parse: str,
+) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
   """Splits a string such as `"a.b(1, k='x')"` into name and arguments.
 
   Args:
@@ -54,15 +60,15 @@ def _dotted_name(node, string):
 class Registry:
   """The names of this process: `preprocess_ops.*`, `shardings.*` and others."""
 
-  _REGISTRY = {}
+  _REGISTRY: dict[str, Any] = {}
 
   @staticmethod
-  def global_registry():
+  def global_registry() -> dict[str, Any]:
     """The dict of all names; tests may replace this method."""
     return Registry._REGISTRY
 
   @staticmethod
-  def register(name, replace=False):
+  def register(name: str, replace: bool = False) -> Callable[[_Item], _Item]:
     """A decorator that registers what it decorates.
 
     Args:
@@ -86,7 +92,9 @@ class Registry:
     return decorate
 
   @staticmethod
-  def lookup(lookup_string, kwargs_extra=None):
+  def lookup(
+    lookup_string: str, kwargs_extra: Mapping[str, Any] | None = None
+  ) -> functools.partial[Any]:
     """The item that a string names, with the string's arguments.
 
     Args:
@@ -106,7 +114,7 @@ class Registry:
     return functools.partial(Registry.global_registry()[name], *args, **kwargs)
 
   @staticmethod
-  def knows(lookup_string):
+  def knows(lookup_string: str) -> bool:
     """Whether the name in `lookup_string` is registered; parses as `lookup`."""
     return _parse(lookup_string)[0] in Registry.global_registry()
 
@@ -119,7 +127,7 @@ def _parse(lookup_string):
 
 
 @contextlib.contextmanager
-def temporary_ops(**kw):
+def temporary_ops(**kw: Callable[..., Any]) -> Iterator[None]:
   """Registers preprocessing ops inside of a `with` block.
 
   Args:
@@ -141,7 +149,7 @@ def temporary_ops(**kw):
 
 
 @functools.cache
-def homes(kind):
+def homes(kind: str) -> dict[str, str]:
   """Which module below big_vision.pp registers which name of a kind.
 
   Args:

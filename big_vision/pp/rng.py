@@ -22,6 +22,7 @@ import contextlib
 import contextvars
 import dataclasses
 import hashlib
+from collections.abc import Iterator, Sequence
 
 from big_vision.tf import tf
 
@@ -49,7 +50,11 @@ _state = contextvars.ContextVar("big_vision_pp_rng", default=None)
 
 
 @contextlib.contextmanager
-def example_seed(seed, epoch=0, run_seed=(0, 0)):
+def example_seed(
+  seed: tf.Tensor | Sequence[int],
+  epoch: tf.Tensor | int = 0,
+  run_seed: tf.Tensor | Sequence[int] = (0, 0),
+) -> Iterator[None]:
   """Inside of the `with` block, ops draw from this seed.
 
   Args:
@@ -66,7 +71,7 @@ def example_seed(seed, epoch=0, run_seed=(0, 0)):
 
 
 @contextlib.contextmanager
-def op_scope(position):
+def op_scope(position: int) -> Iterator[None]:
   """Inside of the `with` block runs the op at this position of the string.
 
   Args:
@@ -87,7 +92,7 @@ def op_scope(position):
     _state.reset(token)
 
 
-def next_seed():
+def next_seed() -> tf.Tensor:
   """A fresh seed for one of `tf.random.stateless_*`, `tf.image.stateless_*`.
 
   Returns:
@@ -103,13 +108,13 @@ def next_seed():
   return seed
 
 
-def epoch():
+def epoch() -> tf.Tensor | None:
   """How often the example was used before: int64 scalar, or None if unknown."""
   state = _state.get()
   return None if state is None else state.epoch
 
 
-def op_seed():
+def op_seed() -> tf.Tensor | None:
   """A seed of the op that is the same for all examples and epochs.
 
   Returns:
@@ -120,7 +125,7 @@ def op_seed():
   return None if state is None else fold_in(state.run_seed, state.salt("op"))
 
 
-def fold_in(seed, n):
+def fold_in(seed: tf.Tensor | Sequence[int], n: tf.Tensor | int) -> tf.Tensor:
   """A new seed from a seed and a number.
 
   Args:

@@ -3,6 +3,8 @@
 import functools
 import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 from big_vision import download, fs, lookup
 
@@ -20,7 +22,7 @@ KNOWN_TOKENIZERS = {
 }
 
 
-def read(model):
+def read(model: str) -> bytes:
   """The bytes of a model.
 
   Args:
@@ -49,7 +51,7 @@ def read(model):
 
 
 @functools.lru_cache(maxsize=16)
-def processor(model_bytes):
+def processor(model_bytes: bytes) -> Any:
   """The `SentencePieceProcessor` of a model; one object for the same bytes.
 
   Encoding and decoding change nothing in it, so threads may share it. Options
@@ -60,7 +62,9 @@ def processor(model_bytes):
   return sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
 
 
-def add_pieces(model_bytes, pieces):
+def add_pieces(
+  model_bytes: bytes, pieces: Sequence[str]
+) -> tuple[bytes, list[int]]:
   """A model in which certain strings are pieces of their own.
 
   A piece that the model has already is replaced in place, which makes a control

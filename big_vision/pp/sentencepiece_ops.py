@@ -24,7 +24,13 @@ class SentencepieceOps:
     ValueError: the model has no such token.
   """
 
-  def __init__(self, model, add_eos=False, add_bos=False, lower=False):
+  def __init__(
+    self,
+    model: bytes,
+    add_eos: bool = False,
+    add_bos: bool = False,
+    lower: bool = False,
+  ) -> None:
     self._model = sp = sentencepiece_model.processor(model)
     for name, wanted, i in [
       ("eos", add_eos, sp.eos_id()),
@@ -39,38 +45,42 @@ class SentencepieceOps:
     self._around = before, after
     self._lower = lower
 
-  def encode(self, text):
+  def encode(self, text: bytes) -> list[int]:
     """Ids of one text, bytes, in Python: list of int."""
     if self._lower:
       text = text.lower()  # ASCII only, as it is bytes.
     before, after = self._around
     return [*before, *self._model.EncodeAsIds(text), *after]
 
-  def tokenize(self, input):  # The name of tensorflow_text.
+  def tokenize(
+    self, input: tf.Tensor | tf.RaggedTensor
+  ) -> tf.Tensor | tf.RaggedTensor:  # The name of tensorflow_text.
     """Ids of texts: int32 [T] for a scalar, else ragged with rows of ids."""
     return string_ops.encode_strings(self.encode, input)
 
-  def detokenize(self, input):
+  def detokenize(
+    self, input: tf.Tensor | tf.RaggedTensor
+  ) -> tf.Tensor | tf.RaggedTensor:
     """Texts of ids [..., T], ragged or not: strings [...]."""
     return string_ops.decode_ids(self._model.DecodeIds, input)
 
-  def vocab_size(self, name=None):
+  def vocab_size(self, name: str | None = None) -> tf.Tensor:
     """Number of pieces, int32 scalar."""
     return tf.constant(self._model.GetPieceSize(), tf.int32, name=name)
 
-  def string_to_id(self, input):
+  def string_to_id(self, input: tf.Tensor) -> tf.Tensor:
     """Ids of pieces, int32, in the shape of `input`; see `piece_to_id`."""
     input = tf.convert_to_tensor(input, tf.string)
     one_id = lambda piece: [self.piece_to_id(piece.decode(errors="replace"))]
     rows = string_ops.encode_strings(one_id, tf.reshape(input, [-1]))
     return tf.reshape(rows.values, tf.shape(input))
 
-  def id_to_string(self, input):
+  def id_to_string(self, input: tf.Tensor) -> tf.Tensor:
     """Pieces with these ids, strings in the shape of `input`."""
     return string_ops.decode_ids(
       lambda ids: self._model.IdToPiece(ids[0]), tf.expand_dims(input, -1)
     )
 
-  def piece_to_id(self, piece):
+  def piece_to_id(self, piece: str) -> int:
     """Id of one piece, in Python; that of the unknown piece if there is none."""
     return self._model.PieceToId(piece)

@@ -3,6 +3,8 @@
 `sentencepiece_ops.py` has the interface of tensorflow_text instead.
 """
 
+from collections.abc import Iterable, Sequence
+
 from absl import logging
 
 from big_vision.pp import sentencepiece_model, tokenizer
@@ -22,7 +24,7 @@ class SentencepieceTokenizer(tokenizer.Base):
     extras: dict, id -> extra token.
   """
 
-  def __init__(self, model, tokensets=()):
+  def __init__(self, model: str, tokensets: Iterable[str] = ()) -> None:
     data = sentencepiece_model.read(model)
     plain = sentencepiece_model.processor(data)
     self._specials = {
@@ -43,30 +45,30 @@ class SentencepieceTokenizer(tokenizer.Base):
         self._specials[kind] = i
 
   @property
-  def pad_token(self):
+  def pad_token(self) -> int:
     return self._specials["pad"]
 
   @property
-  def eos_token(self):
+  def eos_token(self) -> int:
     return self._specials["eos"]
 
   @property
-  def bos_token(self):
+  def bos_token(self) -> int:
     return self._specials["bos"]
 
   @property
-  def vocab_size(self):
+  def vocab_size(self) -> int:
     return self._model.GetPieceSize()
 
-  def encode(self, text):
+  def encode(self, text: str | bytes) -> list[int]:
     """See `tokenizer.Base`."""
     return self._model.EncodeAsIds(text)
 
-  def decode(self, ids):
+  def decode(self, ids: Sequence[int]) -> str:
     """See `tokenizer.Base`. The unknown id becomes " ⁇ "."""
     return self._model.DecodeIds(ids)
 
-  def to_piece(self, idx):
+  def to_piece(self, idx: int) -> str:
     """The piece with this id, str; "▁" in it stands for a space."""
     return self._model.IdToPiece(int(idx))
 

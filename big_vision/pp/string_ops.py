@@ -6,13 +6,16 @@ call must not keep state between calls. `B` texts, `T` tokens.
 
 import itertools
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from big_vision.tf import tf
 
 
-def encode_strings(encode, text):
+def encode_strings(
+  encode: Callable[[bytes], Sequence[int]], text: tf.Tensor | tf.RaggedTensor
+) -> tf.Tensor | tf.RaggedTensor:
   """Token ids of texts.
 
   Args:
@@ -58,7 +61,14 @@ def encode_strings(encode, text):
   return rows
 
 
-def encode_padded(encode, text, length, *, pad_value, keep_last=False):
+def encode_padded(
+  encode: Callable[[bytes], Sequence[int]],
+  text: tf.Tensor,
+  length: int,
+  *,
+  pad_value: int,
+  keep_last: bool = False,
+) -> tf.Tensor:
   """Token ids of texts, the same number for each.
 
   Args:
@@ -89,7 +99,9 @@ def encode_padded(encode, text, length, *, pad_value, keep_last=False):
   return ids
 
 
-def decode_ids(decode, ids):
+def decode_ids(
+  decode: Callable[[list[int]], str], ids: tf.Tensor | tf.RaggedTensor
+) -> tf.Tensor | tf.RaggedTensor:
   """Texts of token ids.
 
   Args:
@@ -127,7 +139,7 @@ def decode_ids(decode, ids):
   return texts
 
 
-def known_rank(x):
+def known_rank(x: tf.Tensor) -> int:
   """Number of dimensions of a tensor; ValueError if a graph does not know it."""
   if x.shape.rank is None:
     raise ValueError(

@@ -11,7 +11,8 @@ The package has the tokenizers
 
 import functools
 import importlib
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import numpy as np
 from absl import logging
@@ -26,32 +27,40 @@ from big_vision.tf import tf
 class Tokenizer(Protocol):
   """What all tokenizers offer."""
 
-  def to_int(self, text, *, bos=False, eos=False):
+  def to_int(self, text: Any, *, bos: bool = False, eos: bool = False) -> Any:
     """Token ids of a text: list of int; of each text of a list or tuple."""
 
-  def to_int_tf_op(self, text, *, bos=False, eos=False):
+  def to_int_tf_op(
+    self,
+    text: tf.Tensor | tf.RaggedTensor,
+    *,
+    bos: bool = False,
+    eos: bool = False,
+  ) -> tf.Tensor | tf.RaggedTensor:
     """The same of string tensors: int32 [T], or ragged with a row per text."""
 
-  def to_str(self, tokens, *, stop_at_eos=True):
+  def to_str(self, tokens: Any, *, stop_at_eos: bool = True) -> Any:
     """The text of token ids; a list of texts for a batch."""
 
-  def to_str_tf_op(self, tokens, *, stop_at_eos=True):
+  def to_str_tf_op(
+    self, tokens: tf.Tensor | tf.RaggedTensor, *, stop_at_eos: bool = True
+  ) -> tf.Tensor | tf.RaggedTensor:
     """The same of integer tensors [..., T]: string tensor [...]."""
 
   @property
-  def pad_token(self):
+  def pad_token(self) -> int:
     """Id of the padding, -1 if there is none."""
 
   @property
-  def eos_token(self):
+  def eos_token(self) -> int:
     """Id of the end of text, -1 if there is none."""
 
   @property
-  def bos_token(self):
+  def bos_token(self) -> int:
     """Id of the beginning of text, -1 if there is none."""
 
   @property
-  def vocab_size(self):
+  def vocab_size(self) -> int:
     """Number of token ids, the special ones included."""
 
 
@@ -66,7 +75,7 @@ class Base:
   Both methods must allow calls from several threads.
   """
 
-  def to_int(self, text, *, bos=False, eos=False):
+  def to_int(self, text: Any, *, bos: bool = False, eos: bool = False) -> Any:
     """See `Tokenizer`. A text is str or bytes; lists may be nested.
 
     Raises:
@@ -83,11 +92,17 @@ class Base:
 
     return to_int(text)
 
-  def to_int_tf_op(self, text, *, bos=False, eos=False):
+  def to_int_tf_op(
+    self,
+    text: tf.Tensor | tf.RaggedTensor,
+    *,
+    bos: bool = False,
+    eos: bool = False,
+  ) -> tf.Tensor | tf.RaggedTensor:
     """See `Tokenizer`."""
     return string_ops.encode_strings(self._encoder(bos, eos), text)
 
-  def to_str(self, tokens, *, stop_at_eos=True):
+  def to_str(self, tokens: Any, *, stop_at_eos: bool = True) -> Any:
     """See `Tokenizer`.
 
     A batch is a ragged tensor, an array with two or more dimensions, or a list
@@ -100,7 +115,9 @@ class Base:
       return [self.to_str(row, stop_at_eos=stop_at_eos) for row in tokens]
     return self._decoder(stop_at_eos)([int(t) for t in tokens])
 
-  def to_str_tf_op(self, tokens, *, stop_at_eos=True):
+  def to_str_tf_op(
+    self, tokens: tf.Tensor | tf.RaggedTensor, *, stop_at_eos: bool = True
+  ) -> tf.Tensor | tf.RaggedTensor:
     """See `Tokenizer`."""
     return string_ops.decode_ids(self._decoder(stop_at_eos), tokens)
 
@@ -129,7 +146,7 @@ class Base:
 
 
 @functools.cache
-def get_tokenizer(name):
+def get_tokenizer(name: str) -> Tokenizer:
   """The tokenizer of this name; the same object for the same string.
 
   Args:
@@ -156,7 +173,7 @@ def get_tokenizer(name):
     return Registry.lookup(full_name)()
 
 
-def get_extra_tokens(tokensets):
+def get_extra_tokens(tokensets: Iterable[str]) -> list[str]:
   """The tokens of several sets, which extend a vocabulary.
 
   Args:
@@ -182,13 +199,13 @@ def get_extra_tokens(tokensets):
 
 
 @Registry.register("tokensets.loc")
-def get_loc_tokens(n=1024):
+def get_loc_tokens(n: int = 1024) -> list[str]:
   """`n` tokens for coordinates: <loc0000>, <loc0001>, …"""
   return [f"<loc{i:04d}>" for i in range(n)]
 
 
 @Registry.register("tokensets.seg")
-def get_seg_tokens(n=128):
+def get_seg_tokens(n: int = 128) -> list[str]:
   """`n` tokens for codewords of masks: <seg000>, <seg001>, …"""
   return [f"<seg{i:03d}>" for i in range(n)]
 

@@ -3,9 +3,13 @@
 import collections.abc
 import functools
 import inspect
+from collections.abc import Callable
+from typing import Any
+
+from big_vision.pp.types import ExampleFn
 
 
-def maybe_repeat(arg, n_reps):
+def maybe_repeat(arg: Any, n_reps: int) -> Any:
   """`(arg,) * n_reps`, unless `arg` is a sequence already (and no str)."""
   if isinstance(arg, collections.abc.Sequence) and not isinstance(arg, str):
     return arg
@@ -20,7 +24,12 @@ class InKeyOutKey:
   op changes the dict that it gets, and returns it.
   """
 
-  def __init__(self, indefault="image", outdefault="image", with_data=False):
+  def __init__(
+    self,
+    indefault: str | None = "image",
+    outdefault: str | None = "image",
+    with_data: bool = False,
+  ) -> None:
     """Makes the decorator.
 
     Args:
@@ -33,7 +42,9 @@ class InKeyOutKey:
     self.outdefault = outdefault
     self.with_data = with_data
 
-  def __call__(self, get_fn):
+  def __call__(
+    self, get_fn: Callable[..., Callable[..., Any]]
+  ) -> Callable[..., ExampleFn]:
     """Decorates `get_fn(*args, **kw) -> fn(value) -> value`."""
     with_data = self.with_data
 

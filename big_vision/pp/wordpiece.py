@@ -16,6 +16,7 @@ They agree on everyday text. Both drop accents.
 import functools
 import re
 import unicodedata
+from collections.abc import Sequence
 
 _ASCII_SYMBOLS = r"!-/:-@\[-`{-~"
 _ASCII_WORDS = re.compile(f"[{_ASCII_SYMBOLS}]|[^ {_ASCII_SYMBOLS}]+")
@@ -53,7 +54,7 @@ class WordPiece:
     ValueError: there is no piece "[UNK]", or no such dialect.
   """
 
-  def __init__(self, pieces, dialect="tf_text"):
+  def __init__(self, pieces: Sequence[str], dialect: str = "tf_text") -> None:
     self.ids = {piece: i for i, piece in enumerate(pieces)}
     if "[UNK]" not in self.ids:
       raise ValueError("a vocabulary of word pieces must have a line [UNK]")
@@ -65,7 +66,7 @@ class WordPiece:
     # Most words of a text are among a few thousand.
     self._word_ids = functools.lru_cache(maxsize=1 << 16)(self._split_word)
 
-  def __call__(self, text):
+  def __call__(self, text: str | bytes) -> list[int]:
     """Ids of a text (str, or bytes of UTF-8): list of int."""
     if isinstance(text, bytes):
       text = text.decode(errors="replace")
@@ -92,7 +93,7 @@ class WordPiece:
     return tuple(ids)
 
 
-def split_words(text):
+def split_words(text: str) -> list[str]:
   """Words of a folded text: at spaces, around punctuation and Chinese."""
   if text.isascii():
     return _ASCII_WORDS.findall(text)

@@ -4,11 +4,14 @@ import math
 
 from big_vision.pp import autoaugment, utils
 from big_vision.pp.registry import Registry
+from big_vision.pp.types import TensorFn
 
 
 @Registry.register("preprocess_ops.randaug")
 @utils.InKeyOutKey()
-def get_randaug(num_layers=2, magnitude=10, corrected=False):
+def get_randaug(
+  num_layers: int = 2, magnitude: float = 10, corrected: bool = False
+) -> TensorFn:
   """Applies random operations, all of one strength, one after the other.
 
   Args:

@@ -16,6 +16,7 @@ import flax.linen as nn
 
 from big_vision import checkpoints
 from big_vision.models.proj.image_text import two_towers
+from big_vision.types import Array, ConfigLike, Params
 
 _IMAGE_MODEL = "vit"
 
@@ -36,7 +37,9 @@ class Model(nn.Module):
   temperature_init: float = 10.0
 
   @nn.compact
-  def __call__(self, image, text=None, **kw):
+  def __call__(
+    self, image: Array | None, text: Array | None = None, **kw: Any
+  ) -> tuple[Array | None, Array | None, dict[str, Any]]:
     """Embeds images and rendered texts.
 
     Args:
@@ -66,7 +69,12 @@ class Model(nn.Module):
     return zimg, ztxt, out
 
 
-def load(init_params, init_files, model_cfg, img_load_kw=None):
+def load(
+  init_params: Params | None,
+  init_files: str | Mapping[str, Any],
+  model_cfg: ConfigLike,
+  img_load_kw: Mapping[str, Any] | None = None,
+) -> Params:
   """Loads tower and temperature from one checkpoint, or each from its own.
 
   Args:
@@ -74,7 +82,7 @@ def load(init_params, init_files, model_cfg, img_load_kw=None):
       the checkpoints have.
     init_files: str, a path, for everything; or a mapping with `image` (or
       `img`), what the image model's `load` takes, and `temperature` (or `t`), a
-      path `<path>:<name>`. What is not listed is initialised.
+      path `<path>:<name>`. What is not listed is initialized.
     model_cfg: mapping, `config.model`, or None.
     img_load_kw: mapping, further arguments of the image model's `load`.
 

@@ -13,12 +13,14 @@ head, `C` classes.
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from big_vision import checkpoints, fs, lookup, trees
 from big_vision.models import common
+from big_vision.types import Array, ConfigLike, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Embedder(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, text):
+  def __call__(self, text: Array) -> Array:
     """Maps int [B, L] to [B, L, D]."""
     c = self.config
     embed = lambda num, name: nn.Embed(
@@ -89,7 +91,9 @@ class Attention(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, x, mask, deterministic=True):
+  def __call__(
+    self, x: Array, mask: Array, deterministic: bool = True
+  ) -> Array:
     """Maps x [B, L, D] to the same shape; mask [B, 1, L, L] bool."""
     c = self.config
     query, key, value = (
@@ -111,12 +115,14 @@ class Attention(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-  """Self-attention, added, then normalised."""
+  """Self-attention, added, then normalized."""
 
   config: Config
 
   @nn.compact
-  def __call__(self, x, mask, deterministic=True):
+  def __call__(
+    self, x: Array, mask: Array, deterministic: bool = True
+  ) -> Array:
     """Maps x [B, L, D] to the same shape; mask [B, 1, L, L] bool."""
     c = self.config
     y = Attention(c, name="attention_layer")(x, mask, deterministic)
@@ -131,18 +137,18 @@ class Mlp(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: Array) -> Array:
     """Maps [B, L, D] to [B, L, mlp_dim]."""
     return nn.gelu(_dense(self.config.mlp_dim, "dense_layer")(x))
 
 
 class MlpBlock(nn.Module):
-  """MLP, added, then normalised."""
+  """MLP, added, then normalized."""
 
   config: Config
 
   @nn.compact
-  def __call__(self, x, deterministic=True):
+  def __call__(self, x: Array, deterministic: bool = True) -> Array:
     """Maps x [B, L, D] to the same shape."""
     c = self.config
     y = Mlp(c, name="mlp")(x)
@@ -153,12 +159,14 @@ class MlpBlock(nn.Module):
 
 
 class Layer(nn.Module):
-  """Attention and MLP, both with the normalisation after the residual."""
+  """Attention and MLP, both with the normalization after the residual."""
 
   config: Config
 
   @nn.compact
-  def __call__(self, x, mask, deterministic=True):
+  def __call__(
+    self, x: Array, mask: Array, deterministic: bool = True
+  ) -> Array:
     """Maps x [B, L, D] to the same shape; mask [B, 1, L, L] bool."""
     block = AttentionBlock(self.config, name="attention_block")
     x = block(x, mask, deterministic)
@@ -171,7 +179,9 @@ class LayerSequence(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, x, mask, deterministic=True):
+  def __call__(
+    self, x: Array, mask: Array, deterministic: bool = True
+  ) -> Array:
     """Maps x [B, L, D] to the same shape; mask [B, 1, L, L] bool."""
     for i in range(self.config.depth):
       x = Layer(self.config, name=f"layers_{i}")(x, mask, deterministic)
@@ -184,7 +194,9 @@ class EncoderBlock(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, x, mask, deterministic=True):
+  def __call__(
+    self, x: Array, mask: Array, deterministic: bool = True
+  ) -> Array:
     """Maps x [B, L, D] to the same shape; mask [B, 1, L, L] bool."""
     layers = LayerSequence(self.config, name="layer_sequence")
     return layers(x, mask, deterministic)
@@ -200,7 +212,7 @@ class BertEncoder(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, text, deterministic=True):
+  def __call__(self, text: Array, deterministic: bool = True) -> Array:
     """Maps tokens, int [B, L], to [B, L, D]; token 0 is padding.
 
     Raises:
@@ -233,7 +245,9 @@ class Model(nn.Module):
   head_zeroinit: bool = True
 
   @nn.compact
-  def __call__(self, text, *, train=False):
+  def __call__(
+    self, text: Array, *, train: bool = False
+  ) -> tuple[Array, dict[str, Array]]:
     """Applies the model.
 
     Args:
@@ -259,7 +273,12 @@ class Model(nn.Module):
     return x, out
 
 
-def load(params, path, model_cfg=None, dont_load=()):
+def load(
+  params: Params | None,
+  path: str,
+  model_cfg: ConfigLike = None,
+  dont_load: str | Sequence[str] = (),
+) -> Params:
   """Loads a published BERT, or a checkpoint of this model.
 
   Args:
@@ -269,7 +288,7 @@ def load(params, path, model_cfg=None, dont_load=()):
       which the heads are left out (needs TensorFlow); or a path
       `<path>[:<sub/tree>]`.
     model_cfg: not used.
-    dont_load: regexes of parameters to be initialised instead; for an original
+    dont_load: regexes of parameters to be initialized instead; for an original
       BERT this must include "head/.*" if the model has a head.
 
   Returns:
@@ -345,7 +364,7 @@ _EMBEDDING_NAMES = {
 }
 
 
-def convert_name(name):
+def convert_name(name: str) -> str | None:
   """Name of a parameter of `BertEncoder`.
 
   Args:

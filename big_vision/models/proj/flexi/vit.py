@@ -7,6 +7,7 @@ are stored at one size, are resampled to fit.
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision import checkpoints
-from big_vision.models import common, vit, vit_checkpoints
+from big_vision.models import common, positions, vit, vit_checkpoints
+from big_vision.types import AnyArray, Array, ConfigLike, Params
 
 
-def resample_patchemb(old, new_hw):
+def resample_patchemb(old: AnyArray, new_hw: Sequence[int]) -> AnyArray:
   """Resamples a kernel that embeds patches, for patches of another size.
 
   With B the matrix that resizes patches bilinearly, the new kernel is the
@@ -58,7 +60,7 @@ def _resampling(old_hw, new_hw):
 
 
 def _bilinear(num_old, num_new):
-  """[new, old] float32 matrix of linear resizing, half-pixel centres."""
+  """[new, old] float32 matrix of linear resizing, half-pixel centers."""
   at = (np.arange(num_new, dtype=np.float32) + np.float32(0.5)) * np.float32(
     num_old / num_new
   ) - np.float32(0.5)
@@ -87,7 +89,9 @@ class Patchify(nn.Module):
   seqhw: int | Sequence[int] | None = None
 
   @nn.compact
-  def __call__(self, image, seqhw=None):
+  def __call__(
+    self, image: Array, seqhw: int | Sequence[int] | None = None
+  ) -> Array:
     """Maps [B, H, W, C] to [B, seqhw, seqhw, D], or [B, *seqhw, D].
 
     Raises:
@@ -136,7 +140,13 @@ class _Model(vit._Model):
   seqhw: int | Sequence[int] | None = None
 
   @nn.compact
-  def __call__(self, image, *, seqhw=None, train=False):
+  def __call__(
+    self,
+    image: Array,
+    *,
+    seqhw: int | Sequence[int] | None = None,
+    train: bool = False,
+  ) -> tuple[Array, dict[str, Any]]:
     """Applies the model.
 
     Args:
@@ -158,12 +168,14 @@ class _Model(vit._Model):
     )
     if posemb.shape[1] != h * w:
       posemb = posemb.reshape(1, *self.posemb_size, d)
-      posemb = jax.image.resize(posemb, (1, h, w, d), "linear")
+      posemb = positions.resample(posemb, (h, w))
       posemb = posemb.reshape(1, h * w, d)
     return self.after_stem(x, posemb, out, train)
 
 
-def Model(num_classes, *, variant=None, **kw):  # noqa: N802 (a class to its callers)
+def Model(
+  num_classes: int | None, *, variant: str | None = None, **kw: Any
+) -> _Model:
   """FlexiViT of a named size.
 
   Args:
@@ -185,14 +197,19 @@ def Model(num_classes, *, variant=None, **kw):  # noqa: N802 (a class to its cal
   return _Model(num_classes, **{**vit.decode_variant(variant), **kw})
 
 
-def load(init_params, init_file, model_cfg, dont_load=()):
+def load(
+  init_params: Params,
+  init_file: str,
+  model_cfg: ConfigLike,
+  dont_load: str | Sequence[str] = (),
+) -> Params:
   """Loads a FlexiViT, or a ViT to become one, with other sizes of what is stored.
 
   Args:
     init_params: parameters of the model, arrays or shapes.
     init_file: str, a path `<path>[:<sub/tree>]` or one of `VANITY_NAMES`.
     model_cfg: `config.model`; its `patch_size` is the size of the kernel.
-    dont_load: regexes of parameters to be initialised instead.
+    dont_load: regexes of parameters to be initialized instead.
 
   Returns:
     Nested dict of parameters; leaves that are not loaded are those of

@@ -15,11 +15,15 @@ of the image tokens, `V` vocabulary. The names of the modules are the names in
 checkpoints.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from big_vision.models import vit
+from big_vision.types import Array
 
 
 class DecoderBlock(nn.Module):
@@ -38,7 +42,14 @@ class DecoderBlock(nn.Module):
   dtype_mm: str = "float32"
 
   @nn.compact
-  def __call__(self, x, encoded, mask, image_mask=None, deterministic=True):
+  def __call__(
+    self,
+    x: Array,
+    encoded: Array,
+    mask: Array,
+    image_mask: Array | None = None,
+    deterministic: bool = True,
+  ) -> Array:
     """Maps x [B, L, D] to the same shape.
 
     Args:
@@ -88,13 +99,20 @@ class _Model(nn.Module):
 
   @nn.compact
   def __call__(
-    self, encoded, tokens, mask, parallel=None, image_mask=None, *, train=False
-  ):
+    self,
+    encoded: Array,
+    tokens: Array,
+    mask: Array,
+    parallel: Array | None = None,
+    image_mask: Array | None = None,
+    *,
+    train: bool = False,
+  ) -> Array:
     """Logits of every token, of which each may depend on those before it.
 
     Args:
       encoded: [B, T, E] float, the image, not pooled.
-      tokens: [B, L] int in [0, V). L is always that of initialisation.
+      tokens: [B, L] int in [0, V). L is always that of initialization.
       mask: [B, L] bool or number: not 0 where a token is to be predicted.
       parallel: [B] bool, examples that are predicted in parallel: neither the
         first token with a mask nor any after it is seen. None is no example.
@@ -140,12 +158,14 @@ class _Model(nn.Module):
     return jnp.where(hide, hidden, x)[:, :-1]
 
 
-def predicted(mask):
+def predicted(mask: Array) -> Array:
   """[B, L] bool: from the first token on that `mask` [B, L] counts."""
   return jnp.cumsum(mask != 0, axis=1) > 0
 
 
-def complete(logits_fn, tokens, mask):
+def complete(
+  logits_fn: Callable[[Array], Array], tokens: Array, mask: Array
+) -> Array:
   """Continues what is given, each token being the most probable one.
 
   Args:
@@ -168,7 +188,7 @@ def complete(logits_fn, tokens, mask):
   return jax.lax.fori_loop(0, tokens.shape[1], step, start)
 
 
-def Model(vocab_size, *, variant=None, **kw):  # noqa: N802 (a class to its callers)
+def Model(vocab_size: int, *, variant: str | None = None, **kw: Any) -> _Model:
   """Decoder of a named size.
 
   Args:

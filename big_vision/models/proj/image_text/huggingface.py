@@ -14,6 +14,7 @@ References:
 """
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from big_vision.models.proj.image_text.huggingface_config import (
   model_config,
   parts_of,
 )
+from big_vision.types import ConfigLike, Params
 
 __all__ = [
   "NAFLEX",
@@ -50,7 +52,11 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _THERE = "the Hugging Face checkpoint"
 
 
-def select(names, hf_config, parts=None):
+def select(
+  names: Iterable[str],
+  hf_config: Mapping[str, Any],
+  parts: Sequence[str] | None = None,
+) -> list[str]:
   """The names of tensors that belong to some parts.
 
   Args:
@@ -76,7 +82,9 @@ def _has_prefixes(names, hf_config):
   return len(parts) > 1 or any(name.startswith(prefix) for name in names)
 
 
-def check_parts(hf_config, parts=None):
+def check_parts(
+  hf_config: Mapping[str, Any], parts: Sequence[str] | None = None
+) -> tuple[str, ...]:
   """Whether the models here have what some parts of a checkpoint are made of.
 
   Args:
@@ -102,7 +110,11 @@ def check_parts(hf_config, parts=None):
   return tuple(parts)
 
 
-def to_params(tensors, hf_config, parts=None):
+def to_params(
+  tensors: Mapping[str, np.ndarray],
+  hf_config: Mapping[str, Any],
+  parts: Sequence[str] | None = None,
+) -> Params:
   """Parameters from the tensors of a checkpoint.
 
   Args:
@@ -143,13 +155,15 @@ def to_params(tensors, hf_config, parts=None):
     if x.dtype.name not in _FLOATS:
       raise ValueError(
         f"{e.name} in {_THERE} is of type {x.dtype.name}, but should be one of "
-        f"{', '.join(_FLOATS)}: quantised weights can not be loaded."
+        f"{', '.join(_FLOATS)}: quantized weights cannot be loaded."
       )
     out.append((e.path, e.to_param(np.asarray(x, np.float32))))
   return trees.tree_unflatten(out)
 
 
-def from_params(params, model_cfg, image_size=None):
+def from_params(
+  params: Params, model_cfg: ConfigLike, image_size: int | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """Tensors and settings from parameters: what `to_params` takes.
 
   Args:

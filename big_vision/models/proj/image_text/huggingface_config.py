@@ -12,7 +12,10 @@ Between the two are the fields of a tower, a dict:
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from big_vision.types import ConfigLike
 
 PARTS = ("img", "txt", "t", "b")
 VIT, NAFLEX = "vit", "proj.image_text.naflex_vit"
@@ -66,7 +69,7 @@ _EXPORTABLE_TEXT = dict(
 )
 
 
-def parts_of(hf_config):
+def parts_of(hf_config: Mapping[str, Any]) -> tuple[str, ...]:
   """What a checkpoint has.
 
   Args:
@@ -76,7 +79,7 @@ def parts_of(hf_config):
     Tuple, some of `PARTS`.
 
   Raises:
-    ValueError: it is no SigLIP, or quantised.
+    ValueError: it is no SigLIP, or quantized.
   """
   if hf_config.get("quantization_config"):
     raise _unsupported(
@@ -92,7 +95,7 @@ def parts_of(hf_config):
   return known[model_type]
 
 
-def image_fields(hf_config):
+def image_fields(hf_config: Mapping[str, Any]) -> dict[str, Any]:
   """Fields of the image tower of a checkpoint.
 
   Args:
@@ -120,7 +123,7 @@ def image_fields(hf_config):
   return fields | dict(side=math.isqrt(num))
 
 
-def text_fields(hf_config):
+def text_fields(hf_config: Mapping[str, Any]) -> dict[str, Any]:
   """Fields of the text tower of a checkpoint; as `image_fields`."""
   config, fields = _tower(hf_config, "text")
   return fields | dict(
@@ -130,7 +133,9 @@ def text_fields(hf_config):
   )
 
 
-def fields_of(hf_config, parts=None):
+def fields_of(
+  hf_config: Mapping[str, Any], parts: Sequence[str] | None = None
+) -> dict[str, dict[str, Any]]:
   """Fields of the towers of a checkpoint.
 
   Args:
@@ -148,7 +153,7 @@ def fields_of(hf_config, parts=None):
   return {part: fn(hf_config) for part, fn in read.items() if part in parts}
 
 
-def model_config(hf_config):
+def model_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
   """The model that a checkpoint is of.
 
   Args:
@@ -185,7 +190,9 @@ def model_config(hf_config):
   return out
 
 
-def hf_config(image, text):
+def hf_config(
+  image: Mapping[str, Any], text: Mapping[str, Any]
+) -> dict[str, Any]:
   """The content of config.json for two towers.
 
   Args:
@@ -235,7 +242,7 @@ def hf_config(image, text):
   }
 
 
-def check_exportable(model_cfg):
+def check_exportable(model_cfg: ConfigLike) -> None:
   """Whether a model without further parameters is one of Hugging Face.
 
   Args:

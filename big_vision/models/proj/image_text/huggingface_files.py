@@ -10,12 +10,15 @@ Files of the hub are downloaded once, to $BV_CACHE_DIR/huggingface.
 """
 
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_dtypes
+import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from big_vision import download, fs
+from big_vision import download, fs, types
 from big_vision.models.proj.image_text import huggingface
 
 assert ml_dtypes, "NumPy gets its bfloat16 from this import; safetensors asks."
@@ -33,7 +36,7 @@ class Params(dict):
   it in errors.
   """
 
-  def __init__(self, params, path):
+  def __init__(self, params: Mapping[str, Any], path: str) -> None:
     super().__init__(params)
     self.path = path
 
@@ -43,7 +46,7 @@ class Params(dict):
   __hash__ = object.__hash__
 
 
-def is_checkpoint(path):
+def is_checkpoint(path: str) -> bool:
   """Whether `path` is the folder of a checkpoint, or looks like one of the hub.
 
   A folder with a config.json alone is the workdir of a run.
@@ -57,7 +60,7 @@ def is_checkpoint(path):
   )
 
 
-def read_config(path):
+def read_config(path: str) -> dict[str, Any]:
   """Content of config.json, a dict.
 
   Args:
@@ -69,7 +72,9 @@ def read_config(path):
   return _read_json(path, _CONFIG)
 
 
-def load(path, parts=None):
+def load(
+  path: str, parts: Sequence[str] | None = None
+) -> tuple[types.Params, dict[str, Any]]:
   """Reads parameters, and no more of the files than that takes.
 
   Args:
@@ -91,7 +96,7 @@ def load(path, parts=None):
     raise ValueError(f"{path}: {e}") from e
 
 
-def load_parts(parts, image_model):
+def load_parts(parts: Mapping[str, Any], image_model: str) -> dict[str, Any]:
   """Reads the parts of a model that are in such checkpoints.
 
   Args:
@@ -124,7 +129,9 @@ def load_parts(parts, image_model):
   return out
 
 
-def save(folder, tensors, hf_config):
+def save(
+  folder: str, tensors: Mapping[str, np.ndarray], hf_config: Mapping[str, Any]
+) -> None:
   """Writes a checkpoint.
 
   Args:

@@ -8,6 +8,8 @@ side of a patch, `n` side of the grid of positions.
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,13 +41,13 @@ class Entry:
   shape: tuple[int, ...]
   third: int | None = None
 
-  def to_param(self, x):
+  def to_param(self, x: np.ndarray) -> np.ndarray:
     """The parameter [*shape] of a tensor [*tensor]."""
     if self.third is not None:
       x = np.split(x, 3)[self.third]
     return x.transpose(self.order).reshape(self.shape)
 
-  def to_tensor(self, x):
+  def to_tensor(self, x: np.ndarray) -> np.ndarray:
     """The inverse; one third of the tensor if it is only that."""
     first, *rest = self.tensor
     there = self.tensor if self.third is None else (first // 3, *rest)
@@ -53,7 +55,7 @@ class Entry:
     return x.transpose(np.argsort(self.order))
 
 
-def entries(fields, parts):
+def entries(fields: Mapping[str, Any], parts: Sequence[str]) -> list[Entry]:
   """The whole table.
 
   Args:

@@ -14,59 +14,22 @@ positions. The names of the modules are the names in checkpoints.
 """
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from big_vision import checkpoints, lookup
-from big_vision.models import common, vit
+from big_vision.models import common, positions, vit
+from big_vision.types import Array, ConfigLike, Params
 
 
 def _decode_posemb(posemb):
   """("learn_2d", 64) for "learn_2d(64)", (posemb, None) without a number."""
   match = re.fullmatch(r"(\w+)\((\d+)\)", posemb)
   return (match[1], int(match[2])) if match else (posemb, None)
-
-
-def resample_posemb_at(posemb, y, x, height, width):
-  """Values of a grid of positions that is stretched over an image.
-
-  They are those of resizing the grid to (height, width) bilinearly, with
-  half-pixel centres and antialiasing, but only these few are computed.
-
-  Args:
-    posemb: [n, m, D] array.
-    y: [B, T] int, rows, in [0, height).
-    x: [B, T] int, columns, in [0, width).
-    height: [B] int, rows of patches in each image.
-    width: [B] int, columns of patches in each image.
-
-  Returns:
-    [B, T, D] array with the dtype of `posemb`.
-  """
-  n, m, d = posemb.shape
-  rows, columns = _interpolation(y, height, n), _interpolation(x, width, m)
-  weights = rows[..., :, None] * columns[..., None, :]  # [B, T, n, m]
-  at = jnp.matmul(
-    weights.reshape(*y.shape, n * m),
-    posemb.reshape(n * m, d).astype(jnp.float32),
-    precision=jax.lax.Precision.HIGHEST,  # Else positions blur on TPUs.
-  )
-  return at.astype(posemb.dtype)
-
-
-def _interpolation(index, size, num):
-  """[B, T, num] float32 weights of `num` values stretched over `size`."""
-  scale = (num / size)[:, None]  # Stored values per patch.
-  centre = (index + 0.5) * scale - 0.5
-  stored = jnp.arange(num, dtype=jnp.float32)[None, None]
-  # A triangle; a wider one if patches are further apart than stored values.
-  reach = jnp.maximum(scale, 1.0)[:, :, None]
-  distance = jnp.abs(centre[:, :, None] - stored)
-  weights = jnp.maximum(1.0 - distance / reach, 0.0)
-  return weights / jnp.sum(weights, axis=-1, keepdims=True)
 
 
 _POOL_TYPES = ("gap", "map", "max", "none")
@@ -93,7 +56,9 @@ class _Model(nn.Module):
   dropout: float = 0.0
 
   @nn.compact
-  def __call__(self, image, *, train=False):
+  def __call__(
+    self, image: tuple[Array, Array, Array, Array], *, train: bool = False
+  ) -> tuple[Array, dict[str, Any]]:
     """Applies the model.
 
     Args:
@@ -178,7 +143,7 @@ class _Model(nn.Module):
     # The coordinates of padding say nothing about the size of the image.
     y, x = (jnp.where(is_patch, index, 0) for index in (yabs, xabs))
     height, width = jnp.max(y, axis=1) + 1, jnp.max(x, axis=1) + 1
-    return resample_posemb_at(posemb, y, x, height, width)
+    return positions.resample(posemb, (height, width), at=(y, x))
 
 
 def _pool(x, mask, pool_type):
@@ -195,7 +160,9 @@ def _pool(x, mask, pool_type):
   return jnp.where(num > 0, x, 0)
 
 
-def Model(num_classes=None, *, variant=None, **kw):  # noqa: N802 (a class to its callers)
+def Model(
+  num_classes: int | None = None, *, variant: str | None = None, **kw: Any
+) -> _Model:
   """NaFlex ViT of a named size.
 
   Args:
@@ -210,7 +177,7 @@ def Model(num_classes=None, *, variant=None, **kw):  # noqa: N802 (a class to it
       posemb: "learn_2d"; a number, as in "learn_2d(64)", means nothing any more:
         images may have any number of rows and columns.
       nposemb: side of the learned grid of positions; must be given.
-      patchln_pre, patchln_post: whether to normalise before and after patches
+      patchln_pre, patchln_post: whether to normalize before and after patches
         are embedded.
       dropout: rate.
 
@@ -228,7 +195,12 @@ def Model(num_classes=None, *, variant=None, **kw):  # noqa: N802 (a class to it
   return _Model(num_classes, **{**fields, **kw})
 
 
-def load(init_params, init_file, model_cfg, dont_load=()):
+def load(
+  init_params: Params | None,
+  init_file: str | Params,
+  model_cfg: ConfigLike,
+  dont_load: str | Sequence[str] = (),
+) -> Params:
   """Loads a checkpoint with any grid of positions and stacking of the blocks.
 
   Args:
@@ -237,7 +209,7 @@ def load(init_params, init_file, model_cfg, dont_load=()):
     init_file: str, a path `<path>[:<sub/tree>]` or one of
       `vit.VANITY_NAMES`.
     model_cfg: mapping, `config.model`, or None.
-    dont_load: regexes of parameters to be initialised instead, for example
+    dont_load: regexes of parameters to be initialized instead, for example
       ["head/.*"].
 
   Returns:
@@ -272,5 +244,5 @@ def _resize_posemb(old, shape, init_file):
     )
   y, x = jnp.mgrid[:n, :n].reshape(2, 1, -1)
   size = jnp.array([n])
-  new = resample_posemb_at(jnp.asarray(old), y, x, size, size)
+  new = positions.resample(jnp.asarray(old), (size, size), at=(y, x))
   return np.asarray(new).reshape(shape)

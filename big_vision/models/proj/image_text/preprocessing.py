@@ -4,6 +4,9 @@ Images are the feature `image`, uint8 [H, W, 3], which stays its name; a text is
 the feature `texts`, a string scalar, and becomes `labels`.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from big_vision.models.proj.image_text import huggingface_config
 
 # What `config.pp_modules` must name for all that is here.
@@ -17,7 +20,7 @@ MODULES = (
 _GEMMA_VOCAB = 256_000  # SigLIP 2; the vocabularies of SigLIP are smaller.
 
 
-def naflex(patch_size, length):
+def naflex(patch_size: int, length: int | Sequence[int]) -> str:
   """Patches of images of any aspect ratio.
 
   Args:
@@ -38,7 +41,7 @@ def naflex(patch_size, length):
   )
 
 
-def of_huggingface(path, hf_config):
+def of_huggingface(path: str, hf_config: Mapping[str, Any]) -> tuple[str, str]:
   """Preprocessing for a SigLIP or SigLIP 2 of Hugging Face.
 
   Args:

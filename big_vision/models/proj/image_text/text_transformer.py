@@ -11,11 +11,15 @@ Shapes: `B` batch, `L` length in tokens, `D` width, `C` classes, `V` vocabulary.
 The names of the modules are the names in checkpoints.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
 from big_vision import checkpoints, lookup
 from big_vision.models import common, vit
+from big_vision.types import Array, ConfigLike, Params
 
 _POOL_TYPES = ("last", "first", "mean", "gap", "max", "gmp", "map")
 
@@ -36,11 +40,13 @@ class _Model(nn.Module):
   pad_token: int | None = None
 
   @nn.compact
-  def __call__(self, text, *, train=False):
+  def __call__(
+    self, text: Array, *, train: bool = False
+  ) -> tuple[Array, dict[str, Any]]:
     """Applies the model.
 
     Args:
-      text: [B, L] int, tokens in [0, V). L is always that of initialisation.
+      text: [B, L] int, tokens in [0, V). L is always that of initialization.
       train: bool, whether dropout is active.
 
     Returns:
@@ -105,7 +111,9 @@ def _not_padding(text, pad_token):
   return exists | ~jnp.any(exists, axis=1, keepdims=True)
 
 
-def Model(num_classes, *, variant=None, **kw):  # noqa: N802 (a class to its callers)
+def Model(
+  num_classes: int | None, *, variant: str | None = None, **kw: Any
+) -> _Model:
   """Text transformer of a named size.
 
   Args:
@@ -134,7 +142,12 @@ def Model(num_classes, *, variant=None, **kw):  # noqa: N802 (a class to its cal
   return _Model(num_classes, **{**fields, **kw})
 
 
-def load(init_params, init_file, model_cfg, dont_load=()):
+def load(
+  init_params: Params | None,
+  init_file: str | Params,
+  model_cfg: ConfigLike,
+  dont_load: str | Sequence[str] = (),
+) -> Params:
   """Loads a checkpoint of any age and stacking of the blocks.
 
   Args:
@@ -142,7 +155,7 @@ def load(init_params, init_file, model_cfg, dont_load=()):
       the checkpoint has.
     init_file: str, a path `<path>[:<sub/tree>]`.
     model_cfg: not used; whether blocks are stacked is seen in `init_params`.
-    dont_load: regexes of parameters to be initialised instead, for example
+    dont_load: regexes of parameters to be initialized instead, for example
       ["head/.*"].
 
   Returns:
@@ -183,7 +196,7 @@ def _check_length(params, init_params, init_file):
   if want is not None and tuple(got.shape) != tuple(want.shape):
     raise ValueError(
       f"pos_embedding of {init_file!r} is {tuple(got.shape)}, but that of the "
-      f"model {tuple(want.shape)}: tokenise to the length of the checkpoint, "
+      f"model {tuple(want.shape)}: tokenize to the length of the checkpoint, "
       f"{got.shape[1]}, in config.input.pp, or list pos_embedding in `dont_load`"
       " of config.model_load (of txt_load_kw there for two towers)."
     )

@@ -10,6 +10,7 @@ Shapes: `B` batch, `E` size of the embeddings.
 """
 
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +20,7 @@ import numpy as np
 from big_vision import checkpoints, lookup
 from big_vision.models import vit
 from big_vision.models.proj.image_text import huggingface_files
+from big_vision.types import Array, ConfigLike, Params
 
 _IMAGE_MODEL = "vit"
 _TEXT_MODEL = "proj.image_text.text_transformer"
@@ -50,7 +52,9 @@ class Model(nn.Module):
   bias_init: float | None = None
 
   @nn.compact
-  def __call__(self, image, text=None, **kw):
+  def __call__(
+    self, image: Any, text: Array | None = None, **kw: Any
+  ) -> tuple[Array | None, Array | None, dict[str, Any]]:
     """Embeds images and texts.
 
     Args:
@@ -104,8 +108,10 @@ class Model(nn.Module):
     return embed(tower, name, x, out, **kw)
 
 
-def embed(tower, name, x, out, **kw):
-  """Normalised output of a tower.
+def embed(
+  tower: nn.Module, name: str, x: Any, out: dict[str, Any], **kw: Any
+) -> Array:
+  """Normalized output of a tower.
 
   Args:
     tower: linen module that returns (z [B, E], dict of intermediates).
@@ -136,7 +142,9 @@ def _norm(z):
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
 
 
-def add_temperature(self, temperature_init, out):
+def add_temperature(
+  self: nn.Module, temperature_init: float, out: dict[str, Any]
+) -> None:
   """Makes the parameter `t` [1], the logarithm of the factor of the logits.
 
   Args:
@@ -149,7 +157,7 @@ def add_temperature(self, temperature_init, out):
   out["t"], out["t/parameter"] = jnp.exp(t), t
 
 
-def tower_module(tower, name):
+def tower_module(tower: str, name: str) -> ModuleType:
   """Module of the model called `name`; `tower` is "img" or "txt"."""
   kind = {"img": "image", "txt": "text"}[tower]
   return lookup.module(
@@ -158,8 +166,12 @@ def tower_module(tower, name):
 
 
 def load(
-  init_params, init_files, model_cfg, img_load_kw=None, txt_load_kw=None
-):
+  init_params: Params | None,
+  init_files: str | Mapping[str, Any],
+  model_cfg: ConfigLike,
+  img_load_kw: Mapping[str, Any] | None = None,
+  txt_load_kw: Mapping[str, Any] | None = None,
+) -> Params:
   """Loads both towers from one checkpoint, or each part from its own.
 
   Args:
@@ -168,7 +180,7 @@ def load(
     init_files: str, a path or one of `VANITY_NAMES`, for everything; or a
       mapping with some of `image` (or `img`), `text` (or `txt`), `temperature`
       (or `t`), `bias` (or `b`), each a path `<path>[:<sub/tree>]`, or for
-      towers what their model's `load` takes. What is not listed is initialised.
+      towers what their model's `load` takes. What is not listed is initialized.
       A path may be a SigLIP of Hugging Face, a folder or `hf://org/repo`, see
       `huggingface_files`.
     model_cfg: mapping, `config.model`, or None.
@@ -235,7 +247,9 @@ def _public_or_path(init_file):
   return VANITY_NAMES.get(init_file, init_file)
 
 
-def parts_to_load(init_files, names):
+def parts_to_load(
+  init_files: Mapping[str, Any], names: Sequence[str]
+) -> dict[str, Any]:
   """What to load for each part of a model.
 
   Args:

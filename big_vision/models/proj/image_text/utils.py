@@ -2,13 +2,19 @@
 
 import functools
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.interpreters import pxla
 from jax.sharding import PartitionSpec as P  # noqa: N817 (its usual name)
 
+from big_vision.types import PyTree
 
-def batch_shmap(fn, *args, **kwargs):
+
+def batch_shmap(
+  fn: Callable[..., PyTree], *args: PyTree, **kwargs: Any
+) -> PyTree:
   """Applies `fn` to the examples of each device separately.
 
   So the devices do not communicate, even if the compiler does not see that
@@ -49,7 +55,7 @@ def _active_mesh():
   return resources.env.physical_mesh
 
 
-def subsample_batch(x, subsample):
+def subsample_batch(x: PyTree, subsample: int) -> PyTree:
   """Keeps every `subsample`-th of the examples that a device has.
 
   Args:

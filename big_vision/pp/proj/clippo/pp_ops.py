@@ -8,6 +8,7 @@ text.
 """
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
@@ -15,6 +16,7 @@ from absl import logging
 import big_vision.pp.archive.randaug  # noqa: F401 (CLIPPO names no other module)
 from big_vision.pp.proj.clippo import unifont
 from big_vision.pp.registry import Registry
+from big_vision.pp.types import TensorFn
 from big_vision.pp.utils import InKeyOutKey
 from big_vision.tf import tf
 
@@ -22,19 +24,19 @@ from big_vision.tf import tf
 @Registry.register("preprocess_ops.render_unifont")
 @InKeyOutKey(indefault="texts", outdefault="image")
 def get_pp_render_text(
-  image_size,
-  font_size=16,
-  max_chars=768,
-  background_brightness=127,
-  text_brightness=0,
-  lower=True,
-  monospace=False,
-  spacing=1,
-  min_width=4,
-  resize_method="area",
+  image_size: int,
+  font_size: int = 16,
+  max_chars: int | None = 768,
+  background_brightness: float | Sequence[float] = 127,
+  text_brightness: float | Sequence[float] = 0,
+  lower: bool = True,
+  monospace: bool = False,
+  spacing: int = 1,
+  min_width: int = 4,
+  resize_method: str = "area",
   *,
-  font=None,
-):
+  font: str | None = None,
+) -> TensorFn:
   """Renders a text with the glyphs of GNU Unifont, from left to right.
 
   Rows break anywhere, not only between words. What does not fit is cut off, and
@@ -45,7 +47,7 @@ def get_pp_render_text(
     font_size: int, height of a row, pixels. Other than 16, glyphs are resized,
       and blurred.
     max_chars: int, how many characters of a text count; None or 0 for all.
-    background_brightness: number in [0, 255], or three for a colour.
+    background_brightness: number in [0, 255], or three for a color.
     text_brightness: the same.
     lower: bool, whether to turn A to Z into lower case first.
     monospace: bool, whether each glyph takes `font_size` pixels; otherwise
@@ -66,11 +68,11 @@ def get_pp_render_text(
   """
   size, background, ink = image_size, background_brightness, text_brightness
   _check_sizes(size, font_size, max_chars, spacing, min_width)
-  colours = _colours(background, ink)
+  colors = _colors(background, ink)
   glyphs = unifont.get(font)
   if font_size == unifont.HEIGHT:
     lay_out = _original(glyphs, monospace, spacing, min_width)
-    paint = _paint_bits(size, colours)
+    paint = _paint_bits(size, colors)
   else:
     logging.warning(
       "render_unifont: font_size=%s is not %s, glyphs will be resized.",
@@ -79,7 +81,7 @@ def get_pp_render_text(
     )
     resize = _resizer(font_size, resize_method)
     lay_out = _resized(glyphs, resize, monospace, spacing, min_width)
-    paint = _paint(size, colours)
+    paint = _paint(size, colors)
 
   def render(text):
     text = _first(text)
@@ -119,7 +121,7 @@ def _check_sizes(image_size, font_size, max_chars, spacing, min_width):
     )
 
 
-def _colours(background, ink):
+def _colors(background, ink):
   """float32 [2, 3] of two brightnesses."""
   for name, value in (("background", background), ("text", ink)):
     value = np.asarray(value)
@@ -286,53 +288,53 @@ def _place(begin, width, size, font_size):
   return rows.to_tensor(0, shape=[num_rows, size])
 
 
-def _paint(size, colours):
+def _paint(size, colors):
   """Makes images of columns of any values in [0, 1].
 
   Args:
     size: int, S.
-    colours: float32 [2, 3], background and text.
+    colors: float32 [2, 3], background and text.
 
   Returns:
     `(columns [m, F], which int32 [R, S]) -> uint8 [S, S, 3]`.
   """
-  is_grey = (colours == colours[:, :1]).all()
-  background, text = colours[:, :1] if is_grey else colours  # [K], K is 1 or 3.
+  is_gray = (colors == colors[:, :1]).all()
+  background, text = colors[:, :1] if is_gray else colors  # [K], K is 1 or 3.
 
   def paint(columns, which):
     columns = tf.cast(columns, tf.float32)[..., None]  # [m, F, 1]
     # Clipped, because some ways of resizing go beyond [0, 1].
-    colour = columns * (text - background) + background
-    colour = tf.cast(tf.clip_by_value(colour, 0, 255), tf.uint8)
-    rows = tf.transpose(tf.gather(colour, which), [0, 2, 1, 3])  # [R, F, S, K]
+    color = columns * (text - background) + background
+    color = tf.cast(tf.clip_by_value(color, 0, 255), tf.uint8)
+    rows = tf.transpose(tf.gather(color, which), [0, 2, 1, 3])  # [R, F, S, K]
     rows = tf.reshape(rows, [-1, size, len(text)])[:size]
     return tf.broadcast_to(rows, [size, size, 3])
 
   return paint
 
 
-def _paint_bits(size, colours):
+def _paint_bits(size, colors):
   """Makes images of columns of 16 bytes that are 0 or 1.
 
   The same as `_paint`, but several times as fast: eight pixels at once.
 
   Args:
     size: int, S.
-    colours: float32 [2, 3], background and text.
+    colors: float32 [2, 3], background and text.
 
   Returns:
     `(columns int64 [m, 2], which int32 [R, S]) -> uint8 [S, S, 3]`.
   """
   # What each of the bytes looks like, the highest bit first.
   bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
-  pixels = colours.astype(np.uint8)[bits].reshape(256, -1)  # [256, 8 * 3]
+  pixels = colors.astype(np.uint8)[bits].reshape(256, -1)  # [256, 8 * 3]
   num_bytes = -(-size // 8)
   weights = 1 << np.arange(7, -1, -1, dtype=np.int64)[:, None]  # [8, 1]
 
   def paint(columns, which):
     which = tf.pad(which, [[0, 0], [0, num_bytes * 8 - size]])
     which = tf.reshape(which, [-1, num_bytes, 8])
-    # [R, S / 8, 8, 2]; no sum of eight neighbours exceeds its byte.
+    # [R, S / 8, 8, 2]; no sum of eight neighbors exceeds its byte.
     packed = tf.reduce_sum(tf.gather(columns, which) * weights, 2)
     packed = tf.reshape(tf.bitcast(packed, tf.uint8), [-1, num_bytes, 16])
     packed = tf.transpose(

@@ -57,7 +57,7 @@ class Glyphs:
   only_ascii: bool = False
 
 
-def get(font=None):
+def get(font: str | None = None) -> Glyphs:
   """The glyphs of a font.
 
   Args:

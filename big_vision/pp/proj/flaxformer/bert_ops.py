@@ -1,13 +1,16 @@
 """Word pieces for the BERT text towers: `bert_tokenize`, `tokenizers.bert`."""
 
+from collections.abc import Sequence
+
 from big_vision import download
 from big_vision.pp import rng, string_ops, tokenizer, wordpiece
 from big_vision.pp.registry import Registry
+from big_vision.pp.types import TensorFn
 from big_vision.pp.utils import InKeyOutKey
 from big_vision.tf import tf
 
 
-def read_vocab(path):
+def read_vocab(path: str) -> list[str]:
   """The word pieces of a vocabulary file, one a line; index = id.
 
   Args:
@@ -28,7 +31,9 @@ def read_vocab(path):
 
 @Registry.register("preprocess_ops.bert_tokenize")
 @InKeyOutKey(indefault=None, outdefault="labels")
-def get_pp_bert_tokenize(vocab_path, max_len, sample_if_multi=True):
+def get_pp_bert_tokenize(
+  vocab_path: str, max_len: int, sample_if_multi: bool = True
+) -> TensorFn:
   """Turns text into a fixed number of ids. `inkey` must be given.
 
   The ids are those of [CLS] and of the word pieces, lower-cased, cut or filled
@@ -85,7 +90,7 @@ class BertTokenizer(tokenizer.Base):
     ValueError: no such file or dialect, or the file lacks [CLS] or [UNK].
   """
 
-  def __init__(self, vocab_path, dialect="tf_text"):
+  def __init__(self, vocab_path: str, dialect: str = "tf_text") -> None:
     self._pieces = read_vocab(vocab_path)
     try:
       self.encode = wordpiece.WordPiece(self._pieces, dialect)
@@ -99,7 +104,7 @@ class BertTokenizer(tokenizer.Base):
     self.pad_token = ids.get("[PAD]", -1)
     self.vocab_size = len(self._pieces)
 
-  def decode(self, ids):
+  def decode(self, ids: Sequence[int]) -> str:
     """See `tokenizer.Base`."""
     silent = (self.bos_token, self.eos_token, self.pad_token)
     words = []

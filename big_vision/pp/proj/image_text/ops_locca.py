@@ -8,6 +8,7 @@ References:
 """
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from big_vision import lookup
 from big_vision.pp import rng
 from big_vision.pp import tokenizer as tokenizers
 from big_vision.pp.registry import Registry
+from big_vision.pp.types import ExampleFn
 from big_vision.tf import tf
 
 TASKS = ("caption", "refer", "ground")
@@ -24,17 +26,17 @@ _LOCATIONS = ("text", "loc")
 
 @Registry.register("preprocess_ops.locca")
 def get_locca(
-  max_len,
-  tokenizer,
-  p=(1, 1, 1),
-  prefixes=("cap:", "aref:", "gcap:"),
-  location="text",
-  bins=500,
-  lower=True,
-  caption="text",
-  boxes="boxes/bbox",
-  phrases="boxes/expression",
-):
+  max_len: int,
+  tokenizer: str,
+  p: Sequence[float] = (1, 1, 1),
+  prefixes: Sequence[str] = ("cap:", "aref:", "gcap:"),
+  location: str = "text",
+  bins: int = 500,
+  lower: bool = True,
+  caption: str = "text",
+  boxes: str = "boxes/bbox",
+  phrases: str = "boxes/expression",
+) -> ExampleFn:
   """Makes the sequence of one of three tasks, drawn at random per example.
 
   - caption: `cap:` | text about the image
@@ -131,8 +133,8 @@ def get_locca(
   return locca
 
 
-def parse_box(text, bins=500):
-  """The box that a text of four integers stands for, the centres of its bins.
+def parse_box(text: str, bins: int = 500) -> tuple[float, ...] | None:
+  """The box that a text of four integers stands for, the centers of its bins.
 
   Args:
     text: str, for example "12 0 480 499" or "<loc0012><loc0000>…".

@@ -22,9 +22,12 @@ References:
 Shapes: `N` patches.
 """
 
+from collections.abc import Callable, Sequence
+
 from big_vision import trees
 from big_vision.pp import rng, utils
 from big_vision.pp.registry import Registry
+from big_vision.pp.types import Example, ExampleFn, TensorFn
 from big_vision.tf import tf
 
 InKeyOutKey = utils.InKeyOutKey
@@ -122,8 +125,11 @@ def _draw_length(max_sequence_len):
 @Registry.register("preprocess_ops.resize_to_sequence")
 @InKeyOutKey()
 def get_resize_to_sequence(
-  patch_size, max_sequence_len, divisible_by_patch=True, eps=1e-5
-):
+  patch_size: int,
+  max_sequence_len: int | Sequence[int],
+  divisible_by_patch: bool = True,
+  eps: float = 1e-5,
+) -> TensorFn:
   """Resizes to the largest size that gives at most so many patches.
 
   The aspect ratio is kept up to the rounding of sides to whole patches. Small
@@ -162,8 +168,11 @@ def get_resize_to_sequence(
 @Registry.register("preprocess_ops.central_crop_to_sequence")
 @InKeyOutKey()
 def get_central_crop_to_sequence(
-  patch_size, max_sequence_len, divisible_by_patch=True, eps=1e-5
-):
+  patch_size: int,
+  max_sequence_len: int | Sequence[int],
+  divisible_by_patch: bool = True,
+  eps: float = 1e-5,
+) -> TensorFn:
   """Crops the middle, of the size that `resize_to_sequence` resizes to.
 
   Args:
@@ -203,7 +212,9 @@ def get_central_crop_to_sequence(
 
 @Registry.register("preprocess_ops.patchify")
 @InKeyOutKey()
-def get_patchify(patch_size):
+def get_patchify(
+  patch_size: int | Sequence[int],
+) -> Callable[[tf.Tensor], Example]:
   """Cuts an image into patches, row by row.
 
   Args:
@@ -250,7 +261,7 @@ def get_patchify(patch_size):
 
 @Registry.register("preprocess_ops.pad_patches")
 @InKeyOutKey()
-def get_pad_patches(max_sequence_len):
+def get_pad_patches(max_sequence_len: int) -> ExampleFn:
   """Pads what `patchify` gives to a fixed number of patches.
 
   Args:
@@ -293,7 +304,7 @@ def get_pad_patches(max_sequence_len):
 
 
 @Registry.register("preprocess_ops.tuplify")
-def get_tuplify(inkeys, outkey):
+def get_tuplify(inkeys: Sequence[str], outkey: str) -> ExampleFn:
   """Makes a tuple of entries.
 
   Args:

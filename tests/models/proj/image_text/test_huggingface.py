@@ -345,7 +345,7 @@ def test_unsupported_tensors():
   with pytest.raises(ValueError, match=f"missing {key}"):
     rest = {k: x for k, x in tensors.items() if k != key}
     huggingface.to_params(rest, hf_config)
-  with pytest.raises(ValueError, match=f"{key}.*int8.*quantised"):
+  with pytest.raises(ValueError, match=f"{key}.*int8.*quantized"):
     int8 = {key: tensors[key].astype(np.int8)}
     huggingface.to_params({**tensors, **int8}, hf_config)
   # Buffers of old files.
