@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision import checkpoints, trees
+from big_vision import checkpoints, lookup, trees
 from big_vision.types import Array, Params
 
 
@@ -162,7 +162,8 @@ class AddPositionEmbs(nn.Module):
     Raises:
       ConfigError: `inputs` does not have three dimensions.
     """
-    assert inputs.ndim == 3, f"Expected [B, S, D], got {inputs.shape}."
+    if inputs.ndim != 3:
+      raise lookup.ConfigError(f"Expected [B, S, D], got {inputs.shape}.")
     here = posemb[:, : inputs.shape[1]]
     if self.decode:
       started = self.has_variable("cache", "cache_index")

@@ -84,12 +84,12 @@ class MixerBlock(nn.Module):
     return x + self._drop(y, train)
 
   def _drop(self, y, train):
-    """Zeros instead of y [B, T, D] for some examples."""
+    """Replaces y [B, T, D] by zeros for some examples."""
     if not train or not self.drop_p:
       return y
     rng = self.make_rng("dropout")
     drop = jax.random.bernoulli(rng, self.drop_p, (len(y), 1, 1))
-    # What stays is not divided by its probability, in contrast to dropout:
+    # Unlike dropout, this does not divide what stays by its probability:
     # published numbers were made like this.
     return jnp.where(drop, 0, y)
 
@@ -260,9 +260,10 @@ def _convert_published(params):
     if name == "encoder_norm":
       params["pre_head_layer_norm"] = value
     else:
-      assert name.startswith("encoderblock_"), (
-        f"Mixer checkpoint with an unexpected entry Mixer/{name}."
-      )
+      if not name.startswith("encoderblock_"):
+        raise lookup.ConfigError(
+          f"Mixer checkpoint with an unexpected entry Mixer/{name}."
+        )
       block = name.replace("encoderblock", "MixerBlock")
       params[block] = {
         k.removesuffix("_phase_0"): _convert_mlp(v) for k, v in value.items()

@@ -16,9 +16,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from big_vision import lookup
+from big_vision.models.positions import get_posemb, posemb_sincos_2d
 from big_vision.models.vit_checkpoints import (
   SIGLIP_CHECKPOINTS,
   VANITY_NAMES,
@@ -29,7 +29,7 @@ from big_vision.models.vit_checkpoints import (
   restack,
   scan_to_pyloop,
 )
-from big_vision.types import Array, DType
+from big_vision.types import Array
 
 __all__ = [
   "Encoder",
@@ -50,77 +50,6 @@ __all__ = [
   "restack",
   "scan_to_pyloop",
 ]
-
-
-def posemb_sincos_2d(
-  h: int,
-  w: int,
-  width: int,
-  temperature: float = 10_000.0,
-  dtype: DType = jnp.float32,
-) -> Array:
-  """Sine-cosine positions in two dimensions, as in MoCo v3.
-
-  Args:
-    h: int, rows of the grid.
-    w: int, columns of the grid.
-    width: int, number of features, a multiple of 4.
-    temperature: float, ratio of the largest to the smallest wavelength.
-    dtype: of the result.
-
-  Returns:
-    [1, h * w, width]: sin and cos of the column, then of the row.
-
-  References:
-    Chen et al. 2021, https://arxiv.org/abs/2104.02057
-  """
-  assert width % 4 == 0, f"Sincos positions need width % 4 == 0, not {width}."
-  y, x = jnp.mgrid[:h, :w]
-  num_omegas = width // 4
-  # With a single frequency it is 1, whatever the temperature.
-  omega = jnp.arange(num_omegas) / max(num_omegas - 1, 1)
-  omega = 1.0 / temperature**omega
-  y, x = jnp.outer(y.reshape(-1), omega), jnp.outer(x.reshape(-1), omega)
-  features = [jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)]
-  return jnp.asarray(jnp.concatenate(features, axis=1), dtype)[None]
-
-
-def get_posemb(
-  self: nn.Module,
-  typ: str,
-  seqshape: int | Sequence[int],
-  width: int,
-  name: str,
-  dtype: DType = jnp.float32,
-) -> Array:
-  """Positional embeddings, possibly a parameter of the calling module.
-
-  Args:
-    self: linen module that will own the parameter.
-    typ: str, "learn" or "sincos2d".
-    seqshape: (h, w), or the number of tokens if they are learned.
-    width: int.
-    name: str, of the parameter.
-    dtype: of the embeddings.
-
-  Returns:
-    [1, prod(seqshape), width].
-
-  Raises:
-    ValueError: unknown type.
-  """
-  if typ == "learn":
-    return self.param(
-      name,
-      nn.initializers.normal(stddev=1 / np.sqrt(width)),
-      (1, int(np.prod(seqshape)), width),
-      dtype,
-    )
-  if typ == "sincos2d":
-    return posemb_sincos_2d(*seqshape, width, dtype=dtype)
-  raise lookup.unknown(
-    "positional embedding", typ, ["learn", "sincos2d"], "model.posemb"
-  )
 
 
 def _constrain(x):

@@ -1,4 +1,4 @@
-"""Original BERT checkpoints for tests of what loads them. Needs TensorFlow."""
+"""Writes original BERT checkpoints for tests of loading. Needs TensorFlow."""
 
 import os
 import tempfile
@@ -12,7 +12,7 @@ from big_vision.types import Shape
 
 
 def variable_shapes(config: bert.Config) -> dict[str, Shape]:
-  """All variables of an original BERT, with the heads of its pre-training.
+  """Lists all variables of an original BERT and of its pre-training heads.
 
   Args:
     config: `bert.Config`.

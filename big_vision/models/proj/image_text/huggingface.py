@@ -1,7 +1,7 @@
 """SigLIP and SigLIP 2 of Hugging Face's transformers as models of this package.
 
-Pure functions between tensors with Hugging Face's names and trees of
-parameters, both ways; `huggingface_files` reads and writes the files.
+Pure functions from tensors with Hugging Face's names to trees of parameters,
+and back; `huggingface_files` reads and writes the files.
 
   model_type in config.json           config.model
   siglip (SigLIP, most of SigLIP 2)   image_model = "vit"
@@ -57,13 +57,13 @@ def select(
   hf_config: Mapping[str, Any],
   parts: Sequence[str] | None = None,
 ) -> list[str]:
-  """The names of tensors that belong to some parts.
+  """Lists the names of the tensors that belong to some parts.
 
   Args:
-    names: iterable of str, all there are in a checkpoint.
+    names: iterable of str, all names in a checkpoint.
     hf_config: mapping, content of config.json.
-    parts: some of `PARTS`; None is all that the checkpoint has, and then also
-      names that belong to nothing known.
+    parts: some of `PARTS`; None means all that the checkpoint has, and then
+      includes names of unknown parts.
 
   Returns:
     List of str.
@@ -76,7 +76,10 @@ def select(
 
 
 def _has_prefixes(names, hf_config):
-  """False for a tower that was saved alone by transformers 5."""
+  """Tells whether names begin with their part.
+
+  They do not in a tower that transformers 5 saved alone.
+  """
   parts = parts_of(hf_config)
   prefix = huggingface_layout.PREFIXES[parts[0]]
   return len(parts) > 1 or any(name.startswith(prefix) for name in names)
@@ -85,17 +88,18 @@ def _has_prefixes(names, hf_config):
 def check_parts(
   hf_config: Mapping[str, Any], parts: Sequence[str] | None = None
 ) -> tuple[str, ...]:
-  """Whether the models here have what some parts of a checkpoint are made of.
+  """Checks that the models of this package can represent parts of a checkpoint.
 
   Args:
     hf_config: mapping, content of config.json.
-    parts: some of `PARTS`; None is all that the checkpoint has.
+    parts: some of `PARTS`; None means all that the checkpoint has.
 
   Returns:
-    `parts`, or all that there are.
+    `parts`, or all parts of the checkpoint.
 
   Raises:
-    ValueError: there is no such part, or a setting that models do not have.
+    ValueError: the checkpoint lacks such a part, or has a setting that the
+      models do not have.
   """
   have = parts_of(hf_config)
   parts = have if parts is None else parts
@@ -115,21 +119,21 @@ def to_params(
   hf_config: Mapping[str, Any],
   parts: Sequence[str] | None = None,
 ) -> Params:
-  """Parameters from the tensors of a checkpoint.
+  """Converts the tensors of a checkpoint to parameters.
 
   Args:
     tensors: mapping, name -> array of float16, bfloat16, float32 or float64.
     hf_config: mapping, content of config.json.
-    parts: some of `PARTS`, tensors of others are ignored; None is all that the
-      checkpoint has.
+    parts: some of `PARTS`, tensors of others are ignored; None means all that
+      the checkpoint has.
 
   Returns:
     Nested dict of float32 arrays with `parts` as keys: the parameters of
     `two_towers` with scan=False.
 
   Raises:
-    ValueError: a setting that the models here do not have; a part or a tensor
-      is missing, unknown, or not of the shape or type that it should have.
+    ValueError: a setting that the models of this package do not have; a part or
+      a tensor is missing, unknown, or has an unexpected shape or type.
   """
   have = parts_of(hf_config)
   parts = check_parts(hf_config, parts)
@@ -164,21 +168,21 @@ def to_params(
 def from_params(
   params: Params, model_cfg: ConfigLike, image_size: int | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """Tensors and settings from parameters: what `to_params` takes.
+  """Converts parameters to tensors and settings; the inverse of `to_params`.
 
   Args:
     params: nested mapping, parameters of `two_towers`, scanned or not.
     model_cfg: mapping, `config.model`.
-    image_size: int, side of the images in pixels, if it is no multiple of the
-      side of a patch. Not for NaFlex.
+    image_size: int, side of the images in pixels, if it is not a multiple of
+      the side of a patch. Not for NaFlex.
 
   Returns:
     (tensors, hf_config): dict of name -> contiguous float32 array, and the
     content of config.json. The bias of the logits is 0 if the model has none.
 
   Raises:
-    ValueError: a setting or a parameter that Hugging Face's model does not
-      have, or that it has and the model does not; names it.
+    ValueError: the model has a setting or a parameter that Hugging Face's model
+      lacks, or the reverse; names it.
   """
   if absent := [name for name in ("img", "txt", "t") if name not in params]:
     raise ValueError(

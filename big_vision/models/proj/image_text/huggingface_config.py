@@ -29,7 +29,7 @@ _SIZES = dict(
   num_heads="num_attention_heads",
 )
 
-# What transformers takes for settings that config.json leaves out, as those of
+# Defaults of transformers for settings that config.json may leave out; those of
 # public checkpoints do.
 _DEFAULTS = dict(
   hidden_size=768,
@@ -43,8 +43,8 @@ _DEFAULTS = dict(
   max_position_embeddings=64,
 )
 
-# Settings that the models here do not have, and the values they behave like.
-# All these activations are one function, the approximation of gelu with tanh.
+# Settings that the models of this package do not have, and the values that
+# match them. All these activations are the approximation of GELU with tanh.
 _FIXED = dict(
   hidden_act=("gelu_pytorch_tanh", "gelu_new", "gelu_fast"),
   layer_norm_eps=(1e-6,),
@@ -52,8 +52,9 @@ _FIXED = dict(
   num_channels=(3,),
 )
 
-# The other way round: settings of `config.model` that Hugging Face's model does
-# not have, with their defaults. Those that add parameters are found by these.
+# In the other direction: settings of `config.model` that Hugging Face's model
+# does not have, with their defaults. `huggingface` finds those that add
+# parameters by these.
 _EXPORTABLE = dict(
   image_model=(VIT, (VIT, NAFLEX)),
   text_model=(TEXT_MODEL, (TEXT_MODEL,)),
@@ -70,7 +71,7 @@ _EXPORTABLE_TEXT = dict(
 
 
 def parts_of(hf_config: Mapping[str, Any]) -> tuple[str, ...]:
-  """What a checkpoint has.
+  """Lists the parts of a checkpoint.
 
   Args:
     hf_config: mapping, content of config.json.
@@ -79,7 +80,7 @@ def parts_of(hf_config: Mapping[str, Any]) -> tuple[str, ...]:
     Tuple, some of `PARTS`.
 
   Raises:
-    ValueError: it is no SigLIP, or quantized.
+    ValueError: the checkpoint is not a SigLIP, or is quantized.
   """
   if hf_config.get("quantization_config"):
     raise _unsupported(
@@ -96,7 +97,7 @@ def parts_of(hf_config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def image_fields(hf_config: Mapping[str, Any]) -> dict[str, Any]:
-  """Fields of the image tower of a checkpoint.
+  """Reads the fields of the image tower of a checkpoint.
 
   Args:
     hf_config: mapping, content of config.json.
@@ -105,7 +106,7 @@ def image_fields(hf_config: Mapping[str, Any]) -> dict[str, Any]:
     Dict, see the top of this file.
 
   Raises:
-    ValueError: a setting that the models here do not have; names it.
+    ValueError: a setting that the models of this package do not have; names it.
   """
   config, fields = _tower(hf_config, "vision")
   naflex = hf_config["model_type"].startswith("siglip2")
@@ -124,7 +125,17 @@ def image_fields(hf_config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_fields(hf_config: Mapping[str, Any]) -> dict[str, Any]:
-  """Fields of the text tower of a checkpoint; as `image_fields`."""
+  """Reads the fields of the text tower of a checkpoint.
+
+  Args:
+    hf_config: mapping, content of config.json.
+
+  Returns:
+    Dict, see the top of this file.
+
+  Raises:
+    ValueError: a setting that the models of this package do not have; names it.
+  """
   config, fields = _tower(hf_config, "text")
   return fields | dict(
     vocab_size=_number(config, "vocab_size", "text"),
@@ -136,17 +147,17 @@ def text_fields(hf_config: Mapping[str, Any]) -> dict[str, Any]:
 def fields_of(
   hf_config: Mapping[str, Any], parts: Sequence[str] | None = None
 ) -> dict[str, dict[str, Any]]:
-  """Fields of the towers of a checkpoint.
+  """Reads the fields of the towers of a checkpoint.
 
   Args:
     hf_config: mapping, content of config.json.
-    parts: some of `PARTS`; None is all that the checkpoint has.
+    parts: some of `PARTS`; None means all that the checkpoint has.
 
   Returns:
-    Dict from those of "img", "txt" that are among the parts.
+    Dict of the fields of "img" and "txt", if they are among the parts.
 
   Raises:
-    ValueError: a setting that the models here do not have; names it.
+    ValueError: a setting that the models of this package do not have; names it.
   """
   read = dict(img=image_fields, txt=text_fields)
   parts = parts_of(hf_config) if parts is None else parts
@@ -154,7 +165,7 @@ def fields_of(
 
 
 def model_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
-  """The model that a checkpoint is of.
+  """Writes the model config of a checkpoint.
 
   Args:
     hf_config: mapping, content of config.json.
@@ -162,12 +173,12 @@ def model_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
   Returns:
     Dict to be used as `config.model` of `two_towers`: `image` and `text`, the
     arguments of the towers, `image_model`, `text_model`, `out_dim`,
-    `temperature_init` and `bias_init`. Without what belongs to a tower if the
-    checkpoint is of the other one only. An image tower without a head returns
-    all its tokens (pool type "none").
+    `temperature_init` and `bias_init`. A checkpoint of one tower gives only the
+    keys of that tower. An image tower without a head returns all its tokens
+    (pool type "none").
 
   Raises:
-    ValueError: a setting that the models here do not have; names it.
+    ValueError: a setting that the models of this package do not have; names it.
   """
   fields = fields_of(hf_config)
   out: dict[str, Any] = {}
@@ -185,7 +196,7 @@ def model_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
   # Images have no projection: their embedding is what the head pools.
   out["out_dim"] = (None, text["out_dim"] if text else None)
   if "t" in parts_of(hf_config):
-    # As the training of the paper starts. A model without `bias_init` has none.
+    # The initial values of the paper. Without `bias_init`, models have no bias.
     out |= dict(temperature_init=10.0, bias_init=-10.0)
   return out
 
@@ -193,7 +204,7 @@ def model_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
 def hf_config(
   image: Mapping[str, Any], text: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """The content of config.json for two towers.
+  """Writes the content of config.json for two towers.
 
   Args:
     image: fields of the image tower.
@@ -243,7 +254,7 @@ def hf_config(
 
 
 def check_exportable(model_cfg: ConfigLike) -> None:
-  """Whether a model without further parameters is one of Hugging Face.
+  """Checks the settings of a model that do not show in its parameters.
 
   Args:
     model_cfg: mapping, `config.model` of `two_towers`.
@@ -269,7 +280,7 @@ def check_exportable(model_cfg: ConfigLike) -> None:
 
 
 def _tower(hf_config, kind):
-  """(settings of a tower, its fields that both kinds have)."""
+  """Reads the settings of a tower, and the fields that both kinds have."""
   if hf_config["model_type"].endswith(f"_{kind}_model"):
     config = hf_config
   else:
@@ -288,7 +299,7 @@ def _tower(hf_config, kind):
 
 
 def _number(config, key, kind):
-  """A setting that is a number; a pair of equal numbers counts as one."""
+  """Reads a number; a pair of equal numbers counts as one."""
   value = config.get(key, _DEFAULTS[key])
   one = value
   if isinstance(value, list | tuple) and len(set(value)) == 1:
@@ -302,5 +313,5 @@ def _unsupported(key, value, allowed):
   allowed = " or ".join(a if " " in str(a) else repr(a) for a in allowed)
   return ValueError(
     f"{key} = {value!r} in config.json of the Hugging Face checkpoint is "
-    f"nothing that the models here can do: it must be {allowed}."
+    f"not supported by the models of this package: it must be {allowed}."
   )

@@ -1,4 +1,4 @@
-"""Functions of a batch that stay on the device which has the examples."""
+"""Applies functions to batches without moving examples between devices."""
 
 import functools
 import warnings
@@ -17,7 +17,7 @@ def batch_shmap(
 ) -> PyTree:
   """Applies `fn` to the examples of each device separately.
 
-  So the devices do not communicate, even if the compiler does not see that
+  Devices then do not communicate, even if the compiler cannot tell that
   examples are independent. The batch is split over all axes of the active mesh;
   without a mesh this is `fn(*args, **kwargs)`.
 
@@ -27,7 +27,8 @@ def batch_shmap(
     **kwargs: for `fn`; each device gets all of them.
 
   Returns:
-    What `fn` returns: a pytree of arrays, concatenated along their first axis.
+    The results of `fn`: a pytree of arrays, concatenated along their first
+    axis.
   """
   fn = functools.partial(fn, **kwargs)
   mesh = _active_mesh()
