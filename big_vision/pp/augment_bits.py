@@ -1,15 +1,15 @@
-"""Augmentation kernels that are operations on the bits of pixels.
+"""Augmentation kernels that change the bits of pixels.
 
-They see an image as a sequence of 64-bit words, each of 8 values ("lanes"): an
-operation of TensorFlow on these takes a tenth of the time of the same on bytes.
-What must hold is that no sum leaves its lane.
+They treat an image as a sequence of 64-bit words, each of 8 values ("lanes"):
+TensorFlow processes these ten times as fast as bytes. No sum may leave its
+lane.
 """
 
 from big_vision.tf import tf
 
 
 def _lanes(value):
-  """A word with the same value, an int in [0, 255], in each lane."""
+  """Makes a word with the same value, an int in [0, 255], in each lane."""
   return tf.constant(value * 0x0101010101010101, tf.uint64)
 
 
@@ -25,7 +25,7 @@ def _on_words(fn, image):
 
 
 def _at_least(words, threshold):
-  """255 in each lane whose value reaches the threshold, in [1, 255], else 0."""
+  """Marks values from a threshold in [1, 255] on with 255, others with 0."""
   top = words & _lanes(128)
   low = words ^ top  # The lower 7 bits, which leave room for a sum.
   if threshold <= 128:
@@ -39,7 +39,14 @@ def _at_least(words, threshold):
 
 
 def invert(image: tf.Tensor) -> tf.Tensor:
-  """`255 - image`."""
+  """Computes `255 - image`.
+
+  Args:
+    image: uint8 [H, W, C].
+
+  Returns:
+    uint8 [H, W, C].
+  """
   return _on_words(tf.bitwise.invert, tf.convert_to_tensor(image))
 
 
@@ -50,8 +57,8 @@ def posterize(
 
   Args:
     image: uint8 [H, W, C].
-    bits: int. 0 is as 1 and, by default, more than 8 too: so act the shifts of
-      the reference, by 8 and by negative numbers.
+    bits: int. 0 acts as 1 and, by default, more than 8 do too: the reference
+      shifts by 8 and by negative numbers, with this effect.
     corrected: bool; then, more than 8 bits give the image.
 
   Returns:
@@ -67,7 +74,7 @@ def posterize(
 def solarize(
   image: tf.Tensor, threshold: int = 128, *, corrected: bool = False
 ) -> tf.Tensor:
-  """Inverts all values that are not below the threshold.
+  """Inverts all values from the threshold on.
 
   Args:
     image: uint8 [H, W, C].

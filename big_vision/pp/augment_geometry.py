@@ -1,10 +1,10 @@
 """Augmentation kernels that move pixels, or cover them.
 
-All take and give uint8 images [H, W, C] of any size. Pixels that would come
-from outside of the image get the fill color, `replace`. Results equal those of
-`tf.raw_ops.ImageProjectiveTransformV3` (nearest pixel), but that computes the
-origin of each value one by one. Where the size is known when the graph is made,
-the origins of all pixels are computed only then.
+All map uint8 images [H, W, C] of any size to such images. Pixels from outside
+the image get the fill color, `replace`. Results equal those of
+`tf.raw_ops.ImageProjectiveTransformV3` (nearest pixel), which computes the
+origin of each value separately. Here the origins of all pixels are computed
+once if the size is known when the graph is made.
 """
 
 import math
@@ -15,7 +15,14 @@ from big_vision.tf import tf
 
 
 def wrap(image: tf.Tensor) -> tf.Tensor:
-  """Appends a channel of ones, which tells pixels from what is filled in."""
+  """Appends a channel of ones, which tells pixels from filled ones.
+
+  Args:
+    image: uint8 [H, W, C].
+
+  Returns:
+    uint8 [H, W, C + 1].
+  """
   image = tf.convert_to_tensor(image)
   return tf.concat([image, tf.ones_like(image[..., :1])], -1)
 
@@ -36,7 +43,7 @@ def unwrap(image: tf.Tensor, replace: Sequence[int]) -> tf.Tensor:
 
 
 def _fill(shape, replace, like):
-  """An area of the fill color; [*shape, C]."""
+  """Makes an area of the fill color, [*shape, C]."""
   color = tf.cast(replace, like.dtype)
   return tf.broadcast_to(color, tf.concat([shape, tf.shape(like)[-1:]], 0))
 
@@ -49,7 +56,7 @@ def _round(x):
 
 
 def _origins(height, width, transform):
-  """Where the pixels of the result come from.
+  """Computes the origins of the pixels of the result.
 
   Args:
     height: int, of the image and the result.
@@ -64,7 +71,7 @@ def _origins(height, width, transform):
   a = [tf.cast(t, tf.float32) for t in transform]
   x = tf.range(width, dtype=tf.float32)[None]
   y = tf.range(height, dtype=tf.float32)[:, None]
-  # Differences, as graphs may add in another order than this, and round so.
+  # As differences: graphs may reorder sums, which changes the rounding.
   from_x = tf.cast(_round((a[0] * x + a[1] * y) - a[2]), tf.int32)
   from_y = tf.cast(_round((a[3] * x + a[4] * y) - a[5]), tf.int32)
   inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
@@ -76,7 +83,7 @@ def _origins(height, width, transform):
 
 
 def _move(image, argument, transform_fn, replace):
-  """Result of an affine transform.
+  """Applies an affine transform.
 
   Args:
     image: uint8 [H, W, C].
@@ -90,7 +97,7 @@ def _move(image, argument, transform_fn, replace):
   image = tf.convert_to_tensor(image)
   if image.shape[:2].is_fully_defined() and not tf.is_tensor(argument):
     height, width = image.shape[:2]
-    with tf.init_scope():  # Now, and not when the graph runs.
+    with tf.init_scope():  # Computes now, not whenever the graph runs.
       transform = transform_fn(tf.constant(argument, tf.float32), height, width)
       origins = _origins(height, width, transform).numpy()
   else:
@@ -166,7 +173,7 @@ def _is_whole(x):
 
 
 def _shift(image, pixels, axis, replace):
-  """Moves by whole pixels along an axis: a copy of a part."""
+  """Moves by whole pixels along an axis, by copying a part."""
   size = tf.shape(image)[axis]
   gap = tf.minimum(abs(int(pixels)), size)
   shape = tf.tensor_scatter_nd_update(tf.shape(image)[:2], [[axis]], [gap])
@@ -232,7 +239,8 @@ def cutout(
     pad_size: int, half of the square's side, pixels.
     replace: int or C ints, color of the square.
     center: float32 [2], its place in units of the height and the width, in
-      [0, 1). By default it is drawn, so this must not run in a conditional then.
+      [0, 1). By default it is drawn; then this must not run in a
+      conditional.
 
   Returns:
     uint8 [H, W, C].

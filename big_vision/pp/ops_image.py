@@ -37,8 +37,8 @@ def get_decode(channels: int = 3, precise: bool = False) -> TensorFn:
   return decode
 
 
-# Their results are averages with positive weights: they stay in the range of
-# the input, up to rounding errors that the cast to integers cuts off.
+# These methods average with positive weights: results stay in the range of the
+# input, up to rounding errors that the cast to integers cuts off.
 _AVERAGING = ("area", "bilinear", "gaussian", "nearest")
 _SMALL_INTEGERS = (tf.uint8, tf.int8, tf.uint16, tf.int16)
 
@@ -148,7 +148,7 @@ def get_resize_long(
 
 
 def _inception_box(shape, area_min, area_max, **kw):
-  """A random part of an image: (begin, size), each int32 [3]."""
+  """Draws a part of an image: (begin, size), each int32 [3]."""
   begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
     shape,
     tf.zeros([0, 0, 4], tf.float32),
@@ -269,7 +269,7 @@ def get_decode_jpeg_and_inception_crop(
 
 
 def _decode_window(jpeg, window, ratio):
-  """Part of a JPEG, at 1 / `ratio` of its resolution.
+  """Decodes part of a JPEG, at 1 / `ratio` of its resolution.
 
   Args:
     jpeg: string [].
@@ -286,7 +286,7 @@ def _decode_window(jpeg, window, ratio):
     begin = tf.minimum(nearest(begin), full - 1)
     extent = tf.clip_by_value(nearest(end) - begin, 1, full - begin)
     window = tf.concat([begin, extent], 0)
-  # Unlike `tf.image.decode_and_crop_jpeg`, which is the same, it takes `ratio`.
+  # As `tf.image.decode_and_crop_jpeg`, but with the argument `ratio`.
   return tf.io.decode_and_crop_jpeg(jpeg, window, channels=3, ratio=ratio)
 
 
@@ -359,15 +359,15 @@ def get_random_affine(
 ) -> TensorFn:
   """Rotates, shears, stretches and shifts, each by a uniform random amount.
 
-  All of it around the center; pixels are interpolated linearly, and 0 where
-  nothing of the image is.
+  All changes are relative to the center. Pixels are interpolated linearly, and
+  0 outside the image.
 
   Args:
-    degrees: float, largest angle to either side.
-    shear: float, largest slope that vertical lines get, to either side.
-    scale: float, sides become 1 / (1 + scale) to 1 + scale times as long, each
-      for itself (the logarithm is uniform).
-    shift: float, largest way in each direction, as a part of that side.
+    degrees: float, largest angle in both directions.
+    shear: float, largest slope that vertical lines get, in both directions.
+    scale: float, each side becomes 1 / (1 + scale) to 1 + scale times as long,
+      independently (the logarithm is uniform).
+    shift: float, largest shift in each direction, as a fraction of that side.
 
   Returns:
     `[H, W, C] -> [H, W, C]` of the same dtype; integers are rounded.
@@ -409,7 +409,7 @@ def get_random_affine(
 
 
 def _standardize(mean, std):
-  """`(x - mean) / std`, per channel."""
+  """Makes `(x - mean) / std`, per channel."""
 
   def standardize(image):
     image = tf.cast(image, tf.float32) - tf.constant(mean, tf.float32)
@@ -428,7 +428,7 @@ def get_vgg_value_range(
 
   Args:
     mean: 3 floats, one per channel, for values in [0, 255].
-    std: 3 floats, the same.
+    std: 3 floats, one per channel, for values in [0, 255].
 
   Returns:
     `[H, W, 3] -> float32 [H, W, 3]`.
@@ -454,7 +454,7 @@ def get_clip_value_range() -> TensorFn:
 @Registry.register("preprocess_ops.convert_to_video")
 @InKeyOutKey()
 def get_convert_to_video(num_frames: int) -> TensorFn:
-  """Makes a video of an image: black frames (zeros) follow it.
+  """Makes a video of an image, with black frames (zeros) after it.
 
   Args:
     num_frames: int.

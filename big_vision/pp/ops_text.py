@@ -1,6 +1,6 @@
 """Preprocessing ops for text; importing this also registers `tokenizers.sp`.
 
-`B` texts, `T` tokens.
+Shapes: `B` texts, `T` tokens.
 """
 
 import string
@@ -31,7 +31,7 @@ _EOS = ("none", "yes", "sticky")
 def create_tokenizer(
   model: str = "c4_en", add_eos: bool = True, add_bos: bool = False
 ) -> sentencepiece_ops.SentencepieceOps:
-  """A sentencepiece model as TensorFlow ops.
+  """Loads a sentencepiece model as TensorFlow ops.
 
   Args:
     model: str, one of KNOWN_TOKENIZERS, or a path or URL, see `download.py`.
@@ -43,7 +43,7 @@ def create_tokenizer(
     `sentencepiece_ops.py`.
 
   Raises:
-    ValueError: no such model, or it has no such token.
+    ValueError: unknown model, or it does not have such a token.
   """
   data = sentencepiece_model.read(model)
   return sentencepiece_ops.SentencepieceOps(data, add_eos, add_bos)
@@ -58,21 +58,21 @@ def tokenize(
   force_eos: bool,
   multi_text: bool = False,
 ) -> tf.Tensor | tf.RaggedTensor:
-  """Token ids of a fixed number.
+  """Turns text into a fixed number of token ids.
 
   Args:
     input_text: string scalar; with `multi_text` a string tensor of any shape.
-    tokenizer: what `create_tokenizer` returns; or any object whose `tokenize`
-      gives ragged ids of string vectors, such as those of tensorflow_text.
+    tokenizer: result of `create_tokenizer`; or any object whose `tokenize`
+      returns ragged ids of string vectors, such as those of tensorflow_text.
     max_len: int > 0, number of ids per text.
-    pad_value: int, fills up short texts.
-    force_eos: bool, whether the last id of a text that is too long takes the
-      place of the last id that fits.
+    pad_value: int, id of the padding of short texts.
+    force_eos: bool, whether the last id of a text that is too long replaces the
+      last id that fits.
     multi_text: bool, whether `input_text` holds many texts.
 
   Returns:
-    int32, of the shape of `input_text` plus [max_len]. Each text gives the same
-    ids alone and among others.
+    int32, of the shape of `input_text` plus [max_len]. The ids of a text do not
+    depend on the other texts.
   """
   if isinstance(input_text, tf.RaggedTensor):
     flat = tokenize(
@@ -124,23 +124,23 @@ def get_pp_tokenize(
 
   Args:
     max_len: int, number of ids; longer texts are cut, shorter ones padded.
-    eos: "none"; "yes" for an end token, which is cut off with the rest of a long
-      text; "sticky" for one that stays at the end of a long text too.
+    eos: "none"; "yes" for an end token, which is cut off with the rest of a
+      long text; "sticky" for one that stays at the end of a long text too.
     model: str, the vocabulary, see `create_tokenizer`.
     lower: bool, whether to make the letters A-Z lower case.
     sample_if_multi: bool, whether to choose one at random if there are several
-      texts, "" if there is none. Deprecated: use the op `choice`. False keeps
+      texts, "" if there are none. Deprecated: use the op `choice`. False keeps
       all, and gives [..., max_len].
-    pad_value: int id, or str for the id of this piece; that of the unknown piece
-      if there is none.
+    pad_value: int id, or str for the id of this piece; the unknown piece
+      replaces a piece that the model lacks.
     add_bos: bool, whether texts begin with the model's "<s>".
 
   Returns:
     `text -> int32 [max_len]`.
 
   Raises:
-    ValueError: `eos` is none of these, `max_len` is not positive, no such model,
-      or the model lacks a token that is asked for.
+    ValueError: unknown `eos` or model, `max_len` is not positive, or the model
+      lacks a required token.
   """
   if eos not in _EOS:
     raise ValueError(
@@ -180,7 +180,7 @@ def get_pp_tokenize(
 
 @Registry.register("preprocess_ops.coco_captions")
 def get_coco_captions(outkey: str = "captions") -> ExampleFn:
-  """Takes the captions of COCO, string [N], out of their nested features.
+  """Moves the captions of COCO, string [N], out of their nested features.
 
   Args:
     outkey: str, entry for the result.
@@ -211,7 +211,7 @@ def get_pp_i21k_label_names() -> TensorFn:
 
 
 def _names_of(names):
-  """`labels -> names`; an error is raised for labels out of range."""
+  """Makes `labels -> names`, which raises an error for labels out of range."""
   with tf.init_scope():  # Once per op, also if a graph is being built.
     names = tf.constant(names)
   return lambda labels: tf.gather(names, labels)
@@ -220,11 +220,11 @@ def _names_of(names):
 @Registry.register("preprocess_ops.lower")
 @InKeyOutKey(indefault="text", outdefault="text")
 def get_lower(encoding: str = "") -> TensorFn:
-  """Makes the letters A-Z lower case, and leaves all other characters alone.
+  """Makes the letters A-Z lower case, and leaves other characters unchanged.
 
   Args:
-    encoding: str, "utf-8" makes the letters of all alphabets lower case, as
-      Unicode has it for no language in particular; "" those of ASCII only.
+    encoding: str, "utf-8" makes the letters of all alphabets lower case, by the
+      language-independent rules of Unicode; "" only those of ASCII.
 
   Returns:
     `string tensor -> string tensor`.
@@ -242,22 +242,23 @@ def get_strfmt(template: str, outkey: str = "text") -> ExampleFn:
   """Fills entries into a template.
 
   Args:
-    template: str, for example "a photo of {label}"; names in braces are names of
-      entries (any characters), "{{" and "}}" stand for braces. Numbers look as
-      in `tf.strings.format`, arrays are not abbreviated.
+    template: str, for example "a photo of {label}"; names in braces are names
+      of entries (any characters), "{{" and "}}" stand for braces. Numbers are
+      written as by `tf.strings.format`, arrays in full.
     outkey: str, entry for the result, a scalar string.
 
   Returns:
-    `dict -> dict`. Called with a format ("{x:.2f}") or a conversion ("{x!r}") in
-    the template it raises AssertionError.
+    `dict -> dict`. Called with a format ("{x:.2f}") or a conversion ("{x!r}")
+    in the template it raises ConfigError.
   """
 
   def strfmt(data):
     parts = []
     for text, field, spec, conversion in string.Formatter().parse(template):
-      assert not spec and not conversion, (
-        f"strfmt knows neither formats nor conversions: {template!r}"
-      )
+      if spec or conversion:
+        raise lookup.ConfigError(
+          f"strfmt knows neither formats nor conversions: {template!r}"
+        )
       parts.append(tf.constant(text))
       if field:
         parts.append(_as_string(data[field]))
@@ -268,7 +269,7 @@ def get_strfmt(template: str, outkey: str = "text") -> ExampleFn:
 
 
 def _as_string(value):
-  """A string tensor that shows a value."""
+  """Formats a value as a string tensor."""
   value = tf.convert_to_tensor(value)
   if value.dtype == tf.string:
     return value

@@ -1,4 +1,4 @@
-"""Named things that configs refer to by strings, such as preprocessing ops.
+"""Registry of objects that configs name by strings, such as preprocessing ops.
 
 `"resize(224, method='area')"` means the registered item `resize` with these
 arguments. Arguments are literals: a string never runs code of its own.
@@ -11,6 +11,8 @@ import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
+
+from big_vision import lookup
 
 _Item = TypeVar("_Item")
 
@@ -30,8 +32,8 @@ def parse_name(
 
   Raises:
     ValueError: the string is neither a name nor a call of one, or an argument
-      is no literal.
-    SyntaxError: not an expression of Python.
+      is not a literal.
+    SyntaxError: the string is not an expression of Python.
   """
   expr = ast.parse(string_to_parse, mode="eval").body
   if isinstance(expr, ast.Call):
@@ -44,7 +46,7 @@ def parse_name(
 
 
 def _dotted_name(node, string):
-  """The `a.b.c` that a syntax tree stands for."""
+  """Converts a syntax tree to the name `a.b.c`."""
   parts = []
   while isinstance(node, ast.Attribute):
     parts.append(node.attr)
@@ -58,18 +60,18 @@ def _dotted_name(node, string):
 
 
 class Registry:
-  """The names of this process: `preprocess_ops.*`, `shardings.*` and others."""
+  """All names of this process: `preprocess_ops.*`, `shardings.*` and others."""
 
   _REGISTRY: dict[str, Any] = {}
 
   @staticmethod
   def global_registry() -> dict[str, Any]:
-    """The dict of all names; tests may replace this method."""
+    """Returns the dict of all names; tests may replace this method."""
     return Registry._REGISTRY
 
   @staticmethod
   def register(name: str, replace: bool = False) -> Callable[[_Item], _Item]:
-    """A decorator that registers what it decorates.
+    """Makes a decorator that registers the decorated object.
 
     Args:
       name: str, with its namespace, for example "preprocess_ops.resize".
@@ -95,7 +97,7 @@ class Registry:
   def lookup(
     lookup_string: str, kwargs_extra: Mapping[str, Any] | None = None
   ) -> functools.partial[Any]:
-    """The item that a string names, with the string's arguments.
+    """Looks up a string, and binds its arguments to the registered item.
 
     Args:
       lookup_string: str, see `parse_name`.
@@ -105,8 +107,9 @@ class Registry:
       `functools.partial` of the item.
 
     Raises:
-      ValueError: an argument is no literal, or the string is no name or call.
-      SyntaxError: not an expression of Python.
+      ValueError: an argument is not a literal, or the string neither a name nor
+        a call.
+      SyntaxError: the string is not an expression of Python.
       KeyError: nothing is registered under this name.
     """
     name, args, kwargs = _parse(lookup_string)
@@ -115,7 +118,17 @@ class Registry:
 
   @staticmethod
   def knows(lookup_string: str) -> bool:
-    """Whether the name in `lookup_string` is registered; parses as `lookup`."""
+    """Tells whether the name in a string is registered.
+
+    Args:
+      lookup_string: str, see `parse_name`.
+
+    Returns:
+      bool.
+
+    Raises:
+      ValueError, SyntaxError: as `lookup`.
+    """
     return _parse(lookup_string)[0] in Registry.global_registry()
 
 
@@ -128,18 +141,19 @@ def _parse(lookup_string):
 
 @contextlib.contextmanager
 def temporary_ops(**kw: Callable[..., Any]) -> Iterator[None]:
-  """Registers preprocessing ops inside of a `with` block.
+  """Registers preprocessing ops inside a `with` block.
 
   Args:
     **kw: op name -> factory; registered as `preprocess_ops.<op name>`.
 
   Raises:
-    AssertionError: one of the names is registered already.
+    ConfigError: one of the names is registered already.
   """
   ops = {f"preprocess_ops.{name}": factory for name, factory in kw.items()}
   registry = Registry.global_registry()
   taken = sorted(ops.keys() & registry.keys())
-  assert not taken, f"Registered already: {taken}"
+  if taken:
+    raise lookup.ConfigError(f"Registered already: {taken}")
   registry.update(ops)
   try:
     yield
@@ -150,14 +164,15 @@ def temporary_ops(**kw: Callable[..., Any]) -> Iterator[None]:
 
 @functools.cache
 def homes(kind: str) -> dict[str, str]:
-  """Which module below big_vision.pp registers which name of a kind.
+  """Maps names of a kind to the modules below big_vision.pp that register them.
 
   Args:
     kind: str, the first part of the names, for example "preprocess_ops".
 
   Returns:
     dict of name -> module, from the source of all modules: importing them to
-    find out could take long or fail. Of two the first counts.
+    find out could take long or fail. If two modules have a name, the first
+    counts.
   """
   root = pathlib.Path(__file__).parent
   pattern = re.compile(rf"""\.register\(\s*["']{kind}\.([\w.]+)["']""")

@@ -17,8 +17,9 @@ def get_randaug(
   Args:
     num_layers: int, number of operations.
     magnitude: float, their strength, 10 being the nominal maximum.
-    corrected: bool; by default, some operations have the mistakes that published
-      results were trained with. `big_vision.pp.autoaugment` lists them.
+    corrected: bool; by default, some operations have the mistakes that
+      published results were trained with. `big_vision.pp.autoaugment` lists
+      them.
 
   Returns:
     `uint8 [H, W, 3] -> uint8 [H, W, 3]`.

@@ -1,4 +1,4 @@
-"""Text as pictures of it, which CLIPPO reads: `render_unifont`.
+"""Renders text as images, which CLIPPO reads: `render_unifont`.
 
 References:
   Tschannen et al. 2022, CLIPPO, https://arxiv.org/abs/2212.08045
@@ -39,16 +39,16 @@ def get_pp_render_text(
 ) -> TensorFn:
   """Renders a text with the glyphs of GNU Unifont, from left to right.
 
-  Rows break anywhere, not only between words. What does not fit is cut off, and
-  characters without a glyph are blank.
+  Rows break anywhere, not only between words. The image cuts off text that does
+  not fit, and characters without a glyph are blank.
 
   Args:
     image_size: int, side of the image, pixels; larger than `font_size`.
-    font_size: int, height of a row, pixels. Other than 16, glyphs are resized,
-      and blurred.
-    max_chars: int, how many characters of a text count; None or 0 for all.
+    font_size: int, height of a row, pixels. Other sizes than 16 resize and blur
+      the glyphs.
+    max_chars: int, uses only so many characters of a text; None or 0 for all.
     background_brightness: number in [0, 255], or three for a color.
-    text_brightness: the same.
+    text_brightness: number in [0, 255], or three for a color.
     lower: bool, whether to turn A to Z into lower case first.
     monospace: bool, whether each glyph takes `font_size` pixels; otherwise
       blank columns at its sides are removed.
@@ -60,11 +60,11 @@ def get_pp_render_text(
 
   Returns:
     `text -> uint8 [image_size, image_size, 3]`; text is a string tensor of any
-    shape (UTF-8), of which the first is rendered, none at all as the empty one.
+    shape (UTF-8), of which the first is rendered, no text as the empty one.
 
   Raises:
     ValueError: a size, a brightness or the resize method is not possible, or
-      there is no such font.
+      the font is unknown.
   """
   size, background, ink = image_size, background_brightness, text_brightness
   _check_sizes(size, font_size, max_chars, spacing, min_width)
@@ -101,7 +101,7 @@ def get_pp_render_text(
 
 
 def _check_sizes(image_size, font_size, max_chars, spacing, min_width):
-  """Raises ValueError for numbers that cannot be."""
+  """Raises ValueError for impossible sizes."""
   for name, value, low in (
     ("font_size", font_size, 1),
     ("image_size", image_size, 1),
@@ -122,7 +122,7 @@ def _check_sizes(image_size, font_size, max_chars, spacing, min_width):
 
 
 def _colors(background, ink):
-  """float32 [2, 3] of two brightnesses."""
+  """Converts two brightnesses to float32 [2, 3]."""
   for name, value in (("background", background), ("text", ink)):
     value = np.asarray(value)
     if value.shape not in ((), (3,)) or np.any((value < 0) | (value > 255)):
@@ -136,7 +136,7 @@ def _colors(background, ink):
 
 @functools.cache  # All ops share the tables.
 def _tensors(glyphs):
-  """(index int32 [M], columns int64 [N * 16, 2]), see `unifont.Glyphs`.
+  """Makes (index int32 [M], columns int64 [N * 16, 2]), see `unifont.Glyphs`.
 
   A column is 16 bytes, each 0 or 1.
   """
@@ -146,12 +146,12 @@ def _tensors(glyphs):
 
 
 def _original(glyphs, monospace, spacing, min_width):
-  """Layout of glyphs as they are.
+  """Makes the layout of glyphs of their original size.
 
   Returns:
     `numbers int32 [n] -> (columns, begin, width)`: columns of glyphs, the first
-    of which is blank; which of them each glyph of the text begins with, int32
-    [n]; and how many of them it shows, int32 [n].
+    of which is blank; the number of the first column of each glyph of the text,
+    int32 [n]; and how many columns it shows, int32 [n].
   """
   columns = _tensors(glyphs)[1]
   with tf.init_scope():
@@ -169,7 +169,7 @@ def _original(glyphs, monospace, spacing, min_width):
 
 
 def _resized(glyphs, resize, monospace, spacing, min_width):
-  """Layout of resized glyphs, see `_original`."""
+  """Makes the layout of resized glyphs, see `_original`."""
   columns = _tensors(glyphs)[1]
 
   def lay_out(numbers):
@@ -187,7 +187,7 @@ def _resized(glyphs, resize, monospace, spacing, min_width):
 
 
 def _resizer(font_size, method):
-  """`uint8 [n, 16, 16] -> float32 [n, F, F]`, both column by column."""
+  """Makes `uint8 [n, 16, 16] -> float32 [n, F, F]`, both column by column."""
   turn = functools.partial(tf.transpose, perm=[0, 2, 1])
 
   def resize(ink):
@@ -195,13 +195,13 @@ def _resizer(font_size, method):
     size = (font_size, font_size)
     return turn(tf.image.resize(rows, size, method, antialias=True)[..., 0])
 
-  with tf.init_scope():  # Unknown methods are errors now, not with the data.
+  with tf.init_scope():  # Raises errors of unknown methods now.
     resize(tf.zeros([1, unifont.HEIGHT, unifont.HEIGHT], tf.uint8))
   return resize
 
 
 def _first(texts):
-  """The first of any number of texts, a string scalar."""
+  """Returns the first of any number of texts, a string scalar."""
   if isinstance(texts, tf.RaggedTensor):
     texts = texts.flat_values
   texts = tf.convert_to_tensor(texts, tf.string)
@@ -215,7 +215,7 @@ def _warn_of_blanks(code_points, numbers):
 
   def warn():
     first = tf.boolean_mask(code_points, numbers == 0)[0]
-    # Python would hold up other threads, so it is called for nothing else.
+    # Python holds up other threads, so this runs only for such characters.
     tf.numpy_function(_log_blank, [first], [])
     return True
 
@@ -233,13 +233,13 @@ def _log_blank(code_point):
 
 
 def _extent(ink, monospace, spacing, min_width):
-  """Which columns of each glyph to show.
+  """Computes which columns of each glyph to show.
 
   Args:
     ink: [n, F, F], column by column.
     monospace: bool, see `get_pp_render_text`.
-    spacing: int, the same.
-    min_width: int, the same.
+    spacing: int, see `get_pp_render_text`.
+    min_width: int, see `get_pp_render_text`.
 
   Returns:
     (begin, width): int32 [n] each; the columns begin, ..., begin + width - 1.
@@ -259,7 +259,7 @@ def _extent(ink, monospace, spacing, min_width):
 
 
 def _place(begin, width, size, font_size):
-  """Which column of which glyph each column of each row of text shows.
+  """Computes which column of a glyph each column of each row of text shows.
 
   A glyph is in the row `floor(e / (S - w))`, where e is the sum of the widths
   up to and with its own, and w the largest width. So rows fit into the image.

@@ -259,7 +259,7 @@ def test_is_checkpoint(tmp_path):
   with pytest.raises(ValueError, match="model.safetensors is broken"):
     huggingface_files.load(path)
   (tmp_path / "config.json").write_text("{")
-  with pytest.raises(ValueError, match="config.json is no JSON"):
+  with pytest.raises(ValueError, match="config.json is not JSON"):
     huggingface_files.load(path)
 
 
