@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from big_vision import schedules, sharding, trees
+from big_vision import compat, schedules, sharding, trees
 from big_vision.planning import graph as graph_lib
 from big_vision.planning import passes
 from big_vision.planning.partition import spec_of
@@ -117,7 +117,7 @@ def trace(build, config, mesh, image_size, *, channels=3):
     "image": jax.ShapeDtypeStruct((share, *image_size, channels), np.float32),
     "labels": jax.ShapeDtypeStruct((share, config.num_classes), np.float32),
   }
-  abstract = jax.sharding.AbstractMesh(tuple(mesh.values()), tuple(mesh))
+  abstract = compat.abstract_mesh(mesh)
   total = schedules.steps(
     "total", config, _NUM_EXAMPLES, share * math.prod(mesh[a] for a in axes)
   )
