@@ -13,18 +13,15 @@ arguments checked before a run starts, an evaluator may declare
 """
 
 import collections
-import dataclasses
 import functools
 import json
-from collections.abc import Callable
 
-import flax
 import jax
 import numpy as np
 from absl import flags, logging
 
 from big_vision import devices as bv_devices
-from big_vision import fs, lookup
+from big_vision import fs, lookup, partial
 from big_vision.chrono import chrono
 
 CACHES = ("none", "pipeline", "raw_data", "final_data")
@@ -83,21 +80,6 @@ def from_config(
     evaluator = module.Evaluator(predict_fn, **cfg)
     evaluators.append((name, evaluator, log_steps, prefix))
   return evaluators
-
-
-@dataclasses.dataclass(frozen=True)
-class _CacheablePartial:
-  """`functools.partial` that is equal and hashes by value.
-
-  Compiled functions are cached by predict function; with this they are found
-  again when an evaluator is built anew.
-  """
-
-  fn: Callable
-  kwargs: flax.core.FrozenDict
-
-  def __call__(self, *args, **kwargs):
-    return self.fn(*args, **{**self.kwargs, **kwargs})
 
 
 def eval_input_pipeline(
@@ -367,17 +349,13 @@ def batch_size_of(config, name, cfg):
 
 def module_of(kind, name):
   """The module of an evaluator; ValueError if there is none."""
-  module = lookup.module(
-    "evaluators", kind, kind="evaluator", key=f"evals.{name}.type"
+  return lookup.module(
+    "evaluators",
+    kind,
+    kind="evaluator",
+    key=f"evals.{name}.type",
+    needs="Evaluator",
   )
-  if not hasattr(module, "Evaluator"):
-    known = [
-      m
-      for m in lookup.known_modules("evaluators")
-      if m not in ("check", "common")
-    ]
-    raise lookup.unknown("evaluator", kind, known, f"evals.{name}.type")
-  return module
 
 
 def check_api(module, name, devices):
@@ -404,12 +382,10 @@ def predict_fn_of(predict_fns, name, pred, pred_kw):
     )
   if pred_kw is None:
     return predict_fns[pred]
-  fn = _CacheablePartial(predict_fns[pred], flax.core.freeze(pred_kw))
   try:
-    hash(fn)
+    return partial.partial(predict_fns[pred], **pred_kw)
   except TypeError as e:
     raise ValueError(
       f"config.evals.{name}.pred_kw={pred_kw}: {e}. Values have to be "
       "hashable, for example tuples in place of lists."
     ) from e
-  return fn
