@@ -64,7 +64,7 @@ def fetch(uri: str, folder: str | None = None) -> str:
   uri, pin = _split_pin(uri)
   if fs.is_local(uri):
     if not os.path.isfile(uri):
-      raise ValueError(f"File {uri!r} does not exist.")
+      raise ValueError(f"There is no file {uri!r}.")
     if pin:
       _verify(uri, pin, f"correct the pin ({_PIN}…) or the path")
     return uri

@@ -28,7 +28,7 @@ PP_COMMON = (
 )
 
 
-def get_config(runlocal=False):
+def get_config(runlocal: bool | str = False) -> mlc.ConfigDict:
   """ResNet-50x1, 90 epochs; any argument but `demo` means runlocal."""
   runlocal, is_demo = demo.split_arg(runlocal)
   config = mlc.ConfigDict()

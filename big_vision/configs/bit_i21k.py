@@ -22,7 +22,7 @@ from big_vision.configs import demo
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """ResNet-50x1, 90 epochs."""
   arg = bvcc.parse_arg(arg, demo=False)
   config = mlc.ConfigDict()

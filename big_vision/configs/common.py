@@ -5,13 +5,17 @@ A config file is loaded as `--config path/to/config.py:ARG`, which calls
 """
 
 import string
+from collections.abc import Callable
+from typing import Any
 
 import ml_collections as mlc
 
 from big_vision import lookup
 
 
-def parse_arg(arg, lazy=False, **spec):
+def parse_arg(
+  arg: str | None, lazy: bool = False, **spec: Any
+) -> mlc.ConfigDict:
   """Parses the string after the colon of `--config file.py:ARG`.
 
   `ARG` is a list of `key=value`, separated by commas; `key` alone means
@@ -19,8 +23,8 @@ def parse_arg(arg, lazy=False, **spec):
   the first entry of the spec. Values can not contain commas.
 
   Args:
-    arg: str or None, for example "runlocal,res=128".
-    lazy: bool, whether to accept keys that are not in the spec, with the type
+    arg: for example "runlocal,res=128".
+    lazy: whether to accept keys that are not in the spec, with the type
       that their value looks like.
     **spec: name=default or name=(default, type). The type of the default, or
       the one given, converts the string; None has the type that the value
@@ -66,7 +70,7 @@ def parse_arg(arg, lazy=False, **spec):
   return result
 
 
-def get_type_with_default(v):
+def get_type_with_default(v: Any) -> tuple[Any, Callable[[str], Any]]:
   """An entry of a spec as (default, function that converts a string).
 
   Args:
@@ -90,7 +94,7 @@ def get_type_with_default(v):
   return default, (_parse_bool if convert is bool else convert)
 
 
-def _parse_bool(x):
+def _parse_bool(x: str) -> bool:
   """True or false, in any case; empty is false."""
   assert x.lower() in ("true", "false", ""), (
     f"A flag in the config arg must be true or false, not {x!r}."
@@ -98,7 +102,7 @@ def _parse_bool(x):
   return x.lower() == "true"
 
 
-def autotype(x):
+def autotype(x: str) -> bool | int | float | str:
   """A string as the bool, int or float that it looks like, else itself."""
   assert isinstance(x, str), f"{x!r} is not a string."
   if x.lower() in ("true", "false"):
@@ -111,19 +115,19 @@ def autotype(x):
   return x
 
 
-def pack_arg(**kw):
+def pack_arg(**kw: Any) -> str:
   """The inverse of `parse_arg`: "key=value,..."; no commas in values."""
   for key, value in kw.items():
     assert "," not in f"{value}", f"The value of {key} has a comma: {value}"
   return ",".join(f"{key}={value}" for key, value in kw.items())
 
 
-def arg(**kw):
+def arg(**kw: Any) -> dict[str, Any]:
   """A point of a sweep: the args, and the config string that sets them."""
   return {"config_arg": pack_arg(**kw), **kw}
 
 
-def format_str(format_string, config):
+def format_str(format_string: str, config: mlc.ConfigDict) -> Any:
   """Fills in fields of the config, and follows when they change later.
 
   Args:
@@ -154,7 +158,7 @@ def format_str(format_string, config):
   return result
 
 
-def input_for_quicktest(config_input, quicktest):
+def input_for_quicktest(config_input: mlc.ConfigDict, quicktest: bool) -> None:
   """Makes `config.input` small and quick to start if `quicktest`."""
   if quicktest:
     config_input.batch_size = 8
@@ -162,12 +166,12 @@ def input_for_quicktest(config_input, quicktest):
     config_input.cache_raw = False
 
 
-def pp_modules(*extra):
+def pp_modules(*extra: str) -> list[str]:
   """The modules with the usual preprocessing ops, and further ones."""
   return ["ops_general", "ops_image", "ops_text", *extra]
 
 
-def pp_labels(num_classes, key="label"):
+def pp_labels(num_classes: int, key: str = "label") -> str:
   """End of a preprocessing string: one-hot labels, and what models need."""
   return (
     f'|onehot({num_classes}, key="{key}", key_result="labels")'
@@ -182,12 +186,14 @@ PP_EVAL_I1K = (
 )
 
 
-def imagenet_evals(pp_label=PP_EVAL_I1K, runlocal=False, **kw):
+def imagenet_evals(
+  pp_label: str = PP_EVAL_I1K, runlocal: bool = False, **kw: Any
+) -> dict[str, Any]:
   """The five usual evaluations of an ImageNet-1k classifier.
 
   Args:
     pp_label: preprocessing with `{label}` in place of the key of the label.
-    runlocal: bool, whether to use 16 images of each split.
+    runlocal: whether to use 16 images of each split.
     **kw: settings that all five share.
 
   Returns:
@@ -210,12 +216,14 @@ def imagenet_evals(pp_label=PP_EVAL_I1K, runlocal=False, **kw):
   )
 
 
-def imagenet21k_evals(pp_fn, runlocal=False, **kw):
+def imagenet21k_evals(
+  pp_fn: str, runlocal: bool = False, **kw: Any
+) -> dict[str, Any]:
   """Evaluations of a classifier trained on `full[51200:]` of ImageNet-21k.
 
   Args:
     pp_fn: preprocessing.
-    runlocal: bool, whether to use 16 images.
+    runlocal: whether to use 16 images.
     **kw: settings that all share.
 
   Returns:
@@ -232,7 +240,9 @@ def imagenet21k_evals(pp_fn, runlocal=False, **kw):
   }
 
 
-def classification(name, split, pp_fn, **kw):
+def classification(
+  name: str, split: str, pp_fn: str, **kw: Any
+) -> dict[str, Any]:
   """One evaluator `classification` on a split of a TFDS dataset."""
   return dict(
     type="classification", data=dict(name=name, split=split), pp_fn=pp_fn, **kw

@@ -21,6 +21,10 @@ these last lines:
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections as mlc
 
 from big_vision import lookup
 from big_vision.configs import demo_pp
@@ -67,7 +71,7 @@ _MAX_EVAL = 512  # Examples of a split without end that evaluators see.
 _MAX_HELD_OUT = 128  # Of `validation` and `test`, which are small.
 
 
-def split_arg(arg):
+def split_arg(arg: Any) -> tuple[Any, bool]:
   """Takes `demo` out of the argument of a config that does not parse it.
 
   Args:
@@ -83,14 +87,20 @@ def split_arg(arg):
   return ",".join(rest), len(rest) < len(words)
 
 
-def apply(config, *, model=None, size=SIZE, **changes):
+def apply(
+  config: mlc.ConfigDict,
+  *,
+  model: Mapping[str, Any] | None = None,
+  size: int = SIZE,
+  **changes: Any,
+) -> None:
   """Makes a config small, in place.
 
   Args:
     config: ConfigDict, complete.
     model: dict of what to change in `config.model`; by default the entry of
       `MODELS` for `config.model_name`.
-    size: int, pixels of the images that the model sees.
+    size: pixels of the images that the model sees.
     **changes: other values to set in the config, such as `lr`, where a recipe
       does not train at this size with what it has.
 
@@ -110,7 +120,7 @@ def apply(config, *, model=None, size=SIZE, **changes):
     config.update(changes)
 
 
-def _change_input(cfg, size):
+def _change_input(cfg: Any, size: int) -> None:
   """Training data, one dataset or a mixture."""
   cfg.batch_size = BATCH_SIZE
   single = isinstance(cfg.data.get("name"), str)
@@ -121,7 +131,7 @@ def _change_input(cfg, size):
     change_pp(part, size)
 
 
-def _change_eval(cfg, size):
+def _change_eval(cfg: Any, size: int) -> None:
   """One evaluator: data, preprocessing, interval."""
   if "data" in cfg:
     cfg.data = _data(cfg.data)
@@ -136,7 +146,7 @@ def _change_eval(cfg, size):
   set_duration(cfg, "log", log_percent=0.5)
 
 
-def _change_model(config, model):
+def _change_model(config: Any, model: Mapping[str, Any] | None) -> None:
   """Tiny models of few classes; no weights of large ones."""
   keys = ["model"]
   if "student_name" in config:
@@ -157,7 +167,7 @@ def _change_model(config, model):
     config.init_head_bias = -math.log(NUM_CLASSES)
 
 
-def shorten(config, total_steps=TOTAL_STEPS):
+def shorten(config: mlc.ConfigDict, total_steps: int = TOTAL_STEPS) -> None:
   """Few steps; what else there is in proportion to them."""
   if config.get("total_steps") == 0:  # Evaluation only.
     return
@@ -174,7 +184,7 @@ def shorten(config, total_steps=TOTAL_STEPS):
       schedule["timescale"] = total_steps // 10
 
 
-def set_duration(cfg, name, **new):
+def set_duration(cfg: Any, name: str, **new: Any) -> None:
   """Replaces a duration in any unit; does nothing where there is none."""
   units = ("steps", "examples", "epochs", "percent")
   old = [f"{name}_{unit}" for unit in units if f"{name}_{unit}" in cfg]
@@ -184,7 +194,7 @@ def set_duration(cfg, name, **new):
     cfg.update(new)
 
 
-def _data(data, train=False):
+def _data(data: Any, train: bool = False) -> dict[str, Any]:
   """The arguments of the embedded dataset in place of those of another."""
   if data["name"] != "bv:dummy":
     return dict(name=DATASET, split=_split(data.get("split", "train"), train))
@@ -196,12 +206,12 @@ def _data(data, train=False):
   return {**data, "spec": spec}
 
 
-def _split(split, train=False):
+def _split(split: str, train: bool = False) -> str:
   """A split of the embedded dataset that plays the part of another's.
 
   Args:
-    split: str, a TFDS split such as `train[:99%]+validation`.
-    train: bool, whether it is trained on.
+    split: a TFDS split such as `train[:99%]+validation`.
+    train: whether it is trained on.
 
   Returns:
     str. Percentages stay, other positions become smaller in proportion.
@@ -209,7 +219,7 @@ def _split(split, train=False):
   return "+".join(_split_part(part, train) for part in split.split("+"))
 
 
-def _split_part(part, train):
+def _split_part(part: str, train: bool) -> str:
   name, _, position = part.strip(" ]").partition("[")
   known = (("val", "validation"), ("test", "test"))
   name = next((new for old, new in known if name.startswith(old)), "train")
@@ -222,7 +232,7 @@ def _split_part(part, train):
   return f"{name}[{begin}:{end}]" if begin or end else name
 
 
-def _position(text):
+def _position(text: str) -> str:
   """A number of examples made smaller; percentages stay as they are."""
   text = text.replace("_", "")
   if not text.lstrip("-").isdecimal():
@@ -231,7 +241,7 @@ def _position(text):
   return str(math.ceil(int(text) / _SPLIT_FACTOR))
 
 
-def change_pp(cfg, size):
+def change_pp(cfg: Any, size: int) -> None:
   """All preprocessing strings of a dict: `pp`, `pp_fn`, `pp_train`, ..."""
   for key, value in cfg.items():
     if key.split("_")[0] == "pp" and isinstance(value, str):

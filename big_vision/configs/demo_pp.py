@@ -37,15 +37,15 @@ AREA_MIN = 50
 RANDAUG = dict(num_layers=1, magnitude=5)
 
 
-def shrink(pp, *, size, num_classes, label):
+def shrink(pp: str, *, size: int, num_classes: int, label: str) -> str:
   """Makes a preprocessing string one for small data.
 
   Args:
-    pp: str, ops separated by `|`.
-    size: int, pixels of the images that models will see. All sizes of a feature
+    pp: ops separated by `|`.
+    size: pixels of the images that models will see. All sizes of a feature
       change in the proportion that the last of them does.
-    num_classes: int, length of one-hot vectors.
-    label: str, feature of the dataset that takes the place of any label.
+    num_classes: length of one-hot vectors.
+    label: feature of the dataset that takes the place of any label.
 
   Returns:
     The string. Ops that need no change stay letter by letter.

@@ -30,6 +30,9 @@ its namesake, for `name=vit_i21k` the file `transfer.py` with the argument
 """
 
 import inspect
+from typing import Any
+
+import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup
@@ -37,7 +40,7 @@ from big_vision.configs import demo
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 
-def get_config(arg=""):
+def get_config(arg: str = "") -> mlc.ConfigDict:
   """Evaluation only; args: name, batch_size, demo."""
   # What is parsed is the config itself.
   config = bvcc.parse_arg(arg, name="bit_paper", batch_size=4, demo=False)
@@ -53,12 +56,14 @@ def get_config(arg=""):
   return config
 
 
-def eval_only(config, batch_size, spec_for_init):
+def eval_only(
+  config: mlc.ConfigDict, batch_size: int, spec_for_init: dict[str, Any]
+) -> None:
   """Makes `config` one that evaluates once and stops.
 
   Args:
     config: ConfigDict, changed.
-    batch_size: int, global.
+    batch_size: global.
     spec_for_init: dict of shapes and dtypes of the inputs of the model, the
       `spec` of the dataset `bv:dummy`.
   """
@@ -75,7 +80,7 @@ def eval_only(config, batch_size, spec_for_init):
   config.sharding_rules = [("act_batch", ("data",))]
 
 
-def bit_paper(config):
+def bit_paper(config: mlc.ConfigDict) -> None:
   """BiT of the paper, fine-tuned on ImageNet-1k."""
   config.num_classes = 1000
   config.model_name = "bit_paper"
@@ -92,7 +97,7 @@ def bit_paper(config):
   config.evals.v2 = evaluator("imagenet_v2", "test", "label")
 
 
-def vit_i1k(config):
+def vit_i1k(config: mlc.ConfigDict) -> None:
   """ViT of `vit_s16_i1k.py`."""
   config.num_classes = 1000
   config.model_name = "vit"
@@ -104,14 +109,14 @@ def vit_i1k(config):
   config.evals.val = _classification("imagenet2012", "validation", pp)
 
 
-def mlp_mixer_i1k(config):
+def mlp_mixer_i1k(config: mlc.ConfigDict) -> None:
   """MLP-Mixer."""
   vit_i1k(config)
   config.model_name = "mlp_mixer"
   config.model = dict(variant="L/16")
 
 
-def vit_i21k(config):
+def vit_i21k(config: mlc.ConfigDict) -> None:
   """ViT of "How to train your ViT?", pre-trained on ImageNet-21k."""
   config.num_classes = 21843
   config.model_name = "vit"

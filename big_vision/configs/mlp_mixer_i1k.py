@@ -26,7 +26,7 @@ from big_vision.configs.common_fewshot import get_fewshot_lsr
 MODES = ("gpu8", "regression_test")
 
 
-def get_config(mode=None):
+def get_config(mode: str | None = None) -> mlc.ConfigDict:
   """Mixer-B/16; mode: None or one of `MODES`."""
   mode, is_demo = demo.split_arg(mode)
   if mode and mode not in MODES:

@@ -26,7 +26,7 @@ from big_vision.models import nfnet
 MAGNITUDES = dict(F0=5, F1=10, F2=10, F3=15, F4=15, F5=15, F6=15)
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """NFNet on ImageNet-1k; args: variant, runlocal, demo."""
   arg = bvcc.parse_arg(arg, variant="F0", runlocal=False, demo=False)
   if arg.variant not in MAGNITUDES:

@@ -15,7 +15,7 @@ import ml_collections as mlc
 import big_vision.configs.common as bvcc
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """The whole experiment as one nested dictionary."""
   bvcc.parse_arg(arg, demo=False)  # A demo would not be any smaller.
   config = mlc.ConfigDict()

@@ -72,7 +72,7 @@ MODELS = {
 }
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Fine-tuning; args: see the table of the module."""
   arg = bvcc.parse_arg(
     arg,

@@ -50,12 +50,12 @@ AUG_FOR_VARIANT = {
 }
 
 
-def get_aug(aug, variant, aug_for_variant):
+def get_aug(aug: str, variant: str, aug_for_variant: dict[str, str]) -> str:
   """The preset `aug`, or if it is empty the one that suits the variant.
 
   Args:
-    aug: str, name of a preset, may be empty or None.
-    variant: str, model variant, for example "B/16".
+    aug: name of a preset, may be empty or None.
+    variant: model variant, for example "B/16".
     aug_for_variant: dict from variant to the name of a preset.
 
   Returns:
@@ -77,7 +77,7 @@ def get_aug(aug, variant, aug_for_variant):
   return AUG_PRESETS[aug]
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """ViT on ImageNet-1k; args: variant, runlocal, aug, demo."""
   arg = bvcc.parse_arg(arg, variant="B/16", runlocal=False, aug="", demo=False)
   randaug, mixup_p = get_aug(arg.aug, arg.variant, AUG_FOR_VARIANT)

@@ -34,7 +34,7 @@ AUG_FOR_VARIANT = {
 }
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """ViT on ImageNet-21k; args: variant, runlocal, aug, demo."""
   arg = bvcc.parse_arg(arg, variant="B/16", runlocal=False, aug="", demo=False)
   randaug, mixup_p = vit_i1k.get_aug(arg.aug, arg.variant, AUG_FOR_VARIANT)

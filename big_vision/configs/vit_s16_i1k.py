@@ -23,7 +23,7 @@ import big_vision.configs.common as bvcc
 from big_vision.configs import demo
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """ViT-S/16, 90 epochs."""
   arg = bvcc.parse_arg(arg, demo=False)
   config = mlc.ConfigDict()

@@ -23,6 +23,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from big_vision.tools.measure import num_cpus, peak_memory, timed_rounds
 
@@ -63,7 +65,7 @@ class _Config(dict):
   __getattr__ = dict.__getitem__
 
 
-def peak_flops(device_kind):
+def peak_flops(device_kind: str) -> float | None:
   """Peak bfloat16 FLOP/s of a device; None if it is not known."""
   for start, flops in PEAK_FLOPS:
     if device_kind.startswith(start):
@@ -128,7 +130,7 @@ class _Trainer:
     out["training_loss"].block_until_ready()
 
 
-def make_trainer(args):
+def make_trainer(args: argparse.Namespace) -> tuple[Any, Any]:
   """The model as the trainer runs it: `_Trainer`, with AdamW and clipping."""
   import jax.numpy as jnp
 
@@ -168,7 +170,9 @@ def make_trainer(args):
   return _Trainer(recipe, tx, args), model
 
 
-def make_reference(model, batch):
+def make_reference(
+  model: Any, batch: dict[str, Any]
+) -> tuple[Callable[[int], None], int]:
   """A plain flax ViT and a plain step: what the framework is measured against.
 
   Args:
@@ -241,7 +245,7 @@ def make_reference(model, batch):
   return run, num_params
 
 
-def benchmark_step(args):
+def benchmark_step(args: argparse.Namespace) -> dict[str, Any]:
   """Times the train step; returns a dict of figures."""
   import jax
 
@@ -285,7 +289,7 @@ def benchmark_step(args):
   return result
 
 
-def benchmark_checkpoint(args):
+def benchmark_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
   """Times saves of a training state; returns a dict of figures."""
   import jax
 
@@ -315,7 +319,7 @@ def benchmark_checkpoint(args):
   }
 
 
-def describe_machine():
+def describe_machine() -> dict[str, Any]:
   """What figures depend on, as a dict."""
   machine = {
     "platform": f"{platform.system()} {platform.machine()}",
@@ -331,7 +335,7 @@ def describe_machine():
   return machine
 
 
-def format_table(results):
+def format_table(results: dict[str, Any]) -> str:
   """Results as lines of text, one figure per line, units in the names."""
 
   def rows(tree, prefix=""):
@@ -353,7 +357,7 @@ def format_table(results):
   return "\n".join(lines)
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
   """The arguments; see the top of the file."""
   parser = argparse.ArgumentParser(
     prog="python -m big_vision.tools.benchmark",
@@ -405,7 +409,7 @@ _BENCHMARKS = {
 }
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
   """Runs the parts, prints a table; returns the figures as a dict."""
   args = parse_args(argv)
   results = {"machine": {}}

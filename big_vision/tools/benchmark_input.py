@@ -1,22 +1,24 @@
 """The parts of `benchmark` about data: preprocessing and kinds of files."""
 
+import argparse
 import importlib
 import json
 import multiprocessing
 import os
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 
 from big_vision.tools.measure import num_cpus, peak_memory, timed_rounds
 
 
-def make_jpegs(num, height=375, width=500):
+def make_jpegs(num: int, height: int = 375, width: int = 500) -> list[bytes]:
   """Synthetic photographs: noise of all scales, about 110 kB each as JPEG.
 
   Args:
-    num: int, number of images.
+    num: number of images.
     height: pixels.
     width: pixels.
 
@@ -38,7 +40,7 @@ def make_jpegs(num, height=375, width=500):
   return jpegs
 
 
-def benchmark_input(args):
+def benchmark_input(args: argparse.Namespace) -> dict[str, Any]:
   """Times the training input pipeline; returns a dict of figures."""
   from big_vision import input_pipeline
   from big_vision.pp import builder
@@ -74,7 +76,7 @@ def benchmark_input(args):
   }
 
 
-def import_ops():
+def import_ops() -> None:
   """Registers the ops of core configs."""
   for ops in ("ops_general", "ops_image", "archive.randaug"):
     importlib.import_module(f"big_vision.pp.{ops}")
@@ -92,7 +94,7 @@ _SOURCES = {
 }
 
 
-def benchmark_source(args):
+def benchmark_source(args: argparse.Namespace) -> dict[str, Any]:
   """Trains nothing, but reads as the ImageNet configs do; a dict of figures.
 
   Writes a dataset of JPEGs in TFRecord files, then reads it with `cache_raw`
@@ -128,7 +130,7 @@ def benchmark_source(args):
   return results
 
 
-def write_dataset(folder, num_examples, num_classes):
+def write_dataset(folder: str, num_examples: int, num_classes: int) -> int:
   """Writes a TFDS dataset `jpegs` in TFRecord files; returns its bytes."""
   import tensorflow_datasets as tfds
 

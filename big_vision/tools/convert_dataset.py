@@ -19,6 +19,7 @@ May be interrupted, and goes on with the next shard when it is started again.
 import argparse
 import concurrent.futures
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -34,16 +35,23 @@ _ARRAY_RECORD = tfds.core.FileFormat.ARRAY_RECORD
 _TFRECORD = tfds.core.FileFormat.TFRECORD
 
 
-def convert(name, to, *, data_dir=None, replace=False, num_workers=1):
+def convert(
+  name: str,
+  to: str,
+  *,
+  data_dir: str | None = None,
+  replace: bool = False,
+  num_workers: int = 1,
+) -> str:
   """Converts one dataset, all its splits.
 
   Args:
-    name: str, TFDS name.
+    name: TFDS name.
     to: "index" or "array_record".
-    data_dir: str or None, the TFDS folder.
-    replace: bool, whether to delete the TFRecord files; not for "index", which
+    data_dir: the TFDS folder.
+    replace: whether to delete the TFRecord files; not for "index", which
       needs them.
-    num_workers: int, shards at a time.
+    num_workers: shards at a time.
 
   Returns:
     Path of the folder with the files.
@@ -146,7 +154,7 @@ def _check_count(path, num, expected):
     )
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
   """Converts the datasets that the command line names."""
   parser = argparse.ArgumentParser(
     prog="python -m big_vision.tools.convert_dataset",

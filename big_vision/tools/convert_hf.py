@@ -20,6 +20,8 @@ it is for. The other way, a model of this package as a folder for
 Needs neither torch nor transformers. docs/text.md has the tokenizers.
 """
 
+from collections.abc import Sequence
+
 import jax
 from absl import app, flags, logging
 
@@ -30,6 +32,7 @@ from big_vision.models.proj.image_text import (
   huggingface_files,
 )
 from big_vision.training import cli
+from big_vision.types import ConfigLike
 
 assert cli, "Defines --config."
 
@@ -40,12 +43,12 @@ flags.DEFINE_integer("resolution", None, "Side of the images in pixels.")
 _TWO_TOWERS = "proj.image_text.two_towers"
 
 
-def from_hf(source, target):
+def from_hf(source: str, target: str) -> str:
   """Writes an npz file with what a checkpoint of Hugging Face has.
 
   Args:
-    source: str, folder or hf://org/repo.
-    target: str, path of the new file.
+    source: folder or hf://org/repo.
+    target: path of the new file.
 
   Returns:
     str for the user: what to write into a config.
@@ -60,14 +63,16 @@ def from_hf(source, target):
   return _usage(params, hf_config, target)
 
 
-def to_hf(source, target, config, image_size=None):
+def to_hf(
+  source: str, target: str, config: ConfigLike, image_size: int | None = None
+) -> str:
   """Writes a folder for transformers.
 
   Args:
-    source: str, checkpoint of two towers, `<path>[:<sub/tree>]`.
-    target: str, the new folder.
+    source: checkpoint of two towers, `<path>[:<sub/tree>]`.
+    target: the new folder.
     config: ConfigDict of the run.
-    image_size: int, see `huggingface.from_params`.
+    image_size: see `huggingface.from_params`.
 
   Returns:
     str for the user: what to do with it.
@@ -145,7 +150,7 @@ def _inputs(hf_config):
   return lines
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
   """Converts what the flags ask for."""
   del argv
   args = flags.FLAGS

@@ -12,6 +12,9 @@ training; `no_profile`, names of evaluators not to profile.
 Evaluators may use the predict functions `predict`, `loss` and `model`.
 """
 
+from types import ModuleType
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import ml_collections as mlc
@@ -33,12 +36,13 @@ from big_vision.chrono import chrono
 from big_vision.evaluators import check as eval_check
 from big_vision.evaluators import common as eval_common
 from big_vision.training import cli, console
+from big_vision.types import ConfigLike, Params
 
 # Features that are the first, second input of a model, as when training.
 INPUTS = ("image", "labels")
 
 
-def make_predict_fns(config, model):
+def make_predict_fns(config: ConfigLike, model: Any) -> dict[str, Any]:
   """What evaluators may call.
 
   Args:
@@ -68,7 +72,9 @@ def make_predict_fns(config, model):
   return {"predict": predict, "loss": predict_loss, "model": model}
 
 
-def make_params(config, module, model):
+def make_params(
+  config: ConfigLike, module: ModuleType, model: nn.Module
+) -> Params:
   """Parameters on the CPU: initialised, then loaded from `model_init`.
 
   Args:
@@ -104,7 +110,7 @@ def make_params(config, module, model):
   return params
 
 
-def evaluate(config, output_dir=None):
+def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
   """Runs all evaluators of a config.
 
   Args:
@@ -185,7 +191,7 @@ def _measure(config, writer, name, evaluator, prefix, state):
       writer.measure(f"{prefix}{key}", jax.device_get(value))
 
 
-def main(argv):
+def main(argv: Any) -> None:
   """Evaluates what the flags of `training/cli.py` ask for."""
   del argv
   args = flags.FLAGS

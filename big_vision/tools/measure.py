@@ -5,16 +5,17 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable, Mapping
 
 
-def num_cpus():
+def num_cpus() -> int:
   """Number of CPU cores this process may use."""
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count()
 
 
-def peak_memory():
+def peak_memory() -> dict[str, int]:
   """Peak memory so far, in bytes: of the process and of the first device."""
   rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   memory = {"host_bytes": rss * (1 if sys.platform == "darwin" else 1024)}
@@ -25,12 +26,14 @@ def peak_memory():
   return memory
 
 
-def timed_rounds(fns, steps, rounds):
+def timed_rounds(
+  fns: Mapping[str, Callable[[int], object]], steps: int, rounds: int
+) -> dict[str, dict[str, float]]:
   """Seconds per step of functions, run in turns so that noise hits them alike.
 
   Args:
     fns: dict of name -> function; `fn(steps)` runs them and waits for the end.
-    steps: int, steps per round.
+    steps: steps per round.
     rounds: int.
 
   Returns:

@@ -19,6 +19,8 @@ import math
 import os
 import re
 import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from big_vision import fs
 from big_vision.tools import plot_sweeps
@@ -52,23 +54,23 @@ class Run:
   config: dict
 
   @functools.cached_property
-  def sweeps(self):
+  def sweeps(self) -> dict[str, dict[str, Any]]:
     """Label of an axis -> dict of curve -> (x, y), see `plot_sweeps`."""
     return plot_sweeps.sweeps(self.series, self.config)
 
-  def curves(self, label):
+  def curves(self, label: str) -> dict[str, Any]:
     """Name -> (x, y) of the curves over what a label says, such as "step"."""
     return self.series if label == "step" else self.sweeps.get(label, {})
 
 
-def read_metrics(path):
+def read_metrics(path: str) -> tuple[dict[str, Any], int]:
   """Reads a metrics file.
 
   A run that was interrupted repeats steps: the last value of a step counts. A
   record torn by the interruption is left out.
 
   Args:
-    path: str, file of JSON lines `{"step": 1, "name": value, ...}`.
+    path: file of JSON lines `{"step": 1, "name": value, ...}`.
 
   Returns:
     Tuple (dict of metric name -> (steps, values), number of torn lines).
@@ -105,7 +107,7 @@ def _parse(line):
   return record if isinstance(record, dict) and "step" in record else None
 
 
-def flatten(tree, prefix=""):
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
   """Nested dicts as one dict with keys like "input.batch_size"."""
   if not isinstance(tree, dict) or not tree:
     return {prefix[:-1]: tree}
@@ -115,11 +117,11 @@ def flatten(tree, prefix=""):
   return flat
 
 
-def read_runs(workdirs):
+def read_runs(workdirs: Sequence[str]) -> list[Run]:
   """Reads runs.
 
   Args:
-    workdirs: list of str, workdirs or metrics files.
+    workdirs: workdirs or metrics files.
 
   Returns:
     List of `Run`.
@@ -160,7 +162,7 @@ def read_runs(workdirs):
   return runs
 
 
-def short_names(folders):
+def short_names(folders: Sequence[str]) -> list[str]:
   """The shortest ends of paths that tell them apart; equal ones get #2, #3."""
   parts = [os.path.abspath(f).split(os.sep) for f in folders]
   different = len({tuple(p) for p in parts})
@@ -174,7 +176,7 @@ def short_names(folders):
   ]
 
 
-def group_metrics(names):
+def group_metrics(names: Iterable[str]) -> list[tuple[str, list[str], bool]]:
   """Sorts metric names into groups.
 
   Args:
@@ -198,7 +200,7 @@ def group_metrics(names):
   ]
 
 
-def group_sweeps(runs):
+def group_sweeps(runs: Sequence[Run]) -> list[tuple[str, list[str], bool, str]]:
   """Groups of curves over something else than steps: accuracies, then the rest.
 
   Args:
@@ -223,7 +225,7 @@ def group_sweeps(runs):
   return found
 
 
-def make_page(runs):
+def make_page(runs: Sequence[Run]) -> str:
   """The HTML page as a str.
 
   Args:
@@ -309,12 +311,12 @@ def _final_table(runs, groups):
   return _table(["metric", *(run.name for run in runs)], rows)
 
 
-def save_png(runs, path):
+def save_png(runs: Sequence[Run], path: str) -> None:
   """Draws the main groups of curves, one panel each.
 
   Args:
     runs: list of `Run`.
-    path: str, local file to write.
+    path: local file to write.
 
   Raises:
     ImportError: matplotlib is not installed.
@@ -351,7 +353,7 @@ def save_png(runs, path):
   fig.savefig(path)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
   """Writes the page; returns the exit status."""
   parser = argparse.ArgumentParser(
     prog="python -m big_vision.tools.plot",

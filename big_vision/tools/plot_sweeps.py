@@ -6,12 +6,15 @@ last values of such evaluators become one curve.
 """
 
 import re
+from typing import Any
 
 # Arguments of models that mean something more familiar, given the images' size.
 _PATCH = "patch size (pixels)"
 
 
-def sweeps(series, config):
+def sweeps(
+  series: dict[str, Any], config: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
   """Curves of a run over the arguments in `config.flexi`.
 
   Args:

@@ -6,18 +6,26 @@ Shapes: I images, T texts.
 import base64
 import html
 import io
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 
-def table(images, texts, values, *, size=96):
+def table(
+  images: Sequence[np.ndarray],
+  texts: Sequence[str],
+  values: Any,
+  *,
+  size: int = 96,
+) -> str:
   """A table with a row for each image and a column for each text.
 
   Args:
     images: sequence of I uint8 arrays [H, W, 3].
     texts: sequence of T str.
     values: [I, T] array in [0, 1], such as probabilities; colours the cells.
-    size: int, longer side of the images in the table, pixels.
+    size: longer side of the images in the table, pixels.
 
   Returns:
     str, HTML that needs no other files.
@@ -59,7 +67,9 @@ def _data_url(image, size):
   return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def boxes(model, images, texts):
+def boxes(
+  model: Any, images: Sequence[np.ndarray], texts: Sequence[str]
+) -> Any:
   """Boxes to add images and edit texts, above a table that follows.
 
   Args:

@@ -16,13 +16,14 @@ import argparse
 import io
 import string
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 
 from big_vision import fs
 
 _REQUIRED = string.ascii_letters + string.digits + string.punctuation
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
   """Writes the model; returns the exit status."""
   parser = argparse.ArgumentParser(
     prog="python -m big_vision.tools.train_tokenizer",
@@ -69,14 +70,16 @@ def main(argv=None):
   return 0
 
 
-def dataset_texts(name, split, features, data_dir=None):
+def dataset_texts(
+  name: str, split: str, features: Sequence[str], data_dir: str | None = None
+) -> Iterator[str]:
   """Texts of a TFDS dataset, in the order of its files.
 
   Args:
-    name: str, a prepared or an embedded dataset.
-    split: str, a TFDS split.
-    features: list of str, "a/b" for the feature b inside of a.
-    data_dir: str, TFDS folder.
+    name: a prepared or an embedded dataset.
+    split: a TFDS split.
+    features: "a/b" for the feature b inside of a.
+    data_dir: TFDS folder.
 
   Yields:
     str.
@@ -121,12 +124,18 @@ def dataset_texts(name, split, features, data_dir=None):
       yield from (v.decode() for v in values)
 
 
-def train(texts, vocab_size, *, type="unigram", normalization="identity"):
+def train(
+  texts: Iterable[str],
+  vocab_size: int,
+  *,
+  type: str = "unigram",
+  normalization: str = "identity",
+) -> bytes:
   """A sentencepiece model.
 
   Args:
     texts: iterable of str.
-    vocab_size: int, at most so many pieces; fewer if the texts give no more.
+    vocab_size: at most so many pieces; fewer if the texts give no more.
     type: "unigram" or "bpe".
     normalization: name of a rule of sentencepiece.
 

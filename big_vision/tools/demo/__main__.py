@@ -10,6 +10,9 @@ process alone, and only to this machine unless `--host` says otherwise.
 import argparse
 import io
 import sys
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from big_vision import fs
 from big_vision.tools.demo import server, similarity
@@ -24,12 +27,12 @@ TYPES = {  # File name extension -> content type.
 MAX_DEFAULT_PROMPTS = 8
 
 
-def folder_examples(folder, num):
+def folder_examples(folder: str, num: int) -> list[similarity.Example]:
   """The first images of a folder, by name.
 
   Args:
     folder: str.
-    num: int, how many at most.
+    num: how many at most.
 
   Returns:
     List of `similarity.Example`.
@@ -50,7 +53,7 @@ def folder_examples(folder, num):
   return examples
 
 
-def array_example(image, caption):
+def array_example(image: np.ndarray, caption: str) -> similarity.Example:
   """`similarity.Example` of a uint8 [H, W, 3] array."""
   from PIL import Image
 
@@ -59,14 +62,14 @@ def array_example(image, caption):
   return similarity.Example(png.getvalue(), "image/png", caption)
 
 
-def caption_prompts(captions):
+def caption_prompts(captions: Iterable[str]) -> list[str]:
   """The first distinct captions that may be prompts, each in one line."""
   lines = dict.fromkeys(" ".join(caption.split()) for caption in captions)
   fits = lambda line: 0 < len(line) <= similarity.MAX_PROMPT_CHARS
   return [line for line in lines if fits(line)][:MAX_DEFAULT_PROMPTS]
 
 
-def load(args):
+def load(args: argparse.Namespace) -> similarity.Demo:
   """The `similarity.Demo` that the flags ask for.
 
   Raises:
@@ -100,7 +103,7 @@ def load(args):
   return demo
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
   """Serves the page until Ctrl-C; returns the exit status."""
   parser = argparse.ArgumentParser(
     prog="python -m big_vision.tools.demo",

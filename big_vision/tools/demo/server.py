@@ -16,6 +16,7 @@ import re
 import socket
 import sys
 import traceback
+from typing import Any
 
 from big_vision.tools.demo import similarity
 
@@ -37,8 +38,8 @@ class Server(http.server.ThreadingHTTPServer):
   """Listens at once; set `demo` before `serve_forever`.
 
   Args:
-    host: str, name or address to listen at.
-    port: int, 0 for any free one.
+    host: name or address to listen at.
+    port: 0 for any free one.
 
   Raises:
     OSError, OverflowError: cannot listen there.
@@ -46,7 +47,7 @@ class Server(http.server.ThreadingHTTPServer):
 
   demo = None
 
-  def __init__(self, host, port):
+  def __init__(self, host: str, port: int) -> None:
     if ":" in host:
       self.address_family = socket.AF_INET6
     super().__init__((host, port), Handler)
@@ -62,10 +63,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
   timeout = 60  # Seconds without a byte.
 
-  def do_GET(self):
+  def do_GET(self) -> None:
     self._answer(self._get)
 
-  def do_POST(self):
+  def do_POST(self) -> None:
     self._answer(self._post)
 
   def _answer(self, fn):
@@ -148,14 +149,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
     self.end_headers()
     self.wfile.write(data)
 
-  def send_error(self, code, message=None, explain=None):
+  def send_error(
+    self, code: int, message: str | None = None, explain: str | None = None
+  ) -> None:
     """JSON instead of the HTML of the base class, which calls this, too."""
     try:
       self._send(code, *_json({"error": message or "Wrong request."}))
     except ConnectionError:
       pass
 
-  def log_message(self, *args):
+  def log_message(self, *args: Any) -> None:
     """Requests are no news; failures of the model print a traceback."""
 
 

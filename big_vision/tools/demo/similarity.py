@@ -10,6 +10,8 @@ import collections
 import dataclasses
 import hashlib
 import threading
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +32,7 @@ PROMPTS = (
 class RequestError(Exception):
   """Something wrong with a request: HTTP status and one sentence."""
 
-  def __init__(self, status, message):
+  def __init__(self, status: int, message: str) -> None:
     super().__init__(message)
     self.status = status
 
@@ -53,17 +55,17 @@ class Example:
 class Cache:
   """The values of the `size` keys that were used last."""
 
-  def __init__(self, size):
+  def __init__(self, size: int) -> None:
     self._size = size
     self._values = collections.OrderedDict()
 
-  def get(self, key):
+  def get(self, key: Hashable) -> Any:
     """The value of a key, or None."""
     if key in self._values:
       self._values.move_to_end(key)
     return self._values.get(key)
 
-  def put(self, key, value):
+  def put(self, key: Hashable, value: Any) -> None:
     self._values[key] = value
     self._values.move_to_end(key)
     if len(self._values) > self._size:
@@ -79,7 +81,12 @@ class Demo:
     prompts: list of str that the page starts with.
   """
 
-  def __init__(self, embedder, examples=(), prompts=PROMPTS):
+  def __init__(
+    self,
+    embedder: Any,
+    examples: Sequence[Example] = (),
+    prompts: Sequence[str] = PROMPTS,
+  ) -> None:
     self.embedder = embedder
     self.examples = list(examples)
     self.prompts = list(prompts)
@@ -87,7 +94,7 @@ class Demo:
     self._images = Cache(CACHED_IMAGES)  # SHA-256 of the file -> [E].
     self._texts = Cache(CACHED_TEXTS)
 
-  def model(self):
+  def model(self) -> dict[str, Any]:
     """What the page has to know."""
     return {
       "name": self.embedder.name,
@@ -97,7 +104,7 @@ class Demo:
       "max_image_bytes": MAX_IMAGE_BYTES,
     }
 
-  def similarity(self, request):
+  def similarity(self, request: Any) -> dict[str, Any]:
     """Compares an image with prompts.
 
     Args:
@@ -131,7 +138,7 @@ class Demo:
       "hash": key
     }
 
-  def example(self, number):
+  def example(self, number: Any) -> Example:
     """The `Example` of a number; RequestError 404 if there is none."""
     # True is an int, and -1 would be the last one.
     if type(number) is int and 0 <= number < len(self.examples):
@@ -205,7 +212,7 @@ def _checked_prompts(prompts):
   return prompts
 
 
-def too_large(num_bytes):
+def too_large(num_bytes: float) -> str:
   """The sentence about an image of so many bytes."""
   return (
     f"The image is too large: {num_bytes / 1e6:.1f} MB, at most "

@@ -35,7 +35,7 @@ from big_vision.configs.common_fewshot import get_fewshot_lsr
 from big_vision.configs.proj.image_text import common, demo
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """CLIPPO; the arguments are those of `parse_arg` below."""
   arg = bvcc.parse_arg(
     arg,

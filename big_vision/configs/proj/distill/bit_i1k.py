@@ -26,7 +26,7 @@ from big_vision.configs.proj.distill import common
 PP_EVAL = "decode|resize_small(256)|central_crop(224)|value_range(-1, 1)"
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Distillation on ImageNet-1k; args: runlocal, demo."""
   arg = bvcc.parse_arg(arg, runlocal=False, demo=False)
   config = mlc.ConfigDict()

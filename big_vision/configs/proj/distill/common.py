@@ -3,6 +3,8 @@
 https://arxiv.org/abs/2106.05237
 """
 
+from typing import Any
+
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
@@ -24,7 +26,7 @@ inits = {
 }
 
 
-def set_models(config, teacher):
+def set_models(config: mlc.ConfigDict, teacher: str) -> None:
   """A ResNet-50 learns from a ResNet-152x2, the checkpoint `inits[teacher]`."""
   config.student_name = "bit_paper"
   config.student = dict(depth=50, width=1)
@@ -34,7 +36,9 @@ def set_models(config, teacher):
   config.prof_m = dict(depth=152, width=2)
 
 
-def set_method(config, t, lr, wd, warmup_steps):
+def set_method(
+  config: mlc.ConfigDict, t: float, lr: float, wd: float, warmup_steps: int
+) -> None:
   """Function matching: Mixup, KL divergence at a temperature, Adam."""
   config.mixup = dict(p=1.0)
   config.distance = "kl"
@@ -48,7 +52,7 @@ def set_method(config, t, lr, wd, warmup_steps):
   config.schedule = dict(warmup_steps=warmup_steps, decay_type="cosine")
 
 
-def distance_eval(data, pp):
+def distance_eval(data: dict[str, Any], pp: str) -> dict[str, Any]:
   """Evaluator of the distances of student and teacher."""
   return dict(
     type="proj.distill.distance",
@@ -65,12 +69,12 @@ def distance_eval(data, pp):
   )
 
 
-def model_evals(evals, student_steps):
+def model_evals(evals: dict[str, Any], student_steps: int) -> dict[str, Any]:
   """The evaluators `evals` for the student often, for the teacher seldom.
 
   Args:
     evals: dict of short name -> evaluator without interval.
-    student_steps: int, interval of those of the student.
+    student_steps: interval of those of the student.
 
   Returns:
     dict of `student_<name>` and `teacher_<name>`.
@@ -86,11 +90,13 @@ def model_evals(evals, student_steps):
   }
 
 
-def bigsweep(arg, data, log_training_steps):
+def bigsweep(
+  arg: str | None, data: dict[str, Any], log_training_steps: int
+) -> mlc.ConfigDict:
   """The config of a sweep over small datasets.
 
   Args:
-    arg: str, argument of the config, or None.
+    arg: argument of the config, or None.
     data: dict of the values of the argument `data`, the default first, -> dict of
       `name`: TFDS name,
       `split`: what to train on,

@@ -3,6 +3,10 @@
 https://arxiv.org/abs/2212.08013
 """
 
+from typing import Any
+
+import ml_collections as mlc
+
 from big_vision.configs import demo
 
 # Tokens per side. Images of 240 pixels have patches of 48, 40, 30, 24, 20, 16,
@@ -37,30 +41,32 @@ DISTANCES = (
 )
 
 
-def seqhw(arg):
+def seqhw(arg: mlc.ConfigDict) -> dict[str, Any]:
   """`config.flexi`: all sizes alike."""
   sizes = DEMO_SEQHW if arg.demo else SEQHW
   return dict(seqhw=dict(v=sizes, p=(1,) * len(sizes)))
 
 
-def resize_for(res):
+def resize_for(res: int) -> int:
   """Pixels to resize to before a central crop of `res` pixels."""
   return res // 7 * 8
 
 
-def local_split(split, runlocal):
+def local_split(split: str, runlocal: bool) -> str:
   """16 examples of a split if `runlocal`."""
   return f"{split.split('[')[0]}[:16]" if runlocal else split
 
 
-def i21k_evals(pp_i21k, pp_i1k, runlocal, prefix_i1k="i1k_", **kw):
+def i21k_evals(
+  pp_i21k: str, pp_i1k: str, runlocal: bool, prefix_i1k: str = "i1k_", **kw: Any
+) -> dict[str, Any]:
   """Evaluators of a classifier of ImageNet-21k, on it and on ImageNet-1k.
 
   Args:
     pp_i21k: preprocessing of ImageNet-21k.
     pp_i1k: preprocessing of ImageNet-1k with `{label}`, the key of the label.
-    runlocal: bool, whether to use 16 images.
-    prefix_i1k: str, before the names of those on ImageNet-1k.
+    runlocal: whether to use 16 images.
+    prefix_i1k: before the names of those on ImageNet-1k.
     **kw: settings of all.
 
   Returns:
@@ -87,7 +93,9 @@ def i21k_evals(pp_i21k, pp_i1k, runlocal, prefix_i1k="i1k_", **kw):
   return evals
 
 
-def finish(config, arg, **changes):
+def finish(
+  config: mlc.ConfigDict, arg: mlc.ConfigDict, **changes: Any
+) -> mlc.ConfigDict:
   """Keeps the arguments at the top level; applies `demo`."""
   config.runlocal, config.res = arg.runlocal, arg.res
   if arg.demo:

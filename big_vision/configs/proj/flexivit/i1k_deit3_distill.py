@@ -32,7 +32,7 @@ LABELS = (
 )
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """FlexiViT by distillation; args: runlocal, res, demo."""
   arg = bvcc.parse_arg(arg, runlocal=False, res=240, demo=False)
   config = mlc.ConfigDict()

@@ -27,7 +27,7 @@ from big_vision.configs.proj.flexivit import common
 KEEP = '|keep("image", "prof", "labels")'
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """FlexiViT by distillation; args: runlocal, res, dist_data, demo."""
   arg = bvcc.parse_arg(
     arg, runlocal=False, res=240, dist_data="imagenet2012", demo=False

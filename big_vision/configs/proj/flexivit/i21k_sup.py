@@ -26,7 +26,7 @@ import big_vision.configs.common as bvcc
 from big_vision.configs.proj.flexivit import common
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """FlexiViT on ImageNet-21k; args: runlocal, res, demo."""
   arg = bvcc.parse_arg(arg, runlocal=False, res=240, demo=False)
   config = mlc.ConfigDict()

@@ -20,7 +20,7 @@ from big_vision.configs import demo
 from big_vision.configs.proj.flexivit import common
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Speed of a FlexiViT; args: demo."""
   arg = bvcc.parse_arg(arg, demo=False)
   config = mlc.ConfigDict()

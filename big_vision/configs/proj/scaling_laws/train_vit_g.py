@@ -30,7 +30,7 @@ from big_vision.configs.common_fewshot import get_fewshot_lsr
 from big_vision.training import flat_config
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """ViT-g; args: demo. Data is at the top level."""
   arg = bvcc.parse_arg(arg, demo=False)
   config = mlc.ConfigDict()
