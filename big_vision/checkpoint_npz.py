@@ -141,6 +141,16 @@ def load_checkpoint(tree: PyTree, path: str) -> PyTree:
 def check_present(
   names: Sequence[str], stored: Iterable[str], path: str
 ) -> None:
+  """Checks that a checkpoint has all leaves.
+
+  Args:
+    names: names of the wanted leaves.
+    stored: names of the leaves of the checkpoint.
+    path: the checkpoint, for the message.
+
+  Raises:
+    ValueError: leaves are missing; names some of them.
+  """
   stored = set(stored)
   missing = [n for n in names if n not in stored]
   if missing:
@@ -153,6 +163,16 @@ def check_present(
 def check_shapes(
   leaves: Sequence[tuple[str, Any]], stored: Sequence[Any], path: str
 ) -> None:
+  """Checks the shapes of leaves of a checkpoint.
+
+  Args:
+    leaves: (name, leaf); only leaves that are jax.ShapeDtypeStruct are checked.
+    stored: objects with the stored `shape`, in the same order.
+    path: the checkpoint, for the message.
+
+  Raises:
+    ValueError: shapes differ; names some of them.
+  """
   bad = [
     f"{name!r} should be {x.shape} but is {s.shape}"
     for (name, x), s in zip(leaves, stored, strict=True)

@@ -23,7 +23,14 @@ from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 
 def get_config(arg: str | None = None) -> mlc.ConfigDict:
-  """ResNet-50x1, 90 epochs."""
+  """Returns the config.
+
+  Args:
+    arg: None or "demo".
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, demo=False)
   config = mlc.ConfigDict()
 

@@ -1,4 +1,4 @@
-"""The usual few-shot evaluation, to be put into `config.evals`."""
+"""Defines the usual few-shot evaluation for `config.evals`."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def get_fewshot_lsr(
   pp: str | None = None,
   **kw: Any,
 ) -> mlc.ConfigDict:
-  """Config of the evaluator `fewshot_lsr` on six small datasets.
+  """Configures the evaluator `fewshot_lsr` on six small datasets.
 
   ImageNet is not among them, since it needs a manual download. To add it:
   `datasets["imagenet"] = ("imagenet2012", "train[:65000]", "validation")`; the

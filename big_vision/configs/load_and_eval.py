@@ -41,8 +41,15 @@ from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 
 def get_config(arg: str = "") -> mlc.ConfigDict:
-  """Evaluation only; args: name, batch_size, demo."""
-  # What is parsed is the config itself.
+  """Returns the config.
+
+  Args:
+    arg: the keys `name`, `batch_size`, `demo`, see the top of this file.
+
+  Returns:
+    ConfigDict.
+  """
+  # The parsed arguments are the config itself.
   config = bvcc.parse_arg(arg, name="bit_paper", batch_size=4, demo=False)
   is_demo = config.demo
   del config["demo"]
@@ -59,10 +66,10 @@ def get_config(arg: str = "") -> mlc.ConfigDict:
 def eval_only(
   config: mlc.ConfigDict, batch_size: int, spec_for_init: dict[str, Any]
 ) -> None:
-  """Makes `config` one that evaluates once and stops.
+  """Makes a config evaluate once and stop.
 
   Args:
-    config: ConfigDict, changed.
+    config: changed in place.
     batch_size: global.
     spec_for_init: dict of shapes and dtypes of the inputs of the model, the
       `spec` of the dataset `bv:dummy`.
@@ -81,7 +88,7 @@ def eval_only(
 
 
 def bit_paper(config: mlc.ConfigDict) -> None:
-  """BiT of the paper, fine-tuned on ImageNet-1k."""
+  """Completes a config for BiT of the paper, fine-tuned on ImageNet-1k."""
   config.num_classes = 1000
   config.model_name = "bit_paper"
   config.model_init = "M-imagenet2012"  # M is pre-trained on ImageNet-21k.
@@ -98,7 +105,7 @@ def bit_paper(config: mlc.ConfigDict) -> None:
 
 
 def vit_i1k(config: mlc.ConfigDict) -> None:
-  """ViT of `vit_s16_i1k.py`."""
+  """Completes a config for the ViT of `vit_s16_i1k.py`."""
   config.num_classes = 1000
   config.model_name = "vit"
   config.model_init = ""
@@ -110,14 +117,14 @@ def vit_i1k(config: mlc.ConfigDict) -> None:
 
 
 def mlp_mixer_i1k(config: mlc.ConfigDict) -> None:
-  """MLP-Mixer."""
+  """Completes a config for MLP-Mixer."""
   vit_i1k(config)
   config.model_name = "mlp_mixer"
   config.model = dict(variant="L/16")
 
 
 def vit_i21k(config: mlc.ConfigDict) -> None:
-  """ViT of "How to train your ViT?", pre-trained on ImageNet-21k."""
+  """Completes a config for ViT of "How to train your ViT?", on ImageNet-21k."""
   config.num_classes = 21843
   config.model_name = "vit"
   config.model_init = ""
@@ -138,7 +145,7 @@ def _classification(name, split, pp_fn, loss_name="softmax_xent"):
 
 
 def _find(name):
-  """The function of this module that completes the config."""
+  """Finds the function of this module that completes the config."""
   known = {
     key: fn
     for key, fn in globals().items()

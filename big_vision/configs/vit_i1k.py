@@ -51,7 +51,7 @@ AUG_FOR_VARIANT = {
 
 
 def get_aug(aug: str, variant: str, aug_for_variant: dict[str, str]) -> str:
-  """The preset `aug`, or if it is empty the one that suits the variant.
+  """Returns the preset `aug`, or the one that suits the variant.
 
   Args:
     aug: name of a preset, may be empty or None.
@@ -63,7 +63,7 @@ def get_aug(aug: str, variant: str, aug_for_variant: dict[str, str]) -> str:
 
   Raises:
     KeyError: nothing is known to suit the variant.
-    ValueError: there is no such preset.
+    ValueError: the preset does not exist.
   """
   if not aug and variant not in aug_for_variant:
     raise KeyError(
@@ -78,7 +78,14 @@ def get_aug(aug: str, variant: str, aug_for_variant: dict[str, str]) -> str:
 
 
 def get_config(arg: str | None = None) -> mlc.ConfigDict:
-  """ViT on ImageNet-1k; args: variant, runlocal, aug, demo."""
+  """Returns the config.
+
+  Args:
+    arg: the keys `variant`, `runlocal`, `aug`, `demo`, see `parse_arg`.
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, variant="B/16", runlocal=False, aug="", demo=False)
   randaug, mixup_p = get_aug(arg.aug, arg.variant, AUG_FOR_VARIANT)
   config = mlc.ConfigDict()

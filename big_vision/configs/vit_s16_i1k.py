@@ -24,7 +24,14 @@ from big_vision.configs import demo
 
 
 def get_config(arg: str | None = None) -> mlc.ConfigDict:
-  """ViT-S/16, 90 epochs."""
+  """Returns the config.
+
+  Args:
+    arg: None or "demo".
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, demo=False)
   config = mlc.ConfigDict()
 

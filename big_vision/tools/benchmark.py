@@ -1,4 +1,4 @@
-"""Speed of a train step, the input pipeline and checkpoints on this machine.
+"""Measures the speed of training steps, input pipeline and checkpoints.
 
 python -m big_vision.tools.benchmark [--parts step,input,checkpoint]
     [--model vit --variant S/16 --res 224 --batch 8 --dtype float32]
@@ -60,13 +60,20 @@ PEAK_FLOPS = (
 
 
 class _Config(dict):
-  """The few keys of a trainer's config that are needed, without its package."""
+  """Holds the few keys of a trainer's config, without ml_collections."""
 
   __getattr__ = dict.__getitem__
 
 
 def peak_flops(device_kind: str) -> float | None:
-  """Peak bfloat16 FLOP/s of a device; None if it is not known."""
+  """Looks up the peak bfloat16 FLOP/s of a device.
+
+  Args:
+    device_kind: `device_kind` of a JAX device.
+
+  Returns:
+    FLOP/s; None if it is not known.
+  """
   for start, flops in PEAK_FLOPS:
     if device_kind.startswith(start):
       return flops
@@ -74,7 +81,7 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 class _Trainer:
-  """A training state on the devices, and the step that advances it."""
+  """Holds a training state on the devices and the step that advances it."""
 
   def __init__(self, recipe, tx, args):
     import jax
@@ -131,7 +138,14 @@ class _Trainer:
 
 
 def make_trainer(args: argparse.Namespace) -> tuple[Any, Any]:
-  """The model as the trainer runs it: `_Trainer`, with AdamW and clipping."""
+  """Makes the model with the trainer's update step, AdamW and clipping.
+
+  Args:
+    args: the arguments of the command line.
+
+  Returns:
+    (`_Trainer`, model).
+  """
   import jax.numpy as jnp
 
   from big_vision import lookup, losses
@@ -173,10 +187,10 @@ def make_trainer(args: argparse.Namespace) -> tuple[Any, Any]:
 def make_reference(
   model: Any, batch: dict[str, Any]
 ) -> tuple[Callable[[int], None], int]:
-  """A plain flax ViT and a plain step: what the framework is measured against.
+  """Makes a plain flax ViT and a plain step to compare with.
 
   Args:
-    model: the model of `make_trainer`, a ViT; gives the sizes.
+    model: the model of `make_trainer`, a ViT; determines the sizes.
     batch: dict with "image" [B, H, W, 3] and one-hot "labels" [B, C].
 
   Returns:
@@ -246,7 +260,14 @@ def make_reference(
 
 
 def benchmark_step(args: argparse.Namespace) -> dict[str, Any]:
-  """Times the train step; returns a dict of figures."""
+  """Times the training step.
+
+  Args:
+    args: the arguments of the command line.
+
+  Returns:
+    Dict of figures.
+  """
   import jax
 
   args.devices = args.devices or len(jax.devices())
@@ -290,7 +311,14 @@ def benchmark_step(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def benchmark_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
-  """Times saves of a training state; returns a dict of figures."""
+  """Times saves of a training state.
+
+  Args:
+    args: the arguments of the command line.
+
+  Returns:
+    Dict of figures.
+  """
   import jax
 
   from big_vision import checkpoints
@@ -320,7 +348,7 @@ def benchmark_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe_machine() -> dict[str, Any]:
-  """What figures depend on, as a dict."""
+  """Returns the facts about the machine that figures depend on."""
   machine = {
     "platform": f"{platform.system()} {platform.machine()}",
     "cpu_cores": num_cpus(),
@@ -336,7 +364,14 @@ def describe_machine() -> dict[str, Any]:
 
 
 def format_table(results: dict[str, Any]) -> str:
-  """Results as lines of text, one figure per line, units in the names."""
+  """Formats results as lines of text, one figure per line.
+
+  Args:
+    results: part -> dict of figures; their names contain the units.
+
+  Returns:
+    The text.
+  """
 
   def rows(tree, prefix=""):
     for key, value in tree.items():
@@ -358,7 +393,14 @@ def format_table(results: dict[str, Any]) -> str:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-  """The arguments; see the top of the file."""
+  """Parses the command line; see the top of the file.
+
+  Args:
+    argv: arguments; None takes those of the process.
+
+  Returns:
+    Namespace.
+  """
   parser = argparse.ArgumentParser(
     prog="python -m big_vision.tools.benchmark",
     description=__doc__,
@@ -391,7 +433,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _input_part(name):
-  """A part that needs TensorFlow, imported when it runs."""
+  """Makes a part that needs TensorFlow, which is imported when it runs."""
 
   def run(args):
     from big_vision.tools import benchmark_input
@@ -410,7 +452,14 @@ _BENCHMARKS = {
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-  """Runs the parts, prints a table; returns the figures as a dict."""
+  """Runs the parts and prints a table.
+
+  Args:
+    argv: arguments; None takes those of the process.
+
+  Returns:
+    Dict of part -> figures.
+  """
   args = parse_args(argv)
   results = {"machine": {}}
   for part in args.parts:

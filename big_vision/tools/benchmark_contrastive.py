@@ -1,11 +1,11 @@
-"""Contrastive losses in a ring of devices against the matrix of all pairs.
+"""Compares contrastive losses in a ring with the matrix of all pairs.
 
   XLA_FLAGS=--xla_force_host_platform_device_count=8 \
     python -m big_vision.tools.benchmark_contrastive --batch 4096,32768
 
-Loss and gradient with respect to the embeddings: temporary memory of one device,
-as XLA plans it, and seconds. Results go to stdout as a table, with `--json` to a
-file.
+It measures loss and gradient with respect to the embeddings: temporary memory of
+one device, as XLA plans it, and seconds. Results go to stdout as a table, with
+`--json` also to a file.
 """
 
 import argparse
@@ -43,7 +43,7 @@ PLAIN = {"sigmoid": plain_sigmoid, "softmax": plain_softmax}
 def measure(
   kind: str, form: str, batch: int, dim: int, chunk: int, max_seconds_batch: int
 ) -> dict[str, Any]:
-  """One row of the table.
+  """Measures one row of the table.
 
   Args:
     kind: "sigmoid" or "softmax".
@@ -51,7 +51,7 @@ def measure(
     batch: pairs in all.
     dim: of the embeddings.
     chunk: columns at a time in the ring.
-    max_seconds_batch: larger batches are compiled but not run.
+    max_seconds_batch: larger batches are only compiled.
 
   Returns:
     dict of `loss`, `form`, `batch`, `mib` per device and `seconds` (or None).

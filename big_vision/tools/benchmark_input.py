@@ -1,4 +1,4 @@
-"""The parts of `benchmark` about data: preprocessing and kinds of files."""
+"""Measures preprocessing and kinds of files, as parts of `benchmark`."""
 
 import argparse
 import importlib
@@ -15,12 +15,12 @@ from big_vision.tools.measure import num_cpus, peak_memory, timed_rounds
 
 
 def make_jpegs(num: int, height: int = 375, width: int = 500) -> list[bytes]:
-  """Synthetic photographs: noise of all scales, about 110 kB each as JPEG.
+  """Makes synthetic photographs: noise of all scales, JPEGs of about 110 kB.
 
   Args:
     num: number of images.
-    height: pixels.
-    width: pixels.
+    height: in pixels.
+    width: in pixels.
 
   Returns:
     List of bytes.
@@ -41,7 +41,14 @@ def make_jpegs(num: int, height: int = 375, width: int = 500) -> list[bytes]:
 
 
 def benchmark_input(args: argparse.Namespace) -> dict[str, Any]:
-  """Times the training input pipeline; returns a dict of figures."""
+  """Times the training input pipeline.
+
+  Args:
+    args: the arguments of the command line.
+
+  Returns:
+    Dict of figures.
+  """
   from big_vision import input_pipeline
   from big_vision.pp import builder
   from big_vision.tf import tf
@@ -82,12 +89,12 @@ def import_ops() -> None:
     importlib.import_module(f"big_vision.pp.{ops}")
 
 
-# What is compared by the part `source`: `data.random_access`, `memory_gb` as a
-# multiple of the dataset's size, what the files are converted to.
+# The part `source` compares these values of `data.random_access`, of `memory_gb` as
+# a multiple of the size of the dataset, and of the format to convert files to.
 _SOURCES = {
   # As much memory as the config asks for.
   "tfrecord_all_in_memory": (False, 2, None),
-  # What becomes of it if less than that is allowed.
+  # The same with less memory.
   "tfrecord_limited": (False, 1 / 8, None),
   "tfrecord_index": (None, 1 / 8, "index"),
   "array_record": (None, 1 / 8, "array_record"),
@@ -95,11 +102,17 @@ _SOURCES = {
 
 
 def benchmark_source(args: argparse.Namespace) -> dict[str, Any]:
-  """Trains nothing, but reads as the ImageNet configs do; a dict of figures.
+  """Times kinds of files, read as the ImageNet configs read them.
 
   Writes a dataset of JPEGs in TFRecord files, then reads it with `cache_raw`
-  and a shuffle buffer of 250,000, by each way that there is; in a process of
-  its own each, since memory is what is measured.
+  and a shuffle buffer of 250,000 in several ways. Each has its own process, so
+  that its memory can be measured.
+
+  Args:
+    args: the arguments of the command line.
+
+  Returns:
+    Dict of figures.
   """
   results = {"examples": args.examples}
   context = multiprocessing.get_context("spawn")
@@ -131,7 +144,16 @@ def benchmark_source(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_dataset(folder: str, num_examples: int, num_classes: int) -> int:
-  """Writes a TFDS dataset `jpegs` in TFRecord files; returns its bytes."""
+  """Writes a TFDS dataset `jpegs` in TFRecord files.
+
+  Args:
+    folder: TFDS folder.
+    num_examples: number of examples.
+    num_classes: number of classes of labels.
+
+  Returns:
+    Size of the dataset in bytes.
+  """
   import tensorflow_datasets as tfds
 
   from big_vision.datasets import embedded
@@ -164,7 +186,7 @@ def write_dataset(folder: str, num_examples: int, num_classes: int) -> int:
 
 
 def _read_source(config, num_batches):
-  """One epoch, then a restart in the middle of the third; in a new process."""
+  """Reads an epoch, then restarts in the middle of the third one."""
   os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
   from big_vision import input_pipeline
 
@@ -177,7 +199,7 @@ def _read_source(config, num_batches):
     next(batches)
     return batches, time.perf_counter() - start
 
-  first_batch()  # Whatever is done once.
+  first_batch()  # Work that happens only once.
   before = peak_memory()["host_bytes"]
   batches, to_start = first_batch()
   start, cpu_start = time.perf_counter(), time.process_time()

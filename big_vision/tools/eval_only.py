@@ -3,7 +3,7 @@
   python -m big_vision.tools.eval_only --config CONFIG --workdir DIR
 
 Keys of the config: `model_name`, `model`, `num_classes`, `model_init` (a
-checkpoint; without it the random initialisation is evaluated), `model_load`,
+checkpoint; without it the random initialization is evaluated), `model_load`,
 `evals`; `init_shapes` and `init_types` of the model's inputs, by default one
 float32 [1, 224, 224, 3]; `eval_repeats` (1), which becomes the metrics' step;
 `mesh`, `sharding_rules`, `sharding_strategy`, `loss` and `pp_modules` as for
@@ -43,15 +43,15 @@ INPUTS = ("image", "labels")
 
 
 def make_predict_fns(config: ConfigLike, model: Any) -> dict[str, Any]:
-  """What evaluators may call.
+  """Makes the functions that evaluators may call.
 
   Args:
     config: ConfigDict; reads `loss` and the number of `init_shapes`.
     model: linen module.
 
   Returns:
-    Dict: `predict` (what the model returns; or with `outputs`, names in its
-    `out`, a tuple of these), `loss` ({"loss": [B]}), both
+    Dict: `predict` (the result of the model; with `outputs`, names in its `out`,
+    a tuple of these), `loss` ({"loss": [B]}), both
     `(train_state, batch, **kw)`; `model`, the module itself.
   """
   inputs = INPUTS[: len(config.get("init_shapes", [()]))]
@@ -75,7 +75,7 @@ def make_predict_fns(config: ConfigLike, model: Any) -> dict[str, Any]:
 def make_params(
   config: ConfigLike, module: ModuleType, model: nn.Module
 ) -> Params:
-  """Parameters on the CPU: initialised, then loaded from `model_init`.
+  """Makes parameters on the CPU: initialized, then loaded from `model_init`.
 
   Args:
     config: ConfigDict of the run.
@@ -118,11 +118,12 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
     output_dir: folder for the metrics; None writes nothing.
 
   Raises:
-    ValueError: the config is wrong; raised before the model is loaded.
+    ValueError: the config is wrong. It is checked before the model is loaded.
   """
-  assert not (config.get("model") or {}).get("reinit"), (
-    "config.model.reinit is for training, it has no effect here."
-  )
+  if (config.get("model") or {}).get("reinit"):
+    raise lookup.ConfigError(
+      "config.model.reinit is for training, it has no effect here."
+    )
   mesh = devices.create_device_mesh(
     config.get("mesh", [("data", jax.device_count())]),
     allow_split_physical_axes=config.get(
@@ -179,7 +180,7 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
 
 
 def _measure(config, writer, name, evaluator, prefix, state):
-  """Runs one evaluator and writes what it yields."""
+  """Runs one evaluator and writes its metrics."""
   console.note(f"{name} evaluation...")
   skip = name in config.get("no_profile", [])
   with (
@@ -192,7 +193,11 @@ def _measure(config, writer, name, evaluator, prefix, state):
 
 
 def main(argv: Any) -> None:
-  """Evaluates what the flags of `training/cli.py` ask for."""
+  """Evaluates the config of the flags of `training/cli.py`.
+
+  Args:
+    argv: not used.
+  """
   del argv
   args = flags.FLAGS
   if args.config is None:

@@ -1,4 +1,4 @@
-"""Time and memory of this process. Needs neither jax nor TensorFlow."""
+"""Measures time and memory of this process, without jax and TensorFlow."""
 
 import os
 import resource
@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 
 
 def num_cpus() -> int:
-  """Number of CPU cores this process may use."""
+  """Returns the number of CPU cores that this process may use."""
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
-  return os.cpu_count()
+  return os.cpu_count() or 1
 
 
 def peak_memory() -> dict[str, int]:
-  """Peak memory so far, in bytes: of the process and of the first device."""
+  """Returns the peak memory of the process and the first device in bytes."""
   rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   memory = {"host_bytes": rss * (1 if sys.platform == "darwin" else 1024)}
   if "jax" in sys.modules:
@@ -29,12 +29,12 @@ def peak_memory() -> dict[str, int]:
 def timed_rounds(
   fns: Mapping[str, Callable[[int], object]], steps: int, rounds: int
 ) -> dict[str, dict[str, float]]:
-  """Seconds per step of functions, run in turns so that noise hits them alike.
+  """Times functions in turns, so that noise of the machine hits all of them.
 
   Args:
     fns: dict of name -> function; `fn(steps)` runs them and waits for the end.
     steps: steps per round.
-    rounds: int.
+    rounds: number of rounds.
 
   Returns:
     dict of name -> {"median": seconds, "best": seconds}, over the rounds.

@@ -1,4 +1,4 @@
-"""Curves of one or several runs as one HTML page that needs no network.
+"""Plots curves of runs on an HTML page that does not need a network.
 
 python -m big_vision.tools.plot WORKDIR... [--out FILE] [--png FILE]
 
@@ -28,8 +28,8 @@ from big_vision.tools import plot_sweeps
 METRICS_FILE = "big_vision_metrics.txt"
 INITIAL_FILE = "big_vision_initial_metrics.txt"  # Before the first step.
 
-# Title of a group on the page, and which metrics it has: the first that
-# matches. What matches none comes below, folded, by the part before a "/".
+# Title of a group on the page, and the pattern of its metrics; the first match
+# counts. The other metrics come below, folded, by the part before a "/".
 GROUPS = (
   ("Loss", r"^training_loss$|(^|/)(\w+_)?loss(_\w+)?$"),
   ("Learning rate", r"^global_schedule\d*$|(^|/)lr$"),
@@ -41,7 +41,7 @@ MAX_PNG_CURVES = 8  # Per panel; more cannot be told apart.
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One run: its name on the page, curves and config.
+  """Holds the name, the curves and the config of a run.
 
   Attributes:
     name: str, unique on the page.
@@ -55,11 +55,18 @@ class Run:
 
   @functools.cached_property
   def sweeps(self) -> dict[str, dict[str, Any]]:
-    """Label of an axis -> dict of curve -> (x, y), see `plot_sweeps`."""
+    """Maps the label of an axis -> dict of curve -> (x, y), see `plot_sweeps`."""
     return plot_sweeps.sweeps(self.series, self.config)
 
   def curves(self, label: str) -> dict[str, Any]:
-    """Name -> (x, y) of the curves over what a label says, such as "step"."""
+    """Returns the curves over an axis.
+
+    Args:
+      label: "step", or a key of `sweeps`.
+
+    Returns:
+      Dict of name -> (x, y).
+    """
     return self.series if label == "step" else self.sweeps.get(label, {})
 
 
@@ -99,7 +106,7 @@ def read_metrics(path: str) -> tuple[dict[str, Any], int]:
 
 
 def _parse(line):
-  """The record of a line; None if it is not one."""
+  """Parses the record of a line; None if it is not a record."""
   try:
     record = json.loads(line)  # Knows NaN and Infinity.
   except ValueError:
@@ -108,7 +115,15 @@ def _parse(line):
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-  """Nested dicts as one dict with keys like "input.batch_size"."""
+  """Flattens nested dicts to one dict with keys like "input.batch_size".
+
+  Args:
+    tree: nested dicts.
+    prefix: beginning of all keys.
+
+  Returns:
+    Dict of key -> value.
+  """
   if not isinstance(tree, dict) or not tree:
     return {prefix[:-1]: tree}
   flat = {}
@@ -149,7 +164,7 @@ def read_runs(workdirs: Sequence[str]) -> list[Run]:
     if fs.exists(initial_file):
       initial, _ = read_metrics(initial_file)
       for metric, (steps, values) in series.items():
-        # What is measured once, before training, is no curve.
+        # A value measured only once, before training, does not make a curve.
         before = initial.get(metric, ([], []))
         series[metric] = (before[0] + steps, before[1] + values)
     if torn:
@@ -163,7 +178,14 @@ def read_runs(workdirs: Sequence[str]) -> list[Run]:
 
 
 def short_names(folders: Sequence[str]) -> list[str]:
-  """The shortest ends of paths that tell them apart; equal ones get #2, #3."""
+  """Shortens paths to their ends, as far as these differ.
+
+  Args:
+    folders: the paths.
+
+  Returns:
+    Names in the same order; equal paths get #2, #3.
+  """
   parts = [os.path.abspath(f).split(os.sep) for f in folders]
   different = len({tuple(p) for p in parts})
   for n in range(1, max(map(len, parts)) + 1):
@@ -180,7 +202,7 @@ def group_metrics(names: Iterable[str]) -> list[tuple[str, list[str], bool]]:
   """Sorts metric names into groups.
 
   Args:
-    names: iterable of str.
+    names: names of metrics.
 
   Returns:
     List of (title, list of names, whether it is shown unfolded).
@@ -201,7 +223,7 @@ def group_metrics(names: Iterable[str]) -> list[tuple[str, list[str], bool]]:
 
 
 def group_sweeps(runs: Sequence[Run]) -> list[tuple[str, list[str], bool, str]]:
-  """Groups of curves over something else than steps: accuracies, then the rest.
+  """Groups curves over other axes than steps: accuracies, then the rest.
 
   Args:
     runs: list of `Run`.
@@ -226,10 +248,13 @@ def group_sweeps(runs: Sequence[Run]) -> list[tuple[str, list[str], bool, str]]:
 
 
 def make_page(runs: Sequence[Run]) -> str:
-  """The HTML page as a str.
+  """Makes the HTML page.
 
   Args:
     runs: list of `Run`.
+
+  Returns:
+    The HTML.
   """
   names = {name for run in runs for name in run.series}
   groups = group_metrics(names)
@@ -257,7 +282,7 @@ def make_page(runs: Sequence[Run]) -> str:
 
 
 def _finite(curves):
-  """NaN and Infinity are not JSON; the page shows gaps for these strings."""
+  """Replaces NaN and Infinity by strings, for which the page shows gaps."""
   return {
     name: [xs, [v if math.isfinite(v) else str(v) for v in values]]
     for name, (xs, values) in curves.items()
@@ -282,7 +307,7 @@ def _table(head, rows):
 
 
 def _config_table(runs):
-  """The keys that differ, or the whole config of a single run (folded)."""
+  """Makes a table of keys that differ; of a single run, of all keys (folded)."""
   if not any(run.config for run in runs):
     return "<p>No config.json found.</p>"
   missing = "–"
@@ -354,7 +379,14 @@ def save_png(runs: Sequence[Run], path: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Writes the page; returns the exit status."""
+  """Writes the page.
+
+  Args:
+    argv: arguments; None takes those of the process.
+
+  Returns:
+    Exit status.
+  """
   parser = argparse.ArgumentParser(
     prog="python -m big_vision.tools.plot",
     description="Curves of runs as one self-contained HTML page.",

@@ -24,7 +24,14 @@ _REQUIRED = string.ascii_letters + string.digits + string.punctuation
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Writes the model; returns the exit status."""
+  """Writes the model.
+
+  Args:
+    argv: arguments; None takes those of the process.
+
+  Returns:
+    Exit status.
+  """
   parser = argparse.ArgumentParser(
     prog="python -m big_vision.tools.train_tokenizer",
     description="Trains a sentencepiece vocabulary.",
@@ -73,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def dataset_texts(
   name: str, split: str, features: Sequence[str], data_dir: str | None = None
 ) -> Iterator[str]:
-  """Texts of a TFDS dataset, in the order of its files.
+  """Yields the texts of a TFDS dataset, in the order of its files.
 
   Args:
     name: a prepared or an embedded dataset.
@@ -82,10 +89,11 @@ def dataset_texts(
     data_dir: TFDS folder.
 
   Yields:
-    str.
+    The texts.
 
   Raises:
-    ValueError: no such dataset, split or feature, or it is no text.
+    ValueError: the dataset, split or feature does not exist, or the feature is
+      not a text.
   """
   import tensorflow_datasets as tfds
 
@@ -131,11 +139,11 @@ def train(
   type: str = "unigram",
   normalization: str = "identity",
 ) -> bytes:
-  """A sentencepiece model.
+  """Trains a sentencepiece model.
 
   Args:
     texts: iterable of str.
-    vocab_size: at most so many pieces; fewer if the texts give no more.
+    vocab_size: largest number of pieces; the texts may give fewer.
     type: "unigram" or "bpe".
     normalization: name of a rule of sentencepiece.
 
@@ -175,7 +183,7 @@ def train(
 
 
 def _leaves(features, path=()):
-  """(path, feature) of all that are no dicts; lists count as what they hold."""
+  """Yields (path, feature) of all leaves; a list counts as its elements."""
   inner = getattr(features, "feature", features)  # Of a sequence.
   if hasattr(inner, "items"):
     for key, value in inner.items():

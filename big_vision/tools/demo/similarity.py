@@ -1,7 +1,7 @@
-"""What the demo computes: similarities of an image and prompts, and a cache.
+"""Computes the similarities of an image and prompts for the demo.
 
-The model is passed in (`big_vision.embedder.Embedder` or what has its methods),
-so that this file needs neither jax nor TensorFlow. Letters of shapes:
+The model is passed in (`big_vision.embedder.Embedder` or an object with its
+methods), so that this file needs neither jax nor TensorFlow. Letters of shapes:
 E embedding, M prompts.
 """
 
@@ -30,7 +30,7 @@ PROMPTS = (
 
 
 class RequestError(Exception):
-  """Something wrong with a request: HTTP status and one sentence."""
+  """A request is wrong; has an HTTP status and one sentence."""
 
   def __init__(self, status: int, message: str) -> None:
     super().__init__(message)
@@ -39,12 +39,12 @@ class RequestError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """An image to click on.
+  """Holds an image to click on.
 
   Attributes:
-    data: bytes, the image file.
-    content_type: str, such as "image/png".
-    title: str, what it shows or its name.
+    data: the image file.
+    content_type: such as "image/png".
+    title: caption or file name.
   """
 
   data: bytes
@@ -53,19 +53,32 @@ class Example:
 
 
 class Cache:
-  """The values of the `size` keys that were used last."""
+  """Keeps the values of the `size` keys that were used last."""
 
   def __init__(self, size: int) -> None:
     self._size = size
     self._values = collections.OrderedDict()
 
   def get(self, key: Hashable) -> Any:
-    """The value of a key, or None."""
+    """Returns the value of a key, or None.
+
+    Args:
+      key: any hashable value.
+
+    Returns:
+      The value.
+    """
     if key in self._values:
       self._values.move_to_end(key)
     return self._values.get(key)
 
   def put(self, key: Hashable, value: Any) -> None:
+    """Stores a value and forgets the one that was used the longest time ago.
+
+    Args:
+      key: any hashable value.
+      value: the value.
+    """
     self._values[key] = value
     self._values.move_to_end(key)
     if len(self._values) > self._size:
@@ -73,12 +86,12 @@ class Cache:
 
 
 class Demo:
-  """A model, example images and the embeddings computed so far.
+  """Holds a model, example images and the embeddings computed so far.
 
   Args:
     embedder: `Embedder`.
     examples: list of `Example`.
-    prompts: list of str that the page starts with.
+    prompts: first prompts of the page.
   """
 
   def __init__(
@@ -95,7 +108,7 @@ class Demo:
     self._texts = Cache(CACHED_TEXTS)
 
   def model(self) -> dict[str, Any]:
-    """What the page has to know."""
+    """Returns the facts about the model that the page shows."""
     return {
       "name": self.embedder.name,
       "loss_fn": self.embedder.loss_fn,
@@ -116,8 +129,8 @@ class Demo:
       which stands for the image in later requests.
 
     Raises:
-      RequestError: 400 if the request is wrong, 404 if there is no such
-        example, 410 if the image of the hash must be sent again, 413 if it is
+      RequestError: 400 if the request is wrong, 404 if the example does not
+        exist, 410 if the image of the hash must be sent again, 413 if it is
         too large, 500 if the model gives no finite numbers.
     """
     if not isinstance(request, dict):
@@ -139,7 +152,17 @@ class Demo:
     }
 
   def example(self, number: Any) -> Example:
-    """The `Example` of a number; RequestError 404 if there is none."""
+    """Returns an example.
+
+    Args:
+      number: index of the example.
+
+    Returns:
+      The `Example`.
+
+    Raises:
+      RequestError: 404 if it does not exist.
+    """
     # True is an int, and -1 would be the last one.
     if type(number) is int and 0 <= number < len(self.examples):
       return self.examples[number]
@@ -148,7 +171,7 @@ class Demo:
     )
 
   def _image(self, request):
-    """(bytes, or None if only the hash is known; hash)."""
+    """Returns (bytes, or None if only the hash is known; hash)."""
     given = [k for k in ("image", "example", "hash") if k in request]
     if len(given) != 1:
       raise RequestError(
@@ -198,7 +221,7 @@ def _checked_prompts(prompts):
     )
   for i, text in enumerate(prompts, 1):
     if not isinstance(text, str) or not text.strip():
-      raise RequestError(400, f"Prompt {i} is no text.")
+      raise RequestError(400, f"Prompt {i} is not a text.")
     if len(text) > MAX_PROMPT_CHARS:
       raise RequestError(
         400,
@@ -208,12 +231,19 @@ def _checked_prompts(prompts):
     try:
       text.encode()
     except UnicodeEncodeError:  # Half of a pair, such as "\ud800".
-      raise RequestError(400, f"Prompt {i} is no valid Unicode.") from None
+      raise RequestError(400, f"Prompt {i} is not valid Unicode.") from None
   return prompts
 
 
 def too_large(num_bytes: float) -> str:
-  """The sentence about an image of so many bytes."""
+  """Makes the sentence about an image that is too large.
+
+  Args:
+    num_bytes: size of the image.
+
+  Returns:
+    The sentence.
+  """
   return (
     f"The image is too large: {num_bytes / 1e6:.1f} MB, at most "
     f"{MAX_IMAGE_BYTES / 1e6:.0f} MB can be."

@@ -54,5 +54,12 @@ DATA = dict(
 
 
 def get_config(arg: str | None = None) -> mlc.ConfigDict:
-  """Distillation on Food or SUN; args: data, variant, crop, runlocal, demo."""
+  """Returns the config.
+
+  Args:
+    arg: the keys `data`, `variant`, `crop`, `runlocal`, `demo`.
+
+  Returns:
+    ConfigDict.
+  """
   return common.bigsweep(arg, DATA, log_training_steps=50)

@@ -27,7 +27,14 @@ PP_EVAL = "decode|resize_small(256)|central_crop(224)|value_range(-1, 1)"
 
 
 def get_config(arg: str | None = None) -> mlc.ConfigDict:
-  """Distillation on ImageNet-1k; args: runlocal, demo."""
+  """Returns the config.
+
+  Args:
+    arg: the keys `runlocal`, `demo`.
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, runlocal=False, demo=False)
   config = mlc.ConfigDict()
 

@@ -1,4 +1,4 @@
-"""What the configs of FlexiViT share: patch sizes, data to evaluate on.
+"""Parts that configs of FlexiViT share: patch sizes, data to evaluate on.
 
 https://arxiv.org/abs/2212.08013
 """
@@ -42,32 +42,54 @@ DISTANCES = (
 
 
 def seqhw(arg: mlc.ConfigDict) -> dict[str, Any]:
-  """`config.flexi`: all sizes alike."""
+  """Makes `config.flexi`, in which all sizes have the same probability.
+
+  Args:
+    arg: parsed arguments of the config; reads `demo`.
+
+  Returns:
+    Value of `config.flexi`.
+  """
   sizes = DEMO_SEQHW if arg.demo else SEQHW
   return dict(seqhw=dict(v=sizes, p=(1,) * len(sizes)))
 
 
 def resize_for(res: int) -> int:
-  """Pixels to resize to before a central crop of `res` pixels."""
+  """Computes the size before a central crop.
+
+  Args:
+    res: side of the crop in pixels.
+
+  Returns:
+    Side of the image in pixels.
+  """
   return res // 7 * 8
 
 
 def local_split(split: str, runlocal: bool) -> str:
-  """16 examples of a split if `runlocal`."""
+  """Shortens a split for a test run.
+
+  Args:
+    split: TFDS split.
+    runlocal: whether to shorten it.
+
+  Returns:
+    A split of 16 examples, or `split`.
+  """
   return f"{split.split('[')[0]}[:16]" if runlocal else split
 
 
 def i21k_evals(
   pp_i21k: str, pp_i1k: str, runlocal: bool, prefix_i1k: str = "i1k_", **kw: Any
 ) -> dict[str, Any]:
-  """Evaluators of a classifier of ImageNet-21k, on it and on ImageNet-1k.
+  """Makes evaluators of an ImageNet-21k classifier, also on ImageNet-1k.
 
   Args:
     pp_i21k: preprocessing of ImageNet-21k.
     pp_i1k: preprocessing of ImageNet-1k with `{label}`, the key of the label.
     runlocal: whether to use 16 images.
-    prefix_i1k: before the names of those on ImageNet-1k.
-    **kw: settings of all.
+    prefix_i1k: prefix of the names of evaluators on ImageNet-1k.
+    **kw: settings that all share.
 
   Returns:
     dict of name -> evaluator.
@@ -96,7 +118,16 @@ def i21k_evals(
 def finish(
   config: mlc.ConfigDict, arg: mlc.ConfigDict, **changes: Any
 ) -> mlc.ConfigDict:
-  """Keeps the arguments at the top level; applies `demo`."""
+  """Writes the arguments to the top level and applies `demo`.
+
+  Args:
+    config: the complete config, changed in place.
+    arg: parsed arguments.
+    **changes: for `demo.apply`.
+
+  Returns:
+    `config`.
+  """
   config.runlocal, config.res = arg.runlocal, arg.res
   if arg.demo:
     demo.apply(config, size=DEMO_RES, res=DEMO_RES, **changes)
@@ -107,13 +138,13 @@ def finish(
 def _drop_repetitions(evals):
   """Keeps one evaluator of a kind and model for each split of the data.
 
-  All datasets are the same one in `demo`, and evaluation at many sizes is what
-  takes time there.
+  All datasets are the same in `demo`, and evaluation at many sizes takes most of
+  the time there.
   """
-  seen = set()
+  found = set()
   # The usual ones first.
   for name, cfg in sorted(evals.items(), key=lambda kv: "val" not in kv[0]):
     key = cfg.type, cfg.data.split.split("[")[0], cfg.pred
-    if key in seen:
+    if key in found:
       del evals[name]
-    seen.add(key)
+    found.add(key)

@@ -28,7 +28,14 @@ KEEP = '|keep("image", "prof", "labels")'
 
 
 def get_config(arg: str | None = None) -> mlc.ConfigDict:
-  """FlexiViT by distillation; args: runlocal, res, dist_data, demo."""
+  """Returns the config.
+
+  Args:
+    arg: the keys `runlocal`, `res`, `dist_data`, `demo`.
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(
     arg, runlocal=False, res=240, dist_data="imagenet2012", demo=False
   )

@@ -27,7 +27,14 @@ from big_vision.configs.proj.flexivit import common
 
 
 def get_config(arg: str | None = None) -> mlc.ConfigDict:
-  """FlexiViT on ImageNet-21k; args: runlocal, res, demo."""
+  """Returns the config.
+
+  Args:
+    arg: the keys `runlocal`, `res`, `demo`.
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, runlocal=False, res=240, demo=False)
   config = mlc.ConfigDict()
 
