@@ -1,6 +1,5 @@
 """Trees of arrays in npz files: flat names, "/" between the parts."""
 
-import difflib
 import io
 import os
 import zipfile
@@ -9,7 +8,7 @@ from collections import Counter
 import jax
 import numpy as np
 
-from big_vision import fs, trees
+from big_vision import fs, lookup, trees
 
 
 def named_leaves(tree):
@@ -130,18 +129,8 @@ def check_present(names, stored, path):
   if missing:
     shown = ", ".join(map(repr, missing[:5]))
     more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-    raise ValueError(
-      f"Checkpoint {path!r} lacks {shown}{more}{near(missing[0], stored)}"
-    )
-
-
-def near(name, stored):
-  """End of a message: the stored names most like `name`."""
-  near = difflib.get_close_matches(name, stored, n=3)
-  if near:
-    return f". It has {', '.join(map(repr, near))}."
-  shown = ", ".join(map(repr, sorted(stored)[:5]))
-  return f". Its {len(stored)} leaves are {shown}, …"
+    hint = lookup.did_you_mean(missing[0], stored)
+    raise ValueError(f"Checkpoint {path!r} lacks {shown}{more}{hint}")
 
 
 def check_shapes(leaves, stored, path):

@@ -21,7 +21,7 @@ import shutil
 import jax
 from absl import logging
 
-from big_vision import checkpoint_io, checkpoint_npz, fs, trees
+from big_vision import checkpoint_io, checkpoint_npz, fs, lookup, trees
 from big_vision.checkpoint_io import CheckpointManager
 from big_vision.checkpoint_npz import (
   load_checkpoint,
@@ -166,7 +166,7 @@ def tsload(path, *, tree=None, shardings=None, regex=None):
     if not names:
       raise ValueError(
         f"No leaf of checkpoint {path!r} matches {regex!r}"
-        f"{checkpoint_npz.near(regex, stored)}"
+        f"{lookup.did_you_mean(regex, stored)}"
         if stored
         else f"There are no leaves in folder {path!r}."
       )

@@ -8,7 +8,6 @@ A config names a loss by its function, `config.loss = "softmax_xent"`; see
 """
 
 import functools
-import importlib
 import inspect
 
 import jax
@@ -45,24 +44,10 @@ def get(name, key="loss"):
   }
   if name in known:
     return known[name]
-  fn = _import_function(name) if isinstance(name, str) else None
-  if fn is None:
+  fn = lookup.attribute(str(name))
+  if not callable(fn):
     raise lookup.unknown("loss", name, known, key)
   return fn
-
-
-def _import_function(path):
-  """The callable at "module:fn" or "module.fn"; None if there is none."""
-  module, _, attr = path.rpartition(":" if ":" in path else ".")
-  if not module or not attr or module.startswith("."):
-    return None
-  try:
-    fn = getattr(importlib.import_module(module), attr, None)
-  except ModuleNotFoundError as e:
-    if e.name and (module == e.name or module.startswith(e.name + ".")):
-      return None
-    raise  # The user's module exists, but something that it imports does not.
-  return fn if callable(fn) else None
 
 
 def onehot(labels, num_classes, on_value=1.0, off_value=0.0):

@@ -11,7 +11,6 @@ decoupled from the optimizer and from the learning rate. Parameters whose
 schedule is None are frozen.
 """
 
-import importlib
 import inspect
 import operator
 import types
@@ -217,26 +216,13 @@ def _find_optimizer(name):
   for part in str(name).split("."):
     found = getattr(found, part, None)
   if found is None:  # A function in a user's own module.
-    path, _, attribute = str(name).rpartition(".")
-    found = getattr(_import(path), attribute, None)
+    found = lookup.attribute(str(name))
   if not callable(found):
     known = [n for n in dir(optax) if n.startswith("scale_by_")]
     raise lookup.unknown(
       "optimizer", name, [*_OPTIMIZERS, *known, "identity"], "optax_name"
     )
   return found
-
-
-def _import(path):
-  """The module, or None if there is none of that name."""
-  if not path:
-    return None
-  try:
-    return importlib.import_module(path)
-  except ModuleNotFoundError as e:
-    if e.name and (path == e.name or path.startswith(e.name + ".")):
-      return None
-    raise  # It exists but needs something that is missing.
 
 
 def _make_mask_trees(params, patterns_values, log):

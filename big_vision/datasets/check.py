@@ -1,6 +1,5 @@
 """What can be said about `config.input` before any example is read."""
 
-import difflib
 import inspect
 
 import jax
@@ -52,14 +51,18 @@ def validate(input_config, key="input", process_count=None, device_count=None):
     jax.device_count() if device_count is None else device_count,
   )
   if is_single(config):
-    _check_keys(config, (*_DATASET_KEYS, *_BATCH_KEYS), key)
+    keys = (*_DATASET_KEYS, *_BATCH_KEYS)
+    lookup.check_keys(config, keys, key, only_near=True)
     _check_dataset(config, key)
     return
   assert_per_dataset(config, key)
   weights = mixture_weights(config, key)
-  _check_keys(config, (*_MIXTURE_KEYS, *config.data), key)
+  keys = (*_MIXTURE_KEYS, *config.data)
+  lookup.check_keys(config, keys, key, only_near=True)
   for name in weights:
-    _check_keys(config[name], _DATASET_KEYS, f"{key}.{name}")
+    lookup.check_keys(
+      config[name], _DATASET_KEYS, f"{key}.{name}", only_near=True
+    )
     _check_dataset(config[name], f"{key}.{name}")
 
 
@@ -127,17 +130,6 @@ def _check_batch_size(batch_size, key, process_count, device_count):
       raise ValueError(
         f"{key}={batch_size} must be divisible by the number of {what}, {n}: "
         f"set it to {max(1, round(batch_size / n)) * n}."
-      )
-
-
-def _check_keys(config, known, key):
-  """Near misses of known keys are mistakes; other keys may be anyone's."""
-  for k in config:
-    near = difflib.get_close_matches(k, known, n=1, cutoff=0.8)
-    if k not in known and near:
-      raise ValueError(
-        f"config.{key}.{k} is not a key of the input pipeline. Did you mean "
-        f"{near[0]!r}?"
       )
 
 

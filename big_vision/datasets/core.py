@@ -43,7 +43,12 @@ def source_class(name, key="input.data.name"):
   """
   if name.startswith("bv:"):
     module = lookup.module(
-      "datasets", name.removeprefix("bv:"), kind="dataset", key=key
+      "datasets",
+      name.removeprefix("bv:"),
+      kind="dataset",
+      key=key,
+      needs="DataSource",
+      but=("core",),
     )
     return module.DataSource
   from big_vision.datasets import tfds  # Slow to import.

@@ -91,9 +91,7 @@ def _validate_pp(where: str, cfg: dict[str, Any]) -> None:
       raise ValueError(f"{where}.{key}: {_text(e)}") from e
 
 
-def _validate_data(
-  where: str, module: ModuleType, cfg: dict[str, Any]
-) -> None:
+def _validate_data(where: str, module: ModuleType, cfg: dict[str, Any]) -> None:
   """Raises ValueError if a dataset or a split does not exist or is empty."""
   data_sources: Callable = getattr(module, "data_sources", _data_sources)
   try:

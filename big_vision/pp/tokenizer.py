@@ -10,7 +10,6 @@ The package has the tokenizers
 """
 
 import functools
-import importlib
 from typing import Protocol
 
 import numpy as np
@@ -198,14 +197,9 @@ def _import_home(name):
   home = registry.homes("tokenizers").get(name, name)
   module = f"big_vision.pp.{home}"
   for path in (module, name):
-    try:
-      logging.info("Importing %s for the tokenizer %r", path, name)
-      importlib.import_module(path)
+    logging.info("Importing %s for the tokenizer %r", path, name)
+    if lookup.import_if_exists(path):
       return
-    except ModuleNotFoundError as e:
-      # Otherwise the module exists, but needs something that is missing.
-      if not (e.name and f"{path}.".startswith(f"{e.name}.")):
-        raise
 
 
 def _known():

@@ -30,8 +30,8 @@ from big_vision import (
   workdir,
 )
 from big_vision.chrono import chrono
-from big_vision.evaluators import validate as eval_validate
 from big_vision.evaluators import common as eval_common
+from big_vision.evaluators import validate as eval_validate
 from big_vision.training import cli, console
 
 # Features that are the first, second input of a model, as when training.

@@ -1,7 +1,5 @@
 """Checks a config once, at the edge, before anything expensive starts."""
 
-import difflib
-
 import jax
 
 from big_vision import lookup, losses
@@ -33,7 +31,7 @@ def check(config, known=KEYS, model="model"):
     known: names that may stand at its top level.
     model: what the config calls the model that is trained.
   """
-  misspelt(config, known)
+  lookup.check_keys(config, known, only_near=True)
   for key in (*REQUIRED, f"{model}_name"):
     if config.get(key) is None:
       raise ValueError(f"config.{key} is required.")
@@ -61,7 +59,7 @@ def check(config, known=KEYS, model="model"):
       f"config.grad_accum_steps={accum} times the number of devices, {n}."
     )
   name = f"{model}_name"
-  lookup.module("models", config[name], kind="model", key=name)
+  lookup.module("models", config[name], kind="model", key=name, needs="Model")
   if isinstance(config.get("loss"), str):
     losses.get(config.loss, "loss")
 
@@ -75,15 +73,3 @@ def check_evals(config, predict_fns, devices):
     devices: [num_devices] array.
   """
   eval_validate.validate(config, predict_fns, devices)
-
-
-def misspelt(config, known, prefix="config."):
-  """Raises ValueError for keys that nobody reads but that look like others."""
-  for key in config:
-    if key in known:
-      continue
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-    if near:
-      raise ValueError(
-        f"{prefix}{key} is not a known key. Did you mean {prefix}{near[0]}?"
-      )

@@ -11,7 +11,7 @@ import ml_collections as mlc
 import numpy as np
 
 from big_vision import chrono as chrono_lib
-from big_vision import lookup, metrics, schedules, sharding
+from big_vision import metrics, models, schedules, sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,26 +108,4 @@ class Setup:
     Raises:
       ValueError: unknown model.
     """
-    config = self.config
-    name = config.get(f"{key}_name")
-    if name is None:
-      raise ValueError(f"config.{key}_name is required.")
-    module = lookup.module("models", name, kind="model", key=f"{key}_name")
-    try:
-      model = module.Model(**{**kw, **config.get(key, {})})
-    except TypeError as e:
-      raise ValueError(
-        f"config.{key} does not fit config.{key}_name={name!r}: {e}"
-      ) from e
-    if not config.get(f"{key}_init"):
-      return model, None
-
-    def load(params):
-      return module.load(
-        params,
-        config[f"{key}_init"],
-        config.get(key),
-        **config.get(f"{key}_load", {}),
-      )
-
-    return model, load
+    return models.build(self.config, key, **kw)

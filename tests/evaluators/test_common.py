@@ -87,7 +87,7 @@ def test_from_config(spy):
 
 
 def test_bound_keywords():
-  fn = common._CacheablePartial(dict, common.flax.core.freeze({"a": 1, "b": 2}))
+  fn = common.partial.partial(dict, a=1, b=2)
   assert fn(b=3, c=4) == {"a": 1, "b": 3, "c": 4}
 
 

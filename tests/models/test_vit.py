@@ -16,16 +16,9 @@ import scipy.ndimage
 from big_vision import trees
 from big_vision.models import vit, vit_checkpoints
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "vit_init.json"
 SMALL = dict(width=32, depth=2, mlp_dim=64, num_heads=4, patch_size=(8, 8))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  """Nearly all the time goes into it; golden values were made like this."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def apply(model, params, image, **kw):

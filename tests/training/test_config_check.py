@@ -27,9 +27,15 @@ def test_good():
 @pytest.mark.parametrize(
   "kw, message",
   [
-    (dict(log_trainig_steps=3), "log_trainig_steps.*config.log_training_steps"),
-    (dict(grad_clip_nrom=1.0), "Did you mean config.grad_clip_norm"),
-    (dict(model_nam="vit"), "Did you mean config.model_name"),
+    (
+      dict(log_trainig_steps=3),
+      "config.log_trainig_steps.*'log_training_steps'",
+    ),
+    (
+      dict(grad_clip_nrom=1.0),
+      "config.grad_clip_nrom.*Did you mean 'grad_clip_norm'",
+    ),
+    (dict(model_nam="vit"), "config.model_nam .*Did you mean 'model_name'"),
     (dict(lr=None), "config.lr is required"),
     (dict(optax_name=None), "config.optax_name is required"),
     (dict(total_steps=None), "config.total_steps, config.total_examples"),

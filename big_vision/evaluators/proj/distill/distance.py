@@ -11,8 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from big_vision import losses, trees
 from big_vision import partial as bv_partial
 from big_vision.evaluators import common, iteration
-from big_vision.losses import distance as dist
 from big_vision.lookup import ConfigError
+from big_vision.losses import distance as dist  # noqa: F401  (The old name.)
 from big_vision.types import (
   Array,
   Batch,
@@ -23,6 +23,7 @@ from big_vision.types import (
 )
 
 API = "jit"
+
 
 @functools.cache  # One compilation for all evaluators of a predict function.
 def get_dist_fn(

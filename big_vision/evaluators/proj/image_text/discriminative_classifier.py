@@ -402,7 +402,11 @@ class Evaluator:
     results = (classify_fn(train_state, batch, ztxt) for batch in batches)
     on_host = list(iteration.fetch(results, self.async_delay))
     correct, count = map(int, iteration.totals(sums for sums, _ in on_host))
-    result: dict[str, Any] = {"accuracy": correct / count, "correct": correct, "count": count}
+    result: dict[str, Any] = {
+      "accuracy": correct / count,
+      "correct": correct,
+      "count": count,
+    }
     logging.info("Zero-shot classification of %s: %s", dataset_name, result)
     if return_embeddings:
       examples = (examples for _, examples in on_host)

@@ -153,7 +153,11 @@ def tower_module(tower, name):
   """Module of the model called `name`; `tower` is "img" or "txt"."""
   kind = {"img": "image", "txt": "text"}[tower]
   return lookup.module(
-    "models", name, kind=f"{kind} model", key=f"model.{kind}_model"
+    "models",
+    name,
+    kind=f"{kind} model",
+    key=f"model.{kind}_model",
+    needs="Model",
   )
 
 

@@ -22,15 +22,8 @@ from big_vision.models.proj.image_text import (
   two_towers,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 GOLDEN = pathlib.Path(__file__).parents[3] / "golden" / "huggingface"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  """Nearly all the time goes into it."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def read(name):

@@ -11,15 +11,8 @@ from big_vision import trees
 from big_vision.models import vit
 from big_vision.models.proj.image_text import naflex_vit
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 TINY = dict(width=16, depth=1, mlp_dim=24, num_heads=2, nposemb=4)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  """Nearly all the time goes into it."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def named(tree):

@@ -14,6 +14,7 @@ from big_vision.trainers.proj.image_text import siglip
 from big_vision.training import loop, step
 from big_vision.training import state as state_lib
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 L, VOCAB, SIZE = 4, 12, 16
 TWO_TOWERS = dict(
   image=dict(patch_size=(4, 4), width=16, depth=1, num_heads=2,
@@ -29,13 +30,6 @@ SELF_DISTILL = dict(
   decay=0.75,
 )  # fmt: skip
 BOTH = dict(captioning=CAPTIONING, self_distill=SELF_DISTILL)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def batch_fn(step, size=16):

@@ -13,15 +13,9 @@ import scipy.special
 from big_vision.models.proj.image_text import captioner
 from big_vision.trainers.proj.image_text import captioning
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 V, B, L, T = 7, 6, 5, 4
 DECODER = dict(vocab_size=V, width=8, depth=1, mlp_dim=16, num_heads=2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 class Model(nn.Module):

@@ -13,16 +13,10 @@ import toy_towers
 
 from big_vision.trainers.proj.image_text import self_distill, views
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 K, B, V = 7, 3, 2
 HEAD = dict(hidden=6, bottleneck=4, prototypes=K)
 SMALL = dict(HEAD, views=V, local_size=8, start=0.0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def batch(size=B):

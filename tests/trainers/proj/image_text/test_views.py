@@ -10,14 +10,8 @@ import pytest
 from big_vision.models.proj.image_text import two_towers
 from big_vision.trainers.proj.image_text import views
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 VIT = dict(patch_size=(4, 4), width=8, depth=1, num_heads=2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_random_boxes():
