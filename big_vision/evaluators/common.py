@@ -31,6 +31,7 @@ from big_vision.evaluators.files import resolve_outfile as resolve_outfile
 from big_vision.evaluators.iteration import fetch as fetch
 from big_vision.evaluators.iteration import host_order as host_order
 from big_vision.evaluators.iteration import process_sum as process_sum
+from big_vision.partial import Partial as _CacheablePartial  # noqa: F401
 
 CACHES = ("none", "pipeline", "raw_data", "final_data")
 
