@@ -1,18 +1,17 @@
-r"""NFNet from scratch on ImageNet-1k: no normalisation, large batches.
+r"""NFNet from scratch on ImageNet-1k: no normalization, large batches.
 
 https://arxiv.org/abs/2102.06171: adaptive gradient clipping, strong
-regularisation, evaluation at a higher resolution than training.
+regularization, evaluation at a higher resolution than training.
 
   python -m big_vision.train \
     --config big_vision/configs/nfnet_i1k.py:variant=F0 \
     --workdir /path/to/workdir
 
-The paper reports from 83.6% for F0 to 86.0% for F5, with CutMix and averages of
-the weights besides, which are not used here.
+The paper reports from 83.6% for F0 to 86.0% for F5. It also uses CutMix and
+averages of the weights, which this config does not.
 
-`:runlocal` is for trying it on one machine: small batch, 16 images per
-evaluation. `:demo` really trains, in a minute, a tiny model on generated data,
-see `demo.py`.
+`:runlocal` tries it on one machine: small batch, 16 images per evaluation.
+`:demo` trains a tiny model on generated data in a minute, see `demo.py`.
 """
 
 import ml_collections as mlc
@@ -26,8 +25,15 @@ from big_vision.models import nfnet
 MAGNITUDES = dict(F0=5, F1=10, F2=10, F3=15, F4=15, F5=15, F6=15)
 
 
-def get_config(arg=None):
-  """NFNet on ImageNet-1k; args: variant, runlocal, demo."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: the keys `variant`, `runlocal`, `demo`, see `parse_arg`.
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, variant="F0", runlocal=False, demo=False)
   if arg.variant not in MAGNITUDES:
     raise lookup.unknown("variant of nfnet_i1k", arg.variant, MAGNITUDES)

@@ -4,7 +4,7 @@ import jax
 from absl import logging
 
 from big_vision import lookup, losses
-from big_vision.evaluators import check as eval_check
+from big_vision.evaluators import validate as eval_validate
 from big_vision.types import ConfigLike
 
 # Keys of the loop, the optimizer and the trainers. Others are allowed (configs
@@ -46,7 +46,7 @@ def check(config: ConfigLike, model: str = "model") -> None:
   check_training(config, model)
   lookup.preprocessing(config)
   input_pipeline.validate(config.input)
-  eval_check.validate(config, None, jax.devices())
+  eval_validate.validate(config, None, jax.devices())
 
 
 def check_training(config: ConfigLike, model: str = "model") -> None:
