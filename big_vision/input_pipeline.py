@@ -1,8 +1,8 @@
 """From a config to global batches: the input pipeline.
 
 The data order is a pure function of the config: batch n is the same for any
-number of hosts, threads and restarts. `datasets.order` has the order,
-`datasets.stream` what happens to one dataset, this module puts them together
+number of hosts, threads and restarts. `pipeline.order` has the order,
+`pipeline.stream` what happens to one dataset, this module puts them together
 and moves batches to devices.
 
 The exception are datasets where only preprocessing tells how many examples
@@ -18,7 +18,10 @@ import jax
 import ml_collections as mlc
 from absl import logging
 
-from big_vision.datasets import check, core, iterators, order, stream, transfer
+from big_vision.datasets import core
+from big_vision.pipeline import order, stream, to_devices
+from big_vision.pipeline import prefetch as prefetch_lib
+from big_vision.pipeline import validate as validate_lib
 from big_vision.pp import builder, rng
 from big_vision.tf import tf
 
@@ -26,15 +29,15 @@ DEFAULT_NUM_PARALLEL_CALLS = 100
 MEMORY_GB = 8  # For raw examples of training; the rest of a run fits into 16.
 
 # The rest of this module's interface.
-validate = check.validate
-prefetch_iterator = iterators.prefetch_iterator
-threadstart_iterator = iterators.threadstart_iterator
-start_global = transfer.start_global
-start_input_pipeline = transfer.start_input_pipeline
-start_ragged_input_pipeline = transfer.start_ragged_input_pipeline
-shard_and_put = transfer.shard_and_put
-shapes = transfer.shapes
-tf_to_numpy = transfer.tf_to_numpy
+validate = validate_lib.validate
+prefetch_iterator = prefetch_lib.prefetch_iterator
+threadstart_iterator = prefetch_lib.threadstart_iterator
+start_global = to_devices.start_global
+start_input_pipeline = to_devices.start_input_pipeline
+start_ragged_input_pipeline = to_devices.start_ragged_input_pipeline
+shard_and_put = to_devices.shard_and_put
+shapes = to_devices.shapes
+tf_to_numpy = to_devices.tf_to_numpy
 
 
 def make_for_train(
@@ -70,7 +73,7 @@ def make_for_train(
     prefetch: int, batches to hold ready; falsy for none.
     pre_filter_fn: raw example -> bool tensor, keeps those that give True.
     post_filter_fn: the same for preprocessed examples.
-    pack: see `sequence_packing.pack_dataset`: its `key2length`.
+    pack: see `packing.pack_dataset`: its `key2length`.
     skip_errors: bool, drop examples that fail to be preprocessed.
     seed: int, determines the shuffling and what random ops draw.
     start_step: int, number of batches (examples) to leave out at the start.
@@ -158,15 +161,15 @@ def training(
     _component, seed=seed, host=host, num_hosts=num_hosts
   )
   layout = config.batch_size, host, num_hosts
-  if check.is_single(config):
+  if validate_lib.is_single(config):
     component = open_(
       config, config.data.name, "", log_label=True, memory_gb=MEMORY_GB
     )
     components = [component]
     examples = functools.partial(_single, component, layout)
   else:
-    check.assert_per_dataset(config)
-    weights = check.mixture_weights(config)
+    validate_lib.assert_per_dataset(config)
+    weights = validate_lib.mixture_weights(config)
     pool_size = config.get("thread_pool_size", len(config.data))
     keep_only = config.get("keep_only")
     with concurrent.futures.ThreadPoolExecutor(pool_size) as pool:
@@ -197,7 +200,7 @@ def _component(config, name, key, log_label, keep_only=None, **kw):
   )
   if keep_only:
     preprocess_fn = _keep_only(preprocess_fn, keep_only, name)
-  options = {k: config[k] for k in check.PER_DATASET if k in config}
+  options = {k: config[k] for k in validate_lib.PER_DATASET if k in config}
   # A source of one's own need not derive from core.DataSource.
   random_access = getattr(source, "random_access", False)
   return stream.Component(
@@ -224,7 +227,7 @@ def _fetching(source, random_access):
 def _report_problems(source, name, skip_errors):
   """Refuses or counts examples that are known to be unusable, before reading."""
   # A source of one's own need not derive from core.DataSource.
-  problems = getattr(source, "problems", list)()
+  problems = getattr(source, "bad_examples", list)()
   if not problems:
     return
   if not skip_errors:

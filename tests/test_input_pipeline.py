@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from big_vision import input_pipeline as ip
-from big_vision.datasets import order
+from big_vision.pipeline import order
 from big_vision.pp import rng
 
 pytestmark = pytest.mark.tf

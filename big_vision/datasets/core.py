@@ -93,7 +93,7 @@ class DataSource:
       f"{type(self).__name__} must override num_examples_per_process"
     )
 
-  def problems(self):
+  def bad_examples(self):
     """What is known, before reading, to be wrong with single examples.
 
     Returns:

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from big_vision import fs, lookup
-from big_vision.datasets import core, folder_listing, problems, slices, tfds
+from big_vision.datasets import bad_examples, core, folder_listing, slices, tfds
 from big_vision.tf import tf
 
 
@@ -67,7 +67,7 @@ class DataSource(core.IndexedDataSource):
       num_classes = len(classes)
     self.classes = classes
     self._labels = _numbers(targets, classes) if ints is None else ints
-    self._problems = problems.Problems(
+    self._bad = bad_examples.BadExamples(
       {
         int(i): _bad_label(
           self._root + files[i], targets[i], classes, num_classes, labels
@@ -83,8 +83,8 @@ class DataSource(core.IndexedDataSource):
   def total_examples(self):
     return len(self._labels)
 
-  def problems(self):
-    return self._problems.messages
+  def bad_examples(self):
+    return self._bad.messages
 
   def read(self, index):
     """See the base class.
@@ -104,7 +104,7 @@ class DataSource(core.IndexedDataSource):
       "tfds_id": tf.strings.join([self._root, name]),
       "_id": tfds.hash_id(name),
     }
-    example = self._problems.check(index, example)
+    example = self._bad.check(index, example)
     if self.classes is not None:
       class_names = tf.constant(self.classes, tf.string)
       example["class_name"] = tf.gather(class_names, example["label"])
@@ -219,4 +219,4 @@ def _bad_label(file, label, classes, num_classes, csv_path):
     hint = lookup.did_you_mean(label, classes)
     return f"The label {label!r} of {where} is no class{hint}"
   number = classes.index(label) if number is None else int(number[0])
-  return problems.label_message(number, num_classes, where)
+  return bad_examples.label_message(number, num_classes, where)

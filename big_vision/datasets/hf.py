@@ -13,10 +13,10 @@ from absl import logging
 
 from big_vision import lookup
 from big_vision.datasets import (
+  bad_examples,
   core,
   hf_files,
   hf_types,
-  problems,
   python_reader,
   slices,
   tfds,
@@ -77,7 +77,7 @@ class DataSource(python_reader.Reader, core.IndexedDataSource):
     self._columns = _choose(hf_types.columns(table.schema), features)
     if num_classes is not None and "label" in self._columns:
       self._columns["label"].num_classes = num_classes
-    self._problems = problems.Problems(self._find_problems())
+    self._bad = bad_examples.BadExamples(self._find_bad())
     logging.info(
       "%d rows of %s (split %s), columns %s",
       self.total_examples,
@@ -90,8 +90,8 @@ class DataSource(python_reader.Reader, core.IndexedDataSource):
   def total_examples(self):
     return len(self._numbers)
 
-  def problems(self):
-    return self._problems.messages
+  def bad_examples(self):
+    return self._bad.messages
 
   @functools.cached_property
   def specs(self):
@@ -106,7 +106,7 @@ class DataSource(python_reader.Reader, core.IndexedDataSource):
       dict: the features; `tfds_id`, the file, the row in it and the file name
       of the image if that is known; `_id`, int32 hash of file name and row.
     """
-    index = self._problems.check(index, {"index": index})["index"]
+    index = self._bad.check(index, {"index": index})["index"]
     *values, tfds_id = python_reader.unpack(fetched)
     example = dict(zip(self._columns, values, strict=True))
     number = tf.gather(self._numbers, index)
@@ -130,7 +130,7 @@ class DataSource(python_reader.Reader, core.IndexedDataSource):
       values.append(value)
     return [*values, where.encode()]
 
-  def _find_problems(self):
+  def _find_bad(self):
     """dict of example number -> message."""
     by_number = {
       end - len(part): part.problem

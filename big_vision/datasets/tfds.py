@@ -250,7 +250,7 @@ def _embedded_builder(name, base, data_dir):
     logging.info("Preparing the dataset %s in %s", base, _folder(data_dir))
     config = re.match("[^/:]+/([^:]+)", name)  # As in "shapes/tiny:1.0.0".
     kw = {"config": config.group(1)} if config else {}
-    module = importlib.import_module(f"big_vision.datasets.{base}")
+    module = importlib.import_module(embedded.MODULES[base])
     module.prepare(data_dir, **kw)
     return open_copy()
 

@@ -15,8 +15,8 @@ from absl import logging
 
 from big_vision import fs, lookup
 from big_vision.datasets import (
+  bad_examples,
   core,
-  problems,
   python_reader,
   shards,
   slices,
@@ -80,7 +80,7 @@ class DataSource(python_reader.Reader, core.IndexedDataSource):
     self._dtypes = {
       name: self._dtype(samples, f) for name, f in self._features.items()
     }
-    self._problems = problems.Problems(self._find_problems())
+    self._bad = bad_examples.BadExamples(self._find_bad())
     logging.info(
       "%d samples in %d shards (%d unusable), features %s",
       self.total_examples,
@@ -93,8 +93,8 @@ class DataSource(python_reader.Reader, core.IndexedDataSource):
   def total_examples(self):
     return len(self._numbers)
 
-  def problems(self):
-    return self._problems.messages
+  def bad_examples(self):
+    return self._bad.messages
 
   @functools.cached_property
   def specs(self):
@@ -109,7 +109,7 @@ class DataSource(python_reader.Reader, core.IndexedDataSource):
       dict: the features; `tfds_id`, path of the shard and key of the sample;
       `_id`, int32 hash of the name of the shard and the key.
     """
-    index = self._problems.check(index, {"index": index})["index"]
+    index = self._bad.check(index, {"index": index})["index"]
     *values, tfds_id = python_reader.unpack(fetched)
     example = dict(zip(self._features, values, strict=True))
     # Without the folder, in which the shards may lie elsewhere.
@@ -135,7 +135,7 @@ class DataSource(python_reader.Reader, core.IndexedDataSource):
     for name, value in values.items():
       if name == "label" and isinstance(value, int):
         where = f"{shard.path}/{key}"
-        message = problems.label_message(value, self._num_classes, where)
+        message = bad_examples.label_message(value, self._num_classes, where)
         if message:
           raise ValueError(message)
       if type(value) not in _TYPES_OF[self._dtypes[name]]:
@@ -170,7 +170,7 @@ class DataSource(python_reader.Reader, core.IndexedDataSource):
           "input.data.features",
         )
 
-  def _find_problems(self):
+  def _find_bad(self):
     """dict of example number -> message."""
     messages = []  # Of all samples in all shards, as (number, message).
     for end, shard in zip(self._ends, self._shards, strict=True):

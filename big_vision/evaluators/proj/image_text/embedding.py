@@ -95,7 +95,7 @@ def preprocess(ds, pp, keep):
   Raises:
     ValueError: `pp` does not give one of these entries.
   """
-  from big_vision.datasets import stream
+  from big_vision.pipeline import stream
   from big_vision.pp import builder as pp_builder
   from big_vision.pp import rng
   from big_vision.tf import tf

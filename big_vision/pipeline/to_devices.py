@@ -13,7 +13,7 @@ from absl import logging
 
 from big_vision import devices as devices_lib
 from big_vision import trees
-from big_vision.datasets import iterators
+from big_vision.pipeline import prefetch
 from big_vision.tf import tf
 
 
@@ -58,8 +58,8 @@ def start_global(
       yield trees.tree_map_with_names(put, batch)
 
   if n_prefetch:
-    return iterators.PrefetchIterator(batches(), n_prefetch, start=warmup)
-  return iterators.threadstart_iterator(batches()) if warmup else batches()
+    return prefetch.PrefetchIterator(batches(), n_prefetch, start=warmup)
+  return prefetch.threadstart_iterator(batches()) if warmup else batches()
 
 
 def _iterate(data):
@@ -182,7 +182,7 @@ def start_input_pipeline(data, n_prefetch=1, shard=True):
   """Iterator over a dataset with `shard_and_put` applied to all features."""
   put = functools.partial(shard_and_put, shard=shard, put=bool(n_prefetch))
   it = (jax.tree.map(put, batch) for batch in _iterate(data))
-  return iterators.prefetch_iterator(it, n_prefetch)
+  return prefetch.prefetch_iterator(it, n_prefetch)
 
 
 def start_ragged_input_pipeline(data, n_prefetch=1, shard=True, ragged=None):
@@ -193,4 +193,4 @@ def start_ragged_input_pipeline(data, n_prefetch=1, shard=True, ragged=None):
     return x if name in ragged else shard_and_put(x, shard, bool(n_prefetch))
 
   it = (trees.tree_map_with_names(put, batch) for batch in _iterate(data))
-  return iterators.prefetch_iterator(it, n_prefetch)
+  return prefetch.prefetch_iterator(it, n_prefetch)

@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import logging
 
-from big_vision.datasets import order, sequence_packing
+from big_vision.pipeline import order, packing
 from big_vision.pp import rng
 from big_vision.tf import tf
 
@@ -103,7 +103,7 @@ class Component:
     if self.pack:
       pack = self.pack
       pack = pack.to_dict() if hasattr(pack, "to_dict") else pack
-      ds = sequence_packing.pack_dataset(ds, None, pack)
+      ds = packing.pack_dataset(ds, None, pack)
     return ds.skip(num_done)
 
   @functools.cached_property

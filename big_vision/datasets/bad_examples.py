@@ -5,7 +5,7 @@ import numpy as np
 from big_vision.tf import tf
 
 
-class Problems:
+class BadExamples:
   """What is wrong with some examples of a source, known before reading them.
 
   The source can be opened all the same, so that `skip_errors` can drop them.
