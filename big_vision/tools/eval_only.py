@@ -30,8 +30,8 @@ from big_vision import (
   workdir,
 )
 from big_vision.chrono import chrono
-from big_vision.evaluators import check as eval_check
 from big_vision.evaluators import common as eval_common
+from big_vision.evaluators import validate as eval_validate
 from big_vision.training import cli, console
 
 # Features that are the first, second input of a model, as when training.
@@ -133,7 +133,7 @@ def evaluate(config, output_dir=None):
     kw["num_classes"] = config.num_classes
   model = module.Model(**kw)
   predict_fns = make_predict_fns(config, model)
-  eval_check.validate(config, predict_fns, flat)
+  eval_validate.validate(config, predict_fns, flat)
 
   if output_dir:
     fs.makedirs(output_dir)

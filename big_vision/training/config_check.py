@@ -3,7 +3,7 @@
 import jax
 
 from big_vision import lookup, losses
-from big_vision.evaluators import check as eval_check
+from big_vision.evaluators import validate as eval_validate
 
 # Keys of the loop, the optimizer and the trainers. Others are allowed (configs
 # keep their arguments and sweeps their notes there) unless they look misspelt.
@@ -72,4 +72,4 @@ def check_evals(config, predict_fns, devices):
     predict_fns: what the recipe offers to evaluators, by name.
     devices: [num_devices] array.
   """
-  eval_check.validate(config, predict_fns, devices)
+  eval_validate.validate(config, predict_fns, devices)

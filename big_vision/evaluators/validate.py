@@ -1,13 +1,21 @@
-"""What can be said about `config.evals` before data is opened or compiled."""
+"""Checks `config.evals` before data is opened or anything compiles."""
 
-import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
 
+from big_vision import devices as bv_devices
 from big_vision import lookup, losses
-from big_vision.evaluators import common
+from big_vision.evaluators import build, common
+from big_vision.types import ConfigLike, Devices
+
+# Arguments of evaluators that are preprocessing strings.
+PP_KEYS = ("pp_fn", "pp_train", "pp_eval", "pp_img", "pp_txt")
 
 
-def validate(config, predict_names, devices):
+def validate(
+  config: ConfigLike, predict_names: Iterable[str], devices: Devices
+) -> None:
   """Checks `config.evals` without opening data or compiling anything.
 
   Args:
@@ -19,36 +27,42 @@ def validate(config, predict_names, devices):
     ValueError: starts with the key of what is wrong and names the remedy.
   """
   for name, cfg in config.get("evals", {}).items():
-    _validate(config, name, common.as_dict(cfg), predict_names, devices)
+    _validate(config, name, build.as_dict(cfg), predict_names, devices)
 
 
-def _validate(config, name, cfg, predict_names, devices):
+def _validate(
+  config: ConfigLike,
+  name: str,
+  cfg: dict[str, Any],
+  predict_names: Iterable[str],
+  devices: Devices,
+) -> None:
   """Checks one entry of `config.evals`, given as a dict."""
   where, kind = f"config.evals.{name}", cfg.get("type", name)
-  module = common.module_of(kind, name)
-  common.check_api(module, name, devices)
-  fns = dict.fromkeys(predict_names)
-  common.predict_fn_of(
-    fns, name, cfg.get("pred", "predict"), cfg.get("pred_kw")
-  )
+  module = build.module_of(kind, name)
+  build.check_api(module, name, devices)
+  # The functions themselves do not matter here.
+  fns: dict[str, Any] = dict.fromkeys(predict_names)
+  build.predict_fn_of(fns, name, cfg.get("pred", "predict"), cfg.get("pred_kw"))
 
-  accepted, required = _arguments(module.Evaluator)
-  own = {k: v for k, v in cfg.items() if k not in common.GENERIC_KEYS}
+  own = {k: v for k, v in cfg.items() if k not in build.GENERIC_KEYS}
+  given_by_run = {"devices", "batch_size", *build.RUN_KEYS}
+  accepted, required = build.arguments(module.Evaluator)
   for key in own if accepted is not None else ():
     if key not in accepted - {"devices"}:
       raise lookup.unknown(
         f"argument of evaluator {kind!r},",
         key,
-        (accepted - {"devices"}) | set(common.GENERIC_KEYS),
+        (accepted - given_by_run) | set(build.GENERIC_KEYS),
         f"evals.{name}.{key}",
       )
-  missing = [k for k in required if k not in (*own, "devices", "batch_size")]
+  missing = [k for k in required if k not in own and k not in given_by_run]
   if missing:
     raise ValueError(f"{where}: evaluator {kind!r} needs {', '.join(missing)}.")
 
-  batch_size, source = common.batch_size_of(config, name, cfg)
+  batch_size, source = build.batch_size_of(config, name, cfg)
   if batch_size is not None:
-    common.check_batch_size(batch_size, devices, source)
+    bv_devices.check_batch_size(batch_size, devices, source)
   elif "batch_size" in required:
     raise ValueError(
       f"{source} is not set, nor is config.batch_size_eval, "
@@ -64,9 +78,9 @@ def _validate(config, name, cfg, predict_names, devices):
   _validate_data(where, module, cfg)
 
 
-def _validate_pp(where, cfg):
-  """Raises ValueError if a preprocessing string can not be built."""
-  for key in common.PP_KEYS:
+def _validate_pp(where: str, cfg: dict[str, Any]) -> None:
+  """Raises ValueError if a preprocessing string cannot be built."""
+  for key in PP_KEYS:
     if not isinstance(cfg.get(key), str):
       continue
     from big_vision.pp import builder as pp_builder  # The TensorFlow wing.
@@ -77,11 +91,11 @@ def _validate_pp(where, cfg):
       raise ValueError(f"{where}.{key}: {_text(e)}") from e
 
 
-def _validate_data(where, module, cfg):
+def _validate_data(where: str, module: ModuleType, cfg: dict[str, Any]) -> None:
   """Raises ValueError if a dataset or a split does not exist or is empty."""
-  sources = getattr(module, "data_sources", _data_sources)
+  data_sources: Callable = getattr(module, "data_sources", _data_sources)
   try:
-    sources = sources(cfg)
+    sources = data_sources(cfg)
   except (TypeError, ValueError) as e:
     raise ValueError(f"{where}.{_text(e)}") from e
   for key, data in sources:
@@ -103,53 +117,13 @@ def _validate_data(where, module, cfg):
       raise ValueError(f"{where}.{key}: {dict(data)} has no examples.")
 
 
-def _data_sources(cfg):
-  """The datasets of an evaluator that does not say which it opens."""
+def _data_sources(cfg: dict[str, Any]) -> list[tuple[str, Any]]:
+  """Lists the datasets of an evaluator that does not do it itself."""
   return [("data", cfg["data"])] if "data" in cfg else []
 
 
-def _arguments(evaluator):
-  """Names that an evaluator takes by keyword besides its predict function.
-
-  Args:
-    evaluator: class, or function that returns an evaluator.
-
-  Returns:
-    `(accepted, required)`: set of names, or None if it takes anything; list of
-    those without default, as far as the class itself tells.
-  """
-  classes = inspect.getmro(evaluator) if inspect.isclass(evaluator) else ()
-  inits = [(vars(c), vars(c)["__init__"], 2) for c in classes
-           if "__init__" in vars(c) and c is not object]  # fmt: skip
-  if not classes:
-    inits = [(vars(evaluator), evaluator, 1)]
-
-  accepted, required = set(), []
-  for i, (attributes, init, skip) in enumerate(inits):
-    names, without_default, more = _signature(init, skip)
-    accepted |= names
-    required += without_default if i == 0 else []
-    if not more:  # What a base class takes can not be reached from here.
-      return accepted, required
-    if "forwards" in attributes:
-      names, without_default, more = _signature(evaluator.forwards, 0)
-      accepted |= names
-      required += without_default if i == 0 else []
-      return (None if more else accepted), required
-  return (None if inits else accepted), required
-
-
-def _signature(fn, skip):
-  """(set of names, names without default, takes **kw) after `skip` ones."""
-  params = list(inspect.signature(fn).parameters.values())[skip:]
-  more = any(p.kind == p.VAR_KEYWORD for p in params)
-  named = [p for p in params if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-  required = [p.name for p in named if p.default is p.empty]
-  return {p.name for p in named}, required, more
-
-
-def _text(e):
-  """The message of an exception; `str` puts quotes around a KeyError's."""
+def _text(e: Exception) -> str:
+  """Returns the message of an exception, a KeyError's without quotes."""
   text = str(e.args[0]) if isinstance(e, KeyError) and e.args else str(e)
   known = isinstance(e, ValueError)  # Written for users already.
   return text if known and text else f"{type(e).__name__}: {text}"
