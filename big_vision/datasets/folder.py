@@ -13,11 +13,17 @@ import numpy as np
 from absl import logging
 
 from big_vision import fs, lookup
-from big_vision.datasets import bad_examples, core, folder_listing, slices, tfds
+from big_vision.datasets import (
+  bad_examples,
+  folder_listing,
+  ids,
+  slices,
+  source,
+)
 from big_vision.tf import tf
 
 
-class DataSource(core.IndexedDataSource):
+class DataSource(source.IndexedDataSource):
   """Image files, in the order of their paths (with a CSV file: of its rows).
 
   Args:
@@ -102,7 +108,7 @@ class DataSource(core.IndexedDataSource):
       "label": tf.gather(self._labels, index),
       "file_name": name,
       "tfds_id": tf.strings.join([self._root, name]),
-      "_id": tfds.hash_id(name),
+      "_id": ids.hash_id(name),
     }
     example = self._bad.check(index, example)
     if self.classes is not None:

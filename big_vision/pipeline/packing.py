@@ -3,32 +3,39 @@
 Shapes: L length after packing.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from big_vision.tf import tf
 
-AUTOTUNE = tf.data.experimental.AUTOTUNE
+AUTOTUNE = -1  # That of tf.data.
 # Joins the keys of nested examples.
 FLATTEN_SEPARATOR = "<|sep|>"
 
 
-def pack_dataset(dataset, batch_size, key2length, keys=None):
+def pack_dataset(
+  dataset: tf.data.Dataset,
+  batch_size: int | None,
+  key2length: int | Mapping[str, Any],
+  keys: Iterable[str] | None = None,
+) -> tf.data.Dataset:
   """Concatenates consecutive examples into ones of fixed length.
 
   An example joins the current pack if it fits under every key, otherwise it
   starts the next one: order is kept and no example is split.
 
   Args:
-    dataset: tf.data.Dataset of (nested) dicts of sequences [length, ...].
-    batch_size: int or None, how many packs make a batch later. It does not
-      influence the result.
-    key2length: L, int for all keys or dict of key -> int. Longer sequences are
-      cut to L. Keys of nested examples are joined by `FLATTEN_SEPARATOR`.
+    dataset: (nested) dicts of sequences [length, ...].
+    batch_size: how many packs make a batch later. It does not influence the
+      result.
+    key2length: L, for all keys or key -> int. Longer sequences are cut to L. Keys of nested examples are joined by `FLATTEN_SEPARATOR`.
     keys: which to pack, default all of `key2length`, or all of the example.
       Entries that are not packed are dropped, there is no longer one per row.
 
   Returns:
-    tf.data.Dataset of dicts. Beside each key [L, ...], padded with 0, there are
+    Dataset of dicts. Beside each key [L, ...], padded with 0, there are
     `<key>_segment_ids` [L] int32: 1, 2, ... by example, 0 on padding; and
     `<key>_positions` [L] int32: 0, 1, ... within an example, 0 on padding.
 

@@ -1,15 +1,21 @@
-"""What can be said about `config.input` before any example is read."""
+"""Finds what is wrong with `config.input` before any example is read."""
+
+from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import jax
 import ml_collections as mlc
+from absl import logging
 
 from big_vision import lookup
 from big_vision.datasets import core
+from big_vision.pipeline import mixture
 from big_vision.pp import builder
+from big_vision.types import ConfigLike
 
-# Keys of one dataset; in a mixture they belong to its components.
+# Keys of one dataset; in a mixture they belong to its datasets.
 PER_DATASET = (
   "shuffle_buffer_size",
   "cache_raw",
@@ -22,18 +28,25 @@ PER_DATASET = (
 )
 _DATASET_KEYS = ("data", "tfdata", "pp", *PER_DATASET)
 _BATCH_KEYS = ("batch_size", "prefetch")
-_MIXTURE_KEYS = ("data", "keep_only", "thread_pool_size", *_BATCH_KEYS)
+# Published configs have them although nothing reads them.
+_UNREAD = ("cache",)
 
 
-def validate(input_config, key="input", process_count=None, device_count=None):
+def validate(
+  input_config: ConfigLike,
+  key: str = "input",
+  process_count: int | None = None,
+  device_count: int | None = None,
+) -> None:
   """Checks a config of the input pipeline, without reading examples.
 
   Args:
     input_config: `config.input`, or the config of an evaluator: anything with
-      `data`, and optionally `batch_size`, `pp` or `pp_fn`.
-    key: str, where it stands in the config, for errors.
-    process_count: int, default that of jax.
-    device_count: int, default that of jax.
+      `data`, and optionally `batch_size`, `pp` or `pp_fn`. Keys that nothing
+      reads are refused in `config.input` only.
+    key: where it stands in the config, for errors.
+    process_count: default that of jax.
+    device_count: default that of jax.
 
   Raises:
     ValueError: what is wrong and what to do.
@@ -51,76 +64,64 @@ def validate(input_config, key="input", process_count=None, device_count=None):
     jax.device_count() if device_count is None else device_count,
   )
   if is_single(config):
-    keys = (*_DATASET_KEYS, *_BATCH_KEYS)
-    lookup.check_keys(config, keys, key, only_near=True)
+    _check_keys(config, (*_DATASET_KEYS, *_BATCH_KEYS), key)
     _check_dataset(config, key)
     return
-  assert_per_dataset(config, key)
-  weights = mixture_weights(config, key)
-  keys = (*_MIXTURE_KEYS, *config.data)
-  lookup.check_keys(config, keys, key, only_near=True)
+  check_no_dataset_keys(config, key)
+  weights = mixture.weights_of(config, key)
+  _check_keys(config, (*mixture.KEYS, *config.data), key)
   for name in weights:
-    lookup.check_keys(
-      config[name], _DATASET_KEYS, f"{key}.{name}", only_near=True
-    )
+    _check_keys(config[name], _DATASET_KEYS, f"{key}.{name}")
     _check_dataset(config[name], f"{key}.{name}")
 
 
-def is_single(config):
-  """Whether `config.data` is one dataset and not a mixture."""
+def is_single(config: ConfigLike) -> bool:
+  """Tells whether `config.data` is one dataset and not a mixture.
+
+  Args:
+    config: `config.input`.
+
+  Returns:
+    bool.
+  """
   return isinstance(config.data.get("name"), str)
 
 
-def assert_per_dataset(config, key="input"):
-  """A mixture must not have keys of one dataset at its top level."""
-  for k in PER_DATASET:
-    assert k not in config, (
-      f"config.{key}.{k} is per-dataset in multi-input: move it to "
-      f"config.{key}.<dataset key>.{k}"
-    )
-
-
-def mixture_weights(config, key="input"):
-  """Weights of a mixture.
+def check_no_dataset_keys(config: ConfigLike, key: str = "input") -> None:
+  """Checks that a mixture has no keys of one dataset at its top level.
 
   Args:
     config: `config.input` of a mixture.
-    key: str, where it stands in the config.
-
-  Returns:
-    dict of dataset key -> positive number, sorted, without those of weight 0.
+    key: where it stands in the config.
 
   Raises:
-    ValueError: a weight is no number or negative, all are zero, or the config
-      of a dataset is missing.
+    ConfigError: there is such a key.
   """
-  weights = {}
-  for name in sorted(config.data):
-    weight = config.data[name]
-    if isinstance(weight, bool) or not isinstance(
-      weight, (int, float, type(None))
-    ):
-      raise ValueError(
-        f"config.{key}.data.{name}={weight!r} must be a weight. (For a single "
-        f"dataset, config.{key}.data needs a `name`.)"
+  for k in PER_DATASET:
+    if k in config:
+      raise lookup.ConfigError(
+        f"config.{key}.{k} is per-dataset in multi-input: move it to "
+        f"config.{key}.<dataset key>.{k}"
       )
-    if (weight or 0) < 0:
-      raise ValueError(f"config.{key}.data.{name}={weight} is negative.")
-    if not weight:
-      continue
-    if name not in config:
-      others = [k for k in config if k not in _MIXTURE_KEYS]
-      raise ValueError(
-        f"config.{key}.{name} is missing, but config.{key}.data has a weight for "
-        f"{name!r}{lookup.did_you_mean(name, others)}"
-      )
-    weights[name] = weight
-  if not weights:
-    raise ValueError(f"config.{key}.data has no dataset with positive weight.")
-  return weights
 
 
-def _check_batch_size(batch_size, key, process_count, device_count):
+def _check_keys(config: ConfigLike, known: tuple[str, ...], key: str) -> None:
+  """Refuses keys that nothing reads, except in configs of evaluators."""
+  if "filter_fn" in config:
+    raise ValueError(
+      f"config.{key}.filter_fn is gone: use pre_filter_fn, which sees raw "
+      "examples."
+    )
+  is_input = key.split(".")[0] == "input"
+  given = [k for k in config if k not in _UNREAD]
+  lookup.check_keys(given, known, key, only_near=not is_input)
+  for k in set(config) - set(given) if is_input else ():
+    logging.info("config.%s.%s is not read by anything.", key, k)
+
+
+def _check_batch_size(
+  batch_size: Any, key: str, process_count: int, device_count: int
+) -> None:
   if batch_size is None:
     return
   if not isinstance(batch_size, int) or batch_size < 1:
@@ -133,17 +134,12 @@ def _check_batch_size(batch_size, key, process_count, device_count):
       )
 
 
-def _check_dataset(config, key):
-  """Data source and preprocessing of one dataset."""
+def _check_dataset(config: ConfigLike, key: str) -> None:
+  """Checks data source and preprocessing of one dataset."""
   if "data" not in config or not isinstance(config.data.get("name"), str):
     raise ValueError(
       f"config.{key}.data needs a `name`, for example data=dict(name='digits', "
       "split='train')."
-    )
-  if "filter_fn" in config:
-    raise ValueError(
-      f"config.{key}.filter_fn is gone: use pre_filter_fn, which sees raw "
-      "examples."
     )
   _check_source(config.data.to_dict(), f"{key}.data")
   for k in ("pp", "pp_fn"):
@@ -151,8 +147,8 @@ def _check_dataset(config, key):
       _check_pp(config[k], f"config.{key}.{k}")
 
 
-def _check_source(kw, key):
-  """Opens TFDS datasets; other sources: do module and arguments exist."""
+def _check_source(kw: dict[str, Any], key: str) -> None:
+  """Opens TFDS datasets; other sources: do module and arguments exist?"""
   name = kw.pop("name")
   source = core.source_class(name, f"{key}.name")
   signature = inspect.signature(source)
@@ -165,14 +161,14 @@ def _check_source(kw, key):
     raise ValueError(f"config.{key} of {name!r}: {e}{hint}") from e
   if name.startswith("bv:"):
     return
-  from big_vision.datasets import tfds  # Slow to import.
+  from big_vision.datasets import embedded, tfds  # Slow to import.
 
-  data_dir = tfds.embedded.default_data_dir(kw.get("data_dir"))
+  data_dir = embedded.default_data_dir(kw.get("data_dir"))
   dataset = tfds.get_builder(name, data_dir, f"{key}.name")
   tfds.check_split(dataset, kw["split"], f"{key}.split")
 
 
-def _check_pp(pp, key):
+def _check_pp(pp: str, key: str) -> None:
   """Builds every op of a preprocessing string on its own."""
   for op in builder.split_pipeline(pp):
     try:
