@@ -223,7 +223,9 @@ def arguments(
   if not classes:
     inits = [(vars(evaluator), evaluator, 1)]
 
-  accepted, required = set(), []
+  forwards: Any = getattr(evaluator, "forwards", None)
+  accepted: set[str] = set()
+  required: list[str] = []
   for i, (attributes, init, skip) in enumerate(inits):
     names, without_default, more = _signature(init, skip)
     accepted |= names
@@ -231,7 +233,7 @@ def arguments(
     if not more:  # What a base class takes cannot be reached from here.
       return accepted, required
     if "forwards" in attributes:
-      names, without_default, more = _signature(evaluator.forwards, 0)
+      names, without_default, more = _signature(forwards, 0)
       accepted |= names
       required += without_default if i == 0 else []
       return (None if more else accepted), required

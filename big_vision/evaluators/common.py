@@ -15,7 +15,7 @@ arguments checked before a run starts, an evaluator may declare
 
 `mean.py` is a short example. The code is in `build.py` (evaluators from a
 config), `validate.py` (checks of a config), `iteration.py` (batches, results)
-and `files.py` (output).
+and `files.py` (output); the data is opened by `pipeline/evaluation.py`.
 """
 
 from big_vision.devices import check_batch_size as check_batch_size
@@ -27,6 +27,7 @@ from big_vision.evaluators.files import resolve_outfile as resolve_outfile
 from big_vision.evaluators.iteration import fetch as fetch
 from big_vision.evaluators.iteration import host_order as host_order
 from big_vision.evaluators.iteration import process_sum as process_sum
+from big_vision.partial import Partial as _CacheablePartial  # noqa: F401
 from big_vision.pipeline.evaluation import CACHES as CACHES
 from big_vision.pipeline.evaluation import (
   eval_input_pipeline as eval_input_pipeline,

@@ -307,13 +307,14 @@ class Evaluator:
       )
     features = source.builder.info.features
     feature = features[self.label_key] if self.label_key in features else None
-    if not hasattr(feature, "num_classes"):
+    num_classes = getattr(feature, "num_classes", None)
+    if num_classes is None:
       raise ValueError(
         f"datasets: {name!r} has no class labels in label_key="
         f"{self.label_key!r}, its features are "
         f"{', '.join(sorted(features))}."
       )
-    return feature.num_classes
+    return num_classes
 
   def _data(self, name: str, split: str) -> dict[str, Any]:
     return {"name": name, "split": split, "data_dir": self.data_dir}

@@ -89,8 +89,8 @@ class Evaluator:
       (name, float).
     """
     args = train_state, self.batch
-    flops = self.predict_fn.lower(*args).cost_analysis()["flops"]
-    yield "gflops_per_img", flops / self.batch_size / 1e9
+    cost: Any = self.predict_fn.lower(*args).cost_analysis()
+    yield "gflops_per_img", cost["flops"] / self.batch_size / 1e9
     if not self.timing:
       return
     yield "secs_to_first_batch", self._seconds(args, 1)

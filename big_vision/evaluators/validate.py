@@ -48,8 +48,8 @@ def _validate(
   own = {k: v for k, v in cfg.items() if k not in build.GENERIC_KEYS}
   given_by_run = {"devices", "batch_size", *build.RUN_KEYS}
   accepted, required = build.arguments(module.Evaluator)
-  for key in own if accepted is not None else ():
-    if key not in accepted - {"devices"}:
+  for key in own:
+    if accepted is not None and key not in accepted - {"devices"}:
       raise lookup.unknown(
         f"argument of evaluator {kind!r},",
         key,

@@ -158,6 +158,8 @@ def evaluate(config, output_dir=None):
       lambda name: console.note(f"Initializing evaluator: {name}..."),
       get_steps=lambda key, cfg: None,  # All run, whenever they are due.
       devices=flat,
+      workdir=output_dir or "",
+      get_step=lambda: chrono.prev_step,
     )
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
       for repeat in range(config.get("eval_repeats", 1)):

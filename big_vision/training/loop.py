@@ -171,6 +171,8 @@ class _Evaluators:
           lambda name: console.note(f"Initializing evaluator: {name}..."),
           lambda key, cfg: setup.get_steps(key, default=None, cfg=cfg),
           setup.devices,
+          workdir=setup.workdir or "",
+          get_step=lambda: setup.chrono.prev_step,
         )
     return self._list
 
