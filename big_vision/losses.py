@@ -8,6 +8,7 @@ A config names a loss by its function, `config.loss = "softmax_xent"`; see
 arguments are `logits` and `labels`.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -274,3 +275,81 @@ def bidirectional_contrastive_loss(
       average = lambda x: jnp.sum(x * mask) / (jnp.sum(mask) + 1e-8)
     loss, ncorrect = average(loss), average(ncorrect)
   return loss, {"ncorrect": ncorrect}
+
+
+# Kinds of `distance`.
+DISTANCES = (
+  "euclidean", "l2", "hard", "kl", "logsoftmax_euclidean", "agree"
+)  # fmt: skip
+
+
+def distance(
+  student: jax.Array,
+  teacher: jax.Array,
+  kind: str,
+  feat_axis: int = -1,
+  epsilon: float = 1e-12,
+  t: float = 1,
+  ls: float = 0.0,
+  k: int = 1,
+) -> jax.Array:
+  """Measures how far a student is from its teacher, along an axis.
+
+  With s and z the two arrays, and CE_KL the cross-entropy less the entropy of
+  the labels (0 at best), the kinds are:
+    "euclidean": sqrt(sum (s - z)^2 + epsilon);
+    "l2": sum (s - z)^2;
+    "hard": CE_KL of s and the one-hot argmax of z, smoothed by `ls`;
+    "kl": t^2 CE_KL(s / t, softmax(z / t)), https://arxiv.org/abs/1503.02531;
+    "logsoftmax_euclidean": "euclidean" of log-probabilities;
+    "agree": not a distance: 1 if the argmax of z is among the `k` largest of
+      s, else 0.
+
+  Args:
+    student: [..., V] array, with V at `feat_axis`; logits where that matters.
+    teacher: array of the same shape.
+    kind: one of `DISTANCES`.
+    feat_axis: the axis to sum over.
+    epsilon: keeps the gradient of the root finite.
+    t: temperature.
+    ls: label smoothing, in [0, 1).
+    k: number of the student's best classes that count.
+
+  Returns:
+    [...] array without `feat_axis`.
+
+  Raises:
+    ConfigError: unknown kind.
+  """
+  if kind not in DISTANCES:
+    raise lookup.ConfigError(
+      f"Unknown kind of distance {kind!r}, not in {DISTANCES}."
+    )
+  if kind == "l2":
+    return jnp.sum(jnp.square(student - teacher), axis=feat_axis)
+  if kind == "euclidean":
+    total = jnp.sum(jnp.square(student - teacher), axis=feat_axis)
+    return jnp.sqrt(total + epsilon)
+  if kind == "logsoftmax_euclidean":
+    s, z = (jax.nn.log_softmax(x, axis=feat_axis) for x in (student, teacher))
+    return distance(s, z, "euclidean", feat_axis, epsilon)
+  xent = functools.partial(
+    softmax_xent, reduction=False, kl=True, axis=feat_axis
+  )
+  if kind == "hard":
+    num = teacher.shape[feat_axis]
+    labels = jax.nn.one_hot(
+      jnp.argmax(teacher, axis=feat_axis), num, axis=feat_axis
+    )
+    if ls:
+      labels = (1.0 - ls) * labels + ls / (num - 1) * (1.0 - labels)
+    return xent(logits=student, labels=labels)
+  if kind == "kl":
+    labels = jax.nn.softmax(teacher / t, axis=feat_axis)
+    return t**2 * xent(logits=student / t, labels=labels)
+  student, teacher = (
+    jnp.moveaxis(x, feat_axis, -1) for x in (student, teacher)
+  )
+  _, top = jax.lax.top_k(student, k)  # [..., k]
+  best = jnp.argmax(teacher, axis=-1)[..., None]
+  return jnp.sum(top == best, axis=-1)
