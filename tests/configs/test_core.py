@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from big_vision.configs import transfer
+from big_vision.models import bit_paper
 from big_vision.training import flat_config
 
 GOLDEN = json.loads(
@@ -156,7 +157,9 @@ def test_transfer_other_arguments():
   assert config.input.batch_size == 8
   assert config.input.shuffle_buffer_size == 100
   assert config.mesh == [("data", -1)]
-  assert config.model.to_dict() == dict(depth=50, width=1, scan=True)
+  assert config.model.to_dict() == dict(depth=50, width=1)
+  bit_paper.Model(config.num_classes, **config.model)  # All keys are known.
+  assert get_config("transfer", "model=vit-s16,fsdp").model.scan is True
   config.wd = 0.1  # It can be set, though it is None.
   # A config does not change those that come later.
   assert "scan" not in get_config("transfer", "model=bit-m-r50x1").model

@@ -1,14 +1,13 @@
 """Applies functions to batches without moving examples between devices."""
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.interpreters import pxla
 from jax.sharding import PartitionSpec as P  # noqa: N817 (its usual name)
 
+from big_vision import compat
 from big_vision.types import PyTree
 
 
@@ -31,29 +30,13 @@ def batch_shmap(
     axis.
   """
   fn = functools.partial(fn, **kwargs)
-  mesh = _active_mesh()
+  mesh = compat.active_mesh()
   if mesh is None:
     return fn(*args)
   spec = P(tuple(mesh.axis_names))
   return jax.shard_map(
     fn, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=True
   )(*args)
-
-
-def _active_mesh():
-  """The mesh over which arrays are split here, or None."""
-  mesh = jax.sharding.get_abstract_mesh()  # Of `jax.set_mesh`.
-  if not mesh.empty:
-    # Within a shard_map arrays are those of one device already.
-    is_local = jax.sharding.AxisType.Manual in mesh.axis_types
-    return None if is_local else mesh
-  # Of `with mesh:`. That and this attribute are deprecated together.
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)
-    resources = getattr(pxla, "thread_resources", None)
-  if resources is None or resources.env.physical_mesh.empty:
-    return None
-  return resources.env.physical_mesh
 
 
 def subsample_batch(x: PyTree, subsample: int) -> PyTree:
