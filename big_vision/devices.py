@@ -380,3 +380,28 @@ def prefetch_scalar(
     if len(ready) > nprefetch:
       yield ready.popleft()
   yield from ready
+
+
+def check_batch_size(
+  batch_size: Any, devices: Devices, source: str = "batch_size"
+) -> None:
+  """Checks that batches can be split evenly over the devices.
+
+  Args:
+    batch_size: global batch size.
+    devices: the devices.
+    source: what the error calls the batch size: where it was set.
+
+  Raises:
+    ValueError: the batch size does not fit.
+  """
+  n = len(devices)
+  if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+    raise ValueError(f"{source}={batch_size!r} is not a positive integer.")
+  if batch_size % n:
+    below = batch_size // n * n
+    near = f"{below} or {below + n}" if below else str(n)
+    raise ValueError(
+      f"{source}={batch_size} is not divisible by the number of devices, {n}. "
+      f"Use for example {near}."
+    )

@@ -1,5 +1,7 @@
 """Gradient accumulation: a large batch as a scan over small ones."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -197,3 +199,72 @@ def through_embeddings(
     body, constrain(zeros), (micro, indices, jax.tree.map(split, dz))
   )
   return out, grads
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingLoss:
+  """A loss that compares the embeddings of a whole batch, in two stages.
+
+  It is called as `Recipe.loss_fn`; its method `accumulate` is the recipe's.
+
+  Attributes:
+    embed: `(params, batch, rng, state, *static) -> (z, shared, out)`: a tree of
+      arrays [b, ...], one entry for each example of a micro-batch; a tree of
+      what is the same for all examples, such as a temperature; all outputs of
+      the model, which `compare` does not get but which further losses may use.
+    compare: `(z, shared, state) -> (loss [], measurements)`; `z` is of the whole
+      batch, [B, ...].
+  """
+
+  embed: Callable[..., tuple[Any, Any, Any]]
+  compare: Callable[..., tuple[Any, dict[str, Any]]]
+
+  def __call__(
+    self, params: Any, batch: Any, rng: Any, state: Any, *static: Any
+  ) -> tuple[Any, dict[str, Any]]:
+    """Computes the loss of a batch at once.
+
+    Args:
+      params: parameters.
+      batch: dict of arrays [B, ...].
+      rng: random key.
+      state: the training state.
+      *static: hashable values of `Recipe.static_args`.
+
+    Returns:
+      (loss [], measurements).
+    """
+    z, shared, _ = self.embed(params, batch, rng, state, *static)
+    return self.compare(z, shared, state)
+
+  def accumulate(
+    self,
+    params: Any,
+    batch: Any,
+    rng: Any,
+    state: Any,
+    *static: Any,
+    steps: int,
+    constrain: Callable[[Any], Any],
+  ) -> tuple[Any, Any]:
+    """Computes loss and gradient on micro-batches, see `through_embeddings`.
+
+    Args:
+      params: parameters.
+      batch: dict of arrays [B, ...].
+      rng: random key; micro-batch i gets it folded with i.
+      state: the training state.
+      *static: hashable values of `Recipe.static_args`.
+      steps: number of micro-batches.
+      constrain: function of the gradients, called on each sum of them.
+
+    Returns:
+      `((loss, measurements), gradients)`, gradients in float32.
+    """
+
+    def embed(params, micro, i):
+      key = jax.random.fold_in(rng, i)
+      return self.embed(params, micro, key, state, *static)[:2]
+
+    compare = functools.partial(self.compare, state=state)
+    return through_embeddings(embed, compare, params, batch, steps, constrain)

@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from big_vision.planning import chips
 from big_vision.tools.measure import num_cpus, peak_memory, timed_rounds
 
 PARTS = ("step", "input", "checkpoint", "source")
@@ -36,28 +37,6 @@ DEFAULT_PP = (
   '|keep("image", "labels")'
 )
 
-# Peak of dense bfloat16 (float16 for T4, V100) matrix work, FLOP/s per jax
-# device, by the beginning of its device kind. From the vendors' data sheets.
-PEAK_FLOPS = (
-  ("TPU v2", 22.5e12),
-  ("TPU v3", 61.5e12),
-  ("TPU v4", 275e12),
-  ("TPU v5 lite", 197e12),
-  ("TPU v5e", 197e12),
-  ("TPU v5", 459e12),
-  ("TPU v6", 918e12),
-  ("TPU7x", 1153e12),
-  ("NVIDIA H100 PCIe", 756e12),
-  ("NVIDIA H100", 989e12),
-  ("NVIDIA H200", 989e12),
-  ("NVIDIA B200", 2250e12),
-  ("NVIDIA A100", 312e12),
-  ("NVIDIA L4", 121e12),
-  ("NVIDIA A10", 125e12),
-  ("Tesla T4", 65e12),
-  ("Tesla V100", 125e12),
-)
-
 
 class _Config(dict):
   """Holds the few keys of a trainer's config, without ml_collections."""
@@ -66,18 +45,16 @@ class _Config(dict):
 
 
 def peak_flops(device_kind: str) -> float | None:
-  """Looks up the peak bfloat16 FLOP/s of a device.
+  """Returns the peak of a device, in FLOP/s of dense bfloat16 products.
 
   Args:
-    device_kind: `device_kind` of a JAX device.
+    device_kind: `jax.Device.device_kind`.
 
   Returns:
-    FLOP/s; None if it is not known.
+    The peak, or None if the kind is not known.
   """
-  for start, flops in PEAK_FLOPS:
-    if device_kind.startswith(start):
-      return flops
-  return None
+  chip = chips.of_device(device_kind)
+  return chip.flops if chip else None
 
 
 class _Trainer:

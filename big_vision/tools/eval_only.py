@@ -33,8 +33,8 @@ from big_vision import (
   workdir,
 )
 from big_vision.chrono import chrono
-from big_vision.evaluators import check as eval_check
 from big_vision.evaluators import common as eval_common
+from big_vision.evaluators import validate as eval_validate
 from big_vision.training import cli, console
 from big_vision.types import ConfigLike, Params
 
@@ -140,7 +140,7 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
     kw["num_classes"] = config.num_classes
   model = module.Model(**kw)
   predict_fns = make_predict_fns(config, model)
-  eval_check.validate(config, predict_fns, flat)
+  eval_validate.validate(config, predict_fns, flat)
 
   if output_dir:
     fs.makedirs(output_dir)
@@ -165,6 +165,8 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
       lambda name: console.note(f"Initializing evaluator: {name}..."),
       get_steps=lambda key, cfg: None,  # All run, whenever they are due.
       devices=flat,
+      workdir=output_dir or "",
+      get_step=lambda: chrono.prev_step,
     )
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
       for repeat in range(config.get("eval_repeats", 1)):

@@ -68,7 +68,7 @@ def test_operations_and_their_frequencies(level):
   num = 800
   got, _ = draws(f"randaug(1, {level})", LARGE, num)
   counts = collections.Counter(x.tobytes() for x in got)
-  # What remains is Cutout: of the fill colour there, as the image elsewhere.
+  # What remains is Cutout: of the fill color there, as the image elsewhere.
   cut = np.stack([x for x in got if x.tobytes() not in expected])
   covered = (cut == FILL).all(-1)
   assert (covered | (cut == LARGE).all(-1)).all()
@@ -93,7 +93,7 @@ def test_level_0_corrected():
   changed = {x.tobytes() for x in got if not np.array_equal(x, NOISE)}
   kernels = autoaugment.autocontrast, autoaugment.equalize, autoaugment.invert
   assert changed <= {fn(NOISE).numpy().tobytes() for fn in kernels}
-  # By default it is a strong change: of the colours, but not of places.
+  # By default it is a strong change: of the colors, but not of places.
   got, _ = draws("randaug(1, 0)", NOISE, 320)
   changed = [x for x in got if not np.array_equal(x, NOISE)]
   assert 0.4 < len(changed) / 320 < 0.7  # 9 of 16.

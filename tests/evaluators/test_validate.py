@@ -1,10 +1,10 @@
-"""Configs of evaluators that can not work are refused, with the reason."""
+"""Configs of evaluators that cannot work are refused, with the reason."""
 
 import jax
 import ml_collections as mlc
 import pytest
 
-from big_vision.evaluators import check
+from big_vision.evaluators import validate
 
 PP = "decode(channels=1)|reshape((8, 8, 1))|value_range(-1, 1)"
 ONEHOT = PP + "|onehot(10, key='label', key_result='labels')"
@@ -12,40 +12,6 @@ ONEHOT = PP + "|onehot(10, key='label', key_result='labels')"
 
 def config(**evals):
   return mlc.ConfigDict({"input": {"batch_size": 16}, "evals": evals})
-
-
-def test_arguments():
-  """What a class takes follows its bases and where they forward to."""
-
-  class Base:
-    forwards = staticmethod(lambda data, *, cache="none": None)
-
-    def __init__(self, predict_fn, loss, **kw):
-      pass
-
-  class Derived(Base):
-    def __init__(self, predict_fn, *args, extra, opt=1, **kw):
-      pass
-
-  class Closed(Base):
-    def __init__(self, predict_fn, opt=1):
-      pass
-
-  class Anything:
-    def __init__(self, predict_fn, a, **kw):
-      pass
-
-  def factory(predict_fn, a, b=2):
-    pass
-
-  args = check._arguments
-  assert args(Base) == ({"loss", "data", "cache"}, ["loss", "data"])
-  assert args(Derived) == (
-    {"extra", "opt", "loss", "data", "cache"}, ["extra"]
-  )  # fmt: skip
-  assert args(Closed) == ({"opt"}, [])
-  assert args(Anything) == (None, ["a"])
-  assert args(factory) == ({"a", "b"}, ["a"])
 
 
 def entry(**kw):
@@ -76,8 +42,8 @@ def test_validate(tfds_data_dir, ops):
     old=entry(cache_final=True, cache_raw=False),
     fewshot=fewshot,
   )
-  check.validate(cfg, ["predict"], jax.devices())
-  check.validate(config(), ["predict"], jax.devices())
+  validate.validate(cfg, ["predict"], jax.devices())
+  validate.validate(config(), ["predict"], jax.devices())
 
 
 @pytest.mark.tf
@@ -104,7 +70,7 @@ def test_validate(tfds_data_dir, ops):
 def test_validate_rejects(tfds_data_dir, ops, change, message):
   cfg = config(val=entry(**change))
   with pytest.raises(ValueError, match=r"^config\.evals\.val.*") as e:
-    check.validate(cfg, ["predict"], jax.devices())
+    validate.validate(cfg, ["predict"], jax.devices())
   assert e.match(message)
 
 
@@ -113,7 +79,7 @@ def test_validate_names_what_is_missing(tfds_data_dir, ops):
   cfg = config(val=entry())
   del cfg.evals.val.loss_name, cfg.evals.val.data
   with pytest.raises(ValueError, match=r"evals\.val: .*loss_name, data\."):
-    check.validate(cfg, ["predict"], jax.devices())
+    validate.validate(cfg, ["predict"], jax.devices())
   cfg = mlc.ConfigDict({"evals": {"val": entry()}})
   with pytest.raises(ValueError, match=r"evals\.val\.batch_size is not set"):
-    check.validate(cfg, ["predict"], jax.devices())
+    validate.validate(cfg, ["predict"], jax.devices())
