@@ -9,9 +9,9 @@ from big_vision.evaluators import common, fewshot_lsr
 
 def clusters(n, dim, num_classes, seed=0, noise=1.0):
   rng = np.random.RandomState(seed)
-  centres = np.random.RandomState(99).randn(num_classes, dim)
+  centers = np.random.RandomState(99).randn(num_classes, dim)
   y = np.arange(n) % num_classes
-  x = centres[y] + noise * rng.randn(n, dim)
+  x = centers[y] + noise * rng.randn(n, dim)
   return x.astype(np.float32), y
 
 
