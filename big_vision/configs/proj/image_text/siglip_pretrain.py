@@ -19,7 +19,7 @@ evaluate zero-shot classification and retrieval; they need these datasets.
 
 Expected: the paper has 73.4% zero-shot on ImageNet (B/16 at 224 pixels), after
 9 billion pairs of WebLI in batches of 32,768. The accuracy depends on the data:
-half of it needs hundreds of millions of pairs.
+half of it takes hundreds of millions of pairs.
 
 `naflex,seqlen=128-256-576` keeps the aspect ratio of images, which become at most
 as many patches as one of these numbers, drawn for each image.

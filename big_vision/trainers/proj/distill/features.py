@@ -26,7 +26,14 @@ _KEYS = ("teacher", "student_layer", "teacher_layer", "weight", "distance")
 
 
 def from_config(config: ConfigLike) -> list[dict[str, Any]]:
-  """Returns `config.features` as plain dicts; empty if there are none."""
+  """Reads `config.features`.
+
+  Args:
+    config: config of the run.
+
+  Returns:
+    Plain dicts with the keys above; empty if there are none.
+  """
   return [dict(f) for f in config.get("features") or ()]
 
 
