@@ -42,7 +42,9 @@ class Ring:
   @property
   def size(self) -> int:
     """Number of devices in the circle."""
-    return math.prod(self.mesh.shape[a] for a in self.axes) if self.axes else 1
+    if self.mesh is None:
+      return 1
+    return math.prod(self.mesh.shape[a] for a in self.axes)
 
   def run(
     self,

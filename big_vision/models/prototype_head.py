@@ -28,7 +28,14 @@ class PrototypeHead(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Maps x [..., D] to [..., K] float32 in [-1, 1]."""
+    """Computes similarities.
+
+    Args:
+      x: [..., D].
+
+    Returns:
+      [..., K] float32 in [-1, 1].
+    """
     x = jnp.asarray(x, jnp.float32)
     x = nn.gelu(nn.Dense(self.hidden)(x))
     x = nn.gelu(nn.Dense(self.hidden)(x))

@@ -40,7 +40,7 @@ def get_decode(channels: int = 3, precise: bool = False) -> TensorFn:
 # These methods average with positive weights: results stay in the range of the
 # input, up to rounding errors that the cast to integers cuts off.
 _AVERAGING = ("area", "bilinear", "gaussian", "nearest")
-_SMALL_INTEGERS = (tf.uint8, tf.int8, tf.uint16, tf.int16)
+_SMALL_INTEGERS = ("uint8", "int8", "uint16", "int16")
 
 
 def _check_method(op, method):
@@ -58,7 +58,7 @@ def _resize(image, size, method, antialias):
   image = tf.convert_to_tensor(image)
   dtype = image.dtype
   resized = tf.image.resize(image, size, method=method, antialias=antialias)
-  if method not in _AVERAGING or dtype not in _SMALL_INTEGERS:
+  if method not in _AVERAGING or dtype.name not in _SMALL_INTEGERS:
     resized = tf.clip_by_value(resized, dtype.min, dtype.max)
   return tf.cast(resized, dtype)
 

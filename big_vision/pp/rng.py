@@ -19,6 +19,8 @@ Rules for ops:
   tensors: a graph is built with both branches, and its loop bodies only once.
 """
 
+from __future__ import annotations
+
 import collections
 import contextlib
 import contextvars

@@ -37,8 +37,8 @@ def read(model: str) -> bytes:
   uri = KNOWN_TOKENIZERS.get(model, model)
   if fs.is_local(uri) and not os.path.exists(uri.partition("#sha256=")[0]):
     raise ValueError(
-      f"Sentencepiece model {model!r}: neither a file nor the name of a known "
-      f"model{lookup.did_you_mean(model, KNOWN_TOKENIZERS)}"
+      f"Sentencepiece model {model!r}: no such file or name of a known model"
+      f"{lookup.did_you_mean(model, KNOWN_TOKENIZERS)}"
     )
   path = download.fetch(uri)
   with open(path, "rb") as f:

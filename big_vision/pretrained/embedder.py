@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from big_vision import lookup, models
 from big_vision.pretrained import images
 from big_vision.pretrained.preprocessing import preprocessing_of
+from big_vision.types import ConfigLike
 
 MODELS = ("proj.image_text.two_towers", "proj.clippo.one_tower")
 _BATCH_SIZE = 64
@@ -34,7 +34,7 @@ class Embedder:
 
   def __init__(
     self,
-    config: ConfigDict,
+    config: ConfigLike,
     init: str,
     *,
     name: str | None = None,
@@ -167,7 +167,7 @@ class Embedder:
     Returns:
       float32 [I, T].
     """
-    return np.float32(self._t * (zimg @ ztxt.T) + self._b)
+    return np.asarray(self._t * (zimg @ ztxt.T) + self._b, np.float32)
 
   def probabilities(
     self, logits: np.ndarray, loss_fn: str | None = None
@@ -187,10 +187,11 @@ class Embedder:
     """
     loss_fn = loss_fn or self.loss_fn
     if loss_fn == "sigmoid":
-      return np.float32(0.5 * (1 + np.tanh(0.5 * logits)))  # Never overflows.
+      # This form of the sigmoid never overflows.
+      return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)), np.float32)
     if loss_fn == "softmax":
       exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-      return np.float32(exp / exp.sum(axis=1, keepdims=True))
+      return np.asarray(exp / exp.sum(axis=1, keepdims=True), np.float32)
     raise lookup.unknown("contrastive loss", loss_fn, ["sigmoid", "softmax"])
 
 

@@ -30,7 +30,7 @@ DEFAULT_NAMES = (
   "imagenet_v2",
 )
 # Datasets that TFDS does not have: modules with `Builder` and `prepare`.
-OWN_NAMES = (*embedded.NAMES, "imagenet21k")
+OWN_NAMES = tuple(embedded.MODULES)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -99,7 +99,7 @@ def _parse(name):
 
 def _own(name, dataset, config, version):
   """`_find` for the datasets whose builders are in this package."""
-  module = importlib.import_module(f"big_vision.datasets.{dataset}")
+  module = importlib.import_module(embedded.MODULES[dataset])
   configs = [c.name for c in module.Builder.BUILDER_CONFIGS]
   if config and config not in configs:
     raise lookup.unknown(f"config of the dataset {dataset!r}", config, configs)

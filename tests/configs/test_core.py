@@ -8,7 +8,7 @@ import pytest
 
 from big_vision.configs import transfer
 from big_vision.models import bit_paper
-from big_vision.training import flat_config
+from big_vision.training import config_check, flat_config
 
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parents[1] / "golden/configs.json").read_text()
@@ -150,6 +150,13 @@ def test_transfer(dataset, crop, model):
     assert splits == dict(val=val, test=test)
   assert (config.model_name, config.model_init) == INITS[model]
   assert config.model_load.dont_load == ["head/kernel", "head/bias"]
+
+
+def test_nfnet_carries_no_key_that_nobody_reads():
+  config = get_config("nfnet_i1k")
+  assert config.mixup.to_dict() == {"p": 0.2}
+  assert "cache" not in config.input
+  config_check.check_training(config)
 
 
 def test_transfer_other_arguments():

@@ -116,11 +116,13 @@ carry_settings() {
       cp -L "$file" "$root$file"
     fi
   done
-  # Folders and files that the settings name.
+  # Folders and files that the settings name. An index in a folder has links to
+  # files beside that folder.
   while read -r file; do
+    [[ "$file" != file://* ]] || file="$(dirname "${file#file://}")"
     [[ -e "$file" && "$file" != / ]] && shared_paths+=("$file")
   done < <(python3 -m pip config list 2>/dev/null |
-    grep -oE "/[^'\" ,;\\]+" | sed 's,^///*,/,' | sort -u)
+    grep -oE "(file://)?/[^'\" ,;\\]+" | sort -u)
   for name in $(compgen -e | grep -E 'CERT|CA_BUNDLE|CA_FILE'); do
     [[ -e "${!name}" ]] && shared_paths+=("${!name}")
   done

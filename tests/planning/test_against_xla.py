@@ -71,7 +71,13 @@ def compile_step(config, axes):
   key = place(jax.ShapeDtypeStruct((2,), np.uint32), plan.replicated)
   with setup.context():
     lowered = update.lower(state, batch, {}, key)
-  return lowered.compile(compiler_options=OPTIONS)
+  try:
+    return lowered.compile(compiler_options=OPTIONS)
+  except jax.errors.JaxRuntimeError as e:
+    if "No such compile option" not in str(e):
+      raise
+    # Those of before JAX 0.10.
+    pytest.skip("XLA for CPUs cannot be told to save memory.")
 
 
 def estimate(config, axes):

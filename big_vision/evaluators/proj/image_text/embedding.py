@@ -103,7 +103,7 @@ def preprocess(ds: Any, pp: str, keep: Sequence[str]) -> Any:
   Raises:
     ValueError: `pp` does not give one of these entries.
   """
-  from big_vision.datasets import stream
+  from big_vision.datasets import ids
   from big_vision.pp import builder as pp_builder
   from big_vision.pp import rng
   from big_vision.tf import tf
@@ -113,7 +113,7 @@ def preprocess(ds: Any, pp: str, keep: Sequence[str]) -> Any:
   found: set[str] = set()
 
   def one(index, example):
-    number = stream.example_number(index, example)
+    number = ids.example_number(index, example)
     with rng.example_seed(tf.stack([zero, number]), zero):
       out = fn(dict(example))
     found.update(out)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from big_vision.models import positions
 from big_vision.trainers.proj.image_text.self_distill_settings import Settings
 from big_vision.types import Array, Key, Params
 
@@ -168,7 +169,7 @@ class ImageTower:
       posemb = img["pos_embedding"]
       d = posemb.shape[-1]
       posemb = posemb.reshape(1, *self._grid, d)
-      posemb = jax.image.resize(posemb, (1, *self._local_grid, d), "linear")
+      posemb = positions.resample(posemb, self._local_grid)
       img = {**img, "pos_embedding": posemb.reshape(1, -1, d)}
     kw = dict(train=True, rngs={"dropout": rng})
     return self._apply(params, img, image, **kw)[0]

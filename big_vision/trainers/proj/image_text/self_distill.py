@@ -34,6 +34,7 @@ from big_vision.trainers.proj.image_text import self_distill_settings
 from big_vision.trainers.proj.image_text.aux_losses import AuxLoss
 from big_vision.trainers.proj.image_text.image_tower import ImageTower
 from big_vision.training.setup import Setup
+from big_vision.types import Array, Params
 
 NAME = "distill"  # Of the parameters.
 
@@ -66,12 +67,11 @@ def make(setup: Setup, model: Any) -> AuxLoss:
   def init(rng, params, batch):
     del params, batch
     features = jnp.zeros([1, tower.width])
-    names = ("local", "masked", "token")
-    keys = dict(zip(names, jax.random.split(rng, 3), strict=True))
-    own = {name: head.init(keys[name], features)["params"] for name in terms}
+    *keys, key = jax.random.split(rng, 3)
+    of_term = dict(zip(("local", "masked"), keys, strict=True))
+    own: Params = {t: head.init(of_term[t], features)["params"] for t in terms}
     if "masked" in terms:
-      shape = (tower.stem_width,)
-      own["mask_token"] = 0.02 * jax.random.normal(keys["token"], shape)
+      own["mask_token"] = 0.02 * jax.random.normal(key, (tower.stem_width,))
     return own
 
   def draw(rng, batch):
@@ -85,7 +85,7 @@ def make(setup: Setup, model: Any) -> AuxLoss:
       drawn["hidden_patches"] = jnp.argsort(order)[:, : tower.num_hidden]
     return drawn
 
-  def project(heads, name, x):
+  def project(heads: Params, name: str, x: Array) -> Any:
     return head.apply({"params": heads[name]}, x)
 
   def embed(params, batch, out, rng, state):

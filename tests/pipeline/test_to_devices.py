@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from big_vision import input_pipeline as ip
-from big_vision.datasets import iterators
+from big_vision.pipeline import prefetch
 
 pytestmark = pytest.mark.tf
 
@@ -19,9 +19,9 @@ def test_start_global_splits_over_devices():
   devices = np.array(jax.devices()[:8])
   ds = tf.data.Dataset.range(32).batch(16)
   ds = ds.map(lambda x: {"a": {"x": x}, "s": tf.strings.as_string(x)})
-  for prefetch in (0, 2):
+  for ahead in (0, 2):
     for warmup in (False, True):
-      it = ip.start_global(ds, devices, prefetch, {"s"}, warmup)
+      it = ip.start_global(ds, devices, ahead, {"s"}, warmup)
       batches = list(it)
       assert len(batches) == 2
       x = batches[1]["a"]["x"]
@@ -58,7 +58,7 @@ def wait_until(condition):
 def test_warmup_fetches_before_next():
   for warmup in (False, True):
     seen = []
-    it = iterators.PrefetchIterator(map(seen.append, range(5)), 2, warmup)
+    it = prefetch.PrefetchIterator(map(seen.append, range(5)), 2, warmup)
     if warmup:
       wait_until(lambda: len(seen) == 2)  # noqa: B023 - called at once
     else:
@@ -71,11 +71,11 @@ def test_prefetch_thread_ends_with_its_iterator():
     return sum(t.name == "prefetch" for t in threading.enumerate())
 
   wait_until(lambda: alive() == 0)
-  it = iterators.PrefetchIterator(iter(int, 1), 2, start=True)
+  it = prefetch.PrefetchIterator(iter(int, 1), 2, start=True)
   assert next(it) == 0 and alive() == 1
   del it
   wait_until(lambda: alive() == 0)
-  it = iterators.PrefetchIterator(iter(int, 1), 2, start=True)
+  it = prefetch.PrefetchIterator(iter(int, 1), 2, start=True)
   it.close()
   assert list(it) == []
   wait_until(lambda: alive() == 0)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from big_vision import input_pipeline as ip
-from big_vision.datasets import order
+from big_vision.pipeline import order
 from big_vision.pp import rng
 
 pytestmark = pytest.mark.tf
@@ -151,29 +151,6 @@ def test_mixture_follows_the_weights(rows):
   assert abs(share - 0.75) < 5 * np.sqrt(0.75 * 0.25 / 1000)
 
 
-def test_mixture_across_blocks():
-  """Restart positions around the borders of the blocks of draws."""
-  m = order.Mixture([1, 2, 3], seed=5)
-  stop = order._BLOCK + 7
-  drawn = next(iter(m.choices(0).batch(stop + 5))).numpy()
-  for start in (0, 9, order._BLOCK - 1, order._BLOCK, stop):
-    all_hosts, mine = m.counts(start)
-    want = np.bincount(drawn[:start], minlength=3)
-    np.testing.assert_array_equal(all_hosts, want)
-    np.testing.assert_array_equal(mine, want)
-    got = list(m.choices(start).take(5).as_numpy_iterator())
-    np.testing.assert_array_equal(got, drawn[start : start + 5])
-  np.testing.assert_allclose(
-    np.bincount(drawn) / len(drawn), [1 / 6, 2 / 6, 3 / 6], atol=0.02
-  )
-
-
-def test_mixture_of_one_host_counts_only_its_draws():
-  m = order.Mixture([1, 2], 0, batch_size=8, host=1, num_hosts=2)
-  all_hosts, mine = m.counts(80)
-  assert all_hosts.sum() == 80 and mine.sum() == 40
-
-
 def test_mixture_skips_weight_zero_and_keeps_keys(rows):
   cfg = mixture(rows, keep_only=["n"])
   cfg.data = {"a": 1, "b": 0}
@@ -312,15 +289,6 @@ def test_error_names_the_example_after_filter():
       next(it)
 
 
-def test_error_of_evaluation_names_the_example():
-  ds, num = ip.make_for_inference(numbers(10), fails_at(7), 2, [10])
-  assert num == 5
-  it = ip.start_global(ds, np.array(jax.devices()[:1]))
-  with pytest.raises(ValueError, match="index 7 "):
-    for _ in range(num):
-      next(it)
-
-
 def test_skip_errors_warns_and_counts(caplog):
   ds = ip.make_for_train(
     numbers(6), fails_at(1, 2, 4), 3, skip_errors=True, name="toy"
@@ -334,35 +302,6 @@ def test_skip_errors_warns_and_counts(caplog):
     numbers(6), fails_at(1, 2, 4), 2, skip_errors=True, start_step=1
   )
   assert next(iter(again))["x"].numpy().tolist() == [5, 0]
-
-
-def test_inference_pads_and_repeats():
-  data = tf.data.Dataset.range(5).map(lambda i: {"x": i, "_id": i + 100})
-
-  def pp(d):
-    return {"y": d["x"] * 2, "v": tf.range(d["x"]), "r": rng.next_seed()}
-
-  ds, num = ip.make_for_inference(data, pp, 2, [5], cache_final=True)
-  assert num == 3
-  b = list(ds.take(6).as_numpy_iterator())
-  assert b[2]["_mask"].tolist() == [True, False]
-  assert b[2]["_id"].tolist() == [104, 0] and b[2]["y"].tolist() == [8, 0]
-  for first, second in zip(b[:3], b[3:], strict=True):
-    np.testing.assert_array_equal(first["r"], second["r"])
-  assert isinstance(ds.element_spec["v"], tf.RaggedTensorSpec)
-  seeds = np.concatenate([x["r"] for x in b[:3]])[:5]
-  assert len({tuple(s) for s in seeds}) == 5
-
-
-def test_inference_more_hosts_than_examples():
-  ds, num = ip.make_for_inference(
-    numbers(1), lambda x: x, 2, [1, 5], cache_raw=True
-  )
-  assert num == 3
-  masks = [b["_mask"].numpy().tolist() for b in ds.take(3)]
-  assert masks == [[True, False], [False, False], [False, False]]
-  with pytest.raises(ValueError, match="batch size"):
-    ip.make_for_inference(numbers(1), lambda x: x, None, [1])
 
 
 def test_digits_with_random_ops(tfds_data_dir):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from big_vision.datasets import sequence_packing as sp
+from big_vision.pipeline import packing as sp
 
 pytestmark = pytest.mark.tf
 

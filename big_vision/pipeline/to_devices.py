@@ -3,33 +3,39 @@
 B is the global batch size.
 """
 
+from __future__ import annotations
+
 import functools
-import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 
 from big_vision import devices as devices_lib
 from big_vision import trees
-from big_vision.datasets import iterators
+from big_vision.pipeline import failures, prefetch
 from big_vision.tf import tf
+from big_vision.types import Batch, Devices
 
 
 def start_global(
-  data, global_devices, n_prefetch=1, keep_on_cpu=frozenset(), warmup=False
-):
+  data: tf.data.Dataset,
+  global_devices: Devices,
+  n_prefetch: int = 1,
+  keep_on_cpu: Collection[str] = frozenset(),
+  warmup: bool = False,
+) -> Iterator[Batch]:
   """Iterates over global batches.
 
   Args:
-    data: tf.data.Dataset of this process' part of each batch.
-    global_devices: [num_devices] array of devices, in the order in which they
-      get the rows of a batch.
-    n_prefetch: int, batches to transfer ahead; 0 for none.
+    data: dataset of this process' part of each batch.
+    global_devices: [num_devices], in the order in which they get the rows of a
+      batch.
+    n_prefetch: batches to transfer ahead; 0 for none.
     keep_on_cpu: names ('/'-joined paths) of features that stay on this host, as
       NumPy arrays; strings and ragged features have to.
-    warmup: bool, start fetching now instead of when the first batch is wanted.
+    warmup: start fetching now instead of when the first batch is wanted.
 
   Returns:
     An iterator of dicts of arrays [B, ...], split on axis 0 over the devices.
@@ -47,56 +53,29 @@ def start_global(
     if isinstance(x, tf.RaggedTensor) or x.dtype == tf.string:
       kind = "ragged" if isinstance(x, tf.RaggedTensor) else "of strings"
       raise TypeError(
-        f"The feature {name!r} is {kind} and can not be put on devices. Add "
+        f"The feature {name!r} is {kind} and cannot be put on devices. Add "
         "it to keep_on_cpu, or remove it in the pp string (`drop`, `keep`)."
       )
     local = np.asarray(x)  # Shares memory.
     return devices_lib.make_fsarray_from_local_slice(local, global_devices)
 
   def batches():
-    for batch in _iterate(data):
+    for batch in failures.iterate(data):
       yield trees.tree_map_with_names(put, batch)
 
   if n_prefetch:
-    return iterators.PrefetchIterator(batches(), n_prefetch, start=warmup)
-  return iterators.threadstart_iterator(batches()) if warmup else batches()
+    return prefetch.PrefetchIterator(batches(), n_prefetch, start=warmup)
+  return prefetch.threadstart_iterator(batches()) if warmup else batches()
 
 
-def _iterate(data):
-  """Elements of a dataset; errors say which example is behind them."""
-  it = iter(data)
-  for num_batches in itertools.count():
-    try:
-      batch = next(it)
-    except StopIteration:
-      return
-    except tf.errors.OpError as e:
-      error = _explain(data, num_batches, e)
-      raise error from (None if error is e else e)
-    yield batch
-
-
-def _explain(data, num_batches, e):
-  """ValueError that names the example, or `e` if it can not be found."""
-  if not hasattr(data, "explain_failure"):
-    return e
-  logging.error("An input pipeline failed, looking for the example: %s", e)
-  failed = data.explain_failure(num_batches)
-  if not failed:
-    return e
-  return ValueError(
-    f"Preprocessing failed for the example with {failed}\n{e.message}"
-  )
-
-
-def tf_to_numpy(x):
+def tf_to_numpy(x: Any) -> np.ndarray:
   """Converts a tensor of the host.
 
   Args:
     x: dense or ragged tensor.
 
   Returns:
-    np.ndarray. Strings become unicode (UTF-8). If the rows of a ragged tensor
+    An array. Strings become unicode (UTF-8). If the rows of a ragged tensor
     have one shape, the result is dense, otherwise a 1-D object array of arrays.
   """
   if isinstance(x, tf.RaggedTensor):
@@ -122,8 +101,8 @@ def _ragged_to_numpy(x):
   return out
 
 
-def shapes(element_spec):
-  """What devices see of a dataset's elements, for initialising models.
+def shapes(element_spec: Any) -> dict[Any, Any]:
+  """Tells what devices see of a dataset's elements, to initialize models.
 
   Args:
     element_spec: (nested) dict of TensorFlow specs, or of tuples of them.
@@ -151,16 +130,21 @@ def shapes(element_spec):
   return out
 
 
-def shard_and_put(x, shard=True, put=True):
+def shard_and_put(
+  x: Any, shard: bool = True, put: bool = True
+) -> np.ndarray | jax.Array:
   """Splits a host's batch over its devices (for code written for pmap).
 
   Args:
     x: tensor or array [B, ...].
-    shard: bool, whether to reshape to [D, B / D, ...], D local devices.
-    put: bool, whether to put one slice on each device (if `shard`).
+    shard: whether to reshape to [D, B / D, ...], D local devices.
+    put: whether to put one slice on each device (if `shard`).
 
   Returns:
-    np.ndarray, or jax.Array with one slice per device.
+    An array, on the host or with one slice per device.
+
+  Raises:
+    ValueError: B does not divide by the number of devices.
   """
   x = np.asarray(x)
   if not shard:
@@ -178,19 +162,47 @@ def shard_and_put(x, shard=True, put=True):
   return jax.device_put(x, jax.sharding.NamedSharding(mesh, spec))
 
 
-def start_input_pipeline(data, n_prefetch=1, shard=True):
-  """Iterator over a dataset with `shard_and_put` applied to all features."""
+def start_input_pipeline(
+  data: tf.data.Dataset, n_prefetch: int = 1, shard: bool = True
+) -> Iterator[Any]:
+  """Iterates over a dataset with `shard_and_put` applied to all features.
+
+  Args:
+    data: dataset of this process' part of each batch.
+    n_prefetch: batches to transfer ahead; 0 leaves them on the host.
+    shard: see `shard_and_put`.
+
+  Returns:
+    An iterator of trees of arrays.
+  """
   put = functools.partial(shard_and_put, shard=shard, put=bool(n_prefetch))
-  it = (jax.tree.map(put, batch) for batch in _iterate(data))
-  return iterators.prefetch_iterator(it, n_prefetch)
+  it = (jax.tree.map(put, batch) for batch in failures.iterate(data))
+  return prefetch.prefetch_iterator(it, n_prefetch)
 
 
-def start_ragged_input_pipeline(data, n_prefetch=1, shard=True, ragged=None):
-  """`start_input_pipeline` that passes the features named in `ragged` through."""
+def start_ragged_input_pipeline(
+  data: tf.data.Dataset,
+  n_prefetch: int = 1,
+  shard: bool = True,
+  ragged: Collection[str] | None = None,
+) -> Iterator[Any]:
+  """Does the same as `start_input_pipeline` for all but some features.
+
+  Args:
+    data: dataset of this process' part of each batch.
+    n_prefetch: batches to transfer ahead; 0 leaves them on the host.
+    shard: see `shard_and_put`.
+    ragged: names of the features that stay tensors.
+
+  Returns:
+    An iterator of trees of arrays and tensors.
+  """
   ragged = frozenset(ragged or ())
 
   def put(name, x):
     return x if name in ragged else shard_and_put(x, shard, bool(n_prefetch))
 
-  it = (trees.tree_map_with_names(put, batch) for batch in _iterate(data))
-  return iterators.prefetch_iterator(it, n_prefetch)
+  it = (
+    trees.tree_map_with_names(put, batch) for batch in failures.iterate(data)
+  )
+  return prefetch.prefetch_iterator(it, n_prefetch)

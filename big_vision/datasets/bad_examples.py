@@ -1,28 +1,33 @@
-"""Examples that can not be used: errors in graphs that name a file."""
+"""Examples that cannot be used: errors in graphs that name a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
+from big_vision.datasets.source import Example
 from big_vision.tf import tf
 
 
-class Problems:
-  """What is wrong with some examples of a source, known before reading them.
+class BadExamples:
+  """Holds what is known to be wrong with examples before they are read.
 
   The source can be opened all the same, so that `skip_errors` can drop them.
 
   Args:
-    messages: dict of example number -> str, naming the file and the problem.
+    messages: example number -> message that names the file and the problem.
   """
 
-  def __init__(self, messages):
+  def __init__(self, messages: Mapping[int, str]):
     self._numbers = np.array(sorted(messages), np.int64)
-    self.messages = [messages[i] for i in self._numbers]
+    self.messages = [messages[int(i)] for i in self._numbers]
 
-  def check(self, index, example):
-    """Fails for the examples with a problem.
+  def check(self, index: tf.Tensor, example: Example) -> Example:
+    """Fails for the examples that something is wrong with.
 
     Args:
-      index: int64 scalar tensor, number of the example.
+      index: int64 scalar, number of the example.
       example: dict of tensors.
 
     Returns:
@@ -40,15 +45,15 @@ class Problems:
     return fail_with(message, example)
 
 
-def fail_with(message, example):
-  """Raises an error with a message that is a tensor.
+def fail_with(message: tf.Tensor, example: Example) -> Example:
+  """Raises an error whose message is a tensor.
 
   Args:
-    message: string scalar tensor; empty for no error.
+    message: string scalar; empty for no error.
     example: dict of tensors.
 
   Returns:
-    `example`, which can not be computed if there is a message.
+    `example`, which cannot be computed if there is a message.
 
   Raises:
     tf.errors.InvalidArgumentError: (when it is run) there is a message.
@@ -58,16 +63,18 @@ def fail_with(message, example):
     return tf.nest.map_structure(tf.identity, example)
 
 
-def label_message(label, num_classes, where):
-  """What to say of a label.
+def label_message(
+  label: int, num_classes: int | None, where: str
+) -> str | None:
+  """Says what is wrong with a label.
 
   Args:
-    label: int.
-    num_classes: int or None if unknown.
-    where: str, the file that has the label.
+    label: the label.
+    num_classes: None if unknown.
+    where: the file that has the label.
 
   Returns:
-    str; None if the label is in [0, num_classes).
+    A message; None if the label is in [0, num_classes).
   """
   if label >= 0 and (num_classes is None or label < num_classes):
     return None

@@ -5,7 +5,7 @@ Every statement follows from the scene alone, and is true.
 
 import collections
 
-from big_vision.datasets import shapes_scene as ss
+from big_vision.datasets.shapes import scene as ss
 
 NUM_CAPTIONS = 5
 QUESTION_TYPES = (
@@ -50,7 +50,7 @@ def captions(scene, rng):
   In this order: all objects, the nearest object, how many, where, background.
 
   Args:
-    scene: shapes_scene.Scene.
+    scene: scene.Scene.
     rng: np.random.Generator, chooses the wording and what is told.
 
   Returns:
@@ -69,7 +69,7 @@ def questions(scene, rng):
   """Questions about the scene with their answers, lower case.
 
   Args:
-    scene: shapes_scene.Scene.
+    scene: scene.Scene.
     rng: np.random.Generator, chooses what is asked.
 
   Returns:

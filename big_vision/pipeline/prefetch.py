@@ -1,12 +1,20 @@
-"""Iterators that work ahead of their consumer. Needs neither jax nor TensorFlow."""
+"""Iterators that work ahead of their consumer; needs neither jax nor TensorFlow."""
+
+from __future__ import annotations
 
 import atexit
 import collections
 import threading
 import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 _END = object()
-_running = weakref.WeakSet()  # _Worker objects with a thread.
+_running: weakref.WeakSet[_Worker] = (
+  weakref.WeakSet()
+)  # _Worker objects with a thread.
 
 
 class PrefetchIterator:
@@ -18,11 +26,11 @@ class PrefetchIterator:
 
   Args:
     it: iterable.
-    n: int, how many elements to hold ready, at least 1.
-    start: bool, whether to begin right away instead of at the first `next`.
+    n: how many elements to hold ready, at least 1.
+    start: whether to begin right away instead of at the first `next`.
   """
 
-  def __init__(self, it, n, start=False):
+  def __init__(self, it: Iterable[Any], n: int, start: bool = False):
     self._worker = _Worker(it, n)
     self._done = False
     # The thread must not keep the iterator alive, so it only has the worker.
@@ -30,10 +38,10 @@ class PrefetchIterator:
     if start:
       self._worker.start()
 
-  def __iter__(self):
+  def __iter__(self) -> PrefetchIterator:
     return self
 
-  def __next__(self):
+  def __next__(self) -> Any:
     if self._done:
       raise StopIteration
     self._worker.start()
@@ -45,24 +53,24 @@ class PrefetchIterator:
       raise StopIteration
     return element
 
-  def close(self):
+  def close(self) -> None:
     """Stops fetching; what was fetched is dropped."""
     self._done = True
     self._worker.stop()
 
 
 class _Worker:
-  """The thread and the elements that it has fetched."""
+  """Runs the thread and holds the elements that it has fetched."""
 
-  def __init__(self, it, n):
+  def __init__(self, it: Iterable[Any], n: int):
     self._it = it
     self._n = n
-    self._ready = collections.deque()
+    self._ready: collections.deque[Any] = collections.deque()
     self._changed = threading.Condition()
     self._stopped = False
-    self._thread = None
+    self._thread: threading.Thread | None = None
 
-  def start(self):
+  def start(self) -> None:
     if self._thread is None and not self._stopped:
       self._thread = threading.Thread(
         target=self._run, name="prefetch", daemon=True
@@ -100,7 +108,7 @@ class _Worker:
       self._ready.append((element, error))
       self._changed.notify_all()
 
-  def get(self):
+  def get(self) -> tuple[Any, BaseException | None]:
     with self._changed:
       self._changed.wait_for(lambda: self._ready or self._stopped)
       if self._stopped:
@@ -109,14 +117,15 @@ class _Worker:
       self._changed.notify_all()
       return out
 
-  def stop(self):
+  def stop(self) -> None:
     with self._changed:
       self._stopped = True
       self._ready.clear()
       self._changed.notify_all()
 
-  def join(self, timeout):
-    self._thread.join(timeout)
+  def join(self, timeout: float) -> None:
+    if self._thread is not None:
+      self._thread.join(timeout)
 
 
 def _stop_all():
@@ -128,12 +137,12 @@ def _stop_all():
     w.join(timeout=10)
 
 
-def prefetch_iterator(it, n):
-  """Iterator over `it` that holds up to `n` elements ready.
+def prefetch_iterator(it: Iterable[_T], n: int | None) -> Iterator[_T]:
+  """Iterates over `it` and holds up to `n` elements ready.
 
   Args:
     it: iterable.
-    n: int; 0 or None: nothing is fetched ahead.
+    n: how many; 0 or None: nothing is fetched ahead.
 
   Returns:
     An iterator with the same elements in the same order.
@@ -141,8 +150,8 @@ def prefetch_iterator(it, n):
   return PrefetchIterator(it, n) if n else iter(it)
 
 
-def threadstart_iterator(it):
-  """Iterator over `it` whose first element is fetched now, in the background.
+def threadstart_iterator(it: Iterable[_T]) -> Iterator[_T]:
+  """Iterates over `it`; fetches its first element now, in the background.
 
   Args:
     it: iterable.
@@ -161,7 +170,7 @@ def threadstart_iterator(it):
 
 
 def _head(it):
-  """The first element of an iterator, if any; leaves the rest in it."""
+  """Yields the first element of an iterator, if any; leaves the rest in it."""
   for x in it:
     yield x
     return

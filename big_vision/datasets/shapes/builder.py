@@ -5,8 +5,8 @@ contrastive training, question answering, detection, referring expressions,
 panoptic segmentation and depth. Nothing is downloaded; an example depends on
 (seed, split, index) alone.
 
-`shapes_scene` draws what is there, `shapes_render` makes pixels from it and
-`shapes_text` sentences; docs/datasets.md has the table of features.
+`scene` draws what is there, `render` makes pixels from it and `text` sentences;
+docs/datasets.md has the table of features.
 """
 
 import dataclasses
@@ -17,8 +17,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from big_vision import lookup
-from big_vision.datasets import embedded, shapes_render, shapes_text
-from big_vision.datasets import shapes_scene as ss
+from big_vision.datasets import embedded
+from big_vision.datasets.shapes import render, text
+from big_vision.datasets.shapes import scene as ss
 
 SHAPE_COLORS = tuple(f"{c} {s}" for s in ss.SHAPES for c in ss.COLORS)
 _JPEG_QUALITY = 95
@@ -51,7 +52,7 @@ class ShapesConfig(tfds.core.BuilderConfig):
   def __post_init__(self):
     lowest = dict.fromkeys(("num_train", "num_validation", "num_test"), 1)
     lowest |= {
-      "image_size": shapes_render.MIN_SIZE,
+      "image_size": render.MIN_SIZE,
       "max_objects": 1,
       "seed": 0,
     }
@@ -138,7 +139,7 @@ class Shapes(embedded.Builder, skip_registration=True):
         {
           "question": f.Text(),
           "answer": f.Text(),
-          "type": f.ClassLabel(names=shapes_text.QUESTION_TYPES),
+          "type": f.ClassLabel(names=text.QUESTION_TYPES),
         }
       ),
       "boxes": f.Sequence(
@@ -157,7 +158,7 @@ class Shapes(embedded.Builder, skip_registration=True):
       "panoptic_objects": f.Sequence(
         {
           "id": np.int64,
-          "label": f.ClassLabel(names=shapes_render.SEMANTICS[1:]),
+          "label": f.ClassLabel(names=render.SEMANTICS[1:]),
           "bbox": f.BBoxFeature(),
           "area": np.int64,
           "is_crowd": np.bool_,
@@ -203,7 +204,7 @@ def make_scene(split, index, *, balanced=False, seed=0, **kw):
     **kw: max_objects, near, far, see ShapesConfig.
 
   Returns:
-    (shapes_scene.Scene, np.random.Generator).
+    (scene.Scene, np.random.Generator).
   """
   rng = ss.generator(seed, split, index)
   main = None
@@ -226,14 +227,14 @@ def make_example(split, index, *, image_size=64, **scene):
     Dict with the features of the dataset; images are encoded bytes.
   """
   scene, rng = make_scene(split, index, **scene)
-  picture = shapes_render.render(scene, image_size)
+  picture = render.render(scene, image_size)
   main = scene.main
   boxes = [tfds.features.BBox(*box) for box in picture.boxes.tolist()]
   objects = zip(
     scene.objects,
     boxes,
     picture.visible,
-    shapes_text.expressions(scene),
+    text.expressions(scene),
     strict=True,
   )
   panoptic_image, panoptic_objects = _coco_panoptic(picture.panoptic)
@@ -252,8 +253,8 @@ def make_example(split, index, *, image_size=64, **scene):
     "color": main.color,
     "shape_color": main.kind,
     "num_objects": len(scene.objects),
-    "captions": shapes_text.captions(scene, rng),
-    "qa": shapes_text.questions(scene, rng),
+    "captions": text.captions(scene, rng),
+    "qa": text.questions(scene, rng),
     "boxes": [
       {
         "bbox": box,
@@ -323,7 +324,7 @@ def _coco_panoptic(panoptic):
   semantic, instance = panoptic[..., 0], panoptic[..., 1]
   masks = [instance == i for i in range(1, instance.max() + 1)]
   for name in ("wall", "floor"):
-    masks.append(semantic == shapes_render.SEMANTICS.index(name))
+    masks.append(semantic == render.SEMANTICS.index(name))
   size = len(panoptic)
   image = np.zeros((size, size, 3), np.uint8)
   segments = []

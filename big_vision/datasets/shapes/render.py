@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 from PIL import Image, ImageDraw
 
-from big_vision.datasets import shapes_scene as ss
+from big_vision.datasets.shapes import scene as ss
 
 # Meaning of the first panoptic channel; 0 is left for pixels without a label.
 SEMANTICS = ("void", *ss.SHAPES, "wall", "floor")
@@ -58,7 +58,7 @@ def render(scene, size):
   """Draws a scene.
 
   Args:
-    scene: shapes_scene.Scene.
+    scene: scene.Scene.
     size: int, side of the picture in pixels, at least MIN_SIZE.
 
   Returns:
