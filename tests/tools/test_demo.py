@@ -403,7 +403,7 @@ def test_command_serves_until_ctrl_c(tmp_path):
     assert model["prompts"] == ["grey 0", "grey 1"]
     assert model["examples"] == ["grey 0", "grey 1", "grey 0"]
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
   finally:
     process.kill()
   assert (process.returncode, out, err) == (0, "Stopped.\n", "")
