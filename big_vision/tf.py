@@ -1,27 +1,59 @@
-"""TensorFlow, imported in half of the time: `from big_vision.tf import tf`.
+"""TensorFlow and TensorFlow Datasets, imported when they are first used.
 
-`import tensorflow` loads all of Keras, which takes as long as the rest and is not
-used here. It tries to, that is: told that Keras is the older package tf_keras,
-which it does not find, it goes on without. `tf.keras` is what it always was; it
-is loaded when somebody asks for it.
+`from big_vision.tf import tf` costs nothing: TensorFlow is imported when an
+attribute of `tf` is asked for the first time. That is why modules that use it
+can be imported on machines without it, and why a test run does not import it
+once per process before it knows which tests it will run.
+
+The import takes half of the usual time. `import tensorflow` loads all of Keras,
+which takes as long as the rest and is not used here. If TensorFlow is told that
+Keras is the older package tf_keras, it does not find that package and goes on
+without. `tf.keras` is loaded when somebody asks for it.
 """
 
+import importlib
 import os
+import threading
+import types
+from typing import TYPE_CHECKING, Any
 
 _KEY = "TF_USE_LEGACY_KERAS"
+_lock = threading.RLock()
+_modules: dict[str, types.ModuleType] = {}  # Those that are imported.
 
 
-def _import():
-  old = os.environ.get(_KEY)
-  os.environ[_KEY] = "1"
-  try:
-    import tensorflow
-  finally:
-    if old is None:
-      del os.environ[_KEY]
-    else:
-      os.environ[_KEY] = old
-  return tensorflow
+class _LazyModule(types.ModuleType):
+  """Stands for a module that is imported when an attribute is asked for."""
+
+  def __getattr__(self, name: str) -> Any:
+    # Tools that look into any object, such as pytest, ask for private names.
+    if name.startswith("_") and name != "__version__":
+      raise AttributeError(
+        f"module {self.__name__!r} has no attribute {name!r}"
+      )
+    return getattr(_modules.get(self.__name__) or _import(self.__name__), name)
+
+  def __dir__(self) -> list[str]:
+    return dir(_import(self.__name__))
 
 
-tf = _import()
+def _import(name: str) -> types.ModuleType:
+  with _lock:
+    old = os.environ.get(_KEY)
+    os.environ[_KEY] = "1"
+    try:
+      _modules[name] = importlib.import_module(name)
+      return _modules[name]
+    finally:
+      if old is None:
+        del os.environ[_KEY]
+      else:
+        os.environ[_KEY] = old
+
+
+if TYPE_CHECKING:
+  import tensorflow as tf
+  import tensorflow_datasets as tfds
+else:
+  tf = _LazyModule("tensorflow")
+  tfds = _LazyModule("tensorflow_datasets")

@@ -15,6 +15,19 @@ jax.config.update("jax_threefry_partitionable", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+  """Compiles without most optimizations while the tests of a file run.
+
+  Models spend nearly all of their test time in the compiler. The golden values
+  of models were made in this way. A file asks for it with
+  `pytestmark = pytest.mark.usefixtures("quick_compilation")`.
+  """
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def tfds_data_dir(tmp_path_factory):
   """A TFDS folder with `digits`; TFDS_DATA_DIR points to it."""

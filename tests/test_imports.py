@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 TF_WING = (
   "big_vision.pp.",
   "big_vision.datasets.",
+  "big_vision.pipeline.",
   "big_vision.input_pipeline",
   "big_vision.tf",
   "big_vision.tools.convert_dataset",

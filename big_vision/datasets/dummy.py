@@ -7,13 +7,12 @@ dtype="float32")))`.
 from collections.abc import Mapping
 
 import jax
-import numpy as np
 
-from big_vision.datasets import core
+from big_vision.datasets import source
 from big_vision.tf import tf
 
 
-class DataSource(core.DataSource):
+class DataSource(source.DataSource):
   """The same example of zeros (empty strings), `num_examples` times.
 
   Args:
@@ -46,8 +45,7 @@ class DataSource(core.DataSource):
     return self._num_examples
 
   def num_examples_per_process(self):
-    n, num_processes = self._num_examples, jax.process_count()
-    return [len(x) for x in np.array_split(np.arange(n), num_processes)]
+    return source.split_evenly(self._num_examples)
 
 
 def _zeros(spec, key):

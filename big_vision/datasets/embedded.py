@@ -11,8 +11,14 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.core.utils import tqdm_utils
 
-# Modules of this package with `Builder` and `prepare`, by dataset name.
+# Prepared when they are opened: that takes seconds and downloads nothing.
 NAMES = ("digits", "shapes")
+# All datasets that TFDS lacks: modules with `Builder` and `prepare`.
+MODULES = {
+  "digits": "big_vision.datasets.digits",
+  "shapes": "big_vision.datasets.shapes",
+  "imagenet21k": "big_vision.datasets.imagenet.imagenet21k",
+}
 
 
 # Not registered: TFDS refuses two classes of one name in a process. A prepared

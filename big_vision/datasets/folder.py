@@ -13,11 +13,17 @@ import numpy as np
 from absl import logging
 
 from big_vision import fs, lookup
-from big_vision.datasets import core, folder_listing, problems, slices, tfds
+from big_vision.datasets import (
+  bad_examples,
+  folder_listing,
+  ids,
+  slices,
+  source,
+)
 from big_vision.tf import tf
 
 
-class DataSource(core.IndexedDataSource):
+class DataSource(source.IndexedDataSource):
   """Image files, in the order of their paths (with a CSV file: of its rows).
 
   Args:
@@ -67,7 +73,7 @@ class DataSource(core.IndexedDataSource):
       num_classes = len(classes)
     self.classes = classes
     self._labels = _numbers(targets, classes) if ints is None else ints
-    self._problems = problems.Problems(
+    self._bad = bad_examples.BadExamples(
       {
         int(i): _bad_label(
           self._root + files[i], targets[i], classes, num_classes, labels
@@ -83,8 +89,8 @@ class DataSource(core.IndexedDataSource):
   def total_examples(self):
     return len(self._labels)
 
-  def problems(self):
-    return self._problems.messages
+  def bad_examples(self):
+    return self._bad.messages
 
   def read(self, index):
     """See the base class.
@@ -102,9 +108,9 @@ class DataSource(core.IndexedDataSource):
       "label": tf.gather(self._labels, index),
       "file_name": name,
       "tfds_id": tf.strings.join([self._root, name]),
-      "_id": tfds.hash_id(name),
+      "_id": ids.hash_id(name),
     }
-    example = self._problems.check(index, example)
+    example = self._bad.check(index, example)
     if self.classes is not None:
       class_names = tf.constant(self.classes, tf.string)
       example["class_name"] = tf.gather(class_names, example["label"])
@@ -219,4 +225,4 @@ def _bad_label(file, label, classes, num_classes, csv_path):
     hint = lookup.did_you_mean(label, classes)
     return f"The label {label!r} of {where} is no class{hint}"
   number = classes.index(label) if number is None else int(number[0])
-  return problems.label_message(number, num_classes, where)
+  return bad_examples.label_message(number, num_classes, where)

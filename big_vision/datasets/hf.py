@@ -8,23 +8,22 @@ import functools
 import itertools
 from collections.abc import Mapping
 
-import numpy as np
 from absl import logging
 
 from big_vision import lookup
 from big_vision.datasets import (
-  core,
+  concatenation,
   hf_files,
   hf_types,
-  problems,
+  ids,
   python_reader,
   slices,
-  tfds,
+  source,
 )
 from big_vision.tf import tf
 
 
-class DataSource(python_reader.Reader, core.IndexedDataSource):
+class DataSource(python_reader.Reader, source.IndexedDataSource):
   """The rows of a dataset, in their order. Needs the package `datasets`.
 
   Args:
@@ -61,23 +60,24 @@ class DataSource(python_reader.Reader, core.IndexedDataSource):
     load = {"name": config, "revision": revision, "cache_dir": cache_dir}
     load = {k: v for k, v in load.items() if v is not None}
     split, parts = hf_files.open_splits(path, split, load)
-    self._parts = list(itertools.chain.from_iterable(parts.values()))
-    for part in self._parts:
-      if part.problem:
-        logging.error("%s", part.problem)
-    self._ends = np.cumsum([len(part) for part in self._parts])
+    files = list(itertools.chain.from_iterable(parts.values()))
+    for file in files:
+      if file.problem:
+        logging.error("%s", file.problem)
     sizes = {k: sum(map(len, v)) for k, v in parts.items()}
-    self._numbers = slices.positions(split, sizes)
-    table = next((p.table for p in self._parts if not p.problem), None)
+    self._rows = concatenation.Concatenation(
+      files, slices.positions(split, sizes)
+    )
+    table = next((f.table for f in files if not f.problem), None)
     if table is None:
       raise ValueError(
         f"config.input.data.path: no file of {path!r} can be used. "
-        f"{self._parts[0].problem}"
+        f"{files[0].problem}"
       )
     self._columns = _choose(hf_types.columns(table.schema), features)
     if num_classes is not None and "label" in self._columns:
       self._columns["label"].num_classes = num_classes
-    self._problems = problems.Problems(self._find_problems())
+    self._bad = self._rows.find_bad()
     logging.info(
       "%d rows of %s (split %s), columns %s",
       self.total_examples,
@@ -88,10 +88,10 @@ class DataSource(python_reader.Reader, core.IndexedDataSource):
 
   @property
   def total_examples(self):
-    return len(self._numbers)
+    return len(self._rows)
 
-  def problems(self):
-    return self._problems.messages
+  def bad_examples(self):
+    return self._bad.messages
 
   @functools.cached_property
   def specs(self):
@@ -106,44 +106,24 @@ class DataSource(python_reader.Reader, core.IndexedDataSource):
       dict: the features; `tfds_id`, the file, the row in it and the file name
       of the image if that is known; `_id`, int32 hash of file name and row.
     """
-    index = self._problems.check(index, {"index": index})["index"]
+    index = self._bad.check(index, {"index": index})["index"]
     *values, tfds_id = python_reader.unpack(fetched)
     example = dict(zip(self._columns, values, strict=True))
-    number = tf.gather(self._numbers, index)
-    part = tf.searchsorted(self._ends, number[None], side="right")[0]
-    row = number - tf.gather(np.concatenate([[0], self._ends]), part)
-    file_name = tf.gather([p.name for p in self._parts], part)
+    file, row = self._rows.locate_tensor(index)
+    file_name = tf.gather([f.name for f in self._rows.parts], file)
     name = tf.strings.join([file_name, ":", tf.strings.as_string(row)])
-    return {**example, "tfds_id": tfds_id, "_id": tfds.hash_id(name)}
+    return {**example, "tfds_id": tfds_id, "_id": ids.hash_id(name)}
 
   def read_python(self, index):
     """See the base class."""
-    number = int(self._numbers[index])
-    p = int(np.searchsorted(self._ends, number, side="right"))
-    part = self._parts[p]
-    row = number - int(self._ends[p]) + len(part)
-    where, values = f"{part.path}:{row}", []
+    file, row = self._rows.locate(index)
+    where, values = f"{file.path}:{row}", []
     for column in self._columns.values():
-      value, file_name = column.read(part.table, row, where)
+      value, file_name = column.read(file.table, row, where)
       if file_name:
-        where = f"{part.path}:{row} ({file_name})"
+        where = f"{file.path}:{row} ({file_name})"
       values.append(value)
     return [*values, where.encode()]
-
-  def _find_problems(self):
-    """dict of example number -> message."""
-    by_number = {
-      end - len(part): part.problem
-      for end, part in zip(self._ends, self._parts, strict=True)
-      if part.problem
-    }
-    if not by_number:
-      return {}
-    return {
-      i: by_number[int(number)]
-      for i, number in enumerate(self._numbers)
-      if int(number) in by_number
-    }
 
 
 def _choose(known, features):

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from big_vision.datasets import problems
+from big_vision.datasets import bad_examples
 from big_vision.tf import tf
 
 _STRINGS = ("string", "large_string", "binary", "large_binary")
@@ -74,7 +74,7 @@ class Column:
       )
     if self.num_classes is not None:
       for label in array.ravel():
-        text = problems.label_message(int(label), self.num_classes, where)
+        text = bad_examples.label_message(int(label), self.num_classes, where)
         if text:
           raise ValueError(text)
     return array

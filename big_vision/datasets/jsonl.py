@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from big_vision import fs
-from big_vision.datasets import core
+from big_vision.datasets import source
 from big_vision.download import cached_download
 from big_vision.tf import tf
 
@@ -19,7 +19,7 @@ _TYPES = {bool: np.bool_, int: np.int32, float: np.float32, str: object}
 _NUM_DOWNLOADS = 100  # In parallel.
 
 
-class DataSource(core.DataSource):
+class DataSource(source.DataSource):
   """The rows of a JSON-lines file.
 
   Args:

@@ -4,8 +4,14 @@ Calls of Python are slow to get from the threads of tf.data, so several examples
 are read in one; what fails is reported when the turn of that example comes.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 
+from big_vision.datasets.source import Example
 from big_vision.tf import tf
 
 _BLOCK = 16  # Examples per call. More gain nothing, measured with JPEGs.
@@ -19,34 +25,44 @@ class Reader:
   `read_python` raises should name the file.
   """
 
+  specs: Sequence[tf.TensorSpec]
+
   @property
-  def block_size(self):
-    """How many examples `fetch` may read at a time: one if shapes differ."""
+  def block_size(self) -> int:
+    """Number of examples that `fetch` may read at a time: 1 if shapes differ."""
     fixed = all(s.shape.is_fully_defined() for s in self.specs)
     return _BLOCK if fixed else 1
 
-  def fetch(self, indices):
+  def read_python(self, index: int) -> Sequence[Any]:
+    """Reads the values of one example, see the head of the class."""
+    raise RuntimeError(f"{type(self).__name__} must override read_python")
+
+  def fetch(self, indices: tf.Tensor) -> list[tf.Tensor]:
     """Reads examples ([N] int64, N <= `block_size`): tensors [N, ...]."""
     return fetch(self.read_python, indices, self.specs)
 
-  def complete(self, index, fetched):
-    """A raw example from its rows of what was fetched; see `unpack`."""
+  def complete(self, index: tf.Tensor, fetched: Sequence[tf.Tensor]) -> Example:
+    """Makes a raw example from its rows of what was fetched; see `unpack`."""
     raise RuntimeError(f"{type(self).__name__} must override complete")
 
-  def read(self, index):
-    """See `core.IndexedDataSource`."""
+  def read(self, index: tf.Tensor) -> Example:
+    """See `source.IndexedDataSource`."""
     fetched = self.fetch(tf.reshape(index, [1]))
     return self.complete(index, [x[0] for x in fetched])
 
 
-def fetch(fn, indices, specs):
+def fetch(
+  fn: Callable[[int], Sequence[Any]],
+  indices: tf.Tensor,
+  specs: Sequence[tf.TensorSpec],
+) -> list[tf.Tensor]:
   """Reads examples.
 
   Args:
-    fn: `int -> list` of values that NumPy understands, one per spec. May raise;
-      the text of the exception should name the file.
-    indices: [N] int64 tensor; only one, if shapes differ.
-    specs: list of `tf.TensorSpec`, of one example.
+    fn: number of an example -> values that NumPy understands, one per spec. May
+      raise; the text of the exception should name the file.
+    indices: [N] int64; only one, if shapes differ.
+    specs: those of one example.
 
   Returns:
     List of tensors [N, ...], for `unpack`.
@@ -65,8 +81,14 @@ def fetch(fn, indices, specs):
   return values
 
 
-def unpack(fetched):
-  """The values of one example, row n of every tensor that `fetch` returned.
+def unpack(fetched: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+  """Takes one example apart: row n of every tensor that `fetch` returned.
+
+  Args:
+    fetched: the values of the example, then the text of its error.
+
+  Returns:
+    The values.
 
   Raises:
     tf.errors.InvalidArgumentError: (when it is run; ValueError if that is not

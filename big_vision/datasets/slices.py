@@ -4,9 +4,9 @@ import re
 import types
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from big_vision import lookup
+from big_vision.tf import tfds
 
 ALL = "all"  # The split that is everything.
 _ALL = "all_"  # TFDS does not slice "all".

@@ -11,14 +11,11 @@ from absl import logging
 from tensorflow_datasets.core import read_only_builder
 
 from big_vision import lookup
-from big_vision.datasets import core, embedded, python_reader, records
+from big_vision.datasets import embedded, ids, python_reader, records, source
 from big_vision.tf import tf
 
-# Ids of examples must be the same for ever: files of evaluators hold them.
-_HASH_KEY = [3714561454027272724, 8800639020734831960]
 
-
-class DataSource(python_reader.Reader, core.DataSource):
+class DataSource(python_reader.Reader, source.DataSource):
   """A dataset that TFDS has prepared on disk.
 
   Args:
@@ -95,7 +92,7 @@ class DataSource(python_reader.Reader, core.DataSource):
       tf.data.Dataset of dicts of tensors.
     """
     if self.builder.info.file_format not in tfds.core.FileFormat.with_tf_data():
-      return core.by_index(self, ordered, process_split)
+      return source.by_index(self, ordered, process_split)
     split = self.split
     if process_split:
       split = self._process_splits()[jax.process_index()]
@@ -164,20 +161,7 @@ class DataSource(python_reader.Reader, core.DataSource):
 
 
 def _add_id(example):
-  return {**example, "_id": hash_id(example["tfds_id"])}
-
-
-def hash_id(tfds_id):
-  """Number for a TFDS id.
-
-  Args:
-    tfds_id: string tensor of any shape.
-
-  Returns:
-    int32 tensor of the same shape; collisions are possible.
-  """
-  bucket = tf.strings.to_hash_bucket_strong(tfds_id, 2**32 - 1, key=_HASH_KEY)
-  return tf.bitcast(tf.cast(bucket, tf.uint32), tf.int32)
+  return {**example, "_id": ids.hash_id(example["tfds_id"])}
 
 
 def get_builder(name, data_dir=None, key="input.data.name"):
@@ -250,7 +234,7 @@ def _embedded_builder(name, base, data_dir):
     logging.info("Preparing the dataset %s in %s", base, _folder(data_dir))
     config = re.match("[^/:]+/([^:]+)", name)  # As in "shapes/tiny:1.0.0".
     kw = {"config": config.group(1)} if config else {}
-    module = importlib.import_module(f"big_vision.datasets.{base}")
+    module = importlib.import_module(embedded.MODULES[base])
     module.prepare(data_dir, **kw)
     return open_copy()
 

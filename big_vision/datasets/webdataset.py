@@ -15,25 +15,25 @@ from absl import logging
 
 from big_vision import fs, lookup
 from big_vision.datasets import (
-  core,
-  problems,
+  bad_examples,
+  concatenation,
+  ids,
   python_reader,
   shards,
   slices,
-  tfds,
+  source,
 )
 from big_vision.tf import tf
 
 _IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif")
-_JSON_TYPES = {
-  bool: tf.bool, int: tf.int64, float: tf.float32, str: tf.string
-}  # fmt: skip
+# Names of tensor types.
+_JSON_TYPES = {bool: "bool", int: "int64", float: "float32", str: "string"}
 _TYPES_OF = {  # JSON writers drop the ".0" of floats.
-  tf.bool: (bool,), tf.int64: (int,), tf.float32: (float, int), tf.string: (bytes,)
+  "bool": (bool,), "int64": (int,), "float32": (float, int), "string": (bytes,)
 }  # fmt: skip
 
 
-class DataSource(python_reader.Reader, core.IndexedDataSource):
+class DataSource(python_reader.Reader, source.IndexedDataSource):
   """The samples of tar shards, in their order.
 
   Any sample is read on its own, so shards must not be compressed. The positions
@@ -66,41 +66,42 @@ class DataSource(python_reader.Reader, core.IndexedDataSource):
       if name not in patterns:
         raise lookup.unknown("split", name, patterns, "input.data.split")
     self._num_classes = num_classes
-    self._shards = []  # _Shard
+    opened: list[_Shard] = []
     sizes = {}
     for name in slices.names(split):
       parts = _open(shards.expand(patterns[name]), cache_dir)
-      self._shards += parts
+      opened += parts
       sizes[name] = sum(map(len, parts))
-    self._ends = np.cumsum([len(s) for s in self._shards])
-    self._numbers = slices.positions(split, sizes)
-    samples = next(s for s in self._shards if not s.problem)
+    self._samples = concatenation.Concatenation(
+      opened, slices.positions(split, sizes)
+    )
+    samples = next(s for s in opened if not s.problem)
     self._features = _parse_features(features or _default_features(samples))
-    self._check_fields()
+    self._check_fields(opened)
     self._dtypes = {
       name: self._dtype(samples, f) for name, f in self._features.items()
     }
-    self._problems = problems.Problems(self._find_problems())
+    self._bad = self._samples.find_bad(self._missing_fields(opened))
     logging.info(
       "%d samples in %d shards (%d unusable), features %s",
       self.total_examples,
-      len(self._shards),
-      sum(bool(s.problem) for s in self._shards),
+      len(opened),
+      sum(bool(s.problem) for s in opened),
       {k: f.text for k, f in self._features.items()},
     )
 
   @property
   def total_examples(self):
-    return len(self._numbers)
+    return len(self._samples)
 
-  def problems(self):
-    return self._problems.messages
+  def bad_examples(self):
+    return self._bad.messages
 
   @functools.cached_property
   def specs(self):
     """See the base class."""
-    dtypes = [*self._dtypes.values(), tf.string]
-    return [tf.TensorSpec([], dtype) for dtype in dtypes]
+    dtypes = [*self._dtypes.values(), "string"]
+    return [tf.TensorSpec([], tf.as_dtype(name)) for name in dtypes]
 
   def complete(self, index, fetched):
     """See the base class.
@@ -109,57 +110,50 @@ class DataSource(python_reader.Reader, core.IndexedDataSource):
       dict: the features; `tfds_id`, path of the shard and key of the sample;
       `_id`, int32 hash of the name of the shard and the key.
     """
-    index = self._problems.check(index, {"index": index})["index"]
+    index = self._bad.check(index, {"index": index})["index"]
     *values, tfds_id = python_reader.unpack(fetched)
     example = dict(zip(self._features, values, strict=True))
     # Without the folder, in which the shards may lie elsewhere.
-    number = tf.gather(self._numbers, index)
-    shard = tf.searchsorted(self._ends, number[None], side="right")[0]
+    shard, _ = self._samples.locate_tensor(index)
     begins = [
-      len(s.path[: s.path.rfind("/") + 1].encode()) for s in self._shards
+      len(s.path[: s.path.rfind("/") + 1].encode()) for s in self._samples.parts
     ]
     name = tf.strings.substr(tfds_id, tf.gather(begins, shard), tf.int32.max)
-    return {**example, "tfds_id": tfds_id, "_id": tfds.hash_id(name)}
-
-  def _locate(self, index):
-    """(shard, number of the sample in it)."""
-    number = int(self._numbers[index])
-    s = int(np.searchsorted(self._ends, number, side="right"))
-    return self._shards[s], number - int(self._ends[s]) + len(self._shards[s])
+    return {**example, "tfds_id": tfds_id, "_id": ids.hash_id(name)}
 
   def read_python(self, index):
     """See the base class."""
-    shard, number = self._locate(index)
+    shard, number = self._samples.locate(index)
     values = shard.read(number, self._features)
     key = shard.index.keys[number]
     for name, value in values.items():
       if name == "label" and isinstance(value, int):
         where = f"{shard.path}/{key}"
-        message = problems.label_message(value, self._num_classes, where)
+        message = bad_examples.label_message(value, self._num_classes, where)
         if message:
           raise ValueError(message)
       if type(value) not in _TYPES_OF[self._dtypes[name]]:
         raise ValueError(
           f"{name!r} of the sample {key!r} in {shard.path} is {value!r}, but in "
-          f"the first sample it was of the type {self._dtypes[name].name}."
+          f"the first sample it was of the type {self._dtypes[name]}."
         )
     return [*values.values(), f"{shard.path}/{key}".encode()]
 
   def _dtype(self, shard, feature):
     if feature.extensions == ("cls",):
-      return tf.int64
+      return "int64"
     if not feature.json_path:
-      return tf.string
+      return "string"
     for number in range(len(shard)):
       if feature.size(shard, number) >= 0:
         (value,) = shard.read(number, {"": feature}).values()
         kind = str if isinstance(value, bytes) else type(value)
         return _JSON_TYPES[kind]
-    return tf.string
+    return "string"
 
-  def _check_fields(self):
+  def _check_fields(self, opened):
     """Every feature has to be in some sample."""
-    good = [s.index for s in self._shards if not s.problem]
+    good = [s.index for s in opened if not s.problem]
     known = set().union(*(i.fields for i in good))
     for name, feature in self._features.items():
       if not known.intersection(feature.extensions):
@@ -170,25 +164,15 @@ class DataSource(python_reader.Reader, core.IndexedDataSource):
           "input.data.features",
         )
 
-  def _find_problems(self):
-    """dict of example number -> message."""
-    messages = []  # Of all samples in all shards, as (number, message).
-    for end, shard in zip(self._ends, self._shards, strict=True):
-      begin = end - len(shard)
-      if shard.problem:
-        messages.append((begin, shard.problem))
-        continue
-      for feature in self._features.values():
+  def _missing_fields(self, opened):
+    """Yields (place of the shard, number of the sample, message)."""
+    for place, shard in enumerate(opened):
+      for feature in () if shard.problem else self._features.values():
         _, sizes = shard.index.column(feature.extensions)
         for i in np.nonzero(sizes < 0)[0]:
           text = ";".join(feature.extensions)
           what = f"the sample {shard.index.keys[i]!r} has no {text!r}"
-          messages.append((begin + int(i), f"The shard {shard.path}: {what}."))
-    by_number = dict(reversed(messages))  # The first is said.
-    if not by_number:
-      return {}
-    hit = np.isin(self._numbers, list(by_number)).nonzero()[0]
-    return {int(i): by_number[int(self._numbers[i])] for i in hit}
+          yield place, int(i), f"The shard {shard.path}: {what}."
 
 
 def _only(patterns):

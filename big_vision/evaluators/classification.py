@@ -1,35 +1,42 @@
-"""Classification: accuracy and loss of logits against multi-hot labels.
+"""Measures accuracy and loss of logits against multi-hot labels.
 
 Shapes: B global batch size, C classes.
 """
 
 import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from big_vision import losses
-from big_vision.evaluators import common
+from big_vision.evaluators import common, iteration
+from big_vision.types import Array, Batch, PredictFn, TrainState
 
 API = "jit"
 
 
 @functools.cache  # One compilation for all evaluators of a predict function.
-def get_eval_fn(predict_fn, loss_name, mapping=None):
-  """Compiled sums over one batch.
+def get_eval_fn(
+  predict_fn: PredictFn,
+  loss_name: str,
+  mapping: tuple[int, ...] | None = None,
+) -> Callable[..., tuple[Array, Array, Array]]:
+  """Compiles sums over one batch.
 
   Args:
     predict_fn: `(train_state, batch) -> (logits [B, C], ...)`.
-    loss_name: str, a loss of `big_vision.losses` that can be unreduced.
-    mapping: tuple of int, for each class of the labels the output that stands
+    loss_name: a loss of `big_vision.losses` that can be unreduced.
+    mapping: for each class of the labels the output that stands
       for it, -1 if there is none; None: the classes are the outputs.
 
   Returns:
     `fn(train_state, batch, labels [B, C], mask [B]) -> (number correct, sum of
-    losses, number seen)`, each a float32 scalar. Examples are weighted by
-    their largest label: those without any label count nothing (images without
-    a valid ReaL label), neither do those with mask 0, whatever they hold.
+    losses, sum of weights)`, each a float32 scalar. The weight of an example
+    is its largest label: examples without any label count nothing (images
+    without a valid ReaL label), nor do those with mask 0, whatever they hold.
   """
   loss_fn = losses.get(loss_name, key="loss_name")
 
@@ -61,8 +68,10 @@ def get_eval_fn(predict_fn, loss_name, mapping=None):
   return eval_fn
 
 
-def _mapped(labels, logits, mapping):
-  """Labels of the classes that have an output, and the logits of these."""
+def _mapped(
+  labels: Array, logits: Array, mapping: np.ndarray
+) -> tuple[Array, Array]:
+  """Returns labels and logits of the classes that have an output."""
   if labels.shape[-1] != len(mapping) or logits.shape[-1] <= mapping.max():
     raise ValueError(
       f"label_mapping is of {len(mapping)} classes to outputs up to "
@@ -81,21 +90,28 @@ class Evaluator:
 
   forwards = staticmethod(common.eval_input_pipeline)
 
-  def __init__(self, predict_fn, loss_name, label_key="labels", **kw):
+  def __init__(
+    self,
+    predict_fn: PredictFn,
+    loss_name: str,
+    label_key: str = "labels",
+    **kw: Any,
+  ) -> None:
     """Opens the data.
 
     Args:
       predict_fn: `(train_state, batch) -> (logits [B, C], ...)`; the batch is
         without labels and mask.
-      loss_name: str, for example "softmax_xent".
-      label_key: str, feature with the (multi-hot) labels [B, C].
+      loss_name: for example "softmax_xent".
+      label_key: feature with the (multi-hot) labels [B, C].
       **kw: arguments of `common.eval_input_pipeline`.
     """
     self.eval_fn = get_eval_fn(predict_fn, loss_name)
     self.label_key = label_key
-    self.get_data_iter, self.steps = common.eval_input_pipeline(**kw)
+    self.batches = iteration.open_batches(**kw)
+    self.steps = self.batches.steps
 
-  def run(self, train_state):
+  def run(self, train_state: TrainState) -> Iterator[tuple[str, float]]:
     """Evaluates once over the whole dataset.
 
     Args:
@@ -104,19 +120,16 @@ class Evaluator:
     Yields:
       ("prec@1", float), ("loss", float); NaN if no example has a label.
     """
-    sums = []
-    for _, batch in zip(range(self.steps), self.get_data_iter(), strict=False):
-      batch = dict(batch)
-      if self.label_key not in batch:
-        raise ValueError(
-          f"label_key={self.label_key!r} is not in the batch, which has "
-          f"{', '.join(sorted(batch))}: does pp_fn keep it?"
-        )
-      labels, mask = batch.pop(self.label_key), batch.pop("_mask")
-      sums.append(self.eval_fn(train_state, batch, labels, mask))
-    # Fetched only here, so that the devices never wait for the host.
-    sums = np.asarray(jax.device_get(sums), np.float64)  # [steps, 3]
-    correct, loss, seen = sums.sum(axis=0)
+    correct, loss, weight = iteration.totals(
+      self._sums(train_state, batch) for batch in self.batches
+    )
     with np.errstate(invalid="ignore"):
-      yield "prec@1", float(correct / seen)
-      yield "loss", float(loss / seen)
+      yield "prec@1", float(correct / weight)
+      yield "loss", float(loss / weight)
+
+  def _sums(
+    self, train_state: TrainState, batch: Batch
+  ) -> tuple[Array, Array, Array]:
+    labels = iteration.take(batch, self.label_key)
+    mask = batch.pop("_mask")
+    return self.eval_fn(train_state, batch, labels, mask)

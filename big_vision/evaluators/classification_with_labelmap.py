@@ -1,14 +1,18 @@
-"""Classification of a dataset with other classes than the model's.
+"""Classifies a dataset that has other classes than the model.
 
-As `classification`, but that the logits are those of the outputs that stand for
-the classes of the labels, for example the ImageNet-1k classes of a model of
+Differs from `classification`: the logits are those of the outputs that stand
+for the classes of the labels, for example the ImageNet-1k classes of a model of
 ImageNet-21k. Examples whose class has no output count as wrong.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from big_vision.datasets.imagenet import label_maps
 from big_vision.evaluators import classification
+from big_vision.types import PredictFn
 
 API = "jit"
 
@@ -16,13 +20,19 @@ API = "jit"
 class Evaluator(classification.Evaluator):
   """Yields `prec@1` and the mean `loss` over the classes of the labels."""
 
-  def __init__(self, predict_fn, loss_name, label_mapping, **kw):
+  def __init__(
+    self,
+    predict_fn: PredictFn,
+    loss_name: str,
+    label_mapping: str | Sequence[int],
+    **kw: Any,
+  ) -> None:
     """Opens the data.
 
     Args:
       predict_fn: `(train_state, batch) -> (logits [B, outputs], ...)`.
-      loss_name: str, for example "softmax_xent".
-      label_mapping: str, a name of `label_maps.get`; or for each class of the
+      loss_name: for example "softmax_xent".
+      label_mapping: a name of `label_maps.get`; or for each class of the
         labels the number of the output that stands for it, -1 if there is none.
       **kw: further arguments of `classification.Evaluator`.
 

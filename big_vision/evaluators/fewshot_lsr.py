@@ -1,4 +1,4 @@
-"""Few-shot linear regression on frozen representations.
+"""Measures representations by few-shot linear regression.
 
 From a few training images per class, a ridge regression to the class labels in
 {-1, +1} is solved in closed form; its accuracy on the test split is a cheap
@@ -11,13 +11,24 @@ References: Dosovitskiy et al. 2020, section 4.1, Metrics,
 """
 
 import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from big_vision import devices as bv_devices
 from big_vision import trees
-from big_vision.evaluators import common
+from big_vision.evaluators import iteration
+from big_vision.types import (
+  AnyArray,
+  Array,
+  Batch,
+  Devices,
+  PredictFn,
+  TrainState,
+)
 
 API = "jit"
 
@@ -25,8 +36,10 @@ API = "jit"
 BIAS_CONSTANT = 100.0
 
 
-def _precompute_cache(x, y, num_classes):
-  """All of the regression that does not depend on the regularisation.
+def _precompute_cache(
+  x: AnyArray, y: AnyArray, num_classes: int
+) -> dict[str, np.ndarray]:
+  """Computes what does not depend on the weight of the regularization.
 
   The eigendecomposition is of the smaller one of XᵀX and XXᵀ (the kernel form,
   W = Xᵀ(XXᵀ + λI)⁻¹Y), which have the same non-zero eigenvalues. In NumPy and
@@ -36,7 +49,7 @@ def _precompute_cache(x, y, num_classes):
   Args:
     x: [N, D] training representations.
     y: [N] int labels.
-    num_classes: int, C.
+    num_classes: C.
 
   Returns:
     Dict of float32 arrays: `mean`, `std` [1, D] to standardise with; `eigs`,
@@ -63,11 +76,16 @@ def _precompute_cache(x, y, num_classes):
   return {k: v.astype(np.float32) for k, v in cache.items()}
 
 
-def _eig_fewshot_acc_fn(cache, x_test, y_test, l2_reg):
-  """Accuracy of the regression with a given regularisation.
+def _eig_fewshot_acc_fn(
+  cache: dict[str, np.ndarray],
+  x_test: AnyArray,
+  y_test: AnyArray,
+  l2_reg: float,
+) -> float:
+  """Measures the accuracy of the regression.
 
   Args:
-    cache: what `_precompute_cache` returns.
+    cache: result of `_precompute_cache`.
     x_test: [M, D] test representations.
     y_test: [M] int labels.
     l2_reg: weight of the squared norm of the regression's weights.
@@ -87,16 +105,18 @@ def _eig_fewshot_acc_fn(cache, x_test, y_test, l2_reg):
 
 
 @functools.cache  # One compilation for all evaluators of a predict function.
-def get_representation_fn(predict_fn, layer, mesh):
-  """Compiled representations of one batch, gathered on all devices.
+def get_representation_fn(
+  predict_fn: PredictFn, layer: str | None, mesh: Mesh
+) -> Callable[..., tuple[tuple[Array, Array], Array]]:
+  """Compiles representations of one batch, gathered on all devices.
 
   Args:
     predict_fn: `(train_state, batch) -> (zimg [B, D], ..., out)`.
-    layer: str, path in `out`; None means `zimg`.
+    layer: path in `out`; None means `zimg`.
     mesh: Mesh of the devices to gather on.
 
   Returns:
-    `fn(train_state, batch, labels, mask) -> (x [B, D], labels, mask)`.
+    `fn(train_state, batch, labels, mask) -> ((x [B, D], labels), mask)`.
   """
 
   def fn(train_state, batch, labels, mask):
@@ -107,18 +127,20 @@ def get_representation_fn(predict_fn, layer, mesh):
         f"representation_layer={layer!r} should be an array [batch, features], "
         f"got {getattr(x, 'shape', x)}."
       )
-    return x, labels, mask
+    return (x, labels), mask
 
   return jax.jit(fn, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
-def _sample(labels, num_classes, seed):
-  """Random order of the images of each class, the same for all shots.
+def _sample(
+  labels: np.ndarray, num_classes: int, seed: int
+) -> list[np.ndarray]:
+  """Orders the images of each class at random, the same for all shots.
 
   Args:
     labels: [N] int array.
-    num_classes: int.
-    seed: int.
+    num_classes: C.
+    seed: of the random order.
 
   Returns:
     List of [number of images of the class] arrays of indices, by class.
@@ -129,8 +151,18 @@ def _sample(labels, num_classes, seed):
   ]
 
 
-def data_sources(cfg):
-  """The datasets of a config, see `common`."""
+def data_sources(cfg: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+  """Lists the datasets of a config.
+
+  Args:
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Pairs of a config key and the arguments of `datasets.core.get`.
+
+  Raises:
+    ValueError: an entry does not have three parts.
+  """
   sources = []
   for short, entry in cfg.get("datasets", {}).items():
     if isinstance(entry, str) or len(entry) != 3:
@@ -150,22 +182,22 @@ class Evaluator:
 
   def __init__(
     self,
-    predict_fn,
-    batch_size,
-    datasets,
-    shots,
-    l2_reg,
-    pp_train,
-    pp_eval,
-    display_first,
-    representation_layer=None,
-    num_seeds=3,
-    label_key="label",
-    mask_key="_mask",
-    data_dir=None,
+    predict_fn: PredictFn,
+    batch_size: int,
+    datasets: Mapping[str, Sequence[str]],
+    shots: Sequence[int],
+    l2_reg: float,
+    pp_train: str,
+    pp_eval: str,
+    display_first: Sequence[Sequence[Any]],
+    representation_layer: str | None = None,
+    num_seeds: int = 3,
+    label_key: str = "label",
+    mask_key: str = "_mask",
+    data_dir: str | None = None,
     *,
-    devices,
-  ):
+    devices: Devices,
+  ) -> None:
     """Remembers what to do; data is opened at the first run.
 
     Args:
@@ -174,19 +206,19 @@ class Evaluator:
       batch_size: global batch size.
       datasets: short name -> (TFDS name, train split, test split).
       shots: numbers of training images per class.
-      l2_reg: float, weight of the squared norm of the regression's weights.
+      l2_reg: weight of the squared norm of the regression's weights.
       pp_train: preprocessing string of the train splits.
       pp_eval: preprocessing string of the test splits.
       display_first: pairs (short name, shots) whose metrics start with `a/`,
         in front of the others' `z/`.
-      representation_layer: str, path in `out`; None means `zimg`.
+      representation_layer: path in `out`; None means `zimg`.
       num_seeds: number of random choices of the training images.
-      label_key: str, feature with the integer labels, a TFDS ClassLabel.
-      mask_key: str, feature that is False on padding.
+      label_key: feature with the integer labels, a TFDS ClassLabel.
+      mask_key: feature that is False on padding.
       data_dir: folder of the TFDS datasets.
       devices: flat array of devices in the order of the mesh.
     """
-    common.check_batch_size(batch_size, devices)
+    bv_devices.check_batch_size(batch_size, devices)
     self.batch_size = batch_size
     self.datasets = {k: tuple(v) for k, v in datasets.items()}
     self.shots = tuple(shots)
@@ -202,9 +234,10 @@ class Evaluator:
     self.representation_fn = get_representation_fn(
       predict_fn, representation_layer, Mesh(np.asarray(devices), ("devices",))
     )
-    self._pipelines = {}  # Of (TFDS name, split, preprocessing string).
+    # Batches by (TFDS name, split, preprocessing string).
+    self._batches: dict[tuple[str, str, str], iteration.Batches] = {}
 
-  def run(self, train_state):
+  def run(self, train_state: TrainState) -> Iterator[tuple[str, float]]:
     """Computes all representations, then all regressions.
 
     Args:
@@ -229,8 +262,14 @@ class Evaluator:
           place = "a" if (short, shots) in self.display_first else "z"
           yield f"{place}/{short}_{shots}shot-seed-{seed}", accuracy
 
-  def _regress(self, train, test, num_classes, seed):
-    """Accuracies for each number of shots."""
+  def _regress(
+    self,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    num_classes: int,
+    seed: int,
+  ) -> Iterator[float]:
+    """Yields the accuracy for each number of shots."""
     x, y = train
     order = _sample(y, num_classes, seed)
     for shots in self.shots:
@@ -238,28 +277,26 @@ class Evaluator:
       cache = _precompute_cache(x[chosen], y[chosen], num_classes)
       yield _eig_fewshot_acc_fn(cache, *test, self.l2_reg)
 
-  def _features(self, train_state, name, split, pp_fn):
-    """Representations [N, D] and labels [N] of a split, in its order."""
-    if (name, split, pp_fn) not in self._pipelines:
-      self._pipelines[name, split, pp_fn] = common.eval_input_pipeline(
+  def _features(
+    self, train_state: TrainState, name: str, split: str, pp_fn: str
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns representations [N, D] and labels [N] of a split, in order."""
+    if (name, split, pp_fn) not in self._batches:
+      self._batches[name, split, pp_fn] = iteration.open_batches(
         self._data(name, split), pp_fn, self.batch_size, self.devices
       )
-    get_iter, steps = self._pipelines[name, split, pp_fn]
+    batches = self._batches[name, split, pp_fn]
 
-    def results():
-      for _, batch in zip(range(steps), get_iter(), strict=False):
-        batch = dict(batch)
-        labels, mask = batch.pop(self.label_key), batch.pop(self.mask_key)
-        yield self.representation_fn(train_state, batch, labels, mask)
+    def represent(batch: Batch):
+      labels = iteration.take(batch, self.label_key)
+      mask = iteration.take(batch, self.mask_key, "mask_key")
+      return self.representation_fn(train_state, batch, labels, mask)
 
-    rows = zip(*common.fetch(results()), strict=True)
-    x, y, mask = (np.concatenate(part) for part in rows)
-    order = common.host_order(self.devices, self.batch_size, steps)
-    order = order[mask[order].astype(bool)]
-    return x[order].astype(np.float32), y[order]
+    x, y = iteration.rows(map(represent, batches), batches)
+    return x.astype(np.float32), y
 
-  def _num_classes(self, name, split):
-    """Number of classes of a TFDS dataset."""
+  def _num_classes(self, name: str, split: str) -> int:
+    """Returns the number of classes of a TFDS dataset."""
     from big_vision.datasets import core as ds_core
 
     source = ds_core.get(**self._data(name, split))
@@ -270,13 +307,14 @@ class Evaluator:
       )
     features = source.builder.info.features
     feature = features[self.label_key] if self.label_key in features else None
-    if not hasattr(feature, "num_classes"):
+    num_classes = getattr(feature, "num_classes", None)
+    if num_classes is None:
       raise ValueError(
         f"datasets: {name!r} has no class labels in label_key="
         f"{self.label_key!r}, its features are "
         f"{', '.join(sorted(features))}."
       )
-    return feature.num_classes
+    return num_classes
 
-  def _data(self, name, split):
+  def _data(self, name: str, split: str) -> dict[str, Any]:
     return {"name": name, "split": split, "data_dir": self.data_dir}

@@ -1,19 +1,24 @@
-"""Means over a dataset of whatever per-example values a function returns."""
+"""Averages over a dataset whatever per-example values a function returns."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from big_vision.evaluators import common
+from big_vision import lookup
+from big_vision.evaluators import common, iteration
+from big_vision.types import Array, Batch, PredictFn, TrainState
 
 API = "jit"
 
 
 @functools.cache  # One compilation for all evaluators of a predict function.
-def get_eval_fn(predict_fn):
-  """Compiled sums over one batch of size B.
+def get_eval_fn(
+  predict_fn: PredictFn,
+) -> Callable[[TrainState, Batch], tuple[dict[str, Array], Array]]:
+  """Compiles sums over one batch of size B.
 
   Args:
     predict_fn: `(train_state, batch) -> dict of name -> [B]`; the batch has
@@ -21,15 +26,17 @@ def get_eval_fn(predict_fn):
 
   Returns:
     `fn(train_state, batch) -> (dict of name -> sum, number of examples)`,
-    float32 scalars over the examples with a true `_mask`.
+    float32 scalars over the examples with a true `_mask`. It raises an error
+    if the predict function does not return a dict of arrays [B].
   """
 
   @jax.jit
   def eval_fn(train_state, batch):
     metrics = predict_fn(train_state, batch)
-    assert isinstance(metrics, Mapping), (
-      f"predict_fn must return a dict, got {type(metrics)}."
-    )
+    if not isinstance(metrics, Mapping):
+      raise lookup.ConfigError(
+        f"predict_fn must return a dict, got {type(metrics)}."
+      )
     mask = batch["_mask"]
     for name, value in metrics.items():
       if value.shape != mask.shape:
@@ -50,7 +57,7 @@ class Evaluator:
 
   forwards = staticmethod(common.eval_input_pipeline)
 
-  def __init__(self, predict_fn, **kw):
+  def __init__(self, predict_fn: PredictFn, **kw: Any) -> None:
     """Opens the data.
 
     Args:
@@ -58,9 +65,10 @@ class Evaluator:
       **kw: arguments of `common.eval_input_pipeline`.
     """
     self.eval_fn = get_eval_fn(predict_fn)
-    self.get_data_iter, self.steps = common.eval_input_pipeline(**kw)
+    self.batches = iteration.open_batches(**kw)
+    self.steps = self.batches.steps
 
-  def run(self, train_state):
+  def run(self, train_state: TrainState) -> Iterator[tuple[str, float]]:
     """Evaluates once over the whole dataset.
 
     Args:
@@ -69,10 +77,8 @@ class Evaluator:
     Yields:
       (name, float) in alphabetical order.
     """
-    batches = zip(range(self.steps), self.get_data_iter(), strict=False)
-    sums = [self.eval_fn(train_state, batch) for _, batch in batches]
-    # Fetched only here, so that the devices never wait for the host.
-    sums = jax.device_get(sums)
-    seen = sum(float(n) for _, n in sums)
-    for name in sorted(sums[0][0]):
-      yield name, sum(float(metrics[name]) for metrics, _ in sums) / seen
+    metrics, num_examples = iteration.totals(
+      self.eval_fn(train_state, batch) for batch in self.batches
+    )
+    for name in sorted(metrics):
+      yield name, float(metrics[name]) / float(num_examples)

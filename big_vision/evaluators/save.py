@@ -1,6 +1,8 @@
 """Saves a dataset and what a predict function makes of it into an npz file."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,25 +11,38 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from big_vision import checkpoints, fs, trees
 from big_vision import optax as bv_optax
-from big_vision.evaluators import common
+from big_vision.evaluators import files, iteration
+from big_vision.types import (
+  Array,
+  Batch,
+  Devices,
+  PredictFn,
+  PyTree,
+  TrainState,
+)
 
 API = "jit"
 
 
 @functools.cache  # One compilation for all evaluators of a predict function.
-def get_predict_fn(predict_fn, mesh):
-  """Compiled predictions, gathered on all devices together with their inputs.
+def get_predict_fn(
+  predict_fn: PredictFn, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[dict[str, PyTree], Array]]:
+  """Compiles predictions, gathered on all devices together with their inputs.
 
   Args:
     predict_fn: `(train_state, batch) -> tree of [B, ...]`.
     mesh: Mesh of the devices to gather on.
 
   Returns:
-    `fn(train_state, batch) -> {"inputs": batch, "outputs": predictions}`.
+    `fn(train_state, batch) -> ({"inputs": batch without `_mask`, "outputs":
+    predictions}, mask)`.
   """
 
   def fn(train_state, batch):
-    return {"inputs": batch, "outputs": predict_fn(train_state, batch)}
+    outputs = predict_fn(train_state, batch)
+    inputs = {k: v for k, v in batch.items() if k != "_mask"}
+    return {"inputs": inputs, "outputs": outputs}, batch["_mask"]
 
   return jax.jit(fn, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
@@ -37,17 +52,19 @@ class Evaluator:
 
   def __init__(
     self,
-    predict_fn,
-    data,
-    pp_fn,
-    batch_size,
-    outfile,
-    cache_final=True,
-    cache_raw=False,
-    prefetch=1,
+    predict_fn: PredictFn,
+    data: dict[str, Any],
+    pp_fn: str,
+    batch_size: int,
+    outfile: str,
+    cache_final: bool = True,
+    cache_raw: bool = False,
+    prefetch: int = 1,
     *,
-    devices,
-  ):
+    devices: Devices,
+    workdir: str | None = None,
+    get_step: Callable[[], int | None] | None = None,
+  ) -> None:
     """Opens the data.
 
     Args:
@@ -62,9 +79,12 @@ class Evaluator:
       cache_raw: keep examples before preprocessing in memory.
       prefetch: number of batches to put on the devices ahead.
       devices: flat array of devices in the order of the mesh.
+      workdir: output folder of the run; None means the flag.
+      get_step: returns the step of the run, for states without an optimizer;
+        None means that of the clock.
     """
     cached = "raw_data" if cache_raw else "pipeline"
-    self.get_data_iter, self.steps = common.eval_input_pipeline(
+    self.batches = iteration.open_batches(
       data,
       pp_fn,
       batch_size,
@@ -73,13 +93,12 @@ class Evaluator:
       prefetch=prefetch,
     )
     self.outfile = outfile
-    self.batch_size = batch_size
-    self.devices = devices
+    self._workdir, self._get_step = workdir, get_step
     self.predict_fn = get_predict_fn(
       predict_fn, Mesh(np.asarray(devices), ("devices",))
     )
 
-  def run(self, train_state):
+  def run(self, train_state: TrainState) -> list[tuple[str, Any]]:
     """Predicts the whole dataset and writes the file (process 0).
 
     Args:
@@ -90,41 +109,28 @@ class Evaluator:
       of the real examples in the order of the dataset, without `_mask`; it is
       what `checkpoints.npload` and `load_checkpoint_np` read.
     """
-    batches = zip(range(self.steps), self.get_data_iter(), strict=False)
-    results = (self.predict_fn(train_state, batch) for _, batch in batches)
+    results = (self.predict_fn(train_state, batch) for batch in self.batches)
     if jax.process_index():
       for _ in results:  # The gathering needs every process.
         pass
       return []
-    flat = [
-      dict(trees.tree_flatten_with_names(result)[0])
-      for result in common.fetch(results)
-    ]
-    path = common.resolve_outfile(self.outfile, step=_step(train_state))
+    examples = iteration.rows(results, self.batches)
+    path = files.resolve_outfile(
+      self.outfile, workdir=self._workdir, step=self._step(train_state)
+    )
     if path is None:
       logging.warning("Nothing saved: %r needs a workdir.", self.outfile)
       return []
-
-    order = common.host_order(self.devices, self.batch_size, self.steps)
-    mask = np.concatenate([result.pop("inputs/_mask") for result in flat])
-    order = order[mask[order].astype(bool)]
-    rows = {}
-    for name in flat[0]:
-      if np.shape(flat[0][name])[:1] != (self.batch_size,):
-        raise ValueError(
-          f"predict_fn must return one row per example: {name!r} has shape "
-          f"{np.shape(flat[0][name])} for a batch of {self.batch_size}."
-        )
-      rows[name] = np.concatenate([result[name] for result in flat])[order]
     if fs.dirname(path):
       fs.makedirs(fs.dirname(path))
-    checkpoints.save_checkpoint(rows, path, compressed=True)
-    logging.info("Saved %d examples to %s.", len(order), path)
+    named = dict(trees.tree_flatten_with_names(examples)[0])
+    checkpoints.save_checkpoint(named, path, compressed=True)
+    num_examples = len(next(iter(named.values())))
+    logging.info("Saved %d examples to %s.", num_examples, path)
     return []
 
-
-def _step(train_state):
-  """Number of optimizer steps; of the clock for states without optimizer."""
-  if isinstance(train_state, dict) and "opt" in train_state:
-    return bv_optax.get_count(train_state["opt"])
-  return common.chrono.prev_step or 0
+  def _step(self, train_state: TrainState) -> int | None:
+    """Returns the number of optimizer steps, else the step of the run."""
+    if isinstance(train_state, dict) and "opt" in train_state:
+      return bv_optax.get_count(train_state["opt"])
+    return self._get_step() if self._get_step else None

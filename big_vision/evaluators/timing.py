@@ -1,17 +1,19 @@
-"""Timing: how fast a predict function is, on random inputs.
+"""Measures how fast a predict function is, on random inputs.
 
-No data is read: what is measured is the model, compiled as evaluators run it.
+It reads no data; it times the model alone, compiled as evaluators run it.
 """
 
 import collections
 import statistics
 import time
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from big_vision import devices as bv_devices
-from big_vision.evaluators import common
+from big_vision.types import Devices, PredictFn, TrainState
 
 API = "jit"
 
@@ -29,35 +31,35 @@ class Evaluator:
 
   def __init__(
     self,
-    predict_fn,
+    predict_fn: PredictFn,
     *,
-    input_shapes,
-    batch_size,
-    devices,
-    input_types=None,
-    timing=True,
-    rounds=5,
-    secs_per_round=1.0,
-  ):
+    input_shapes: Sequence[Sequence[int]],
+    batch_size: int,
+    devices: Devices,
+    input_types: Sequence[str] | None = None,
+    timing: bool = True,
+    rounds: int = 5,
+    secs_per_round: float = 1.0,
+  ) -> None:
     """Makes the inputs.
 
     Args:
       predict_fn: `(train_state, batch) -> anything`, of which all is computed.
-      input_shapes: list of the shapes of one example of `image` and, if there are
-        two, `labels`.
-      batch_size: int, global batch size.
+      input_shapes: shapes of one example of `image` and, if there are two, of
+        `labels`.
+      batch_size: global batch size.
       devices: flat array of devices in the order of the mesh.
-      input_types: list of dtypes, by default all float32.
-      timing: bool; False only counts operations, without running anything.
-      rounds: int.
-      secs_per_round: float, for about so long batches follow each other, at least
-        one of them, before the host waits for the devices.
+      input_types: dtypes of the inputs, by default all float32.
+      timing: False only counts operations, without running anything.
+      rounds: number of measurements, of which the medians are taken.
+      secs_per_round: for about so many seconds batches follow each other, at
+        least one of them, before the host waits for the devices.
 
     Raises:
       ValueError: inputs without names or types, or a batch that does not fit the
         devices.
     """
-    common.check_batch_size(batch_size, devices)
+    bv_devices.check_batch_size(batch_size, devices)
     types = input_types or ["float32"] * len(input_shapes)
     if len(types) != len(input_shapes) or len(types) > len(INPUTS):
       raise ValueError(
@@ -77,11 +79,18 @@ class Evaluator:
     where = bv_devices.batch_sharding(devices)
     self.batch = bv_devices.reshard(self.batch, where)
 
-  def run(self, train_state):
-    """Measures; yields (name, float)."""
+  def run(self, train_state: TrainState) -> Iterator[tuple[str, float]]:
+    """Measures the predict function.
+
+    Args:
+      train_state: first argument of the predict function.
+
+    Yields:
+      (name, float).
+    """
     args = train_state, self.batch
-    flops = self.predict_fn.lower(*args).cost_analysis()["flops"]
-    yield "gflops_per_img", flops / self.batch_size / 1e9
+    cost: Any = self.predict_fn.lower(*args).cost_analysis()
+    yield "gflops_per_img", cost["flops"] / self.batch_size / 1e9
     if not self.timing:
       return
     yield "secs_to_first_batch", self._seconds(args, 1)
@@ -93,8 +102,8 @@ class Evaluator:
     yield "img_per_sec", self.batch_size / secs
     yield "img/sec/core", self.batch_size / secs / self.num_devices
 
-  def _seconds(self, args, batches):
-    """Seconds of wall time for so many batches."""
+  def _seconds(self, args: tuple[Any, ...], batches: int) -> float:
+    """Measures the seconds of wall time for so many batches."""
     start = time.perf_counter()
     running = collections.deque()
     for _ in range(batches):

@@ -14,6 +14,7 @@ not have, is one of them.
 
 import importlib
 import re
+from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 from absl import app, logging
@@ -29,14 +30,14 @@ DEFAULT_NAMES = (
   "imagenet_v2",
 )
 # Datasets that TFDS does not have: modules with `Builder` and `prepare`.
-OWN_NAMES = (*embedded.NAMES, "imagenet21k")
+OWN_NAMES = tuple(embedded.MODULES)
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
   """Prepares each dataset that the command line names.
 
   Args:
-    argv: list of str; the program, then names. `app.run` has taken the flags
+    argv: the program, then names. `app.run` has taken the flags
       out of it.
 
   Raises:
@@ -98,7 +99,7 @@ def _parse(name):
 
 def _own(name, dataset, config, version):
   """`_find` for the datasets whose builders are in this package."""
-  module = importlib.import_module(f"big_vision.datasets.{dataset}")
+  module = importlib.import_module(embedded.MODULES[dataset])
   configs = [c.name for c in module.Builder.BUILDER_CONFIGS]
   if config and config not in configs:
     raise lookup.unknown(f"config of the dataset {dataset!r}", config, configs)

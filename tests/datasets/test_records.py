@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from big_vision import input_pipeline
-from big_vision.datasets import digits, embedded, records, stream, tfds
+from big_vision.datasets import digits, embedded, records, tfds
+from big_vision.pipeline import stream
 from big_vision.tools import convert_dataset
 
 pytestmark = pytest.mark.tf

@@ -9,12 +9,13 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from big_vision.datasets import shapes, shapes_render, shapes_text
-from big_vision.datasets import shapes_scene as ss
+from big_vision.datasets import shapes
+from big_vision.datasets.shapes import render, text
+from big_vision.datasets.shapes import scene as ss
 
 pytestmark = pytest.mark.tf
 
-NUMBERS = dict(zip(shapes_text.NUMBERS, range(9), strict=True))
+NUMBERS = dict(zip(text.NUMBERS, range(9), strict=True))
 
 
 def scenes(num, max_objects=5, seed=11):
@@ -27,7 +28,7 @@ def scenes(num, max_objects=5, seed=11):
 def alone(scene, i):
   """The pixels of one object if nothing hides it."""
   single = dataclasses.replace(scene, objects=(scene.objects[i],))
-  return shapes_render.render(single, 64).panoptic[..., 1] == 1
+  return render.render(single, 64).panoptic[..., 1] == 1
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_scenes_are_varied_and_possible():
 @pytest.mark.parametrize("size,max_objects", [(32, 8), (64, 5), (100, 3)])
 def test_panoptic_map_agrees_with_boxes_and_labels(size, max_objects):
   for scene, _ in scenes(60, max_objects):
-    p = shapes_render.render(scene, size)
+    p = render.render(scene, size)
     assert p.image.shape == (size, size, 3) and p.image.dtype == np.uint8
     semantic, instance = p.panoptic[..., 0], p.panoptic[..., 1]
     assert set(np.unique(instance)) - {0} == set(
@@ -150,7 +151,7 @@ def test_panoptic_map_agrees_with_boxes_and_labels(size, max_objects):
     )
     for i, (o, box) in enumerate(zip(scene.objects, p.boxes, strict=True)):
       mask = instance == i + 1
-      names = {shapes_render.SEMANTICS[k] for k in semantic[mask]}
+      names = {render.SEMANTICS[k] for k in semantic[mask]}
       assert names == {o.shape}
       y0, x0, y1, x1 = np.round(box * size).astype(int)
       outside = mask.copy()
@@ -163,14 +164,14 @@ def test_panoptic_map_agrees_with_boxes_and_labels(size, max_objects):
       y, x = (np.stack(np.nonzero(mask)) + 0.5) / size
       assert np.hypot(x - o.x, y - o.y).max() <= o.radius + 0.75 / size
       assert p.visible[i] > 0.35
-    background = {shapes_render.SEMANTICS[k] for k in semantic[instance == 0]}
+    background = {render.SEMANTICS[k] for k in semantic[instance == 0]}
     assert background <= {"wall", "floor"}
 
 
 def test_nearer_objects_hide_farther_ones():
   hidden = 0
   for scene, _ in scenes(60):
-    p = shapes_render.render(scene, 64)
+    p = render.render(scene, 64)
     masks = np.stack([alone(scene, i) for i in range(len(scene.objects))])
     depths = np.array([o.depth for o in scene.objects])
     covering = np.where(masks, depths[:, None, None], np.inf)
@@ -188,10 +189,10 @@ def test_nearer_objects_hide_farther_ones():
 
 def test_background_depth_is_a_wall_and_a_floor_in_perspective():
   scene, _ = shapes.make_scene("train", 0)
-  p = shapes_render.render(scene, 64)
+  p = render.render(scene, 64)
   semantic, instance = p.panoptic[..., 0], p.panoptic[..., 1]
-  wall = semantic == shapes_render.SEMANTICS.index("wall")
-  floor = semantic == shapes_render.SEMANTICS.index("floor")
+  wall = semantic == render.SEMANTICS.index("wall")
+  floor = semantic == render.SEMANTICS.index("floor")
   assert ((instance == 0) == (wall | floor)).all()
   np.testing.assert_allclose(p.depth[wall], scene.wall_depth, rtol=1e-6)
   y = (np.nonzero(floor)[0] + 0.5) / 64
@@ -224,7 +225,7 @@ def test_objects_have_the_colors_that_are_claimed():
 
 
 def test_outlines_stay_in_the_unit_disc():
-  for name, outlines in shapes_render._OUTLINES.items():
+  for name, outlines in render._OUTLINES.items():
     for points in outlines:
       assert np.linalg.norm(points, axis=-1).max() <= 1 + 1e-9, name
 
@@ -232,8 +233,8 @@ def test_outlines_stay_in_the_unit_disc():
 def test_captions_tell_the_truth():
   patterns = set()
   for scene, rng in scenes(400):
-    captions = shapes_text.captions(scene, rng)
-    assert len(set(captions)) == shapes_text.NUM_CAPTIONS == 5
+    captions = text.captions(scene, rng)
+    assert len(set(captions)) == text.NUM_CAPTIONS == 5
     everything, nearest, number, position, background = captions
 
     listed = re.sub(r"^(a picture of|an image showing) ", "", everything)
@@ -286,16 +287,16 @@ def test_captions_tell_the_truth():
 def test_answers_are_right():
   answers, asked = {"presence": [], "relation": []}, set()
   for scene, rng in scenes(400):
-    questions = shapes_text.questions(scene, rng)
+    questions = text.questions(scene, rng)
     assert len(questions) == 8
     for qa in questions:
       question, answer, kind = qa["question"], qa["answer"], qa["type"]
-      assert kind in shapes_text.QUESTION_TYPES
+      assert kind in text.QUESTION_TYPES
       asked.add(kind)
       assert answer == true_answer(scene, question), question
       if kind in answers:
         answers[kind].append(answer == "yes")
-  assert asked == set(shapes_text.QUESTION_TYPES)
+  assert asked == set(text.QUESTION_TYPES)
   for yes in answers.values():  # Guessing does not help.
     assert 0.4 < np.mean(yes) < 0.6
 
@@ -335,8 +336,8 @@ def true_answer(scene, question):
 
 def test_expressions_name_one_object_each():
   for scene, _ in scenes(300, max_objects=8):
-    for i, text in enumerate(shapes_text.expressions(scene)):
-      assert resolve(scene, text) == i
+    for i, expression in enumerate(text.expressions(scene)):
+      assert resolve(scene, expression) == i
 
 
 def test_prepared_dataset_has_the_documented_features(builder, examples):
@@ -391,7 +392,7 @@ def test_image_is_a_jpeg_without_chroma_subsampling():
   image = Image.open(io.BytesIO(e["image"]))
   assert image.format == "JPEG" and image.size == (64, 64)
   scene, _ = shapes.make_scene("train", 0)
-  drawn = shapes_render.render(scene, 64).image.astype(float)
+  drawn = render.render(scene, 64).image.astype(float)
   assert np.abs(np.asarray(image) - drawn).mean() < 3
 
 
@@ -434,7 +435,7 @@ def test_bad_options_are_named(tmp_path, config, overrides, message):
 
 def test_too_small_pictures_are_refused():
   with pytest.raises(ValueError, match="image_size=31"):
-    shapes_render.render(shapes.make_scene("train", 0)[0], 31)
+    render.render(shapes.make_scene("train", 0)[0], 31)
 
 
 def test_close_ups_are_large_and_balanced():

@@ -1,12 +1,15 @@
 """The file of inputs and outputs: contents, order, path."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+import toy
 from big_vision import checkpoints
 from big_vision.evaluators import save
+from big_vision.training import cli
 
 
 def predict(state, batch):
@@ -66,3 +69,46 @@ def test_outputs_need_one_row_per_example(arrays, state, tmp_path):
   evaluator, _ = make(str(tmp_path / "x.npz"), fn=total)
   with pytest.raises(ValueError, match="'outputs' has shape"):
     list(evaluator.run(state))
+
+
+@pytest.mark.tf
+def test_training_without_flags(tfds_data_dir, tmp_path):
+  """The workdir is that of the run, also where no program has flags."""
+  pp = "decode(channels=1)|reshape((8, 8, 1))|value_range(-1, 1)"
+  pp += "|onehot(10, 'label', 'labels')|keep('image', 'labels')"
+  config = toy.config(
+    total_steps=2,
+    schedule=dict(decay_type="cosine"),
+    input=dict(
+      batch_size=16, data=dict(name="digits", split="train[:64]"), pp=pp,
+      shuffle_buffer_size=1,
+    ),
+    model_name="vit",  # Is not used, the recipe has a model of its own.
+    evals=dict(
+      save=dict(
+        data=dict(name="digits", split="test[:5]"), pp_fn=pp, batch_size=8,
+        outfile="{workdir}/{step:03d}.npz", log_steps=2,
+      )
+    ),
+  )  # fmt: skip
+
+  def forward(params, batch):
+    return batch["image"].reshape(len(batch["image"]), -1) @ params["w"]
+
+  def build(setup):
+    return toy.make(
+      init=lambda rng, batch: {"w": jnp.zeros((64, 10))},
+      loss_fn=lambda params, batch, rng, state: (
+        jnp.square(forward(params, batch) - batch["labels"]).mean(), {},
+      ),
+      predict_fns={"predict": lambda s, batch: forward(s["params"], batch)},
+    )  # fmt: skip
+
+  assert cli.flags.FLAGS["workdir"].value is None
+  state = cli.train(build, config, str(tmp_path))
+  first, last = (np.load(tmp_path / f"{step:03d}.npz") for step in (0, 2))
+  assert not first["outputs"].any()
+  x = last["inputs/image"].reshape(5, -1)
+  w = np.asarray(state["params"]["w"])
+  np.testing.assert_allclose(last["outputs"], x @ w, rtol=1e-4, atol=1e-5)
+  assert sum(p.suffix == ".npz" for p in tmp_path.iterdir()) == 2

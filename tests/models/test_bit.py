@@ -10,15 +10,8 @@ from convnets import apply, images, init, named, perturbed, save
 
 from big_vision.models import bit
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = dict(width=0.5, depth=(1, 1))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  """Nearly all the time goes into it; golden values were made like this."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +187,7 @@ def test_load(tmp_path, params):
 
 
 def test_load_of_old_layout(tmp_path, params):
-  """Normalisations had four dimensions, modules other numbers."""
+  """Normalizations had four dimensions, modules other numbers."""
 
   def old(name, x):
     return x.reshape(1, 1, 1, -1) if "/gn" in "/" + name else x

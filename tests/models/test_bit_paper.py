@@ -11,15 +11,8 @@ from convnets import apply, images, init, named, perturbed, save
 from big_vision import checkpoints
 from big_vision.models import bit_paper
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = dict(width=0.5, depth=(1, 1))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  """Nearly all the time goes into it; golden values were made like this."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,9 @@ from convnets import apply, images, init, named, perturbed, save
 from big_vision import checkpoints
 from big_vision.models import mlp_mixer
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = dict(patch_size=(8, 8), num_blocks=2, hidden_dim=32, tokens_mlp_dim=24,
              channels_mlp_dim=64)  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  """Nearly all the time goes into it; golden values were made like this."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

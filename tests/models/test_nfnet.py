@@ -12,13 +12,7 @@ from convnets import images, named, perturbed, save
 from big_vision import trees
 from big_vision.models import nfnet
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  """Nearly all the time goes into it."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +36,7 @@ def replace(params, regex, value):
 
 
 def standardized(p):
-  """Scaled weight standardisation, Brock et al. 2021b, equation 1."""
+  """Scaled weight standardization, Brock et al. 2021b, equation 1."""
   w = p["kernel"]
   fan_in = math.prod(w.shape[:3])
   w = (w - w.mean((0, 1, 2))) / (w.std((0, 1, 2)) * np.sqrt(fan_in))

@@ -246,7 +246,7 @@ def test_state_is_as_large_as_that_of_a_run(optimizer, axes):
   config = make_config(optax_name=optimizer, sharding_strategy=[rule])
   setup = real_setup(config, axes)
   recipe = train.build(setup)
-  state = state_lib.initialise(recipe, setup, state_lib.plan(recipe, setup))
+  state = state_lib.initialize(recipe, setup, state_lib.plan(recipe, setup))
   costs = estimate(config, axes)
   assert set(costs.arguments) == {"params", "opt", "batch"}
   for part in ("params", "opt"):

@@ -91,12 +91,13 @@ def test_unknown_feature(shapes_dir, feature):
 
 def shapes_texts(num):
   """The texts of the first training examples of `shapes`, without pictures."""
-  from big_vision.datasets import shapes, shapes_text
+  from big_vision.datasets import shapes
+  from big_vision.datasets.shapes import text
 
   for i in range(num):
     scene, rng = shapes.make_scene("train", i)
-    yield from shapes_text.captions(scene, rng)
-    questions = shapes_text.questions(scene, rng)
+    yield from text.captions(scene, rng)
+    questions = text.questions(scene, rng)
     yield from (q["question"] for q in questions)
     yield from (q["answer"] for q in questions)
 

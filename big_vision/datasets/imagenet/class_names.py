@@ -24,7 +24,7 @@ _FILES = {
   "IMAGENET_A_LABELSET": ("imagenet_a_labels.txt", int),
   "IMAGENET_R_LABELSET": ("imagenet_r_labels.txt", int),
   "IMAGENET_SYNSETS": ("imagenet_synsets.txt", str),
-  "IMAGENET21k_SYNSETS": ("../imagenet21k_synsets.txt", str),
+  "IMAGENET21k_SYNSETS": ("imagenet21k_synsets.txt", str),
 }
 
 

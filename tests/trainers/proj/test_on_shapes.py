@@ -8,8 +8,8 @@ import pytest
 
 import toy
 from big_vision import train, trees
-from big_vision.datasets import shapes_render
-from big_vision.datasets import shapes_scene as ss
+from big_vision.datasets.shapes import render
+from big_vision.datasets.shapes import scene as ss
 from big_vision.trainers.proj.distill import distill
 from big_vision.trainers.proj.flexi import train as flexi_train
 from big_vision.training import loop
@@ -23,7 +23,7 @@ VIT = dict(num_heads=2, patch_size=(8, 8), head_zeroinit=False)
 def pictures(split, num):
   """Images in [-1, 1] and the colour of the nearest object, one-hot."""
   scenes = [ss.sample_scene(ss.generator(0, split, i), 3) for i in range(num)]
-  image = np.stack([shapes_render.render(s, SIZE).image for s in scenes])
+  image = np.stack([render.render(s, SIZE).image for s in scenes])
   label = [list(ss.COLORS).index(s.main.color) for s in scenes]
   return {
     "image": image.astype(np.float32) / 127.5 - 1,

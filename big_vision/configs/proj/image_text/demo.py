@@ -14,7 +14,7 @@ with as many different objects.
 import pathlib
 
 from big_vision.configs import demo
-from big_vision.datasets import shapes_scene
+from big_vision.datasets.shapes import scene
 
 DATASET = "shapes/closeup"
 SIZE = 32  # Pixels.
@@ -25,7 +25,7 @@ NUM_CAPTIONS = 64
 PATCH = 8  # Pixels.
 SEQLEN = "9-16"  # Patches, for NaFlex: 24 x 24 or 32 x 32 pixels.
 
-_SHAPES, _COLORS = shapes_scene.SHAPES, shapes_scene.COLORS
+_SHAPES, _COLORS = scene.SHAPES, scene.COLORS
 # Numbered as the dataset's `shape_color`.
 _KINDS = [(s, c) for s in range(len(_SHAPES)) for c in range(len(_COLORS))]
 _name = lambda shape, color: f"{_COLORS[color]} {_SHAPES[shape]}"

@@ -1,24 +1,29 @@
-"""Similarity of representations: linear centered kernel alignment (CKA).
+"""Compares representations by linear centered kernel alignment (CKA).
 
-In mini-batches, with the unbiased estimator of HSIC that makes their mean that of
+It works on mini-batches, with the unbiased estimator of HSIC that makes their mean that of
 the whole dataset: "Do Wide and Deep Networks Learn the Same Things?",
 https://arxiv.org/abs/2010.15327, equations 2 and 3.
 """
 
 import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision.evaluators import common
+from big_vision.evaluators import common, iteration
 from big_vision.evaluators.proj.distill import distance
+from big_vision.types import Array, ArrayLike, Batch, PredictFn, TrainState
 
 API = "jit"
 
 
-def hsic(k, l, mask):  # noqa: E741 (the names of the paper)
-  """Unbiased estimate of the Hilbert-Schmidt independence criterion.
+def hsic(k: ArrayLike, l: ArrayLike, mask: ArrayLike) -> Array:
+  """Estimates the Hilbert-Schmidt independence criterion, without bias.
+
+  The names are those of the paper.
 
   Args:
     k: [B, B] kernel matrix.
@@ -42,8 +47,19 @@ def hsic(k, l, mask):  # noqa: E741 (the names of the paper)
 
 
 @functools.cache  # One compilation for all evaluators of a predict function.
-def get_eval_fn(predict_fn, what):
-  """Compiled `fn(train_state, batch, mask) -> [3]`: HSIC of both, each alone."""
+def get_eval_fn(
+  predict_fn: PredictFn, what: tuple[str, str]
+) -> Callable[[TrainState, Batch, Array], Array]:
+  """Compiles the sums of one batch.
+
+  Args:
+    predict_fn: `(train_state, batch) -> ((_, out_student), (_, out_teacher))`.
+    what: paths in the two `out`.
+
+  Returns:
+    `fn(train_state, batch, mask) -> [3]`: HSIC of both, of the student alone,
+    of the teacher alone.
+  """
 
   @jax.jit
   def fn(train_state, batch, mask):
@@ -62,7 +78,12 @@ class Evaluator:
 
   forwards = staticmethod(common.eval_input_pipeline)
 
-  def __init__(self, student_teacher_fwd, what=("logits", "logits"), **kw):
+  def __init__(
+    self,
+    student_teacher_fwd: PredictFn,
+    what: Sequence[str] = ("logits", "logits"),
+    **kw: Any,
+  ) -> None:
     """Opens the data.
 
     Args:
@@ -73,9 +94,10 @@ class Evaluator:
         the batch size, and fewer than 4 examples in the last batch are left out.
     """
     self.eval_fn = get_eval_fn(student_teacher_fwd, tuple(what))
-    self.get_data_iter, self.steps = common.eval_input_pipeline(**kw)
+    self.batches = iteration.open_batches(**kw)
+    self.steps = self.batches.steps
 
-  def run(self, train_state):
+  def run(self, train_state: TrainState) -> Iterator[tuple[str, float]]:
     """Evaluates once over the whole dataset.
 
     Args:
@@ -84,10 +106,11 @@ class Evaluator:
     Yields:
       ("cka", float).
     """
-    sums = []
-    for _, batch in zip(range(self.steps), self.get_data_iter(), strict=False):
-      batch = dict(batch)
-      mask = batch.pop("_mask")
-      sums.append(self.eval_fn(train_state, batch, mask))
-    both, student, teacher = np.sum(jax.device_get(sums), axis=0, dtype=float)
+    both, student, teacher = iteration.totals(
+      self._hsic(train_state, batch) for batch in self.batches
+    )
     yield "cka", float(both / np.sqrt(student * teacher))
+
+  def _hsic(self, train_state: TrainState, batch: Batch) -> Array:
+    mask = batch.pop("_mask")
+    return self.eval_fn(train_state, batch, mask)

@@ -1,4 +1,4 @@
-"""Sentences around class names that OpenAI published with CLIP.
+"""Lists sentences around class names that OpenAI published with CLIP.
 
 From the notebook Prompt_Engineering_for_ImageNet of github.com/openai/CLIP; `{}`
 stands for the name. The list was taken from the Python package open_clip_torch

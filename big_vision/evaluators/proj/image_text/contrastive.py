@@ -1,30 +1,35 @@
-"""Softmax contrastive loss between the images and texts of each batch.
+"""Measures the softmax contrastive loss within each batch.
 
-What it gives depends on the batch size, so that it is good for watching a run,
+The loss depends on the batch size, so that it is good for watching a run,
 not for comparing models.
 
 Shapes: B global batch size, E size of the embeddings, D devices.
 """
 
 import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from big_vision import losses
-from big_vision.evaluators import common
+from big_vision.evaluators import iteration
+from big_vision.types import Array, Batch, Devices, PredictFn, TrainState
 
 API = "jit"
 
 
 @functools.cache  # One compilation for all evaluators of a predict function.
-def get_eval_fn(predict_fn, num_parts):
-  """Compiled sums over one batch.
+def get_eval_fn(
+  predict_fn: PredictFn, num_parts: int
+) -> Callable[[TrainState, Batch, Array], list[Array]]:
+  """Compiles sums over one batch.
 
   Args:
     predict_fn: `(train_state, batch) -> (zimg [B, E], ztxt [B, E], extras)`.
-    num_parts: int, into how many parts the batch is divided; examples are only
+    num_parts: into how many parts the batch is divided; examples are only
       compared with those of their part.
 
   Returns:
@@ -61,18 +66,18 @@ class Evaluator:
 
   def __init__(
     self,
-    predict_fn,
-    data,
-    pp_fn,
-    batch_size,
-    use_global_batch,
-    cache_final=True,
-    cache_raw=False,
-    prefetch=1,
-    label_key="labels",
+    predict_fn: PredictFn,
+    data: dict[str, Any],
+    pp_fn: str,
+    batch_size: int,
+    use_global_batch: bool,
+    cache_final: bool = True,
+    cache_raw: bool = False,
+    prefetch: int = 1,
+    label_key: str = "labels",
     *,
-    devices,
-  ):
+    devices: Devices,
+  ) -> None:
     """Opens the data.
 
     Args:
@@ -80,21 +85,21 @@ class Evaluator:
         `extras["t"]` is the inverse temperature; the batch has the tokens as
         `labels`, and all else of the data but the mask.
       data: arguments of `datasets.core.get`.
-      pp_fn: str, preprocessing.
-      batch_size: int, global batch size.
-      use_global_batch: bool, whether examples are compared with the whole batch,
+      pp_fn: preprocessing string.
+      batch_size: global batch size.
+      use_global_batch: whether examples are compared with the whole batch,
         or only with those on the same device.
-      cache_final: bool, whether to keep preprocessed batches in memory.
-      cache_raw: bool, whether to keep raw examples in memory, if the batches are
+      cache_final: whether to keep preprocessed batches in memory.
+      cache_raw: whether to keep raw examples in memory, if the batches are
         not.
-      prefetch: int, number of batches to put on the devices ahead.
-      label_key: str, feature with the tokens.
+      prefetch: number of batches to put on the devices ahead.
+      label_key: feature with the tokens.
       devices: flat array of devices in the order of the mesh.
     """
     num_parts = 1 if use_global_batch else len(devices)
     self.eval_fn = get_eval_fn(predict_fn, num_parts)
     self.label_key = label_key
-    self.get_data_iter, self.steps = common.eval_input_pipeline(
+    self.batches = iteration.open_batches(
       data,
       pp_fn,
       batch_size,
@@ -103,8 +108,9 @@ class Evaluator:
       cache_final=cache_final,
       cache_raw=cache_raw,
     )
+    self.steps = self.batches.steps
 
-  def run(self, train_state):
+  def run(self, train_state: TrainState) -> Iterator[tuple[str, float]]:
     """Evaluates once over the whole dataset.
 
     Args:
@@ -113,20 +119,14 @@ class Evaluator:
     Yields:
       ("ncorrect_minibatch", float) and ("loss", float), means over examples.
     """
-    sums = []
-    for _, batch in zip(range(self.steps), self.get_data_iter(), strict=False):
-      batch = dict(batch)
-      if self.label_key not in batch:
-        raise ValueError(
-          f"label_key={self.label_key!r} is not in the batch, which has "
-          f"{', '.join(sorted(batch))}: does pp_fn keep it?"
-        )
-      mask = batch.pop("_mask")
-      batch["labels"] = batch.pop(self.label_key)
-      sums.append(self.eval_fn(train_state, batch, mask))
-    # Fetched only here, so that the devices never wait for the host.
-    sums = np.asarray(jax.device_get(sums), np.float64)  # [steps, 3]
-    correct, loss, seen = sums.sum(axis=0)
+    correct, loss, num_examples = iteration.totals(
+      self._sums(train_state, batch) for batch in self.batches
+    )
     with np.errstate(invalid="ignore"):
-      yield "ncorrect_minibatch", float(correct / seen)
-      yield "loss", float(loss / seen)
+      yield "ncorrect_minibatch", float(correct / num_examples)
+      yield "loss", float(loss / num_examples)
+
+  def _sums(self, train_state: TrainState, batch: Batch) -> list[Array]:
+    mask = batch.pop("_mask")
+    batch["labels"] = iteration.take(batch, self.label_key)
+    return self.eval_fn(train_state, batch, mask)

@@ -1,4 +1,4 @@
-"""Zero-shot classification: the class with the most similar text.
+"""Classifies zero-shot: finds the class with the most similar text.
 
 The weights of the classifier are embeddings of texts: for each class the mean
 over all its names and all prompts around them.
@@ -11,18 +11,30 @@ References: Radford et al. 2021, section 3.1.4, Prompt engineering and
 """
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jax.sharding import NamedSharding
 
 from big_vision import devices as bv_devices
-from big_vision.evaluators import common
+from big_vision.evaluators import iteration
 from big_vision.evaluators.proj.image_text import (
   embedding,
   overrides,
   prompt_engineering,
+)
+from big_vision.lookup import ConfigError
+from big_vision.types import (
+  AnyArray,
+  Array,
+  Batch,
+  Devices,
+  PredictFn,
+  TrainState,
 )
 
 API = "jit"
@@ -30,34 +42,34 @@ API = "jit"
 DATASET_NAMES = ("imagenet2012", "cifar100", "oxford_iiit_pet")
 
 
-def _get_dataset_info(builder):
-  """What TFDS knows about a dataset; tests replace it."""
+def _get_dataset_info(builder: Any) -> Any:
+  """Returns the TFDS info of a dataset; tests replace it."""
   return builder.info
 
 
 def prepare_datasets(
-  img_dataset,
-  class_names,
+  img_dataset: Any,
+  class_names: Sequence[str],
   *,
-  prompt_templates,
-  pp_img,
-  pp_txt,
-  cache_final=False,
-  pre_filter_fn=None,
-  class_name_offset=0,
-):
-  """Images to classify, and the texts that describe the classes.
+  prompt_templates: Sequence[str],
+  pp_img: str,
+  pp_txt: str,
+  cache_final: bool = False,
+  pre_filter_fn: Callable[[Any], Any] | None = None,
+  class_name_offset: int = 0,
+) -> tuple[Any, Any]:
+  """Prepares images to classify, and the texts that describe the classes.
 
   Args:
     img_dataset: tf.data.Dataset of dicts with `image` and `label`.
-    class_names: sequence of str; a class may have several names, separated by
+    class_names: names of the classes; a class may have several names, separated by
       commas.
-    prompt_templates: sequence of str, each with one "{}" for the name.
-    pp_img: str, preprocessing of examples to `image` and `label`.
-    pp_txt: str, preprocessing of `texts`, a string scalar, to `labels`.
-    cache_final: bool, whether to keep the results in memory.
+    prompt_templates: sentences, each with one "{}" for the name.
+    pp_img: preprocessing of examples to `image` and `label`.
+    pp_txt: preprocessing of `texts`, a string scalar, to `labels`.
+    cache_final: whether to keep the results in memory.
     pre_filter_fn: raw example -> bool tensor, keeps those that give True.
-    class_name_offset: int, the label of the first of `class_names`.
+    class_name_offset: the label of the first of `class_names`.
 
   Returns:
     (images, texts), finite tf.data.Datasets of single examples: images with
@@ -65,7 +77,7 @@ def prepare_datasets(
     by class, its names, and the templates.
 
   Raises:
-    AssertionError: no templates, or not one "{}" in one of them.
+    ConfigError: no templates, or not one "{}" in one of them.
     ValueError: `pp_img` or `pp_txt` does not give what it should.
   """
   from big_vision.tf import tf
@@ -90,13 +102,17 @@ def prepare_datasets(
   return images, texts
 
 
-def _prompts(class_names, prompt_templates):
-  """List of (index of the class, text)."""
-  assert prompt_templates, "There are no prompt_templates."
+def _prompts(
+  class_names: Sequence[str], prompt_templates: Sequence[str]
+) -> list[tuple[int, str]]:
+  """Lists (index of the class, text)."""
+  if not prompt_templates:
+    raise ConfigError("There are no prompt_templates.")
   for template in prompt_templates:
-    assert template.count("{}") == 1, (
-      f"prompt_templates: {template!r} should have exactly one '{{}}'."
-    )
+    if template.count("{}") != 1:
+      raise ConfigError(
+        f"prompt_templates: {template!r} should have exactly one '{{}}'."
+      )
   return [
     (c, template.replace("{}", name.strip()))
     for c, names in enumerate(class_names)
@@ -105,32 +121,41 @@ def _prompts(class_names, prompt_templates):
   ]
 
 
-def _average_embeddings(embeddings, *, labels, num_classes, normalize):
-  """Mean embedding of each class.
+def _average_embeddings(
+  embeddings: AnyArray,
+  *,
+  labels: Any,
+  num_classes: int,
+  normalize: bool,
+) -> np.ndarray:
+  """Averages the embeddings of each class.
 
   Args:
     embeddings: [P, E] array.
     labels: [P] ints, the class of each.
-    num_classes: int, C.
-    normalize: bool, whether to divide the means by their norm.
+    num_classes: C.
+    normalize: whether to divide the means by their norm.
 
   Returns:
     [C, E] float32 array.
 
   Raises:
-    AssertionError: shapes do not fit, or a class has no embedding.
+    ConfigError: shapes do not fit, or a class has no embedding.
   """
   embeddings, labels = np.asarray(embeddings), np.asarray(labels)
-  assert embeddings.ndim == 2 and labels.shape == embeddings.shape[:1], (
-    "Expected embeddings [P, E] and labels [P], got "
-    f"{embeddings.shape} and {labels.shape}."
-  )
+  if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
+    raise ConfigError(
+      "Expected embeddings [P, E] and labels [P], got "
+      f"{embeddings.shape} and {labels.shape}."
+    )
   counts = np.bincount(labels, minlength=num_classes)
-  assert len(counts) == num_classes, (
-    f"Labels are up to {labels.max()}, but there are {num_classes} classes."
-  )
+  if len(counts) != num_classes:
+    raise ConfigError(
+      f"Labels are up to {labels.max()}, but there are {num_classes} classes."
+    )
   missing = np.flatnonzero(counts == 0)
-  assert not len(missing), f"Classes without any text: {missing.tolist()}."
+  if len(missing):
+    raise ConfigError(f"Classes without any text: {missing.tolist()}.")
   order = np.argsort(labels, kind="stable")
   starts = np.cumsum(counts) - counts
   sums = np.add.reduceat(embeddings[order], starts, axis=0, dtype=np.float64)
@@ -141,19 +166,21 @@ def _average_embeddings(embeddings, *, labels, num_classes, normalize):
 
 
 @functools.cache  # One compilation for all evaluators of a predict function.
-def get_classify_fn(predict_fn, return_embeddings, sharding):
-  """Compiled classification of one batch.
+def get_classify_fn(
+  predict_fn: PredictFn, return_embeddings: bool, sharding: NamedSharding
+) -> Callable[[TrainState, Batch, Array], tuple[Any, Any]]:
+  """Compiles the classification of one batch.
 
   Args:
     predict_fn: `(train_state, {"image": x}) -> (zimg [B, E], ...)`.
-    return_embeddings: bool.
+    return_embeddings: whether to return them.
     sharding: where the result should be.
 
   Returns:
-    `fn(train_state, batch, ztxt [C, E]) -> ((number correct, number seen),
-    examples)`, two int32 scalars and, if `return_embeddings`, a dict of `label`,
-    `embedding` and `_mask`, else None. Labels are [B] or [B, K]: any of the K
-    is right.
+    `fn(train_state, batch, ztxt [C, E]) -> ((number correct, number of
+    examples), examples)`, two int32 scalars and, if `return_embeddings`, a dict
+    of `label` and `embedding` with the mask, else None. Labels are [B] or
+    [B, K]: any of the K is right.
   """
 
   def fn(train_state, batch, ztxt):
@@ -162,23 +189,30 @@ def get_classify_fn(predict_fn, return_embeddings, sharding):
     best = jnp.argmax(jnp.dot(zimg, ztxt.T), axis=1)  # [B]
     correct = best[:, None] == label.reshape(len(best), -1)
     correct = jnp.any(correct, axis=1) & mask
-    examples = {"label": label, "embedding": zimg, "_mask": mask}
+    examples = {"label": label, "embedding": zimg}, mask
     sums = correct.sum(dtype=jnp.int32), mask.sum(dtype=jnp.int32)
     return sums, examples if return_embeddings else None
 
   return jax.jit(fn, out_shardings=sharding)
 
 
-def data_sources(cfg):
-  """The datasets of a config, see `evaluators.common`."""
+def data_sources(cfg: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+  """Lists the datasets of a config.
+
+  Args:
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Pairs of a config key and the arguments of `datasets.core.get`.
+
+  Raises:
+    ConfigError: wrong `dataset_overrides`.
+  """
   names = cfg.get("dataset_names", DATASET_NAMES)
   own = cfg.get("dataset_overrides", overrides.DEFAULT_OVERRIDES)
   defaults = {"split": "test", "data_dir": None}
   defaults = {k: cfg.get(k, v) for k, v in defaults.items()}
-  try:
-    settings = overrides.resolve(defaults, names, own)
-  except AssertionError as e:
-    raise ValueError(str(e)) from e
+  settings = overrides.resolve(defaults, names, own)
   return [
     (
       f"dataset_names.{name}",
@@ -193,62 +227,63 @@ class Evaluator:
 
   def __init__(
     self,
-    predict_fn,
+    predict_fn: PredictFn,
     *,
-    batch_size,
-    devices,
-    dataset_names=DATASET_NAMES,
-    data_dir=None,
-    class_names="dataset_info:label",
-    split="test",
-    prompt_templates="clip_paper",
-    canonicalize=True,
-    pp_img="resize(224)|value_range(-1,1)",
-    pp_txt=(
+    batch_size: int,
+    devices: Devices,
+    dataset_names: Sequence[str] = DATASET_NAMES,
+    data_dir: str | None = None,
+    class_names: str | Sequence[str] = "dataset_info:label",
+    split: str = "test",
+    prompt_templates: str | Sequence[str] = "clip_paper",
+    canonicalize: bool = True,
+    pp_img: str = "resize(224)|value_range(-1,1)",
+    pp_txt: str = (
       "tokenize(max_len=16, eos='sticky', pad_value=1, inkey='texts', "
       "outkey='labels')"
     ),
-    cache_final=False,
-    pre_filter_fn=None,
-    first_class_name_only=True,
-    dataset_overrides=overrides.DEFAULT_OVERRIDES,
-    async_delay=1,
-  ):
+    cache_final: bool = False,
+    pre_filter_fn: Callable[[Any], Any] | None = None,
+    first_class_name_only: bool = True,
+    dataset_overrides: Any = overrides.DEFAULT_OVERRIDES,
+    async_delay: int = 1,
+  ) -> None:
     """Opens the data.
 
     Args:
       predict_fn: `(train_state, batch) -> (zimg, ztxt, ...)`; the batch has
         either `image` or `labels`, and only that embedding [B, E] is used.
-      batch_size: int, global batch size, of images and of texts.
+      batch_size: global batch size, of images and of texts.
       devices: flat array of devices in the order of the mesh.
-      dataset_names: sequence of str, what to evaluate: TFDS names, unless
+      dataset_names: what to evaluate: TFDS names, unless
         `dataset_overrides` has a `dataset_name`.
-      data_dir: str, the TFDS folder.
+      data_dir: the TFDS folder.
       class_names: see `prompt_engineering.get_class_names`.
-      split: str.
-      prompt_templates: str, see `prompt_engineering.get_prompt_templates`.
-      canonicalize: bool, whether to spell names and prompts in a uniform way.
-      pp_img: str, preprocessing of (decoded) examples to `image` and `label`:
+      split: name of the split, of all datasets.
+      prompt_templates: see `prompt_engineering.get_prompt_templates`.
+      canonicalize: whether to spell names and prompts in a uniform way.
+      pp_img: preprocessing of (decoded) examples to `image` and `label`:
         [] or [K] ints, any of which is right, such as those of ReaL with -1 in
         place of none.
-      pp_txt: str, preprocessing of `texts`, a string scalar, to `labels`.
-      cache_final: bool, whether to keep preprocessed images in memory; texts
+      pp_txt: preprocessing of `texts`, a string scalar, to `labels`.
+      cache_final: whether to keep preprocessed images in memory; texts
         always are.
       pre_filter_fn: raw example -> bool tensor, keeps those that give True. The
         first run reads all images twice, to count them.
-      first_class_name_only: bool, of the names of a class, separated by commas,
-        only the first.
-      dataset_overrides: dict: name -> dict of `overrides.OVERRIDE_KEYS`, the arguments of
-        this name; or pairs in place of any of these dicts.
-      async_delay: int, how many batches are computed before the oldest is
+      first_class_name_only: use only the first of the names of a class, which
+        commas separate.
+      dataset_overrides: dict: name -> dict of `overrides.OVERRIDE_KEYS`, the
+        arguments of this name; or pairs in place of any of these dicts.
+      async_delay: how many batches are computed before the oldest is
         waited for.
 
     Raises:
-      AssertionError: wrong `dataset_overrides` or `async_delay`.
+      ConfigError: wrong `dataset_overrides` or `async_delay`.
       KeyError: unknown class names or templates.
       ValueError: no such dataset or split, or bad batch size.
     """
-    assert async_delay > 0, f"async_delay={async_delay} should be positive."
+    if async_delay <= 0:
+      raise ConfigError(f"async_delay={async_delay} should be positive.")
     self.async_delay = async_delay
     self.batch_size = batch_size
     self.devices = devices
@@ -266,7 +301,8 @@ class Evaluator:
       "prompt_templates": prompt_templates,
       "canonicalize": canonicalize,
     }
-    self.datasets, self._batches = {}, {}
+    self.datasets: dict[str, dict[str, Any]] = {}
+    self._batches: dict[str, list[embedding.Batches]] = {}
     settings = overrides.resolve(defaults, dataset_names, dataset_overrides)
     for name, s in settings.items():
       self.datasets[name] = self._open(s)
@@ -275,8 +311,8 @@ class Evaluator:
         for k, cache in (("images", s["cache_final"]), ("texts", True))
       ]
 
-  def _open(self, s):
-    """Entry of `datasets`, given the settings."""
+  def _open(self, s: dict[str, Any]) -> dict[str, Any]:
+    """Makes the entry of `datasets`, given the settings."""
     class_names = prompt_engineering.get_class_names(
       dataset_name=s["class_names_dataset_name"],
       source=s["class_names"],
@@ -310,14 +346,18 @@ class Evaluator:
       "split": s["split"],
     }
 
-  def _embed_texts(self, train_state, name):
-    """Dict of `label` [P], `embedding` [P, E], `average_embedding` [C, E]."""
+  def _embed_texts(
+    self, train_state: TrainState, name: str
+  ) -> dict[str, np.ndarray]:
+    """Returns `label` [P], `embedding` [P, E], `average_embedding` [C, E]."""
     embed_fn = embedding.get_embed_fn(
       self._predict_fn, "labels", self._everywhere
     )
     batches = self._batches[name][1]
-    texts = batches.collect(
-      (embed_fn(train_state, batch) for batch in batches), self.async_delay
+    texts = iteration.rows(
+      (embed_fn(train_state, batch) for batch in batches),
+      batches,
+      self.async_delay,
     )
     embeddings = texts["embeddings"].astype(np.float32)
     average = _average_embeddings(
@@ -332,13 +372,19 @@ class Evaluator:
       "average_embedding": average,
     }
 
-  def evaluate(self, train_state, dataset_name, *, return_embeddings=False):
+  def evaluate(
+    self,
+    train_state: TrainState,
+    dataset_name: str,
+    *,
+    return_embeddings: bool = False,
+  ) -> dict[str, Any]:
     """Classifies the images of one dataset.
 
     Args:
       train_state: first argument of the predict function.
-      dataset_name: str, one of `dataset_names`.
-      return_embeddings: bool.
+      dataset_name: one of `dataset_names`.
+      return_embeddings: whether to return them too.
 
     Returns:
       Dict of `accuracy` (float), `correct` and `count` (int). If
@@ -354,19 +400,21 @@ class Evaluator:
     )
     batches = self._batches[dataset_name][0]
     results = (classify_fn(train_state, batch, ztxt) for batch in batches)
-    sums, examples = [], []
-    for (correct, count), rows in common.fetch(results, self.async_delay):
-      sums.append((int(correct), int(count)))
-      examples.append(rows)
-    correct, count = map(sum, zip(*sums, strict=True))
-    result = {"accuracy": correct / count, "correct": correct, "count": count}
+    on_host = list(iteration.fetch(results, self.async_delay))
+    correct, count = map(int, iteration.totals(sums for sums, _ in on_host))
+    result: dict[str, Any] = {
+      "accuracy": correct / count,
+      "correct": correct,
+      "count": count,
+    }
     logging.info("Zero-shot classification of %s: %s", dataset_name, result)
     if return_embeddings:
-      result["images"] = batches.collect(examples)
+      examples = (examples for _, examples in on_host)
+      result["images"] = iteration.rows(examples, batches)
       result["texts"] = texts
     return result
 
-  def run(self, train_state):
+  def run(self, train_state: TrainState) -> list[tuple[str, float]]:
     """Evaluates all datasets.
 
     Args:

@@ -1,26 +1,29 @@
-"""Embedding all images and all texts of datasets.
+"""Embeds all images and all texts of datasets.
 
-Unlike `evaluators.common.eval_input_pipeline`, this is for examples that are
-made from others: one per caption or per prompt, whose number is not known.
+Unlike `evaluators.iteration.open_batches`, this is for examples that are made
+from others: one per caption or per prompt, whose number is not known.
 
 Shapes: B global batch size, E size of the embeddings.
 """
 
 import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from big_vision.evaluators import common
+from big_vision import devices as bv_devices
+from big_vision.types import Array, Batch, Devices, PredictFn, TrainState
 
 
-def get_builder(dataset, data_dir=None):
-  """A TFDS builder, whether or not the dataset is prepared.
+def get_builder(dataset: str, data_dir: str | None = None) -> Any:
+  """Makes a TFDS builder, whether or not the dataset is prepared.
 
   Args:
-    dataset: str, TFDS name; `digits` and `shapes` are prepared on first use.
-    data_dir: str, the TFDS folder; None means $TFDS_DATA_DIR, else TFDS' own.
+    dataset: TFDS name; `digits` and `shapes` are prepared on first use.
+    data_dir: the TFDS folder; None means $TFDS_DATA_DIR, else TFDS' own.
 
   Returns:
     A TFDS builder. It has no splits if the dataset is not prepared.
@@ -43,13 +46,18 @@ def get_builder(dataset, data_dir=None):
       raise _without_key(e) from e
 
 
-def open_split(dataset, split, data_dir=None, skip_decode=()):
-  """The part of this process of a TFDS split.
+def open_split(
+  dataset: str,
+  split: str,
+  data_dir: str | None = None,
+  skip_decode: Sequence[str] = (),
+) -> tuple[Any, Any]:
+  """Opens the part of a TFDS split that belongs to this process.
 
   Args:
-    dataset: str, TFDS name.
-    split: str.
-    data_dir: str, see `get_builder`.
+    dataset: TFDS name.
+    split: name of the split, or a slice such as "test[:10]".
+    data_dir: see `get_builder`.
     skip_decode: names of features that stay encoded bytes.
 
   Returns:
@@ -76,18 +84,18 @@ def open_split(dataset, split, data_dir=None, skip_decode=()):
       raise _without_key(e) from e
 
 
-def _without_key(e):
-  """Errors of a data source, in words that fit the argument of an evaluator."""
+def _without_key(e: Exception) -> ValueError:
+  """Words an error of a data source for the argument of an evaluator."""
   return ValueError(str(e).replace("config.input.data.", ""))
 
 
-def preprocess(ds, pp, keep):
+def preprocess(ds: Any, pp: str, keep: Sequence[str]) -> Any:
   """Applies a preprocessing string; random ops draw the same in every pass.
 
   Args:
     ds: tf.data.Dataset of dicts.
-    pp: str.
-    keep: sequence of str, the entries of the result.
+    pp: the preprocessing string.
+    keep: the entries of the result.
 
   Returns:
     tf.data.Dataset of dicts, in the same order.
@@ -95,17 +103,17 @@ def preprocess(ds, pp, keep):
   Raises:
     ValueError: `pp` does not give one of these entries.
   """
-  from big_vision.datasets import stream
+  from big_vision.datasets import ids
   from big_vision.pp import builder as pp_builder
   from big_vision.pp import rng
   from big_vision.tf import tf
 
   fn = pp_builder.get_preprocess_fn(pp)
   zero = np.zeros([], np.int64)
-  found = set()
+  found: set[str] = set()
 
   def one(index, example):
-    number = stream.example_number(index, example)
+    number = ids.example_number(index, example)
     with rng.example_seed(tf.stack([zero, number]), zero):
       out = fn(dict(example))
     found.update(out)
@@ -120,37 +128,63 @@ def preprocess(ds, pp, keep):
   return out
 
 
-def replicated(devices):
-  """Sharding that puts all of an array on each of these devices."""
+def replicated(devices: Devices) -> NamedSharding:
+  """Makes the sharding that puts all of an array on each device.
+
+  Args:
+    devices: the devices.
+
+  Returns:
+    The sharding.
+  """
   mesh = Mesh(np.asarray(devices), ("devices",))
   return NamedSharding(mesh, PartitionSpec())
 
 
 @functools.cache  # One compilation for all evaluators of a predict function.
-def get_embed_fn(predict_fn, tower, sharding):
-  """Compiled embeddings of a batch, gathered on all devices.
+def get_embed_fn(
+  predict_fn: PredictFn, tower: str, sharding: NamedSharding
+) -> Callable[[TrainState, Batch], tuple[Batch, Array]]:
+  """Compiles embeddings of a batch, gathered on all devices.
 
   Args:
     predict_fn: `(train_state, {tower: x}) -> (zimg, ztxt, ...)`, of which only
       the one of the tower is used.
-    tower: str, "image" or "labels" (texts).
+    tower: "image" or "labels" (texts).
     sharding: where the result should be.
 
   Returns:
-    `fn(train_state, batch)`: the batch, a dict, with `embeddings` [B, E] in
-    place of its entry `tower`.
+    `fn(train_state, batch) -> (result, mask)`: the batch, a dict, with
+    `embeddings` [B, E] in place of its entry `tower` and without `_mask`; and
+    this mask.
   """
 
   def fn(train_state, batch):
     rest = dict(batch)
+    mask = rest.pop("_mask")
     z = embed(predict_fn, tower, train_state, rest.pop(tower))
-    return {**rest, "embeddings": z}
+    return {**rest, "embeddings": z}, mask
 
   return jax.jit(fn, out_shardings=sharding)
 
 
-def embed(predict_fn, tower, train_state, x):
-  """Embeddings [B, E] of images or texts `x`, see `get_embed_fn`."""
+def embed(
+  predict_fn: PredictFn, tower: str, train_state: TrainState, x: Array
+) -> Array:
+  """Embeds images or texts.
+
+  Args:
+    predict_fn: see `get_embed_fn`.
+    tower: "image" or "labels" (texts).
+    train_state: first argument of the predict function.
+    x: [B, ...], the images or the texts.
+
+  Returns:
+    [B, E] embeddings.
+
+  Raises:
+    ValueError: the predict function returns something else.
+  """
   zimg, ztxt, *_ = predict_fn(train_state, {tower: x})
   z = zimg if tower == "image" else ztxt
   if getattr(z, "ndim", None) != 2:
@@ -168,31 +202,38 @@ class Batches:
   examples; all take part in as many batches as the one with most needs.
 
   Attributes:
-    batch_size: int, global batch size.
+    batch_size: global batch size.
     devices: [num_devices] array.
   """
 
-  def __init__(self, ds, batch_size, devices, cache_final=False):
+  def __init__(
+    self,
+    ds: Any,
+    batch_size: int,
+    devices: Devices,
+    cache_final: bool = False,
+  ) -> None:
     """Remembers what to read; the first pass starts to.
 
     Args:
       ds: tf.data.Dataset of dicts of arrays of fixed shapes, this process' part.
-      batch_size: int, global, divisible by the number of devices.
+      batch_size: global batch size, divisible by the number of devices.
       devices: sequence of devices that batches are split over.
-      cache_final: bool, whether to keep the examples in memory.
+      cache_final: whether to keep the examples in memory.
 
     Raises:
       ValueError: `batch_size` does not fit the devices.
     """
-    common.check_batch_size(batch_size, devices)
+    bv_devices.check_batch_size(batch_size, devices)
     self.batch_size = batch_size
     self.devices = np.asarray(devices)
     self._ds = ds
     self._cache_final = cache_final
-    self._batched = None  # (tf.data.Dataset, number of batches of a pass)
-    self._iterator = None  # At the first batch.
+    # (tf.data.Dataset, number of batches of a pass)
+    self._batched: tuple[Any, int] | None = None
+    self._iterator: Iterator[Batch] | None = None  # At the first batch.
 
-  def __iter__(self):
+  def __iter__(self) -> Iterator[Batch]:
     """Yields dicts of arrays [batch_size, ...], `_mask` is False on padding."""
     from big_vision import input_pipeline
 
@@ -208,7 +249,7 @@ class Batches:
       yield next(iterator)
     self._iterator = iterator
 
-  def _make_batches(self):
+  def _make_batches(self) -> tuple[Any, int]:
     from big_vision import input_pipeline
 
     ds, cache = self._ds, self._cache_final
@@ -224,33 +265,15 @@ class Batches:
       ds, lambda example: example, self.batch_size, counts, cache_final=cache
     )
 
-  def collect(self, results, lag=2):
-    """Joins what was computed from the batches of one pass.
 
-    Args:
-      results: iterable, for each batch a dict of replicated arrays
-        [batch_size, ...] with `_mask`.
-      lag: int, how many to compute before the oldest is waited for.
-
-    Returns:
-      Dict of NumPy arrays [number of examples, ...] without padding and
-      `_mask`, in the order of the data, all processes' in theirs.
-    """
-    parts = list(common.fetch(iter(results), lag))
-    whole = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-    order = common.host_order(self.devices, self.batch_size, len(parts))
-    order = order[whole.pop("_mask")[order]]
-    return {k: v[order] for k, v in whole.items()}
-
-
-def _count(ds):
-  """Number of elements of a finite dataset; reads it where it does not say."""
+def _count(ds: Any) -> int:
+  """Counts the elements of a finite dataset; reads it where it does not say."""
   known = int(ds.cardinality())
   return known if known >= 0 else sum(1 for _ in ds)
 
 
-def _allgather(number):
-  """The ints of all processes, as a list."""
+def _allgather(number: int) -> list[int]:
+  """Collects the numbers of all processes."""
   if jax.process_count() == 1:
     return [number]
   from jax.experimental import multihost_utils

@@ -1,15 +1,20 @@
-"""Recall of retrieval between images and texts, from their distances.
+"""Computes the recall of retrieval between images and texts.
 
 Shapes: I images, T texts.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
 RECALL_THRESHOLDS = (1, 5, 10)
 
 
-def text_to_image_retrieval_eval(dist_matrix, text_image_correspondence):
-  """How often the image of a text is among the nearest to it.
+def text_to_image_retrieval_eval(
+  dist_matrix: np.ndarray,
+  text_image_correspondence: Sequence[int] | np.ndarray,
+) -> dict[str, float]:
+  """Measures how often the image of a text is among the nearest to it.
 
   Args:
     dist_matrix: [I, T] array, smaller is closer. NaN is further than anything.
@@ -27,8 +32,11 @@ def text_to_image_retrieval_eval(dist_matrix, text_image_correspondence):
   return _recalls(_rank(dist.T, image_of_text))
 
 
-def image_to_text_retrieval_eval(dist_matrix, text_image_correspondence):
-  """How often any text of an image is among the nearest to it.
+def image_to_text_retrieval_eval(
+  dist_matrix: np.ndarray,
+  text_image_correspondence: Sequence[int] | np.ndarray,
+) -> dict[str, float]:
+  """Measures how often any text of an image is among the nearest to it.
 
   Args:
     dist_matrix: [I, T] array, smaller is closer. NaN is further than anything.
@@ -49,9 +57,11 @@ def image_to_text_retrieval_eval(dist_matrix, text_image_correspondence):
   return _recalls(np.where(own.any(axis=1), rank, np.inf))
 
 
-def _checked(dist, image_of_text):
-  """Both as arrays; distances that are not finite become the largest number."""
-  dist, image_of_text = np.asarray(dist), np.asarray(image_of_text)
+def _checked(
+  dist_matrix: np.ndarray, correspondence: Sequence[int] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns both as arrays, with the largest number in place of NaN."""
+  dist, image_of_text = np.asarray(dist_matrix), np.asarray(correspondence)
   if dist.ndim != 2 or image_of_text.shape != dist.shape[1:]:
     raise ValueError(
       "dist_matrix should be [images, texts] and text_image_correspondence "
@@ -72,8 +82,8 @@ def _checked(dist, image_of_text):
   return dist, image_of_text
 
 
-def _rank(dist, target):
-  """How many columns come before column `target[i]`, for each row i.
+def _rank(dist: np.ndarray, target: np.ndarray) -> np.ndarray:
+  """Counts the columns that come before column `target[i]`, for each row i.
 
   That is its position in a stable sort of the row, without sorting.
   """
@@ -82,6 +92,6 @@ def _rank(dist, target):
   return ((dist < own) | ((dist == own) & before)).sum(axis=1)
 
 
-def _recalls(rank):
-  """Recalls of the ranks (from 0) of what should be found."""
+def _recalls(rank: np.ndarray) -> dict[str, float]:
+  """Computes the recalls from the ranks (from 0) of what should be found."""
   return {f"Recall@{k}": float((rank < k).mean()) for k in RECALL_THRESHOLDS}

@@ -1,6 +1,11 @@
-"""Settings of an evaluator that differ between the datasets that it is for."""
+"""Resolves settings of an evaluator that differ between its datasets."""
 
-# What applies where the user gives none, as far as the names are evaluated.
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from big_vision.lookup import ConfigError
+
+# They apply where the user gives none, as far as the names are evaluated.
 DEFAULT_OVERRIDES = (
   ("imagenet2012", (("class_names", "clip"), ("split", "validation"))),
 )
@@ -19,35 +24,41 @@ OVERRIDE_KEYS = (
 )
 
 
-def resolve(defaults, dataset_names, dataset_overrides):
-  """What to do for each name: the defaults with its overrides.
+def resolve(
+  defaults: Mapping[str, Any],
+  dataset_names: Sequence[str],
+  dataset_overrides: Any,
+) -> dict[str, dict[str, Any]]:
+  """Computes the settings for each name: the defaults with its overrides.
 
   Args:
     defaults: dict of `OVERRIDE_KEYS`, without the names of datasets.
-    dataset_names: sequence of str.
+    dataset_names: names of the datasets.
     dataset_overrides: dict of dicts, or pairs in place of any dict.
 
   Returns:
     Dict: name -> dict of `OVERRIDE_KEYS`.
 
   Raises:
-    AssertionError: overrides of unknown names, or of what does not exist.
+    ConfigError: overrides of unknown names, or of unknown settings.
   """
   overrides = {k: dict(v) for k, v in dict(dataset_overrides).items()}
   if dataset_overrides is not DEFAULT_OVERRIDES:
     unknown = sorted(set(overrides) - set(dataset_names))
-    assert not unknown, (
-      f"dataset_overrides of {', '.join(unknown)}, but dataset_names are "
-      f"{', '.join(dataset_names)}."
-    )
+    if unknown:
+      raise ConfigError(
+        f"dataset_overrides of {', '.join(unknown)}, but dataset_names are "
+        f"{', '.join(dataset_names)}."
+      )
   settings = {}
   for name in dataset_names:
     own = overrides.get(name, {})
     unknown = sorted(set(own) - set(OVERRIDE_KEYS))
-    assert not unknown, (
-      f"dataset_overrides.{name}: unknown {', '.join(unknown)}; there are "
-      f"{', '.join(OVERRIDE_KEYS)}."
-    )
+    if unknown:
+      raise ConfigError(
+        f"dataset_overrides.{name}: unknown {', '.join(unknown)}; there are "
+        f"{', '.join(OVERRIDE_KEYS)}."
+      )
     merged = {**defaults, "dataset_name": name, **own}
     merged.setdefault("class_names_dataset_name", merged["dataset_name"])
     settings[name] = merged

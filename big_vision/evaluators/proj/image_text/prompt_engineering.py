@@ -1,4 +1,4 @@
-"""Names of classes, and the sentences around them, for zero-shot evaluation."""
+"""Provides class names and prompts for zero-shot classification."""
 
 import string
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from absl import logging
 from big_vision import download
 from big_vision.datasets.imagenet import class_names as imagenet
 from big_vision.evaluators.proj.image_text import clip_prompts, embedding
+from big_vision.lookup import ConfigError
 
 # As in CLIP, with the bare name in addition.
 CLIP_PAPER_PROMPT_TEMPLATES = (*clip_prompts.IMAGENET, "{}")
@@ -32,16 +33,18 @@ _LABELSETS = {
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def canonicalize_text(text, *, keep_punctuation_exact_string=None):
+def canonicalize_text(
+  text: str, *, keep_punctuation_exact_string: str | None = None
+) -> str:
   """Spells a text in a uniform way: lower case, no punctuation, single spaces.
 
   Args:
-    text: str; underscores count as spaces.
-    keep_punctuation_exact_string: str that survives where it occurs, for example
+    text: the text; underscores count as spaces.
+    keep_punctuation_exact_string: what survives where it occurs, for example
       "{}"; None for nothing.
 
   Returns:
-    str.
+    The new text.
   """
   text = text.replace("_", " ")
   keep = keep_punctuation_exact_string
@@ -51,18 +54,22 @@ def canonicalize_text(text, *, keep_punctuation_exact_string=None):
 
 
 def get_class_names(
-  *, dataset_name, source="dataset_info", canonicalize=True, data_dir=None
-):
-  """Names of the classes of a dataset.
+  *,
+  dataset_name: str,
+  source: str | Sequence[str] = "dataset_info",
+  canonicalize: bool = True,
+  data_dir: str | None = None,
+) -> list[str]:
+  """Returns the names of the classes of a dataset.
 
   Args:
-    dataset_name: str, for example "imagenet2012".
+    dataset_name: for example "imagenet2012".
     source: where they are from: "dataset_info:<feature>" for those that TFDS has
       for this feature of the dataset; "clip" for those of CLIP, which are of
       ImageNet and datasets with its classes; "file:<path>" for the lines of a
       text file, a path or URL; or a sequence of str, the names.
-    canonicalize: bool, whether to apply `canonicalize_text`, keeping commas.
-    data_dir: str, the TFDS folder, if `source` is "dataset_info:...".
+    canonicalize: whether to apply `canonicalize_text`, keeping commas.
+    data_dir: the TFDS folder, if `source` is "dataset_info:...".
 
   Returns:
     New list of str in the order of the labels. A name may consist of several,
@@ -72,7 +79,7 @@ def get_class_names(
     KeyError: there are no such names.
     ValueError: the dataset or file does not exist, the feature is not one of
       names, or the file has none.
-    AssertionError: `source` is something else.
+    ConfigError: `source` is something else.
   """
   if isinstance(source, str) and source.startswith("dataset_info:"):
     feature = source.removeprefix("dataset_info:")
@@ -82,9 +89,12 @@ def get_class_names(
   elif isinstance(source, str):
     names = _known_names(dataset_name, source)
   else:
-    assert isinstance(source, Sequence) and all(
+    if not isinstance(source, Sequence) or not all(
       isinstance(name, str) for name in source
-    ), f"class_names={source!r} should be a str or a sequence of str."
+    ):
+      raise ConfigError(
+        f"class_names={source!r} should be a str or a sequence of str."
+      )
     names = list(source)
   if canonicalize:
     names = [
@@ -95,8 +105,10 @@ def get_class_names(
   return names
 
 
-def _tfds_names(dataset_name, feature_name, data_dir):
-  """Names of a ClassLabel of a TFDS dataset, which need not be prepared."""
+def _tfds_names(
+  dataset_name: str, feature_name: str, data_dir: str | None
+) -> list[str]:
+  """Returns the names of a ClassLabel of a TFDS dataset, which need not be prepared."""
   features = embedding.get_builder(dataset_name, data_dir).info.features
   if feature_name not in features:
     raise KeyError(
@@ -114,8 +126,8 @@ def _tfds_names(dataset_name, feature_name, data_dir):
   return list(names)
 
 
-def _names_in_file(path):
-  """Lines of a text file; empty ones at its end are none."""
+def _names_in_file(path: str) -> list[str]:
+  """Reads the lines of a text file, without empty ones at its end."""
   with open(download.fetch(path), encoding="utf-8") as f:
     names = [line.strip() for line in f.read().rstrip().splitlines()]
   if not names or not all(names):
@@ -126,8 +138,8 @@ def _names_in_file(path):
   return names
 
 
-def _known_names(dataset_name, source):
-  """Names that this project comes with."""
+def _known_names(dataset_name: str, source: str) -> list[str]:
+  """Returns names that this project comes with."""
   if source != "clip" or dataset_name not in _LABELSETS:
     raise KeyError(
       f"class_names={source!r}: no such names of {dataset_name!r}. Use "
@@ -143,14 +155,16 @@ def _known_names(dataset_name, source):
   return [names[label] for label in getattr(imagenet, labelset)]
 
 
-def get_prompt_templates(name, *, canonicalize=True):
-  """Sentences in which "{}" stands for the name of a class.
+def get_prompt_templates(
+  name: str | Sequence[str], *, canonicalize: bool = True
+) -> list[str]:
+  """Returns sentences in which "{}" stands for the name of a class.
 
   Args:
-    name: str, "class_name_only", "clip_paper" (CLIP's 80 and the bare name) or
+    name: "class_name_only", "clip_paper" (CLIP's 80 and the bare name) or
       "clip_best" (the 7 that contribute most, and the bare name); or a sequence
       of str, the templates.
-    canonicalize: bool, whether to apply `canonicalize_text`, keeping "{}".
+    canonicalize: whether to apply `canonicalize_text`, keeping "{}".
 
   Returns:
     New list of str.

@@ -1,7 +1,7 @@
-"""Retrieval: finding the texts of an image, and the image of a text.
+"""Measures retrieval of the texts of an image, and of the image of a text.
 
 Each image has one or more texts; similarity is the inner product of embeddings,
-which the model normalises if it should be that of directions.
+which the model normalizes if only directions should count.
 
 Shapes: I images, T texts, E size of the embeddings.
 
@@ -9,44 +9,49 @@ References: Karpathy and Fei-Fei 2015, section 4.1, Image-sentence alignment
   evaluation, https://arxiv.org/abs/1412.2306.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import jax
 import numpy as np
 from absl import logging
 
+from big_vision.evaluators import iteration
 from big_vision.evaluators.proj.image_text import (
   embedding,
   image_text_retrieval,
 )
+from big_vision.types import Devices, PredictFn, TrainState
 
 API = "jit"
 
 
-def _get_dataset_info(builder):
-  """What TFDS knows about a dataset; tests replace it."""
+def _get_dataset_info(builder: Any) -> Any:
+  """Returns the TFDS info of a dataset; tests replace it."""
   return builder.info
 
 
 def prepare_datasets(
-  dataset,
+  dataset: Any,
   *,
-  pp_img,
-  pp_txt,
-  txt_name,
-  offset=0,
-  cache_final=False,
-  max_texts=None,
-):
+  pp_img: str,
+  pp_txt: str,
+  txt_name: str | Sequence[str],
+  offset: int = 0,
+  cache_final: bool = False,
+  max_texts: int | None = None,
+) -> tuple[Any, Any]:
   """Separates images and texts.
 
   Args:
     dataset: tf.data.Dataset of dicts with `image`.
-    pp_img: str, preprocessing of examples to `image`.
-    pp_txt: str, preprocessing of `texts`, a string scalar, to `labels`.
-    txt_name: str, the feature with the texts of an image, any number or one; a
+    pp_img: preprocessing of examples to `image`.
+    pp_txt: preprocessing of `texts`, a string scalar, to `labels`.
+    txt_name: the feature with the texts of an image, any number or one; a
       sequence of str for a feature in a feature.
-    offset: int, id of the first image.
-    cache_final: bool, whether to keep the results in memory.
-    max_texts: int, only the first so many texts of an image; None for all.
+    offset: id of the first image.
+    cache_final: whether to keep the results in memory.
+    max_texts: only the first so many texts of an image; None for all.
 
   Returns:
     (images, texts), finite tf.data.Datasets of single examples. Images have
@@ -64,7 +69,7 @@ def prepare_datasets(
   return images, texts
 
 
-def _images(dataset, pp_img, offset):
+def _images(dataset: Any, pp_img: str, offset: int) -> Any:
   """See `prepare_datasets`."""
   numbered = dataset.enumerate(offset).map(
     lambda number, example: {**example, "id": number}
@@ -72,7 +77,13 @@ def _images(dataset, pp_img, offset):
   return embedding.preprocess(numbered, pp_img, ("id", "image"))
 
 
-def _texts(dataset, pp_txt, txt_name, offset, max_texts):
+def _texts(
+  dataset: Any,
+  pp_txt: str,
+  txt_name: str | Sequence[str],
+  offset: int,
+  max_texts: int | None,
+) -> Any:
   """See `prepare_datasets`."""
   from big_vision.tf import tf
 
@@ -92,8 +103,8 @@ def _texts(dataset, pp_txt, txt_name, offset, max_texts):
   return embedding.preprocess(texts, pp_txt, ("id", "caption_i", "labels"))
 
 
-def _nested(example, keys):
-  """The feature at a path; ValueError if there is none."""
+def _nested(example: Any, keys: Sequence[str]) -> Any:
+  """Returns the feature at a path; ValueError if there is none."""
   for key in keys:
     if not isinstance(example, dict) or key not in example:
       has = ", ".join(sorted(example)) if isinstance(example, dict) else "none"
@@ -104,8 +115,15 @@ def _nested(example, keys):
   return example
 
 
-def data_sources(cfg):
-  """The datasets of a config, see `evaluators.common`."""
+def data_sources(cfg: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+  """Lists the datasets of a config.
+
+  Args:
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Pairs of a config key and the arguments of `datasets.core.get`.
+  """
   if "dataset" not in cfg:
     return []
   data = {"name": cfg["dataset"], "split": cfg.get("split", "test")}
@@ -113,7 +131,7 @@ def data_sources(cfg):
 
 
 class Evaluator:
-  """Gives `img2txt_recall@<k>` and `txt2img_recall@<k>` for k = 1, 5, 10.
+  """Returns `img2txt_recall@<k>` and `txt2img_recall@<k>` for k = 1, 5, 10.
 
   The recall of images to texts is the fraction of images with any of their
   texts among the k most similar ones, that of texts to images the fraction of
@@ -122,35 +140,35 @@ class Evaluator:
 
   def __init__(
     self,
-    predict_fn,
+    predict_fn: PredictFn,
     *,
-    dataset,
-    pp_img,
-    pp_txt,
-    txt_name,
-    batch_size,
-    devices,
-    data_dir=None,
-    split="test",
-    cache_final=True,
-    max_texts=None,
-  ):
+    dataset: str,
+    pp_img: str,
+    pp_txt: str,
+    txt_name: str | Sequence[str],
+    batch_size: int,
+    devices: Devices,
+    data_dir: str | None = None,
+    split: str = "test",
+    cache_final: bool = True,
+    max_texts: int | None = None,
+  ) -> None:
     """Opens the data.
 
     Args:
       predict_fn: `(train_state, batch) -> (zimg, ztxt, ...)`; the batch has
         either `image` or `labels`, and only that embedding [B, E] is used.
-      dataset: str, TFDS name.
-      pp_img: str, preprocessing of (decoded) examples to `image`.
-      pp_txt: str, preprocessing of `texts`, a string scalar, to `labels`.
-      txt_name: str or sequence of str, see `prepare_datasets`.
-      batch_size: int, global batch size.
+      dataset: TFDS name.
+      pp_img: preprocessing of (decoded) examples to `image`.
+      pp_txt: preprocessing of `texts`, a string scalar, to `labels`.
+      txt_name: see `prepare_datasets`.
+      batch_size: global batch size.
       devices: flat array of devices in the order of the mesh.
-      data_dir: str, the TFDS folder.
-      split: str.
-      cache_final: bool, whether to keep preprocessed images in memory; texts
+      data_dir: the TFDS folder.
+      split: name of the split, or a slice such as "test[:10]".
+      cache_final: whether to keep preprocessed images in memory; texts
         always are.
-      max_texts: int, only the first so many texts of each image, such as 5 of
+      max_texts: only the first so many texts of each image, such as 5 of
         COCO, where some images have more; None for all.
 
     Raises:
@@ -172,13 +190,19 @@ class Evaluator:
     self._embed_images = embedding.get_embed_fn(predict_fn, "image", everywhere)
     self._embed_texts = embedding.get_embed_fn(predict_fn, "labels", everywhere)
 
-  def _embed(self, train_state, embed_fn, batches):
-    """Embeddings of a whole dataset, with ids."""
-    result = batches.collect(embed_fn(train_state, x) for x in batches)
+  def _embed(
+    self,
+    train_state: TrainState,
+    embed_fn: Callable,
+    batches: embedding.Batches,
+  ) -> dict[str, np.ndarray]:
+    """Embeds a whole dataset; returns the embeddings with ids."""
+    results = (embed_fn(train_state, batch) for batch in batches)
+    result = iteration.rows(results, batches)
     result["embeddings"] = result["embeddings"].astype(np.float32)
     return result
 
-  def evaluate(self, train_state):
+  def evaluate(self, train_state: TrainState) -> dict[str, Any]:
     """Embeds all images and texts and ranks them.
 
     Args:
@@ -206,7 +230,7 @@ class Evaluator:
       ),
     }
 
-  def run(self, train_state):
+  def run(self, train_state: TrainState) -> list[tuple[str, float]]:
     """Evaluates once over the whole dataset.
 
     Args:

@@ -1,17 +1,22 @@
-"""Functions of a batch that stay on the device which has the examples."""
+"""Applies functions to batches without moving examples between devices."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec as P  # noqa: N817 (its usual name)
 
 from big_vision import compat
+from big_vision.types import PyTree
 
 
-def batch_shmap(fn, *args, **kwargs):
+def batch_shmap(
+  fn: Callable[..., PyTree], *args: PyTree, **kwargs: Any
+) -> PyTree:
   """Applies `fn` to the examples of each device separately.
 
-  So the devices do not communicate, even if the compiler does not see that
+  Devices then do not communicate, even if the compiler cannot tell that
   examples are independent. The batch is split over all axes of the active mesh;
   without a mesh this is `fn(*args, **kwargs)`.
 
@@ -21,7 +26,8 @@ def batch_shmap(fn, *args, **kwargs):
     **kwargs: for `fn`; each device gets all of them.
 
   Returns:
-    What `fn` returns: a pytree of arrays, concatenated along their first axis.
+    The results of `fn`: a pytree of arrays, concatenated along their first
+    axis.
   """
   fn = functools.partial(fn, **kwargs)
   mesh = compat.active_mesh()
@@ -33,7 +39,7 @@ def batch_shmap(fn, *args, **kwargs):
   )(*args)
 
 
-def subsample_batch(x, subsample):
+def subsample_batch(x: PyTree, subsample: int) -> PyTree:
   """Keeps every `subsample`-th of the examples that a device has.
 
   Args:

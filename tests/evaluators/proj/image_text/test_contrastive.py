@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from big_vision.evaluators import common
 from big_vision.evaluators.proj.image_text import contrastive
 
 N = 21
@@ -80,13 +81,13 @@ def test_no_temperature(arrays, state):
 
 
 def test_data_options(monkeypatch, arrays):
-  seen = {}
-  pipeline = contrastive.common.eval_input_pipeline
+  given = {}
+  pipeline = common.eval_input_pipeline
 
   def record(*args, **kw):
-    seen.update(kw)
+    given.update(kw)
     return pipeline(*args, **kw)
 
-  monkeypatch.setattr(contrastive.common, "eval_input_pipeline", record)
+  monkeypatch.setattr(common, "eval_input_pipeline", record)
   make(use_global_batch=False, cache_final=False, cache_raw=True, prefetch=3)
-  assert seen == {"cache_final": False, "cache_raw": True, "prefetch": 3}
+  assert given == {"cache_final": False, "cache_raw": True, "prefetch": 3}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from big_vision.evaluators import check
+from big_vision.evaluators import validate
 from big_vision.evaluators.proj.image_text import (
   discriminative_classifier as dc,
 )
@@ -298,18 +298,18 @@ def test_embedded_dataset(state, tfds_data_dir):
 def test_checked_before_a_run(tfds_data_dir):
   import ml_collections
 
-  def validate(**kw):
+  def check(**kw):
     own = {k: v for k, v in KW.items() if k != "dataset_overrides"}
     own["dataset_names"] = ("digits",)
     entry = dict(
       type="proj.image_text.discriminative_classifier", **{**own, **kw}
     )
     config = ml_collections.ConfigDict({"evals": {"zs": entry}})
-    check.validate(config, ["predict"], jax.devices())
+    validate.validate(config, ["predict"], jax.devices())
 
-  validate()
+  check()
   digits = {"zs": {"dataset_name": "digits", "split": "tst"}}
   with pytest.raises(ValueError, match="evals.zs.dataset_names.zs.*'tst'"):
-    validate(dataset_names=("zs",), dataset_overrides=digits)
+    check(dataset_names=("zs",), dataset_overrides=digits)
   with pytest.raises(ValueError, match="dataset_overrides of zs"):
-    validate(dataset_overrides=digits)
+    check(dataset_overrides=digits)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from big_vision.evaluators import check
+from big_vision.evaluators import validate
 from big_vision.evaluators.proj.image_text import (
   embedding,
   image_text_retrieval,
@@ -219,13 +219,13 @@ def test_mock_data(state):
 def test_checked_before_a_run(tfds_data_dir):
   import ml_collections
 
-  def validate(**kw):
+  def check(**kw):
     entry = dict(type="proj.image_text.retrieval", **{**KW, **kw})
     config = ml_collections.ConfigDict({"evals": {"coco": entry}})
-    check.validate(config, ["predict"], jax.devices())
+    validate.validate(config, ["predict"], jax.devices())
 
-  validate(dataset="digits")
+  check(dataset="digits")
   with pytest.raises(ValueError, match="evals.coco.dataset.*split.*test"):
-    validate(dataset="digits", split="tst")
+    check(dataset="digits", split="tst")
   with pytest.raises(ValueError, match="evals.coco.txt_nam.*txt_name"):
-    validate(dataset="digits", txt_nam="a")
+    check(dataset="digits", txt_nam="a")

@@ -9,15 +9,8 @@ from big_vision import trees
 from big_vision.models import vit
 from big_vision.models.proj.clippo import one_tower
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 IMAGE = dict(variant="mu/16", pool_type="map")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  """Nearly all the time goes into it; golden values were made like this."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def named(tree):

@@ -14,6 +14,7 @@ from big_vision import trees
 from big_vision.models.proj.flaxformer import bert, bert_test_util
 from big_vision.models.proj.image_text import two_towers
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 TINY = bert.Config(
   width=8, depth=2, mlp_dim=12, num_heads=2, vocab_size=20, max_len=10
 )
@@ -24,13 +25,6 @@ LAYER = f"{ENCODER}/encoder_block/layer_sequence/layers_"
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
   monkeypatch.setitem(bert.CONFIGS, "tiny", TINY)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def named(tree):

@@ -9,16 +9,10 @@ import pytest
 
 from big_vision.models.proj.image_text import captioner
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 V, B, L, T, E = 11, 2, 5, 3, 6
 SMALL = dict(width=16, depth=1, mlp_dim=32, num_heads=2)
 ALL = np.ones([B, L], np.int32)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache

@@ -12,16 +12,9 @@ from big_vision import trees
 from big_vision.models import vit
 from big_vision.models.proj.image_text import text_transformer
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 GOLDEN = pathlib.Path(__file__).parents[3] / "golden" / "image_text_init.json"
 SMALL = dict(width=32, depth=2, mlp_dim=64, num_heads=4, vocab_size=64)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  """Nearly all the time goes into it; golden values were made like this."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def named(tree):

@@ -17,18 +17,11 @@ from big_vision import trees
 from big_vision.models import vit
 from big_vision.models.proj.image_text import two_towers
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 GOLDEN = pathlib.Path(__file__).parents[3] / "golden" / "image_text_init.json"
 IMAGE = dict(variant="mu/16", pool_type="map")
 TEXT = dict(variant="mu", vocab_size=50)
 SIGLIP = dict(temperature_init=10.0, bias_init=-10.0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  """Nearly all the time goes into it; golden values were made like this."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def named(tree):

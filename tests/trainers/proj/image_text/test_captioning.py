@@ -13,15 +13,9 @@ import scipy.special
 from big_vision.models.proj.image_text import captioner
 from big_vision.trainers.proj.image_text import captioning
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 V, B, L, T = 7, 6, 5, 4
 DECODER = dict(vocab_size=V, width=8, depth=1, mlp_dim=16, num_heads=2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 class Model(nn.Module):
@@ -55,18 +49,6 @@ def make(shapes=None, **kw):
 
 def log_softmax(x):
   return scipy.special.log_softmax(np.asarray(x, np.float64), axis=-1)
-
-
-def test_token_losses():
-  r = np.random.default_rng(0)
-  logits = r.normal(size=(2, 3, V)).astype(np.float32)
-  tokens = r.integers(V, size=(2, 3))
-  mask = np.array([[1, 0, 1], [0, 0, 1]])
-  got = captioning.token_losses(jnp.asarray(logits), tokens, mask)
-  want = np.zeros([2, 3])
-  for i, j in np.argwhere(mask):
-    want[i, j] = -log_softmax(logits[i, j])[tokens[i, j]]
-  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,8 @@ def examples(split, num, tasks):
   """
   import tensorflow as tf
 
-  from big_vision.datasets import shapes_render, shapes_text
-  from big_vision.datasets import shapes_scene as ss
+  from big_vision.datasets.shapes import render, text
+  from big_vision.datasets.shapes import scene as ss
   from big_vision.pp import builder, ops_text, rng
   from big_vision.pp.proj.image_text import ops_locca
 
@@ -67,11 +67,11 @@ def examples(split, num, tasks):
   rows = []
   for i in range(num):
     scene = ss.sample_scene(ss.generator(0, split, i), 1)
-    picture = shapes_render.render(scene, SIZE)
+    picture = render.render(scene, SIZE)
     data = {
       "text": f"a {scene.main.kind}",
       "boxes": picture.boxes.astype(np.float32),
-      "said": shapes_text.expressions(scene),
+      "said": text.expressions(scene),
     }
     data = {k: tf.constant(v) for k, v in data.items()}
     row = sequences(data, tf.constant([i, 1], tf.int64))

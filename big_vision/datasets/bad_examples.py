@@ -1,0 +1,84 @@
+"""Examples that cannot be used: errors in graphs that name a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from big_vision.datasets.source import Example
+from big_vision.tf import tf
+
+
+class BadExamples:
+  """Holds what is known to be wrong with examples before they are read.
+
+  The source can be opened all the same, so that `skip_errors` can drop them.
+
+  Args:
+    messages: example number -> message that names the file and the problem.
+  """
+
+  def __init__(self, messages: Mapping[int, str]):
+    self._numbers = np.array(sorted(messages), np.int64)
+    self.messages = [messages[int(i)] for i in self._numbers]
+
+  def check(self, index: tf.Tensor, example: Example) -> Example:
+    """Fails for the examples that something is wrong with.
+
+    Args:
+      index: int64 scalar, number of the example.
+      example: dict of tensors.
+
+    Returns:
+      `example`.
+
+    Raises:
+      tf.errors.InvalidArgumentError: (when it is run) with the message.
+    """
+    if not self.messages:
+      return example
+    place = tf.searchsorted(self._numbers, index[None])[0]
+    place = tf.minimum(place, len(self._numbers) - 1)
+    fails = tf.equal(tf.gather(self._numbers, place), index)
+    message = tf.where(fails, tf.gather(self.messages, place), "")
+    return fail_with(message, example)
+
+
+def fail_with(message: tf.Tensor, example: Example) -> Example:
+  """Raises an error whose message is a tensor.
+
+  Args:
+    message: string scalar; empty for no error.
+    example: dict of tensors.
+
+  Returns:
+    `example`, which cannot be computed if there is a message.
+
+  Raises:
+    tf.errors.InvalidArgumentError: (when it is run) there is a message.
+  """
+  check = tf.debugging.Assert(tf.equal(message, ""), [message])
+  with tf.control_dependencies([check]):
+    return tf.nest.map_structure(tf.identity, example)
+
+
+def label_message(
+  label: int, num_classes: int | None, where: str
+) -> str | None:
+  """Says what is wrong with a label.
+
+  Args:
+    label: the label.
+    num_classes: None if unknown.
+    where: the file that has the label.
+
+  Returns:
+    A message; None if the label is in [0, num_classes).
+  """
+  if label >= 0 and (num_classes is None or label < num_classes):
+    return None
+  known = "must not be negative" if num_classes is None else "is outside of "
+  if num_classes is not None:
+    known += f"[0, {num_classes})"
+  return f"The label {label} of {where} {known}."

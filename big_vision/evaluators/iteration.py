@@ -1,0 +1,232 @@
+"""Iterates over evaluation data and brings results to the host.
+
+Every evaluator opens its data with `open_batches`, computes something from
+each batch on the devices, and reduces that with `totals` (sums over the
+dataset) or `rows` (one value per example). Both take an iterable that
+dispatches the next batch when it advances, so that the devices work while the
+host waits for earlier results.
+
+Shapes: B global batch size, N examples of the dataset.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from big_vision import trees
+from big_vision.types import AnyArray, Batch, Devices, PyTree
+
+# Results that are computed ahead of the one that the host waits for.
+LAG = 2
+
+
+class Layout(Protocol):
+  """Tells how batches are split over devices, see `Batches`."""
+
+  @property
+  def batch_size(self) -> int:
+    """Global batch size."""
+    ...
+
+  @property
+  def devices(self) -> Devices:
+    """Devices that the batches are split over, in their order."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+  """Batches of a dataset; each iteration is one pass over all examples.
+
+  Batches are dicts of arrays [B, ...] with `_mask` [B], False on padding.
+
+  Attributes:
+    get_iter: returns an iterator, of which one pass takes `steps` batches.
+    steps: number of batches of one pass.
+    batch_size: global batch size.
+    devices: devices that the batches are split over, in their order.
+  """
+
+  get_iter: Callable[[], Iterator[Batch]]
+  steps: int
+  batch_size: int
+  devices: Devices
+
+  def __iter__(self) -> Iterator[Batch]:
+    """Yields each batch as a new dict, which the caller may change."""
+    for _, batch in zip(range(self.steps), self.get_iter(), strict=False):
+      yield dict(batch)
+
+
+def open_batches(
+  data: dict[str, Any],
+  pp_fn: str,
+  batch_size: int,
+  devices: Devices,
+  **kw: Any,
+) -> Batches:
+  """Opens a dataset for evaluation: each example once, in order, padded.
+
+  Args:
+    data: arguments of `datasets.core.get`, for example `name` and `split`.
+    pp_fn: preprocessing string.
+    batch_size: global batch size, divisible by the number of devices.
+    devices: flat array of devices in the order of the mesh.
+    **kw: further arguments of `eval_input_pipeline`.
+
+  Returns:
+    The batches.
+
+  Raises:
+    ValueError: `batch_size` does not fit the devices, or there is no such
+      dataset.
+  """
+  from big_vision.evaluators import common
+
+  get_iter, steps = common.eval_input_pipeline(
+    data, pp_fn, batch_size, devices, **kw
+  )
+  return Batches(get_iter, steps, batch_size, devices)
+
+
+def take(batch: Batch, key: str, argument: str = "label_key") -> Any:
+  """Removes a feature from a batch.
+
+  Args:
+    batch: dict of arrays, which is changed.
+    key: name of the feature.
+    argument: the evaluator's argument that names the feature.
+
+  Returns:
+    The feature.
+
+  Raises:
+    ValueError: the batch does not have the feature.
+  """
+  if key not in batch:
+    raise ValueError(
+      f"{argument}={key!r} is not in the batch, which has "
+      f"{', '.join(sorted(batch))}: does pp_fn keep it?"
+    )
+  return batch.pop(key)
+
+
+def fetch(results: Iterable[PyTree], lag: int = LAG) -> Iterator[PyTree]:
+  """Copies device results to the host without stalling the devices.
+
+  Args:
+    results: trees of arrays, dispatched as the iterable advances.
+    lag: how many to dispatch before the oldest is waited for; bounds what
+      piles up in device memory.
+
+  Yields:
+    The same trees as NumPy arrays.
+  """
+  waiting = collections.deque()
+  for result in results:
+    waiting.append(result)
+    if len(waiting) > lag:
+      yield jax.device_get(waiting.popleft())
+  while waiting:
+    yield jax.device_get(waiting.popleft())
+
+
+def totals(results: Iterable[PyTree], lag: int = LAG) -> PyTree:
+  """Adds up what was computed from each batch.
+
+  Args:
+    results: for each batch a tree of sums over its examples.
+    lag: see `fetch`.
+
+  Returns:
+    The tree of the sums over all batches, float64 NumPy arrays.
+
+  Raises:
+    ValueError: there are no batches.
+  """
+  total = None
+  for result in fetch(results, lag):
+    result = jax.tree.map(lambda x: np.asarray(x, np.float64), result)
+    total = result if total is None else jax.tree.map(np.add, total, result)
+  if total is None:
+    raise ValueError("There are no examples to evaluate: is the split empty?")
+  return total
+
+
+def rows(
+  results: Iterable[tuple[PyTree, AnyArray]],
+  layout: Layout,
+  lag: int = LAG,
+) -> PyTree:
+  """Joins what was computed for each example, without the padding.
+
+  Args:
+    results: for each batch a tree of replicated arrays [B, ...] and the mask
+      [B] of the batch.
+    layout: the batches that the results were computed from.
+    lag: see `fetch`.
+
+  Returns:
+    The tree with NumPy arrays [N, ...] in the order of the dataset, examples
+    of all processes included.
+
+  Raises:
+    ValueError: there are no batches, or an array does not have one row per
+      example.
+  """
+  batches = list(fetch(results, lag))
+  if not batches:
+    raise ValueError("There are no examples to evaluate: is the split empty?")
+  values, masks = zip(*batches, strict=True)
+  for name, value in trees.tree_flatten_with_names(values[0])[0]:
+    if np.shape(value)[:1] != (layout.batch_size,):
+      raise ValueError(
+        f"predict_fn must return one row per example: {name!r} has shape "
+        f"{np.shape(value)} for a batch of {layout.batch_size}."
+      )
+  order = host_order(layout.devices, layout.batch_size, len(batches))
+  order = order[np.concatenate(masks)[order].astype(bool)]
+  return jax.tree.map(lambda *parts: np.concatenate(parts)[order], *values)
+
+
+def host_order(devices: Devices, batch_size: int, steps: int) -> np.ndarray:
+  """Orders all evaluated rows as in the dataset.
+
+  Every process reads a contiguous part of the dataset into its block of each
+  global batch. Sorting by process restores the order of the dataset, so that
+  results do not depend on the number of processes.
+
+  Args:
+    devices: devices in the order of the batches.
+    batch_size: global batch size.
+    steps: number of batches.
+
+  Returns:
+    [steps * batch_size] int array of positions in the joined batches; the
+    identity for one process.
+  """
+  owner = [d.process_index for d in devices]
+  owner = np.repeat(owner, batch_size // len(owner))
+  return np.argsort(np.tile(owner, steps), kind="stable")
+
+
+def process_sum(tree: PyTree) -> PyTree:
+  """Sums a tree of numbers over processes.
+
+  Args:
+    tree: numbers or arrays, of equal shapes on all processes.
+
+  Returns:
+    The same tree; unchanged if there is only one process.
+  """
+  if jax.process_count() == 1:
+    return tree
+  from jax.experimental import multihost_utils
+
+  with jax.transfer_guard("allow"):  # The gather moves host data as it likes.
+    gathered = multihost_utils.process_allgather(tree)
+  return jax.tree.map(lambda x: np.asarray(x).sum(axis=0), gathered)

@@ -1,0 +1,259 @@
+"""From the data of an evaluator to batches: one pipeline for all of them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from absl import logging
+
+from big_vision.datasets import core, ids
+from big_vision.datasets.source import DataSource
+from big_vision.devices import check_batch_size
+from big_vision.lookup import ConfigError
+from big_vision.pipeline import failures, order, to_devices
+from big_vision.pipeline.examples import Preprocess
+from big_vision.pipeline.training import (
+  DEFAULT_NUM_PARALLEL_CALLS,
+  host_options,
+)
+from big_vision.pp import builder, rng
+from big_vision.tf import tf
+from big_vision.types import Batch, Devices
+
+# What is kept from one run of an evaluator to the next.
+CACHES = ("none", "pipeline", "raw_data", "final_data")
+
+
+def evaluation(
+  data: Mapping[str, Any],
+  pp_fn: str,
+  batch_size: int,
+  devices: Devices,
+  keep_on_cpu: Sequence[str] = (),
+  cache: str | None = "pipeline",
+  prefetch: int = 1,
+  warmup: bool = False,
+  memory_gb: float = 1.0,
+  cache_raw: bool = False,
+  cache_final: bool = False,
+) -> tuple[Callable[[], Iterator[Batch]], int]:
+  """Opens a dataset for evaluation: every example once, in order, padded.
+
+  Args:
+    data: arguments of `datasets.core.get`, for example `name` and `split`.
+    pp_fn: preprocessing string.
+    batch_size: global batch size, divisible by the number of devices.
+    devices: flat array of devices in the order of the mesh.
+    keep_on_cpu: names of features to leave on the host as NumPy arrays.
+    cache: what to keep between runs (any case): "none" (or None) starts over,
+      "pipeline" keeps the iterator alive, "raw_data" also the examples before
+      preprocessing, "final_data" the preprocessed batches.
+    prefetch: number of batches to put on the devices ahead.
+    warmup: whether to start reading at once.
+    memory_gb: what would take more than this is not cached, whatever `cache`
+      says. Results are the same.
+    cache_raw, cache_final: see `cache_mode`.
+
+  Returns:
+    `(get_iter, steps)`: one evaluation takes `steps` batches of `get_iter()`.
+
+  Raises:
+    ConfigError: unknown `cache`.
+    ValueError: `batch_size` does not fit the devices.
+  """
+  mode = cache_mode(cache, cache_raw=cache_raw, cache_final=cache_final)
+  check_batch_size(batch_size, devices)
+  source = core.get(**data)
+  make = functools.partial(
+    make_for_inference,
+    source.get_tfdata(ordered=True, allow_cache=mode != "none"),
+    builder.get_preprocess_fn(pp_fn, log_data=str(data)),
+    batch_size,
+    num_ex_per_process=source.num_examples_per_process(),
+  )
+  dataset, steps = make()
+  if mode in ("raw_data", "final_data") and _fits(
+    source, dataset, mode, memory_gb, data
+  ):
+    dataset, _ = make(
+      cache_raw=mode == "raw_data", cache_final=mode == "final_data"
+    )
+
+  def start():
+    return to_devices.start_global(
+      dataset, devices, prefetch, frozenset(keep_on_cpu), warmup
+    )
+
+  if mode == "none":
+    return start, steps
+  # The dataset repeats after exactly `steps` batches, so that every run of an
+  # evaluation finds the iterator at the first example.
+  persistent = start()
+  return lambda: persistent, steps
+
+
+# Its name among evaluators.
+eval_input_pipeline = evaluation
+
+
+def cache_mode(
+  cache: str | None, *, cache_raw: bool = False, cache_final: bool = False
+) -> str:
+  """Says in one word what an evaluator keeps of its data.
+
+  Args:
+    cache: one of `CACHES` in any case; None means "none".
+    cache_raw: key of earlier configs, the same as `cache="raw_data"`.
+    cache_final: key of earlier configs, the same as `cache="final_data"`.
+
+  Returns:
+    One of `CACHES`.
+
+  Raises:
+    ConfigError: unknown `cache`.
+  """
+  cache = "raw_data" if cache_raw else cache
+  cache = "final_data" if cache_final else cache
+  mode = "none" if cache is None else str(cache).lower()
+  if mode not in CACHES:
+    raise ConfigError(
+      f"Unknown value for cache: {cache!r}, use one of {', '.join(CACHES)}."
+    )
+  return mode
+
+
+def _fits(
+  source: DataSource,
+  batches: tf.data.Dataset,
+  mode: str,
+  memory_gb: float,
+  data: Mapping[str, Any],
+) -> bool:
+  """Tells whether what `mode` asks to cache fits into memory; logs if not."""
+  num = max(source.num_examples_per_process())
+  if mode == "raw_data":
+    each = source.bytes_per_example
+  else:
+    each = bytes_per_example(batches)
+  if each is None or num * each <= memory_gb * 2**30:
+    return True
+  logging.info(
+    "%s: not cached, since %s takes %.1f GB, more than memory_gb=%s.",
+    data,
+    mode,
+    num * each / 2**30,
+    memory_gb,
+  )
+  return False
+
+
+def make_for_inference(
+  data: tf.data.Dataset,
+  preprocess_fn: Preprocess,
+  batch_size: int,
+  num_ex_per_process: Sequence[int],
+  cache_raw: bool = False,
+  cache_final: bool = False,
+  num_parallel_calls: int | None = DEFAULT_NUM_PARALLEL_CALLS,
+  prefetch: int | None = 1,
+) -> tuple[tf.data.Dataset, int]:
+  """Makes batches for evaluation: every example once per pass, in order.
+
+  Args:
+    data: raw examples (dicts) of this process.
+    preprocess_fn: raw example -> dict of tensors. Random ops draw the same
+      numbers in every pass.
+    batch_size: global.
+    num_ex_per_process: number of examples of each process.
+    cache_raw: keep raw examples in memory.
+    cache_final: keep the batches in memory.
+    num_parallel_calls: examples preprocessed in parallel.
+    prefetch: batches to hold ready; falsy for none.
+
+  Returns:
+    (dataset, num_batches): an endless dataset that repeats the same
+    `num_batches` batches of `batch_size // process_count` examples. `_mask`
+    [B] bool is False for padding; `_id` is there if `data` has it. Features
+    whose shape is not fixed are ragged.
+
+  Raises:
+    ValueError: `batch_size` does not divide evenly.
+  """
+  local = order.local_batch_size(batch_size, jax.process_count())
+  if not local:
+    raise ValueError(
+      f"Evaluation needs a batch size, got {batch_size!r}: set batch_size of "
+      "the evaluator, or config.input.batch_size."
+    )
+  num_batches = math.ceil(max(num_ex_per_process) / local)
+  raw = data.cache() if cache_raw else data
+
+  def prepare(index, example):
+    zero = tf.zeros([], tf.int64)
+    number = ids.example_number(index, example)
+    # The op may change the dict that it gets.
+    extra = {"_mask": tf.constant(True)}
+    extra |= {k: example[k] for k in ("_mask", "_id") if k in example}
+    with rng.example_seed(tf.stack([zero, number]), zero):
+      out = preprocess_fn(dict(example))
+    return {**extra, **out}
+
+  ds = raw.enumerate().map(prepare, num_parallel_calls, deterministic=True)
+  padding = tf.nest.map_structure(_padding, ds.element_spec)
+  ds = ds.concatenate(tf.data.Dataset.from_tensors(padding).repeat())
+  ds = ds.ragged_batch(local, drop_remainder=True).take(num_batches)
+  ds = (ds.cache() if cache_final else ds).with_options(host_options())
+  ds = ds.repeat()
+  if prefetch:
+    ds = ds.prefetch(prefetch)
+
+  def explain(num_done):
+    first = num_done % num_batches * local
+
+    def examples(record):
+      part = data.enumerate().skip(first).take(local)
+      epoch = tf.data.Dataset.from_tensors(tf.zeros([], tf.int64)).repeat()
+      named = tf.data.Dataset.zip(epoch, part).enumerate()
+      named = named.map(functools.partial(record.begin, "evaluation"))
+      return named.map(lambda _, x: prepare(*x[1])).map(record.end)
+
+    failed = failures.find_failure(examples, None)
+    return failed and failed + "."
+
+  return failures.explained_by(ds, explain), num_batches
+
+
+def bytes_per_example(batches: tf.data.Dataset) -> int | None:
+  """Computes the memory that one example of batches takes.
+
+  Args:
+    batches: dataset of batches.
+
+  Returns:
+    Bytes; None if shapes are not fixed.
+  """
+  specs = tf.nest.flatten(batches.element_spec)
+  if not all(
+    isinstance(s, tf.TensorSpec)
+    and s.dtype != tf.string
+    and s.shape[1:].is_fully_defined()
+    for s in specs
+  ):
+    return None
+  return sum(s.shape[1:].num_elements() * s.dtype.size for s in specs)
+
+
+def _padding(spec: Any) -> Any:
+  """Makes a value of zeros; dimensions without fixed size become 0."""
+  if isinstance(spec, tf.RaggedTensorSpec):
+    value = tf.zeros([d or 0 for d in spec.shape], spec.dtype)
+    return tf.RaggedTensor.from_tensor(
+      value,
+      ragged_rank=spec.ragged_rank,
+      row_splits_dtype=spec.row_splits_dtype,
+    )
+  return tf.zeros([d or 0 for d in spec.shape], spec.dtype)

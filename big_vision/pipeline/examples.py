@@ -1,0 +1,180 @@
+"""Preprocessed examples of one dataset, from any step of the training on."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from big_vision.datasets.source import Example
+from big_vision.pipeline import failures, order, packing, stream
+from big_vision.pipeline.indexed import IndexedStream
+from big_vision.pipeline.sequential import SequentialStream
+from big_vision.pp import rng
+from big_vision.tf import tf
+
+Preprocess: TypeAlias = Callable[[Example], Example]
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """Preprocesses the stream of a source.
+
+  If every raw example gives one result, all before the start is skipped without
+  preprocessing it. Otherwise only preprocessing tells how many results there
+  are: hosts preprocess every P-th raw example each, and a restart does so from
+  the very beginning and drops what was delivered before.
+
+  Attributes:
+    stream: raw examples in their order.
+    preprocess_fn: run under a seed that depends on the example.
+    seed: of all that is random.
+    key: what tells the dataset apart from the others of a mixture: `seed` and
+      `key` determine what is random. Not the name: the same examples from
+      another kind of source come in the same order.
+    layout: which rows of batches this host needs.
+    num_parallel_calls, post_filter_fn, pack, skip_errors: as in `config.input`.
+  """
+
+  stream: IndexedStream | SequentialStream
+  preprocess_fn: Preprocess
+  seed: int
+  key: str
+  layout: order.Layout
+  num_parallel_calls: int | None = None
+  post_filter_fn: Callable[[Example], Any] | None = None
+  pack: Any = None
+  skip_errors: bool = False
+
+  @property
+  def name(self) -> str:
+    """How errors call the dataset."""
+    return self.stream.name
+
+  @property
+  def size(self) -> int | None:
+    """Number of raw examples, before any filter; None if unknown."""
+    return self.stream.size
+
+  @property
+  def exact(self) -> bool:
+    """Whether every raw example gives one result, so positions are known."""
+    return not (self.post_filter_fn or self.pack or self.skip_errors)
+
+  def from_step(
+    self, step: int, record: failures.Record | None = None
+  ) -> tf.data.Dataset:
+    """Opens this host's examples, for batches of this dataset alone.
+
+    Args:
+      step: number of batches to leave out.
+      record: see `open`.
+
+    Returns:
+      Endless dataset of preprocessed examples.
+    """
+    return self.open(
+      step * self.layout.batch_size,
+      lambda s: stream.rows_of_host(s, self.layout),
+      step * self.layout.local_batch_size,
+      record,
+    )
+
+  def open(
+    self,
+    start: int,
+    select: stream.Select,
+    num_done: int,
+    record: failures.Record | None = None,
+  ) -> tf.data.Dataset:
+    """Opens this host's examples.
+
+    Args:
+      start: position in the stream of all hosts, used if `exact`.
+      select: picks what this host needs, used if `exact`.
+      num_done: results that this host delivered before, used if not.
+      record: with it nothing happens in parallel, nothing is cached, packed or
+        skipped: for finding the example behind an error.
+
+    Returns:
+      Endless dataset of preprocessed examples.
+    """
+    if self.exact:
+      return self._preprocess(start, select, record)
+    layout = self.layout
+    shard = lambda elements: elements.shard(layout.num_hosts, layout.host)
+    ds = self._preprocess(0, shard, record)
+    if record is not None:
+      return ds
+    if self.pack:
+      pack = self.pack
+      pack = pack.to_dict() if hasattr(pack, "to_dict") else pack
+      ds = packing.pack_dataset(ds, None, pack)
+    return ds.skip(num_done)
+
+  def _preprocess(
+    self, start: int, select: stream.Select, record: failures.Record | None
+  ) -> tf.data.Dataset:
+    """Maps raw examples to preprocessed ones, and filters these."""
+    if record is not None:
+      return self._preprocess_one_by_one(start, select, record)
+    elements, complete = self.stream.open(start, select)
+    prepare = self._make_prepare(complete)
+    calls = self.num_parallel_calls
+    if not (self.post_filter_fn or self.skip_errors):
+      return elements.map(prepare, calls, deterministic=True)
+    ds = elements.enumerate().map(
+      self._make_judge(prepare), calls, deterministic=True
+    )
+    if self.skip_errors:
+      ds = failures.drop_errors(ds, self.name)
+    return self._keep_good(ds)
+
+  def _preprocess_one_by_one(
+    self, start: int, select: stream.Select, record: failures.Record
+  ) -> tf.data.Dataset:
+    """Does the same slowly, and records which example it is at."""
+    elements, complete = self.stream.open(start, select, one_by_one=True)
+    begin = functools.partial(record.begin, self.name)
+
+    def read(position, x):
+      epoch, (index, example) = x
+      return position, (epoch, (index, complete(index, example)))
+
+    # Once it is read, an example may have a better name.
+    ds = elements.map(begin).map(read).map(begin).enumerate()
+    prepare = self._make_prepare(lambda _, example: example)
+    return self._keep_good(ds.map(self._make_judge(prepare)).map(record.end))
+
+  def _make_prepare(
+    self, complete: Callable[[tf.Tensor, Any], Example]
+  ) -> Callable[..., Example]:
+    """Makes what preprocesses an element of the stream, under its seed."""
+    high = order.hash_seed(self.seed, self.key, "example") << 31
+    run_seed = (order.hash_seed(self.seed, "run"), 0)
+
+    def prepare(position, x):
+      del position
+      epoch, (index, example) = x
+      example = complete(index, example)
+      seed = tf.stack([high + epoch, self.stream.number(index, example)])
+      with rng.example_seed(seed, epoch, run_seed):
+        return self.preprocess_fn(example)
+
+    return prepare
+
+  def _make_judge(self, prepare: Callable[..., Example]) -> Callable[..., Any]:
+    """Makes what maps a numbered element to (number, is it kept, result)."""
+
+    def judge(number, element):
+      out = prepare(*element)
+      keep = self.post_filter_fn(out) if self.post_filter_fn else True
+      return number, keep, out
+
+    return judge
+
+  def _keep_good(self, judged: tf.data.Dataset) -> tf.data.Dataset:
+    if self.post_filter_fn:
+      judged = judged.filter(lambda number, keep, out: keep)
+    return judged.map(lambda number, keep, out: out)

@@ -1,0 +1,92 @@
+"""What the order of training examples depends on: the config, and nothing else.
+
+The order is that of one endless stream of examples, the same on all hosts.
+Batch n is made of its positions n * B to (n + 1) * B, B being the global batch
+size. `hash_seed` makes the seeds that a stream depends on, `Layout` says which
+positions a host needs, `stream` has the datasets. Needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+
+def hash_seed(*parts: Any) -> int:
+  """Hashes printable values, in the same way on every machine.
+
+  Args:
+    *parts: the values.
+
+  Returns:
+    int in [1, 2**31).
+  """
+  digest = hashlib.sha256(repr(parts).encode()).digest()
+  return int.from_bytes(digest[:8], "little") % (2**31 - 1) + 1
+
+
+def is_shuffled(shuffle_buffer_size: int | None) -> bool:
+  """Tells whether a buffer changes the order: one with a single example cannot.
+
+  Args:
+    shuffle_buffer_size: as in `config.input`.
+
+  Returns:
+    bool.
+  """
+  return (shuffle_buffer_size or 0) > 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """Says which rows of global batches a host delivers.
+
+  Host p of P delivers the rows [p * B / P, (p + 1) * B / P) of each batch.
+
+  Attributes:
+    batch_size: B, global.
+    host: p.
+    num_hosts: P, divides B.
+  """
+
+  batch_size: int
+  host: int = 0
+  num_hosts: int = 1
+
+  @property
+  def local_batch_size(self) -> int:
+    """Rows of a batch per host."""
+    return self.batch_size // self.num_hosts
+
+  def is_mine(self, position: Any) -> Any:
+    """Tells which positions of the stream this host delivers.
+
+    Args:
+      position: int, array or tensor of integers.
+
+    Returns:
+      bool, array or tensor of bools.
+    """
+    return position // self.local_batch_size % self.num_hosts == self.host
+
+
+def local_batch_size(batch_size: int | None, num_hosts: int) -> int:
+  """Divides a global batch size among the hosts.
+
+  Args:
+    batch_size: global; None is 0.
+    num_hosts: number of processes.
+
+  Returns:
+    Rows of a batch per host.
+
+  Raises:
+    ValueError: they do not divide evenly.
+  """
+  if batch_size and batch_size % num_hosts:
+    raise ValueError(
+      f"Batch size {batch_size} (config.input.batch_size, or that of an "
+      f"evaluator) must be divisible by the number of processes, {num_hosts}."
+    )
+  return (batch_size or 0) // num_hosts

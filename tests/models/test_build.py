@@ -1,0 +1,45 @@
+"""The one way from a config to a model."""
+
+import ml_collections as mlc
+import numpy as np
+import pytest
+
+from big_vision import models
+
+
+def test_builds_what_the_config_says():
+  config = mlc.ConfigDict({"teacher_name": "vit"})
+  config.teacher = {"variant": "mu/16", "num_classes": 7}
+  model, load = models.build(config, "teacher", num_classes=3, pool_type="gap")
+  assert (model.num_classes, model.width, model.pool_type) == (7, 32, "gap")
+  assert load is None
+
+
+def test_load_gets_what_the_config_says(tmp_path, monkeypatch):
+  (tmp_path / "bvloads.py").write_text(
+    "def Model(**kw): return kw\n"
+    "def load(params, init, cfg, dont_load=()):\n"
+    "  return params, init, dict(cfg), dont_load\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  config = {"model_name": "bvloads", "model": {"a": 1}, "model_init": "file"}
+  model, load = models.build(config, b=2)
+  assert model == {"a": 1, "b": 2}
+  params = np.zeros(1)
+  assert load(params) == (params, "file", {"a": 1}, ())
+  config["model_load"] = {"dont_load": ["head"]}
+  assert models.build(config)[1](params)[3] == ["head"]
+
+
+@pytest.mark.parametrize(
+  "config, match",
+  [
+    ({}, "config.m_name is required"),
+    ({"m_name": "vitt"}, "config.m_name: unknown model 'vitt'.*'vit'"),
+    ({"m_name": "common"}, "config.m_name: unknown model 'common'"),
+    ({"m_name": "bit", "m": {"dept": 50}}, "config.m does not fit.*'bit'"),
+  ],
+)
+def test_errors_name_the_key(config, match):
+  with pytest.raises(ValueError, match=match):
+    models.build(config, "m", num_classes=2)
