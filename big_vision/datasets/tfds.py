@@ -8,7 +8,6 @@ import re
 import jax
 import tensorflow_datasets as tfds
 from absl import logging
-from tensorflow_datasets.core import read_only_builder
 
 from big_vision import lookup
 from big_vision.datasets import embedded, ids, python_reader, records, source
@@ -224,6 +223,8 @@ def clear_cache():
 
 def _embedded_builder(name, base, data_dir):
   """Opens a prepared copy, whoever made it; makes one if there is none."""
+  from tensorflow_datasets.core import read_only_builder  # Slow to import.
+
   # Without the registry: another class of this name may be registered.
   open_copy = functools.partial(
     read_only_builder.builder_from_files, name, data_dir=data_dir

@@ -9,11 +9,11 @@ import threading
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from absl import logging
 
 from big_vision import fs
 from big_vision.datasets import shards, tar_index, webdataset
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

@@ -1,4 +1,4 @@
-"""Order, restarts, hosts, errors and device transfer of the input pipeline."""
+"""Order, restarts, hosts and errors of the training data."""
 
 import json
 
@@ -6,11 +6,10 @@ import jax
 import ml_collections as mlc
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from big_vision import input_pipeline as ip
-from big_vision.pipeline import order
 from big_vision.pp import rng
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 
