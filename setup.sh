@@ -9,8 +9,8 @@
 #
 # BV_JAX     cpu, cuda12, cuda13, tpu: the jax build, found out by default;
 #            none: keep the jax that BV_PYTHON already has, as in a container
-# BV_PYTHON  the Python (>= 3.11) to make bv_venv with; by default python3, or
-#            else a newer one beside it
+# BV_PYTHON  the Python (3.11 to 3.13, for which there is a TensorFlow) to make
+#            bv_venv with; by default python3, or else another one beside it
 # On TPU hosts MODULE gets BV_JAX_INIT=1 (jax.distributed), unless it is set.
 set -euo pipefail
 
@@ -67,11 +67,14 @@ jax_build() {
   fi
 }
 
-install_system() {
+apt() {
   local sudo=()
   [[ "$(id -u)" == 0 ]] || sudo=(sudo)
-  "${sudo[@]+"${sudo[@]}"}" apt-get -qq update
-  "${sudo[@]+"${sudo[@]}"}" apt-get -qq install -y "$@"
+  "${sudo[@]+"${sudo[@]}"}" apt-get -qq "$@"
+}
+
+install_system() {
+  apt update && apt install -y "$@"
 }
 
 make_venv() {
@@ -133,19 +136,23 @@ is_ready() {
   [[ -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]]
 }
 
-# Ubuntu 22.04, which TPU VMs run, has a newer Python beside its python3.
+# Ubuntu 22.04, which TPU VMs run, has a newer Python beside its python3; other
+# systems have one that is too new.
 find_python() {
   local name
   for name in python3 python3.13 python3.12 python3.11; do
-    if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-      >/dev/null 2>&1; then
+    if "$name" -c 'import sys
+sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1; then
       echo "$name"
       return
     fi
   done
-  if command -v apt-get >/dev/null && ! command -v python3.11 >/dev/null; then
-    say "python3 is too old; installing the system package python3.11"
-    install_system python3.11-venv >&2 && echo python3.11 && return
+  if command -v apt-get >/dev/null; then
+    say "no Python 3.11 to 3.13 here; asking apt-get for one"
+    apt update >&2 || true
+    for name in python3.13 python3.12 python3.11; do
+      apt install -y "$name-venv" >/dev/null 2>&1 && echo "$name" && return
+    done
   fi
   echo python3 # Whose version is then complained about.
 }
@@ -159,10 +166,11 @@ facts="$("$python" -c 'if True:
   import hashlib, platform, sys
   digest = hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest()
   print(platform.python_version() + " " + digest)' "$here/requirements.txt")" ||
-  die "'$python' does not run; set BV_PYTHON to a Python >= 3.11"
+  die "'$python' does not run; set BV_PYTHON to a Python of 3.11 to 3.13"
 version="${facts% *}"
-[[ "$version" =~ ^3\.(1[1-9]|[2-9][0-9]) ]] ||
-  die "Python >= 3.11 needed, '$python' is $version; set BV_PYTHON to another"
+[[ "$version" =~ ^3\.1[123]\. ]] ||
+  die "Python 3.11 to 3.13 needed, '$python' is $version and has no" \
+    "TensorFlow; install one and set BV_PYTHON to it"
 
 jax="$(jax_build)"
 case "$jax" in

@@ -13,13 +13,16 @@ import asyncio
 import itertools
 import os
 import threading
+from collections.abc import Callable, Sequence
 from concurrent import futures
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from big_vision import fs
+from big_vision.types import AnyArray
 
 # While loading, about this much is in flight between disk and devices. Bytes.
 _BATCH_BYTES = 4 << 30
@@ -35,12 +38,16 @@ class CheckpointManager:
   call of `wait_until_finished`, which each save makes first.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self._thread = None
     self._error = None
 
-  def start(self, fn):
-    """Runs `fn()` in a thread, after what runs there has finished."""
+  def start(self, fn: Callable[[], Any]) -> None:
+    """Runs `fn()` in a thread, after the previous one has finished.
+
+    Args:
+      fn: function without arguments.
+    """
     self.wait_until_finished()
 
     def run():
@@ -49,11 +56,11 @@ class CheckpointManager:
       except BaseException as e:  # Raised where somebody can handle it.
         self._error = e
 
-    # No daemon: a program that ends by an error still completes its save.
+    # Not a daemon: a program that ends by an error still completes its save.
     self._thread = threading.Thread(target=run, name="checkpoint")
     self._thread.start()
 
-  def wait_until_finished(self):
+  def wait_until_finished(self) -> None:
     """Blocks until the save is on disk; raises the error it had, if any."""
     if self._thread is not None:
       self._thread.join()
@@ -62,16 +69,19 @@ class CheckpointManager:
       error, self._error = self._error, None
       raise error
 
-  def close(self):
+  def close(self) -> None:
     """Same as `wait_until_finished`; the manager may be used again."""
     self.wait_until_finished()
 
 
-def barrier(name):
+def barrier(name: str) -> None:
   """Waits until all processes have come here; callable from any thread.
 
   Uses the coordination service. A barrier on devices would get in the way of
   the training steps that the main thread dispatches meanwhile.
+
+  Args:
+    name: name of the barrier, for error messages.
   """
   if jax.process_count() > 1:
     import orbax.checkpoint as ocp
@@ -81,14 +91,20 @@ def barrier(name):
     wait(key=key, timeout_ms=1000 * _BARRIER_TIMEOUT)
 
 
-def leaf_names(folder):
-  """Names of the leaves in a checkpoint folder, sorted; other files ignored.
+def leaf_names(folder: str) -> list[str]:
+  """Lists the names of the leaves in a checkpoint folder; ignores other files.
+
+  Args:
+    folder: folder of the checkpoint.
+
+  Returns:
+    Sorted list of names.
 
   Raises:
-    FileNotFoundError: there is no such folder.
+    FileNotFoundError: the folder does not exist.
   """
   if not fs.isdir(folder):
-    raise FileNotFoundError(f"There is no checkpoint folder {folder!r}.")
+    raise FileNotFoundError(f"Checkpoint folder {folder!r} does not exist.")
   found = fs.listdir(folder)
   is_leaf = lambda n: fs.exists(fs.join(folder, n, ".zarray"))
   with futures.ThreadPoolExecutor(32) as pool:  # Remote look-ups are slow.
@@ -99,11 +115,13 @@ def leaf_names(folder):
     )
 
 
-def start_write(folder, named_leaves):
+def start_write(
+  folder: str, named_leaves: Sequence[tuple[str, Any]]
+) -> Callable[[], None]:
   """Copies leaves to host memory and begins to write them.
 
   Args:
-    folder: str, existing folder.
+    folder: existing folder.
     named_leaves: list of (name, array): jax.Array, NumPy or Python number.
 
   Returns:
@@ -158,11 +176,15 @@ def start_write(folder, named_leaves):
   return finish
 
 
-def describe(folder, names):
-  """Shapes and types of stored leaves.
+def describe(folder: str, names: Sequence[str]) -> Sequence[Any]:
+  """Reads the shapes and types of stored leaves.
+
+  Args:
+    folder: folder of the checkpoint.
+    names: names of the leaves.
 
   Returns:
-    List of objects with `shape` and `dtype`, in the order of `names`.
+    Objects with `shape` and `dtype`, in the order of `names`.
   """
 
   async def metadata():
@@ -175,14 +197,19 @@ def describe(folder, names):
   return _run(metadata) if names else []
 
 
-def read(folder, names, shardings, described):
+def read(
+  folder: str,
+  names: Sequence[str],
+  shardings: Sequence[Any],
+  described: Sequence[Any],
+) -> list[AnyArray]:
   """Reads leaves, each directly into its sharding.
 
   Args:
-    folder: str.
-    names: list of str.
+    folder: folder of the checkpoint.
+    names: names of the leaves.
     shardings: list of jax.sharding.Sharding or "host".
-    described: what `describe(folder, names)` returned.
+    described: result of `describe(folder, names)`.
 
   Returns:
     List of jax.Array. NumPy arrays where the sharding is "host", and for
@@ -199,7 +226,7 @@ def read(folder, names, shardings, described):
 
 
 def _read_batch(folder, batch):
-  """`read` for (name, sharding, description) of some leaves, all at once."""
+  """Reads some leaves, given as (name, sharding, description), all at once."""
   canonical = jax.dtypes.canonicalize_dtype
   # JAX would cut 64-bit values to 32 bits unchecked, so the host looks first.
   on_host = [
@@ -225,7 +252,7 @@ def _read_batch(folder, batch):
       handler.deserialize(infos(on_host)) if on_host else nothing(),
     )
 
-  out = [None] * len(batch)
+  out: list[Any] = [None] * len(batch)
   arrays, values = _run(deserialize)
   for i, x in zip(direct, arrays, strict=True):
     out[i] = x
@@ -235,8 +262,11 @@ def _read_batch(folder, batch):
   return out
 
 
-def _put_narrow(x, sharding):
-  """A 64-bit NumPy array as 32-bit jax.Array; unchanged if it does not fit."""
+def _put_narrow(x: np.ndarray, sharding: jax.sharding.Sharding) -> AnyArray:
+  """Moves a 64-bit NumPy array into a 32-bit jax.Array.
+
+  Values that do not fit into 32 bits stay in the NumPy array.
+  """
   dtype = jax.dtypes.canonicalize_dtype(x.dtype)
   if jnp.issubdtype(dtype, np.integer) and x.size:
     limits = np.iinfo(dtype)
@@ -281,7 +311,7 @@ def _infos(folder, names):
 
 
 def _run(coroutine_fn):
-  """Result of a coroutine, also where an event loop runs (a notebook)."""
+  """Runs a coroutine, also where an event loop runs already (a notebook)."""
   try:
     asyncio.get_running_loop()
   except RuntimeError:

@@ -4,15 +4,28 @@ import io
 import os
 import zipfile
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from big_vision import fs, lookup, trees
+from big_vision.types import PyTree
 
 
-def named_leaves(tree):
-  """(name, leaf) pairs of a tree; ValueError if two have the same name."""
+def named_leaves(tree: PyTree) -> tuple[list[tuple[str, Any]], Any]:
+  """Flattens a tree into pairs of name and leaf.
+
+  Args:
+    tree: any pytree.
+
+  Returns:
+    (list of (name, leaf), treedef).
+
+  Raises:
+    ValueError: two leaves have the same name.
+  """
   leaves, treedef = trees.tree_flatten_with_names(tree)
   twice = [n for n, c in Counter(n for n, _ in leaves).items() if c > 1]
   if twice:
@@ -20,11 +33,11 @@ def named_leaves(tree):
   return leaves, treedef
 
 
-def npload(fname):
+def npload(fname: str | os.PathLike) -> np.ndarray | dict[str, np.ndarray]:
   """Reads a NumPy file, local or remote.
 
   Args:
-    fname: str, path of a `.npy` or `.npz` file.
+    fname: path of a `.npy` or `.npz` file.
 
   Returns:
     The array of a `.npy`, a dict of name -> array of a `.npz` file.
@@ -40,35 +53,37 @@ def npload(fname):
     return dict(loaded)
 
 
-def load_checkpoint_np(npz, tree=None):
+def load_checkpoint_np(
+  npz: str | os.PathLike | Mapping[str, Any], tree: Any = None
+) -> PyTree:
   """Reads a tree from an npz file.
 
   Args:
-    npz: str, path of a file with names like "params/head/kernel", or a
-      dict-like with what such a file holds.
-    tree: treedef, its `unflatten` gets the values in stored order (old use).
+    npz: path of a file with names like "params/head/kernel", or a mapping with
+      the content of such a file.
+    tree: treedef whose `unflatten` gets the values in stored order; for
+      callers of earlier versions.
 
   Returns:
     Nested dict of NumPy arrays, bfloat16 included.
   """
-  if isinstance(npz, str | os.PathLike):
-    npz = npload(npz)
+  stored: Any = npload(npz) if isinstance(npz, str | os.PathLike) else npz
   if tree is not None:
-    return tree.unflatten([trees.recover_dtype(v) for v in npz.values()])
-  leaves, _ = named_leaves(dict(npz))
+    return tree.unflatten([trees.recover_dtype(v) for v in stored.values()])
+  leaves, _ = named_leaves(dict(stored))
   return trees.tree_unflatten([(n, trees.recover_dtype(v)) for n, v in leaves])
 
 
-def save_checkpoint(tree, path, compressed=False):
+def save_checkpoint(tree: PyTree, path: str, compressed: bool = False) -> None:
   """Writes a tree into an npz file, which appears when it is complete.
 
   Args:
     tree: pytree of arrays or numbers.
-    path: str, file to write, conventionally ending in `.npz`.
-    compressed: bool, smaller and much slower.
+    path: file to write, conventionally ending in `.npz`.
+    compressed: whether to compress, which is much slower.
 
   Raises:
-    ValueError: a leaf is of a type that an npz file can not hold.
+    ValueError: the type of a leaf does not fit into an npz file.
   """
   leaves, _ = named_leaves(tree)
   values = {}
@@ -77,13 +92,13 @@ def save_checkpoint(tree, path, compressed=False):
     if x.dtype.name == "bfloat16":
       x = x.view("V2")  # The only type that void stands for.
     elif x.dtype.hasobject or x.dtype.kind == "V":
-      raise ValueError(f"Leaf {name!r} of type {x.dtype} can not be saved.")
+      raise ValueError(f"Leaf {name!r} of type {x.dtype} cannot be saved.")
     values[name] = x
 
   if fs.dirname(path):
     fs.makedirs(fs.dirname(path))
   method = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
-  # Not np.savez, for which a leaf can not be called "file".
+  # Not np.savez, which does not accept a leaf called "file".
   staged = f"{path}.partial-{jax.process_index()}-{os.getpid()}"
   try:
     with fs.open(staged, "wb") as f:
@@ -93,7 +108,7 @@ def save_checkpoint(tree, path, compressed=False):
         for name, x in values.items():
           with z.open(f"{name}.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array(member, x, allow_pickle=False)
-      if buffer is not f:
+      if isinstance(buffer, io.BytesIO):
         f.write(buffer.getbuffer())
   except BaseException:
     if fs.exists(staged):
@@ -102,13 +117,13 @@ def save_checkpoint(tree, path, compressed=False):
   fs.rename(staged, path)
 
 
-def load_checkpoint(tree, path):
+def load_checkpoint(tree: PyTree, path: str) -> PyTree:
   """Reads an npz file into the structure of a tree.
 
   Args:
-    tree: pytree; its names say what to read, its structure is returned.
-      Leaves that are jax.ShapeDtypeStruct have their shapes checked.
-    path: str.
+    tree: pytree whose names say what to read and whose structure is returned.
+      Shapes of leaves that are jax.ShapeDtypeStruct are checked.
+    path: the npz file.
 
   Returns:
     The tree with NumPy arrays; more leaves in the file are ignored.
@@ -123,7 +138,19 @@ def load_checkpoint(tree, path):
   return treedef.unflatten([stored[n] for n, _ in leaves])
 
 
-def check_present(names, stored, path):
+def check_present(
+  names: Sequence[str], stored: Iterable[str], path: str
+) -> None:
+  """Checks that a checkpoint has all leaves.
+
+  Args:
+    names: names of the wanted leaves.
+    stored: names of the leaves of the checkpoint.
+    path: the checkpoint, for the message.
+
+  Raises:
+    ValueError: leaves are missing; names some of them.
+  """
   stored = set(stored)
   missing = [n for n in names if n not in stored]
   if missing:
@@ -133,7 +160,19 @@ def check_present(names, stored, path):
     raise ValueError(f"Checkpoint {path!r} lacks {shown}{more}{hint}")
 
 
-def check_shapes(leaves, stored, path):
+def check_shapes(
+  leaves: Sequence[tuple[str, Any]], stored: Sequence[Any], path: str
+) -> None:
+  """Checks the shapes of leaves of a checkpoint.
+
+  Args:
+    leaves: (name, leaf); only leaves that are jax.ShapeDtypeStruct are checked.
+    stored: objects with the stored `shape`, in the same order.
+    path: the checkpoint, for the message.
+
+  Raises:
+    ValueError: shapes differ; names some of them.
+  """
   bad = [
     f"{name!r} should be {x.shape} but is {s.shape}"
     for (name, x), s in zip(leaves, stored, strict=True)

@@ -10,13 +10,15 @@ A folder appears under its name when all of it is written, and LAST changes
 after that, so a crash at any time leaves LAST with a complete checkpoint. On
 the way there may be `<folder>.partial` (being written), `<folder>.old` (being
 replaced) and `<path>-CUR` (the next LAST); `collect_orphans` deals with them
-after a crash. Remote stores (gs://) can not rename folders: there a folder is
+after a crash. Remote stores (gs://) cannot rename folders: there a folder is
 written under its name at once, and only LAST tells that it is complete.
 """
 
 import os
 import re
 import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from absl import logging
@@ -29,6 +31,7 @@ from big_vision.checkpoint_npz import (
   npload,
   save_checkpoint,
 )
+from big_vision.types import PyTree
 
 __all__ = [
   "CheckpointManager",
@@ -50,15 +53,15 @@ _PARTIAL, _OLD, _LINK = ".partial", ".old", ".link"
 # Parameters from anywhere.
 
 
-def load_params(ckpt, **kw):
+def load_params(ckpt: str | os.PathLike | Mapping[str, Any], **kw: Any) -> Any:
   """Reads the parameters, or a part of them, from any kind of checkpoint.
 
   Args:
-    ckpt: str `<path>` or `<path>:<key>`, where the path has a slash and key
-      is a name in the parameters, such as "img/head". With ".npz" in the path
-      it is an npz file, else the folder of a checkpoint or the prefix of a
-      run's, of which only the asked for part is read. Or a dict-like with
-      what an npz file holds.
+    ckpt: `<path>` or `<path>:<key>`, where the path has a slash and key is a
+      name in the parameters, such as "img/head". A path with ".npz" is an npz
+      file. Any other path is the folder of a checkpoint or the prefix of the
+      checkpoints of a run; only the part that is asked for is read. A dict
+      with the content of an npz file is accepted, too.
     **kw: for `load_checkpoint_ts`, for example `shardings`.
 
   Returns:
@@ -66,9 +69,11 @@ def load_params(ckpt, **kw):
 
   Raises:
     ValueError: the path has no slash.
-    KeyError: there is no such key; lists those there are.
+    KeyError: the key does not exist; lists the ones that exist.
+    lookup.ConfigError: `regex` is given.
   """
-  assert "regex" not in kw, "Give the part to read as '<path>:<key>'."
+  if "regex" in kw:
+    raise lookup.ConfigError("Give the part to read as '<path>:<key>'.")
   key = None
   if isinstance(ckpt, str | os.PathLike):
     match = re.fullmatch(r"(.*?/.*?)(?::([\w/]+))?", os.fspath(ckpt))
@@ -110,7 +115,7 @@ def _load_params_ts(path, key, **kw):
 
 
 def _read_last(path):
-  """Content of `<path>-LAST`, or None."""
+  """Returns the content of `<path>-LAST`, or None."""
   try:
     with fs.open(f"{path}-LAST") as f:
       return f.read().strip() or None
@@ -119,33 +124,43 @@ def _read_last(path):
 
 
 def _resolve(path):
-  """Folder of the newest checkpoint with prefix `path`, else `path`."""
+  """Returns the folder of the newest checkpoint with prefix `path`, or `path`."""
   last = _read_last(path)
   return f"{path}-{last}" if last else os.fspath(path)
 
 
-def load_checkpoint_ts(path, **tsload_kw):
+def load_checkpoint_ts(path: str, **tsload_kw: Any) -> PyTree:
   """Reads the newest checkpoint with a prefix, or the one in a folder.
 
   Args:
-    path: str, `<workdir>/checkpoint.bv`, or with `-<step>` and so on.
+    path: `<workdir>/checkpoint.bv`, or with `-<step>` and so on.
     **tsload_kw: see `tsload`.
+
+  Returns:
+    The tree, see `tsload`.
   """
   return tsload(_resolve(path), **tsload_kw)
 
 
-def tsload(path, *, tree=None, shardings=None, regex=None):
+def tsload(
+  path: str,
+  *,
+  tree: PyTree = None,
+  shardings: PyTree = None,
+  regex: str | None = None,
+) -> PyTree:
   """Reads a tree, or a part of it, from the folder of a checkpoint.
 
   Args:
-    path: str, folder.
-    tree: pytree; its names say what to read, its structure is returned.
-      Leaves that are jax.ShapeDtypeStruct have their shapes checked, others
+    path: folder of the checkpoint.
+    tree: pytree whose names say what to read and whose structure is returned.
+      Shapes of leaves that are jax.ShapeDtypeStruct are checked; other leaves
       do not matter.
-    shardings: jax.sharding.Sharding, or tree of them, or prefix of one, where
-      the arrays go, whatever sharding they had. Default: the first local CPU
+    shardings: jax.sharding.Sharding of the arrays to return, or a tree of them,
+      or a prefix of such a tree. The shardings at the time of writing do not
+      matter. Default: the first local CPU
       device. "host" instead of a sharding: NumPy arrays as stored.
-    regex: str, matched with the start of names; default all. Not with `tree`.
+    regex: matched with the start of names; default all. Not with `tree`.
 
   Returns:
     The tree, of jax.Array. Without `tree` a nested dict, in which the
@@ -153,7 +168,7 @@ def tsload(path, *, tree=None, shardings=None, regex=None):
     ones as usual in JAX; integers too large for that stay NumPy arrays.
 
   Raises:
-    FileNotFoundError: there is no such folder.
+    FileNotFoundError: the folder does not exist.
     ValueError: `tree` and `regex` given; a leaf is missing or has another
       shape; nothing matches `regex`.
   """
@@ -166,9 +181,9 @@ def tsload(path, *, tree=None, shardings=None, regex=None):
     if not names:
       raise ValueError(
         f"No leaf of checkpoint {path!r} matches {regex!r}"
-        f"{lookup.did_you_mean(regex, stored)}"
+        f"{lookup.did_you_mean(regex or '', stored)}"
         if stored
-        else f"There are no leaves in folder {path!r}."
+        else f"Folder {path!r} has no leaves."
       )
     tree = trees.tree_unflatten([(n, n) for n in names])
 
@@ -193,7 +208,12 @@ def tsload(path, *, tree=None, shardings=None, regex=None):
 # Folders: writing.
 
 
-def tssave(mngr, pytree, path, on_commit=lambda: None):
+def tssave(
+  mngr: Any,
+  pytree: PyTree,
+  path: str,
+  on_commit: Callable[[], Any] = lambda: None,
+) -> None:
   """Writes a tree into a folder; one that exists is replaced.
 
   Args:
@@ -201,7 +221,7 @@ def tssave(mngr, pytree, path, on_commit=lambda: None):
       object with `wait_until_finished()`, with which this call writes itself.
     pytree: tree of jax.Array (each process writes its shards), NumPy arrays
       or numbers (process 0 writes).
-    path: str, folder.
+    path: folder to write.
     on_commit: `on_commit()`, called by process 0 when all is written.
 
   Raises:
@@ -215,7 +235,9 @@ def tssave(mngr, pytree, path, on_commit=lambda: None):
   _save(mngr, pytree, path + _PARTIAL if fs.is_local(path) else path, commit)
 
 
-def save_checkpoint_ts(mngr, checkpoint, path, step, keep=True):
+def save_checkpoint_ts(
+  mngr: Any, checkpoint: PyTree, path: str, step: int, keep: bool = True
+) -> None:
   """Writes a checkpoint of a run; see the top of the file.
 
   Waits for the previous save with the same manager, copies to host memory and
@@ -223,10 +245,10 @@ def save_checkpoint_ts(mngr, checkpoint, path, step, keep=True):
 
   Args:
     mngr: as for `tssave`.
-    checkpoint: tree, as for `tssave`.
-    path: str, prefix, `<workdir>/checkpoint.bv`.
-    step: int, number of finished steps.
-    keep: bool, permanent; else the next save deletes it.
+    checkpoint: tree to write, as for `tssave`.
+    path: prefix of the folder, `<workdir>/checkpoint.bv`.
+    step: number of finished steps.
+    keep: whether the checkpoint is permanent; else the next save deletes it.
 
   Raises:
     ValueError: as `tssave`; and errors of the previous save.
@@ -250,7 +272,7 @@ def _save(mngr, pytree, staged, commit):
   for name, _ in leaves:
     if "~" in name or not name:
       raise ValueError(
-        f"Can not save a leaf called {name!r}: names must not be empty and "
+        f"Cannot save a leaf called {name!r}: names must not be empty and "
         "not contain '~', which stands for '/' on disk."
       )
   if jax.process_index() == 0:
@@ -337,14 +359,14 @@ def _link(src, dst):
     shutil.copy2(src, dst)
 
 
-def collect_orphans(path):
+def collect_orphans(path: str) -> list[str]:
   """Removes what crashes have left behind; call it when a run starts.
 
   These are temporary checkpoints other than the newest, and folders that are
   incomplete. Permanent checkpoints are never touched.
 
   Args:
-    path: str, prefix, `<workdir>/checkpoint.bv`.
+    path: prefix of the folders, `<workdir>/checkpoint.bv`.
 
   Returns:
     List of the removed paths (process 0; empty in the others).

@@ -1,12 +1,16 @@
-"""The clock of a run: throughput, time spent, time left, across restarts."""
+"""Measures the time of a run: throughput, time spent, time left, restarts."""
 
 import collections
 import contextlib
 import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 from absl import logging
+
+from big_vision.types import PyTree
 
 SAVED = (
   "accum_program_time",
@@ -15,12 +19,17 @@ SAVED = (
   "accum_examples_seen",
 )
 
+# Receives the name and the value of a metric.
+Measure: TypeAlias = Callable[[str, Any], Any]
+# Receives a text for people.
+WriteNote: TypeAlias = Callable[[str], Any]
 
-def hms(s):
-  """A duration for people.
+
+def hms(s: float) -> str:
+  """Formats a duration for people.
 
   Args:
-    s: seconds, rounded to full ones.
+    s: duration in seconds; it is rounded to full seconds.
 
   Returns:
     "42s" below a minute, "3m5s" below an hour, "24h58m" below 25 hours (a run
@@ -55,11 +64,11 @@ class Chrono:
       restarts included: training, pauses, both.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.program_start_time = time.monotonic()
-    self.train_start_time = None
-    self.train_start_step = None
-    self.prev_time = None
+    # Set by the tick that ends the warm-up.
+    self.train_start_time = self.prev_time = 0.0
+    self.train_start_step = 0
     self.prev_step = None
     self.pause_start = None
     self.paused_time = 0.0
@@ -75,27 +84,27 @@ class Chrono:
     self._timings = collections.defaultdict(list)
     self.load()
 
-  def reset(self):
+  def reset(self) -> None:
     """Starts over, for another run in the same process."""
     self.__init__()
 
   def inform(
     self,
     *,
-    first_step=None,
-    total_steps=None,
-    global_bs=None,
-    steps_per_epoch=None,
-    measure=None,
-    write_note=None,
-  ):
-    """Tells what has become known; may be called with a part at a time.
+    first_step: int | None = None,
+    total_steps: int | None = None,
+    global_bs: int | None = None,
+    steps_per_epoch: float | None = None,
+    measure: Measure | None = None,
+    write_note: WriteNote | None = None,
+  ) -> None:
+    """Sets facts about the run; each call may give some of them.
 
     Args:
-      first_step: int, step that training continues after; 0 is valid.
-      total_steps: int, steps of the whole run.
-      global_bs: int, examples per step over all devices.
-      steps_per_epoch: float.
+      first_step: step after which training continues; 0 is valid.
+      total_steps: steps of the whole run.
+      global_bs: examples per step over all devices.
+      steps_per_epoch: number of steps per epoch.
       measure: `measure(name, value)`, receives the metrics.
       write_note: `write_note(text)`, shows the note.
     """
@@ -109,11 +118,16 @@ class Chrono:
     if self.total_steps and self.prev_step is not None:
       self.note = self._steps_note(self.prev_step)
 
-  def tick(self, step, measure=None, write_note=None):
-    """Measures what has happened since the previous tick.
+  def tick(
+    self,
+    step: int,
+    measure: Measure | None = None,
+    write_note: WriteNote | None = None,
+  ) -> None:
+    """Measures the progress since the previous tick.
 
     Args:
-      step: int, number of finished steps. Nothing happens if it is that of
+      step: number of finished steps. Nothing happens if it is that of
         the previous tick.
       measure, write_note: used instead of the ones told to `inform`.
     """
@@ -176,37 +190,42 @@ class Chrono:
     self.prev_time = now
     self.paused_time = 0.0
 
-  def _steps_note(self, step):
+  def _steps_note(self, step: int) -> str:
     if not self.total_steps:
       return f"Steps:{step}"
     percent = step / self.total_steps
     return f"Steps:{step}/{self.total_steps} [{percent:.1%}]"
 
-  def pause(self, wait_for=()):
+  def pause(self, wait_for: PyTree = ()) -> None:
     """Stops the clock, after waiting for device work.
 
     Args:
       wait_for: pytree of arrays; the pause begins when they are ready.
+
+    Raises:
+      AssertionError: the clock is stopped already.
     """
-    assert self.pause_start is None, "The chrono is paused already."
+    if self.pause_start is not None:
+      raise AssertionError("The chrono is paused already.")
     jax.block_until_ready(wait_for)
     self.pause_start = time.monotonic()
 
-  def resume(self):
-    """Ends a pause."""
-    assert self.pause_start is not None, "The chrono is not paused."
+  def resume(self) -> None:
+    """Ends a pause; raises AssertionError if there was none."""
+    if self.pause_start is None:
+      raise AssertionError("The chrono is not paused.")
     self.paused_time += time.monotonic() - self.pause_start
     self.pause_start = None
 
-  def save(self):
-    """What a checkpoint has to hold: dict of float (seconds) and int."""
+  def save(self) -> dict[str, float | int]:
+    """Returns the part of a checkpoint: dict of float (seconds) and int."""
     return {k: getattr(self, k) for k in SAVED}
 
-  def load(self, ckpt=None):
-    """Restores what `save` returned; what is missing becomes 0.
+  def load(self, ckpt: Mapping[str, Any] | None = None) -> None:
+    """Restores the result of `save`.
 
     Args:
-      ckpt: dict of numbers, NumPy or JAX scalars.
+      ckpt: dict of numbers, NumPy or JAX scalars; a missing key means 0.
     """
     ckpt = {k: np.asarray(jax.device_get(v)) for k, v in (ckpt or {}).items()}
     for k in SAVED:
@@ -214,12 +233,12 @@ class Chrono:
       setattr(self, k, kind(ckpt.get(k, 0)))
 
   @contextlib.contextmanager
-  def log_timing(self, name, *, noop=False):
+  def log_timing(self, name: str, *, noop: bool = False) -> Iterator[None]:
     """Measures the seconds that the body takes, unless it raises.
 
     Args:
-      name: str, name of the metric.
-      noop: bool, do nothing.
+      name: name of the metric.
+      noop: whether to do nothing.
     """
     start = time.monotonic()
     yield
@@ -231,25 +250,35 @@ class Chrono:
     logging.info("TIMING[%s]: %s", name, seconds)
 
   @contextlib.contextmanager
-  def log_timing_avg(self, name, *, noop=False):
-    """As `log_timing`, but measures the mean of all at the next tick."""
+  def log_timing_avg(self, name: str, *, noop: bool = False) -> Iterator[None]:
+    """Measures at the next tick the mean seconds of all bodies of this name.
+
+    Args:
+      name: name of the metric.
+      noop: whether to do nothing.
+    """
     start = time.monotonic()
     yield
     if not noop:
       self._timings[name].append(time.monotonic() - start)
 
-  def flush_timings(self):
+  def flush_timings(self) -> None:
     """Measures the means collected by `log_timing_avg`."""
-    assert self.measure is not None, "Call inform(measure=…) first."
+    if self.measure is None:
+      raise AssertionError("Call inform(measure=…) first.")
     self._flush_timings(self.measure)
 
-  def _flush_timings(self, measure):
+  def _flush_timings(self, measure: Measure) -> None:
     for name, seconds in self._timings.items():
       measure(name, sum(seconds) / len(seconds))
     self._timings.clear()
 
-  def log_memory(self, measure):
-    """Measures memory in bytes: of the host, of the first two devices."""
+  def log_memory(self, measure: Measure) -> None:
+    """Measures the memory of the host and of the first two devices in bytes.
+
+    Args:
+      measure: `measure(name, value)`, receives the metrics.
+    """
     try:
       import psutil
     except ImportError:

@@ -1,18 +1,27 @@
-"""Adaptive gradient clipping: relative to the weights, unit by unit."""
+"""Clips gradients relative to the weights, unit by unit."""
 
 import operator
+from collections.abc import Sequence
 
 import jax
 import optax
 
 from big_vision import trees
+from big_vision.types import PyTree
 
 # The default of `config.grad_clip_agc_mults`: in the paper clipping the final
 # layer made results worse.
 NOT_THE_HEAD = (("(.*/)?head/.*", 0.0),)
 
 
-def clip_adaptively(params, factor, *, eps=1e-3, mults=(), trained=None):
+def clip_adaptively(
+  params: PyTree,
+  factor: float,
+  *,
+  eps: float = 1e-3,
+  mults: Sequence[tuple[str, float]] = (),
+  trained: PyTree = None,
+) -> optax.GradientTransformation:
   """Clips the gradient of each unit relative to the norm of its weights.
 
   The gradient g of the weights w of a unit is scaled down to a norm of
@@ -28,16 +37,16 @@ def clip_adaptively(params, factor, *, eps=1e-3, mults=(), trained=None):
 
   Args:
     params: tree of parameters or of their shapes.
-    factor: float, the clipping factor lambda of the paper.
-    eps: float, the norm that weights are taken to have at least, so that
+    factor: the clipping factor lambda of the paper.
+    eps: the norm that weights are taken to have at least, so that
       parameters of zero can leave it.
     mults: sequence of (regex, multiplier of `factor`) for parameters by name,
       of which the first match counts. 0 does not clip; others have 1.
     trained: tree of bool, which parameters to clip at all; None is all.
 
   Returns:
-    optax.GradientTransformation. There are no leaves in its state, and updates
-    need the parameters.
+    optax.GradientTransformation. Its state has no leaves, and its updates need
+    the parameters.
 
   Raises:
     ValueError: `factor`, `eps` or a multiplier is negative.
@@ -46,8 +55,8 @@ def clip_adaptively(params, factor, *, eps=1e-3, mults=(), trained=None):
     Brock et al. 2021, section 4.1, https://arxiv.org/abs/2102.06171
   """
   patterns = [*(p for p, _ in mults), ".*"]
-  mults = [*(m for _, m in mults), 1.0]
-  named = [("", factor), ("_eps", eps), *(("_mults", m) for m in mults)]
+  factors = [*(m for _, m in mults), 1.0]
+  named = [("", factor), ("_eps", eps), *(("_mults", m) for m in factors)]
   for key, value in named:
     if value < 0:
       raise ValueError(f"config.grad_clip_agc{key}: {value} is negative.")
@@ -60,7 +69,7 @@ def clip_adaptively(params, factor, *, eps=1e-3, mults=(), trained=None):
   return optax.chain(
     *(
       optax.masked(optax.adaptive_grad_clip(factor * mult, eps), mask)
-      for mult, mask in zip(mults, masks, strict=True)
+      for mult, mask in zip(factors, masks, strict=True)
       if mult
     )
   )

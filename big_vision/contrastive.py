@@ -1,134 +1,35 @@
 """Contrastive losses over all pairs of a batch, without the matrix of all pairs.
 
-Each device keeps its images, while texts travel around the ring of devices; of
-the B x B logits only a block of `chunk` columns exists at a time, on each device
-for its own images. Memory is linear in the examples of a device. Gradients are
-computed in the same way, from their formulas, rather than by differentiating the
-loops, which would keep every block.
+Logits are computed block by block, see `ring.Ring.blocks`, so memory is linear
+in the examples of a device. Gradients are computed in the same way, from their
+formulas. Differentiating the loops would keep every block.
 
 References:
   Radford et al. 2021, CLIP, https://arxiv.org/abs/2103.00020
-  Zhai et al. 2023, SigLIP, https://arxiv.org/abs/2303.15343, section 3.2 and
-    figure 1: texts that travel between devices.
+  Zhai et al. 2023, SigLIP, https://arxiv.org/abs/2303.15343
 
 Shapes: `B` batch, `n = B / devices` examples of a device, `D` embedding.
 """
 
-import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+
+from big_vision.ring import Ring
+from big_vision.types import Array, ArrayLike, Measurements
+
+_ONE_DEVICE = Ring()
+_KINDS = ("pos", "neg", "local_neg")
 
 
-@dataclasses.dataclass(frozen=True)
-class Ring:
-  """Devices over which a batch is split, in a circle.
-
-  Attributes:
-    mesh: Mesh; None is a single device.
-    axes: names of the axes that split the batch, in the order in which they do.
-    chunk: int, columns of logits at a time.
-  """
-
-  mesh: Mesh | None = None
-  axes: tuple[str, ...] = ()
-  chunk: int = 256
-
-  @property
-  def size(self):
-    """Number of devices in the circle."""
-    return math.prod(self.mesh.shape[a] for a in self.axes) if self.axes else 1
-
-  def run(self, fn, split, scalars, outputs):
-    """Calls `fn(*split, *scalars)` on each device with its own examples.
-
-    Args:
-      fn: function of arrays [n, ...] and of scalars.
-      split: arrays [B, ...].
-      scalars: arrays that all devices get.
-      outputs: tree of bools like the result: is it split.
-
-    Returns:
-      What `fn` returns.
-    """
-    if self.size == 1:
-      return fn(*split, *scalars)
-    batch, everywhere = PartitionSpec(self.axes), PartitionSpec()
-    return jax.shard_map(
-      fn,
-      mesh=self.mesh,
-      in_specs=(batch,) * len(split) + (everywhere,) * len(scalars),
-      out_specs=jax.tree.map(lambda s: batch if s else everywhere, outputs),
-      axis_names=set(self.axes),
-      check_vma=False,
-    )(*split, *scalars)
-
-  def shift(self, tree):
-    """Sends arrays to the device before, and gets those of the next."""
-    if self.size == 1:
-      return tree
-    to = [(i, (i - 1) % self.size) for i in range(self.size)]
-    return jax.tree.map(lambda x: lax.ppermute(x, self.axes, to), tree)
-
-  def mean(self, tree):
-    """Mean over devices."""
-    return lax.pmean(tree, self.axes) if self.size > 1 else tree
-
-  def sum(self, tree):
-    """Sum over devices."""
-    return lax.psum(tree, self.axes) if self.size > 1 else tree
-
-  def blocks(self, fn, here, moving, x):
-    """Goes through all columns of the matrix of pairs, block by block.
-
-    Args:
-      fn: `(here, columns, x, is_pair [n, c], exists [c], is_own) -> (here,
-        columns)`. `columns` is what moves, [c, ...] each; `is_pair` tells the
-        entries where text and image belong together, `exists` those columns that
-        are no padding, `is_own` (scalar) whether the texts are of this device.
-      here: tree of what stays on the device.
-      moving: dict of arrays [n, ...] that travel, with `y` the texts.
-      x: [n, D], the images of the device.
-
-    Returns:
-      (here, moving) after all rounds; what travelled is where it started.
-    """
-    n = x.shape[0]
-    c = min(self.chunk, n)
-    num = -(-n // c)
-    pad = num * c - n
-    rows = jnp.arange(n)[:, None]
-
-    def cut(a):  # [n, ...] -> [num, c, ...]
-      a = jnp.pad(a, [(0, pad)] + [(0, 0)] * (a.ndim - 1))
-      return a.reshape(num, c, *a.shape[1:])
-
-    def join(a):
-      return a.reshape(num * c, *a.shape[2:])[:n]
-
-    def one_round(carry, i):
-      here, moving = carry
-
-      def one_block(here, xs):
-        at, columns = xs
-        position = at * c + jnp.arange(c)
-        is_pair = (i == 0) & (rows == position[None, :])
-        return fn(here, columns, x, is_pair, position < n, i == 0)
-
-      here, columns = lax.scan(
-        one_block, here, (jnp.arange(num), jax.tree.map(cut, moving))
-      )
-      return (here, self.shift(jax.tree.map(join, columns))), None
-
-    carry, _ = lax.scan(one_round, (here, moving), jnp.arange(self.size))
-    return carry
-
-
-def sigmoid(zimg, ztxt, t, b, ring=Ring()):  # noqa: B008 (it is frozen)
+def sigmoid(
+  zimg: Array,
+  ztxt: Array,
+  t: ArrayLike,
+  b: ArrayLike,
+  ring: Ring = _ONE_DEVICE,
+) -> tuple[Array, Measurements]:
   """Sigmoid loss: each pair of image and text is a binary classification.
 
   1/B Σ_ij -log σ(y_ij (t <zimg_i, ztxt_j> + b)), y_ij = 1 if i = j and -1 else.
@@ -138,7 +39,7 @@ def sigmoid(zimg, ztxt, t, b, ring=Ring()):  # noqa: B008 (it is frozen)
     ztxt: [B, D] embeddings of the matching texts.
     t: [] or [1], factor of the logits.
     b: [] or [1], is added to them.
-    ring: Ring; its size divides B.
+    ring: the devices that split the batch; their number divides B.
 
   Returns:
     (loss [], dict of statistics of the logits: `{pos,neg}_{min,max,avg}_logit`,
@@ -211,11 +112,9 @@ def _sigmoid_backward(ring, grads, cotangent):
 
 _sigmoid.defvjp(_sigmoid_forward, _sigmoid_backward)
 
-_KINDS = ("pos", "neg", "local_neg")
-
 
 def _no_statistics():
-  """(minimum, maximum, sum) of no logits, for each kind of pair."""
+  """Returns (minimum, maximum, sum) of no logits for each kind of pair."""
   return {
     k: (jnp.float32(jnp.inf), jnp.float32(-jnp.inf), jnp.float32(0))
     for k in _KINDS
@@ -223,7 +122,7 @@ def _no_statistics():
 
 
 def _add_statistics(stats, logits, is_pair, exists, is_own):
-  """Those with more logits."""
+  """Updates the statistics with more logits."""
   masks = {"pos": is_pair, "neg": exists & ~is_pair}
   masks["local_neg"] = masks["neg"] & is_own
   new = {}
@@ -238,7 +137,7 @@ def _add_statistics(stats, logits, is_pair, exists, is_own):
 
 
 def _finish_statistics(stats, counts):
-  """As measurements; means of nothing are 0."""
+  """Turns statistics into measurements; means of nothing are 0."""
   out = {}
   for kind, (low, high, total) in stats.items():
     out[f"{kind}_min_logit"], out[f"{kind}_max_logit"] = low, high
@@ -246,15 +145,21 @@ def _finish_statistics(stats, counts):
   return out
 
 
-def softmax(zimg, ztxt, t, b=None, ring=Ring()):  # noqa: B008 (it is frozen)
+def softmax(
+  zimg: Array,
+  ztxt: Array,
+  t: ArrayLike,
+  b: ArrayLike | None = None,
+  ring: Ring = _ONE_DEVICE,
+) -> tuple[Array, Measurements]:
   """Softmax loss: the mean of choosing the text of an image and the reverse.
 
   Args:
     zimg: [B, D] embeddings of images.
     ztxt: [B, D] embeddings of the matching texts.
     t: [] or [1], factor of the logits.
-    b: not used: softmax does not depend on it.
-    ring: Ring; its size divides B.
+    b: not used, since softmax does not depend on it.
+    ring: the devices that split the batch; their number divides B.
 
   Returns:
     (loss [], dict with `i2t_loss`, `t2i_loss` and the accuracies `i2t_acc`,
@@ -271,7 +176,7 @@ def _softmax(x, y, t, ring):
 
 
 def _more_lse(lse, logits, axis):
-  """Running log-sum-exp: also over an axis of more logits."""
+  """Extends a running log-sum-exp by an axis of more logits."""
   return jnp.logaddexp(lse, jax.nn.logsumexp(logits, axis=axis))
 
 

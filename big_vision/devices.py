@@ -1,30 +1,36 @@
-"""Meshes, and moving arrays between hosts and devices.
+"""Makes meshes, and moves arrays between hosts and devices.
 
-A "global array" spans the devices of all processes. `local` is what belongs to
-this process.
+A "global array" spans the devices of all processes. `local` refers to
+the devices and the data of this process.
 """
 
 import collections
 import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from big_vision import trees
-from big_vision.types import Devices
+from big_vision.types import Array, Devices, PyTree
 
 
-def create_device_mesh(config_mesh, *, allow_split_physical_axes=False):
-  """Mesh over all devices, laid out for their network.
+def create_device_mesh(
+  config_mesh: Sequence[tuple[str, int]],
+  *,
+  allow_split_physical_axes: bool = False,
+) -> Mesh:
+  """Makes a mesh over all devices, laid out for their network.
 
   Args:
     config_mesh: sequence of (axis name, size), for example [("data", -1)]. One
       size may be -1, which is then all the remaining devices.
-    allow_split_physical_axes: bool, whether a physical axis of the network may
+    allow_split_physical_axes: whether a physical axis of the network may
       be divided among several mesh axes.
 
   Returns:
@@ -43,7 +49,7 @@ def create_device_mesh(config_mesh, *, allow_split_physical_axes=False):
 
 
 def _parse_mesh(config_mesh, num_devices):
-  """Names and sizes of the axes, with -1 resolved."""
+  """Returns names and sizes of the axes, with -1 resolved."""
   hint = 'it is a list of (name, size), for example [("data", -1)].'
   try:
     axes = [(name, int(size)) for name, size in config_mesh]
@@ -71,17 +77,26 @@ def _parse_mesh(config_mesh, num_devices):
 
 
 def _no_mesh():
-  """Context without the mesh of `jax.set_mesh`, whose devices jit insists on."""
+  """Leaves the mesh of `jax.set_mesh`, whose devices jit would insist on."""
   return jax.set_mesh(Mesh(np.empty((), dtype=object), ()))
 
 
-def put_cpu(x):
-  """Moves a tree of arrays to the first local CPU device."""
+def put_cpu(x: PyTree) -> PyTree:
+  """Moves a tree of arrays to the first local CPU device.
+
+  Args:
+    x: pytree of arrays.
+
+  Returns:
+    The tree with arrays on the CPU.
+  """
   return jax.device_put(x, jax.local_devices(backend="cpu")[0])
 
 
-def jit_cpu(**jit_kwargs):
-  """Decorator: `jax.jit`, with the result on the first local CPU device.
+def jit_cpu(
+  **jit_kwargs: Any,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+  """Compiles a function with its result on the first local CPU device.
 
   The function runs outside of the mesh in scope, which does not have the CPU.
 
@@ -89,7 +104,7 @@ def jit_cpu(**jit_kwargs):
     **jit_kwargs: for `jax.jit`.
 
   Returns:
-    Function that compiles a function; devices are looked up when it is called.
+    A decorator; devices are looked up when the function is called.
   """
 
   def decorate(fun):
@@ -112,7 +127,7 @@ def jit_cpu(**jit_kwargs):
   return decorate
 
 
-def reshard(tree, shardings):
+def reshard(tree: PyTree, shardings: PyTree) -> PyTree:
   """Moves arrays to the given shardings, through the host if needed.
 
   Args:
@@ -154,17 +169,26 @@ def reshard(tree, shardings):
   return jax.tree.map(move, tree, trees.tree_broadcast(shardings, tree))
 
 
-def batch_sharding(devices):
-  """Splits the first axis over the devices, in their order."""
+def batch_sharding(devices: Devices) -> NamedSharding:
+  """Makes the sharding that splits the first axis over devices.
+
+  Args:
+    devices: devices in the order of the parts.
+
+  Returns:
+    NamedSharding over a mesh with the axis "devices".
+  """
   mesh = Mesh(np.asarray(devices, dtype=object), ("devices",))
   return NamedSharding(mesh, PartitionSpec("devices"))
 
 
-def make_fsarray_from_local_slice(local_slice, global_devices):
-  """Global array, split along its first axis, from the part of each process.
+def make_fsarray_from_local_slice(
+  local_slice: Any, global_devices: Devices
+) -> Array:
+  """Makes a global array, split along its first axis, from local parts.
 
   Args:
-    local_slice: [local_B, ...], what this process has: a NumPy array, a dense
+    local_slice: [local_B, ...], the part of this process: a NumPy array, a dense
       TensorFlow tensor, or anything else that NumPy can read.
     global_devices: sequence of all devices, in the order of the slices.
 
@@ -173,14 +197,14 @@ def make_fsarray_from_local_slice(local_slice, global_devices):
 
   Raises:
     ValueError: local_B is not a multiple of the number of local devices.
-    TypeError: the values are no numbers, such as strings or ragged tensors.
+    TypeError: the values are not numbers, such as strings or ragged tensors.
   """
   sharding = batch_sharding(global_devices)
-  devices = sharding.mesh.local_devices
+  devices = sharding.mesh.local_devices or []
   x = _as_numpy(local_slice)
   if x.ndim == 0 or x.shape[0] % len(devices):
     raise ValueError(
-      f"An array of shape {x.shape} can not be split along its first axis over "
+      f"An array of shape {x.shape} cannot be split along its first axis over "
       f"{len(devices)} local devices; the batch size must be a multiple of the "
       "number of devices."
     )
@@ -190,7 +214,7 @@ def make_fsarray_from_local_slice(local_slice, global_devices):
 
 
 def _as_numpy(x):
-  """NumPy array that shares memory if possible."""
+  """Converts to a NumPy array that shares memory if possible."""
   array = np.asarray(x)
   if array.dtype.kind in "OSU":
     raise TypeError(
@@ -201,18 +225,21 @@ def _as_numpy(x):
 
 
 def _span(index, shape):
-  """Slices of a shard as comparable (start, stop) per dimension."""
+  """Converts the slices of a shard to (start, stop) per dimension."""
   return tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
 
 
-def get_local_slice_from_fsarray(global_array):
-  """The part of a batch that this process has.
+def get_local_slice_from_fsarray(global_array: Array) -> np.ndarray:
+  """Collects the part of a batch that is on local devices.
 
   Args:
     global_array: array that is split along its first axis, if at all.
 
   Returns:
     [local_B, ...] numpy array, in the order of the local devices of the mesh.
+
+  Raises:
+    AssertionError: the array is sharded along another axis.
   """
   shards = {s.device: s for s in global_array.addressable_shards}
   shape = global_array.shape
@@ -221,20 +248,24 @@ def get_local_slice_from_fsarray(global_array):
   parts = {}  # By position: other axes of the mesh may hold copies.
   for device in order:
     span = _span(shards[device].index, shape)
-    assert all(s == (0, n) for s, n in zip(span[1:], shape[1:], strict=True)), (
-      f"The array is sharded along a non-first axis: {shards[device].index}"
-    )
+    if any(s != (0, n) for s, n in zip(span[1:], shape[1:], strict=True)):
+      raise AssertionError(
+        f"The array is sharded along a non-first axis: {shards[device].index}"
+      )
     parts.setdefault(span[:1], shards[device].data)
   parts = jax.device_get(list(parts.values()))
   return np.concatenate(parts) if shape else np.asarray(parts[0])
 
 
-def assert_local_slices_same(*global_arrays):
+def assert_local_slices_same(*global_arrays: Array) -> None:
   """Asserts that each device has the same examples of all of these batches.
 
   Args:
     *global_arrays: arrays of at least one dimension. Dimensions that are not
       sharded may differ.
+
+  Raises:
+    AssertionError: the slices differ.
   """
 
   def slices(array):
@@ -248,13 +279,14 @@ def assert_local_slices_same(*global_arrays):
 
   expected = [slices(x) for x in global_arrays]
   for array, found in zip(global_arrays, expected, strict=True):
-    assert found == expected[0], (
-      "Local slices differ (by device):\n"
-      f"{global_arrays[0].shape}: {expected[0]}\n{array.shape}: {found}"
-    )
+    if found != expected[0]:
+      raise AssertionError(
+        "Local slices differ (by device):\n"
+        f"{global_arrays[0].shape}: {expected[0]}\n{array.shape}: {found}"
+      )
 
 
-def sync():
+def sync() -> None:
   """Waits until all processes are here and all devices have finished."""
   devices = jax.devices()
   batch = batch_sharding(devices)
@@ -271,7 +303,11 @@ def sync():
 sync_all_hosts = sync
 
 
-def pad_shard_unpad(wrapped, static_argnums=(0,), static_argnames=()):
+def pad_shard_unpad(
+  wrapped: Callable[..., Any],
+  static_argnums: Sequence[int] = (0,),
+  static_argnames: Sequence[str] = (),
+) -> Callable[..., Any]:
   """Lets a function of [devices, batch / devices, ...] take any batch size.
 
   Args:
@@ -283,7 +319,7 @@ def pad_shard_unpad(wrapped, static_argnums=(0,), static_argnames=()):
     Function of pytrees with one leading axis b, all the same, which are padded
     with zeros. Its results are numpy arrays with the leading axis b. With the
     keyword `min_device_batch`, batches per device are at least that large, to
-    compile less often.
+    compile less often. It raises AssertionError if leading axes differ.
   """
 
   @functools.wraps(wrapped)
@@ -292,7 +328,8 @@ def pad_shard_unpad(wrapped, static_argnums=(0,), static_argnames=()):
     batch = [x for i, x in enumerate(args) if i not in static_argnums]
     batch += [x for k, x in kwargs.items() if k not in static_argnames]
     sizes = {np.shape(x)[0] for x in jax.tree.leaves(batch)}
-    assert len(sizes) == 1, f"Inconsistent batch-sizes: {sorted(sizes)}"
+    if len(sizes) != 1:
+      raise AssertionError(f"Inconsistent batch-sizes: {sorted(sizes)}")
     (b,) = sizes
     per_device = max(-(-b // num_devices), min_device_batch or 0)
 
@@ -320,18 +357,22 @@ def pad_shard_unpad(wrapped, static_argnums=(0,), static_argnames=()):
   return padded
 
 
-def prefetch_scalar(it, nprefetch=1, devices=None):
+def prefetch_scalar(
+  it: Iterable[Any],
+  nprefetch: int = 1,
+  devices: Devices | None = None,
+) -> Iterator[Array]:
   """Puts one copy of each scalar on every local device, ahead of time.
 
   Args:
     it: iterable of scalars.
-    nprefetch: int, how many are on their way while one is in use.
+    nprefetch: how many are on their way while one is in use.
     devices: local devices, by default all.
 
   Yields:
     [num_devices] arrays, one element per device.
   """
-  devices = devices or jax.local_devices()
+  devices = jax.local_devices() if devices is None else devices
   sharding = batch_sharding(devices)
   ready = collections.deque()
   for scalar in it:

@@ -1,6 +1,6 @@
-"""Remote files as local ones: fetched once, checked, kept in one folder.
+"""Fetches remote files once, verifies them and keeps them in one folder.
 
-`fetch` takes what configs name vocabularies and other small files by:
+`fetch` takes the paths and URLs of vocabularies and other small files:
 
   folder/file                          a local path, used as it is
   http://…  https://…                  the web
@@ -44,21 +44,21 @@ _HUB_PATH = re.compile(
 )
 
 
-def fetch(uri, folder=None):
-  """A local path for a file given by path or URL, see the top of this file.
+def fetch(uri: str, folder: str | None = None) -> str:
+  """Makes a file local that is given by path or URL, see the top of this file.
 
-  Any number of threads and processes may ask for the same file. What is in the
-  folder already is not downloaded again, but its checksum is verified.
+  Any number of threads and processes may ask for the same file. A file that is
+  in the folder already is not downloaded again, but its checksum is verified.
 
   Args:
-    uri: str.
-    folder: str, where to keep downloads; default: `cache_dir("vocab")`.
+    uri: path or URL.
+    folder: where to keep downloads; default: `cache_dir("vocab")`.
 
   Returns:
     Path of a complete file.
 
   Raises:
-    ValueError: there is no such file, it cannot be downloaded, or its content
+    ValueError: the file does not exist, cannot be downloaded, or its content
       differs from the pinned or the recorded checksum.
   """
   uri, pin = _split_pin(uri)
@@ -84,11 +84,11 @@ def fetch(uri, folder=None):
   return path
 
 
-def cache_dir(*parts):
-  """The folder for files that can be fetched or made again.
+def cache_dir(*parts: str) -> str:
+  """Returns the folder for files that can be fetched or made again.
 
   Args:
-    *parts: str, sub-folders.
+    *parts: sub-folders.
 
   Returns:
     A path below $BV_CACHE_DIR, by default below ~/.cache/big_vision.
@@ -97,17 +97,17 @@ def cache_dir(*parts):
   return os.path.join(os.path.expanduser(root), *parts)
 
 
-def hub_url(uri):
-  """Where the Hugging Face hub serves `hf://org/repo[@revision]/file`.
+def hub_url(uri: str) -> str:
+  """Translates `hf://org/repo[@revision]/file` to the URL of the hub.
 
   Args:
-    uri: str.
+    uri: a file on the Hugging Face hub.
 
   Returns:
-    str, below $HF_ENDPOINT if that is set. The default revision is "main".
+    URL, below $HF_ENDPOINT if that is set. The default revision is "main".
 
   Raises:
-    ValueError: not of this form.
+    ValueError: `uri` does not have this form.
   """
   match = _HUB_PATH.fullmatch(uri)
   if not match:
@@ -122,13 +122,15 @@ def hub_url(uri):
   return f"{endpoint}/{quote(repo)}/resolve/{revision}/{quote(match['file'])}"
 
 
-def cached_download(url, dest=None, verbose=True):
+def cached_download(
+  url: str, dest: str | None = None, verbose: bool = True
+) -> str:
   """Downloads a file unless it is there already, without checksums.
 
   Args:
-    url: str.
-    dest: str, folder; default: `bv` in the system's folder for temporary files.
-    verbose: bool, whether to log downloads.
+    url: URL of the file.
+    dest: folder; default: `bv` in the system's folder for temporary files.
+    verbose: whether to log downloads.
 
   Returns:
     Path of the file: `<dest>/<md5 of url>`.
@@ -144,7 +146,7 @@ def cached_download(url, dest=None, verbose=True):
 
 
 def _split_pin(uri):
-  """`file#sha256=<hex>` -> (file, hex), or (file, None)."""
+  """Splits `file#sha256=<hex>` into (file, hex), or (file, None)."""
   uri, found, pin = os.fspath(uri).partition(_PIN)
   if found and not re.fullmatch(r"[0-9a-fA-F]{64}", pin):
     raise ValueError(
@@ -154,14 +156,14 @@ def _split_pin(uri):
 
 
 def _cached_name(uri):
-  """A file name that is unique for the URL, and still readable."""
+  """Makes a file name that is unique for the URL, and still readable."""
   base = urllib.parse.unquote(urllib.parse.urlsplit(uri).path)
   base = re.sub(r"[^\w.-]", "_", base.rpartition("/")[2])[-80:] or "file"
   return f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}-{base}"
 
 
 def _recorded_digest(path):
-  """The checksum beside a file; None unless both are there."""
+  """Reads the checksum beside a file; None unless both exist."""
   try:
     with open(f"{path}.sha256", encoding="utf-8") as f:
       digest = f.read().partition(" ")[0]
@@ -180,7 +182,7 @@ def _verify(path, digest, remedy):
 
 
 def _download_to_cache(uri, path, pin):
-  """Downloads; returns the checksum. Nothing is left behind on errors."""
+  """Downloads and returns the checksum; errors leave nothing behind."""
   url = hub_url(uri) if uri.startswith("hf://") else uri
   logging.info("Downloading %s to %s", url, path)
   with _new_file(path) as out:
@@ -206,7 +208,7 @@ def _download_to_cache(uri, path, pin):
 
 @contextlib.contextmanager
 def _new_file(path):
-  """A binary file that appears under its name when it is complete."""
+  """Opens a binary file that gets its name when it is complete."""
   folder = os.path.dirname(path)
   os.makedirs(folder, exist_ok=True)
   fd, partial = tempfile.mkstemp(dir=folder, suffix=".part")
@@ -220,7 +222,7 @@ def _new_file(path):
 
 
 def _copy(url, out):
-  """Writes what is at a URL into a file; returns the sha256."""
+  """Writes the content of a URL into a file and returns its sha256."""
   digest, size = hashlib.sha256(), 0
   with _open(url) as source:
     while chunk := source.read(_CHUNK):

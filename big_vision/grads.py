@@ -1,12 +1,26 @@
 """Gradient accumulation: a large batch as a scan over small ones."""
 
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from big_vision import lookup
+from big_vision.types import Array, PyTree
 
-def accumulate_gradient(loss_and_grad_fn, params, images, labels, accum_steps):
-  """Loss and gradient of a large batch, computed on one slice at a time.
+
+def accumulate_gradient(
+  loss_and_grad_fn: Callable[..., PyTree],
+  params: PyTree,
+  images: PyTree,
+  labels: PyTree,
+  accum_steps: int | None,
+) -> PyTree:
+  """Computes loss and gradient of a large batch on one slice at a time.
 
   For a loss that is a mean over examples this is the loss and the gradient of
   the whole batch, up to rounding. Micro-batches are consecutive slices.
@@ -17,13 +31,14 @@ def accumulate_gradient(loss_and_grad_fn, params, images, labels, accum_steps):
     params: pytree, the first argument of `loss_and_grad_fn`.
     images: array or pytree of arrays [B, ...] of any rank.
     labels: array or pytree of arrays [B, ...] of any rank, may be None.
-    accum_steps: int, number of micro-batches; None, 0 and 1 mean all at once.
+    accum_steps: number of micro-batches; None, 0 and 1 mean all at once.
 
   Returns:
-    What `loss_and_grad_fn` returns, in the same dtypes. Sums are in float32.
+    Pytree like the one of `loss_and_grad_fn`, in the same dtypes. Sums are in
+    float32.
 
   Raises:
-    AssertionError: B is not divisible by `accum_steps`.
+    lookup.ConfigError: B is not divisible by `accum_steps`.
   """
   if not accum_steps or accum_steps == 1:
     return loss_and_grad_fn(params, images, labels)
@@ -36,15 +51,17 @@ def accumulate_gradient(loss_and_grad_fn, params, images, labels, accum_steps):
     lambda batch, i: loss_and_grad_fn(params, *batch), micro, accum_steps
   )
 
-  def cast(x, like):  # The mean of integers (an aux output) is none.
+  def cast(x, like):  # The mean of integers (an aux output) stays float.
     inexact = jnp.issubdtype(like.dtype, jnp.inexact)
     return x.astype(like.dtype) if inexact else x
 
   return jax.tree.map(cast, mean, shapes)
 
 
-def accumulate(fn, batch, steps):
-  """Mean over micro-batches of whatever `fn` computes on each.
+def accumulate(
+  fn: Callable[[PyTree, Array], PyTree], batch: PyTree, steps: int | None
+) -> PyTree:
+  """Averages the results of `fn` over micro-batches.
 
   Micro-batch i holds every `steps`-th example, starting with the i-th. So with
   the batch split over devices each device keeps working on its own examples,
@@ -54,14 +71,14 @@ def accumulate(fn, batch, steps):
     fn: `fn(micro_batch, i)` -> pytree of arrays; `i` is the int32 index of the
       micro-batch, for example to be folded into a random key.
     batch: pytree of arrays [B, ...].
-    steps: int, number of micro-batches; None, 0 and 1 mean all at once.
+    steps: number of micro-batches; None, 0 and 1 mean all at once.
 
   Returns:
     Pytree like the one of `fn`, the mean over micro-batches, float32 (float64
     and complex numbers stay what they are).
 
   Raises:
-    AssertionError: a leading dimension is not divisible by `steps`.
+    lookup.ConfigError: a leading dimension is not divisible by `steps`.
   """
   if not steps or steps == 1:
     return jax.tree.map(_to_float, fn(batch, jnp.int32(0)))
@@ -75,23 +92,24 @@ def accumulate(fn, batch, steps):
 
 
 def _micro_size(x, steps):
-  """Number of examples of `x` in each micro-batch."""
+  """Counts the examples of `x` in each micro-batch."""
   shape = np.shape(x)
-  assert shape and shape[0] % steps == 0, (
-    f"The batch size of an array of shape {shape} is not divisible by the "
-    f"number of gradient accumulation steps, {steps}."
-  )
+  if not shape or shape[0] % steps:
+    raise lookup.ConfigError(
+      f"The batch size of an array of shape {shape} is not divisible by the "
+      f"number of gradient accumulation steps, {steps}."
+    )
   return shape[0] // steps
 
 
 def _to_float(x):
-  """At least float32: a sum of many bfloat16 numbers would stop growing."""
+  """Casts to at least float32; a sum of many bfloat16 numbers stops growing."""
   x = jnp.asarray(x)
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _scan_mean(fn, micro, steps):
-  """Mean of `fn(micro[i], i)` over i, and shapes and dtypes of one `fn`."""
+  """Averages `fn(micro[i], i)` over i; also returns the shapes of one `fn`."""
   first = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), micro
   )
@@ -111,30 +129,37 @@ def _scan_mean(fn, micro, steps):
 
 
 def through_embeddings(
-  embed, loss, params, batch, steps, constrain=lambda grads: grads
-):
-  """Gradient of a loss of all embeddings, computed on one slice at a time.
+  embed: Callable[..., tuple[PyTree, PyTree]],
+  loss: Callable[[PyTree, PyTree], tuple[Array, Any]],
+  params: PyTree,
+  batch: PyTree,
+  steps: int,
+  constrain: Callable[[PyTree], PyTree] = lambda grads: grads,
+) -> tuple[tuple[Array, Any], PyTree]:
+  """Computes the gradient of a loss of all embeddings on one slice at a time.
 
-  A contrastive loss compares each example with all others, so that it is no mean
-  over micro-batches. Here all are embedded without keeping activations, the loss
-  gives its gradient with respect to the embeddings, and each micro-batch is
-  embedded again to go on from there: two forward passes for exactly the gradient
-  of the whole batch (Gao et al. 2021, https://arxiv.org/abs/2101.06983).
+  A contrastive loss compares each example with all others, so that it cannot be
+  averaged over micro-batches. This function embeds all examples without keeping
+  activations and takes the gradient of the loss with respect to the embeddings.
+  It then embeds each micro-batch again to propagate this gradient to the
+  parameters. The two forward passes give exactly the gradient of the whole
+  batch (Gao et al. 2021, https://arxiv.org/abs/2101.06983).
 
   Args:
-    embed: `(params, micro_batch, i) -> (embeddings, shared)`: trees of arrays
-      [b, ...] and of what is the same for all examples, such as a temperature.
+    embed: `(params, micro_batch, i) -> (embeddings, shared)`: a tree of arrays
+      [b, ...], and a tree of values that all examples share, such as a
+      temperature.
     loss: `(embeddings of all examples, shared) -> (loss [], aux)`.
-    params: pytree.
+    params: parameters.
     batch: pytree of arrays [B, ...].
-    steps: int, number of micro-batches, cut as by `accumulate`.
+    steps: number of micro-batches, cut as by `accumulate`.
     constrain: function of the gradients, called on each sum of them.
 
   Returns:
     `((loss, aux), gradients)`, gradients in float32.
 
   Raises:
-    AssertionError: a leading dimension is not divisible by `steps`.
+    lookup.ConfigError: a leading dimension is not divisible by `steps`.
   """
 
   def split(x):  # [B, ...] -> [steps, B / steps, ...]
@@ -174,3 +199,72 @@ def through_embeddings(
     body, constrain(zeros), (micro, indices, jax.tree.map(split, dz))
   )
   return out, grads
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingLoss:
+  """A loss that compares the embeddings of a whole batch, in two stages.
+
+  It is called as `Recipe.loss_fn`; its method `accumulate` is the recipe's.
+
+  Attributes:
+    embed: `(params, batch, rng, state, *static) -> (z, shared, out)`: a tree of
+      arrays [b, ...], one entry for each example of a micro-batch; a tree of
+      what is the same for all examples, such as a temperature; all outputs of
+      the model, which `compare` does not get but which further losses may use.
+    compare: `(z, shared, state) -> (loss [], measurements)`; `z` is of the whole
+      batch, [B, ...].
+  """
+
+  embed: Callable[..., tuple[Any, Any, Any]]
+  compare: Callable[..., tuple[Any, dict[str, Any]]]
+
+  def __call__(
+    self, params: Any, batch: Any, rng: Any, state: Any, *static: Any
+  ) -> tuple[Any, dict[str, Any]]:
+    """Computes the loss of a batch at once.
+
+    Args:
+      params: parameters.
+      batch: dict of arrays [B, ...].
+      rng: random key.
+      state: the training state.
+      *static: hashable values of `Recipe.static_args`.
+
+    Returns:
+      (loss [], measurements).
+    """
+    z, shared, _ = self.embed(params, batch, rng, state, *static)
+    return self.compare(z, shared, state)
+
+  def accumulate(
+    self,
+    params: Any,
+    batch: Any,
+    rng: Any,
+    state: Any,
+    *static: Any,
+    steps: int,
+    constrain: Callable[[Any], Any],
+  ) -> tuple[Any, Any]:
+    """Computes loss and gradient on micro-batches, see `through_embeddings`.
+
+    Args:
+      params: parameters.
+      batch: dict of arrays [B, ...].
+      rng: random key; micro-batch i gets it folded with i.
+      state: the training state.
+      *static: hashable values of `Recipe.static_args`.
+      steps: number of micro-batches.
+      constrain: function of the gradients, called on each sum of them.
+
+    Returns:
+      `((loss, measurements), gradients)`, gradients in float32.
+    """
+
+    def embed(params, micro, i):
+      key = jax.random.fold_in(rng, i)
+      return self.embed(params, micro, key, state, *static)[:2]
+
+    compare = functools.partial(self.compare, state=state)
+    return through_embeddings(embed, compare, params, batch, steps, constrain)

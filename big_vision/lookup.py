@@ -225,7 +225,7 @@ def known_modules(package: str, needs: str | None = None) -> tuple[str, ...]:
   """
   spec = importlib.util.find_spec(f"big_vision.{package}")
   names = []
-  for root in spec.submodule_search_locations if spec else ():
+  for root in (spec and spec.submodule_search_locations) or ():
     for path in sorted(pathlib.Path(root).rglob("*.py")):
       parts = path.relative_to(root).with_suffix("").parts
       is_package = parts[-1] == "__init__"

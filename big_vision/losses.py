@@ -1,38 +1,40 @@
 """Losses: plain functions of logits or embeddings and labels.
 
 Dimension letters: `B` batch, `L` sequence length, `V` classes or vocabulary,
-`D` embedding width. All losses are in nats.
+`D` embedding width, `K` prototypes. All losses are in nats.
 
 A config names a loss by its function, `config.loss = "softmax_xent"`; see
-`get`. A new loss is a new public function here.
+`get`. A new loss is a new public function here. Configs can name it if its
+arguments are `logits` and `labels`.
 """
 
 import functools
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from big_vision import lookup
-
-# Public functions of this file that are not losses of logits and labels.
-_NO_LOSSES = ("get", "onehot", "distance")
+from big_vision.types import Array, ArrayLike
 
 
-def get(name, key="loss"):
-  """The loss function that a config asks for.
+def get(name: str, key: str = "loss") -> Callable[..., Any]:
+  """Finds the loss function that a config asks for.
 
   Args:
-    name: str, a loss of this file, for example "sigmoid_xent", or a function
-      of the user's own, "my.module:fn" or "my.module.fn".
-    key: str, the config key that holds `name`, for the error message.
+    name: a loss of this file with the arguments `logits` and `labels`, for
+      example "sigmoid_xent", or a function of the user's own, "my.module:fn" or
+      "my.module.fn".
+    key: the config key that holds `name`, for the error message.
 
   Returns:
     The function.
 
   Raises:
-    ValueError: nothing of that name; lists the nearest names. Errors inside of
-      a user's module that exists propagate unchanged.
+    ValueError: nothing has that name; lists the nearest names. Errors inside a
+      user's module that exists propagate unchanged.
   """
   known = {
     n: f
@@ -40,7 +42,7 @@ def get(name, key="loss"):
     if inspect.isfunction(f)
     and f.__module__ == __name__
     and not n.startswith("_")
-    and n not in _NO_LOSSES
+    and {"logits", "labels"} <= set(inspect.signature(f).parameters)
   }
   if name in known:
     return known[name]
@@ -50,15 +52,20 @@ def get(name, key="loss"):
   return fn
 
 
-def onehot(labels, num_classes, on_value=1.0, off_value=0.0):
-  """Indices to vectors of `off_value` with one `on_value`.
+def onehot(
+  labels: ArrayLike,
+  num_classes: int,
+  on_value: float = 1.0,
+  off_value: float = 0.0,
+) -> Array:
+  """Turns indices into vectors of `off_value` with one `on_value`.
 
   Args:
-    labels: [...] integers; those outside of [0, num_classes) become a vector
-      of `off_value` alone. A scalar counts as a batch of one.
-    num_classes: int, V.
-    on_value: float, value at the label.
-    off_value: float, value elsewhere.
+    labels: [...] integers; those outside [0, num_classes) become a vector of
+      `off_value` alone. A scalar counts as a batch of one.
+    num_classes: V.
+    on_value: value at the label.
+    off_value: value elsewhere.
 
   Returns:
     [..., V] float32.
@@ -71,13 +78,15 @@ def onehot(labels, num_classes, on_value=1.0, off_value=0.0):
   return jnp.where(hit, on_value, off_value).astype(jnp.float32)
 
 
-def sigmoid_xent(*, logits, labels, reduction=True):
+def sigmoid_xent(
+  *, logits: Array, labels: Array, reduction: bool = True
+) -> Array:
   """Binary cross-entropy of independent classes, summed over the classes.
 
   Args:
     logits: [..., V] float.
     labels: [..., V] float in [0, 1], the probability of each class.
-    reduction: bool, whether to average over everything but the classes.
+    reduction: whether to average over everything but the classes.
 
   Returns:
     [] if `reduction`, else [...] per example.
@@ -91,16 +100,23 @@ def sigmoid_xent(*, logits, labels, reduction=True):
   return jnp.mean(loss) if reduction else loss
 
 
-def softmax_xent(*, logits, labels, reduction=True, kl=False, axis=-1):
+def softmax_xent(
+  *,
+  logits: Array,
+  labels: Array,
+  reduction: bool = True,
+  kl: bool = False,
+  axis: int = -1,
+) -> Array:
   """Cross-entropy of soft labels, or their KL divergence to the prediction.
 
   Args:
     logits: [..., V] float, the classes along `axis`.
     labels: like `logits`, a distribution over the classes.
-    reduction: bool, whether to average over everything but the classes.
-    kl: bool, whether to subtract the entropy of the labels, so that a perfect
+    reduction: whether to average over everything but the classes.
+    kl: whether to subtract the entropy of the labels, so that a perfect
       prediction has loss 0.
-    axis: int, the axis of the classes.
+    axis: the axis of the classes.
 
   Returns:
     [] if `reduction`, else the shape of `logits` without `axis`.
@@ -113,24 +129,24 @@ def softmax_xent(*, logits, labels, reduction=True, kl=False, axis=-1):
 
 def weighted_softmax_xent(
   *,
-  logits,
-  labels,
-  reduction=True,
-  weights=None,
-  label_smoothing=0.0,
-  normalize=True,
-):
+  logits: Array,
+  labels: Array,
+  reduction: bool = True,
+  weights: Array | None = None,
+  label_smoothing: float = 0.0,
+  normalize: bool = True,
+) -> Array:
   """Cross-entropy of token sequences with a weight per token.
 
   Args:
     logits: [B, L, V] float.
     labels: [B, L] integers.
-    reduction: bool, whether to average over the batch. A sequence whose
-      weights are all 0 has loss 0 and counts in this average.
+    reduction: whether to average over the batch. A sequence whose weights are
+      all 0 has loss 0 and counts in this average.
     weights: [B, L], the weight of each token, 1 for all if None.
-    label_smoothing: float, total probability given to the wrong tokens.
-    normalize: bool, whether to divide the sum over a sequence by its weights
-      (by L if there are none).
+    label_smoothing: total probability given to the wrong tokens.
+    normalize: whether to divide the sum over a sequence by its weights (by L if
+      there are none).
 
   Returns:
     [] if `reduction`, else [B].
@@ -163,16 +179,69 @@ def weighted_softmax_xent(
   return jnp.mean(loss) if reduction else loss
 
 
-def bidirectional_contrastive_loss(zimg, ztxt, t, mask=None, reduction=False):
+def token_xent(logits: Array, tokens: Array, mask: Array) -> Array:
+  """Negative log-likelihood of each predicted token, 0 elsewhere.
+
+  Args:
+    logits: [B, L, V] float.
+    tokens: [B, L] int.
+    mask: [B, L], not 0 where a token is predicted.
+
+  Returns:
+    [B, L] float32.
+  """
+  logp = jax.nn.log_softmax(logits.astype(jnp.float32))
+  own = jnp.take_along_axis(logp, tokens[:, :, None], axis=-1)[:, :, 0]
+  return jnp.where(mask != 0, -own, 0.0)
+
+
+def self_distillation_xent(
+  student: Array,
+  teacher: Array,
+  center: Array,
+  student_temperature: float,
+  teacher_temperature: float,
+) -> Array:
+  """Cross-entropy of the student against the centered, sharpened teacher.
+
+  Args:
+    student: [..., K] outputs of the student's head.
+    teacher: [..., K] outputs of the teacher's head, which get no gradient.
+    center: [K], is subtracted from the teacher's outputs.
+    student_temperature: of the student's softmax.
+    teacher_temperature: of the teacher's softmax.
+
+  Returns:
+    [...], -Σ_k p_k log q_k with p = softmax((teacher - center) /
+    teacher_temperature) and q = softmax(student / student_temperature).
+
+  References:
+    Caron et al. 2021, DINO, eq. 2 and section 3.1,
+    https://arxiv.org/abs/2104.14294.
+  """
+  center = center.reshape(*[1] * (teacher.ndim - 1), -1)
+  target = jax.lax.stop_gradient(teacher) - center
+  p = jax.nn.softmax(target / teacher_temperature)
+  logq = jax.nn.log_softmax(student / student_temperature)
+  return -jnp.sum(p * logq, axis=-1)
+
+
+def bidirectional_contrastive_loss(
+  zimg: Array,
+  ztxt: Array,
+  t: ArrayLike,
+  mask: Array | None = None,
+  reduction: bool = False,
+) -> tuple[Array, dict[str, Array]]:
   """Softmax contrastive loss, the mean of image->text and text->image.
 
   Args:
     zimg: [B, D] image embeddings, usually of unit norm.
     ztxt: [B, D] embeddings of the matching texts.
     t: [] inverse temperature, already exponentiated.
-    mask: [B], 0 for examples that do not exist: they are no candidates for the
-      others, have loss 0 and are never correct.
-    reduction: bool, whether to average over the batch, with the mask as weight.
+    mask: [B], 0 for examples that do not exist: they are not candidates for
+      the others, have loss 0 and are never correct.
+    reduction: whether to average over the batch, with the mask as weight.
 
   Returns:
     (loss, {"ncorrect": is the own text the best match of an image}), both [B]

@@ -1,14 +1,16 @@
-"""Metrics of a run: JSON lines, TensorBoard events and the text log."""
+"""Writes the metrics of a run: JSON lines, TensorBoard events, the text log."""
 
 import json
 import os
 from concurrent import futures
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 
 from big_vision import fs
+from big_vision.types import ConfigLike
 
 
 class BigVisionMetricWriter:
@@ -25,13 +27,19 @@ class BigVisionMetricWriter:
     latest: dict name -> most recent value of all that was measured.
   """
 
-  def __init__(self, xid=-1, wid=-1, workdir=None, config=None):
+  def __init__(
+    self,
+    xid: int = -1,
+    wid: int = -1,
+    workdir: str | None = None,
+    config: ConfigLike = None,
+  ) -> None:
     """Prepares the files.
 
     Args:
       xid, wid: numbers of experiment and work unit. If both are not -1, the
         file is called `big_vision_<xid>_<wid>_metrics.txt`.
-      workdir: str, folder of the run; created if missing. None: only logs.
+      workdir: folder of the run; created if missing. None: only logs.
       config: ConfigDict or dict, written to `<workdir>/config.json`.
     """
     self.step = 0
@@ -41,7 +49,7 @@ class BigVisionMetricWriter:
     self._pool = None
     self._pending = None
     self._tensorboard = None
-    if not self.workdir:
+    if not workdir or not self.workdir:
       return
 
     name = "big_vision_metrics.txt"
@@ -57,22 +65,22 @@ class BigVisionMetricWriter:
     _repair(self.fname_initial)
     self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="metrics")
 
-  def step_start(self, step):
+  def step_start(self, step: int) -> None:
     """Begins a step; drops values that no `step_end` has written.
 
     Args:
-      step: int, number of finished steps that the coming values belong to.
+      step: number of finished steps that the coming values belong to.
     """
     self.step = step
     self.step_metrics = {}
 
-  def measure(self, name, value):
+  def measure(self, name: str, value: Any) -> float | tuple[int, ...] | None:
     """Logs one value and collects it for the line of this step.
 
     Args:
-      name: str.
-      value: number or array, also on a device. What has more than one element
-        is represented by its shape.
+      name: name of the metric.
+      value: number or array, also on a device. An array of more than one
+        element is represented by its shape.
 
     Returns:
       The float or the shape tuple; None on other processes.
@@ -86,11 +94,11 @@ class BigVisionMetricWriter:
     self.step_metrics[name] = self.latest[name] = value
     return value
 
-  def step_end(self, initial=False):
+  def step_end(self, initial: bool = False) -> None:
     """Appends the line of this step, if there are values.
 
     Args:
-      initial: bool, the values were measured before training started. They go
+      initial: whether the values were measured before training. They then go
         to `big_vision_initial_metrics.txt`, so that every line of the metrics
         file proper is one of a training step.
     """
@@ -102,7 +110,7 @@ class BigVisionMetricWriter:
       fname = self.fname_initial if initial else self.fname
       self._pending = self._pool.submit(self._write, fname, step, metrics)
 
-  def close(self):
+  def close(self) -> None:
     """Writes what is left and waits until it is written."""
     self.step_end()
     if self._pool is None:
@@ -129,7 +137,7 @@ class BigVisionMetricWriter:
     with open(fname, "ab", buffering=0) as f:
       f.write(line.encode())
     if self._tensorboard is None:
-      import tensorboardX  # Here: runs without a workdir need it not.
+      import tensorboardX  # Here, since runs without a workdir do not need it.
 
       self._tensorboard = tensorboardX.SummaryWriter(self.workdir)
     for name, value in metrics.items():
@@ -139,7 +147,7 @@ class BigVisionMetricWriter:
 
 
 def _to_json(config):
-  """JSON of a ConfigDict or of plain containers."""
+  """Formats a ConfigDict or plain containers as JSON."""
   if not hasattr(config, "to_json"):
     return json.dumps(config)
   try:

@@ -4,22 +4,29 @@ References:
   Zhang et al. 2018, https://arxiv.org/abs/1710.09412.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from big_vision.types import Key
 
-def get_mixup(rng, p, num_shards=1, n=2):
+
+def get_mixup(
+  rng: Key, p: float, num_shards: int = 1, n: int = 2
+) -> Callable[..., tuple[Key, tuple[Any, ...], dict[str, Any]]]:
   """Draws the mixing weights and returns the function that mixes with them.
 
   Args:
-    rng: a jax random key.
-    p: float >= 0, all parameters of the Dirichlet distribution (of two: Beta) of
-      the weights: 0 leaves everything as it is, 1 draws them uniformly.
-    num_shards: int, divides B: the batch is cut into so many consecutive parts
-      and each mixes in itself. With the number of devices, no example has to
+    rng: random key.
+    p: >= 0, all parameters of the Dirichlet distribution (of two: Beta) of the
+      weights: 0 leaves everything as it is, 1 draws them uniformly.
+    num_shards: divides B. The batch is cut into so many consecutive parts, and
+      examples mix within a part. With the number of devices, no example has to
       travel.
-    n: int >= 2, number of examples to mix.
+    n: number of examples to mix, at least 2.
 
   Returns:
     `fn(*things, **more_things)` -> (next random key, tuple of the mixed things,
@@ -49,8 +56,8 @@ def get_mixup(rng, p, num_shards=1, n=2):
     for path, x in jax.tree_util.tree_leaves_with_path(more_things):
       if not np.ndim(x):
         raise ValueError(
-          f"mixup got {x!r} as {jax.tree_util.keystr(path)}, which is no batch "
-          "of examples. config.mixup has two settings, p and n."
+          f"mixup got {x!r} as {jax.tree_util.keystr(path)}, which is not a "
+          "batch of examples. config.mixup has two settings, p and n."
         )
     return (rng, *jax.tree.map(mix, (things, more_things)))
 
@@ -58,10 +65,10 @@ def get_mixup(rng, p, num_shards=1, n=2):
 
 
 def _weights(rng, p, n):
-  """n float32 scalars that sum up to 1, the first is the largest."""
+  """Draws n float32 scalars that sum up to 1, the largest first."""
   if n == 2:
-    # Beta(0, 0) is NaN in jax. Its limit is a fair coin between 0 and 1, of
-    # which the line below it makes 1.
+    # Beta(0, 0) is NaN in jax. Its limit is a fair coin between 0 and 1, which
+    # the maximum of a and 1 - a turns into 1.
     a = jax.random.beta(rng, p, p) if p else jnp.float32(1)
     a = jnp.maximum(a, 1.0 - a)
     return a, 1.0 - a
@@ -70,6 +77,19 @@ def _weights(rng, p, n):
   return jnp.sort(jax.random.dirichlet(rng, jnp.full(n, p)), descending=True)
 
 
-def mixup(rng, *things, p, n=2, **more_things):
-  """Mixes right away: `get_mixup(rng, p, n=n)(*things, **more_things)`."""
+def mixup(
+  rng: Key, *things: Any, p: float, n: int = 2, **more_things: Any
+) -> tuple[Key, tuple[Any, ...], dict[str, Any]]:
+  """Mixes right away: `get_mixup(rng, p, n=n)(*things, **more_things)`.
+
+  Args:
+    rng: random key.
+    *things: pytrees of arrays [B, ...]; None passes through.
+    p: see `get_mixup`.
+    n: see `get_mixup`.
+    **more_things: further things by name.
+
+  Returns:
+    (next random key, tuple of the mixed things, dict of the mixed more_things).
+  """
   return get_mixup(rng, p, n=n)(*things, **more_things)

@@ -1,4 +1,4 @@
-"""Optimizers from configs: what happens to which parameter is set by regexes.
+"""Builds optimizers from configs; regular expressions select parameters.
 
 The update of a parameter p with gradient g in step c (from 0) is
 
@@ -14,16 +14,21 @@ schedule is None are frozen.
 import inspect
 import operator
 import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from big_vision import clipping, lookup, schedules, trees
+from big_vision.types import Array, ConfigLike, DType, PyTree, Schedule
 
 
-def make(config, params, *, sched_kw):
-  """Gradient transformation and schedules of a config.
+def make(
+  config: ConfigLike, params: PyTree, *, sched_kw: Mapping[str, Any]
+) -> tuple[optax.GradientTransformation, list[Schedule]]:
+  """Builds the gradient transformation and the schedules of a config.
 
   Args:
     config: mapping with
@@ -36,15 +41,15 @@ def make(config, params, *, sched_kw):
       schedule: dict for all parameters or list of (regex, dict or None), which
         must cover all of them; None freezes. See `schedules`; its `mult` is the
         maximum. Default {}: constant.
-      wd: weight decay; falsy is none.
+      wd: weight decay; a falsy value means no decay.
       wd_mults: list of (regex, multiplier), default all kernels; others have
         no decay.
-      grad_clip_norm: largest global norm of the gradient; falsy is none.
+      grad_clip_norm: largest global norm of the gradient; a falsy value does not clip.
       grad_clip_per_example: whether gradients have a leading axis of examples,
         each of which is clipped before they are averaged.
       grad_clip_agc: adaptive gradient clipping, largest norm of the gradient of
-        a unit relative to that of its weights, for example 0.01; falsy is none.
-        It comes after the clipping above. See `clipping.py`.
+        a unit relative to that of its weights, for example 0.01; a falsy
+        value does not clip. It comes after the clipping above. See `clipping.py`.
       grad_clip_agc_eps: lower bound of the norm of the weights, default 1e-3.
       grad_clip_agc_mults: list of (regex, multiplier of grad_clip_agc); others
         have 1, and 0 does not clip. Default: not the head.
@@ -59,8 +64,8 @@ def make(config, params, *, sched_kw):
   Raises:
     ValueError: unknown optimizer, or wrong arguments of it, of a schedule or of
       clipping.
-    AssertionError: a parameter has no schedule, a multiplier of `lr_mults` is
-      not positive, or the config has keys of the past.
+    lookup.ConfigError: a parameter has no schedule, a multiplier of `lr_mults`
+      is not positive, or the config has keys of earlier versions.
   """
   _check_config(config)
 
@@ -79,13 +84,15 @@ def make(config, params, *, sched_kw):
     schedule_txs = [optax.masked(counter, not_frozen)]
 
   # Multipliers of the learning rate.
-  lr_rules = config.get("lr_mults") or ()
+  lr_rules: Sequence[tuple[str, float]] = config.get("lr_mults") or ()
   masks, mults = _make_mask_trees(params, lr_rules, "config.lr_mults")
   for (regex, _), mult in zip(lr_rules, mults, strict=True):
-    assert mult > 0, (
-      f"config.lr_mults: {mult} for {regex!r} must be positive; use the "
-      f"schedule to freeze parameters: config.schedule = [({regex!r}, None), …]."
-    )
+    if mult <= 0:
+      raise lookup.ConfigError(
+        f"config.lr_mults: {mult} for {regex!r} must be positive; use the "
+        "schedule to freeze parameters: "
+        f"config.schedule = [({regex!r}, None), …]."
+      )
   lr_txs = [
     optax.masked(optax.scale(mult), mask)
     for mult, mask in zip(mults, masks, strict=True)
@@ -115,29 +122,35 @@ def make(config, params, *, sched_kw):
   return tx, schedule_fns
 
 
-def _check_config(config):
-  """AssertionErrors for what configs of the past had."""
-  assert "optim" not in config, (
-    "config.optim is deprecated: use config.optax for the optimizer's arguments."
-  )
-  assert "weight_decay" not in config, (
-    "config.weight_decay is deprecated: use config.wd and config.wd_mults."
-  )
-  assert config.get("weight_decay_decouple", True), (
-    "config.weight_decay_decouple: coupled weight decay is not supported."
-  )
+def _check_config(config: ConfigLike) -> None:
+  """Refuses keys of earlier versions."""
+  if "optim" in config:
+    raise lookup.ConfigError(
+      "config.optim is deprecated: use config.optax for the optimizer's "
+      "arguments."
+    )
+  if "weight_decay" in config:
+    raise lookup.ConfigError(
+      "config.weight_decay is deprecated: use config.wd and config.wd_mults."
+    )
+  if not config.get("weight_decay_decouple", True):
+    raise lookup.ConfigError(
+      "config.weight_decay_decouple: coupled weight decay is not supported."
+    )
 
 
-def _schedule_rules(schedule):
-  """A schedule of a config as a list of (regex, dict or None)."""
+def _schedule_rules(schedule: Any) -> list[tuple[str, Any]]:
+  """Returns a schedule of a config as a list of (regex, dict or None)."""
   if not isinstance(schedule, (list, tuple)):
     return [(".*", schedule)]
-  # No rule at all is a rule that matches nothing: everything is uncovered.
+  # An empty list covers no parameter, as does a rule that never matches.
   return [tuple(rule) for rule in schedule] or [("(?!)", {})]
 
 
-def schedule_fns(config, sched_kw):
-  """The schedules of a config, without frozen ones.
+def schedule_fns(
+  config: ConfigLike, sched_kw: Mapping[str, Any]
+) -> list[Schedule]:
+  """Builds the schedules of a config, without frozen ones.
 
   Args:
     config: mapping with `schedule`, as for `make`.
@@ -150,13 +163,16 @@ def schedule_fns(config, sched_kw):
   return [_make_schedule(s, sched_kw) for _, s in rules if s is not None]
 
 
-def _make_schedule(sched, sched_kw):
-  """step -> multiplier, of one dict in `config.schedule`."""
+def _make_schedule(
+  sched: Mapping[str, Any], sched_kw: Mapping[str, Any]
+) -> Schedule:
+  """Builds the function step -> multiplier of one dict of `config.schedule`."""
   sched = {**sched}
-  assert "base" not in sched, (
-    "config.schedule.base: the base learning rate is config.lr; use "
-    "config.schedule.mult to scale one schedule."
-  )
+  if "base" in sched:
+    raise lookup.ConfigError(
+      "config.schedule.base: the base learning rate is config.lr; use "
+      "config.schedule.mult to scale one schedule."
+    )
   schedules.check_schedule(sched)
   base = sched.pop("mult", 1.0)
   return schedules.create_learning_rate_schedule(
@@ -164,8 +180,10 @@ def _make_schedule(sched, sched_kw):
   )
 
 
-def _make_clipping(config, params, frozen, not_frozen):
-  """The transformation of the gradients of parameters that are trained."""
+def _make_clipping(
+  config: ConfigLike, params: PyTree, frozen: PyTree, not_frozen: PyTree
+) -> optax.GradientTransformation:
+  """Builds what clips the gradients of the parameters that are trained."""
   by_norm = _clip_by_norm(config, frozen, not_frozen)
   if not (factor := config.get("grad_clip_agc")):
     return by_norm
@@ -179,8 +197,10 @@ def _make_clipping(config, params, frozen, not_frozen):
   return optax.chain(by_norm, adaptively)
 
 
-def _clip_by_norm(config, frozen, not_frozen):
-  """The part of it that looks at all parameters together."""
+def _clip_by_norm(
+  config: ConfigLike, frozen: PyTree, not_frozen: PyTree
+) -> optax.GradientTransformation:
+  """Builds the clipping that looks at all parameters together."""
   max_norm = config.get("grad_clip_norm")
   if not max_norm:
     return optax.identity()
@@ -196,8 +216,8 @@ def _clip_by_norm(config, frozen, not_frozen):
   )
 
 
-def _make_optimizer(config):
-  """The optimizer `config.optax_name` with the arguments `config.optax`."""
+def _make_optimizer(config: ConfigLike) -> optax.GradientTransformation:
+  """Builds the optimizer `config.optax_name` with arguments `config.optax`."""
   name = config["optax_name"]
   factory = _find_optimizer(name)
   kw = {**(config.get("optax") or {})}
@@ -208,7 +228,7 @@ def _make_optimizer(config):
   return factory(**kw)
 
 
-def _find_optimizer(name):
+def _find_optimizer(name: str) -> Callable[..., Any]:
   """Looks up `config.optax_name`."""
   if name in _OPTIMIZERS:
     return _OPTIMIZERS[name]
@@ -225,25 +245,27 @@ def _find_optimizer(name):
   return found
 
 
-def _make_mask_trees(params, patterns_values, log):
-  """Masks of the parameters that each rule is the first to match.
+def _make_mask_trees(
+  params: PyTree, patterns_values: Sequence[tuple[str, Any]], log: str | None
+) -> tuple[list[PyTree], tuple[Any, ...]]:
+  """Marks for each rule the parameters that it is the first to match.
 
   Args:
     params: tree of parameters.
     patterns_values: sequence of (regex, value).
-    log: str, prefix of the log lines.
+    log: prefix of the log lines.
 
   Returns:
     (list of trees of bool, tuple of values).
   """
-  patterns, values = [], ()
-  if patterns_values:
-    patterns, values = zip(*patterns_values, strict=True)
-  masks = trees.make_mask_trees(params, list(patterns), log=log)
-  return masks, tuple(values)
+  patterns = [pattern for pattern, _ in patterns_values]
+  values = tuple(value for _, value in patterns_values)
+  return trees.make_mask_trees(params, patterns, log=log), values
 
 
-def _split_frozen(masks, scheds):
+def _split_frozen(
+  masks: Sequence[PyTree], scheds: Sequence[Any]
+) -> tuple[PyTree, tuple[PyTree, ...], tuple[Any, ...]]:
   """Separates the rules that freeze from the others.
 
   Args:
@@ -258,10 +280,11 @@ def _split_frozen(masks, scheds):
   uncovered = [
     name for name, c in trees.tree_flatten_with_names(covered)[0] if not c
   ]
-  assert not uncovered, (
-    "All params must be covered by config.schedule (None freezes), these are "
-    f"not: {', '.join(uncovered)}"
-  )
+  if uncovered:
+    raise lookup.ConfigError(
+      "All params must be covered by config.schedule (None freezes), these are "
+      f"not: {', '.join(uncovered)}"
+    )
   rules = list(zip(masks, scheds, strict=True))
   off = jax.tree.map(lambda _: False, covered)
   frozen = [mask for mask, sched in rules if sched is None]
@@ -274,8 +297,8 @@ def _split_frozen(masks, scheds):
   )
 
 
-def find_states(opt_state, cls):
-  """All states of a class, anywhere in the state of an optimizer.
+def find_states(opt_state: PyTree, cls: type) -> list[Any]:
+  """Finds all states of a class, anywhere in the state of an optimizer.
 
   Args:
     opt_state: state of a gradient transformation.
@@ -288,34 +311,40 @@ def find_states(opt_state, cls):
   return [s for s in leaves if isinstance(s, cls)]
 
 
-def get_count(opt_state, jittable=False):
-  """Number of updates so far, by the counters of the schedules.
+def get_count(opt_state: PyTree, jittable: bool = False) -> int | Array:
+  """Returns the number of updates so far, by the counters of the schedules.
 
   Args:
     opt_state: state of the transformation of `make`.
-    jittable: bool, whether to return the first counter as an array, without
+    jittable: whether to return the first counter as an array, without
       looking at its value.
 
   Returns:
     int, or [] int32 array if jittable.
+
+  Raises:
+    AssertionError: the counters differ.
   """
   counts = [s.count for s in find_states(opt_state, optax.ScaleByScheduleState)]
   if jittable:
     return counts[0]
-  counts = {int(c) for c in counts}
-  assert len(counts) == 1, f"Expected exactly 1 count, got {sorted(counts)}."
-  return counts.pop()
+  values = {int(c) for c in counts}
+  if len(values) != 1:
+    raise AssertionError(f"Expected exactly 1 count, got {sorted(values)}.")
+  return values.pop()
 
 
-def replace_frozen(schedule, pytree, replacement, log=None):
+def replace_frozen(
+  schedule: Any, pytree: PyTree, replacement: Any, log: str | None = None
+) -> PyTree:
   """Replaces the leaves of frozen parameters.
 
   Args:
     schedule: `config.schedule`; unless it is a list of rules, nothing is
       replaced.
     pytree: tree with the names of the parameters, for example gradients.
-    replacement: what the leaves of frozen parameters become.
-    log: str, prefix of log lines; None does not log.
+    replacement: the new value of the leaves of frozen parameters.
+    log: prefix of log lines; None does not log.
 
   Returns:
     Tree of the same structure.
@@ -327,11 +356,13 @@ def replace_frozen(schedule, pytree, replacement, log=None):
   return jax.tree.map(lambda v, f: replacement if f else v, pytree, frozen)
 
 
-def clip_by_per_example_global_norm(max_norm):
+def clip_by_per_example_global_norm(
+  max_norm: float,
+) -> optax.GradientTransformation:
   """Clips the gradient of each example, then averages over examples.
 
   Args:
-    max_norm: float, largest L2 norm over all leaves of the gradient of one
+    max_norm: largest L2 norm over all leaves of the gradient of one
       example.
 
   Returns:
@@ -379,28 +410,28 @@ def _check_example_axis(grad, param):
 
 
 def scale_by_adafactor(
-  min_dim_size_to_factor=32,
-  decay_rate=0.8,
-  decay_offset=0,
-  beta2_cap=0.999,
-  clipping_threshold=None,
-  momentum=0.9,
-  dtype_momentum=jnp.bfloat16,
-  eps=1e-30,
-):
-  """The variant of Adafactor of "Scaling Vision Transformers".
+  min_dim_size_to_factor: int = 32,
+  decay_rate: float = 0.8,
+  decay_offset: int = 0,
+  beta2_cap: float = 0.999,
+  clipping_threshold: float | None = None,
+  momentum: float | None = 0.9,
+  dtype_momentum: DType = jnp.bfloat16,
+  eps: float = 1e-30,
+) -> optax.GradientTransformation:
+  """Scales updates as the Adafactor of "Scaling Vision Transformers".
 
   Args:
-    min_dim_size_to_factor: int, the two largest dimensions must have this size
+    min_dim_size_to_factor: the two largest dimensions must have this size
       for second moments to be factored.
-    decay_rate: float, second moments decay as 1 - (i + 1)^-decay_rate.
-    decay_offset: int, subtracted from the number of updates to obtain i.
-    beta2_cap: float, upper bound of that decay.
-    clipping_threshold: float, largest root mean square of the update of a
-      parameter; falsy is none.
-    momentum: float, decay of the average of updates; falsy is none.
+    decay_rate: second moments decay as 1 - (i + 1)^-decay_rate.
+    decay_offset: subtracted from the number of updates to obtain i.
+    beta2_cap: upper bound of that decay.
+    clipping_threshold: largest root mean square of the update of a
+      parameter; a falsy value does not clip.
+    momentum: decay of the average of updates; a falsy value does not average.
     dtype_momentum: dtype in which that is stored.
-    eps: float, added to squared gradients.
+    eps: added to squared gradients.
 
   Returns:
     optax.GradientTransformation.
@@ -432,13 +463,15 @@ def scale_by_adafactor(
   return optax.chain(rms, clip, average)
 
 
-def momentum_hp(momentum=0.9, dtype=jnp.bfloat16, nesterov=False):
-  """Heavy-ball momentum with an accumulator of low precision.
+def momentum_hp(
+  momentum: float = 0.9, dtype: DType = jnp.bfloat16, nesterov: bool = False
+) -> optax.GradientTransformation:
+  """Adds heavy-ball momentum with an accumulator of low precision.
 
   Args:
-    momentum: float, t <- g + momentum * t.
-    dtype: of t.
-    nesterov: bool, whether to look one step ahead.
+    momentum: the accumulator t becomes g + momentum * t.
+    dtype: dtype of t.
+    nesterov: whether to look one step ahead.
 
   Returns:
     optax.GradientTransformation.
@@ -453,6 +486,6 @@ _OPTIMIZERS = {
 }
 
 # For code that looks there; `make` uses the table.
-optax.big_vision = types.SimpleNamespace(
+optax.big_vision = types.SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
   **{name.removeprefix("big_vision."): f for name, f in _OPTIMIZERS.items()}
 )

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import flax
+from flax import core
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Partial:
   """
 
   fn: Callable[..., Any]
-  kwargs: flax.core.FrozenDict
+  kwargs: core.FrozenDict
 
   def __call__(self, *args: Any, **kwargs: Any) -> Any:
     """Calls the function; keywords given here win."""
@@ -41,6 +41,6 @@ def partial(fn: Callable[..., Any], /, **kwargs: Any) -> Partial:
   Raises:
     TypeError: a value is not hashable, for example a list.
   """
-  bound = Partial(fn, flax.core.freeze(kwargs))
+  bound = Partial(fn, core.freeze(kwargs))
   hash(bound)
   return bound

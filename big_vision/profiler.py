@@ -1,11 +1,13 @@
-"""Traces of a few training steps, with the profiler of JAX.
+"""Traces a few training steps with the profiler of JAX.
 
-Off until `configure(logdir)` names a folder. TensorBoard's profile plugin,
+It is off until `configure(logdir)` names a folder. TensorBoard's profile plugin,
 XProf and Perfetto read what is written there.
 """
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 from absl import logging
@@ -19,24 +21,28 @@ _running = None
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-  """A trace that is being recorded.
+  """Describes a trace that is being recorded.
 
   Attributes:
-    name: str, what is recorded.
-    path: str, folder that the trace goes to.
+    name: name of the recorded work.
+    path: folder of the trace.
   """
 
   name: str
   path: str
 
 
-def configure(logdir):
-  """Sets the folder for traces; None switches profiling off (the default)."""
+def configure(logdir: str | None) -> None:
+  """Sets the folder for traces.
+
+  Args:
+    logdir: folder; None (the default) switches profiling off.
+  """
   global _logdir
   _logdir = logdir
 
 
-def _start(name):
+def _start(name: str) -> Session | None:
   global _running
   if _logdir is None:
     return None
@@ -49,7 +55,7 @@ def _start(name):
   return _running
 
 
-def _stop(sess):
+def _stop(sess: Session | None) -> None:
   global _running
   if sess is None or sess is not _running:
     return
@@ -59,16 +65,21 @@ def _stop(sess):
 
 
 def startstop_prof(
-  sess, step=None, first_step=0, log_steps=1, surround=10, **kw
-):
+  sess: Session | None,
+  step: int | None = None,
+  first_step: int = 0,
+  log_steps: int = 1,
+  surround: int = 10,
+  **kw: Any,
+) -> Session | None:
   """Profiles the steps around the first one that logs; call it every step.
 
   Args:
-    sess: what the previous call returned, at first None.
-    step: int, the current step. None: stop now, if recording.
-    first_step: int, step that training started or resumed after.
-    log_steps: int, steps between two logs.
-    surround: int, how many steps to record.
+    sess: result of the previous call, at first None.
+    step: the current step. None: stop now, if recording.
+    first_step: step after which training started or resumed.
+    log_steps: steps between two logs.
+    surround: how many steps to record.
     **kw: for `startstop_prof_at_steps`.
 
   Returns:
@@ -82,28 +93,29 @@ def startstop_prof(
 
 
 def startstop_prof_at_steps(
-  sess,
-  step=None,
-  first_step=None,
-  last_step=None,
-  name="steps",
-  ttl=_THREE_YEARS,
-):
+  sess: Session | None,
+  step: int | None = None,
+  first_step: int | None = None,
+  last_step: int | None = None,
+  name: str = "steps",
+  ttl: float = _THREE_YEARS,
+) -> Session | None:
   """Profiles from `first_step` to `last_step`; call it every step.
 
   Args:
-    sess: what the previous call returned, at first None.
-    step: int, the current step. None: stop now, if recording.
-    first_step: int, step at which to start.
-    last_step: int, step at which to stop.
-    name: str, folder of the trace below the configured one.
-    ttl: seconds. Files stay until deleted; kept for callers that set it.
+    sess: result of the previous call, at first None.
+    step: the current step. None: stop now, if recording.
+    first_step: step at which to start.
+    last_step: step at which to stop.
+    name: folder of the trace below the configured one.
+    ttl: ignored, since files stay until deleted; callers may set it.
 
   Returns:
     The session while recording, else None; always None if profiling is off.
   """
   del ttl
-  if step is None or (sess is not None and step >= last_step):
+  at_end = step is None or (last_step is not None and step >= last_step)
+  if step is None or (sess is not None and at_end):
     _stop(sess)
     return None
   if sess is None and step == first_step:
@@ -112,13 +124,15 @@ def startstop_prof_at_steps(
 
 
 @contextlib.contextmanager
-def profile(name, ttl=_THREE_YEARS, noop=False):
+def profile(
+  name: str, ttl: float = _THREE_YEARS, noop: bool = False
+) -> Iterator[Session | None]:
   """Profiles the body.
 
   Args:
-    name: str, folder of the trace below the configured one.
-    ttl: seconds, as in `startstop_prof_at_steps`.
-    noop: bool, do nothing.
+    name: folder of the trace below the configured one.
+    ttl: ignored.
+    noop: whether to do nothing.
 
   Yields:
     The session, or None if nothing is recorded.

@@ -1,44 +1,48 @@
-"""Durations in configs, learning-rate schedules, and when to do things.
+"""Computes durations of configs, learning rates, and when to do things.
 
 A duration `<prefix>` is given in one of four units, by the name of its key:
 `<prefix>_steps`, `_examples`, `_epochs`, or `_percent` (a fraction in [0, 1]
 of all steps). Steps are counted from 0 in schedules, from 1 in the loop.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from big_vision import lookup
+from big_vision.types import ConfigLike, Schedule
 
 _UNITS = ("steps", "examples", "epochs", "percent")
 _DECAYS = ("linear", "polynomial", "cosine", "rsqrt", "stair")
 
 
-def _given(prefix, config):
-  """The keys of `config` that set the duration `prefix`."""
+def _given(prefix: str, config: ConfigLike) -> list[str]:
+  """Returns the keys of `config` that set the duration `prefix`."""
   keys = [f"{prefix}_{unit}" for unit in _UNITS]
   # Negative is the same as absent, so that a sweep can disable an entry.
   return [k for k in keys if config.get(k) is not None and config[k] >= 0]
 
 
 def steps(
-  prefix,
-  config,
-  data_size=None,
-  batch_size=None,
-  total_steps=None,
-  default=ValueError,
-):
-  """Number of steps of the duration `prefix` of a config.
+  prefix: str,
+  config: ConfigLike,
+  data_size: float | None = None,
+  batch_size: int | None = None,
+  total_steps: float | None = None,
+  default: Any = ValueError,
+) -> Any:
+  """Returns the number of steps of the duration `prefix` of a config.
 
   Args:
-    prefix: str, for example "total" or "log_training".
+    prefix: name of the duration, for example "total" or "log_training".
     config: mapping that may hold one of `<prefix>_{steps,examples,epochs,
       percent}`. None and negative values count as absent.
-    data_size: int, number of examples of an epoch; needed for epochs.
-    batch_size: int, number of examples of a step; needed for examples, epochs.
-    total_steps: int, number of steps of the run; needed for percent.
-    default: what to return if there is no such key or not what it needs.
+    data_size: number of examples of an epoch; needed for epochs.
+    batch_size: number of examples of a step; needed for examples, epochs.
+    total_steps: number of steps of the run; needed for percent.
+    default: result if the config has no such key, or if the size that its unit
+      needs is not given.
 
   Returns:
     `<prefix>_steps` as it is. For the other units an int: 0 stays 0, all else
@@ -46,20 +50,21 @@ def steps(
 
   Raises:
     ValueError: nothing applies and `default` is the class ValueError.
-    AssertionError: more than one key is given, or a percent is above 1.
+    lookup.ConfigError: more than one key is given, or a percent is above 1.
   """
   given = _given(prefix, config)
-  assert len(given) <= 1, (
-    f"Only one of {', '.join('config.' + k for k in given)} can be set; set "
-    "the others to None or -1."
-  )
+  if len(given) > 1:
+    raise lookup.ConfigError(
+      f"Only one of {', '.join('config.' + k for k in given)} can be set; set "
+      "the others to None or -1."
+    )
   if given:
     value = config[given[0]]
     unit = given[0].removeprefix(f"{prefix}_")
     if unit == "steps":
       return value
-    if unit == "percent":
-      assert value <= 1, (
+    if unit == "percent" and value > 1:
+      raise lookup.ConfigError(
         f"config.{given[0]} = {value} is a fraction of all steps, so it must "
         "lie in [0, 1]."
       )
@@ -84,28 +89,28 @@ def steps(
 
 
 def itstime(
-  step,
-  every_n_steps,
-  total_steps,
-  host=None,
-  last=True,
-  first=True,
-  drop_close_to_last=0.25,
-):
-  """Whether something that happens every so often happens after this step.
+  step: int,
+  every_n_steps: float | None,
+  total_steps: int,
+  host: int | None = None,
+  last: bool = True,
+  first: bool = True,
+  drop_close_to_last: float | None = 0.25,
+) -> bool:
+  """Tells whether something periodic happens after this step.
 
   Args:
-    step: int, number of completed steps.
-    every_n_steps: int, how often; None or 0 means never.
-    total_steps: int, number of steps of the run.
-    host: int, the only process on which it happens; None means all.
-    last: bool, whether it happens after the last step.
-    first: bool, whether it happens after the first step.
-    drop_close_to_last: float, a regular occasion is dropped if it is closer to
+    step: number of completed steps.
+    every_n_steps: how often; None or 0 means never.
+    total_steps: number of steps of the run.
+    host: the only process on which it happens; None means all.
+    last: whether it happens after the last step.
+    first: whether it happens after the first step.
+    drop_close_to_last: a regular occasion is dropped if it is closer to
       the last step than this fraction of the interval; 0 or None drops none.
 
   Returns:
-    bool.
+    Whether it happens.
   """
   if not every_n_steps:
     return False
@@ -120,7 +125,7 @@ def itstime(
   return bool(regular or at_last or at_first)
 
 
-def check_schedule(schedule, key="schedule"):
+def check_schedule(schedule: ConfigLike, key: str = "schedule") -> None:
   """Finds misspelt names in the schedule that a user wrote.
 
   `create_learning_rate_schedule` itself ignores what it does not know, since
@@ -128,7 +133,7 @@ def check_schedule(schedule, key="schedule"):
 
   Args:
     schedule: mapping, `config.schedule` or one entry of the list of them.
-    key: str, the config key that holds it.
+    key: the config key that holds it.
 
   Raises:
     ValueError: unknown key or unknown `decay_type`; lists the nearest names.
@@ -148,15 +153,15 @@ def check_schedule(schedule, key="schedule"):
 
 
 def create_learning_rate_schedule(
-  total_steps,
-  batch_size=None,
-  data_size=None,
-  base=1.0,
-  decay_type="stair",
-  scale_with_batchsize=False,
-  **kw,
-):
-  """Learning rate as a function of the step: warm-up, decay, cool-down.
+  total_steps: int,
+  batch_size: int | None = None,
+  data_size: int | None = None,
+  base: float = 1.0,
+  decay_type: str = "stair",
+  scale_with_batchsize: bool = False,
+  **kw: Any,
+) -> Schedule:
+  """Builds a learning rate schedule: warm-up, decay, cool-down.
 
   With W warm-up steps, C cool-down steps, T total steps and the progress
   q = clip((step - W) / (T - W), 0, 1), the decay types are
@@ -171,12 +176,12 @@ def create_learning_rate_schedule(
   The result is multiplied by min(1, step / W) and min(1, (T - step) / C).
 
   Args:
-    total_steps: int, T.
-    batch_size: int, examples per step, for durations in examples or epochs.
-    data_size: int, examples per epoch, for durations in epochs.
-    base: float, the value after the warm-up.
-    decay_type: str, see above; the default without steps is a constant.
-    scale_with_batchsize: bool, whether to multiply `base` with
+    total_steps: T.
+    batch_size: examples per step, for durations in examples or epochs.
+    data_size: examples per epoch, for durations in epochs.
+    base: the value after the warm-up.
+    decay_type: see above; the default without steps is a constant.
+    scale_with_batchsize: whether to multiply `base` with
       batch_size / 256.
     **kw: the settings above and the durations `warmup_*` and `cooldown_*`, see
       `steps`. Others are ignored; `check_schedule` finds misspelt ones.
@@ -188,20 +193,21 @@ def create_learning_rate_schedule(
   Raises:
     ValueError: fewer `mults` than `steps`, or a duration in a unit that needs a
       size that is not given.
-    AssertionError: the warm-up takes all of the steps, or a duration is given
-      twice.
+    lookup.ConfigError: the warm-up takes all of the steps, or a duration is
+      given twice.
   """
 
   def duration(prefix, default):
-    # Given in a unit that can not be resolved: an error, not the default.
+    # A duration in a unit that cannot be resolved must not become the default.
     default = ValueError if _given(prefix, kw) else default
     return steps(prefix, kw, data_size, batch_size, total_steps, default)
 
   warmup, cooldown = duration("warmup", 0), duration("cooldown", 0)
-  assert total_steps <= 1 or warmup < total_steps, (
-    f"config.schedule: the warm-up of {warmup} steps must be shorter than the "
-    f"run of {total_steps} steps."
-  )
+  if total_steps > 1 and not warmup < total_steps:
+    raise lookup.ConfigError(
+      f"config.schedule: the warm-up of {warmup} steps must be shorter than the "
+      f"run of {total_steps} steps."
+    )
   if scale_with_batchsize:
     if not batch_size:
       raise ValueError(

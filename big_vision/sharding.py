@@ -1,4 +1,4 @@
-"""Which dimension of which parameter goes to which axis of the mesh.
+"""Decides which axis of the mesh splits which dimension of which parameter.
 
 A strategy is a list of (regex, tactic), for example
 
@@ -15,22 +15,32 @@ import ast
 import dataclasses
 import math
 import re
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
 from absl import logging
-from jax.sharding import NamedSharding, PartitionSpec
+from flax.linen import spmd
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from big_vision import lookup, trees
 from big_vision.pp.registry import Registry
+from big_vision.types import ConfigLike, PyTree
 
 _KEY = "config.sharding_strategy"
+
+# A regular expression for names of leaves, and a tactic.
+Rule: TypeAlias = tuple[str, str]
+# One entry per dimension: None, an axis of the mesh, or several axes.
+Spec: TypeAlias = tuple[str | tuple[str, ...] | None, ...]
+# `(spec so far, mesh, name, leaf) -> spec`, a link of a tactic.
+Op: TypeAlias = Callable[[Spec, Mesh, str, "Leaf"], Spec]
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-  """What ops get to know about a leaf.
+  """Describes a leaf to the ops of a tactic.
 
   Attributes:
     shape: tuple of int.
@@ -44,16 +54,20 @@ class Leaf:
   box: Any = None
 
   @property
-  def ndim(self):
+  def ndim(self) -> int:
+    """Number of dimensions."""
     return len(self.shape)
 
   @property
-  def size(self):
+  def size(self) -> int:
+    """Number of elements."""
     return math.prod(self.shape)
 
 
-def infer_sharding(params, strategy, mesh):
-  """Shardings of all leaves of a tree, by rules on their names.
+def infer_sharding(
+  params: PyTree, strategy: Sequence[Rule] | None, mesh: Mesh
+) -> PyTree:
+  """Derives the shardings of all leaves of a tree from rules on their names.
 
   Args:
     params: pytree of arrays or shapes; leaves may be in flax boxes, which count
@@ -66,7 +80,7 @@ def infer_sharding(params, strategy, mesh):
     Tree of NamedSharding with the structure of the unboxed `params`.
 
   Raises:
-    ValueError: a rule can not be read, or does not fit a leaf or the mesh.
+    ValueError: a rule cannot be read, or does not fit a leaf or the mesh.
     KeyError: a tactic has an unknown op.
   """
   rules = [_parse_rule(rule) for rule in strategy or ()]
@@ -88,14 +102,21 @@ def infer_sharding(params, strategy, mesh):
   return treedef.unflatten(shardings)
 
 
-def axis_rules(config):
-  """`config.sharding_rules`: list of pairs (logical axis, mesh axes)."""
+def axis_rules(config: ConfigLike) -> list[tuple[Any, ...]]:
+  """Reads `config.sharding_rules`.
+
+  Args:
+    config: ConfigDict of the run.
+
+  Returns:
+    List of pairs (logical axis, mesh axes), for `nn.logical_axis_rules`.
+  """
   rules = config.get("sharding_rules") or [("act_batch", "data")]
   return [tuple(rule) for rule in rules]
 
 
-def batch_axes(config, mesh):
-  """Axes of the mesh over which activations of different examples lie.
+def batch_axes(config: ConfigLike, mesh: Mapping[str, int]) -> tuple[str, ...]:
+  """Returns the axes of the mesh that split the examples of activations.
 
   Args:
     config: ConfigDict of the run.
@@ -112,19 +133,19 @@ def batch_axes(config, mesh):
   unknown = [a for a in axes if a not in mesh]
   if unknown:
     raise ValueError(
-      f"config.sharding_rules: act_batch is on {unknown[0]!r}, which is no axis "
-      f"of the mesh {dict(mesh)}. Name the axis in config.mesh, or change the "
-      "rule."
+      f"config.sharding_rules: act_batch is on {unknown[0]!r}, but the mesh "
+      f"{dict(mesh)} does not have this axis. Add it to config.mesh, or change "
+      "the rule."
     )
   return axes
 
 
 def _parse_rule(rule):
-  """(regex, tactic) -> (pattern, tactic, functions of the ops)."""
+  """Parses (regex, tactic) into (pattern, tactic, functions of the ops)."""
   if isinstance(rule, str) or len(rule) != 2:
     raise ValueError(
       f"{_KEY} is a list of (regex, tactic), for example "
-      f"[('.*', 'replicate')]; {rule!r} is no such pair."
+      f"[('.*', 'replicate')]; {rule!r} is not such a pair."
     )
   regex, tactic = rule
   (pattern,) = trees.check_and_compile_patterns([regex])
@@ -154,8 +175,11 @@ def _parse_rule(rule):
   return pattern, tactic, ops
 
 
-def _split_tactic(tactic):
-  """The ops of "a|b(x)"; a Python expression, so arguments may have a `|`."""
+def _split_tactic(tactic: str) -> list[str]:
+  """Splits "a|b(x)" into its ops.
+
+  A tactic is a Python expression, so that arguments may contain a `|`.
+  """
   try:
     node = ast.parse(tactic.strip(), mode="eval").body
   except (SyntaxError, AttributeError) as e:
@@ -171,8 +195,10 @@ def _split_tactic(tactic):
   return [ast.unparse(op) for op in reversed(ops)]
 
 
-def _apply_rules(rules, mesh, name, leaf):
-  """Spec of a leaf by the first matching rule."""
+def _apply_rules(
+  rules: Sequence[Any], mesh: Mesh, name: str, leaf: Leaf
+) -> Spec:
+  """Returns the spec of a leaf by the first matching rule."""
   spec = (None,) * leaf.ndim
   for pattern, tactic, ops in rules:
     if not pattern.fullmatch(name):
@@ -190,7 +216,7 @@ def _apply_rules(rules, mesh, name, leaf):
   return spec
 
 
-def _check_spec(spec, mesh, leaf):
+def _check_spec(spec: Spec, mesh: Mesh, leaf: Leaf) -> None:
   """Raises ValueError where JAX would complain much later."""
   if len(spec) != leaf.ndim:
     raise ValueError(f"The spec {spec} needs one entry per dimension.")
@@ -204,20 +230,20 @@ def _check_spec(spec, mesh, leaf):
     num = _axis_size(mesh, entry)
     if size % num:
       raise ValueError(
-        f"A dimension of size {size} can not be split over the {num} devices "
+        f"A dimension of size {size} cannot be split over the {num} devices "
         f"of mesh axis {entry!r}."
       )
 
 
-def _axes(entry):
-  """Mesh axes of an entry of a spec, as a tuple."""
+def _axes(entry: str | Sequence[str] | None) -> tuple[str, ...]:
+  """Returns the mesh axes of an entry of a spec, as a tuple."""
   if entry is None:
     return ()
   return (entry,) if isinstance(entry, str) else tuple(entry)
 
 
-def _axis_size(mesh, entry):
-  """Number of parts into which an entry of a spec splits a dimension."""
+def _axis_size(mesh: Mesh, entry: str | Sequence[str] | None) -> int:
+  """Counts the parts into which an entry of a spec splits a dimension."""
   for axis in _axes(entry):
     if axis not in mesh.shape:
       raise ValueError(
@@ -228,8 +254,8 @@ def _axis_size(mesh, entry):
   return math.prod(mesh.shape[axis] for axis in _axes(entry))
 
 
-def _entry(axis):
-  """Axis names as they stand in a spec: a string or a tuple."""
+def _entry(axis: str | Sequence[str]) -> str | tuple[str, ...]:
+  """Returns axis names as a spec holds them: a string or a tuple."""
   if isinstance(axis, str):
     return axis
   if len(set(axis)) < len(axis):
@@ -238,15 +264,19 @@ def _entry(axis):
 
 
 @Registry.register("shardings.replicate")
-def replicate():
-  """Keeps a copy on each device; an error if a dimension is sharded already."""
+def replicate() -> Op:
+  """Keeps a copy on each device.
+
+  Returns:
+    The op. It raises ValueError if a dimension is sharded already.
+  """
 
   def apply(cur_spec, mesh, name, x):
     del mesh, x
     if any(_axes(entry) for entry in cur_spec):
       raise ValueError(
         f"Inconsistent sharding instructions: {name} is sharded as {cur_spec}, "
-        "it can not be replicated."
+        "it cannot be replicated."
       )
     return cur_spec
 
@@ -254,13 +284,13 @@ def replicate():
 
 
 @Registry.register("shardings.fsdp")
-def fsdp(axis, min_size_to_shard_mb=4):
+def fsdp(axis: str | Sequence[str], min_size_to_shard_mb: float = 4) -> Op:
   """Fully sharded data parallelism: splits the largest dimension that can be.
 
   Args:
-    axis: str, name of a mesh axis; or several, which then split one dimension
+    axis: name of a mesh axis; or several, which then split one dimension
       together.
-    min_size_to_shard_mb: float, leaves of at most so many MiB are not split.
+    min_size_to_shard_mb: leaves of at most this size in MiB are not split.
 
   Returns:
     The op.
@@ -285,13 +315,15 @@ def fsdp(axis, min_size_to_shard_mb=4):
 
 
 @Registry.register("shardings.shard_dim")
-def shard_dim(axis, dim, ignore_ndim_error=False):
+def shard_dim(
+  axis: str | Sequence[str], dim: int, ignore_ndim_error: bool = False
+) -> Op:
   """Splits the given dimension.
 
   Args:
-    axis: str, name of a mesh axis, or several.
-    dim: int, the dimension; negative ones count from the end.
-    ignore_ndim_error: bool, whether leaves with too few dimensions are left as
+    axis: name of a mesh axis, or several.
+    dim: the dimension; negative ones count from the end.
+    ignore_ndim_error: whether leaves with too few dimensions are left as
       they are.
 
   Returns:
@@ -318,7 +350,7 @@ def shard_dim(axis, dim, ignore_ndim_error=False):
 
 
 @Registry.register("shardings.logical_partitioning")
-def logical_partitioning():
+def logical_partitioning() -> Op:
   """Follows the annotations of the model, by the logical axis rules in scope.
 
   Names without a rule, and parameters without annotation, stay as they are.
@@ -332,12 +364,12 @@ def logical_partitioning():
       return cur_spec
     if isinstance(x.box, nn.LogicallyPartitioned):
       # An empty list is not the same as None: it does not look at the scope.
-      names = nn.logical_to_mesh_axes(tuple(names), rules=x.box.rules or None)
+      names = spmd.logical_to_mesh_axes(tuple(names), rules=x.box.rules or None)
     new_spec = []
-    for cur, new in zip(cur_spec, names, strict=True):
+    for cur, new in zip(cur_spec, names or (), strict=True):
       if cur is not None and new is not None and cur != new:
         raise ValueError(
-          f"The annotation of {name} asks for {tuple(names)}, but it is sharded "
+          f"The annotation of {name} asks for {tuple(names or ())}, but it is sharded "
           f"already: {cur_spec}."
         )
       new_spec.append(new if cur is None else cur)

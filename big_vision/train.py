@@ -3,22 +3,25 @@
   python -m big_vision.train --config configs/quickstart.py --workdir DIR
 
 `build` says what is computed: model, loss, mixup and the functions that
-evaluators call. Everything else (data, optimizer, logging, checkpoints,
-evaluation) follows from the config, see `training/`.
+evaluators call. Everything else follows from the config: `training.cli.train`
+checks it, opens the data, calls `build` and hands the recipe to
+`training.loop.run`, which starts the state, trains, evaluates and writes.
 """
 
 import jax.numpy as jnp
 from absl import app
 
 from big_vision import losses, mixup
-from big_vision.training import cli, recipe
+from big_vision.training import cli
+from big_vision.training.recipe import Recipe
+from big_vision.training.setup import Setup
 
 
-def build(setup):
-  """The recipe of supervised classification.
+def build(setup: Setup) -> Recipe:
+  """Makes the recipe of supervised classification.
 
   Args:
-    setup: Setup; reads `loss`, `mixup`, `init_head_bias` and the model's keys
+    setup: the Setup; reads `loss`, `mixup`, `init_head_bias` and the model's keys
       of its config. Batches have `image` [B, H, W, C] and `labels` [B, N].
 
   Returns:
@@ -60,7 +63,7 @@ def build(setup):
       "loss": loss(logits=logits, labels=batch["labels"], reduction=False)
     }
 
-  return recipe.Recipe(
+  return Recipe(
     init=init,
     load=load,
     loss_fn=loss_fn,

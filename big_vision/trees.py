@@ -9,6 +9,8 @@ leaves, hence no names.
 import collections.abc
 import dataclasses
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import flax.serialization
 import jax
@@ -16,10 +18,11 @@ import numpy as np
 from absl import logging
 
 from big_vision import lookup
+from big_vision.types import PyTree
 
 
-def _children(tree):
-  """(name, child) pairs of an inner node; None for a leaf."""
+def _children(tree: PyTree) -> list[tuple[str, Any]] | None:
+  """Returns the (name, child) pairs of an inner node; None for a leaf."""
   if isinstance(tree, collections.abc.Mapping):
     return [(str(k), tree[k]) for k in sorted(tree, key=str)]
   if isinstance(tree, (list, tuple)):
@@ -31,8 +34,8 @@ def _children(tree):
   return [(str(i), child) for i, child in enumerate(nodes)]
 
 
-def _fields(tree):
-  """A dataclass as a dict of its fields (those that Flax serializes)."""
+def _fields(tree: Any) -> Any:
+  """Returns a dataclass as a dict of the fields that Flax serializes."""
   state = flax.serialization.to_state_dict(tree)
   if isinstance(state, collections.abc.Mapping):
     # The fields themselves: what is below them in `state` is converted too,
@@ -40,7 +43,7 @@ def _fields(tree):
     return {k: getattr(tree, k, v) for k, v in state.items()}
   if jax.tree_util.all_leaves([tree]):
     return tree
-  # Registered with JAX alone, possibly with fields that are no children.
+  # Registered with JAX alone, possibly with fields that are not children.
   nodes, _ = jax.tree_util.default_registry.flatten_one_level(tree)
   nodes = list(nodes)
   fields = [
@@ -50,12 +53,14 @@ def _fields(tree):
   return named if len(named) == len(nodes) else nodes
 
 
-def _traverse_with_names(tree, with_inner_nodes=False):
+def _traverse_with_names(
+  tree: PyTree, with_inner_nodes: bool = False
+) -> Iterator[tuple[str, Any]]:
   """Yields (name, leaf), with the keys of mappings in sorted order.
 
   Args:
     tree: nested mappings, lists, tuples, dataclasses.
-    with_inner_nodes: bool, whether to yield each mapping, list and tuple too,
+    with_inner_nodes: whether to yield each mapping, list and tuple too,
       after its children; the name of the root is "".
 
   Yields:
@@ -73,8 +78,10 @@ def _traverse_with_names(tree, with_inner_nodes=False):
     yield "", tree
 
 
-def tree_flatten_with_names(tree):
-  """Leaves with their names, in the order of `jax.tree.leaves`.
+def tree_flatten_with_names(
+  tree: PyTree,
+) -> tuple[list[tuple[str, Any]], Any]:
+  """Flattens a tree into leaves with names, in the order of `jax.tree.leaves`.
 
   Args:
     tree: any pytree.
@@ -90,14 +97,23 @@ def tree_flatten_with_names(tree):
   return [(names[i], leaf) for i, leaf in enumerate(leaves)], treedef
 
 
-def tree_unflatten(names_and_vals):
-  """Nested dicts from (name, value) pairs; see `recover_tree`."""
+def tree_unflatten(names_and_vals: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+  """Makes nested dicts from pairs of name and value; see `recover_tree`.
+
+  Args:
+    names_and_vals: iterable of (name, value).
+
+  Returns:
+    Nested dicts.
+  """
   pairs = list(names_and_vals)
   return recover_tree([n for n, _ in pairs], [v for _, v in pairs])
 
 
-def tree_map_with_names(f, tree, *rest):
-  """Like `jax.tree.map`, where the function is also told the name.
+def tree_map_with_names(
+  f: Callable[..., Any], tree: PyTree, *rest: PyTree
+) -> PyTree:
+  """Maps leaves as `jax.tree.map` does, and passes their names, too.
 
   Args:
     f: `f(name, leaf, *leaves_of_rest)` -> the new leaf.
@@ -108,14 +124,20 @@ def tree_map_with_names(f, tree, *rest):
     Pytree of the structure of `tree`.
   """
   named, treedef = tree_flatten_with_names(tree)
-  rest = [treedef.flatten_up_to(r) for r in rest]
+  others_of = [treedef.flatten_up_to(r) for r in rest]
   return treedef.unflatten(
     f(name, leaf, *others)
-    for (name, leaf), *others in zip(named, *rest, strict=True)
+    for (name, leaf), *others in zip(named, *others_of, strict=True)
   )
 
 
-def tree_map_with_regex(f, tree, regex_rules, not_f=lambda x: x, name=None):
+def tree_map_with_regex(
+  f: Callable[[Any, Any], Any],
+  tree: PyTree,
+  regex_rules: Sequence[tuple[str, Any]],
+  not_f: Callable[[Any], Any] = lambda x: x,
+  name: str | None = None,
+) -> PyTree:
   """Maps leaves with the argument of the first rule that matches their name.
 
   Args:
@@ -123,7 +145,7 @@ def tree_map_with_regex(f, tree, regex_rules, not_f=lambda x: x, name=None):
     tree: any pytree.
     regex_rules: list of (regex, arg); the regex matches the full name.
     not_f: `not_f(leaf)` for the other leaves; by default they are kept.
-    name: str, what to call it in a log line per match; None does not log.
+    name: name of the mapping in a log line per match; None does not log.
 
   Returns:
     Pytree of the structure of `tree`.
@@ -147,24 +169,24 @@ def tree_map_with_regex(f, tree, regex_rules, not_f=lambda x: x, name=None):
 
 
 class _UnknownName(KeyError):
-  """A KeyError with line breaks (which KeyError itself would escape)."""
+  """Shows line breaks, which KeyError itself would escape."""
 
   def __str__(self):
     return str(self.args[0])
 
 
-def tree_get(tree, name):
-  """The leaf or sub-tree at the path `name`.
+def tree_get(tree: PyTree, name: str) -> Any:
+  """Returns the leaf or sub-tree at the path `name`.
 
   Args:
     tree: any pytree.
-    name: str, for example "Transformer/encoderblock_0"; "" is the tree.
+    name: path, for example "Transformer/encoderblock_0"; "" is the tree.
 
   Returns:
     The node.
 
   Raises:
-    KeyError: there is none; lists all names and suggests the nearest.
+    KeyError: the path does not exist; lists all names and suggests the nearest.
   """
   nodes = dict(_traverse_with_names(tree, with_inner_nodes=True))
   if name not in nodes:
@@ -176,7 +198,9 @@ def tree_get(tree, name):
   return nodes[name]
 
 
-def tree_replace(tree, replacements):
+def tree_replace(
+  tree: PyTree, replacements: Mapping[str, str | None]
+) -> dict[str, Any]:
   """Renames and removes leaves by regular expressions.
 
   Example:
@@ -215,8 +239,10 @@ def tree_replace(tree, replacements):
   return tree_unflatten((n, leaf) for n, leaf in renamed if n is not None)
 
 
-def tree_compare(tree1, tree2):
-  """Differences in names, dtypes and shapes.
+def tree_compare(
+  tree1: PyTree, tree2: PyTree
+) -> tuple[set[str], set[str], dict[str, list[Any]]]:
+  """Compares the names, dtypes and shapes of two trees.
 
   Args:
     tree1: nested dicts of arrays (or shapes).
@@ -244,7 +270,7 @@ def _dtype(x):
   return x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
 
 
-def tree_filter(tree, mask):
+def tree_filter(tree: PyTree, mask: PyTree) -> PyTree:
   """Removes the parts of a tree whose mask is False.
 
   Args:
@@ -256,25 +282,28 @@ def tree_filter(tree, mask):
     Nested dicts.
 
   Raises:
-    AssertionError: the keys differ, or a mask is not a bool.
+    lookup.ConfigError: the keys differ, or a mask is not a bool.
   """
   if not isinstance(tree, collections.abc.Mapping):
-    assert isinstance(mask, bool), (
-      f"The mask of a leaf must be a Python bool, not {mask!r}."
-    )
+    if not isinstance(mask, bool):
+      raise lookup.ConfigError(
+        f"The mask of a leaf must be a Python bool, not {mask!r}."
+      )
     return tree
-  assert isinstance(mask, collections.abc.Mapping), (
-    f"The mask of a sub-tree must be a dict or False, not {mask!r}."
-  )
-  assert set(tree) == set(mask), (
-    f"Keys of tree and mask differ: {sorted(tree)} and {sorted(mask)}."
-  )
+  if not isinstance(mask, Mapping):
+    raise lookup.ConfigError(
+      f"The mask of a sub-tree must be a dict or False, not {mask!r}."
+    )
+  if set(tree) != set(mask):
+    raise lookup.ConfigError(
+      f"Keys of tree and mask differ: {sorted(tree)} and {sorted(mask)}."
+    )
   return {
     k: tree_filter(v, mask[k]) for k, v in tree.items() if mask[k] is not False
   }
 
 
-def tree_broadcast(prefix, target):
+def tree_broadcast(prefix: PyTree, target: PyTree) -> PyTree:
   """Repeats the leaves of `prefix` over the sub-trees of `target` below them.
 
   Args:
@@ -285,7 +314,7 @@ def tree_broadcast(prefix, target):
     Pytree of the structure of `target`.
 
   Raises:
-    ValueError: `prefix` is no prefix of `target`.
+    ValueError: `prefix` is not a prefix of `target`.
   """
   leaves, treedef = jax.tree.flatten(prefix)
   subtrees = treedef.flatten_up_to(target)
@@ -295,15 +324,15 @@ def tree_broadcast(prefix, target):
   )
 
 
-def recover_tree(keys, values):
-  """Nested dicts from flat names, the inverse of naming.
+def recover_tree(keys: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
+  """Makes nested dicts from flat names.
 
   Args:
     keys: iterable of str, split at "/".
     values: iterable of as many leaves.
 
   Returns:
-    Nested dicts with string keys, also for what was a list. A name that is both
+    Nested dicts with string keys, also for lists. A name that is both
     a leaf and a folder becomes the folder; of equal names the last one wins.
   """
   tree = {}
@@ -321,31 +350,34 @@ def recover_tree(keys, values):
   return tree
 
 
-def recover_dtype(a):
-  """Undoes that NumPy files keep bfloat16 as two bytes without a type.
+def recover_dtype(a: Any) -> Any:
+  """Restores bfloat16, which NumPy files keep as two bytes without a type.
 
   Args:
-    a: array.
+    a: array, or any other value.
 
   Returns:
     The array as bfloat16 if it is of void dtype, else `a` itself.
 
   Raises:
-    AssertionError: a void dtype of another size than 2 bytes.
+    lookup.ConfigError: the void dtype has another size than 2 bytes.
   """
   if not hasattr(a, "dtype") or a.dtype.type is not np.void:
     return a
-  assert a.dtype.itemsize == 2, (
-    f"Only bfloat16 is stored as void, but this is {a.dtype.itemsize} bytes."
-  )
+  if a.dtype.itemsize != 2:
+    raise lookup.ConfigError(
+      f"Only bfloat16 is stored as void, but this is {a.dtype.itemsize} bytes."
+    )
   return a.view(jax.numpy.bfloat16)
 
 
-def check_and_compile_patterns(patterns):
-  """Compiles regular expressions that are to match names.
+def check_and_compile_patterns(
+  patterns: str | Sequence[str],
+) -> list[re.Pattern[str]]:
+  """Compiles regular expressions for names.
 
   Args:
-    patterns: str, or list or tuple of str.
+    patterns: or list or tuple of str.
 
   Returns:
     List of compiled patterns.
@@ -356,25 +388,30 @@ def check_and_compile_patterns(patterns):
   """
   if isinstance(patterns, str):
     patterns = [patterns]
-  assert isinstance(patterns, (list, tuple)), (
-    f"Patterns must be a string or a list of strings, not {patterns!r}."
-  )
-  for pattern in patterns:
-    assert isinstance(pattern, str), f"{pattern!r} is not a string."
-    assert not pattern.startswith("/"), (
-      f"The pattern {pattern!r} starts with a slash, but names do not; it "
-      "would never match."
+  if not isinstance(patterns, (list, tuple)):
+    raise lookup.ConfigError(
+      f"Patterns must be a string or a list of strings, not {patterns!r}."
     )
+  for pattern in patterns:
+    if not isinstance(pattern, str):
+      raise lookup.ConfigError(f"{pattern!r} is not a string.")
+    if pattern.startswith("/"):
+      raise lookup.ConfigError(
+        f"The pattern {pattern!r} starts with a slash, but names do not; it "
+        "would never match."
+      )
   return [re.compile(pattern) for pattern in patterns]
 
 
-def make_mask_trees(tree, patterns, *, log=None):
-  """One mask per pattern: True for leaves of which it is the first to match.
+def make_mask_trees(
+  tree: PyTree, patterns: str | Sequence[str], *, log: str | None = None
+) -> list[PyTree]:
+  """Marks for each pattern the leaves that it is the first to match.
 
   Args:
     tree: any pytree.
-    patterns: str, or list of str, matching full names.
-    log: str, prefix of a log line for each leaf that is matched, or None.
+    patterns: or list of str, matching full names.
+    log: prefix of a log line for each leaf that is matched, or None.
 
   Returns:
     List of pytrees of bool, of the structure of `tree`.

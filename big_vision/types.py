@@ -37,21 +37,28 @@ Measurements: TypeAlias = dict[str, Any]
 # A config or a part of one: an `ml_collections.ConfigDict` or a plain dict.
 ConfigLike: TypeAlias = Any
 # Devices in the order of the mesh.
-Devices: TypeAlias = Sequence[jax.Device] | np.ndarray
+Devices: TypeAlias = Sequence[Any] | np.ndarray
 
 # Step (0-based) -> multiplier of the learning rate.
 Schedule: TypeAlias = Callable[[Any], Any]
 # `(params, batch, rng, state, *static) -> (loss [], measurements)`.
-LossFn: TypeAlias = Callable[..., tuple[Array, Measurements]]
+LossFn: TypeAlias = Callable[..., tuple[Any, Measurements]]
+# `(train_state, batch, **kw) -> anything`: what an evaluator measures.
+PredictFn: TypeAlias = Callable[..., Any]
+PredictFns: TypeAlias = Mapping[str, PredictFn]
 # `params -> params`: reads from a checkpoint what the checkpoint has.
 LoadFn: TypeAlias = Callable[[Params], Params]
 
 
-class PredictFn(Protocol):
-  """Computes what an evaluator measures, from a state and a batch."""
+class Batches(Protocol):
+  """Iterates over global batches of training."""
 
-  def __call__(self, train_state: TrainState, batch: Any, /, **kw: Any) -> Any:
-    """Returns what the evaluator expects; not jitted."""
+  def __next__(self) -> Batch:
+    """Returns the next batch, on the devices."""
+    ...
+
+  def close(self) -> None:
+    """Stops reading ahead."""
     ...
 
 
@@ -85,7 +92,3 @@ class DataSource(Protocol):
   def total_examples(self) -> int:
     """Number of examples over all processes."""
     ...
-
-
-# Name -> function that evaluators may ask for.
-PredictFns: TypeAlias = Mapping[str, PredictFn]

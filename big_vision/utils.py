@@ -1,7 +1,7 @@
-"""A door, not a room: the public names of the library under one import.
+"""Re-exports the public names of the library under one import.
 
-Every name here is the same object as in the module it comes from. New code
-imports that module; this one keeps `import big_vision.utils as u` working.
+Every name here is the same object as in its own module. New code imports that
+module; this one keeps `import big_vision.utils as u` working.
 """
 
 # ruff: noqa: F401  (Re-exports are the purpose of this module.)

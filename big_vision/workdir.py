@@ -1,9 +1,11 @@
-"""The folder of a run: who may write it, and whether it is kept."""
+"""Locks and removes the folder of a run."""
 
 import contextlib
 import multiprocessing
 import os
 import socket
+from collections.abc import Callable
+from typing import IO, Any
 
 import jax
 
@@ -13,11 +15,11 @@ from big_vision import fs
 class Lock:
   """Holds `<workdir>/.lock` until `release`, or until the process dies."""
 
-  def __init__(self, file=None):
+  def __init__(self, file: IO[Any] | None = None) -> None:
     self._file = file
 
-  def release(self):
-    """Lets other runs use the folder; fine to call twice."""
+  def release(self) -> None:
+    """Lets other runs use the folder; may be called twice."""
     if self._file is not None:
       self._file.close()  # Closing frees the lock, the file may stay.
       self._file = None
@@ -29,15 +31,15 @@ class Lock:
     self.release()
 
 
-def lock(workdir):
-  """Makes sure that one run at a time writes a folder.
+def lock(workdir: str | None) -> Lock:
+  """Makes sure that only one run at a time writes to a folder.
 
   Process 0 takes the lock of the operating system on `<workdir>/.lock`, which
   ends with the process, however it ends. Remote folders (gs://) have no such
   locks and are not locked.
 
   Args:
-    workdir: str, the folder; created if missing. None: nothing is locked.
+    workdir: the folder; created if missing. None: nothing is locked.
 
   Returns:
     A `Lock`. Keep it: when it is garbage collected the folder is free.
@@ -47,7 +49,7 @@ def lock(workdir):
   """
   if not workdir or not fs.is_local(workdir) or jax.process_index() != 0:
     return Lock()
-  import fcntl  # Not on Windows, which this function alone would exclude.
+  import fcntl  # Here, since Windows does not have it.
 
   fs.makedirs(workdir)
   path = fs.join(workdir, ".lock")
@@ -68,12 +70,14 @@ def lock(workdir):
   return Lock(file)
 
 
-def maybe_cleanup_workdir(workdir, cleanup, info):
-  """Removes the folder of a finished run, or says where it is.
+def maybe_cleanup_workdir(
+  workdir: str | None, cleanup: bool, info: Callable[..., Any]
+) -> None:
+  """Removes the folder of a finished run, or logs its path.
 
   Args:
-    workdir: str or None; None does nothing.
-    cleanup: bool, whether process 0 removes the folder, and its parent too if
+    workdir: None does nothing.
+    cleanup: whether process 0 removes the folder, and its parent too if
       that is left empty.
     info: `info(text, *args)`, for example `logging.info`.
   """
@@ -90,13 +94,13 @@ def maybe_cleanup_workdir(workdir, cleanup, info):
         os.rmdir(os.path.dirname(os.path.abspath(workdir)))
 
 
-def checkpointing_timeout(writer, timeout):
+def checkpointing_timeout(writer: Any, timeout: float) -> None:
   """Waits for an asynchronous write.
 
   Args:
     writer: object with `get(timeout)`, such as the result of
       `multiprocessing.pool.Pool.apply_async`; None is fine.
-    timeout: seconds.
+    timeout: how long to wait, in seconds.
 
   Raises:
     TimeoutError: the write did not finish in time.

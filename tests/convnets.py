@@ -87,7 +87,8 @@ def assert_known_numbers(model, total, size, first):
   np.testing.assert_allclose(sum(np.abs(x).sum() for x in leaves), total, 2e-6)
   out, _ = apply(model, perturbed(params), images(2, 32, 32, 3))
   assert out.shape == (2, 10)
-  np.testing.assert_allclose(np.abs(out).mean(), size, rtol=2e-5)
+  # CPUs with other instruction sets differ by up to 2e-5.
+  np.testing.assert_allclose(np.abs(out).mean(), size, rtol=5e-5)
   # The known numbers have rounding errors of this size, too.
   np.testing.assert_allclose(out[0, :3], first, rtol=1e-4, atol=1e-4 * size)
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import process_groups
 from big_vision import checkpoints, fs
 
 
@@ -246,28 +246,11 @@ print("done", index)
 
 
 def test_two_processes(prefix):
-  with socket.socket() as s:
-    s.bind(("localhost", 0))
-    address = f"localhost:{s.getsockname()[1]}"
-  env = {**os.environ, "JAX_PLATFORMS": "cpu"}
-  processes = [
-    subprocess.Popen(
-      [sys.executable, "-c", _PROCESS, address, str(i), prefix],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      env=env,
-      text=True,
-    )
-    for i in range(2)
-  ]
-  try:
-    for i, p in enumerate(processes):
-      out, err = p.communicate(timeout=60)
-      assert p.returncode == 0, err
-      assert out == f"done {i}\n"
-  finally:
-    for p in processes:
-      p.kill()
+  with process_groups.coordinator_address() as address:
+    commands = [["-c", _PROCESS, address, str(i), prefix] for i in range(2)]
+    logs = process_groups.run(commands)
+  for i, log in enumerate(logs):
+    assert log.endswith(f"done {i}\n")
   assert _names(prefix) == ["000000003", "LAST"]
   assert len(os.listdir(prefix + "-000000003/x")) == 1 + 4
   got = checkpoints.load_checkpoint_ts(prefix)

@@ -126,7 +126,7 @@ def test_make_fsarray_errors():
   make = devices.make_fsarray_from_local_slice
   with pytest.raises(ValueError, match="multiple of the number of devices"):
     make(np.ones((12, 2)), jax.devices())
-  with pytest.raises(ValueError, match="can not be split"):
+  with pytest.raises(ValueError, match="cannot be split"):
     make(np.float32(1), jax.devices())
   with pytest.raises(TypeError, match="strings"):
     make(np.array(["a"] * 8), jax.devices())

@@ -152,3 +152,28 @@ def test_through_embeddings_is_the_gradient_of_the_whole_batch():
       (got, got_grads),
       (want, want_grads),
     )
+
+
+def test_embedding_loss():
+  """In parts it is what it is at once: gradients pass through all pairs."""
+  x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+  params = {
+    "w": jnp.ones((3, 2)) * jnp.arange(1.0, 3.0)[None],
+    "t": jnp.float32(0.3),
+  }
+  state = {"scale": 2.0}
+
+  def embed(params, batch, rng, state, power):
+    z = (batch["x"] @ params["w"]) ** power
+    return {"z": z}, {"t": params["t"]}, {"ignored": z}
+
+  def compare(z, shared, state):
+    pairs = state["scale"] * shared["t"] * z["z"] @ z["z"].T
+    loss = jax.nn.logsumexp(pairs)
+    return loss, {"loss": loss}
+
+  loss = grads.EmbeddingLoss(embed, compare)
+  args = params, {"x": x}, jax.random.key(0), state, 2
+  want = jax.value_and_grad(loss, has_aux=True)(*args)
+  got = loss.accumulate(*args, steps=4, constrain=lambda g: g)
+  _close(got, want)

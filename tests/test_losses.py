@@ -250,3 +250,39 @@ def test_contrastive_gradient_is_finite_with_a_mask():
   np.testing.assert_allclose(grad[keep], want, rtol=1e-4, atol=1e-6)
   np.testing.assert_array_equal(grad[1], 0)
   assert not jnp.any(jax.grad(loss)(zimg, jnp.zeros(4)))
+
+
+def test_token_xent():
+  logits = _randn(2, 3, 7)
+  tokens = np.random.default_rng(0).integers(7, size=(2, 3))
+  mask = np.array([[1, 0, 2], [0, 0, 1]])
+  got = losses.token_xent(_f32(logits), tokens, mask)
+  want = np.zeros([2, 3])
+  for i, j in np.argwhere(mask):
+    logp = scipy.special.log_softmax(logits[i, j])
+    want[i, j] = -logp[tokens[i, j]]
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_self_distillation_xent():
+  r = np.random.default_rng(0)
+  student, teacher = r.uniform(-1, 1, size=(2, 4, 3, 7))
+  center = r.uniform(-1, 1, size=7)
+  fn = lambda s, t: losses.self_distillation_xent(s, t, _f32(center), 0.1, 0.04)
+  p = scipy.special.softmax((teacher - center) / 0.04, axis=-1)
+  q = scipy.special.softmax(student / 0.1, axis=-1)
+  args = _f32(student), _f32(teacher)
+  want = -np.sum(p * np.log(q), axis=-1)
+  np.testing.assert_allclose(fn(*args), want, rtol=1e-4)
+  grads = jax.grad(lambda s, t: fn(s, t).sum(), (0, 1))(*args)
+  # (q - p) / temperature; nothing for the teacher.
+  np.testing.assert_allclose(grads[0], (q - p) / 0.1, atol=1e-3)
+  assert not grads[1].any()
+
+
+@pytest.mark.parametrize(
+  "name", ["token_xent", "bidirectional_contrastive_loss"]
+)
+def test_get_offers_only_losses_of_logits_and_labels(name):
+  with pytest.raises(ValueError, match=f"unknown loss '{name}'"):
+    losses.get(name)

@@ -2,13 +2,11 @@
 
 import os
 import pathlib
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+import process_groups
 import toy
 
 pytestmark = [pytest.mark.tf, pytest.mark.multidevice]
@@ -16,43 +14,30 @@ pytestmark = [pytest.mark.tf, pytest.mark.multidevice]
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def free_port():
-  with socket.socket() as s:
-    s.bind(("localhost", 0))
-    return s.getsockname()[1]
-
-
-def start(workdir, data_dir, num_devices, **env):
-  """One process of the trainer; fsdp, so that every step communicates."""
-  return subprocess.Popen(
-    [
-      sys.executable, "-m", "big_vision.train", "--workdir", str(workdir),
-      "--config", str(ROOT / "tests/golden/train_digits.py"),
-      "--config.total_steps=6", "--config.ckpt_steps=3",
-      "--config.schedule.warmup_steps=2",
-    ],
-    cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    env={
-      **os.environ, "TFDS_DATA_DIR": data_dir,
-      "JAX_NUM_CPU_DEVICES": str(num_devices), **env,
-    },
-  )  # fmt: skip
+def train(workdir, num_devices, envs):
+  """Trains with one process for each environment; fsdp, to communicate."""
+  command = [
+    "-m", "big_vision.train", "--workdir", str(workdir),
+    "--config", str(ROOT / "tests/golden/train_digits.py"),
+    "--config.total_steps=6", "--config.ckpt_steps=3",
+    "--config.schedule.warmup_steps=2",
+  ]  # fmt: skip
+  envs = [{**env, "JAX_NUM_CPU_DEVICES": str(num_devices)} for env in envs]
+  process_groups.run([command] * len(envs), envs=envs, timeout=600, cwd=ROOT)
 
 
 def test_two_hosts(tfds_data_dir, tmp_path):
-  one = start(tmp_path / "one", tfds_data_dir, 8)
-  assert one.wait() == 0, one.stdout.read()[-4000:]
-  address = f"localhost:{free_port()}"
-  two = [
-    start(
-      tmp_path / "two", tfds_data_dir, 4,
-      BV_JAX_INIT="1", JAX_COORDINATOR_ADDRESS=address,
-      JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(i),
-    )
-    for i in range(2)
-  ]  # fmt: skip
-  logs = [p.communicate()[0] for p in two]
-  assert [p.returncode for p in two] == [0, 0], "\n".join(logs)[-6000:]
+  data = {"TFDS_DATA_DIR": tfds_data_dir}
+  train(tmp_path / "one", 8, [data])
+  with process_groups.coordinator_address() as address:
+    together = {
+      **data,
+      "BV_JAX_INIT": "1",
+      "JAX_COORDINATOR_ADDRESS": address,
+      "JAX_NUM_PROCESSES": "2",
+    }
+    envs = [{**together, "JAX_PROCESS_ID": str(i)} for i in range(2)]
+    train(tmp_path / "two", 4, envs)
   want, got = toy.rows(tmp_path / "one"), toy.rows(tmp_path / "two")
   assert sorted(want) == sorted(got)
   for step in want:

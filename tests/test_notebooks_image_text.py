@@ -94,7 +94,7 @@ def test_siglip(workdir, monkeypatch):
   logits = model.logits(model.images([*images, red]), model.texts(texts))
   want = model.probabilities(logits, "softmax")
   np.testing.assert_allclose(percents(more), want, atol=6e-4)
-  assert "no image that can be read" in error
+  assert "not an image that can be read" in error
 
 
 @pytest.mark.slow

@@ -204,18 +204,57 @@ def test_unknown_jax_build(clone):
   assert rc == 1 and "BV_JAX='gpu'" in err and "cuda12" in err
 
 
-def test_old_python(clone):
-  clone.script("old", "#!/bin/sh\necho 3.9.18 hash\n")
-  rc, _, err = clone.run(BV_PYTHON="old")
-  assert rc == 1 and "Python >= 3.11" in err and "BV_PYTHON" in err
+@pytest.mark.parametrize("version", ["3.9.18", "3.10.1", "3.14.0", "3.20.1"])
+def test_wrong_python(clone, version):
+  clone.script("other", f"#!/bin/sh\necho {version} hash\n")
+  rc, _, err = clone.run(BV_PYTHON="other")
+  assert rc == 1 and len(err.splitlines()) == 1
+  assert f"Python 3.11 to 3.13 needed, 'other' is {version}" in err
+  assert "BV_PYTHON" in err and clone.installs() == []
 
 
-def test_newer_python_beside_an_old_one(clone):
-  clone.script("python3", "#!/bin/sh\nexit 1\n")  # Older than asked for.
+@pytest.mark.parametrize("version", ["(3, 9, 18)", "(3, 14, 0)"])
+def test_another_python_beside_a_wrong_one(clone, version):
+  pretends = f"import sys; sys.version_info = {version}\n"
+  wrong = '#!/bin/sh\nexec "$REAL_PYTHON" -c "$PRETEND$2"\n'
+  clone.script("python3", wrong)
   clone.script("python3.13", "#!/bin/sh\nexit 1\n")
   clone.script("python3.12", FAKE_PYTHON)
-  assert clone.run("shows")[0] == 0
+  rc, _, err = clone.run("shows", PRETEND=pretends)
+  assert rc == 0, err
   assert "-m venv" in clone.log.read_text()
+
+
+def test_python_of_the_system_packages(clone):
+  """If none is right, apt-get is asked for the newest that is."""
+  for name in ("python3", "python3.13", "python3.12", "python3.11"):
+    clone.script(name, "#!/bin/sh\nexit 1\n")
+  python = clone.script("fake_python", FAKE_PYTHON)
+  clone.script("sudo", '#!/bin/sh\nexec "$@"\n')
+  clone.script(
+    "apt-get",
+    f"""#!/usr/bin/env bash
+echo "apt-get $*" >>"$FAKE_LOG"
+case "$*" in
+  *python3.12-venv) cp {python} {clone.bin}/python3.12 ;;
+  *install*) exit 1 ;;
+esac
+""",
+  )
+  rc, out, err = clone.run("shows")
+  assert rc == 0 and "<shows>" in out, err
+  asked = [l for l in clone.log.read_text().splitlines() if "install -y" in l]
+  assert [l.split()[-1] for l in asked] == [
+    "python3.13-venv", "python3.12-venv",
+  ]  # fmt: skip
+
+
+def test_no_python_at_all(clone):
+  for name in ("python3", "python3.13", "python3.12", "python3.11", "apt-get"):
+    clone.script(name, "#!/bin/sh\nexit 1\n")
+  rc, _, err = clone.run("shows")
+  assert rc == 1
+  assert "set BV_PYTHON to a Python of 3.11 to 3.13" in err.splitlines()[-1]
 
 
 def test_missing_python(clone):

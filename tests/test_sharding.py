@@ -107,7 +107,7 @@ def test_empty_strategy_replicates(mesh, strategy):
     ((8, 8), "shard_dim('data', -3)", "no dimension -3"),
     ((8, 8), "shard_dim('data', 0)|shard_dim('data', 1)", "more than one dim"),
     ((8, 8), "shard_dim('data', 0)|fsdp('data', 0)", "more than one dim"),
-    ((6, 8), "shard_dim('data', 0)", "size 6 can not be split over the 4"),
+    ((6, 8), "shard_dim('data', 0)", "size 6 cannot be split over the 4"),
     ((8, 8), "fsdp('dat')", "no axis 'dat'. Did you mean 'data'"),
     ((8, 8), "shard_dim('x', 0)", "no axis 'x'.*config.mesh"),
   ],

@@ -28,8 +28,15 @@ PP_COMMON = (
 )
 
 
-def get_config(runlocal=False):
-  """ResNet-50x1, 90 epochs; any argument but `demo` means runlocal."""
+def get_config(runlocal: bool | str = False) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    runlocal: any word but `demo` shortens the run, see the top of this file.
+
+  Returns:
+    ConfigDict.
+  """
   runlocal, is_demo = demo.split_arg(runlocal)
   config = mlc.ConfigDict()
 

@@ -22,8 +22,15 @@ from big_vision.configs import demo
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 
-def get_config(arg=None):
-  """ResNet-50x1, 90 epochs."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: None or "demo".
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, demo=False)
   config = mlc.ConfigDict()
 

@@ -1,37 +1,40 @@
-"""What most configs share: arguments in the config string, small edits.
+"""Parts that most configs share: arguments in the config string, small edits.
 
 A config file is loaded as `--config path/to/config.py:ARG`, which calls
 `get_config("ARG")`. `parse_arg` turns that string into values.
 """
 
 import string
+from collections.abc import Callable
+from typing import Any
 
 import ml_collections as mlc
 
 from big_vision import lookup
 
 
-def parse_arg(arg, lazy=False, **spec):
+def parse_arg(
+  arg: str | None, lazy: bool = False, **spec: Any
+) -> mlc.ConfigDict:
   """Parses the string after the colon of `--config file.py:ARG`.
 
   `ARG` is a list of `key=value`, separated by commas; `key` alone means
   `key=True`. If it is a single word that is not in the spec, it is the value of
-  the first entry of the spec. Values can not contain commas.
+  the first entry of the spec. Values cannot contain commas.
 
   Args:
-    arg: str or None, for example "runlocal,res=128".
-    lazy: bool, whether to accept keys that are not in the spec, with the type
-      that their value looks like.
-    **spec: name=default or name=(default, type). The type of the default, or
-      the one given, converts the string; None has the type that the value
-      looks like.
+    arg: for example "runlocal,res=128".
+    lazy: whether to accept keys that are not in the spec; the form of their
+      values decides the type, see `autotype`.
+    **spec: name=default or name=(default, type). The given type, or the type of
+      the default, converts the string; `autotype` does if the default is None.
 
   Returns:
     ConfigDict (not type safe) with all names of the spec, then the others.
 
   Raises:
     ValueError: a key that is not in the spec, or a value of the wrong type.
-    AssertionError: a list as default, or a flag that is neither true nor false.
+    lookup.ConfigError: a default is a list, or a flag is neither true nor false.
   """
   arg = arg or ""
   if arg and spec and not set(arg) & set(",=") and arg not in spec:
@@ -66,8 +69,8 @@ def parse_arg(arg, lazy=False, **spec):
   return result
 
 
-def get_type_with_default(v):
-  """An entry of a spec as (default, function that converts a string).
+def get_type_with_default(v: Any) -> tuple[Any, Callable[[str], Any]]:
+  """Returns the default of an entry of a spec, and what converts a string.
 
   Args:
     v: a default, or (default, type).
@@ -76,13 +79,15 @@ def get_type_with_default(v):
     (default, converter).
 
   Raises:
-    AssertionError: a tuple or list that is not (default, type).
+    lookup.ConfigError: `v` is another tuple or list.
   """
   if isinstance(v, (tuple, list)):
-    assert len(v) == 2 and isinstance(v[1], type), (
-      f"List and tuple types are not supported, got {v!r}: the comma separates "
-      "the args. Use a string instead and evaluate it in the config."
-    )
+    if len(v) != 2 or not isinstance(v[1], type):
+      raise lookup.ConfigError(
+        f"List and tuple types are not supported, got {v!r}: the comma "
+        "separates the args. Use a string instead and evaluate it in the "
+        "config."
+      )
     default, convert = v
   else:
     default, convert = v, (autotype if v is None else type(v))
@@ -90,17 +95,26 @@ def get_type_with_default(v):
   return default, (_parse_bool if convert is bool else convert)
 
 
-def _parse_bool(x):
-  """True or false, in any case; empty is false."""
-  assert x.lower() in ("true", "false", ""), (
-    f"A flag in the config arg must be true or false, not {x!r}."
-  )
+def _parse_bool(x: str) -> bool:
+  """Converts true or false, in any case; an empty string means false."""
+  if x.lower() not in ("true", "false", ""):
+    raise lookup.ConfigError(
+      f"A flag in the config arg must be true or false, not {x!r}."
+    )
   return x.lower() == "true"
 
 
-def autotype(x):
-  """A string as the bool, int or float that it looks like, else itself."""
-  assert isinstance(x, str), f"{x!r} is not a string."
+def autotype(x: str) -> bool | int | float | str:
+  """Converts a string to a bool, int or float if it has that form.
+
+  Args:
+    x: the string.
+
+  Returns:
+    The value; `x` itself if it has none of these forms.
+  """
+  if not isinstance(x, str):
+    raise lookup.ConfigError(f"{x!r} is not a string.")
   if x.lower() in ("true", "false"):
     return x.lower() == "true"
   for convert in (int, float):
@@ -111,20 +125,38 @@ def autotype(x):
   return x
 
 
-def pack_arg(**kw):
-  """The inverse of `parse_arg`: "key=value,..."; no commas in values."""
+def pack_arg(**kw: Any) -> str:
+  """Packs values into a string that `parse_arg` reads.
+
+  Args:
+    **kw: the values.
+
+  Returns:
+    "key=value,...".
+
+  Raises:
+    lookup.ConfigError: a value contains a comma.
+  """
   for key, value in kw.items():
-    assert "," not in f"{value}", f"The value of {key} has a comma: {value}"
+    if "," in f"{value}":
+      raise lookup.ConfigError(f"The value of {key} has a comma: {value}")
   return ",".join(f"{key}={value}" for key, value in kw.items())
 
 
-def arg(**kw):
-  """A point of a sweep: the args, and the config string that sets them."""
+def arg(**kw: Any) -> dict[str, Any]:
+  """Makes a point of a sweep.
+
+  Args:
+    **kw: the args of the config.
+
+  Returns:
+    The args, and as `config_arg` the config string that sets them.
+  """
   return {"config_arg": pack_arg(**kw), **kw}
 
 
-def format_str(format_string, config):
-  """Fills in fields of the config, and follows when they change later.
+def format_str(format_string: str, config: mlc.ConfigDict) -> Any:
+  """Fills in fields of the config; the result follows their later changes.
 
   Args:
     format_string: str with `{field}` and `{sub.field}`, for example
@@ -136,16 +168,18 @@ def format_str(format_string, config):
     string if there are no fields in it.
 
   Raises:
-    AssertionError: a format (`{res:03d}`) or a conversion (`{res!r}`).
+    lookup.ConfigError: the string has a format (`{res:03d}`) or a conversion
+      (`{res!r}`).
   """
   result = ""
   for text, field, spec, conversion in string.Formatter().parse(format_string):
     result = result + text
     if field is None:
       continue
-    assert field and not spec and not conversion, (
-      f"Only plain fields like {{res}} are supported: {format_string!r}"
-    )
+    if not field or spec or conversion:
+      raise lookup.ConfigError(
+        f"Only plain fields like {{res}} are supported: {format_string!r}"
+      )
     *path, last = field.split(".")
     node = config
     for name in path:
@@ -154,21 +188,41 @@ def format_str(format_string, config):
   return result
 
 
-def input_for_quicktest(config_input, quicktest):
-  """Makes `config.input` small and quick to start if `quicktest`."""
+def input_for_quicktest(config_input: mlc.ConfigDict, quicktest: bool) -> None:
+  """Makes `config.input` small and quick to start.
+
+  Args:
+    config_input: changed in place.
+    quicktest: whether to change anything.
+  """
   if quicktest:
     config_input.batch_size = 8
     config_input.shuffle_buffer_size = 10
     config_input.cache_raw = False
 
 
-def pp_modules(*extra):
-  """The modules with the usual preprocessing ops, and further ones."""
+def pp_modules(*extra: str) -> list[str]:
+  """Returns the modules with the usual preprocessing ops, and further ones.
+
+  Args:
+    *extra: modules to append.
+
+  Returns:
+    Value of `config.pp_modules`.
+  """
   return ["ops_general", "ops_image", "ops_text", *extra]
 
 
-def pp_labels(num_classes, key="label"):
-  """End of a preprocessing string: one-hot labels, and what models need."""
+def pp_labels(num_classes: int, key: str = "label") -> str:
+  """Returns the end of a preprocessing string, with one-hot labels.
+
+  Args:
+    num_classes: length of the one-hot vectors.
+    key: feature with the label.
+
+  Returns:
+    Ops with a leading `|`; they keep `image` and `labels` only.
+  """
   return (
     f'|onehot({num_classes}, key="{key}", key_result="labels")'
     '|keep("image", "labels")'
@@ -182,12 +236,14 @@ PP_EVAL_I1K = (
 )
 
 
-def imagenet_evals(pp_label=PP_EVAL_I1K, runlocal=False, **kw):
-  """The five usual evaluations of an ImageNet-1k classifier.
+def imagenet_evals(
+  pp_label: str = PP_EVAL_I1K, runlocal: bool = False, **kw: Any
+) -> dict[str, Any]:
+  """Makes the five usual evaluations of an ImageNet-1k classifier.
 
   Args:
     pp_label: preprocessing with `{label}` in place of the key of the label.
-    runlocal: bool, whether to use 16 images of each split.
+    runlocal: whether to use 16 images of each split.
     **kw: settings that all five share.
 
   Returns:
@@ -210,12 +266,14 @@ def imagenet_evals(pp_label=PP_EVAL_I1K, runlocal=False, **kw):
   )
 
 
-def imagenet21k_evals(pp_fn, runlocal=False, **kw):
-  """Evaluations of a classifier trained on `full[51200:]` of ImageNet-21k.
+def imagenet21k_evals(
+  pp_fn: str, runlocal: bool = False, **kw: Any
+) -> dict[str, Any]:
+  """Makes evaluations for training on `full[51200:]` of ImageNet-21k.
 
   Args:
     pp_fn: preprocessing.
-    runlocal: bool, whether to use 16 images.
+    runlocal: whether to use 16 images.
     **kw: settings that all share.
 
   Returns:
@@ -232,8 +290,20 @@ def imagenet21k_evals(pp_fn, runlocal=False, **kw):
   }
 
 
-def classification(name, split, pp_fn, **kw):
-  """One evaluator `classification` on a split of a TFDS dataset."""
+def classification(
+  name: str, split: str, pp_fn: str, **kw: Any
+) -> dict[str, Any]:
+  """Makes an evaluator `classification` on a split of a TFDS dataset.
+
+  Args:
+    name: TFDS name.
+    split: TFDS split.
+    pp_fn: preprocessing.
+    **kw: further settings of the evaluator.
+
+  Returns:
+    Dict of settings.
+  """
   return dict(
     type="classification", data=dict(name=name, split=split), pp_fn=pp_fn, **kw
   )

@@ -1,4 +1,6 @@
-"""The usual few-shot evaluation, to be put into `config.evals`."""
+"""Defines the usual few-shot evaluation for `config.evals`."""
+
+from typing import Any
 
 import ml_collections as mlc
 
@@ -6,19 +8,23 @@ _LOG = ("log_steps", "log_percent", "log_examples", "log_epochs")
 
 
 def get_fewshot_lsr(
-  target_resolution=224, resize_resolution=256, runlocal=False, pp=None, **kw
-):
-  """Config of the evaluator `fewshot_lsr` on six small datasets.
+  target_resolution: int = 224,
+  resize_resolution: int = 256,
+  runlocal: bool = False,
+  pp: str | None = None,
+  **kw: Any,
+) -> mlc.ConfigDict:
+  """Configures the evaluator `fewshot_lsr` on six small datasets.
 
   ImageNet is not among them, since it needs a manual download. To add it:
   `datasets["imagenet"] = ("imagenet2012", "train[:65000]", "validation")`; the
   first 65 000 images have at least 30 of each class.
 
   Args:
-    target_resolution: int, size of the central crop in pixels.
-    resize_resolution: int, size of the image before the crop in pixels.
-    runlocal: bool, whether to use the pets only.
-    pp: str, preprocessing of images; the default decodes, resizes, crops and
+    target_resolution: size of the central crop in pixels.
+    resize_resolution: size of the image before the crop in pixels.
+    runlocal: whether to use the pets only.
+    pp: preprocessing of images; the default decodes, resizes, crops and
       scales to [-1, 1].
     **kw: settings of the evaluator; without a `log_*` it runs every 25 000
       steps.

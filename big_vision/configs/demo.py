@@ -1,4 +1,4 @@
-"""The config argument `demo`: any recipe, small enough to train anywhere.
+"""Implements the config argument `demo`: any recipe, small and quick to train.
 
   python -m big_vision.train --config big_vision/configs/vit_s16_i1k.py:demo \
     --workdir /tmp/demo
@@ -6,13 +6,13 @@
 `apply` turns the finished config of a real experiment into one that trains in a
 minute or two on two CPU cores: the dataset `shapes` of this package in place of
 all others, images of 32 pixels, a tiny model of the same family, few steps.
-What makes the recipe stays: preprocessing and augmentation (mild, or so few
-steps would not show that it learns), loss, optimizer, shape of the schedule, and
-every evaluator, which runs at the start, halfway and at the end. It is for
-trying things out, in particular changes to a config, and says nothing about
-accuracies.
+The recipe stays: preprocessing, augmentation, loss, optimizer, shape of the
+schedule, and all evaluators, which run at the start, halfway and at the end.
+Augmentation becomes mild, since the model would not learn in so few steps
+otherwise. The argument is for trying things out, in particular changes to a
+config. It says nothing about accuracies.
 
-A config offers it with `demo=False` among the arguments that it parses, and
+A config offers it with `demo=False` among the arguments that it parses, and with
 these last lines:
 
   if arg.demo:
@@ -21,11 +21,15 @@ these last lines:
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections as mlc
 
 from big_vision import lookup
 from big_vision.configs import demo_pp
 
-# The embedded dataset, see docs/datasets.md, and the class to learn: the colour
+# The embedded dataset, see docs/datasets.md, and the class to learn: the color
 # of the nearest object, which survives crops that its shape does not.
 DATASET = "shapes/32"
 LABEL, NUM_CLASSES = "color", 8
@@ -67,14 +71,14 @@ _MAX_EVAL = 512  # Examples of a split without end that evaluators see.
 _MAX_HELD_OUT = 128  # Of `validation` and `test`, which are small.
 
 
-def split_arg(arg):
+def split_arg(arg: Any) -> tuple[Any, bool]:
   """Takes `demo` out of the argument of a config that does not parse it.
 
   Args:
-    arg: str of words separated by commas, or anything else.
+    arg: words separated by commas, or any other value.
 
   Returns:
-    (what is left of `arg`, whether `demo` was in it).
+    (`arg` without `demo`, whether `demo` was in it).
   """
   if not isinstance(arg, str):
     return arg, False
@@ -83,19 +87,25 @@ def split_arg(arg):
   return ",".join(rest), len(rest) < len(words)
 
 
-def apply(config, *, model=None, size=SIZE, **changes):
+def apply(
+  config: mlc.ConfigDict,
+  *,
+  model: Mapping[str, Any] | None = None,
+  size: int = SIZE,
+  **changes: Any,
+) -> None:
   """Makes a config small, in place.
 
   Args:
     config: ConfigDict, complete.
-    model: dict of what to change in `config.model`; by default the entry of
-      `MODELS` for `config.model_name`.
-    size: int, pixels of the images that the model sees.
+    model: changes of `config.model`; by default the entry of `MODELS` for
+      `config.model_name`.
+    size: pixels of the images that the model sees.
     **changes: other values to set in the config, such as `lr`, where a recipe
-      does not train at this size with what it has.
+      does not train at this size with its own.
 
   Raises:
-    ValueError: there is no tiny model of this family.
+    ValueError: this family of models has no tiny model here.
   """
   with config.ignore_type():
     _change_model(config, model)
@@ -110,8 +120,8 @@ def apply(config, *, model=None, size=SIZE, **changes):
     config.update(changes)
 
 
-def _change_input(cfg, size):
-  """Training data, one dataset or a mixture."""
+def _change_input(cfg: Any, size: int) -> None:
+  """Changes the training data, one dataset or a mixture."""
   cfg.batch_size = BATCH_SIZE
   single = isinstance(cfg.data.get("name"), str)
   for part in [cfg] if single else [cfg[key] for key in cfg.data]:
@@ -121,8 +131,8 @@ def _change_input(cfg, size):
     change_pp(part, size)
 
 
-def _change_eval(cfg, size):
-  """One evaluator: data, preprocessing, interval."""
+def _change_eval(cfg: Any, size: int) -> None:
+  """Changes the data, preprocessing and interval of an evaluator."""
   if "data" in cfg:
     cfg.data = _data(cfg.data)
   if "datasets" in cfg:  # Few-shot: name, split to learn from, split to test.
@@ -136,8 +146,8 @@ def _change_eval(cfg, size):
   set_duration(cfg, "log", log_percent=0.5)
 
 
-def _change_model(config, model):
-  """Tiny models of few classes; no weights of large ones."""
+def _change_model(config: Any, model: Mapping[str, Any] | None) -> None:
+  """Makes models tiny, with few classes and without published weights."""
   keys = ["model"]
   if "student_name" in config:
     keys = ["student", *config.teachers]
@@ -157,8 +167,13 @@ def _change_model(config, model):
     config.init_head_bias = -math.log(NUM_CLASSES)
 
 
-def shorten(config, total_steps=TOTAL_STEPS):
-  """Few steps; what else there is in proportion to them."""
+def shorten(config: mlc.ConfigDict, total_steps: int = TOTAL_STEPS) -> None:
+  """Makes a run short, with all durations in proportion.
+
+  Args:
+    config: changed in place.
+    total_steps: number of steps of the run.
+  """
   if config.get("total_steps") == 0:  # Evaluation only.
     return
   set_duration(config, "total", total_steps=total_steps)
@@ -174,8 +189,14 @@ def shorten(config, total_steps=TOTAL_STEPS):
       schedule["timescale"] = total_steps // 10
 
 
-def set_duration(cfg, name, **new):
-  """Replaces a duration in any unit; does nothing where there is none."""
+def set_duration(cfg: Any, name: str, **new: Any) -> None:
+  """Replaces a duration in any unit, if the config has it.
+
+  Args:
+    cfg: changed in place.
+    name: name of the duration, for example "warmup".
+    **new: the new one, for example `warmup_percent=0.1`; none removes it.
+  """
   units = ("steps", "examples", "epochs", "percent")
   old = [f"{name}_{unit}" for unit in units if f"{name}_{unit}" in cfg]
   for key in old:
@@ -184,8 +205,8 @@ def set_duration(cfg, name, **new):
     cfg.update(new)
 
 
-def _data(data, train=False):
-  """The arguments of the embedded dataset in place of those of another."""
+def _data(data: Any, train: bool = False) -> dict[str, Any]:
+  """Returns arguments of the embedded dataset in place of those of another."""
   if data["name"] != "bv:dummy":
     return dict(name=DATASET, split=_split(data.get("split", "train"), train))
   spec = {k: dict(v) for k, v in data["spec"].items()}
@@ -196,20 +217,20 @@ def _data(data, train=False):
   return {**data, "spec": spec}
 
 
-def _split(split, train=False):
-  """A split of the embedded dataset that plays the part of another's.
+def _split(split: str, train: bool = False) -> str:
+  """Returns the split of the embedded dataset that stands for another split.
 
   Args:
-    split: str, a TFDS split such as `train[:99%]+validation`.
-    train: bool, whether it is trained on.
+    split: a TFDS split such as `train[:99%]+validation`.
+    train: whether it is trained on.
 
   Returns:
-    str. Percentages stay, other positions become smaller in proportion.
+    The split. Percentages stay, other positions become smaller in proportion.
   """
   return "+".join(_split_part(part, train) for part in split.split("+"))
 
 
-def _split_part(part, train):
+def _split_part(part: str, train: bool) -> str:
   name, _, position = part.strip(" ]").partition("[")
   known = (("val", "validation"), ("test", "test"))
   name = next((new for old, new in known if name.startswith(old)), "train")
@@ -222,8 +243,8 @@ def _split_part(part, train):
   return f"{name}[{begin}:{end}]" if begin or end else name
 
 
-def _position(text):
-  """A number of examples made smaller; percentages stay as they are."""
+def _position(text: str) -> str:
+  """Makes a number of examples smaller; percentages stay as they are."""
   text = text.replace("_", "")
   if not text.lstrip("-").isdecimal():
     return text
@@ -231,8 +252,13 @@ def _position(text):
   return str(math.ceil(int(text) / _SPLIT_FACTOR))
 
 
-def change_pp(cfg, size):
-  """All preprocessing strings of a dict: `pp`, `pp_fn`, `pp_train`, ..."""
+def change_pp(cfg: Any, size: int) -> None:
+  """Changes all preprocessing strings of a dict: `pp`, `pp_fn`, `pp_train`, ...
+
+  Args:
+    cfg: changed in place.
+    size: pixels of the images that the model sees.
+  """
   for key, value in cfg.items():
     if key.split("_")[0] == "pp" and isinstance(value, str):
       cfg[key] = demo_pp.shrink(

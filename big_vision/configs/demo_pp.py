@@ -1,4 +1,4 @@
-"""Preprocessing strings for small images, few classes and few steps."""
+"""Adapts preprocessing strings to small images, few classes and few steps."""
 
 import math
 import pathlib
@@ -37,15 +37,15 @@ AREA_MIN = 50
 RANDAUG = dict(num_layers=1, magnitude=5)
 
 
-def shrink(pp, *, size, num_classes, label):
-  """Makes a preprocessing string one for small data.
+def shrink(pp: str, *, size: int, num_classes: int, label: str) -> str:
+  """Adapts a preprocessing string to small data.
 
   Args:
-    pp: str, ops separated by `|`.
-    size: int, pixels of the images that models will see. All sizes of a feature
-      change in the proportion that the last of them does.
-    num_classes: int, length of one-hot vectors.
-    label: str, feature of the dataset that takes the place of any label.
+    pp: ops separated by `|`.
+    size: pixels of the images that models get. All sizes of a feature change in
+      the same proportion as the last one.
+    num_classes: length of one-hot vectors.
+    label: feature of the dataset that takes the place of any label.
 
   Returns:
     The string. Ops that need no change stay letter by letter.
@@ -80,7 +80,7 @@ def shrink(pp, *, size, num_classes, label):
 
 
 class _Op:
-  """One op of a preprocessing string, whose arguments can be changed."""
+  """Represents an op of a preprocessing string with mutable arguments."""
 
   def __init__(self, section):
     from big_vision.pp import registry
@@ -95,7 +95,7 @@ class _Op:
     self._text = section
 
   def get(self, key, default=None):
-    """The value of an argument."""
+    """Returns the value of an argument."""
     given = dict(zip(self.keys, self.args, strict=False)) | self.kw
     return given.get(key, default)
 
@@ -114,12 +114,12 @@ class _Op:
 
 
 def _larger(size):
-  """The larger side of a size, which is an int, a pair or None."""
+  """Returns the larger side of a size, which is an int, a pair or None."""
   return max(size) if isinstance(size, (tuple, list)) else size
 
 
 def _scaled(size, factor):
-  """A size times a factor, in whole pixels."""
+  """Multiplies a size by a factor; returns whole pixels."""
   if isinstance(size, (tuple, list)):
     return tuple(round(s * factor) for s in size)
   return round(size * factor)

@@ -30,6 +30,9 @@ its namesake, for `name=vit_i21k` the file `transfer.py` with the argument
 """
 
 import inspect
+from typing import Any
+
+import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup
@@ -37,9 +40,16 @@ from big_vision.configs import demo
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 
-def get_config(arg=""):
-  """Evaluation only; args: name, batch_size, demo."""
-  # What is parsed is the config itself.
+def get_config(arg: str = "") -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: the keys `name`, `batch_size`, `demo`, see the top of this file.
+
+  Returns:
+    ConfigDict.
+  """
+  # The parsed arguments are the config itself.
   config = bvcc.parse_arg(arg, name="bit_paper", batch_size=4, demo=False)
   is_demo = config.demo
   del config["demo"]
@@ -53,12 +63,14 @@ def get_config(arg=""):
   return config
 
 
-def eval_only(config, batch_size, spec_for_init):
-  """Makes `config` one that evaluates once and stops.
+def eval_only(
+  config: mlc.ConfigDict, batch_size: int, spec_for_init: dict[str, Any]
+) -> None:
+  """Makes a config evaluate once and stop.
 
   Args:
-    config: ConfigDict, changed.
-    batch_size: int, global.
+    config: changed in place.
+    batch_size: global.
     spec_for_init: dict of shapes and dtypes of the inputs of the model, the
       `spec` of the dataset `bv:dummy`.
   """
@@ -75,8 +87,8 @@ def eval_only(config, batch_size, spec_for_init):
   config.sharding_rules = [("act_batch", ("data",))]
 
 
-def bit_paper(config):
-  """BiT of the paper, fine-tuned on ImageNet-1k."""
+def bit_paper(config: mlc.ConfigDict) -> None:
+  """Completes a config for BiT of the paper, fine-tuned on ImageNet-1k."""
   config.num_classes = 1000
   config.model_name = "bit_paper"
   config.model_init = "M-imagenet2012"  # M is pre-trained on ImageNet-21k.
@@ -92,8 +104,8 @@ def bit_paper(config):
   config.evals.v2 = evaluator("imagenet_v2", "test", "label")
 
 
-def vit_i1k(config):
-  """ViT of `vit_s16_i1k.py`."""
+def vit_i1k(config: mlc.ConfigDict) -> None:
+  """Completes a config for the ViT of `vit_s16_i1k.py`."""
   config.num_classes = 1000
   config.model_name = "vit"
   config.model_init = ""
@@ -104,15 +116,15 @@ def vit_i1k(config):
   config.evals.val = _classification("imagenet2012", "validation", pp)
 
 
-def mlp_mixer_i1k(config):
-  """MLP-Mixer."""
+def mlp_mixer_i1k(config: mlc.ConfigDict) -> None:
+  """Completes a config for MLP-Mixer."""
   vit_i1k(config)
   config.model_name = "mlp_mixer"
   config.model = dict(variant="L/16")
 
 
-def vit_i21k(config):
-  """ViT of "How to train your ViT?", pre-trained on ImageNet-21k."""
+def vit_i21k(config: mlc.ConfigDict) -> None:
+  """Completes a config for ViT of "How to train your ViT?", on ImageNet-21k."""
   config.num_classes = 21843
   config.model_name = "vit"
   config.model_init = ""
@@ -133,7 +145,7 @@ def _classification(name, split, pp_fn, loss_name="softmax_xent"):
 
 
 def _find(name):
-  """The function of this module that completes the config."""
+  """Finds the function of this module that completes the config."""
   known = {
     key: fn
     for key, fn in globals().items()

@@ -26,8 +26,15 @@ from big_vision.configs.common_fewshot import get_fewshot_lsr
 MODES = ("gpu8", "regression_test")
 
 
-def get_config(mode=None):
-  """Mixer-B/16; mode: None or one of `MODES`."""
+def get_config(mode: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    mode: None or one of `MODES`.
+
+  Returns:
+    ConfigDict.
+  """
   mode, is_demo = demo.split_arg(mode)
   if mode and mode not in MODES:
     raise lookup.unknown("mode of mlp_mixer_i1k", mode, (*MODES, "demo"))

@@ -1,18 +1,17 @@
-r"""NFNet from scratch on ImageNet-1k: no normalisation, large batches.
+r"""NFNet from scratch on ImageNet-1k: no normalization, large batches.
 
 https://arxiv.org/abs/2102.06171: adaptive gradient clipping, strong
-regularisation, evaluation at a higher resolution than training.
+regularization, evaluation at a higher resolution than training.
 
   python -m big_vision.train \
     --config big_vision/configs/nfnet_i1k.py:variant=F0 \
     --workdir /path/to/workdir
 
-The paper reports from 83.6% for F0 to 86.0% for F5, with CutMix and averages of
-the weights besides, which are not used here.
+The paper reports from 83.6% for F0 to 86.0% for F5. It also uses CutMix and
+averages of the weights, which this config does not.
 
-`:runlocal` is for trying it on one machine: small batch, 16 images per
-evaluation. `:demo` really trains, in a minute, a tiny model on generated data,
-see `demo.py`.
+`:runlocal` tries it on one machine: small batch, 16 images per evaluation.
+`:demo` trains a tiny model on generated data in a minute, see `demo.py`.
 """
 
 import ml_collections as mlc
@@ -26,8 +25,15 @@ from big_vision.models import nfnet
 MAGNITUDES = dict(F0=5, F1=10, F2=10, F3=15, F4=15, F5=15, F6=15)
 
 
-def get_config(arg=None):
-  """NFNet on ImageNet-1k; args: variant, runlocal, demo."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: the keys `variant`, `runlocal`, `demo`, see `parse_arg`.
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, variant="F0", runlocal=False, demo=False)
   if arg.variant not in MAGNITUDES:
     raise lookup.unknown("variant of nfnet_i1k", arg.variant, MAGNITUDES)
@@ -44,7 +50,6 @@ def get_config(arg=None):
   config.input = dict(
     data=dict(name="imagenet2012", split="train[:99%]"),
     batch_size=4096,
-    cache="raw_data" if arg.runlocal else "none",
     shuffle_buffer_size=250_000,
     pp=(
       f"decode_jpeg_and_inception_crop({train_res})|flip_lr"
@@ -74,7 +79,7 @@ def get_config(arg=None):
   # 0.9) times as much. Here decay is apart from both optimizer and lr.
   config.wd = 2e-5 * config.lr * 10
   config.schedule = dict(decay_type="cosine", warmup_epochs=5)
-  config.mixup = dict(p=0.2, fold_in=None)
+  config.mixup = dict(p=0.2)
 
   config.evals = bvcc.imagenet_evals(
     f"decode|resize_small({eval_res + 32})|central_crop({eval_res})"

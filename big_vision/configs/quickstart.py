@@ -15,8 +15,15 @@ import ml_collections as mlc
 import big_vision.configs.common as bvcc
 
 
-def get_config(arg=None):
-  """The whole experiment as one nested dictionary."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: None or "demo", which changes nothing, since this is small already.
+
+  Returns:
+    ConfigDict.
+  """
   bvcc.parse_arg(arg, demo=False)  # A demo would not be any smaller.
   config = mlc.ConfigDict()
 

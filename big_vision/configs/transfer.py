@@ -1,4 +1,4 @@
-r"""Fine-tuning of pre-trained models, with one recipe for all datasets.
+r"""Fine-tunes pre-trained models, with one recipe for all datasets.
 
   python -m big_vision.train \
     --config big_vision/configs/transfer.py:model=vit-i21k-augreg-b/32,dataset=cifar10,crop=resmall_crop \
@@ -20,7 +20,8 @@ Arguments:
   crop: one of `CROPS`, of the training images.
   h_res, l_res: side of an image in pixels before and after the crop.
   batch_size: global.
-  fsdp: shards parameters and optimizer over all devices.
+  fsdp: shards parameters and optimizer over all devices; ViT then scans over
+    its layers.
   runlocal: small batch.
   demo: fine-tunes a tiny model on generated data in a minute, see `demo.py`;
     from scratch unless `--config.model_init` is the checkpoint of another demo
@@ -72,8 +73,15 @@ MODELS = {
 }
 
 
-def get_config(arg=None):
-  """Fine-tuning; args: see the table of the module."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: see the top of this file.
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(
     arg,
     model="vit",
@@ -147,14 +155,16 @@ def get_config(arg=None):
     config.mesh = [("data", -1)]
     config.sharding_strategy = [(".*", 'fsdp(axis="data")')]
     config.sharding_rules = [("act_batch", ("data",))]
-    config.model.scan = True
+    # The published config also sets it for BiT, whose model does not know it.
+    if config.model_name == "vit":
+      config.model.scan = True
   if arg.demo:
     demo.apply(config)
   return config
 
 
 def _find(what, name, known):
-  """`known[name]`, or a ValueError that says what there is."""
+  """Returns `known[name]`; raises a ValueError with the known names."""
   if name not in known:
     raise ValueError(
       f"Unknown {what}: {name!r}{lookup.did_you_mean(name, known)}"

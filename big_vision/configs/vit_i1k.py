@@ -50,12 +50,12 @@ AUG_FOR_VARIANT = {
 }
 
 
-def get_aug(aug, variant, aug_for_variant):
-  """The preset `aug`, or if it is empty the one that suits the variant.
+def get_aug(aug: str, variant: str, aug_for_variant: dict[str, str]) -> str:
+  """Returns the preset `aug`, or the one that suits the variant.
 
   Args:
-    aug: str, name of a preset, may be empty or None.
-    variant: str, model variant, for example "B/16".
+    aug: name of a preset, may be empty or None.
+    variant: model variant, for example "B/16".
     aug_for_variant: dict from variant to the name of a preset.
 
   Returns:
@@ -63,7 +63,7 @@ def get_aug(aug, variant, aug_for_variant):
 
   Raises:
     KeyError: nothing is known to suit the variant.
-    ValueError: there is no such preset.
+    ValueError: the preset does not exist.
   """
   if not aug and variant not in aug_for_variant:
     raise KeyError(
@@ -77,8 +77,15 @@ def get_aug(aug, variant, aug_for_variant):
   return AUG_PRESETS[aug]
 
 
-def get_config(arg=None):
-  """ViT on ImageNet-1k; args: variant, runlocal, aug, demo."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: the keys `variant`, `runlocal`, `aug`, `demo`, see `parse_arg`.
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, variant="B/16", runlocal=False, aug="", demo=False)
   randaug, mixup_p = get_aug(arg.aug, arg.variant, AUG_FOR_VARIANT)
   config = mlc.ConfigDict()

@@ -34,8 +34,15 @@ AUG_FOR_VARIANT = {
 }
 
 
-def get_config(arg=None):
-  """ViT on ImageNet-21k; args: variant, runlocal, aug, demo."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: the keys `variant`, `runlocal`, `aug`, `demo`, see `parse_arg`.
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, variant="B/16", runlocal=False, aug="", demo=False)
   randaug, mixup_p = vit_i1k.get_aug(arg.aug, arg.variant, AUG_FOR_VARIANT)
   config = mlc.ConfigDict()

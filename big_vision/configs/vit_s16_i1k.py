@@ -23,8 +23,15 @@ import big_vision.configs.common as bvcc
 from big_vision.configs import demo
 
 
-def get_config(arg=None):
-  """ViT-S/16, 90 epochs."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: None or "demo".
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, demo=False)
   config = mlc.ConfigDict()
 

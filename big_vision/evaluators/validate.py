@@ -14,13 +14,14 @@ PP_KEYS = ("pp_fn", "pp_train", "pp_eval", "pp_img", "pp_txt")
 
 
 def validate(
-  config: ConfigLike, predict_names: Iterable[str], devices: Devices
+  config: ConfigLike, predict_names: Iterable[str] | None, devices: Devices
 ) -> None:
   """Checks `config.evals` without opening data or compiling anything.
 
   Args:
     config: ConfigDict of a run; its `pp_modules` are imported already.
-    predict_names: names of the predict functions that evaluators may use.
+    predict_names: names of the predict functions that evaluators may use; None
+      leaves them unchecked, while they are not known.
     devices: sequence of devices that batches are split over.
 
   Raises:
@@ -34,16 +35,18 @@ def _validate(
   config: ConfigLike,
   name: str,
   cfg: dict[str, Any],
-  predict_names: Iterable[str],
+  predict_names: Iterable[str] | None,
   devices: Devices,
 ) -> None:
   """Checks one entry of `config.evals`, given as a dict."""
   where, kind = f"config.evals.{name}", cfg.get("type", name)
   module = build.module_of(kind, name)
   build.check_api(module, name, devices)
+  pred = cfg.get("pred", "predict")
+  names = [pred] if predict_names is None else predict_names
   # The functions themselves do not matter here.
-  fns: dict[str, Any] = dict.fromkeys(predict_names)
-  build.predict_fn_of(fns, name, cfg.get("pred", "predict"), cfg.get("pred_kw"))
+  fns: dict[str, Any] = dict.fromkeys(names)
+  build.predict_fn_of(fns, name, pred, cfg.get("pred_kw"))
 
   own = {k: v for k, v in cfg.items() if k not in build.GENERIC_KEYS}
   given_by_run = {"devices", "batch_size", *build.RUN_KEYS}

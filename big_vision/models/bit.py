@@ -1,4 +1,4 @@
-"""ResNet with GroupNorm and weight standardisation: BiT in the v1 order.
+"""ResNet with GroupNorm and weight standardization: BiT in the v1 order.
 
 Activations follow the convolutions (post-activation bottlenecks);
 `models/bit_paper.py` is the architecture of the published checkpoints.
@@ -6,7 +6,7 @@ Activations follow the convolutions (post-activation bottlenecks);
 References:
   Kolesnikov et al. 2019, https://arxiv.org/abs/1912.11370
   He et al. 2015 (ResNet), https://arxiv.org/abs/1512.03385
-  Qiao et al. 2019 (weight standardisation), https://arxiv.org/abs/1903.10520
+  Qiao et al. 2019 (weight standardization), https://arxiv.org/abs/1903.10520
 
 Shapes: `B` batch, `H, W` image, `h, w` feature map, `C` channels.
 The names of the modules are the names in checkpoints, and random keys derive
@@ -14,7 +14,8 @@ from them.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 from big_vision import trees
 from big_vision.models import common, convnet
 from big_vision.models.convnet import get_block_desc
+from big_vision.types import Array, ConfigLike, Params
 
 __all__ = [
   "Model",
@@ -35,7 +37,9 @@ __all__ = [
 ]
 
 
-def weight_standardize(w, axis, eps):
+def weight_standardize(
+  w: Array, axis: int | Sequence[int], eps: float
+) -> Array:
   """Subtracts the mean and divides by the standard deviation plus `eps`.
 
   Args:
@@ -52,21 +56,28 @@ def weight_standardize(w, axis, eps):
 
 
 class StdConv(convnet.StdConv):
-  """Convolution with standardised weights."""
+  """Convolution with standardized weights."""
 
-  def standardize(self, kernel):
-    """The kernel as it is used."""
+  def standardize(self, kernel: Array) -> Array:
+    """Standardizes a kernel for use.
+
+    Args:
+      kernel: [h, w, C_in, C_out].
+
+    Returns:
+      Array of the same shape.
+    """
     return weight_standardize(kernel, axis=(0, 1, 2), eps=1e-5)
 
 
 class ResidualUnit(nn.Module):
-  """Bottleneck block, normalised and activated after the convolutions.
+  """Bottleneck block with normalization and activation after the convolutions.
 
   Attributes:
-    nmid: int, channels inside; None is a quarter of the input's. The output has
-      four times as many.
+    nmid: int, channels inside; None means a quarter of the input's. The output
+      has four times as many.
     strides: (int, int), of the 3x3 convolution and the shortcut.
-    dtype_mm: str, dtype of the computation; None is that of the input.
+    dtype_mm: str, dtype of the computation; None means that of the input.
   """
 
   nmid: int | None = None
@@ -74,8 +85,15 @@ class ResidualUnit(nn.Module):
   dtype_mm: str | None = None
 
   @nn.compact
-  def __call__(self, x):
-    """Maps x [B, h, w, C] to [B, h / strides, w / strides, 4 * nmid]."""
+  def __call__(self, x: Array) -> Array:
+    """Applies the block.
+
+    Args:
+      x: [B, h, w, C].
+
+    Returns:
+      [B, h / strides, w / strides, 4 * nmid].
+    """
     nmid = self.nmid or x.shape[-1] // 4
     nout = 4 * nmid
     strides = tuple(self.strides)
@@ -103,7 +121,7 @@ class ResNetStage(nn.Module):
   Attributes:
     block_size: int, number of blocks.
     first_stride: (int, int), of the first block.
-    nmid: int, channels inside of the blocks.
+    nmid: int, channels inside the blocks.
     dtype_mm: str, see `ResidualUnit`.
   """
 
@@ -113,8 +131,15 @@ class ResNetStage(nn.Module):
   dtype_mm: str | None = None
 
   @nn.compact
-  def __call__(self, x):
-    """Maps x [B, h, w, C] to [B, h / stride, w / stride, 4 * nmid]."""
+  def __call__(self, x: Array) -> Array:
+    """Applies the blocks.
+
+    Args:
+      x: [B, h, w, C].
+
+    Returns:
+      [B, h / stride, w / stride, 4 * nmid].
+    """
     for i in range(self.block_size):
       x = ResidualUnit(
         nmid=self.nmid,
@@ -126,10 +151,18 @@ class ResNetStage(nn.Module):
 
 
 class Model(convnet.ResNet):
-  """ResNet, activated after the convolutions; attributes as `ResNet`."""
+  """ResNet, activated after the convolutions; `ResNet` lists the attributes."""
 
-  def stem(self, image, width):
-    """Maps [B, H, W, 3] to [B, H / 4, W / 4, width]."""
+  def stem(self, image: Array, width: int) -> Array:
+    """Applies the first convolution, normalization, and pooling.
+
+    Args:
+      image: [B, H, W, 3].
+      width: int, number of output channels.
+
+    Returns:
+      [B, H / 4, W / 4, width].
+    """
     x = StdConv(
       width,
       (7, 7),
@@ -141,8 +174,17 @@ class Model(convnet.ResNet):
     x = nn.relu(nn.GroupNorm(dtype=self.dtype_mm, name="gn_root")(x))
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
 
-  def stage(self, x, name, **kw):
-    """Blocks of one width; all that is reported of them is their result."""
+  def stage(self, x: Array, name: str, **kw: Any) -> tuple[Array, Any]:
+    """Applies the blocks of one stage.
+
+    Args:
+      x: [B, h, w, C].
+      name: str, of the module.
+      **kw: fields of `ResNetStage`.
+
+    Returns:
+      (result, result): the stage has no other intermediates.
+    """
     x = ResNetStage(name=name, **kw)(x)
     return x, x
 
@@ -150,7 +192,7 @@ class Model(convnet.ResNet):
 _NORMS = {"gn_root", "gn_proj", "gn1", "gn2", "gn3"}
 
 
-def fix_old_checkpoints(params):
+def fix_old_checkpoints(params: Mapping[str, Any]) -> Params:
   """Converts earlier layouts to the current one.
 
   Args:
@@ -158,7 +200,7 @@ def fix_old_checkpoints(params):
 
   Returns:
     Nested dict: modules are numbered as in linen, and parameters of
-    normalisations have one dimension instead of [1, 1, 1, C].
+    normalizations have one dimension instead of [1, 1, 1, C].
   """
   params = common.convert_pre_linen(params)
   named, _ = trees.tree_flatten_with_names(params)
@@ -171,7 +213,26 @@ def fix_old_checkpoints(params):
   )
 
 
-def load(init_params, init_file, model_cfg, dont_load=()):
-  """Loads a checkpoint, also one of an earlier layout, see `common.load`."""
+def load(
+  init_params: Params | None,
+  init_file: str,
+  model_cfg: ConfigLike,
+  dont_load: str | Sequence[str] = (),
+) -> Params:
+  """Loads a checkpoint, also one of an earlier layout.
+
+  Args:
+    init_params: parameters of the model, arrays or shapes; None returns all
+      that the checkpoint has.
+    init_file: str, a path `<path>[:<sub/tree>]`.
+    model_cfg: not used.
+    dont_load: regexes of parameters that keep their initial values.
+
+  Returns:
+    Nested dict of parameters, see `common.load`.
+
+  Raises:
+    ValueError: parameters do not match, see `common.merge_params`.
+  """
   del model_cfg
   return common.load(init_params, init_file, dont_load, fix_old_checkpoints)

@@ -1,7 +1,7 @@
-"""BiT as published: ResNet v2 with GroupNorm and weight standardisation.
+"""BiT as published: ResNet v2 with GroupNorm and weight standardization.
 
-Normalisation and activation come before the convolutions. The published
-checkpoints load under the names of the paper, see `load`.
+Normalization and activation come before the convolutions. `load` accepts the
+names that the paper gives to the published checkpoints.
 
 References:
   Kolesnikov et al. 2019 (BiT), https://arxiv.org/abs/1912.11370
@@ -14,7 +14,8 @@ from them.
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -23,9 +24,10 @@ from jax import lax
 
 from big_vision import lookup, trees
 from big_vision.models import common, convnet
+from big_vision.types import Array, ConfigLike, Params
 
 
-def standardize(x, axis, eps):
+def standardize(x: Array, axis: int | Sequence[int], eps: float) -> Array:
   """Subtracts the mean and divides by the root of the variance plus `eps`.
 
   Args:
@@ -42,22 +44,32 @@ def standardize(x, axis, eps):
 
 
 class GroupNorm(nn.Module):
-  """Normalisation over positions and groups of channels.
+  """Normalization over positions and groups of channels.
 
-  Parameters have the shape [1, 1, 1, C] that the published checkpoints have.
+  Parameters have the shape [1, 1, 1, C], as in the published checkpoints.
 
   Attributes:
     ngroups: int, number of groups.
-    dtype: str, of the result; statistics are at least float32. None is that of
-      the input and the parameters.
+    dtype: str, of the result; statistics are at least float32. None means that
+      of the input and the parameters.
   """
 
   ngroups: int = 32
   dtype: str | None = None
 
   @nn.compact
-  def __call__(self, x):
-    """Maps x [B, h, w, C] to the same shape."""
+  def __call__(self, x: Array) -> Array:
+    """Applies the layer.
+
+    Args:
+      x: [B, h, w, C].
+
+    Returns:
+      [B, h, w, C].
+
+    Raises:
+      ValueError: the channels cannot be divided into the groups.
+    """
     num_channels = x.shape[-1]
     if num_channels % self.ngroups:
       raise ValueError(
@@ -86,27 +98,41 @@ class GroupNorm(nn.Module):
 
 
 class StdConv(convnet.StdConv):
-  """Convolution with standardised weights."""
+  """Convolution with standardized weights."""
 
-  def standardize(self, kernel):
-    """The kernel as it is used."""
+  def standardize(self, kernel: Array) -> Array:
+    """Standardizes a kernel for use.
+
+    Args:
+      kernel: [h, w, C_in, C_out].
+
+    Returns:
+      Array of the same shape.
+    """
     return standardize(kernel, axis=(0, 1, 2), eps=1e-10)
 
 
 class RootBlock(nn.Module):
-  """The first convolution and pooling, a quarter of the resolution.
+  """The first convolution and pooling, which quarter the resolution.
 
   Attributes:
     width: int, channels.
-    dtype_mm: str, dtype of the computation; None is that of the input.
+    dtype_mm: str, dtype of the computation; None means that of the input.
   """
 
   width: int
   dtype_mm: str | None = None
 
   @nn.compact
-  def __call__(self, x):
-    """Maps x [B, H, W, 3] to [B, H / 4, W / 4, width]."""
+  def __call__(self, x: Array) -> Array:
+    """Applies the block.
+
+    Args:
+      x: [B, H, W, 3].
+
+    Returns:
+      [B, H / 4, W / 4, width].
+    """
     x = StdConv(
       self.width,
       (7, 7),
@@ -120,13 +146,13 @@ class RootBlock(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-  """Bottleneck block, normalised and activated before the convolutions.
+  """Bottleneck block with normalization and activation before the convolutions.
 
   Attributes:
-    nmid: int, channels inside; None is a quarter of the input's. The output has
-      four times as many.
+    nmid: int, channels inside; None means a quarter of the input's. The output
+      has four times as many.
     strides: (int, int), of the 3x3 convolution and the shortcut.
-    dtype_mm: str, dtype of the computation; None is that of the input.
+    dtype_mm: str, dtype of the computation; None means that of the input.
   """
 
   nmid: int | None = None
@@ -134,8 +160,15 @@ class ResidualUnit(nn.Module):
   dtype_mm: str | None = None
 
   @nn.compact
-  def __call__(self, x):
-    """Maps x [B, h, w, C] to [B, h / strides, w / strides, 4 * nmid]."""
+  def __call__(self, x: Array) -> Array:
+    """Applies the block.
+
+    Args:
+      x: [B, h, w, C].
+
+    Returns:
+      [B, h / strides, w / strides, 4 * nmid].
+    """
     nmid = self.nmid or x.shape[-1] // 4
     nout = 4 * nmid
     strides = tuple(self.strides)
@@ -159,7 +192,7 @@ class ResNetStage(nn.Module):
 
   Attributes:
     block_size: int, number of blocks.
-    nmid: int, channels inside of the blocks.
+    nmid: int, channels inside the blocks.
     first_stride: (int, int), of the first block.
     dtype_mm: str, see `ResidualUnit`.
   """
@@ -170,14 +203,15 @@ class ResNetStage(nn.Module):
   dtype_mm: str | None = None
 
   @nn.compact
-  def __call__(self, x):
-    """Applies the stage.
+  def __call__(self, x: Array) -> tuple[Array, dict[str, Array]]:
+    """Applies the blocks.
 
     Args:
       x: [B, h, w, C].
 
     Returns:
-      ([B, h / stride, w / stride, 4 * nmid], dict of what each unit returns).
+      ([B, h / stride, w / stride, 4 * nmid], dict with the result of each
+      unit).
     """
     out = {}
     for i in range(self.block_size):
@@ -192,18 +226,43 @@ class ResNetStage(nn.Module):
 
 
 class Model(convnet.ResNet):
-  """ResNet v2, activated before the convolutions; attributes as `ResNet`."""
+  """ResNet v2, activated before convolutions; `ResNet` lists the attributes."""
 
-  def stem(self, image, width):
-    """Maps [B, H, W, 3] to [B, H / 4, W / 4, width]."""
+  def stem(self, image: Array, width: int) -> Array:
+    """Applies the first convolution and pooling.
+
+    Args:
+      image: [B, H, W, 3].
+      width: int, number of output channels.
+
+    Returns:
+      [B, H / 4, W / 4, width].
+    """
     return RootBlock(width, dtype_mm=self.dtype_mm, name="root_block")(image)
 
-  def stage(self, x, name, **kw):
-    """Blocks of one width: their result, and a dict of that of each."""
+  def stage(self, x: Array, name: str, **kw: Any) -> tuple[Array, Any]:
+    """Applies the blocks of one stage.
+
+    Args:
+      x: [B, h, w, C].
+      name: str, of the module.
+      **kw: fields of `ResNetStage`.
+
+    Returns:
+      (result, dict with the result of each block).
+    """
     return ResNetStage(name=name, **kw)(x)
 
-  def finish(self, x, out):
-    """The last normalisation and activation."""
+  def finish(self, x: Array, out: dict[str, Any]) -> Array:
+    """Applies the last normalization and activation.
+
+    Args:
+      x: [B, h, w, C].
+      out: dict of intermediates, gets `norm_pre_head`.
+
+    Returns:
+      [B, h, w, C].
+    """
     x = GroupNorm(dtype=self.dtype_mm, name="norm-pre-head")(x)
     out["norm_pre_head"] = x
     return nn.relu(x)
@@ -218,13 +277,30 @@ VANITY_NAMES = {
 }
 
 
-def load(init_params, init_file, model_cfg, dont_load=()):
-  """Loads a checkpoint, published ones in their own format, see `common.load`.
+def load(
+  init_params: Params | None,
+  init_file: str,
+  model_cfg: ConfigLike,
+  dont_load: str | Sequence[str] = (),
+) -> Params:
+  """Loads a checkpoint; published ones are converted from their own format.
 
-  `init_file` may also be one of `VANITY_NAMES`, or a model of the paper: "L", "M"
-  or "S" is the data of the pre-training, and what it was fine-tuned on may follow,
-  as in "M-imagenet2012" or "M-run0-caltech101". Depth and width are those of
-  `model_cfg`; a size that was not published raises ValueError.
+  Args:
+    init_params: parameters of the model, arrays or shapes; None returns all
+      that the checkpoint has.
+    init_file: str, a path `<path>[:<sub/tree>]`; or one of `VANITY_NAMES`; or a
+      model of the paper: "L", "M" or "S" for the data of the pre-training,
+      possibly followed by the data of the fine-tuning, as in "M-imagenet2012"
+      or "M-run0-caltech101".
+    model_cfg: mapping with `depth` and `width` of the paper's model, or None.
+    dont_load: regexes of parameters that keep their initial values.
+
+  Returns:
+    Nested dict of parameters, see `common.load`.
+
+  Raises:
+    ValueError: a model of the paper that was not published in this size, or
+      parameters do not match, see `common.merge_params`.
   """
   # The names of the paper have no slash, paths must have one.
   if match := re.fullmatch(r"([LMS])(-[\w-]+)?", init_file):
@@ -269,7 +345,7 @@ _CONVERSION = {
 }
 
 
-def maybe_convert_big_transfer_format(tree):
+def maybe_convert_big_transfer_format(tree: Mapping[str, Any]) -> Params:
   """Converts parameters from the format of the published checkpoints.
 
   Args:

@@ -1,22 +1,30 @@
-"""What several models share: merging checkpoints, old names, positions."""
+"""Loads and merges checkpoints of any model; adds positions to tokens."""
 
 import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision import checkpoints, trees
+from big_vision import checkpoints, lookup, trees
+from big_vision.types import Array, Params
 
 
-def load(init_params, init_file, dont_load=(), convert=lambda params: params):
-  """The usual `load` of a model: reads a checkpoint, converts, merges.
+def load(
+  init_params: Params | None,
+  init_file: str,
+  dont_load: str | Sequence[str] = (),
+  convert: Callable[[Params], Params] = lambda params: params,
+) -> Params:
+  """Reads a checkpoint, converts it, and merges it with the initial parameters.
 
   Args:
-    init_params: parameters of the model, arrays or shapes; None returns what
-      the checkpoint has.
+    init_params: parameters of the model, arrays or shapes; None returns all
+      that the checkpoint has.
     init_file: str, a path `<path>[:<sub/tree>]`.
-    dont_load: regexes of parameters to be initialised instead, for example
+    dont_load: regexes of parameters that keep their initial values, for example
       ["head/.*"].
     convert: function from the parameters in the file to those of today's model.
 
@@ -31,7 +39,12 @@ def load(init_params, init_file, dont_load=(), convert=lambda params: params):
   return merge_params(params, init_params, dont_load)
 
 
-def merge_params(loaded, inited, dont_load=(), match_dtype=False):
+def merge_params(
+  loaded: Params,
+  inited: Params | None,
+  dont_load: str | Sequence[str] = (),
+  match_dtype: bool = False,
+) -> Params:
   """Puts the parameters of a checkpoint in place of the initial ones.
 
   Shapes are not compared: a model may still have to adapt what was loaded.
@@ -97,12 +110,12 @@ def merge_params(loaded, inited, dont_load=(), match_dtype=False):
   )
 
 
-def convert_pre_linen(params):
+def convert_pre_linen(params: Mapping[str, Any]) -> Params:
   """Renames modules as Flax linen numbers them: from 0 for each class.
 
   The library before linen counted the modules of all classes together, as in
   `LayerNorm_0, Dense_1, LayerNorm_2`; public checkpoints still have such names.
-  Names that are numbered from 0 without gaps stay as they are.
+  Names that already count from 0 without gaps stay the same.
 
   Args:
     params: nested mapping with string keys.
@@ -125,19 +138,19 @@ def convert_pre_linen(params):
 
 
 class AddPositionEmbs(nn.Module):
-  """Adds positional embeddings, also for one token after the other.
+  """Adds positional embeddings, to whole sequences or to one token per call.
 
   Attributes:
     decode: bool, autoregressive decoding. The call that creates the variable
-      `cache/cache_index` takes whole sequences; each later one takes the next
+      `cache/cache_index` takes whole sequences; each later call takes the next
       token.
   """
 
   decode: bool = False
 
   @nn.compact
-  def __call__(self, inputs, posemb):
-    """Adds them.
+  def __call__(self, inputs: Array, posemb: Array) -> Array:
+    """Adds the embeddings of the positions of the tokens.
 
     Args:
       inputs: [B, S, D].
@@ -145,8 +158,12 @@ class AddPositionEmbs(nn.Module):
 
     Returns:
       [B, S, D].
+
+    Raises:
+      ConfigError: `inputs` does not have three dimensions.
     """
-    assert inputs.ndim == 3, f"Expected [B, S, D], got {inputs.shape}."
+    if inputs.ndim != 3:
+      raise lookup.ConfigError(f"Expected [B, S, D], got {inputs.shape}.")
     here = posemb[:, : inputs.shape[1]]
     if self.decode:
       started = self.has_variable("cache", "cache_index")

@@ -1,11 +1,13 @@
-"""What convolutional networks share: the ResNet, its depths, pooling, the head."""
+"""Parts that convolutional networks share: ResNet, its depths, and the head."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from big_vision import lookup
+from big_vision.types import Array
 
 _BLOCKS = {
   26: [2, 2, 2, 2],
@@ -16,8 +18,8 @@ _BLOCKS = {
 }
 
 
-def get_block_desc(depth):
-  """Number of blocks of each stage.
+def get_block_desc(depth: Any) -> Any:
+  """Looks up the number of blocks of each stage.
 
   Args:
     depth: int, number of layers, or the numbers of blocks themselves.
@@ -31,8 +33,18 @@ def get_block_desc(depth):
   return _BLOCKS.get(depth, depth)
 
 
-def num_blocks(depth):
-  """`get_block_desc` that has to be a sequence, else it raises ValueError."""
+def num_blocks(depth: int | Sequence[int]) -> Sequence[int]:
+  """Looks up the number of blocks of each stage, and checks that it is known.
+
+  Args:
+    depth: int, number of layers, or the numbers of blocks themselves.
+
+  Returns:
+    Sequence of int, one per stage.
+
+  Raises:
+    ValueError: unknown depth.
+  """
   blocks = get_block_desc(depth)
   if isinstance(blocks, Sequence) and not isinstance(blocks, str):
     return blocks
@@ -40,13 +52,22 @@ def num_blocks(depth):
 
 
 class StdConv(nn.Conv):
-  """Convolution whose kernel is standardised before use, not in storage.
+  """Convolution that standardizes its kernel before use, not in storage.
 
-  Subclasses have `standardize`, a function of the kernel [h, w, C_in, C_out].
+  Subclasses define `standardize`, a function of the kernel [h, w, C_in, C_out].
   """
 
-  def param(self, name, *args, **kw):
-    """The parameter as it is used."""
+  def param(self, name: str, *args: Any, **kw: Any) -> Any:
+    """Makes a parameter; the kernel is standardized.
+
+    Args:
+      name: str, of the parameter.
+      *args: for `nn.Module.param`.
+      **kw: for `nn.Module.param`.
+
+    Returns:
+      The parameter as it is used.
+    """
     value = super().param(name, *args, **kw)
     return self.standardize(value) if name == "kernel" else value
 
@@ -54,15 +75,15 @@ class StdConv(nn.Conv):
 class ResNet(nn.Module):
   """Four stages of residual blocks between a stem and a head.
 
-  Subclasses have `stem`, `stage` and possibly `finish`, which make modules.
+  Subclasses define `stem`, `stage` and possibly `finish`, which make modules.
 
   Attributes:
-    num_classes: int, outputs of the head; None or 0 is no head.
+    num_classes: int, outputs of the head; None or 0 leaves out the head.
     width: float, multiplier of the channels.
     depth: int, see `get_block_desc`, or number of blocks of each stage.
-    head_zeroinit: bool, whether the kernel of the head starts at zero.
+    head_zeroinit: bool, initializes the kernel of the head with zeros.
     dtype_mm: str, dtype of everything before the head, for example "bfloat16".
-      Parameters are float32. None is the dtype of image and parameters.
+      Parameters are float32. None means the dtype of image and parameters.
   """
 
   num_classes: int | None = None
@@ -71,21 +92,48 @@ class ResNet(nn.Module):
   head_zeroinit: bool = True
   dtype_mm: str | None = None
 
-  def stem(self, image, width):
-    """Maps [B, H, W, 3] to [B, H / 4, W / 4, width]."""
+  def stem(self, image: Array, width: int) -> Array:
+    """Applies the first layers.
+
+    Args:
+      image: [B, H, W, 3].
+      width: int, number of output channels.
+
+    Returns:
+      [B, H / 4, W / 4, width].
+    """
     raise NotImplementedError
 
-  def stage(self, x, name, **kw):
-    """Applies blocks: returns (their result, what is in `out` of them)."""
+  def stage(self, x: Array, name: str, **kw: Any) -> tuple[Array, Any]:
+    """Applies the blocks of one stage.
+
+    Args:
+      x: [B, h, w, C].
+      name: str, of the module.
+      **kw: `block_size`, `nmid`, `first_stride` and `dtype_mm` of the stage.
+
+    Returns:
+      (their result, the entry of the stage in `out`).
+    """
     raise NotImplementedError
 
-  def finish(self, x, out):
-    """What comes after the blocks, before the pooling."""
+  def finish(self, x: Array, out: dict[str, Any]) -> Array:
+    """Applies the layers between the blocks and the pooling; by default none.
+
+    Args:
+      x: [B, h, w, C].
+      out: dict of intermediates, to which others may be added.
+
+    Returns:
+      [B, h, w, C].
+    """
     del out
     return x
 
   @nn.compact
-  def __call__(self, image, *, train=False):
+  def __call__(
+    self, image: Array, *, train: bool = False
+  ) -> tuple[Array, dict[str, Any]]:
     """Applies the model.
 
     Args:
@@ -94,7 +142,8 @@ class ResNet(nn.Module):
 
     Returns:
       (x, out): x is [B, num_classes], or [B, C] without classes; out is a dict
-      of named intermediates.
+        of
+      named intermediates.
 
     Raises:
       ValueError: unknown depth.
@@ -116,13 +165,19 @@ class ResNet(nn.Module):
     return pool_and_classify(x, self.num_classes, self.head_zeroinit, out)
 
 
-def pool_and_classify(x, num_classes, head_zeroinit, out, dropout=None):
-  """The end of a convolutional network; call it in a compact method.
+def pool_and_classify(
+  x: Array,
+  num_classes: int | None,
+  head_zeroinit: bool,
+  out: dict[str, Any],
+  dropout: Callable[[Array], Array] | None = None,
+) -> tuple[Array, dict[str, Any]]:
+  """Averages over positions and applies the head; call it in a compact method.
 
   Args:
     x: [B, h, w, C].
-    num_classes: int, outputs of the layer `head`; None or 0 is none.
-    head_zeroinit: bool, whether its kernel starts at zero.
+    num_classes: int, outputs of the layer `head`; None or 0 leaves it out.
+    head_zeroinit: bool, initializes the kernel of the head with zeros.
     out: dict, gets `pre_logits`, `logits`, `logits_2d`.
     dropout: function that the input of the head goes through, optional.
 
@@ -136,7 +191,7 @@ def pool_and_classify(x, num_classes, head_zeroinit, out, dropout=None):
     return pooled, out
   kw = {"kernel_init": nn.initializers.zeros} if head_zeroinit else {}
   head = nn.Dense(num_classes, name="head", **kw)
-  # The head of each position serves segmentation and visualisation. It costs
+  # The head of each position serves segmentation and visualization. It costs
   # nothing in compiled code that does not use it.
   out["logits_2d"] = head(x)
   logits = out["logits"] = head(dropout(pooled) if dropout else pooled)

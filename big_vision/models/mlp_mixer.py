@@ -10,6 +10,7 @@ from them and from the order of calls.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,22 +18,30 @@ import jax.numpy as jnp
 
 from big_vision import lookup
 from big_vision.models import common
+from big_vision.types import Array, ConfigLike, Params
 
 
 class MlpBlock(nn.Module):
-  """Two dense layers with a gelu between them.
+  """Two dense layers with a GELU between them.
 
   Attributes:
     mlp_dim: int, hidden width.
-    dtype_mm: str, dtype of the computation; None is that of the input.
+    dtype_mm: str, dtype of the computation; None means that of the input.
   """
 
   mlp_dim: int
   dtype_mm: str | None = None
 
   @nn.compact
-  def __call__(self, x):
-    """Maps x [..., D] to the same shape."""
+  def __call__(self, x: Array) -> Array:
+    """Applies the block.
+
+    Args:
+      x: [..., D].
+
+    Returns:
+      [..., D].
+    """
     d = x.shape[-1]
     x = nn.Dense(self.mlp_dim, dtype=self.dtype_mm)(x)
     x = nn.gelu(x)
@@ -46,7 +55,7 @@ class MixerBlock(nn.Module):
     tokens_mlp_dim: int, hidden width of the MLP across tokens.
     channels_mlp_dim: int, hidden width of the MLP across channels.
     drop_p: float, probability to skip each of the two, per example.
-    dtype_mm: str, dtype of matrix products; None is that of the input.
+    dtype_mm: str, dtype of matrix products; None means that of the input.
   """
 
   tokens_mlp_dim: int
@@ -55,8 +64,16 @@ class MixerBlock(nn.Module):
   dtype_mm: str | None = None
 
   @nn.compact
-  def __call__(self, x, *, train=False):
-    """Maps x [B, T, D] to the same shape."""
+  def __call__(self, x: Array, *, train: bool = False) -> Array:
+    """Applies the block.
+
+    Args:
+      x: [B, T, D].
+      train: bool, turns stochastic depth on.
+
+    Returns:
+      [B, T, D].
+    """
     y = nn.LayerNorm(dtype=self.dtype_mm)(x)
     y = jnp.swapaxes(y, 1, 2)
     y = MlpBlock(self.tokens_mlp_dim, self.dtype_mm, name="token_mixing")(y)
@@ -67,12 +84,12 @@ class MixerBlock(nn.Module):
     return x + self._drop(y, train)
 
   def _drop(self, y, train):
-    """Zeros instead of y [B, T, D] for some examples."""
+    """Replaces y [B, T, D] by zeros for some examples."""
     if not train or not self.drop_p:
       return y
     rng = self.make_rng("dropout")
     drop = jax.random.bernoulli(rng, self.drop_p, (len(y), 1, 1))
-    # What stays is not divided by its probability, in contrast to dropout:
+    # Unlike dropout, this does not divide what stays by its probability:
     # published numbers were made like this.
     return jnp.where(drop, 0, y)
 
@@ -82,16 +99,16 @@ class MlpMixer(nn.Module):
 
   Attributes:
     patch_size: (int, int), height and width of a patch in pixels.
-    num_classes: int, outputs of the head; None or 0 is no head.
+    num_classes: int, outputs of the head; None or 0 leaves out the head.
     num_blocks: int.
     hidden_dim: int, D.
     tokens_mlp_dim: int, hidden width of the MLPs across tokens.
     channels_mlp_dim: int, hidden width of the MLPs across channels.
-    model_name: not used, configs of the past set it.
-    stoch_depth: float, probability to skip in the last block. It grows from 0
-      in the first one linearly.
+    model_name: not used; old configs set it.
+    stoch_depth: float, probability to skip in the last block. It grows linearly
+      from 0 in the first block.
     dtype_mm: str, dtype of everything before the head, for example "bfloat16".
-      Parameters are float32. None is the dtype of image and parameters.
+      Parameters are float32. None means the dtype of image and parameters.
   """
 
   patch_size: Sequence[int]
@@ -105,13 +122,15 @@ class MlpMixer(nn.Module):
   dtype_mm: str | None = None
 
   @nn.compact
-  def __call__(self, image, *, train=False):
+  def __call__(
+    self, image: Array, *, train: bool = False
+  ) -> tuple[Array, dict[str, Array]]:
     """Applies the model.
 
     Args:
-      image: [B, H, W, 3], normally in [-1, 1]. The number of patches is part of
-        the parameters' shapes.
-      train: bool, whether blocks are skipped.
+      image: [B, H, W, 3], normally in [-1, 1]. The shapes of the parameters
+        depend on the number of patches.
+      train: bool, turns stochastic depth on.
 
     Returns:
       (x, out): x is [B, C], or [B, D] without classes; out is a dict of named
@@ -154,14 +173,16 @@ _SIZES = {
 }
 
 
-def Model(num_classes=None, *, variant=None, **kw):  # noqa: N802 (a class to its callers)
+def Model(
+  num_classes: int | None = None, *, variant: str | None = None, **kw: Any
+) -> MlpMixer:
   """MLP-Mixer, possibly of a named size.
 
   Args:
-    num_classes: int, outputs of the head; None or 0 is no head.
+    num_classes: int, outputs of the head; None or 0 leaves out the head.
     variant: str, "<size>/<side of a patch in pixels>", for example "B/16".
-    **kw: fields of `MlpMixer`. They come before those of the variant; without a
-      variant all that have no default are needed.
+    **kw: fields of `MlpMixer`, which override those of the variant. Without a
+      variant, all fields without a default are required.
 
   Returns:
     The linen module.
@@ -196,11 +217,27 @@ VANITY_NAMES = {
 }
 
 
-def load(init_params, init_file, model_cfg, dont_load=()):
-  """Loads a checkpoint, published ones in their own format, see `common.load`.
+def load(
+  init_params: Params | None,
+  init_file: str,
+  model_cfg: ConfigLike,
+  dont_load: str | Sequence[str] = (),
+) -> Params:
+  """Loads a checkpoint; published ones are converted from their own format.
 
-  Raises AssertionError if a checkpoint is in the published format but has
-  parameters that this format does not.
+  Args:
+    init_params: parameters of the model, arrays or shapes; None returns all
+      that the checkpoint has.
+    init_file: str, a path `<path>[:<sub/tree>]` or one of `VANITY_NAMES`.
+    model_cfg: not used.
+    dont_load: regexes of parameters that keep their initial values.
+
+  Returns:
+    Nested dict of parameters, see `common.load`.
+
+  Raises:
+    ConfigError: a checkpoint in the published format has unknown parameters.
+    ValueError: parameters do not match, see `common.merge_params`.
   """
   del model_cfg
   init_file = VANITY_NAMES.get(init_file, init_file)
@@ -223,9 +260,10 @@ def _convert_published(params):
     if name == "encoder_norm":
       params["pre_head_layer_norm"] = value
     else:
-      assert name.startswith("encoderblock_"), (
-        f"Mixer checkpoint with an unexpected entry Mixer/{name}."
-      )
+      if not name.startswith("encoderblock_"):
+        raise lookup.ConfigError(
+          f"Mixer checkpoint with an unexpected entry Mixer/{name}."
+        )
       block = name.replace("encoderblock", "MixerBlock")
       params[block] = {
         k.removesuffix("_phase_0"): _convert_mlp(v) for k, v in value.items()
@@ -236,7 +274,7 @@ def _convert_published(params):
 def _convert_mlp(mlp):
   """The four arrays of a mixing phase as two dense layers."""
   if "kernel1" not in mlp:
-    return mlp  # A normalisation.
+    return mlp  # A normalization.
   return {
     f"Dense_{i}": {
       "kernel": mlp[f"kernel{i + 1}"].squeeze(),

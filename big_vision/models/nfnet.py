@@ -1,6 +1,6 @@
-"""NFNet: a residual network without normalisation of activations.
+"""NFNet: a residual network without normalization of activations.
 
-Variances are kept in check by construction: convolutions have standardised
+Variances are kept in check by construction: convolutions have standardized
 kernels, activation functions are scaled to keep the variance, and residual
 branches are scaled by what the variance is expected to be.
 
@@ -18,6 +18,7 @@ from them.
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,26 +27,44 @@ from jax import lax
 
 from big_vision import lookup
 from big_vision.models import common, convnet
+from big_vision.types import Array, ConfigLike, Params
 
 # 1 / standard deviation of gelu(z) of a standard normal z, as the authors have
 # estimated it (0.04% more than by integration).
 GELU_GAIN = 1.7015043497085571
 
 
-def scaled_gelu(x):
-  """Gelu that maps a standard normal to something of variance 1."""
+def scaled_gelu(x: Array) -> Array:
+  """Applies a GELU that maps a standard normal to a variance of 1.
+
+  Args:
+    x: array.
+
+  Returns:
+    Array of the same shape.
+  """
   return nn.gelu(x) * GELU_GAIN
 
 
 class ScaledStdConv(nn.Conv):
-  """Convolution with scaled weight standardisation.
+  """Convolution with scaled weight standardization.
 
-  What is used is gain * (kernel - mean) / sqrt(variance * fan_in), per output
-  channel; it keeps the variance of white noise. Stored are `kernel` and `gain`.
+  The kernel in use is gain * (kernel - mean) / sqrt(variance * fan_in), per
+  output channel; it keeps the variance of white noise. Checkpoints hold
+  `kernel` and `gain`.
   """
 
-  def param(self, name, *args, **kw):
-    """The parameter as it is used."""
+  def param(self, name: str, *args: Any, **kw: Any) -> Any:
+    """Makes a parameter; the kernel is standardized and scaled.
+
+    Args:
+      name: str, of the parameter.
+      *args: for `nn.Module.param`.
+      **kw: for `nn.Module.param`.
+
+    Returns:
+      The parameter as it is used.
+    """
     value = super().param(name, *args, **kw)
     if name != "kernel":
       return value
@@ -60,19 +79,26 @@ class ScaledStdConv(nn.Conv):
 
 
 class SqueezeExcite(nn.Module):
-  """Weights of channels between 0 and 2, from their means.
+  """Computes weights of channels, between 0 and 2, from their means.
 
   Attributes:
     ratio: float, hidden width divided by the number of channels.
-    dtype_mm: str, dtype of the computation; None is that of the input.
+    dtype_mm: str, dtype of the computation; None means that of the input.
   """
 
   ratio: float = 0.5
   dtype_mm: str | None = None
 
   @nn.compact
-  def __call__(self, x):
-    """Maps x [B, h, w, C] to weights [B, 1, 1, C], 1 on average at first."""
+  def __call__(self, x: Array) -> Array:
+    """Computes the weights, which are 1 on average at initialization.
+
+    Args:
+      x: [B, h, w, C].
+
+    Returns:
+      [B, 1, 1, C].
+    """
     num_channels = x.shape[-1]
     hidden = max(1, int(num_channels * self.ratio))
     x = jnp.mean(x, axis=(1, 2), keepdims=True)
@@ -107,8 +133,16 @@ class Block(nn.Module):
   dtype_mm: str | None = None
 
   @nn.compact
-  def __call__(self, x, *, train=False):
-    """Maps x [B, h, w, C] to [B, h / stride, w / stride, width]."""
+  def __call__(self, x: Array, *, train: bool = False) -> Array:
+    """Applies the block.
+
+    Args:
+      x: [B, h, w, C].
+      train: bool, turns stochastic depth on.
+
+    Returns:
+      [B, h / stride, w / stride, width].
+    """
     num_groups = max(1, int(self.width * self.bottleneck) // self.group_size)
     mid = num_groups * self.group_size
     strides = (self.stride, self.stride)
@@ -145,19 +179,26 @@ class Block(nn.Module):
 
 
 class Stem(nn.Module):
-  """Four 3x3 convolutions, a quarter of the resolution.
+  """Four 3x3 convolutions, which quarter the resolution.
 
   Attributes:
     widths: channels of each.
-    dtype_mm: str, dtype of the computation; None is that of the input.
+    dtype_mm: str, dtype of the computation; None means that of the input.
   """
 
   widths: Sequence[int]
   dtype_mm: str | None = None
 
   @nn.compact
-  def __call__(self, x):
-    """Maps x [B, H, W, 3] to [B, H / 4, W / 4, widths[-1]]."""
+  def __call__(self, x: Array) -> Array:
+    """Applies the convolutions.
+
+    Args:
+      x: [B, H, W, 3].
+
+    Returns:
+      [B, H / 4, W / 4, widths[-1]].
+    """
     for i, width in enumerate(self.widths):
       strides = (2, 2) if i in (0, len(self.widths) - 1) else (1, 1)
       x = ScaledStdConv(
@@ -182,8 +223,16 @@ class Stage(nn.Module):
   block: dict
 
   @nn.compact
-  def __call__(self, x, *, train=False):
-    """Maps x [B, h, w, C] to [B, h / stride, w / stride, width]."""
+  def __call__(self, x: Array, *, train: bool = False) -> Array:
+    """Applies the blocks.
+
+    Args:
+      x: [B, h, w, C].
+      train: bool, turns stochastic depth on.
+
+    Returns:
+      [B, h / stride, w / stride, width].
+    """
     for i, (beta, p) in enumerate(zip(self.betas, self.drop_ps, strict=True)):
       x = Block(
         beta=beta,
@@ -196,7 +245,7 @@ class Stage(nn.Module):
 
 
 class _Model(nn.Module):
-  """NFNet; `Model` explains the fields."""
+  """NFNet; `Model` lists the fields."""
 
   num_classes: int | None = None
   width: Sequence[int] = (256, 512, 1536, 1536)
@@ -211,16 +260,22 @@ class _Model(nn.Module):
   dtype_mm: str | None = None
 
   @nn.compact
-  def __call__(self, image, *, train=False):
+  def __call__(
+    self, image: Array, *, train: bool = False
+  ) -> tuple[Array, dict[str, Any]]:
     """Applies the model.
 
     Args:
       image: [B, H, W, 3], of about variance 1.
-      train: bool, whether dropout and stochastic depth are active.
+      train: bool, turns dropout and stochastic depth on.
 
     Returns:
       (x, out): x is [B, num_classes], or [B, C] without classes; out is a dict
-      of named intermediates.
+        of
+      named intermediates.
+
+    Raises:
+      ValueError: `width` and `depth` differ in their number of stages.
     """
     if len(self.width) != len(self.depth):
       raise ValueError(
@@ -267,12 +322,12 @@ class _Model(nn.Module):
     )
 
 
-def expected_stds(depth, alpha):
-  """Expected standard deviations of the inputs of all blocks.
+def expected_stds(depth: Sequence[int], alpha: float) -> list[list[float]]:
+  """Computes the expected standard deviations of the inputs of all blocks.
 
   Each block adds alpha^2 to the variance. The first block of a stage has a
-  convolution in its shortcut, fed with something of variance 1, so the count
-  starts anew there.
+  convolution in its shortcut, whose input has variance 1, so the count starts
+  again there.
 
   Args:
     depth: sequence of int, number of blocks of each stage.
@@ -303,12 +358,14 @@ _VARIANTS = {
 RESOLUTIONS = {name: res for name, (_, res) in _VARIANTS.items()}
 
 
-def Model(num_classes=None, variant="F0", **kw):  # noqa: N802 (a class to its callers)
+def Model(
+  num_classes: int | None = None, variant: str | None = "F0", **kw: Any
+) -> _Model:
   """NFNet of a named size.
 
   Args:
-    num_classes: int, outputs of the head; None or 0 is no head.
-    variant: str, "F0" to "F6", or "mu", a tiny one for tests; None is as F0
+    num_classes: int, outputs of the head; None or 0 leaves out the head.
+    variant: str, "F0" to "F6", or "mu", a tiny one for tests; None means F0
       without dropout.
     **kw: overrides of the variant, and
       width: channels of each stage.
@@ -318,11 +375,11 @@ def Model(num_classes=None, variant="F0", **kw):  # noqa: N802 (a class to its c
       se_ratio: hidden width of squeeze-excite divided by that, default 0.5.
       alpha: scale of residual branches, default 0.2.
       stoch_depth: probability to skip a block, which grows from 0 in the first
-        towards this value, default 0.25.
+        block towards this value, default 0.25.
       dropout: rate before the head.
-      head_zeroinit: whether the kernel of the head starts at zero.
+      head_zeroinit: bool, initializes the kernel of the head with zeros.
       dtype_mm: dtype of everything before the head, for example "bfloat16".
-        Parameters are float32. None is the dtype of image and parameters.
+        Parameters are float32. None means the dtype of image and parameters.
 
   Returns:
     The linen module.
@@ -334,8 +391,14 @@ def Model(num_classes=None, variant="F0", **kw):  # noqa: N802 (a class to its c
   return _Model(num_classes, **{**decode_variant(variant), **kw})
 
 
-def decode_variant(variant):
-  """Fields of `_Model` for the name of a size, {} for None.
+def decode_variant(variant: str | None) -> dict[str, Any]:
+  """Decodes the name of a size.
+
+  Args:
+    variant: str, "F0" to "F6" or "mu", or None.
+
+  Returns:
+    dict, fields of `_Model`; {} for None.
 
   Raises:
     ValueError: unknown size.
@@ -353,7 +416,26 @@ def decode_variant(variant):
   return dict(depth=tuple(factor * n for n in (1, 2, 6, 3)), dropout=dropout)
 
 
-def load(init_params, init_file, model_cfg, dont_load=()):
-  """Loads a checkpoint, see `common.load`."""
+def load(
+  init_params: Params | None,
+  init_file: str,
+  model_cfg: ConfigLike,
+  dont_load: str | Sequence[str] = (),
+) -> Params:
+  """Loads a checkpoint, see `common.load`.
+
+  Args:
+    init_params: parameters of the model, arrays or shapes; None returns all
+      that the checkpoint has.
+    init_file: str, a path `<path>[:<sub/tree>]`.
+    model_cfg: not used.
+    dont_load: regexes of parameters that keep their initial values.
+
+  Returns:
+    Nested dict of parameters.
+
+  Raises:
+    ValueError: parameters do not match, see `common.merge_params`.
+  """
   del model_cfg
   return common.load(init_params, init_file, dont_load)

@@ -16,9 +16,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from big_vision import lookup
+from big_vision.models.positions import get_posemb, posemb_sincos_2d
 from big_vision.models.vit_checkpoints import (
   SIGLIP_CHECKPOINTS,
   VANITY_NAMES,
@@ -29,6 +29,7 @@ from big_vision.models.vit_checkpoints import (
   restack,
   scan_to_pyloop,
 )
+from big_vision.types import Array
 
 __all__ = [
   "Encoder",
@@ -51,75 +52,17 @@ __all__ = [
 ]
 
 
-def posemb_sincos_2d(h, w, width, temperature=10_000.0, dtype=jnp.float32):
-  """Sine-cosine positions in two dimensions, as in MoCo v3.
-
-  Args:
-    h: int, rows of the grid.
-    w: int, columns of the grid.
-    width: int, number of features, a multiple of 4.
-    temperature: float, ratio of the largest to the smallest wavelength.
-    dtype: of the result.
-
-  Returns:
-    [1, h * w, width]: sin and cos of the column, then of the row.
-
-  References:
-    Chen et al. 2021, https://arxiv.org/abs/2104.02057
-  """
-  assert width % 4 == 0, f"Sincos positions need width % 4 == 0, not {width}."
-  y, x = jnp.mgrid[:h, :w]
-  num_omegas = width // 4
-  # With a single frequency it is 1, whatever the temperature.
-  omega = jnp.arange(num_omegas) / max(num_omegas - 1, 1)
-  omega = 1.0 / temperature**omega
-  y, x = jnp.outer(y.reshape(-1), omega), jnp.outer(x.reshape(-1), omega)
-  features = [jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)]
-  return jnp.asarray(jnp.concatenate(features, axis=1), dtype)[None]
-
-
-def get_posemb(self, typ, seqshape, width, name, dtype=jnp.float32):
-  """Positional embeddings, possibly a parameter of the calling module.
-
-  Args:
-    self: linen module that will own the parameter.
-    typ: str, "learn" or "sincos2d".
-    seqshape: (h, w), or the number of tokens if they are learned.
-    width: int.
-    name: str, of the parameter.
-    dtype: of the embeddings.
-
-  Returns:
-    [1, prod(seqshape), width].
-
-  Raises:
-    ValueError: unknown type.
-  """
-  if typ == "learn":
-    return self.param(
-      name,
-      nn.initializers.normal(stddev=1 / np.sqrt(width)),
-      (1, int(np.prod(seqshape)), width),
-      dtype,
-    )
-  if typ == "sincos2d":
-    return posemb_sincos_2d(*seqshape, width, dtype=dtype)
-  raise lookup.unknown(
-    "positional embedding", typ, ["learn", "sincos2d"], "model.posemb"
-  )
-
-
 def _constrain(x):
   """Sharding hint for activations [B, T, D]; nothing without axis rules."""
   return nn.with_logical_constraint(x, ("act_batch", "act_len", "act_emb"))
 
 
 class MlpBlock(nn.Module):
-  """Two dense layers with a gelu between them.
+  """Two dense layers with a GELU between them.
 
   Attributes:
-    mlp_dim: int, hidden width; None is 4 times the input width.
-    dropout: float, rate after the gelu.
+    mlp_dim: int, hidden width; None means 4 times the input width.
+    dropout: float, rate after the GELU.
     dtype_mm: str, dtype of the computation; parameters are float32.
   """
 
@@ -128,8 +71,16 @@ class MlpBlock(nn.Module):
   dtype_mm: str = "float32"
 
   @nn.compact
-  def __call__(self, x, deterministic=True):
-    """Maps x [B, T, D] to the same shape."""
+  def __call__(self, x: Array, deterministic: bool = True) -> Array:
+    """Applies the block.
+
+    Args:
+      x: [B, T, D].
+      deterministic: bool, turns dropout off.
+
+    Returns:
+      [B, T, D].
+    """
     inits = dict(
       kernel_init=nn.initializers.xavier_uniform(),
       bias_init=nn.initializers.normal(stddev=1e-6),
@@ -146,9 +97,9 @@ class Encoder1DBlock(nn.Module):
   """Pre-norm block of self-attention and MLP.
 
   Attributes:
-    mlp_dim: int, hidden width of the MLP; None is 4 times the width.
+    mlp_dim: int, hidden width of the MLP; None means 4 times the width.
     num_heads: int.
-    dropout: float, rate after attention, MLP, and inside the MLP.
+    dropout: float, rate after attention, after the MLP, and inside the MLP.
     dtype_mm: str, dtype of matrix products.
   """
 
@@ -158,10 +109,19 @@ class Encoder1DBlock(nn.Module):
   dtype_mm: str = "float32"
 
   @nn.compact
-  def __call__(self, x, deterministic=True, mask=None):
-    """Maps x [B, T, D] to (the same shape, dict of intermediates).
+  def __call__(
+    self, x: Array, deterministic: bool = True, mask: Array | None = None
+  ) -> tuple[Array, dict[str, Array]]:
+    """Applies the block.
 
-    `mask` [B, T, T] bool says which keys (last) a query sees; None is all.
+    Args:
+      x: [B, T, D].
+      deterministic: bool, turns dropout off.
+      mask: [B, T, T] bool, which keys (last) a query attends to; None means
+        all.
+
+    Returns:
+      ([B, T, D], dict of intermediates).
     """
     out = {}
     x = _constrain(x)
@@ -187,17 +147,17 @@ class Encoder1DBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-  """A stack of blocks and a final normalisation.
+  """Stack of blocks and a final normalization.
 
   Attributes:
     depth: int, number of blocks.
-    mlp_dim: int, hidden width of the MLPs; None is 4 times the width.
+    mlp_dim: int, hidden width of the MLPs; None means 4 times the width.
     num_heads: int.
     dropout: float, rate.
-    scan: bool, one compiled block with stacked parameters [depth, ...], whose
-      activations are recomputed in the backward pass.
-    remat_policy: str, which ones are not, if `scan`: an attribute of
-      `jax.checkpoint_policies`; None or "none" is the same as nothing_saveable.
+    scan: bool, compiles one block, stacks the parameters [depth, ...], and
+      recomputes activations in the backward pass.
+    remat_policy: str, which activations are kept with `scan`: an attribute of
+      `jax.checkpoint_policies`; None and "none" mean "nothing_saveable".
     dtype_mm: str, dtype of matrix products.
   """
 
@@ -210,10 +170,22 @@ class Encoder(nn.Module):
   dtype_mm: str = "float32"
 
   @nn.compact
-  def __call__(self, x, deterministic=True, mask=None):
-    """Maps x [B, T, D] to (the same shape, dict of intermediates).
+  def __call__(
+    self, x: Array, deterministic: bool = True, mask: Array | None = None
+  ) -> tuple[Array, dict[str, Any]]:
+    """Applies all blocks and the normalization.
 
-    `mask` [B, T, T] bool says which keys (last) a query sees; None is all.
+    Args:
+      x: [B, T, D].
+      deterministic: bool, turns dropout off.
+      mask: [B, T, T] bool, which keys (last) a query attends to; None means
+        all.
+
+    Returns:
+      ([B, T, D], dict of intermediates, for example `block00/sa`).
+
+    Raises:
+      ValueError: unknown `remat_policy`.
     """
     out = {}
     block = dict(
@@ -257,10 +229,10 @@ def _remat_policy(name):
 
 
 class MAPHead(nn.Module):
-  """Multi-head attention pooling: one learned query looks at all tokens.
+  """Pools with multi-head attention: one learned query attends to all tokens.
 
   Attributes:
-    mlp_dim: int, hidden width of the MLP; None is 4 times the width.
+    mlp_dim: int, hidden width of the MLP; None means 4 times the width.
     num_heads: int.
   """
 
@@ -268,8 +240,16 @@ class MAPHead(nn.Module):
   num_heads: int = 12
 
   @nn.compact
-  def __call__(self, x, mask=None):
-    """Maps x [B, T, D] to [B, D]; mask [B, T] bool says which tokens it sees."""
+  def __call__(self, x: Array, mask: Array | None = None) -> Array:
+    """Pools tokens.
+
+    Args:
+      x: [B, T, D].
+      mask: [B, T] bool, which tokens to attend to; None means all.
+
+    Returns:
+      [B, D].
+    """
     n, _, d = x.shape
     init = nn.initializers.xavier_uniform()
     probe = self.param("probe", init, (1, 1, d), x.dtype)
@@ -287,7 +267,7 @@ _POOL_TYPES = ("gap", "map", "tok", "0", "none")
 
 
 class _Model(nn.Module):
-  """ViT; the table in `Model` explains the fields."""
+  """ViT; `Model` lists the fields."""
 
   num_classes: int | None = None
   patch_size: Sequence[int] = (16, 16)
@@ -305,14 +285,21 @@ class _Model(nn.Module):
   dtype_mm: str = "float32"
 
   @nn.compact
-  def __call__(self, image, *, train=False, replace=None):
+  def __call__(
+    self,
+    image: Array,
+    *,
+    train: bool = False,
+    replace: tuple[Array, Array] | None = None,
+  ) -> tuple[Array, dict[str, Any]]:
     """Applies the model.
 
     Args:
       image: [B, H, W, 3], normally in [-1, 1].
-      train: bool, whether dropout is active.
-      replace: (where [B, h, w] bool, token [D]): embedded patches that become
-        this token, before positions are added; None is none.
+      train: bool, turns dropout on.
+      replace: (where [B, h, w] bool, token [D]): replaces the embedded patches
+        at `where` by `token`, before positions are added; None replaces
+        nothing.
 
     Returns:
       (x, out): x is [B, C], or [B, D] without classes, or [B, T, ...] with pool
@@ -336,17 +323,22 @@ class _Model(nn.Module):
     posemb = get_posemb(self, self.posemb, (h, w), d, "pos_embedding", x.dtype)
     return self.after_stem(x, posemb, out, train)
 
-  def after_stem(self, x, posemb, out, train):
-    """All that follows the patch embedding; for `__call__` of models like this.
+  def after_stem(
+    self, x: Array, posemb: Array, out: dict[str, Any], train: bool
+  ) -> tuple[Array, dict[str, Any]]:
+    """Applies all that follows the patch embedding, also for other stems.
 
     Args:
       x: [B, h, w, D], embedded patches.
       posemb: [1, h * w, D], positions.
       out: dict of intermediates, to which others are added.
-      train: bool, whether dropout is active.
+      train: bool, turns dropout on.
 
     Returns:
-      What `__call__` returns.
+      (x, out) as `__call__`.
+
+    Raises:
+      ValueError: unknown `pool_type`.
     """
     if self.pool_type not in _POOL_TYPES:
       raise lookup.unknown(
@@ -383,7 +375,7 @@ class _Model(nn.Module):
     if self.pool_type != "none":
       out["head_input"] = x
 
-    # The same layers also see each token, for segmentation and visualisation.
+    # The same layers also see each token, for segmentation and visualization.
     x_2d = tokens.reshape(n, h, w, -1)
     if self.rep_size:
       rep_size = self.width if self.rep_size is True else self.rep_size
@@ -399,21 +391,23 @@ class _Model(nn.Module):
     return x, out
 
 
-def Model(num_classes=None, *, variant=None, **kw):  # noqa: N802 (a class to its callers)
+def Model(
+  num_classes: int | None = None, *, variant: str | None = None, **kw: Any
+) -> _Model:
   """ViT of a named size.
 
   Args:
-    num_classes: int, outputs of the head; None or 0 is no head.
+    num_classes: int, outputs of the head; None or 0 leaves out the head.
     variant: str, for example "B/16", see `decode_variant`.
     **kw: overrides of the variant, and
       patch_size: (height, width) in pixels, default (16, 16).
       width, depth, mlp_dim, num_heads: default 768, 12, 4 * width, 12.
       posemb: "learn" or "sincos2d".
-      rep_size: width of a tanh layer before the head; True is `width`.
+      rep_size: width of a tanh layer before the head; True means `width`.
       dropout: rate.
       pool_type: "gap" mean, "map" attention, "tok" class token, "0" first
         token, "none".
-      head_zeroinit: whether the kernel of the head starts at zero.
+      head_zeroinit: bool, initializes the kernel of the head with zeros.
       scan, remat_policy, dtype_mm: see `Encoder`.
 
   Returns:
@@ -444,15 +438,15 @@ _SIZES = {
 }
 
 
-def decode_variant(variant):
-  """Fields of `_Model` for a name such as "B", "B/16" or "So400m/14".
+def decode_variant(variant: str | None) -> dict[str, Any]:
+  """Decodes the name of a size, such as "B", "B/16" or "So400m/14".
 
   Args:
     variant: str, a size and optionally "/<side of a patch in pixels>", or None.
 
   Returns:
-    dict: width, depth, mlp_dim, num_heads, and patch_size if it is given; {}
-    for None.
+    dict, fields of `_Model`: width, depth, mlp_dim, num_heads, and patch_size
+    if the variant has it; {} for None.
 
   Raises:
     KeyError: unknown size.
@@ -477,13 +471,13 @@ def decode_variant(variant):
   return kw
 
 
-def decode_size(variant, key, why):
-  """As `decode_variant`, for models whose variants are without patches.
+def decode_size(variant: str | None, key: str, why: str) -> dict[str, Any]:
+  """Decodes variants of models that have no patch size, such as text models.
 
   Args:
     variant: str, a size such as "B", or None.
-    key: str, where it is in the config, for the error.
-    why: str, a clause about patch sizes, for the error.
+    key: str, the config key of the variant, for the error message.
+    why: str, a clause about patch sizes, for the error message.
 
   Returns:
     dict: width, depth, mlp_dim, num_heads; {} for None.

@@ -1,31 +1,36 @@
-"""Checkpoints of Vision Transformers: public ones, old ones, other sizes.
+"""Loads ViT checkpoints: public ones, those of old layouts, and of other sizes.
 
-What `models/vit.py` offers as `load`, and the conversions it is made of.
+`models/vit.py` offers all of it under its own name.
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from big_vision import checkpoints
-from big_vision.models import common
+from big_vision.models import common, positions
+from big_vision.types import AnyArray, ConfigLike, Params
 
 
-def resample_posemb(old, new):
-  """Changes the resolution of learned positions, linearly and corner-aligned.
+def resample_posemb(
+  old: AnyArray, new: AnyArray | jax.ShapeDtypeStruct
+) -> AnyArray:
+  """Resamples learned positions of square images, with the corners kept.
 
   Args:
     old: [1, g * g, D] array.
     new: [1, n * n, D] array or shape; only its shape matters.
 
   Returns:
-    `old` itself if the shapes are equal, else a numpy array [1, n * n, D] with
-    the dtype of `old`.
+    `old` itself if the shapes are equal, else a NumPy array [1, n * n, D] in
+    the dtype of `old`; `positions.resample` describes the method "corners".
 
   Raises:
-    ValueError: the shapes differ and one of the grids is not a square.
+    ValueError: the shapes differ, and one of the grids is not a square.
   """
   if tuple(old.shape) == tuple(new.shape):
     return old
@@ -37,28 +42,21 @@ def resample_posemb(old, new):
       "at the checkpoint's resolution, or list pos_embedding in "
       "config.model_load.dont_load."
     )
-  weights = _interpolation(g_old, g_new)  # [n, g]
-  old = np.asarray(old)
-  grid = old.astype(np.float64).reshape(g_old, g_old, -1)
-  grid = np.einsum("ya,xb,abd->yxd", weights, weights, grid, optimize=True)
-  return grid.reshape(1, g_new**2, -1).astype(old.dtype)
+  grid = old.reshape(g_old, g_old, -1)
+  grid = positions.resample(grid, (g_new, g_new), method="corners")
+  return grid.reshape(1, g_new**2, -1)
 
 
-def _interpolation(num_old, num_new):
-  """Matrix [new, old] that samples a line with both its ends kept."""
-  at = np.arange(num_new) * ((num_old - 1) / max(num_new - 1, 1))
-  distance = np.abs(at[:, None] - np.arange(num_old)[None, :])
-  return np.maximum(1.0 - distance, 0.0)
-
-
-def fix_old_checkpoints(params, num_positions=None):
+def fix_old_checkpoints(
+  params: Mapping[str, Any], num_positions: int | None = None
+) -> Params:
   """Converts all earlier layouts of a ViT checkpoint to the current one.
 
   Args:
     params: nested mapping, the parameters.
     num_positions: int, number of positions of the model. A table of exactly
-      this length has no entry for the class token. None: not known, then any
-      table with m * m + 1 entries is taken to have one.
+      this length has no entry for the class token. With None (unknown), every
+      table of m * m + 1 entries counts as having one.
 
   Returns:
     Nested dict.
@@ -95,8 +93,8 @@ def fix_old_checkpoints(params, num_positions=None):
   return params
 
 
-def pyloop_to_scan(params):
-  """Stacks the blocks of a loop, as `scan=True` wants them.
+def pyloop_to_scan(params: Mapping[str, Any]) -> Params:
+  """Stacks the parameters of the blocks, as models with `scan=True` have them.
 
   Args:
     params: nested mapping with `Transformer/encoderblock_{0..n-1}`.
@@ -120,8 +118,15 @@ def _stack(*leaves):
   return np.stack([np.asarray(x) for x in leaves])
 
 
-def scan_to_pyloop(params):
-  """The inverse of `pyloop_to_scan`."""
+def scan_to_pyloop(params: Mapping[str, Any]) -> Params:
+  """Unstacks the parameters of the blocks; the inverse of `pyloop_to_scan`.
+
+  Args:
+    params: nested mapping with `Transformer/encoderblock`, leaves [n, ...].
+
+  Returns:
+    Nested dict with `Transformer/encoderblock_{0..n-1}`.
+  """
   params = _copy(params)
   encoder = params["Transformer"]
   stacked = encoder.pop("encoderblock")
@@ -130,12 +135,12 @@ def scan_to_pyloop(params):
   return params
 
 
-def restack(params, scan):
-  """Stacks the blocks, or not, unless they already are as they should be.
+def restack(params: Params, scan: bool | None) -> Params:
+  """Stacks or unstacks the blocks where the model needs the other layout.
 
   Args:
     params: nested mapping, with or without `Transformer`.
-    scan: whether the model has stacked blocks.
+    scan: bool, whether the blocks of the model are stacked.
 
   Returns:
     Nested mapping.
@@ -155,15 +160,20 @@ def _copy(tree):
   return tree
 
 
-def load(init_params, init_file, model_cfg, dont_load=()):
+def load(
+  init_params: Params | None,
+  init_file: str,
+  model_cfg: ConfigLike,
+  dont_load: str | Sequence[str] = (),
+) -> Params:
   """Loads a checkpoint of any age, resolution, and stacking of the blocks.
 
   Args:
-    init_params: parameters of the model, arrays or shapes; None returns what
-      the checkpoint has.
+    init_params: parameters of the model, arrays or shapes; None returns all
+      that the checkpoint has.
     init_file: str, a path `<path>[:<sub/tree>]` or one of `VANITY_NAMES`.
     model_cfg: mapping, `config.model`, or None.
-    dont_load: regexes of parameters to be initialised instead, for example
+    dont_load: regexes of parameters that keep their initial values, for example
       ["head/.*"].
 
   Returns:

@@ -1,17 +1,21 @@
-"""What would make a run fit, found by planning it with one thing changed."""
+"""Finds what would make a run fit, by planning it with one thing changed."""
 
 import math
+from collections.abc import Iterator, Sequence
 
 import ml_collections as mlc
 
 from big_vision.planning import costs as costs_lib
 from big_vision.planning import trace
+from big_vision.planning.chips import Chip
 
 _FACTORS = (2, 4, 8, 16, 32, 64, 128, 256)
 
 
-def changes(config, mesh, batch_axes):
-  """Ways to save memory that a config does not use yet.
+def changes(
+  config: mlc.ConfigDict, mesh: dict[str, int], batch_axes: Sequence[str]
+) -> Iterator[tuple[str, int, mlc.ConfigDict, dict[str, int]]]:
+  """Yields ways to save memory that a config does not use yet.
 
   Args:
     config: ConfigDict of a run.
@@ -52,8 +56,15 @@ def changes(config, mesh, batch_axes):
     yield f"--mesh {text}", f, config, larger
 
 
-def find(build, config, mesh, image_size, chips, costs):
-  """Single changes after which a run fits on chips where it does not.
+def find(
+  build: trace.Build,
+  config: mlc.ConfigDict,
+  mesh: dict[str, int],
+  image_size: tuple[int, int],
+  chips: Sequence[Chip],
+  costs: costs_lib.Costs,
+) -> dict[str, list[tuple[str, int]]]:
+  """Finds single changes after which a run fits on chips where it does not.
 
   Args:
     build: `Setup -> Recipe`.
@@ -99,7 +110,7 @@ def _not_split(costs):
 
 
 def _at_least(costs, chip, factor, fixed, more):
-  """Bytes below which a change can not get: not worth planning if too many.
+  """Bytes below which a change cannot get: not worth planning if too many.
 
   Args:
     costs: Costs without the change.

@@ -1,13 +1,24 @@
-"""All that is planned of one config on one mesh, for any chip."""
+"""Costs of one config on one mesh, for any chip."""
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
+import ml_collections as mlc
 
-from big_vision.planning import flops, graph, memory, partition, passes, trace
+from big_vision.planning import (
+  chips,
+  flops,
+  graph,
+  memory,
+  partition,
+  passes,
+  primitives,
+  trace,
+)
 
 # Part of the memory that XLA cannot give to a program: its own buffers,
 # fragmentation, and what the model of memory does not see.
@@ -16,7 +27,7 @@ RESERVE = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-  """Costs of a training step.
+  """Holds the costs of a training step.
 
   Attributes:
     program: the traced Program, with its values split over the mesh.
@@ -27,23 +38,28 @@ class Costs:
     product_flops: those in matrix products and convolutions.
     collectives: list of partition.Collective.
     bytes_of: `Value -> int`, bytes on one device.
+    assumed: name of an operation that the planner does not know -> how many
+      there are; they count as elementwise.
   """
 
   program: trace.Program
-  arguments: dict
+  arguments: dict[str, int]
   gradients: int
   flops: int
   product_flops: int
-  collectives: list
+  collectives: list[partition.Collective]
   bytes_of: Callable[[graph.Value], int]
-  _simulated: dict = dataclasses.field(default_factory=dict)
+  assumed: dict[str, int]
+  _simulated: dict[str, tuple[memory.Peak, int]] = dataclasses.field(
+    default_factory=dict
+  )
 
-  def temporary(self, kind):
-    """Peak of temporary memory (memory.Peak) on a "TPU" or "GPU"."""
+  def temporary(self, kind: str) -> memory.Peak:
+    """Returns the peak of temporary memory on a "TPU" or "GPU"."""
     return self._simulate(kind)[0]
 
-  def traffic(self, kind):
-    """Bytes that a device reads and writes in its memory per step."""
+  def traffic(self, kind: str) -> int:
+    """Returns the bytes that a device reads and writes in its memory per step."""
     return self._simulate(kind)[1]
 
   def _simulate(self, kind):
@@ -55,16 +71,16 @@ class Costs:
       )
     return self._simulated[kind]
 
-  def bytes(self, kind):
-    """Bytes that a device needs: arguments and temporary memory."""
+  def bytes(self, kind: str) -> int:
+    """Returns the bytes that a device needs: arguments and temporary memory."""
     return sum(self.arguments.values()) + self.temporary(kind).total()
 
-  def fits(self, chip):
-    """Whether it runs on a chip, with a reserve."""
+  def fits(self, chip: chips.Chip) -> bool:
+    """Tells whether it runs on a chip, with a reserve."""
     return fits_in(self.bytes(chip.kind), chip)
 
-  def seconds(self, chip):
-    """Lower bounds of the time of a step: dict of what binds -> seconds."""
+  def seconds(self, chip: chips.Chip) -> dict[str, float]:
+    """Returns lower bounds of the time of a step: what binds -> seconds."""
     return {
       "compute": chip.compute_seconds(self.flops),
       "memory": chip.memory_seconds(self.traffic(chip.kind)),
@@ -73,23 +89,40 @@ class Costs:
       ),
     }
 
-  def images_per_second(self, chip):
-    """Upper bound, for all devices together."""
+  def images_per_second(self, chip: chips.Chip) -> float:
+    """Returns an upper bound for all devices together."""
     return self.program.batch_size / max(self.seconds(chip).values())
 
 
-def fits_in(nbytes, chip):
-  """Whether a device of a chip has room for so many bytes, and the reserve."""
+def fits_in(nbytes: float, chip: chips.Chip) -> bool:
+  """Tells whether a device of a chip has room for so many bytes, and the reserve."""
   return nbytes <= chip.bytes * (1 - RESERVE)
 
 
-def estimate(build, config, mesh, image_size):
-  """Traces and counts; see `trace.trace` for arguments and errors.
+def estimate(
+  build: trace.Build,
+  config: mlc.ConfigDict,
+  mesh: dict[str, int],
+  image_size: tuple[int, int],
+) -> Costs:
+  """Traces a step and counts its costs.
+
+  Args:
+    build: `Setup -> Recipe`, of a trainer.
+    config: of a run.
+    mesh: axis name -> size.
+    image_size: (height, width) in pixels.
+
 
   Returns:
     Costs.
+
+  Raises:
+    ValueError: as `trace.trace`; or the planner does not know an operation of
+      the step and cannot assume that it is elementwise.
   """
   program = trace.trace(build, config, mesh, image_size)
+  assumed = primitives.assumed(program.graph)
   parts = partition.Partition(program.mesh, program.batch_axes)
   parts.run(program.graph)
   passes.combine_sums(program.graph, parts.bytes)
@@ -102,11 +135,14 @@ def estimate(build, config, mesh, image_size):
     product_flops=products,
     collectives=parts.collectives,
     bytes_of=functools.cache(parts.bytes),
+    assumed=assumed,
   )
 
 
-def by_kind(collectives):
-  """Sums over collectives of a kind that run on as many devices.
+def by_kind(
+  collectives: Sequence[partition.Collective],
+) -> list[dict[str, Any]]:
+  """Sums over collectives of one kind and number of devices.
 
   Args:
     collectives: list of partition.Collective.

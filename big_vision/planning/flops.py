@@ -8,21 +8,38 @@ a loop is multiplied by its length.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-_ARITHMETIC = frozenset(
-  "add sub mul div neg abs sign max min square add_any select_n clamp eq ne lt "
-  "le gt ge and or not xor rem floor ceil round is_finite".split()
-)
-_REDUCTIONS = frozenset(
-  "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or "
-  "argmax argmin reduce_xor cumsum cumprod cummax cummin".split()
-)
+from big_vision.planning import graph as graph_lib
+from big_vision.planning import primitives
+from big_vision.planning.graph import Graph, Op
+from big_vision.planning.primitives import Buffers
 
 
-def count(graph, share=lambda op: 1):
-  """FLOPs of a Graph.
+def of_function(fn: Callable[..., Any], *args: Any) -> int:
+  """Counts the FLOPs of one call of a function, without running it.
+
+  Args:
+    fn: function of pytrees of arrays, that JAX can trace; for example a step of
+      a training.
+    *args: its arguments, or `jax.ShapeDtypeStruct` in place of arrays.
+
+  Returns:
+    FLOPs of all devices together.
+
+  Raises:
+    ValueError: it contains an operation that the planner does not know.
+  """
+  return count(graph_lib.from_function(fn, *args))[0]
+
+
+def count(
+  graph: Graph, share: Callable[[Op], int] = lambda op: 1
+) -> tuple[int, int]:
+  """Counts the FLOPs of a graph.
 
   Args:
     graph: Graph.
@@ -30,53 +47,58 @@ def count(graph, share=lambda op: 1):
       the work of an operation is divided.
 
   Returns:
-    (total, products): int, FLOPs of all, and of the matrix products and
-    convolutions among them.
+    (total, products): FLOPs of all, and of the matrix products and convolutions
+    among them.
+
+  Raises:
+    ValueError: it contains an operation that the planner does not know.
   """
   total = products = 0
   for op in graph.ops:
-    if op.bodies:
-      each = [count(body, share) for body in op.bodies]
-      if op.name == "cond":
-        times, (t, p) = 1, max(each)
-      else:  # The length of a `while` can not be told.
-        times, (t, p) = op.params.get("length", 1), each[0]
-      total, products = total + times * t, products + times * p
+    if op.bodies:  # Of the branches of a conditional the longest one.
+      t, p = max(count(body, share) for body in op.bodies)
+      total, products = total + op.times * t, products + op.times * p
       continue
     n = of_op(op) // share(op)
     total += n
-    if op.name in ("dot_general", "conv_general_dilated"):
+    if primitives.of(op).buffers is Buffers.PRODUCT:
       products += n
   return total, products
 
 
-def of_op(op):
-  """FLOPs of one operation without a body.
+def of_op(op: Op) -> int:
+  """Counts the FLOPs of one operation without a body.
 
   Args:
     op: Op.
 
   Returns:
-    int.
+    FLOPs of the whole operation, on however many devices.
   """
-  if op.name == "dot_general":
-    (contracting, _), _ = op.params["dimension_numbers"]
-    shape = op.inputs[0].shape
-    return 2 * op.outputs[0].size * math.prod(shape[d] for d in contracting)
-  if op.name == "conv_general_dilated":
-    return _convolution(op)
-  if op.name in _ARITHMETIC:
-    return op.outputs[0].size
-  if op.name == "integer_pow":
-    # By repeated squaring; a negative power also divides.
-    y = op.params["y"]
-    return op.outputs[0].size * (max(abs(y).bit_length(), 1) + (y < 0))
-  if op.name in _REDUCTIONS:
-    return op.inputs[0].size
-  if op.name.startswith(("reduce_window", "select_and_scatter")):
-    window = op.params["window_dimensions"]
-    return op.outputs[0].size * math.prod(window)
-  return 0
+  rule = primitives.of(op).flops
+  if isinstance(rule, str):
+    return RULES[rule](op)
+  return rule * op.outputs[0].size if rule else 0
+
+
+def _operand(op):
+  return op.inputs[0].size
+
+
+def _power(op):
+  """By repeated squaring; a negative power also divides."""
+  y = op.params["y"]
+  return op.outputs[0].size * (max(abs(y).bit_length(), 1) + (y < 0))
+
+
+def _window(op):
+  return op.outputs[0].size * math.prod(op.params["window_dimensions"])
+
+
+def _product(op):
+  (contracting, _), _ = op.params["dimension_numbers"]
+  shape = op.inputs[0].shape
+  return 2 * op.outputs[0].size * math.prod(shape[d] for d in contracting)
 
 
 def _convolution(op):
@@ -105,3 +127,12 @@ def _meetings(size, kernel, out, stride, pad, lhs_dilation, rhs_dilation):
   at = at + np.arange(kernel)[None] * rhs_dilation - pad
   inside = (at >= 0) & (at <= (size - 1) * lhs_dilation)
   return int((inside & (at % lhs_dilation == 0)).sum())
+
+
+RULES = {
+  "operand": _operand,
+  "power": _power,
+  "window": _window,
+  "product": _product,
+  "convolution": _convolution,
+}

@@ -4,7 +4,7 @@ XLA turns elementwise operations, and changes of shape, into parts of the
 operations that read them ("fusion"). A value gets a buffer of its own if
 
 - an operation makes it that is not elementwise: products, convolutions,
-  reductions, loops, random bits, and what else is not listed below,
+  reductions, loops, random bits (`primitives.py` has the list),
 - such an operation reads it (reductions do not need it: they are fused with
   what they read; and a product reads a transposed or reshaped buffer directly),
 - it is expensive to compute, and more than one operation would do so again,
@@ -20,27 +20,11 @@ nothing elementwise is expensive: there the second and third rule do not apply
 to products. On GPUs and CPUs products are calls of libraries.
 """
 
-_VIEWS = frozenset("reshape transpose squeeze expand_dims".split())
-_CHEAP = frozenset(
-  "add sub mul neg abs sign max min square add_any select_n clamp eq ne lt le "
-  "gt ge and or not xor floor ceil round is_finite integer_pow "
-  "convert_element_type broadcast_in_dim iota slice pad concatenate rev "
-  "dynamic_slice shift_right_logical shift_left shift_right_arithmetic "
-  "bitcast_convert_type real imag literal scan_slice random_wrap "
-  "random_unwrap tile split".split()
-)
-_EXPENSIVE = frozenset(
-  "exp exp2 expm1 log log1p tanh logistic sin cos tan asin acos atan atan2 "
-  "sinh cosh erf erfc erf_inv pow sqrt rsqrt cbrt div rem".split()
-)
-# These take part in communication if they change how a value is split.
-MARKS = frozenset("gather_params scatter_grads sharding_constraint".split())
-_REDUCTIONS = frozenset(
-  "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax "
-  "argmin".split()
-)
-_PRODUCTS = frozenset(["dot_general", "conv_general_dilated"])
-FUSIBLE = _VIEWS | _CHEAP | _EXPENSIVE
+from collections.abc import Callable
+
+from big_vision.planning import primitives
+from big_vision.planning.graph import Graph, Op, Value
+from big_vision.planning.primitives import Buffers
 
 # Beyond so many places of use their exact number decides nothing.
 _MANY = 8
@@ -53,8 +37,13 @@ class Fusion:
     stored: set of the values that have a buffer, inputs of the graph included.
   """
 
-  def __init__(self, graph, nbytes, fused_products=False):
-    """Decides.
+  def __init__(
+    self,
+    graph: Graph,
+    nbytes: Callable[[Value], int],
+    fused_products: bool = False,
+  ):
+    """Decides for all values of a graph.
 
     Args:
       graph: Graph.
@@ -63,7 +52,6 @@ class Fusion:
     """
     self._graph, self._nbytes = graph, nbytes
     self._fused_products = fused_products
-    self._alias = {}  # Marks that change nothing.
     self.stored = set(graph.inputs)
     self._roots = {v: (v,) for v in graph.inputs}
     self._must_store()
@@ -71,30 +59,31 @@ class Fusion:
     for op in graph.ops:  # In order: what is read comes first.
       self._decide(op, places)
 
-  def roots(self, value):
-    """The buffers that are read to compute a value (itself, if stored)."""
+  def roots(self, value: Value) -> tuple[Value, ...]:
+    """Lists the buffers that are read to compute a value (itself, if stored)."""
     return self._roots[value]
 
-  def reads(self, op):
-    """The buffers that an operation reads when it runs."""
+  def reads(self, op: Op) -> list[Value]:
+    """Lists the buffers that an operation reads when it runs."""
     found = {}
     for v in op.inputs:
       found.update(dict.fromkeys(self._roots[v]))
     return list(found)
 
-  def runs(self, op):
-    """Whether an operation is one of its own, not part of its readers."""
+  def runs(self, op: Op) -> bool:
+    """Tells whether an operation runs by itself, not within its readers."""
     return any(v in self.stored for v in op.outputs)
 
   def _must_store(self):
     """What is stored whatever it costs."""
     for op in self._graph.ops:
-      if op.name in FUSIBLE or self._is_no_op(op):
+      buffers = primitives.of(op).buffers
+      if buffers in primitives.FUSIBLE or self._is_no_op(op):
         continue
       self.stored.update(op.outputs)
-      if op.name in _REDUCTIONS:
+      if buffers is Buffers.REDUCTION:
         continue
-      if self._fused_products and op.name in _PRODUCTS:
+      if self._fused_products and buffers is Buffers.PRODUCT:
         continue
       for v in op.inputs:
         self.stored.add(self._base(v))
@@ -102,12 +91,13 @@ class Fusion:
 
   def _is_no_op(self, op):
     """A mark where there is nothing to communicate."""
-    return op.name in MARKS and not op.moves
+    return primitives.of(op).buffers is Buffers.MARK and not op.moves
 
   def _base(self, value):
     """The buffer that is read for a value which has to be in memory."""
     while value.op is not None and (
-      value.op.name in _VIEWS or self._is_no_op(value.op)
+      primitives.of(value.op).buffers is Buffers.VIEW
+      or self._is_no_op(value.op)
     ):
       value = value.op.inputs[0]
     return value
@@ -119,8 +109,9 @@ class Fusion:
       fused = not any(v in self.stored for v in op.outputs)
       if fused:
         uses = set().union(*(places.get(v, ()) for v in op.outputs))
-        dear = op.name in _EXPENSIVE and not self._fused_products
-        if dear and len(uses) > 1:
+        buffers = primitives.of(op).buffers
+        expensive = buffers is Buffers.EXPENSIVE and not self._fused_products
+        if expensive and len(uses) > 1:
           self.stored.update(op.outputs)
           fused = False
       if not fused:
@@ -134,8 +125,12 @@ class Fusion:
   def _decide(self, op, places):
     """Whether a cheap value is stored; the roots of all values of `op`."""
     reads = self.reads(op)
+    elementwise = primitives.of(op).buffers in (
+      Buffers.CHEAP,
+      Buffers.EXPENSIVE,
+    )
     for v in op.outputs:
-      if v not in self.stored and op.name in _CHEAP | _EXPENSIVE:
+      if v not in self.stored and elementwise:
         own = self._nbytes(v)
         # What is small beside the result stays in cache.
         again = sum(b for b in map(self._nbytes, reads) if b > own / 64)

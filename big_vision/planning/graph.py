@@ -9,24 +9,20 @@ Loops stay what they are: an `Op` with a `Graph` as its body.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.extend import core
-from jax.interpreters import partial_eval
+from jax.typing import DTypeLike
 
-# Marks where a step needs parameters whole, and where it has gradients that may
-# be split again. Traced around `Recipe.grad_fn`, see `trace.py`.
-gather_p = core.Primitive("gather_params")
-scatter_p = core.Primitive("scatter_grads")
+from big_vision import compat
+from big_vision.planning import primitives
+
+gather_p = compat.Primitive(primitives.GATHER)
+scatter_p = compat.Primitive(primitives.SCATTER)
 for _p in (gather_p, scatter_p):
   _p.def_abstract_eval(lambda x, **_: x)
 
-# Calls of one function, whose arguments are those of the equation.
-_CALLS = frozenset(
-  "jit pjit closed_call core_call custom_jvp_call custom_vjp_call "
-  "custom_vjp_call_jaxpr remat remat2 checkpoint".split()
-)
 _IDENTITIES = frozenset(
   "copy copy_p stop_gradient name random_clone "
   "optimization_barrier reduce_precision".split()
@@ -46,18 +42,18 @@ class Value:
   """
 
   shape: tuple[int, ...]
-  dtype: Any
+  dtype: DTypeLike
   op: "Op | None" = None
   spec: tuple[tuple[str, ...], ...] = ()
   part: str = "activations"
 
   @property
-  def size(self):
+  def size(self) -> int:
     """Number of elements."""
     return math.prod(self.shape)
 
   @property
-  def itemsize(self):
+  def itemsize(self) -> int:
     """Bytes per element; random keys count as their data."""
     if jax.dtypes.issubdtype(self.dtype, jax.dtypes.extended):
       return 8
@@ -74,39 +70,60 @@ class Op:
     inputs: list of Value.
     outputs: list of Value.
     bodies: list of Graph: the body of a loop, the branches of a conditional.
+    scan: how the operands of a scan are divided; None for other operations.
     moves: whether it communicates; `partition.py` sets it.
   """
 
   name: str
-  params: dict
-  inputs: list
-  outputs: list
-  bodies: list = dataclasses.field(default_factory=list)
+  params: dict[str, Any]
+  inputs: list[Value]
+  outputs: list[Value]
+  bodies: "list[Graph]" = dataclasses.field(default_factory=list)
+  scan: compat.Scan | None = None
   moves: bool = False
+
+  @property
+  def times(self) -> int:
+    """How often its body runs; that of a `while` counts once."""
+    return self.scan.length if self.scan else 1
 
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Graph:
   """A function: its operations in the order of its program."""
 
-  inputs: list
-  ops: list
-  outputs: list
+  inputs: list[Value]
+  ops: list[Op]
+  outputs: list[Value]
 
 
-def from_jaxpr(closed):
-  """The Graph of a closed jaxpr.
+def from_function(fn, *args: Any) -> Graph:
+  """Traces a function.
 
   Args:
-    closed: jax.extend.core.ClosedJaxpr.
+    fn: function of pytrees of arrays, that JAX can trace.
+    *args: its arguments, or `jax.ShapeDtypeStruct` in place of arrays.
+
+  Returns:
+    Graph; see `from_jaxpr`.
+  """
+  return from_jaxpr(jax.make_jaxpr(fn)(*args))
+
+
+def from_jaxpr(closed: compat.ClosedJaxpr) -> Graph:
+  """Turns a traced function into a Graph.
+
+  Args:
+    closed: result of `jax.make_jaxpr`.
 
   Returns:
     Graph; its inputs are those of the jaxpr, constants are operations.
+
+  Raises:
+    ValueError: an operation has a function within it whose costs the planner
+      cannot tell, such as `shard_map`.
   """
-  jaxpr, _ = partial_eval.dce_jaxpr(
-    closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True
-  )
-  return _Builder().build(jaxpr)
+  return _Builder().build(compat.jaxpr_of(closed))
 
 
 class _Builder:
@@ -119,17 +136,20 @@ class _Builder:
   def build(self, jaxpr):
     inputs = [_value(v) for v in jaxpr.invars]
     env = dict(zip(jaxpr.invars, inputs, strict=True))
-    outputs = self._inline(jaxpr, env, seen={})
+    outputs = self._inline(jaxpr, env, known={})
     return Graph(inputs, needed(self._ops, outputs), outputs)
 
-  def _inline(self, jaxpr, env, seen):
-    """Adds the equations of `jaxpr`; returns the values of its outputs."""
+  def _inline(self, jaxpr, env, known):
+    """Adds the equations of `jaxpr`; returns the values of its outputs.
+
+    `known` maps expressions to the values that have been computed of them.
+    """
     for var in jaxpr.constvars:
       env[var] = self._emit("literal", {}, [], [_value(var)])[0]
-    read = lambda v: self._literal(v) if hasattr(v, "val") else env[v]
+    read = lambda v: self._literal(v) if compat.is_literal(v) else env[v]
     for eqn in jaxpr.eqns:
       inputs = [read(v) for v in eqn.invars]
-      outputs = self._equation(eqn, inputs, seen)
+      outputs = self._equation(eqn, inputs, known)
       env.update(zip(eqn.outvars, outputs, strict=True))
     return [read(v) for v in jaxpr.outvars]
 
@@ -139,45 +159,50 @@ class _Builder:
       self._literals[key] = self._emit("literal", {}, [], [_value(var)])[0]
     return self._literals[key]
 
-  def _emit(self, name, params, inputs, outputs, bodies=()):
-    op = Op(name, params, inputs, outputs, list(bodies))
+  def _emit(self, name, params, inputs, outputs, bodies=(), scan=None):
+    op = Op(name, params, inputs, outputs, list(bodies), scan)
     for v in outputs:
       v.op = op
     self._ops.append(op)
     return outputs
 
-  def _equation(self, eqn, inputs, seen):
+  def _equation(self, eqn, inputs, known):
     """Values of the outputs of one equation."""
     name = eqn.primitive.name
-    if name in _CALLS:
-      (sub,) = list(core.jaxprs_in_params(eqn.params))[:1]
-      if eqn.params.get("prevent_cse"):
-        seen = {}  # What was computed before may not be taken.
-      env = dict(zip(sub.invars, inputs, strict=True))
-      return self._inline(sub, env, seen)
+    if (called := compat.called(eqn)) is not None:
+      if compat.computes_again(eqn):
+        known = {}
+      env = dict(zip(called.invars, inputs, strict=True))
+      return self._inline(called, env, known)
     if name in _IDENTITIES:
       return inputs
     outputs = [_value(v) for v in eqn.outvars]
     if name == "convert_element_type" and inputs[0].dtype == outputs[0].dtype:
       return inputs
-    subs = list(core.jaxprs_in_params(eqn.params))
     if name in ("scan", "while", "cond"):
-      return self._control(name, eqn.params, inputs, outputs, subs)
+      return self._control(eqn, inputs, outputs)
+    inner = compat.inner_jaxprs(eqn)
+    if inner and name not in primitives.KNOWN:
+      raise primitives.unknown(name)
     key = None
-    if not subs and name not in ("gather_params", "scatter_grads"):
+    if not inner and name not in (primitives.GATHER, primitives.SCATTER):
       key = (name, *map(id, inputs), repr(sorted(eqn.params.items())))
-      if key in seen:
-        return seen[key]
+      if key in known:
+        return known[key]
     self._emit(name, eqn.params, inputs, outputs)
     if key:
-      seen[key] = outputs
+      known[key] = outputs
     return outputs
 
-  def _control(self, name, params, inputs, outputs, subs):
-    bodies = [_Builder().build(sub) for sub in subs]
-    if name == "while":
-      bodies = bodies[1:] if len(bodies) > 1 else bodies  # Not the condition.
-    return self._emit(name, params, inputs, outputs, bodies)
+  def _control(self, eqn, inputs, outputs):
+    name, scan = eqn.primitive.name, None
+    inner = compat.inner_jaxprs(eqn)
+    if name == "scan":
+      scan = compat.scan_layout(eqn)
+    elif name == "while":
+      inner = [compat.while_body(eqn)]  # The condition costs next to nothing.
+    bodies = [_Builder().build(jaxpr) for jaxpr in inner]
+    return self._emit(name, {}, inputs, outputs, bodies, scan)
 
 
 def _value(var):
@@ -187,8 +212,16 @@ def _value(var):
   return Value(shape, dtype, spec=((),) * len(shape))
 
 
-def needed(ops, outputs):
-  """The operations that the outputs depend on, in order."""
+def needed(ops: Sequence[Op], outputs: Sequence[Value]) -> list[Op]:
+  """Selects the operations that some values depend on.
+
+  Args:
+    ops: operations in the order of the program.
+    outputs: values that are wanted.
+
+  Returns:
+    Operations in the same order.
+  """
   wanted = set(outputs)
   kept = []
   for op in reversed(ops):

@@ -11,20 +11,27 @@ and sorts, fragmentation.
 """
 
 import collections
+from collections.abc import Callable, Sequence
 
 from big_vision.planning import fusion as fusion_lib
 from big_vision.planning.graph import Graph, Op, Value
 
 
 class Peak(collections.Counter):
-  """Bytes by part ("activations", "gradients", "gathered parameters")."""
+  """Counts bytes by part ("activations", "gradients", "gathered parameters")."""
 
 
-def peak(graph, nbytes, donated=(), fused_products=False):
-  """Temporary memory of a graph: neither arguments nor what replaces them.
+def peak(
+  graph: Graph,
+  nbytes: Callable[[Value], int],
+  donated: Sequence[tuple[int, int]] = (),
+  fused_products: bool = False,
+) -> tuple[Peak, int]:
+  """Finds the most temporary memory, and the traffic, of a graph.
 
-  Also the traffic: all that operations read and write, that is in loops as often
-  as they run, as if nothing stayed in caches between operations.
+  Temporary memory is neither that of arguments nor of what replaces them. The
+  traffic is all that operations read and write, in loops as often as they run,
+  as if nothing stayed in caches between operations.
 
   Args:
     graph: Graph.
@@ -166,25 +173,23 @@ class _Simulation:
 
   def _carries(self, op, value):
     """A loop updates what it carries in place."""
-    return op.name == "scan" and (
-      op.outputs.index(value) < op.params["num_carry"]
-    )
+    return op.scan is not None and (op.outputs.index(value) < op.scan.num_carry)
 
   def _free(self, value):
     self._live[value.part] -= self._owned.pop(value)
 
   def _inside(self, op):
     """Peak and traffic of a loop's body or of the largest branch."""
-    if op.name != "scan":
+    if not op.scan:
       each = [
         peak(body, self._nbytes, (), self._fused_products) for body in op.bodies
       ]
       return max(each, key=lambda e: e[0].total(), default=(Peak(), 0))
-    first, carry = op.params["num_consts"], op.params["num_carry"]
+    first, carry = op.scan.num_consts, op.scan.num_carry
     donated = [(first + i, i) for i in range(carry)]
     body = _with_stacks(op.bodies[0], carry)
     most, traffic = peak(body, self._nbytes, donated, self._fused_products)
-    return most, traffic * op.params["length"]
+    return most, traffic * op.scan.length
 
 
 def _with_stacks(body, num_carry):

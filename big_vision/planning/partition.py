@@ -10,6 +10,12 @@ all-reduce; what cannot be followed counts as not split.
 
 import dataclasses
 import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from jax.sharding import NamedSharding
+
+from big_vision.planning import primitives
+from big_vision.planning.graph import Graph, Op, Value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +38,12 @@ class Collective:
   axes: tuple[str, ...]
 
   @property
-  def payload(self):
+  def payload(self) -> int:
     """Bytes of the tensor, of all times together."""
     return self.bytes * self.times
 
   @property
-  def sent(self):
+  def sent(self) -> float:
     """Bytes that a device sends per step, on a ring."""
     rounds = 2 if self.kind == "all-reduce" else 1
     return rounds * self.payload * (self.devices - 1) / self.devices
@@ -50,8 +56,8 @@ class Partition:
     collectives: list of Collective.
   """
 
-  def __init__(self, mesh, batch_axes):
-    """Makes an empty one.
+  def __init__(self, mesh: Mapping[str, int], batch_axes: Sequence[str]):
+    """Starts without collectives.
 
     Args:
       mesh: dict of axis name -> size.
@@ -60,17 +66,17 @@ class Partition:
     self._mesh, self._batch_axes = mesh, tuple(batch_axes)
     self.collectives = []
 
-  def parts(self, axes):
-    """Number of devices along some axes."""
+  def parts(self, axes: Iterable[str]) -> int:
+    """Counts the devices along some axes."""
     return math.prod(self._mesh[a] for a in axes)
 
-  def bytes(self, value):
-    """Bytes of a value on one device."""
+  def bytes(self, value: Value) -> int:
+    """Counts the bytes of a value on one device."""
     split = self.parts(a for axes in value.spec for a in axes)
     return -(-value.size // split) * value.itemsize
 
-  def share(self, op):
-    """Into how many parts the work of an operation is divided."""
+  def share(self, op: Op) -> int:
+    """Tells into how many parts the work of an operation is divided."""
     axes = {a for v in op.outputs for entry in v.spec for a in entry}
     if op.name == "dot_general":
       axes |= set(_contracted(op))
@@ -78,7 +84,7 @@ class Partition:
       axes |= {a for entry in op.inputs[0].spec for a in entry}
     return self.parts(axes)
 
-  def run(self, graph, times=1):
+  def run(self, graph: Graph, times: int = 1) -> None:
     """Sets the specs of all values from those of the inputs.
 
     Args:
@@ -89,14 +95,14 @@ class Partition:
       if op.bodies:
         self._control(op, times)
         continue
-      rule = _RULES.get(op.name, _same_shape)
-      if op.name == "gather_params":
+      if op.name == primitives.GATHER:
         self._gather(op, times)
-      elif op.name == "scatter_grads":
+      elif op.name == primitives.SCATTER:
         self._scatter(op, times)
       elif op.name == "sharding_constraint":
         self._constrain(op, times)
       else:
+        rule = RULES[primitives.of(op).split]
         for v, spec in zip(op.outputs, rule(op), strict=True):
           v.spec = _once(spec)
       if op.name == "dot_general" and (axes := _contracted(op)):
@@ -147,7 +153,7 @@ class Partition:
     self._add(op, "all-gather", self.bytes(out), gone, times)
 
   def _control(self, op, times):
-    if op.name == "scan":
+    if op.scan:
       self._scan(op, times)
       return
     for body in op.bodies:
@@ -162,14 +168,14 @@ class Partition:
 
   def _scan(self, op, times):
     (body,) = op.bodies
-    consts, carry = op.params["num_consts"], op.params["num_carry"]
+    consts, carry = op.scan.num_consts, op.scan.num_carry
     first = consts + carry
     for i, (v, source) in enumerate(zip(body.inputs, op.inputs, strict=True)):
       v.spec = source.spec if i < first else source.spec[1:]
     kept = list(self.collectives)
     for _ in range(2):  # Carries take the split that they have after a round.
       self.collectives = list(kept)
-      self.run(body, times * op.params["length"])
+      self.run(body, times * op.scan.length)
       for v, out in zip(
         body.inputs[consts:first], body.outputs[:carry], strict=True
       ):
@@ -183,8 +189,13 @@ class Partition:
         v.spec = inner.spec  # Zeros are made where they are needed.
 
 
-def spec_of(sharding, ndim):
-  """Spec of a Value for a NamedSharding: a tuple of axes per dimension."""
+def spec_of(sharding: NamedSharding, ndim: int) -> tuple[tuple[str, ...], ...]:
+  """Returns the spec of a Value: per dimension, the axes that split it.
+
+  Args:
+    sharding: NamedSharding of an array.
+    ndim: dimensions of that array.
+  """
   entries = [*sharding.spec, *[None] * ndim][:ndim]
   return tuple(
     (e,) if isinstance(e, str) else e if isinstance(e, tuple) else ()
@@ -203,10 +214,10 @@ def _contracted(op):
 
 def _once(spec):
   """A spec in which every axis appears once: where it came first."""
-  seen, out = set(), []
+  used, out = set(), []
   for entry in spec:
-    out.append(tuple(a for a in entry if a not in seen))
-    seen.update(entry)
+    out.append(tuple(a for a in entry if a not in used))
+    used.update(entry)
   return tuple(out)
 
 
@@ -284,6 +295,22 @@ def _keep_equal_sizes(op):
   return specs
 
 
+def _stack(op):
+  """A new dimension, which is not split."""
+  axis = op.params["axis"]
+  specs = [v.spec for v in op.inputs]
+  spec = specs[0]
+  for other in specs[1:]:
+    spec = _merge(spec, other)
+  return [(*spec[:axis], (), *spec[axis:])]
+
+
+def _unstack(op):
+  """Each result has all dimensions but one."""
+  spec, axis = op.inputs[0].spec, op.params["axis"]
+  return [(*spec[:axis], *spec[axis + 1 :])] * len(op.outputs)
+
+
 def _dot(op):
   (lhs_sum, rhs_sum), (lhs_batch, rhs_batch) = op.params["dimension_numbers"]
   lhs, rhs = op.inputs[:2]
@@ -309,22 +336,17 @@ def _conv(op):
   return [tuple(spec)]
 
 
-_RULES = {
-  "broadcast_in_dim": _broadcast,
+RULES = {
+  "same shape": _same_shape,
+  "none": _no_split,
+  "broadcast": _broadcast,
   "transpose": _transpose,
   "squeeze": _squeeze,
   "reshape": _reshape,
-  "slice": _keep_equal_sizes,
-  "pad": _keep_equal_sizes,
-  "concatenate": _keep_equal_sizes,
-  "rev": _keep_equal_sizes,
-  "dot_general": _dot,
-  "conv_general_dilated": _conv,
-  "reduce_window_max": _no_split,
-  "select_and_scatter_add": _no_split,
-  **{
-    f"reduce_{k}": _reduce for k in ("sum", "max", "min", "prod", "or", "and")
-  },
-  "argmax": _reduce,
-  "argmin": _reduce,
+  "equal sizes": _keep_equal_sizes,
+  "stack": _stack,
+  "unstack": _unstack,
+  "reduce": _reduce,
+  "product": _dot,
+  "convolution": _conv,
 }

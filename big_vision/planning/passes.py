@@ -5,11 +5,14 @@ are split (`graph.gather_p`, `graph.scatter_p`), both around the whole gradient.
 These passes move the marks to where the communication happens.
 """
 
-from big_vision.planning.graph import Op, Value, needed
+from collections.abc import Callable
+
+from big_vision.planning.graph import Graph, Op, Value, needed
+from big_vision.planning.primitives import GATHER, SCATTER
 
 
-def place_communication(graph):
-  """Runs all passes, changing the graph.
+def place_communication(graph: Graph) -> None:
+  """Moves the marks to where the communication happens; changes the graph.
 
   Args:
     graph: Graph of an update step, fresh from `graph.from_jaxpr`.
@@ -23,8 +26,8 @@ def place_communication(graph):
 _COMBINED_BYTES = 30 * 2**20
 
 
-def combine_sums(graph, nbytes):
-  """Sums of small gradients over devices become one operation.
+def combine_sums(graph: Graph, nbytes: Callable[[Value], int]) -> None:
+  """Combines sums of small gradients over devices into one operation.
 
   Until the last of them is computed the others wait, which takes memory.
 
@@ -36,7 +39,7 @@ def combine_sums(graph, nbytes):
   for op in graph.ops:
     for body in op.bodies:
       combine_sums(body, nbytes)
-    if op.name != "scatter_grads" or not op.moves:
+    if op.name != SCATTER or not op.moves:
       continue
     own = nbytes(op.inputs[0])
     if not groups or size + own > _COMBINED_BYTES:
@@ -94,12 +97,12 @@ def _gather_in_loops(graph):
   for op in list(graph.ops):
     for body in op.bodies:
       _gather_in_loops(body)
-    if op.name != "scan":
+    if not op.scan:
       continue
     (body,) = op.bodies
-    consts = op.params["num_consts"]
+    consts = op.scan.num_consts
     hoisted += _hoist(op, body, consts)
-    for i in range(consts + op.params["num_carry"], len(op.inputs)):
+    for i in range(consts + op.scan.num_carry, len(op.inputs)):
       _slice_inside(op, body, i)
   for before, op in hoisted:
     graph.ops.insert(graph.ops.index(before), op)
@@ -111,15 +114,13 @@ def _hoist(loop, body, consts):
   moved = []
   for op in list(body.ops):
     source = op.inputs[0] if op.inputs else None
-    if op.name != "gather_params" or source not in body.inputs[:consts]:
+    if op.name != GATHER or source not in body.inputs[:consts]:
       continue
     i = body.inputs.index(source)
     body.ops.remove(op)
     _replace(body, {op.outputs[0]: source})
     whole = _like(loop.inputs[i])
-    moved.append(
-      (loop, _make("gather_params", op.params, loop.inputs[i], whole))
-    )
+    moved.append((loop, _make(GATHER, op.params, loop.inputs[i], whole)))
     loop.inputs[i] = whole
   return moved
 
@@ -129,10 +130,10 @@ def _slice_inside(loop, body, i):
   inner, outer = body.inputs[i], loop.inputs[i]
   stacked = _like(inner)
   body.inputs[i] = stacked
-  if outer.op is not None and outer.op.name == "gather_params":
+  if outer.op is not None and outer.op.name == GATHER:
     loop.inputs[i] = outer.op.inputs[0]
     part = _like(inner)
-    gather = _make("gather_params", outer.op.params, part, inner)
+    gather = _make(GATHER, outer.op.params, part, inner)
     body.ops[:0] = [_make("scan_slice", {}, stacked, part), gather]
   else:
     body.ops[:0] = [_make("scan_slice", {}, stacked, inner)]
@@ -145,19 +146,19 @@ def _scatter_in_loops(graph):
     for body in op.bodies:
       _scatter_in_loops(body)
     op.inputs = [replaced.get(v, v) for v in op.inputs]
-    if op.name != "scatter_grads" or op.inputs[0].op is None:
+    if op.name != SCATTER or op.inputs[0].op is None:
       continue
     (source,) = op.inputs
     loop = source.op
-    if loop.name != "scan":
+    if not loop.scan:
       continue
     index = loop.outputs.index(source)
-    if index < loop.params["num_carry"]:
+    if index < loop.scan.num_carry:
       continue
     (body,) = loop.bodies
     inner = body.outputs[index]
     part = _like(inner)
-    body.ops.append(_make("scatter_grads", op.params, inner, part))
+    body.ops.append(_make(SCATTER, op.params, inner, part))
     body.outputs[index] = part
     source.part = "gradients"
     replaced[op.outputs[0]] = source
@@ -181,7 +182,7 @@ def _narrow(graph):
   replaced, ops = {}, []
   for op in graph.ops:
     op.inputs = [replaced.get(v, v) for v in op.inputs]
-    if op.name == "gather_params":
+    if op.name == GATHER:
       (source,), (out,) = op.inputs, op.outputs
       casts = readers.get(out, [])
       dtypes = {r.outputs[0].dtype for r in casts if _is_cast(r)}
@@ -190,16 +191,16 @@ def _narrow(graph):
         if dtype.itemsize < source.itemsize:
           small, whole = _like(source, dtype), _like(out, dtype)
           ops.append(_make(casts[0].name, casts[0].params, source, small))
-          op = _make("gather_params", op.params, small, whole)
+          op = _make(GATHER, op.params, small, whole)
           replaced.update({r.outputs[0]: whole for r in casts})
-    elif op.name == "scatter_grads":
+    elif op.name == SCATTER:
       (source,), (out,) = op.inputs, op.outputs
       cast = source.op
       if cast is not None and _is_cast(cast):
         if cast.inputs[0].itemsize < source.itemsize:
           small = cast.inputs[0]
           part = _like(small)
-          ops.append(_make("scatter_grads", op.params, small, part))
+          ops.append(_make(SCATTER, op.params, small, part))
           op = _make(cast.name, cast.params, part, out)
     ops.append(op)
   graph.ops = ops

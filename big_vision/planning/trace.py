@@ -8,16 +8,19 @@ import contextlib
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
+import ml_collections as mlc
 import numpy as np
 
-from big_vision import schedules, sharding, trees
+from big_vision import compat, schedules, sharding, trees
 from big_vision.planning import graph as graph_lib
 from big_vision.planning import passes
 from big_vision.planning.partition import spec_of
+from big_vision.training import recipe as recipe_lib
 from big_vision.training import setup as setup_lib
 from big_vision.training import state as state_lib
 from big_vision.training import step as step_lib
@@ -25,10 +28,13 @@ from big_vision.training import step as step_lib
 # Durations in epochs are turned into steps with it; no cost depends on it.
 _NUM_EXAMPLES = 10**9
 
+# `build` of a trainer.
+Build = Callable[[setup_lib.Setup], recipe_lib.Recipe]
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A traced step.
+  """Holds a traced step.
 
   Attributes:
     graph: Graph of the update step of one device's share of the batch.
@@ -42,22 +48,22 @@ class Program:
   """
 
   graph: graph_lib.Graph
-  state: dict
-  shardings: dict
-  batch: dict
-  mesh: dict
+  state: dict[str, Any]
+  shardings: dict[str, Any]
+  batch: dict[str, jax.ShapeDtypeStruct]
+  mesh: dict[str, int]
   batch_axes: tuple[str, ...]
   batch_size: int
   accum_steps: int
 
   @property
-  def num_devices(self):
-    """Of the whole mesh."""
+  def num_devices(self) -> int:
+    """Number of devices of the whole mesh."""
     return math.prod(self.mesh.values())
 
   @property
-  def data_parallel(self):
-    """Into how many shares the batch is split."""
+  def data_parallel(self) -> int:
+    """Number of shares into which the batch is split."""
     return math.prod(self.mesh[a] for a in self.batch_axes)
 
 
@@ -87,7 +93,14 @@ class _Setup(setup_lib.Setup):
         yield
 
 
-def trace(build, config, mesh, image_size, *, channels=3):
+def trace(
+  build: Build,
+  config: mlc.ConfigDict,
+  mesh: dict[str, int],
+  image_size: tuple[int, int],
+  *,
+  channels: int = 3,
+) -> Program:
   """Traces the update step of a config.
 
   Args:
@@ -117,7 +130,7 @@ def trace(build, config, mesh, image_size, *, channels=3):
     "image": jax.ShapeDtypeStruct((share, *image_size, channels), np.float32),
     "labels": jax.ShapeDtypeStruct((share, config.num_classes), np.float32),
   }
-  abstract = jax.sharding.AbstractMesh(tuple(mesh.values()), tuple(mesh))
+  abstract = compat.abstract_mesh(mesh)
   total = schedules.steps(
     "total", config, _NUM_EXAMPLES, share * math.prod(mesh[a] for a in axes)
   )
@@ -200,8 +213,10 @@ def _marked(grad_fn, shardings):
   return marked
 
 
-def leaves(program, part):
-  """Leaves of a part of the state on one device.
+def leaves(
+  program: Program, part: str
+) -> list[tuple[str, tuple[int, ...], int, int]]:
+  """Lists the leaves of a part of the state on one device.
 
   Args:
     program: Program.
@@ -221,7 +236,7 @@ def leaves(program, part):
 
 
 def argument_bytes(program: Program) -> dict[str, Any]:
-  """Bytes on one device of each part of the state, and of the batch."""
+  """Counts the bytes on one device of each part of the state and the batch."""
   sizes = {
     part: sum(local for *_, local in leaves(program, part))
     for part in program.state

@@ -1,15 +1,15 @@
-"""Augmentation kernels that are operations on the bits of pixels.
+"""Augmentation kernels that change the bits of pixels.
 
-They see an image as a sequence of 64-bit words, each of 8 values ("lanes"): an
-operation of TensorFlow on these takes a tenth of the time of the same on bytes.
-What must hold is that no sum leaves its lane.
+They treat an image as a sequence of 64-bit words, each of 8 values ("lanes"):
+TensorFlow processes these ten times as fast as bytes. No sum may leave its
+lane.
 """
 
 from big_vision.tf import tf
 
 
 def _lanes(value):
-  """A word with the same value, an int in [0, 255], in each lane."""
+  """Makes a word with the same value, an int in [0, 255], in each lane."""
   return tf.constant(value * 0x0101010101010101, tf.uint64)
 
 
@@ -25,7 +25,7 @@ def _on_words(fn, image):
 
 
 def _at_least(words, threshold):
-  """255 in each lane whose value reaches the threshold, in [1, 255], else 0."""
+  """Marks values from a threshold in [1, 255] on with 255, others with 0."""
   top = words & _lanes(128)
   low = words ^ top  # The lower 7 bits, which leave room for a sum.
   if threshold <= 128:
@@ -38,18 +38,27 @@ def _at_least(words, threshold):
   return shift.left_shift(top, one) - shift.right_shift(top, seven)
 
 
-def invert(image):
-  """`255 - image`."""
+def invert(image: tf.Tensor) -> tf.Tensor:
+  """Computes `255 - image`.
+
+  Args:
+    image: uint8 [H, W, C].
+
+  Returns:
+    uint8 [H, W, C].
+  """
   return _on_words(tf.bitwise.invert, tf.convert_to_tensor(image))
 
 
-def posterize(image, bits, *, corrected=False):
+def posterize(
+  image: tf.Tensor, bits: int, *, corrected: bool = False
+) -> tf.Tensor:
   """Keeps the highest bits of all values, and clears the others.
 
   Args:
     image: uint8 [H, W, C].
-    bits: int. 0 is as 1 and, by default, more than 8 too: so act the shifts of
-      the reference, by 8 and by negative numbers.
+    bits: int. 0 acts as 1 and, by default, more than 8 do too: the reference
+      shifts by 8 and by negative numbers, with this effect.
     corrected: bool; then, more than 8 bits give the image.
 
   Returns:
@@ -62,8 +71,10 @@ def posterize(image, bits, *, corrected=False):
   return _on_words(lambda words: words & _lanes(mask), image)
 
 
-def solarize(image, threshold=128, *, corrected=False):
-  """Inverts all values that are not below the threshold.
+def solarize(
+  image: tf.Tensor, threshold: int = 128, *, corrected: bool = False
+) -> tf.Tensor:
+  """Inverts all values from the threshold on.
 
   Args:
     image: uint8 [H, W, C].
@@ -83,7 +94,9 @@ def solarize(image, threshold=128, *, corrected=False):
   return _on_words(lambda words: words ^ _at_least(words, threshold), image)
 
 
-def solarize_add(image, addition=0, threshold=128):
+def solarize_add(
+  image: tf.Tensor, addition: int = 0, threshold: int = 128
+) -> tf.Tensor:
   """Adds to all values below the threshold, within [0, 255].
 
   Args:

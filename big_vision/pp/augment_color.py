@@ -1,11 +1,10 @@
 """Augmentation kernels that compute with the values of pixels.
 
-All take and give uint8 images [H, W, C] of any size, C being 3 where colours
-are mixed. Results of computations in float32 are cut off, not rounded.
+All map uint8 images [H, W, C] of any size to such images; C is 3 where colors
+are mixed. Results of computations in float32 are truncated, not rounded.
 
-These run on every training image. What guides the code: TensorFlow's arithmetic
-on long rows is fast; `tf.where`, broadcasting along 3 channels, and putting
-channels together are slow.
+These run on every training image. TensorFlow's arithmetic on long rows is fast;
+`tf.where`, broadcasting along 3 channels, and stacking channels are slow.
 """
 
 import numpy as np
@@ -14,18 +13,18 @@ from big_vision.tf import tf
 
 
 def _row(image):
-  """[H, W, C] as [H, W * C], which elementwise ops are fastest on."""
+  """Reshapes [H, W, C] to [H, W * C], where elementwise ops are fastest."""
   shape = tf.shape(image)
   return tf.reshape(image, [shape[0], shape[1] * shape[2]])
 
 
 def _channels(values, image):
-  """One value per channel, [C], as a row [W * C] to combine with `_row`."""
+  """Tiles one value per channel, [C], to a row [W * C] that fits `_row`."""
   return tf.tile(values, tf.shape(image)[1:2])
 
 
 def _like(row, image):
-  """Back from `_row`, with the static shape of the image."""
+  """Reverses `_row`, with the static shape of the image."""
   return tf.ensure_shape(tf.reshape(row, tf.shape(image)), image.shape)
 
 
@@ -34,15 +33,17 @@ def _to_uint8(x):
 
 
 def _mix(a, b, factor):
-  """`blend` of float32 values, to uint8."""
+  """Blends float32 values as `blend` does, to uint8."""
   mixed = a + factor * (b - a)
   if not tf.is_tensor(factor) and 0 <= factor <= 1:
     return tf.cast(mixed, tf.uint8)  # Cannot leave the range.
   return _to_uint8(mixed)
 
 
-def blend(image1, image2, factor):
-  """`image1 + factor * (image2 - image1)`: in between, or beyond `image2`.
+def blend(
+  image1: tf.Tensor, image2: tf.Tensor, factor: tf.Tensor | float
+) -> tf.Tensor:
+  """Computes `image1 + factor * (image2 - image1)`.
 
   Args:
     image1: uint8 [H, W, C], the result for factor 0.
@@ -57,32 +58,41 @@ def blend(image1, image2, factor):
   return _mix(a, b, factor)
 
 
-def brightness(image, factor):
-  """Blends black (factor 0) with the image (factor 1)."""
+def brightness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
+  """Blends black (factor 0) with the image (factor 1).
+
+  Args:
+    image: uint8 [H, W, C].
+    factor: float, may be above 1.
+
+  Returns:
+    uint8 [H, W, C].
+  """
   return _to_uint8(tf.cast(image, tf.float32) * factor)
 
 
-def _grey(image):
-  """`tf.image.rgb_to_grayscale` of uint8 [H, W, 3], float32 [H, W]."""
-  # Same order and rounding of operations, without a matrix product.
+def _gray(image):
+  """Computes the gray image, float32 [H, W], of uint8 [H, W, 3]."""
+  # Order and rounding are those of `tf.image.rgb_to_grayscale`, without its
+  # matrix product.
   planes = tf.unstack(tf.convert_to_tensor(image), 3, axis=-1)
   red, green, blue = (tf.cast(p, tf.float32) * (1 / 255) for p in planes)
-  grey = red * 0.2989 + green * 0.5870 + blue * 0.1140
-  return tf.floor(grey * 255.5)
+  gray = red * 0.2989 + green * 0.5870 + blue * 0.1140
+  return tf.floor(gray * 255.5)
 
 
-def _three_times(grey):
-  """Each value three times, float32 [H, W] -> [..., 3]."""
-  size = grey.shape.num_elements()
+def _three_times(gray):
+  """Repeats each value three times, float32 [H, W] -> [..., 3]."""
+  size = gray.shape.num_elements()
   if size is None or size % 4:
-    return tf.broadcast_to(grey[..., None], [*tf.unstack(tf.shape(grey)), 3])
+    return tf.broadcast_to(gray[..., None], [*tf.unstack(tf.shape(gray)), 3])
   # The same in half the time: a product with a matrix of 4 blocks of ones.
   blocks = np.kron(np.eye(4), np.ones([1, 3])).astype(np.float32)
-  return tf.matmul(tf.reshape(grey, [-1, 4]), blocks)
+  return tf.matmul(tf.reshape(gray, [-1, 4]), blocks)
 
 
-def color(image, factor):
-  """Blends the grey image (factor 0) with the image (factor 1).
+def color(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
+  """Blends the gray image (factor 0) with the image (factor 1).
 
   Args:
     image: uint8 [H, W, 3].
@@ -92,38 +102,40 @@ def color(image, factor):
     uint8 [H, W, 3].
   """
   image = tf.convert_to_tensor(image)
-  grey = tf.reshape(_three_times(_grey(image)), tf.shape(image))
-  return _mix(grey, tf.cast(image, tf.float32), factor)
+  gray = tf.reshape(_three_times(_gray(image)), tf.shape(image))
+  return _mix(gray, tf.cast(image, tf.float32), factor)
 
 
-def contrast(image, factor, *, corrected=False):
-  """Blends uniform grey (factor 0) with the image (factor 1).
+def contrast(
+  image: tf.Tensor, factor: tf.Tensor | float, *, corrected: bool = False
+) -> tf.Tensor:
+  """Blends uniform gray (factor 0) with the image (factor 1).
 
   Args:
     image: uint8 [H, W, 3].
     factor: float, may be above 1.
-    corrected: bool. By default, the grey is H * W / 256, at most 255, whatever
-      the image shows: the reference takes the sum of a histogram for the mean.
+    corrected: bool. By default, the gray is H * W / 256, at most 255, for every
+      image: the reference uses the sum of a histogram in place of the mean.
 
   Returns:
     uint8 [H, W, 3].
   """
   image = tf.convert_to_tensor(image)
   if corrected:
-    level = tf.floor(tf.reduce_mean(_grey(image)) + 0.5)
+    level = tf.floor(tf.reduce_mean(_gray(image)) + 0.5)
   else:
     size = tf.cast(tf.reduce_prod(tf.shape(image)[:2]), tf.float32)
     level = tf.floor(tf.minimum(size / 256, 255.0))
   return _mix(level, tf.cast(image, tf.float32), factor)
 
 
-def sharpness(image, factor):
+def sharpness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
   """Blends a smoothed image (factor 0) with the image (factor 1).
 
-  The smoothing averages each pixel with its 8 neighbours, with 5 times their
-  weight. The outermost pixels stay as they are. The reference averages with a
-  convolution whose rounding errors depend on the machine: 0.5 % of its averages
-  are 1 below these, which are exact.
+  The smoothing averages each pixel, with weight 5, and its 8 neighbors, with
+  weight 1. The outermost pixels do not change. The averages are exact; the
+  reference averages with a convolution whose rounding errors depend on the
+  machine, and 0.5 % of its averages are lower by 1.
 
   Args:
     image: uint8 [H, W, 3].
@@ -145,10 +157,10 @@ def sharpness(image, factor):
 
 
 def _sharpen(image, factor):
-  """`sharpness` of an image that has an inside."""
-  # All values in a row, [1, H * W * C], where the pixel below is `down` further
-  # and that to the right `right`. (Parts of matrices are copied faster than
-  # those of vectors.) Sums wrap around the sides, but not inside of the image.
+  """Computes `sharpness` of an image of at least 3 x 3 pixels."""
+  # All values are in one row, [1, H * W * C]; the pixel below is `down` further,
+  # that to the right `right`. (Slices of matrices are copied faster than slices
+  # of vectors.) Sums wrap around at the sides, which are replaced below.
   right = tf.shape(image)[2]
   down = right * tf.shape(image)[1]
   row = tf.reshape(image, [1, -1])
@@ -158,7 +170,7 @@ def _sharpen(image, factor):
   sums += columns[:, 2 * right :]
   margin = down + right
   inside = x[:, margin:-margin]
-  # A little more than 1 / 13, for multiples of 13 not to be rounded down.
+  # A little more than 1 / 13, so that multiples of 13 are not rounded down.
   smooth = tf.floor((sums + 4.0 * inside) * (1.00001 / 13))
   inside = _mix(smooth, inside, factor)
   sharp = tf.concat([row[:, :margin], inside, row[:, -margin:]], 1)
@@ -168,8 +180,15 @@ def _sharpen(image, factor):
   return _like(sharp, image)
 
 
-def autocontrast(image):
-  """Stretches each channel to the range [0, 255], unless it is constant."""
+def autocontrast(image: tf.Tensor) -> tf.Tensor:
+  """Stretches each channel to the range [0, 255], unless it is constant.
+
+  Args:
+    image: uint8 [H, W, C].
+
+  Returns:
+    uint8 [H, W, C].
+  """
   image = tf.convert_to_tensor(image)
   x = tf.cast(_row(image), tf.float32)
   per_pixel = [-1, tf.shape(image)[2]]
@@ -193,7 +212,7 @@ def _equalizing_table(counts):
   """
   up_to = tf.cumsum(counts, axis=1)
   total = up_to[:, -1:]
-  # Of the largest value: the first one where the cumulative sum is complete.
+  # The largest value is the first one where the cumulative sum is complete.
   largest = tf.argmax(up_to, axis=1, output_type=tf.int32)
   last = tf.gather(counts, largest, batch_dims=1)[:, None]
   step = (total - last) // 255
@@ -202,8 +221,15 @@ def _equalizing_table(counts):
   return tf.cast(tf.where(step > 0, table, tf.range(256)), tf.uint8)
 
 
-def equalize(image):
-  """Makes the values of each channel about equally frequent."""
+def equalize(image: tf.Tensor) -> tf.Tensor:
+  """Makes the values of each channel about equally frequent.
+
+  Args:
+    image: uint8 [H, W, C].
+
+  Returns:
+    uint8 [H, W, C].
+  """
   image = tf.convert_to_tensor(image)
   num_channels = tf.shape(image)[2]
   bins = 256 * tf.range(num_channels)  # Each channel has its own.
@@ -222,7 +248,7 @@ def equalize(image):
 
 
 def _look_up_pairs(table, image):
-  """`table[c, image[:, :, c]]`, two values at once, which saves much time.
+  """Looks up `table[c, image[:, :, c]]`, two values at once, which is faster.
 
   Args:
     table: uint8 [C, 256].
@@ -233,7 +259,7 @@ def _look_up_pairs(table, image):
   """
   num_channels = tf.shape(image)[2]
   table = tf.cast(table, tf.uint16)
-  # Of the two pixels' channels one after the other: c, and that after it.
+  # The channels of two pixels in a row, in pairs: a channel and the next one.
   first = 2 * tf.range(num_channels) % num_channels
   second = (first + 1) % num_channels
   # The first of two bytes is the lower one of their number.

@@ -1,26 +1,34 @@
 """Augmentation kernels that move pixels, or cover them.
 
-All take and give uint8 images [H, W, C] of any size. Pixels that would come
-from outside of the image get the fill colour, `replace`. Results equal those of
-`tf.raw_ops.ImageProjectiveTransformV3` (nearest pixel), but that computes the
-origin of each value one by one. Where the size is known when the graph is made,
-the origins of all pixels are computed only then.
+All map uint8 images [H, W, C] of any size to such images. Pixels from outside
+the image get the fill color, `replace`. Results equal those of
+`tf.raw_ops.ImageProjectiveTransformV3` (nearest pixel), which computes the
+origin of each value separately. Here the origins of all pixels are computed
+once if the size is known when the graph is made.
 """
 
 import math
+from collections.abc import Sequence
 
 from big_vision.pp import rng
 from big_vision.tf import tf
 
 
-def wrap(image):
-  """Appends a channel of ones, which tells pixels from what is filled in."""
+def wrap(image: tf.Tensor) -> tf.Tensor:
+  """Appends a channel of ones, which tells pixels from filled ones.
+
+  Args:
+    image: uint8 [H, W, C].
+
+  Returns:
+    uint8 [H, W, C + 1].
+  """
   image = tf.convert_to_tensor(image)
   return tf.concat([image, tf.ones_like(image[..., :1])], -1)
 
 
-def unwrap(image, replace):
-  """Removes the last channel; where it is 0, pixels get the fill colour.
+def unwrap(image: tf.Tensor, replace: Sequence[int]) -> tf.Tensor:
+  """Removes the last channel; where it is 0, pixels get the fill color.
 
   Args:
     image: uint8 [H, W, C + 1].
@@ -30,14 +38,14 @@ def unwrap(image, replace):
     uint8 [H, W, C].
   """
   image = tf.convert_to_tensor(image)
-  colour = tf.cast(replace, image.dtype)
-  return tf.where(image[..., -1:] == 0, colour, image[..., :-1])
+  color = tf.cast(replace, image.dtype)
+  return tf.where(image[..., -1:] == 0, color, image[..., :-1])
 
 
 def _fill(shape, replace, like):
-  """An area of the fill colour; [*shape, C]."""
-  colour = tf.cast(replace, like.dtype)
-  return tf.broadcast_to(colour, tf.concat([shape, tf.shape(like)[-1:]], 0))
+  """Makes an area of the fill color, [*shape, C]."""
+  color = tf.cast(replace, like.dtype)
+  return tf.broadcast_to(color, tf.concat([shape, tf.shape(like)[-1:]], 0))
 
 
 def _round(x):
@@ -48,7 +56,7 @@ def _round(x):
 
 
 def _origins(height, width, transform):
-  """Where the pixels of the result come from.
+  """Computes the origins of the pixels of the result.
 
   Args:
     height: int, of the image and the result.
@@ -63,7 +71,7 @@ def _origins(height, width, transform):
   a = [tf.cast(t, tf.float32) for t in transform]
   x = tf.range(width, dtype=tf.float32)[None]
   y = tf.range(height, dtype=tf.float32)[:, None]
-  # Differences, as graphs may add in another order than this, and round so.
+  # As differences: graphs may reorder sums, which changes the rounding.
   from_x = tf.cast(_round((a[0] * x + a[1] * y) - a[2]), tf.int32)
   from_y = tf.cast(_round((a[3] * x + a[4] * y) - a[5]), tf.int32)
   inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
@@ -75,7 +83,7 @@ def _origins(height, width, transform):
 
 
 def _move(image, argument, transform_fn, replace):
-  """Result of an affine transform.
+  """Applies an affine transform.
 
   Args:
     image: uint8 [H, W, C].
@@ -89,7 +97,7 @@ def _move(image, argument, transform_fn, replace):
   image = tf.convert_to_tensor(image)
   if image.shape[:2].is_fully_defined() and not tf.is_tensor(argument):
     height, width = image.shape[:2]
-    with tf.init_scope():  # Now, and not when the graph runs.
+    with tf.init_scope():  # Computes now, not whenever the graph runs.
       transform = transform_fn(tf.constant(argument, tf.float32), height, width)
       origins = _origins(height, width, transform).numpy()
   else:
@@ -103,13 +111,15 @@ def _move(image, argument, transform_fn, replace):
   return tf.ensure_shape(moved, image.shape)
 
 
-def rotate(image, degrees, replace):
-  """Rotates around the centre.
+def rotate(
+  image: tf.Tensor, degrees: tf.Tensor | float, replace: Sequence[int]
+) -> tf.Tensor:
+  """Rotates around the center.
 
   Args:
     image: uint8 [H, W, C].
     degrees: float, positive for counter-clockwise.
-    replace: C ints, fill colour.
+    replace: C ints, fill color.
 
   Returns:
     uint8 [H, W, C].
@@ -126,13 +136,15 @@ def rotate(image, degrees, replace):
   return _move(image, degrees, transform, replace)
 
 
-def shear_x(image, level, replace):
+def shear_x(
+  image: tf.Tensor, level: tf.Tensor | float, replace: Sequence[int]
+) -> tf.Tensor:
   """Moves rows sideways: result (x, y) comes from (x + level * y, y).
 
   Args:
     image: uint8 [H, W, C].
     level: float.
-    replace: C ints, fill colour.
+    replace: C ints, fill color.
 
   Returns:
     uint8 [H, W, C].
@@ -140,13 +152,15 @@ def shear_x(image, level, replace):
   return _move(image, level, lambda l, h, w: (1, l, 0, 0, 1, 0), replace)
 
 
-def shear_y(image, level, replace):
+def shear_y(
+  image: tf.Tensor, level: tf.Tensor | float, replace: Sequence[int]
+) -> tf.Tensor:
   """Moves columns up or down: result (x, y) comes from (x, y + level * x).
 
   Args:
     image: uint8 [H, W, C].
     level: float.
-    replace: C ints, fill colour.
+    replace: C ints, fill color.
 
   Returns:
     uint8 [H, W, C].
@@ -159,7 +173,7 @@ def _is_whole(x):
 
 
 def _shift(image, pixels, axis, replace):
-  """Moves by whole pixels along an axis: a copy of a part."""
+  """Moves by whole pixels along an axis, by copying a part."""
   size = tf.shape(image)[axis]
   gap = tf.minimum(abs(int(pixels)), size)
   shape = tf.tensor_scatter_nd_update(tf.shape(image)[:2], [[axis]], [gap])
@@ -173,13 +187,15 @@ def _shift(image, pixels, axis, replace):
   return tf.ensure_shape(tf.concat(parts, axis), image.shape)
 
 
-def translate_x(image, pixels, replace):
+def translate_x(
+  image: tf.Tensor, pixels: tf.Tensor | float, replace: Sequence[int]
+) -> tf.Tensor:
   """Moves the image sideways: result (x, y) comes from (x + pixels, y).
 
   Args:
     image: uint8 [H, W, C].
     pixels: float, positive for moving to the left.
-    replace: C ints, fill colour.
+    replace: C ints, fill color.
 
   Returns:
     uint8 [H, W, C].
@@ -190,13 +206,15 @@ def translate_x(image, pixels, replace):
   return _move(image, pixels, lambda p, h, w: (1, 0, -p, 0, 1, 0), replace)
 
 
-def translate_y(image, pixels, replace):
+def translate_y(
+  image: tf.Tensor, pixels: tf.Tensor | float, replace: Sequence[int]
+) -> tf.Tensor:
   """Moves the image up or down: result (x, y) comes from (x, y + pixels).
 
   Args:
     image: uint8 [H, W, C].
     pixels: float, positive for moving up.
-    replace: C ints, fill colour.
+    replace: C ints, fill color.
 
   Returns:
     uint8 [H, W, C].
@@ -207,15 +225,22 @@ def translate_y(image, pixels, replace):
   return _move(image, pixels, lambda p, h, w: (1, 0, 0, 0, 1, -p), replace)
 
 
-def cutout(image, pad_size, replace=0, *, center=None):
+def cutout(
+  image: tf.Tensor,
+  pad_size: int,
+  replace: int | Sequence[int] = 0,
+  *,
+  center: tf.Tensor | None = None,
+) -> tf.Tensor:
   """Covers a square at a random place; parts of it may be outside.
 
   Args:
     image: uint8 [H, W, C].
     pad_size: int, half of the square's side, pixels.
-    replace: int or C ints, colour of the square.
+    replace: int or C ints, color of the square.
     center: float32 [2], its place in units of the height and the width, in
-      [0, 1). By default it is drawn, so this must not run in a conditional then.
+      [0, 1). By default it is drawn; then this must not run in a
+      conditional.
 
   Returns:
     uint8 [H, W, C].

@@ -3,7 +3,7 @@
 The changes themselves, "kernels", are in `augment_color` and `augment_geometry`
 and can be used from here too. Images are uint8 [H, W, 3], before and after.
 
-Strength is given as a level, 10 being the nominal maximum; more is possible:
+The strength is a level, with the nominal maximum 10; more is possible:
 
 | operation                  | argument of the kernel at level l              |
 |----------------------------|------------------------------------------------|
@@ -19,13 +19,13 @@ Strength is given as a level, 10 being the nominal maximum; more is possible:
 | Color, Contrast,           | factor 0.1 + 1.8 l / 10                        |
 |   Brightness, Sharpness    |                                                |
 
-This has mistakes that published results were trained with, so it is the default
-to repeat them. `corrected=True` selects other kernels:
+The original code has mistakes, with which published results were trained; the
+default repeats them. `corrected=True` selects other kernels:
 
 | kernel    | default                             | corrected                |
 |-----------|-------------------------------------|--------------------------|
-| contrast  | blends with grey H * W / 256, which | blends with the mean of  |
-|           | is 196 for 224 x 224, up to 255     | the grey image           |
+| contrast  | blends with gray H * W / 256, which | blends with the mean of  |
+|           | is 196 for 224 x 224, up to 255     | the gray image           |
 | solarize  | threshold modulo 256: level 10      | from level 10 on,        |
 |           | inverts everything, 15 is as 5      | inverts nothing          |
 | posterize | more than 8 bits (from level 22.5   | more than 8 bits give    |
@@ -44,7 +44,8 @@ changes nothing (but AutoContrast, Equalize and Invert have no level):
 | Color, Contrast,           | factor 1 +- 0.9 l / 10, at least 0.1           |
 |   Brightness, Sharpness    |                                                |
 
-References: Cubuk et al. 2018, https://arxiv.org/abs/1805.09501, and Cubuk et al.
+References: Cubuk et al. 2018, https://arxiv.org/abs/1805.09501, and Cubuk et
+  al.
 2019, https://arxiv.org/abs/1909.13719.
 """
 
@@ -78,6 +79,7 @@ from big_vision.pp.augment_geometry import (
   wrap,
 )
 from big_vision.pp.registry import Registry
+from big_vision.pp.types import TensorFn
 from big_vision.tf import tf
 
 __all__ = [
@@ -126,11 +128,18 @@ NAME_TO_FUNC = {
   "Cutout": cutout,
   "SolarizeAdd": solarize_add,
 }
-FILL = (128, 128, 128)  # Of what is not covered by the image any more.
+# Sub-policies, each a list of (operation, probability, level).
+_Policy = list[list[tuple[str, float, int]]]
+
+FILL = (128, 128, 128)  # Color of pixels that the moved image does not cover.
 
 
-def policy_v0():
-  """The policy found for ImageNet; lists of (operation, probability, level)."""
+def policy_v0() -> _Policy:
+  """Returns the policy found for ImageNet.
+
+  Returns:
+    Sub-policies, each a list of (operation, probability, level).
+  """
   return [
     [("Equalize", 0.8, 1), ("ShearY", 0.8, 4)],
     [("Color", 0.4, 9), ("Equalize", 0.6, 3)],
@@ -160,8 +169,12 @@ def policy_v0():
   ]
 
 
-def policy_vtest():
-  """A policy that always does the same, but for a sign."""
+def policy_vtest() -> _Policy:
+  """Returns a policy that always does the same, up to a sign.
+
+  Returns:
+    Sub-policies, each a list of (operation, probability, level).
+  """
   return [[("TranslateX", 1.0, 4), ("Equalize", 1.0, 10)]]
 
 
@@ -169,7 +182,7 @@ _POLICIES = {"v0": policy_v0, "test": policy_vtest}
 
 
 def _variants(name, level, *, cutout_const, translate_const, corrected, rising):
-  """What an operation does at a level: one function, or one for each sign.
+  """Makes the functions of an operation at a level: one, or one for each sign.
 
   Args:
     name: str, key of `NAME_TO_FUNC`.
@@ -177,7 +190,7 @@ def _variants(name, level, *, cutout_const, translate_const, corrected, rising):
     cutout_const: pixels, half of the square's side at level 10.
     translate_const: pixels at level 10.
     corrected: bool, selects the corrected kernels.
-    rising: bool, selects the arguments whose strength rises from none.
+    rising: bool, selects arguments whose strength rises with the level, from 0.
 
   Returns:
     List of functions (image, center) -> image, equally probable; `center` as
@@ -222,7 +235,7 @@ def _variants(name, level, *, cutout_const, translate_const, corrected, rising):
 
 
 def _check_image(image):
-  """The image as a tensor."""
+  """Checks an image, and converts it to a tensor."""
   image = tf.convert_to_tensor(image)
   wanted = [None, None, 3]
   if image.dtype != tf.uint8 or not image.shape.is_compatible_with(wanted):
@@ -235,7 +248,7 @@ def _check_image(image):
 
 
 def _switch(functions, image):
-  """Like `tf.switch_case` for a fixed list of functions of an image.
+  """Makes `tf.switch_case` for a fixed list of functions of an image.
 
   Args:
     functions: list of functions (image, center) -> image; may have repetitions.
@@ -279,13 +292,17 @@ def _switch(functions, image):
 
 
 def _index(u, num):
-  """From uniform in [0, 1) to uniform in [0, num), int32."""
+  """Maps uniform numbers in [0, 1) to uniform int32 in [0, num)."""
   return tf.cast(u * num, tf.int32)
 
 
 def distort_image_with_randaugment(
-  image, num_layers, magnitude, *, corrected=False
-):
+  image: tf.Tensor,
+  num_layers: int,
+  magnitude: float,
+  *,
+  corrected: bool = False,
+) -> tf.Tensor:
   """Applies random operations, all of one strength, one after the other.
 
   Args:
@@ -298,7 +315,7 @@ def distort_image_with_randaugment(
     uint8 [H, W, 3].
 
   Raises:
-    ValueError: not such an image.
+    ValueError: the image has another shape or type.
   """
   image = _check_image(image)
   cells = []  # All operations, each with both signs or twice.
@@ -320,8 +337,8 @@ def distort_image_with_randaugment(
 
 
 def distort_image_with_autoaugment(
-  image, augmentation_name, *, corrected=False
-):
+  image: tf.Tensor, augmentation_name: str, *, corrected: bool = False
+) -> tf.Tensor:
   """Applies a random sub-policy, each operation of it with its probability.
 
   Args:
@@ -333,7 +350,7 @@ def distort_image_with_autoaugment(
     uint8 [H, W, 3].
 
   Raises:
-    ValueError: unknown policy; not such an image.
+    ValueError: unknown policy, or the image has another shape or type.
   """
   policy = _policy(augmentation_name)
   image = _check_image(image)
@@ -376,7 +393,7 @@ def _policy(name):
 
 @Registry.register("preprocess_ops.autoaugment")
 @utils.InKeyOutKey()
-def get_autoaugment(name="v0", corrected=False):
+def get_autoaugment(name: str = "v0", corrected: bool = False) -> TensorFn:
   """Applies a random sub-policy of AutoAugment.
 
   Args:
@@ -389,7 +406,7 @@ def get_autoaugment(name="v0", corrected=False):
   Raises:
     ValueError: unknown policy.
   """
-  _policy(name)  # Errors right away.
+  _policy(name)  # Raises errors now, not when the op runs.
   return functools.partial(
     distort_image_with_autoaugment, augmentation_name=name, corrected=corrected
   )

@@ -1,4 +1,4 @@
-"""From a preprocessing string to a function.
+"""Builds functions from preprocessing strings.
 
 `"decode|resize(224)|flip_lr|value_range(-1, 1)"` names ops that are registered
 as `preprocess_ops.<name>`, separated by `|`. Each one maps a dict of tensors
@@ -13,6 +13,7 @@ from absl import logging
 from big_vision import lookup
 from big_vision.pp import registry, rng
 from big_vision.pp.registry import Registry, parse_name
+from big_vision.pp.types import ExampleFn
 from big_vision.tf import tf
 
 _PREFIX = "preprocess_ops."
@@ -29,15 +30,15 @@ _TOKEN = re.compile(
 )
 
 
-def split_pipeline(pp_pipeline):
-  """The ops of a preprocessing string.
+def split_pipeline(pp_pipeline: str | None) -> list[str]:
+  """Splits a preprocessing string into its ops.
 
   Args:
     pp_pipeline: str; a `|` in quotes, brackets or a comment does not separate.
-      None is as good as "".
+      None means "".
 
   Returns:
-    List of str, without white space around; empty ones are left out.
+    List of str, stripped of white space; empty ones are left out.
   """
   pipeline = pp_pipeline or ""
   sections, start, depth = [], 0, 0
@@ -53,8 +54,10 @@ def split_pipeline(pp_pipeline):
   return [s.strip() for s in sections if s.strip()]
 
 
-def get_preprocess_fn(pp_pipeline, log_data=True, log_steps=False):
-  """The function that a preprocessing string stands for.
+def get_preprocess_fn(
+  pp_pipeline: str | None, log_data: bool | str = True, log_steps: bool = False
+) -> ExampleFn:
+  """Builds the function of a preprocessing string.
 
   Args:
     pp_pipeline: str, ops separated by `|`; None or "" for the identity.
@@ -64,7 +67,7 @@ def get_preprocess_fn(pp_pipeline, log_data=True, log_steps=False):
 
   Returns:
     `dict -> dict`, for eager use and for `tf.data.Dataset.map`. Most ops change
-    the dict that they get. ValueError is raised if the result is not a dict.
+    their argument. It raises ValueError if the result is not a dict.
 
   Raises:
     ValueError: an op cannot be parsed.
@@ -96,7 +99,7 @@ def get_preprocess_fn(pp_pipeline, log_data=True, log_steps=False):
 
 
 def _build(section):
-  """(name, op) of one section."""
+  """Makes the (name, op) of one section."""
   try:
     make_op = Registry.lookup(_PREFIX + section)
     name = parse_name(section)[0]
@@ -116,16 +119,21 @@ def _build(section):
 
 
 def _usage(name, factory):
-  """Which arguments an op takes, for error messages."""
+  """Describes the arguments of an op, for error messages."""
   try:
     signature = inspect.signature(factory)
-  except (TypeError, ValueError):  # Not every callable tells.
+  except (TypeError, ValueError):  # Some callables have no signature.
     return ""
+  # Without types, which are not written in preprocessing strings.
+  parameters = [
+    p.replace(annotation=p.empty) for p in signature.parameters.values()
+  ]
+  signature = inspect.Signature(parameters)
   return f" Usage: {name}{signature}"
 
 
 def _unknown_op(name):
-  """What to say of an op that is not registered."""
+  """Writes the error message for an op that is not registered."""
   registered = [
     n.removeprefix(_PREFIX)
     for n in Registry.global_registry()

@@ -2,10 +2,12 @@
 
 import functools
 import math
+from collections.abc import Sequence
 
 from big_vision import lookup
 from big_vision.pp import rng, utils
 from big_vision.pp.registry import Registry
+from big_vision.pp.types import TensorFn
 from big_vision.tf import tf
 
 InKeyOutKey = utils.InKeyOutKey
@@ -13,7 +15,7 @@ InKeyOutKey = utils.InKeyOutKey
 
 @Registry.register("preprocess_ops.decode")
 @InKeyOutKey()
-def get_decode(channels=3, precise=False):
+def get_decode(channels: int = 3, precise: bool = False) -> TensorFn:
   """Decodes a JPEG, PNG, GIF (first frame) or BMP image.
 
   Args:
@@ -35,8 +37,8 @@ def get_decode(channels=3, precise=False):
   return decode
 
 
-# Their results are averages with positive weights: they stay in the range of
-# the input, up to rounding errors that the cast to integers cuts off.
+# These methods average with positive weights: results stay in the range of the
+# input, up to rounding errors that the cast to integers cuts off.
 _AVERAGING = ("area", "bilinear", "gaussian", "nearest")
 _SMALL_INTEGERS = ("uint8", "int8", "uint16", "int16")
 
@@ -63,7 +65,9 @@ def _resize(image, size, method, antialias):
 
 @Registry.register("preprocess_ops.resize")
 @InKeyOutKey()
-def get_resize(size, method="bilinear", antialias=False):
+def get_resize(
+  size: int | Sequence[int], method: str = "bilinear", antialias: bool = False
+) -> TensorFn:
   """Resizes to a fixed size, whatever the aspect ratio.
 
   Args:
@@ -98,7 +102,9 @@ def _resize_side(op, side_fn, target, method, antialias):
 
 @Registry.register("preprocess_ops.resize_small")
 @InKeyOutKey()
-def get_resize_small(smaller_size, method="area", antialias=False):
+def get_resize_small(
+  smaller_size: int, method: str = "area", antialias: bool = False
+) -> TensorFn:
   """Resizes the smaller side to `smaller_size`, keeping the aspect ratio.
 
   Args:
@@ -120,7 +126,9 @@ def get_resize_small(smaller_size, method="area", antialias=False):
 
 @Registry.register("preprocess_ops.resize_long")
 @InKeyOutKey()
-def get_resize_long(longer_size, method="area", antialias=True):
+def get_resize_long(
+  longer_size: int, method: str = "area", antialias: bool = True
+) -> TensorFn:
   """Resizes the longer side to `longer_size`, keeping the aspect ratio.
 
   Args:
@@ -140,7 +148,7 @@ def get_resize_long(longer_size, method="area", antialias=True):
 
 
 def _inception_box(shape, area_min, area_max, **kw):
-  """A random part of an image: (begin, size), each int32 [3]."""
+  """Draws a part of an image: (begin, size), each int32 [3]."""
   begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
     shape,
     tf.zeros([0, 0, 4], tf.float32),
@@ -156,8 +164,12 @@ def _inception_box(shape, area_min, area_max, **kw):
 @Registry.register("preprocess_ops.inception_crop")
 @InKeyOutKey()
 def get_inception_crop(
-  size=None, area_min=5, area_max=100, method="bilinear", antialias=False
-):
+  size: int | Sequence[int] | None = None,
+  area_min: float = 5,
+  area_max: float = 100,
+  method: str = "bilinear",
+  antialias: bool = False,
+) -> TensorFn:
   """Random crop of random area and aspect ratio (in [0.75, 1.33]).
 
   Args:
@@ -194,15 +206,15 @@ def get_inception_crop(
 @Registry.register("preprocess_ops.decode_jpeg_and_inception_crop")
 @InKeyOutKey()
 def get_decode_jpeg_and_inception_crop(
-  size=None,
-  area_min=5,
-  area_max=100,
-  ratio_min=0.75,
-  ratio_max=1.33,
-  method="bilinear",
-  antialias=False,
-  dct_scale=False,
-):
+  size: int | Sequence[int] | None = None,
+  area_min: float = 5,
+  area_max: float = 100,
+  ratio_min: float = 0.75,
+  ratio_max: float = 1.33,
+  method: str = "bilinear",
+  antialias: bool = False,
+  dct_scale: bool = False,
+) -> TensorFn:
   """Like `decode`, then `inception_crop`, but decodes only what is needed.
 
   Args:
@@ -257,7 +269,7 @@ def get_decode_jpeg_and_inception_crop(
 
 
 def _decode_window(jpeg, window, ratio):
-  """Part of a JPEG, at 1 / `ratio` of its resolution.
+  """Decodes part of a JPEG, at 1 / `ratio` of its resolution.
 
   Args:
     jpeg: string [].
@@ -274,13 +286,13 @@ def _decode_window(jpeg, window, ratio):
     begin = tf.minimum(nearest(begin), full - 1)
     extent = tf.clip_by_value(nearest(end) - begin, 1, full - begin)
     window = tf.concat([begin, extent], 0)
-  # Unlike `tf.image.decode_and_crop_jpeg`, which is the same, it takes `ratio`.
+  # As `tf.image.decode_and_crop_jpeg`, but with the argument `ratio`.
   return tf.io.decode_and_crop_jpeg(jpeg, window, channels=3, ratio=ratio)
 
 
 @Registry.register("preprocess_ops.random_crop")
 @InKeyOutKey()
-def get_random_crop(crop_size):
+def get_random_crop(crop_size: int | Sequence[int]) -> TensorFn:
   """Crops a random part of fixed size; smaller images are an error.
 
   Args:
@@ -304,7 +316,7 @@ def get_random_crop(crop_size):
 
 @Registry.register("preprocess_ops.central_crop")
 @InKeyOutKey()
-def get_central_crop(crop_size=None):
+def get_central_crop(crop_size: int | Sequence[int] | None = None) -> TensorFn:
   """Crops the middle; smaller images are an error.
 
   Args:
@@ -330,7 +342,7 @@ def get_central_crop(crop_size=None):
 
 @Registry.register("preprocess_ops.flip_lr")
 @InKeyOutKey()
-def get_random_flip_lr():
+def get_random_flip_lr() -> TensorFn:
   """Exchanges left and right with probability 0.5."""
   return lambda image: tf.image.stateless_random_flip_left_right(
     image, rng.next_seed()
@@ -339,18 +351,23 @@ def get_random_flip_lr():
 
 @Registry.register("preprocess_ops.random_affine")
 @InKeyOutKey()
-def get_random_affine(degrees=0.0, shear=0.0, scale=0.0, shift=0.0):
+def get_random_affine(
+  degrees: float = 0.0,
+  shear: float = 0.0,
+  scale: float = 0.0,
+  shift: float = 0.0,
+) -> TensorFn:
   """Rotates, shears, stretches and shifts, each by a uniform random amount.
 
-  All of it around the centre; pixels are interpolated linearly, and 0 where
-  nothing of the image is.
+  All changes are relative to the center. Pixels are interpolated linearly, and
+  0 outside the image.
 
   Args:
-    degrees: float, largest angle to either side.
-    shear: float, largest slope that vertical lines get, to either side.
-    scale: float, sides become 1 / (1 + scale) to 1 + scale times as long, each
-      for itself (the logarithm is uniform).
-    shift: float, largest way in each direction, as a part of that side.
+    degrees: float, largest angle in both directions.
+    shear: float, largest slope that vertical lines get, in both directions.
+    scale: float, each side becomes 1 / (1 + scale) to 1 + scale times as long,
+      independently (the logarithm is uniform).
+    shift: float, largest shift in each direction, as a fraction of that side.
 
   Returns:
     `[H, W, C] -> [H, W, C]` of the same dtype; integers are rounded.
@@ -363,16 +380,16 @@ def get_random_affine(degrees=0.0, shear=0.0, scale=0.0, shift=0.0):
     slope = u[1] * shear
     stretch = tf.exp(u[2:4] * math.log1p(scale))
     size = tf.cast(tf.shape(image)[:2], tf.float32)
-    centre, way = (size - 1) / 2, u[4:] * shift * size  # Row, column.
+    center, way = (size - 1) / 2, u[4:] * shift * size  # Row, column.
 
-    # Pixel (x, y) of the result comes from A (x - centre - way) + centre.
+    # Pixel (x, y) of the result comes from A (x - center - way) + center.
     cos, sin = tf.cos(angle) / stretch, tf.sin(angle) / stretch
     a = [cos[1], sin[0], -sin[1], cos[0]]
     a = [a[0] + slope * a[2], a[1] + slope * a[3], a[2], a[3]]
-    y, x = tf.unstack(centre + way)
+    y, x = tf.unstack(center + way)
     offset = [
-      centre[1] - a[0] * x - a[1] * y,
-      centre[0] - a[2] * x - a[3] * y,
+      center[1] - a[0] * x - a[1] * y,
+      center[0] - a[2] * x - a[3] * y,
     ]
     zero = tf.zeros([])
     transform = [*a[:2], offset[0], *a[2:], offset[1], zero, zero]
@@ -392,7 +409,7 @@ def get_random_affine(degrees=0.0, shear=0.0, scale=0.0, shift=0.0):
 
 
 def _standardize(mean, std):
-  """`(x - mean) / std`, per channel."""
+  """Makes `(x - mean) / std`, per channel."""
 
   def standardize(image):
     image = tf.cast(image, tf.float32) - tf.constant(mean, tf.float32)
@@ -404,14 +421,14 @@ def _standardize(mean, std):
 @Registry.register("preprocess_ops.vgg_value_range")
 @InKeyOutKey()
 def get_vgg_value_range(
-  mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
-  std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
-):
+  mean: Sequence[float] = (0.485 * 255, 0.456 * 255, 0.406 * 255),
+  std: Sequence[float] = (0.229 * 255, 0.224 * 255, 0.225 * 255),
+) -> TensorFn:
   """Subtracts the mean of ImageNet and divides by its standard deviation.
 
   Args:
     mean: 3 floats, one per channel, for values in [0, 255].
-    std: 3 floats, the same.
+    std: 3 floats, one per channel, for values in [0, 255].
 
   Returns:
     `[H, W, 3] -> float32 [H, W, 3]`.
@@ -421,7 +438,7 @@ def get_vgg_value_range(
 
 @Registry.register("preprocess_ops.clip_value_range")
 @InKeyOutKey()
-def get_clip_value_range():
+def get_clip_value_range() -> TensorFn:
   """Subtracts mean, divides by standard deviation, as the CLIP models expect.
 
   Returns:
@@ -436,8 +453,8 @@ def get_clip_value_range():
 
 @Registry.register("preprocess_ops.convert_to_video")
 @InKeyOutKey()
-def get_convert_to_video(num_frames):
-  """Makes a video of an image: black frames (zeros) follow it.
+def get_convert_to_video(num_frames: int) -> TensorFn:
+  """Makes a video of an image, with black frames (zeros) after it.
 
   Args:
     num_frames: int.

@@ -1,9 +1,10 @@
 """Preprocessing ops for text; importing this also registers `tokenizers.sp`.
 
-`B` texts, `T` tokens.
+Shapes: `B` texts, `T` tokens.
 """
 
 import string
+from typing import Any
 
 from absl import logging
 
@@ -18,6 +19,7 @@ from big_vision.pp import (
 from big_vision.pp.registry import Registry
 from big_vision.pp.sentencepiece_model import KNOWN_TOKENIZERS
 from big_vision.pp.sentencepiece_tokenizer import SentencepieceTokenizer
+from big_vision.pp.types import ExampleFn, TensorFn
 from big_vision.pp.utils import InKeyOutKey
 from big_vision.tf import tf
 
@@ -26,8 +28,10 @@ __all__ = ["KNOWN_TOKENIZERS", "SentencepieceTokenizer"]  # Re-exported.
 _EOS = ("none", "yes", "sticky")
 
 
-def create_tokenizer(model="c4_en", add_eos=True, add_bos=False):
-  """A sentencepiece model as TensorFlow ops.
+def create_tokenizer(
+  model: str = "c4_en", add_eos: bool = True, add_bos: bool = False
+) -> sentencepiece_ops.SentencepieceOps:
+  """Loads a sentencepiece model as TensorFlow ops.
 
   Args:
     model: str, one of KNOWN_TOKENIZERS, or a path or URL, see `download.py`.
@@ -39,30 +43,36 @@ def create_tokenizer(model="c4_en", add_eos=True, add_bos=False):
     `sentencepiece_ops.py`.
 
   Raises:
-    ValueError: no such model, or it has no such token.
+    ValueError: unknown model, or it does not have such a token.
   """
   data = sentencepiece_model.read(model)
   return sentencepiece_ops.SentencepieceOps(data, add_eos, add_bos)
 
 
 def tokenize(
-  input_text, tokenizer, max_len, *, pad_value, force_eos, multi_text=False
-):
-  """Token ids of a fixed number.
+  input_text: tf.Tensor | tf.RaggedTensor,
+  tokenizer: Any,
+  max_len: int,
+  *,
+  pad_value: int,
+  force_eos: bool,
+  multi_text: bool = False,
+) -> tf.Tensor | tf.RaggedTensor:
+  """Turns text into a fixed number of token ids.
 
   Args:
     input_text: string scalar; with `multi_text` a string tensor of any shape.
-    tokenizer: what `create_tokenizer` returns; or any object whose `tokenize`
-      gives ragged ids of string vectors, such as those of tensorflow_text.
+    tokenizer: result of `create_tokenizer`; or any object whose `tokenize`
+      returns ragged ids of string vectors, such as those of tensorflow_text.
     max_len: int > 0, number of ids per text.
-    pad_value: int, fills up short texts.
-    force_eos: bool, whether the last id of a text that is too long takes the
-      place of the last id that fits.
+    pad_value: int, id of the padding of short texts.
+    force_eos: bool, whether the last id of a text that is too long replaces the
+      last id that fits.
     multi_text: bool, whether `input_text` holds many texts.
 
   Returns:
-    int32, of the shape of `input_text` plus [max_len]. Each text gives the same
-    ids alone and among others.
+    int32, of the shape of `input_text` plus [max_len]. The ids of a text do not
+    depend on the other texts.
   """
   if isinstance(input_text, tf.RaggedTensor):
     flat = tokenize(
@@ -102,35 +112,35 @@ def tokenize(
 @Registry.register("preprocess_ops.tokenize")
 @InKeyOutKey(indefault=None, outdefault="labels")
 def get_pp_tokenize(
-  max_len,
-  eos,
-  model="c4_en",
-  lower=True,
-  sample_if_multi=True,
-  pad_value="<pad>",
-  add_bos=False,
-):
+  max_len: int,
+  eos: str,
+  model: str = "c4_en",
+  lower: bool = True,
+  sample_if_multi: bool = True,
+  pad_value: int | str = "<pad>",
+  add_bos: bool = False,
+) -> TensorFn:
   """Turns text into a fixed number of token ids. `inkey` must be given.
 
   Args:
     max_len: int, number of ids; longer texts are cut, shorter ones padded.
-    eos: "none"; "yes" for an end token, which is cut off with the rest of a long
-      text; "sticky" for one that stays at the end of a long text too.
+    eos: "none"; "yes" for an end token, which is cut off with the rest of a
+      long text; "sticky" for one that stays at the end of a long text too.
     model: str, the vocabulary, see `create_tokenizer`.
     lower: bool, whether to make the letters A-Z lower case.
     sample_if_multi: bool, whether to choose one at random if there are several
-      texts, "" if there is none. Deprecated: use the op `choice`. False keeps
+      texts, "" if there are none. Deprecated: use the op `choice`. False keeps
       all, and gives [..., max_len].
-    pad_value: int id, or str for the id of this piece; that of the unknown piece
-      if there is none.
+    pad_value: int id, or str for the id of this piece; the unknown piece
+      replaces a piece that the model lacks.
     add_bos: bool, whether texts begin with the model's "<s>".
 
   Returns:
     `text -> int32 [max_len]`.
 
   Raises:
-    ValueError: `eos` is none of these, `max_len` is not positive, no such model,
-      or the model lacks a token that is asked for.
+    ValueError: unknown `eos` or model, `max_len` is not positive, or the model
+      lacks a required token.
   """
   if eos not in _EOS:
     raise ValueError(
@@ -169,8 +179,8 @@ def get_pp_tokenize(
 
 
 @Registry.register("preprocess_ops.coco_captions")
-def get_coco_captions(outkey="captions"):
-  """Takes the captions of COCO, string [N], out of their nested features.
+def get_coco_captions(outkey: str = "captions") -> ExampleFn:
+  """Moves the captions of COCO, string [N], out of their nested features.
 
   Args:
     outkey: str, entry for the result.
@@ -188,20 +198,20 @@ def get_coco_captions(outkey="captions"):
 
 @Registry.register("preprocess_ops.clip_i1k_label_names")
 @InKeyOutKey(indefault="label", outdefault="labels")
-def get_pp_clip_i1k_label_names():
+def get_pp_clip_i1k_label_names() -> TensorFn:
   """Turns labels of ImageNet-1k into the class names that CLIP uses."""
   return _names_of(class_names.CLIP_IMAGENET_CLASS_NAMES)
 
 
 @Registry.register("preprocess_ops.i21k_label_names")
 @InKeyOutKey(indefault="label", outdefault="labels")
-def get_pp_i21k_label_names():
+def get_pp_i21k_label_names() -> TensorFn:
   """Turns labels of ImageNet-21k into class names."""
   return _names_of(class_names.IMAGENET21k_CLASS_NAMES)
 
 
 def _names_of(names):
-  """`labels -> names`; an error is raised for labels out of range."""
+  """Makes `labels -> names`, which raises an error for labels out of range."""
   with tf.init_scope():  # Once per op, also if a graph is being built.
     names = tf.constant(names)
   return lambda labels: tf.gather(names, labels)
@@ -209,12 +219,12 @@ def _names_of(names):
 
 @Registry.register("preprocess_ops.lower")
 @InKeyOutKey(indefault="text", outdefault="text")
-def get_lower(encoding=""):
-  """Makes the letters A-Z lower case, and leaves all other characters alone.
+def get_lower(encoding: str = "") -> TensorFn:
+  """Makes the letters A-Z lower case, and leaves other characters unchanged.
 
   Args:
-    encoding: str, "utf-8" makes the letters of all alphabets lower case, as
-      Unicode has it for no language in particular; "" those of ASCII only.
+    encoding: str, "utf-8" makes the letters of all alphabets lower case, by the
+      language-independent rules of Unicode; "" only those of ASCII.
 
   Returns:
     `string tensor -> string tensor`.
@@ -228,26 +238,27 @@ def get_lower(encoding=""):
 
 
 @Registry.register("preprocess_ops.strfmt")
-def get_strfmt(template, outkey="text"):
+def get_strfmt(template: str, outkey: str = "text") -> ExampleFn:
   """Fills entries into a template.
 
   Args:
-    template: str, for example "a photo of {label}"; names in braces are names of
-      entries (any characters), "{{" and "}}" stand for braces. Numbers look as
-      in `tf.strings.format`, arrays are not abbreviated.
+    template: str, for example "a photo of {label}"; names in braces are names
+      of entries (any characters), "{{" and "}}" stand for braces. Numbers are
+      written as by `tf.strings.format`, arrays in full.
     outkey: str, entry for the result, a scalar string.
 
   Returns:
-    `dict -> dict`. Called with a format ("{x:.2f}") or a conversion ("{x!r}") in
-    the template it raises AssertionError.
+    `dict -> dict`. Called with a format ("{x:.2f}") or a conversion ("{x!r}")
+    in the template it raises ConfigError.
   """
 
   def strfmt(data):
     parts = []
     for text, field, spec, conversion in string.Formatter().parse(template):
-      assert not spec and not conversion, (
-        f"strfmt knows neither formats nor conversions: {template!r}"
-      )
+      if spec or conversion:
+        raise lookup.ConfigError(
+          f"strfmt knows neither formats nor conversions: {template!r}"
+        )
       parts.append(tf.constant(text))
       if field:
         parts.append(_as_string(data[field]))
@@ -258,7 +269,7 @@ def get_strfmt(template, outkey="text"):
 
 
 def _as_string(value):
-  """A string tensor that shows a value."""
+  """Formats a value as a string tensor."""
   value = tf.convert_to_tensor(value)
   if value.dtype == tf.string:
     return value

@@ -1,4 +1,4 @@
-"""Named things that configs refer to by strings, such as preprocessing ops.
+"""Registry of objects that configs name by strings, such as preprocessing ops.
 
 `"resize(224, method='area')"` means the registered item `resize` with these
 arguments. Arguments are literals: a string never runs code of its own.
@@ -9,9 +9,17 @@ import contextlib
 import functools
 import pathlib
 import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from big_vision import lookup
+
+_Item = TypeVar("_Item")
 
 
-def parse_name(string_to_parse):
+def parse_name(
+  string_to_parse: str,
+) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
   """Splits a string such as `"a.b(1, k='x')"` into name and arguments.
 
   Args:
@@ -24,8 +32,8 @@ def parse_name(string_to_parse):
 
   Raises:
     ValueError: the string is neither a name nor a call of one, or an argument
-      is no literal.
-    SyntaxError: not an expression of Python.
+      is not a literal.
+    SyntaxError: the string is not an expression of Python.
   """
   expr = ast.parse(string_to_parse, mode="eval").body
   if isinstance(expr, ast.Call):
@@ -38,7 +46,7 @@ def parse_name(string_to_parse):
 
 
 def _dotted_name(node, string):
-  """The `a.b.c` that a syntax tree stands for."""
+  """Converts a syntax tree to the name `a.b.c`."""
   parts = []
   while isinstance(node, ast.Attribute):
     parts.append(node.attr)
@@ -52,18 +60,18 @@ def _dotted_name(node, string):
 
 
 class Registry:
-  """The names of this process: `preprocess_ops.*`, `shardings.*` and others."""
+  """All names of this process: `preprocess_ops.*`, `shardings.*` and others."""
 
-  _REGISTRY = {}
+  _REGISTRY: dict[str, Any] = {}
 
   @staticmethod
-  def global_registry():
-    """The dict of all names; tests may replace this method."""
+  def global_registry() -> dict[str, Any]:
+    """Returns the dict of all names; tests may replace this method."""
     return Registry._REGISTRY
 
   @staticmethod
-  def register(name, replace=False):
-    """A decorator that registers what it decorates.
+  def register(name: str, replace: bool = False) -> Callable[[_Item], _Item]:
+    """Makes a decorator that registers the decorated object.
 
     Args:
       name: str, with its namespace, for example "preprocess_ops.resize".
@@ -86,8 +94,10 @@ class Registry:
     return decorate
 
   @staticmethod
-  def lookup(lookup_string, kwargs_extra=None):
-    """The item that a string names, with the string's arguments.
+  def lookup(
+    lookup_string: str, kwargs_extra: Mapping[str, Any] | None = None
+  ) -> functools.partial[Any]:
+    """Looks up a string, and binds its arguments to the registered item.
 
     Args:
       lookup_string: str, see `parse_name`.
@@ -97,8 +107,9 @@ class Registry:
       `functools.partial` of the item.
 
     Raises:
-      ValueError: an argument is no literal, or the string is no name or call.
-      SyntaxError: not an expression of Python.
+      ValueError: an argument is not a literal, or the string neither a name nor
+        a call.
+      SyntaxError: the string is not an expression of Python.
       KeyError: nothing is registered under this name.
     """
     name, args, kwargs = _parse(lookup_string)
@@ -106,8 +117,18 @@ class Registry:
     return functools.partial(Registry.global_registry()[name], *args, **kwargs)
 
   @staticmethod
-  def knows(lookup_string):
-    """Whether the name in `lookup_string` is registered; parses as `lookup`."""
+  def knows(lookup_string: str) -> bool:
+    """Tells whether the name in a string is registered.
+
+    Args:
+      lookup_string: str, see `parse_name`.
+
+    Returns:
+      bool.
+
+    Raises:
+      ValueError, SyntaxError: as `lookup`.
+    """
     return _parse(lookup_string)[0] in Registry.global_registry()
 
 
@@ -119,19 +140,20 @@ def _parse(lookup_string):
 
 
 @contextlib.contextmanager
-def temporary_ops(**kw):
-  """Registers preprocessing ops inside of a `with` block.
+def temporary_ops(**kw: Callable[..., Any]) -> Iterator[None]:
+  """Registers preprocessing ops inside a `with` block.
 
   Args:
     **kw: op name -> factory; registered as `preprocess_ops.<op name>`.
 
   Raises:
-    AssertionError: one of the names is registered already.
+    ConfigError: one of the names is registered already.
   """
   ops = {f"preprocess_ops.{name}": factory for name, factory in kw.items()}
   registry = Registry.global_registry()
   taken = sorted(ops.keys() & registry.keys())
-  assert not taken, f"Registered already: {taken}"
+  if taken:
+    raise lookup.ConfigError(f"Registered already: {taken}")
   registry.update(ops)
   try:
     yield
@@ -141,15 +163,16 @@ def temporary_ops(**kw):
 
 
 @functools.cache
-def homes(kind):
-  """Which module below big_vision.pp registers which name of a kind.
+def homes(kind: str) -> dict[str, str]:
+  """Maps names of a kind to the modules below big_vision.pp that register them.
 
   Args:
     kind: str, the first part of the names, for example "preprocess_ops".
 
   Returns:
     dict of name -> module, from the source of all modules: importing them to
-    find out could take long or fail. Of two the first counts.
+    find out could take long or fail. If two modules have a name, the first
+    counts.
   """
   root = pathlib.Path(__file__).parent
   pattern = re.compile(rf"""\.register\(\s*["']{kind}\.([\w.]+)["']""")

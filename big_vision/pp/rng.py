@@ -1,15 +1,17 @@
 """Random numbers of preprocessing ops.
 
 The input pipeline gives each example a seed, and `builder` tells which op of
-the preprocessing string runs. What an op draws is then a function of (seed of
-the example, position of the op in the string, number of the draw in the op): it
-is the same in eager mode and in graphs, for any number of threads and restarts.
+the preprocessing string runs. The random numbers of an op are then a function
+of (seed of the example, position of the op in the string, number of the draw in
+the op): the same in eager mode and in graphs, for any number of threads and
+restarts.
 
-Derivation: the n-th draw (from 0) of the op at position i has the stateless seed
-`fold_in(seed of the example, h)`, where h is the first 63 bits of the SHA-256 of
-the text "i/n" ("i/j/n" for op j of a string inside of op i). Where an example
-runs through the op at one position again, such as for a second view of it, the
-next times have "i+1", "i+2", ... for "i".
+Derivation: the n-th draw (from 0) of the op at position i has the stateless
+  seed
+`fold_in(seed of the example, h)`, where h is the first 63 bits of the SHA-256
+of the text "i/n" ("i/j/n" for op j of a string inside op i). If an example goes
+through the op at one position again, for example for a second view of it, the
+text has "i+1", "i+2", ... in place of "i".
 
 Rules for ops:
 - Draw only through `next_seed()`, and use each seed once.
@@ -24,18 +26,19 @@ import contextlib
 import contextvars
 import dataclasses
 import hashlib
+from collections.abc import Iterator, Sequence
 
 from big_vision.tf import tf
 
 
 @dataclasses.dataclass
 class _State:
-  """What is known about the example and the op that are being processed."""
+  """The example and the op that are being processed."""
 
   seed: tf.Tensor
   epoch: tf.Tensor
   run_seed: tf.Tensor
-  path: tuple = ()  # Positions of the ops around, outermost first.
+  path: tuple = ()  # Positions of the enclosing ops, outermost first.
   num_draws: int = 0
   visits: collections.Counter = dataclasses.field(
     default_factory=collections.Counter
@@ -51,8 +54,12 @@ _state = contextvars.ContextVar("big_vision_pp_rng", default=None)
 
 
 @contextlib.contextmanager
-def example_seed(seed, epoch=0, run_seed=(0, 0)):
-  """Inside of the `with` block, ops draw from this seed.
+def example_seed(
+  seed: tf.Tensor | Sequence[int],
+  epoch: tf.Tensor | int = 0,
+  run_seed: tf.Tensor | Sequence[int] = (0, 0),
+) -> Iterator[None]:
+  """Sets the seed of the example for the ops inside the `with` block.
 
   Args:
     seed: int[2], one seed per example and epoch.
@@ -68,8 +75,8 @@ def example_seed(seed, epoch=0, run_seed=(0, 0)):
 
 
 @contextlib.contextmanager
-def op_scope(position):
-  """Inside of the `with` block runs the op at this position of the string.
+def op_scope(position: int) -> Iterator[None]:
+  """Sets the position of the op that runs inside the `with` block.
 
   Args:
     position: int, from 0. Without an active example seed it has no effect.
@@ -89,8 +96,8 @@ def op_scope(position):
     _state.reset(token)
 
 
-def next_seed():
-  """A fresh seed for one of `tf.random.stateless_*`, `tf.image.stateless_*`.
+def next_seed() -> tf.Tensor:
+  """Draws a seed for one `tf.random.stateless_*` or `tf.image.stateless_*`.
 
   Returns:
     int64[2]. Without an active example seed, it is drawn from the global random
@@ -105,14 +112,18 @@ def next_seed():
   return seed
 
 
-def epoch():
-  """How often the example was used before: int64 scalar, or None if unknown."""
+def epoch() -> tf.Tensor | None:
+  """Returns how often the example was used before.
+
+  Returns:
+    int64 scalar, or None without an active example seed.
+  """
   state = _state.get()
   return None if state is None else state.epoch
 
 
-def op_seed():
-  """A seed of the op that is the same for all examples and epochs.
+def op_seed() -> tf.Tensor | None:
+  """Derives a seed of the op that is the same for all examples and epochs.
 
   Returns:
     int64[2] that depends on `run_seed` and the op's position in the string, or
@@ -122,8 +133,8 @@ def op_seed():
   return None if state is None else fold_in(state.run_seed, state.salt("op"))
 
 
-def fold_in(seed, n):
-  """A new seed from a seed and a number.
+def fold_in(seed: tf.Tensor | Sequence[int], n: tf.Tensor | int) -> tf.Tensor:
+  """Derives a seed from a seed and a number.
 
   Args:
     seed: int[2].
@@ -136,5 +147,5 @@ def fold_in(seed, n):
 
 
 def _int64(x):
-  # `tf.cast` alone would first make an int32 of a Python integer.
+  # `tf.cast` alone would first turn a Python integer into an int32.
   return tf.cast(x, tf.int64) if tf.is_tensor(x) else tf.constant(x, tf.int64)

@@ -1,8 +1,10 @@
-"""Files of sentencepiece models: where they are, loading, adding pieces."""
+"""Sentencepiece models: finds and loads their files, and adds pieces."""
 
 import functools
 import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 from big_vision import download, fs, lookup
 
@@ -20,8 +22,8 @@ KNOWN_TOKENIZERS = {
 }
 
 
-def read(model):
-  """The bytes of a model.
+def read(model: str) -> bytes:
+  """Reads a model.
 
   Args:
     model: str, one of KNOWN_TOKENIZERS, or a path or URL, see `download.py`.
@@ -30,13 +32,13 @@ def read(model):
     bytes, a serialized `ModelProto` of sentencepiece.
 
   Raises:
-    ValueError: no such file, or not a model.
+    ValueError: the file does not exist, or is not a model.
   """
   uri = KNOWN_TOKENIZERS.get(model, model)
   if fs.is_local(uri) and not os.path.exists(uri.partition("#sha256=")[0]):
     raise ValueError(
-      f"Sentencepiece model {model!r}: there is no such file, nor is it the name "
-      f"of a known model{lookup.did_you_mean(model, KNOWN_TOKENIZERS)}"
+      f"Sentencepiece model {model!r}: no such file or name of a known model"
+      f"{lookup.did_you_mean(model, KNOWN_TOKENIZERS)}"
     )
   path = download.fetch(uri)
   with open(path, "rb") as f:
@@ -44,29 +46,37 @@ def read(model):
   try:
     processor(data)
   except RuntimeError as e:
-    raise ValueError(f"{path} is no sentencepiece model: {e}") from e
+    raise ValueError(f"{path} is not a sentencepiece model: {e}") from e
   return data
 
 
 @functools.lru_cache(maxsize=16)
-def processor(model_bytes):
-  """The `SentencePieceProcessor` of a model; one object for the same bytes.
+def processor(model_bytes: bytes) -> Any:
+  """Makes the processor of a model; the same object for the same bytes.
 
-  Encoding and decoding change nothing in it, so threads may share it. Options
-  are to be passed with each call, never set on the object.
+  Encoding and decoding do not change it, so threads may share it. Options must
+  be passed with each call, never set on the object.
+
+  Args:
+    model_bytes: bytes of the model.
+
+  Returns:
+    `sentencepiece.SentencePieceProcessor`.
   """
-  import sentencepiece  # Only those who tokenize need it.
+  import sentencepiece  # Needed only to tokenize.
 
   return sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
 
 
-def add_pieces(model_bytes, pieces):
-  """A model in which certain strings are pieces of their own.
+def add_pieces(
+  model_bytes: bytes, pieces: Sequence[str]
+) -> tuple[bytes, list[int]]:
+  """Makes a model in which certain strings are pieces of their own.
 
   A piece that the model has already is replaced in place, which makes a control
-  token visible when decoding; others are appended, in this order. The unknown
-  piece stays what it is, since a model must have one, but is then decoded to
-  its own name.
+  token visible when decoding; others are appended, in this order. A model must
+  have an unknown piece, which therefore keeps its type, but decodes to its own
+  name.
 
   Args:
     model_bytes: bytes of the model.

@@ -1,7 +1,9 @@
-"""`tokenizers.sp`: sentencepiece with extra tokens, for use in Python and tf.
+"""Tokenizer `tokenizers.sp`: sentencepiece with extra tokens, in Python and tf.
 
 `sentencepiece_ops.py` has the interface of tensorflow_text instead.
 """
+
+from collections.abc import Iterable, Sequence
 
 from absl import logging
 
@@ -13,16 +15,19 @@ from big_vision.pp.registry import Registry
 class SentencepieceTokenizer(tokenizer.Base):
   """A sentencepiece model, see `tokenizer.Tokenizer` for its methods.
 
-  Args:
-    model: str, see `sentencepiece_model.read`.
-    tokensets: names of sets of extra tokens, see `tokenizer.get_extra_tokens`.
-      They become pieces of the model, see `sentencepiece_model.add_pieces`.
-
   Attributes:
     extras: dict, id -> extra token.
   """
 
-  def __init__(self, model, tokensets=()):
+  def __init__(self, model: str, tokensets: Iterable[str] = ()) -> None:
+    """Loads the model.
+
+    Args:
+      model: str, see `sentencepiece_model.read`.
+      tokensets: names of sets of extra tokens, see
+        `tokenizer.get_extra_tokens`. They become pieces of the model, see
+        `sentencepiece_model.add_pieces`.
+    """
     data = sentencepiece_model.read(model)
     plain = sentencepiece_model.processor(data)
     self._specials = {
@@ -34,8 +39,8 @@ class SentencepieceTokenizer(tokenizer.Base):
     data, ids = sentencepiece_model.add_pieces(data, extra)
     self._model = sentencepiece_model.processor(data)
     self.extras = dict(zip(ids, extra, strict=True))
-    # The model itself no longer counts a control token as special once it is an
-    # extra token, but its id is still the one to append, or to stop at.
+    # A control token that becomes an extra token is no longer special to the
+    # model, but its id still is the one to append, or to stop at.
     names = {"<pad>": "pad", "</s>": "eos", "<s>": "bos"}
     for i, token in self.extras.items():
       kind = names.get(token)
@@ -43,35 +48,56 @@ class SentencepieceTokenizer(tokenizer.Base):
         self._specials[kind] = i
 
   @property
-  def pad_token(self):
+  def pad_token(self) -> int:
     return self._specials["pad"]
 
   @property
-  def eos_token(self):
+  def eos_token(self) -> int:
     return self._specials["eos"]
 
   @property
-  def bos_token(self):
+  def bos_token(self) -> int:
     return self._specials["bos"]
 
   @property
-  def vocab_size(self):
+  def vocab_size(self) -> int:
     return self._model.GetPieceSize()
 
-  def encode(self, text):
-    """See `tokenizer.Base`."""
+  def encode(self, text: str | bytes) -> list[int]:
+    """Encodes a text, see `tokenizer.Base`.
+
+    Args:
+      text: str or bytes.
+
+    Returns:
+      List of int.
+    """
     return self._model.EncodeAsIds(text)
 
-  def decode(self, ids):
-    """See `tokenizer.Base`. The unknown id becomes " ⁇ "."""
+  def decode(self, ids: Sequence[int]) -> str:
+    """Decodes ids, see `tokenizer.Base`. The unknown id becomes " ⁇ ".
+
+    Args:
+      ids: sequence of int.
+
+    Returns:
+      str.
+    """
     return self._model.DecodeIds(ids)
 
-  def to_piece(self, idx):
-    """The piece with this id, str; "▁" in it stands for a space."""
+  def to_piece(self, idx: int) -> str:
+    """Looks up the piece with this id; "▁" in it stands for a space.
+
+    Args:
+      idx: int.
+
+    Returns:
+      str.
+    """
     return self._model.IdToPiece(int(idx))
 
   def _check_known(self, piece):
-    """The id of a piece; an error is logged if the model does not have it."""
+    """Looks up the id of a piece; logs an error if the model lacks it."""
     idx = self._model.PieceToId(piece)
     if idx == self._model.unk_id():
       logging.error("The tokenizer has no piece %r", piece)

@@ -1,23 +1,28 @@
-"""Python functions on texts as TensorFlow ops, for tokenizers.
+"""Runs Python functions on texts as TensorFlow ops, for tokenizers.
 
-They run in the threads of tf.data, one at a time (Python's lock), so what they
-call must not keep state between calls. `B` texts, `T` tokens.
+They run in the threads of tf.data, one at a time (Python's lock), so these
+functions must not keep state between calls.
+
+Shapes: `B` texts, `T` tokens.
 """
 
 import itertools
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from big_vision.tf import tf
 
 
-def encode_strings(encode, text):
-  """Token ids of texts.
+def encode_strings(
+  encode: Callable[[bytes], Sequence[int]], text: tf.Tensor | tf.RaggedTensor
+) -> tf.Tensor | tf.RaggedTensor:
+  """Encodes texts to token ids.
 
   Args:
     encode: `bytes -> list of int`, a function of its argument alone.
-    text: string tensor, ragged or of known rank, or what becomes one.
+    text: string tensor, ragged or of known rank, or a value that becomes one.
 
   Returns:
     int32 [T] for a scalar, else a ragged int32 tensor with one more dimension
@@ -58,16 +63,23 @@ def encode_strings(encode, text):
   return rows
 
 
-def encode_padded(encode, text, length, *, pad_value, keep_last=False):
-  """Token ids of texts, the same number for each.
+def encode_padded(
+  encode: Callable[[bytes], Sequence[int]],
+  text: tf.Tensor,
+  length: int,
+  *,
+  pad_value: int,
+  keep_last: bool = False,
+) -> tf.Tensor:
+  """Encodes texts to the same number of token ids each.
 
   Args:
     encode: `bytes -> list of int`, a function of its argument alone.
-    text: string tensor, or what becomes one.
+    text: string tensor, or a value that becomes one.
     length: int > 0, number of ids per text.
-    pad_value: int, fills up short texts.
-    keep_last: bool, whether the last id of a text that is too long takes the
-      place of the last id that fits.
+    pad_value: int, id of the padding of short texts.
+    keep_last: bool, whether the last id of a text that is too long replaces the
+      last id that fits.
 
   Returns:
     int32, of the shape of `text` plus [length].
@@ -89,8 +101,10 @@ def encode_padded(encode, text, length, *, pad_value, keep_last=False):
   return ids
 
 
-def decode_ids(decode, ids):
-  """Texts of token ids.
+def decode_ids(
+  decode: Callable[[list[int]], str], ids: tf.Tensor | tf.RaggedTensor
+) -> tf.Tensor | tf.RaggedTensor:
+  """Decodes token ids to texts.
 
   Args:
     decode: `list of int -> str`, a function of its argument alone.
@@ -115,7 +129,7 @@ def decode_ids(decode, ids):
     texts.set_shape(ids.shape[:1])
     return texts
   ids = tf.convert_to_tensor(ids)
-  known_rank(ids)  # Or else the result would have no static shape.
+  known_rank(ids)  # The result needs a static shape.
 
   def decode_dense(ids):
     rows = ids.reshape([math.prod(ids.shape[:-1]), ids.shape[-1]])
@@ -127,8 +141,18 @@ def decode_ids(decode, ids):
   return texts
 
 
-def known_rank(x):
-  """Number of dimensions of a tensor; ValueError if a graph does not know it."""
+def known_rank(x: tf.Tensor) -> int:
+  """Returns the number of dimensions of a tensor.
+
+  Args:
+    x: tensor.
+
+  Returns:
+    int.
+
+  Raises:
+    ValueError: a graph does not know it.
+  """
   if x.shape.rank is None:
     raise ValueError(
       f"{x}: the number of dimensions must be known; use tf.ensure_shape before."
@@ -142,7 +166,7 @@ def _numpy_function(fn, args, dtypes):
 
 
 def _objects(texts):
-  """UTF-8 as an array for TensorFlow."""
+  """Encodes texts as UTF-8, in an array for TensorFlow."""
   if not texts:  # An empty array of objects would become a tensor of numbers.
     return np.zeros([0], "S1")
   # As an array of bytes, texts would lose zeros at their end.

@@ -10,7 +10,8 @@ The package has the tokenizers
 """
 
 import functools
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import numpy as np
 from absl import logging
@@ -23,53 +24,104 @@ from big_vision.tf import tf
 
 
 class Tokenizer(Protocol):
-  """What all tokenizers offer."""
+  """The methods of all tokenizers."""
 
-  def to_int(self, text, *, bos=False, eos=False):
-    """Token ids of a text: list of int; of each text of a list or tuple."""
+  def to_int(self, text: Any, *, bos: bool = False, eos: bool = False) -> Any:
+    """Encodes texts.
 
-  def to_int_tf_op(self, text, *, bos=False, eos=False):
-    """The same of string tensors: int32 [T], or ragged with a row per text."""
+    Args:
+      text: str or bytes (UTF-8), or a list, tuple or array of texts.
+      bos: bool, adds the token for the beginning.
+      eos: bool, adds the token for the end.
 
-  def to_str(self, tokens, *, stop_at_eos=True):
-    """The text of token ids; a list of texts for a batch."""
+    Returns:
+      List of int for a text; of each text for several.
+    """
 
-  def to_str_tf_op(self, tokens, *, stop_at_eos=True):
-    """The same of integer tensors [..., T]: string tensor [...]."""
+  def to_int_tf_op(
+    self,
+    text: tf.Tensor | tf.RaggedTensor,
+    *,
+    bos: bool = False,
+    eos: bool = False,
+  ) -> tf.Tensor | tf.RaggedTensor:
+    """Encodes a tensor of texts, eagerly or in a graph.
+
+    Args:
+      text: string tensor, a scalar or of any shape.
+      bos: bool, adds the token for the beginning.
+      eos: bool, adds the token for the end.
+
+    Returns:
+      int32 [T] for a scalar, else ragged with a row per text.
+    """
+
+  def to_str(self, tokens: Any, *, stop_at_eos: bool = True) -> Any:
+    """Decodes token ids.
+
+    Args:
+      tokens: sequence of int, or a batch of them.
+      stop_at_eos: bool, ends texts before the first end token.
+
+    Returns:
+      str, or a list of texts for a batch.
+    """
+
+  def to_str_tf_op(
+    self, tokens: tf.Tensor | tf.RaggedTensor, *, stop_at_eos: bool = True
+  ) -> tf.Tensor | tf.RaggedTensor:
+    """Decodes a tensor of token ids, eagerly or in a graph.
+
+    Args:
+      tokens: integer tensor [..., T].
+      stop_at_eos: bool, ends texts before the first end token.
+
+    Returns:
+      String tensor [...].
+    """
 
   @property
-  def pad_token(self):
-    """Id of the padding, -1 if there is none."""
+  def pad_token(self) -> int:
+    """Id of the padding, -1 if the tokenizer has none."""
 
   @property
-  def eos_token(self):
-    """Id of the end of text, -1 if there is none."""
+  def eos_token(self) -> int:
+    """Id of the end of text, -1 if the tokenizer has none."""
 
   @property
-  def bos_token(self):
-    """Id of the beginning of text, -1 if there is none."""
+  def bos_token(self) -> int:
+    """Id of the beginning of text, -1 if the tokenizer has none."""
 
   @property
-  def vocab_size(self):
-    """Number of token ids, the special ones included."""
+  def vocab_size(self) -> int:
+    """Number of token ids, including the special ones."""
 
 
 class Base:
-  """The methods of a `Tokenizer`, for classes that offer
+  """Implements the methods of `Tokenizer` for classes that define
 
   - `encode(text)`: str or bytes (UTF-8) -> list of int, without bos and eos.
   - `decode(ids)`: list of int -> str. Drops ids that stand for no text; raises
     IndexError for ids that do not exist.
   - `pad_token`, `eos_token`, `bos_token`, `vocab_size`, see `Tokenizer`.
 
-  Both methods must allow calls from several threads.
+  `encode` and `decode` must allow calls from several threads.
   """
 
-  def to_int(self, text, *, bos=False, eos=False):
-    """See `Tokenizer`. A text is str or bytes; lists may be nested.
+  def to_int(self, text: Any, *, bos: bool = False, eos: bool = False) -> Any:
+    """Encodes texts, see `Tokenizer`.
+
+    Args:
+      text: str or bytes (UTF-8), or a list, tuple or array of texts, also
+        nested.
+      bos: bool, adds the token for the beginning.
+      eos: bool, adds the token for the end.
+
+    Returns:
+      List of int for a text; of each text for several.
 
     Raises:
-      ValueError: the tokenizer has no such token as `bos` or `eos` asks for.
+      ValueError: the tokenizer does not have the token of `bos` or `eos`.
     """
     encode = self._encoder(bos, eos)
 
@@ -82,15 +134,39 @@ class Base:
 
     return to_int(text)
 
-  def to_int_tf_op(self, text, *, bos=False, eos=False):
-    """See `Tokenizer`."""
+  def to_int_tf_op(
+    self,
+    text: tf.Tensor | tf.RaggedTensor,
+    *,
+    bos: bool = False,
+    eos: bool = False,
+  ) -> tf.Tensor | tf.RaggedTensor:
+    """Encodes a tensor of texts, see `Tokenizer`.
+
+    Args:
+      text: string tensor, a scalar or of any shape.
+      bos: bool, adds the token for the beginning.
+      eos: bool, adds the token for the end.
+
+    Returns:
+      int32 [T] for a scalar, else ragged with a row per text.
+
+    Raises:
+      ValueError: the tokenizer does not have the token of `bos` or `eos`.
+    """
     return string_ops.encode_strings(self._encoder(bos, eos), text)
 
-  def to_str(self, tokens, *, stop_at_eos=True):
-    """See `Tokenizer`.
+  def to_str(self, tokens: Any, *, stop_at_eos: bool = True) -> Any:
+    """Decodes token ids, see `Tokenizer`.
 
-    A batch is a ragged tensor, an array with two or more dimensions, or a list
-    or tuple of sequences. Ids are integers of any kind, also as floats.
+    Args:
+      tokens: sequence of integers of any kind, also as floats; or a batch: a
+        ragged tensor, an array with two or more dimensions, a list or tuple of
+        sequences.
+      stop_at_eos: bool, ends texts before the first end token.
+
+    Returns:
+      str, or a list of texts for a batch.
     """
     if isinstance(tokens, tf.RaggedTensor):
       tokens = tokens.to_list()
@@ -99,8 +175,18 @@ class Base:
       return [self.to_str(row, stop_at_eos=stop_at_eos) for row in tokens]
     return self._decoder(stop_at_eos)([int(t) for t in tokens])
 
-  def to_str_tf_op(self, tokens, *, stop_at_eos=True):
-    """See `Tokenizer`."""
+  def to_str_tf_op(
+    self, tokens: tf.Tensor | tf.RaggedTensor, *, stop_at_eos: bool = True
+  ) -> tf.Tensor | tf.RaggedTensor:
+    """Decodes a tensor of token ids, see `Tokenizer`.
+
+    Args:
+      tokens: integer tensor [..., T].
+      stop_at_eos: bool, ends texts before the first end token.
+
+    Returns:
+      String tensor [...].
+    """
     return string_ops.decode_ids(self._decoder(stop_at_eos), tokens)
 
   def _encoder(self, bos, eos):
@@ -128,19 +214,19 @@ class Base:
 
 
 @functools.cache
-def get_tokenizer(name):
-  """The tokenizer of this name; the same object for the same string.
+def get_tokenizer(name: str) -> Tokenizer:
+  """Makes the tokenizer of a name; the same object for the same string.
 
   Args:
     name: str, for example "byte" or "sp('/path/to.model', tokensets=['loc'])".
       The module of big_vision.pp that registers it is imported if necessary; a
-      module that is called as the tokenizer may be a user's own.
+      user's own module may have the name of the tokenizer.
 
   Returns:
     A `Tokenizer`.
 
   Raises:
-    ValueError: no such tokenizer, or the string cannot be parsed.
+    ValueError: unknown tokenizer, or the string cannot be parsed.
   """
   with chrono.log_timing(f"z/secs/tokenizer/{name}"):
     full_name = f"tokenizers.{name}"
@@ -155,8 +241,8 @@ def get_tokenizer(name):
     return Registry.lookup(full_name)()
 
 
-def get_extra_tokens(tokensets):
-  """The tokens of several sets, which extend a vocabulary.
+def get_extra_tokens(tokensets: Iterable[str]) -> list[str]:
+  """Lists the tokens of several sets, which extend a vocabulary.
 
   Args:
     tokensets: names of sets, for example ("loc", "seg(64)").
@@ -166,7 +252,7 @@ def get_extra_tokens(tokensets):
     this order.
 
   Raises:
-    ValueError: no such set.
+    ValueError: unknown set.
   """
   tokens = set()
   for name in tokensets:
@@ -181,14 +267,28 @@ def get_extra_tokens(tokensets):
 
 
 @Registry.register("tokensets.loc")
-def get_loc_tokens(n=1024):
-  """`n` tokens for coordinates: <loc0000>, <loc0001>, …"""
+def get_loc_tokens(n: int = 1024) -> list[str]:
+  """Lists tokens for coordinates: <loc0000>, <loc0001>, …
+
+  Args:
+    n: int, how many.
+
+  Returns:
+    List of str.
+  """
   return [f"<loc{i:04d}>" for i in range(n)]
 
 
 @Registry.register("tokensets.seg")
-def get_seg_tokens(n=128):
-  """`n` tokens for codewords of masks: <seg000>, <seg001>, …"""
+def get_seg_tokens(n: int = 128) -> list[str]:
+  """Lists tokens for codewords of masks: <seg000>, <seg001>, …
+
+  Args:
+    n: int, how many.
+
+  Returns:
+    List of str.
+  """
   return [f"<seg{i:03d}>" for i in range(n)]
 
 

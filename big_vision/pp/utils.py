@@ -1,12 +1,24 @@
-"""What several preprocessing ops need."""
+"""Helpers of preprocessing ops: repeated arguments, and keys of entries."""
 
 import collections.abc
 import functools
 import inspect
+from collections.abc import Callable
+from typing import Any
+
+from big_vision.pp.types import ExampleFn
 
 
-def maybe_repeat(arg, n_reps):
-  """`(arg,) * n_reps`, unless `arg` is a sequence already (and no str)."""
+def maybe_repeat(arg: Any, n_reps: int) -> Any:
+  """Repeats a value, unless it is a sequence already.
+
+  Args:
+    arg: any value; a str counts as a value, not as a sequence.
+    n_reps: int.
+
+  Returns:
+    `(arg,) * n_reps`, or `arg` if it is a sequence.
+  """
   if isinstance(arg, collections.abc.Sequence) and not isinstance(arg, str):
     return arg
   return (arg,) * n_reps
@@ -17,10 +29,15 @@ class InKeyOutKey:
 
   The decorated factory also takes the keyword arguments `inkey` and `outkey`,
   the entries of the dict that the op reads and writes, and `key` for both. The
-  op changes the dict that it gets, and returns it.
+  op changes its argument, and returns it.
   """
 
-  def __init__(self, indefault="image", outdefault="image", with_data=False):
+  def __init__(
+    self,
+    indefault: str | None = "image",
+    outdefault: str | None = "image",
+    with_data: bool = False,
+  ) -> None:
     """Makes the decorator.
 
     Args:
@@ -33,8 +50,18 @@ class InKeyOutKey:
     self.outdefault = outdefault
     self.with_data = with_data
 
-  def __call__(self, get_fn):
-    """Decorates `get_fn(*args, **kw) -> fn(value) -> value`."""
+  def __call__(
+    self, get_fn: Callable[..., Callable[..., Any]]
+  ) -> Callable[..., ExampleFn]:
+    """Decorates a factory of functions of a value.
+
+    Args:
+      get_fn: `(*args, **kw) -> (value -> value)`.
+
+    Returns:
+      Factory of `dict -> dict`, with the arguments of `get_fn` and `key`,
+      `inkey`, `outkey`.
+    """
     with_data = self.with_data
 
     def get_op(
@@ -57,7 +84,7 @@ class InKeyOutKey:
 
 
 def _with_keys(signature, own):
-  """The signature of a factory, with `key`, `inkey`, `outkey` added."""
+  """Adds `key`, `inkey`, `outkey` to the signature of a factory."""
   params = list(signature.parameters.values())
   keys = [own[k] for k in ("key", "inkey", "outkey")]
   last = params[-1:]

@@ -1,14 +1,14 @@
 """Word pieces as in BERT (https://arxiv.org/abs/1810.04805), in Python.
 
-A text is cleaned and folded, split into words, and each word into the longest
-pieces of the vocabulary, from left to right; those after the first are listed
-with "##" in front. There are two dialects of the first steps:
+A text is cleaned and folded, then split into words, and each word into the
+longest pieces of the vocabulary, from left to right; pieces after the first
+have "##" in front in the vocabulary. There are two dialects of the first steps:
 
 - "tf_text" is that of `tensorflow_text.BertTokenizer`, which the published LiT
   models were trained with: Unicode's NFKC_Casefold ("ß" becomes "ss", "™"
-  becomes "tm"), control characters are spaces.
+  becomes "tm"), control characters become spaces.
 - "bert" is that of the original BERT code and of Hugging Face: lower case,
-  control characters vanish.
+  control characters are dropped.
 
 They agree on everyday text. Both drop accents.
 """
@@ -16,6 +16,7 @@ They agree on everyday text. Both drop accents.
 import functools
 import re
 import unicodedata
+from collections.abc import Sequence
 
 _ASCII_SYMBOLS = r"!-/:-@\[-`{-~"
 _ASCII_WORDS = re.compile(f"[{_ASCII_SYMBOLS}]|[^ {_ASCII_SYMBOLS}]+")
@@ -33,7 +34,7 @@ _CJK = (
   (0x2F800, 0x2FA1F),
 )
 
-# What NFKC_Casefold removes: Default_Ignorable_Code_Point of Unicode 12.
+# NFKC_Casefold removes these: Default_Ignorable_Code_Point of Unicode 12.
 _IGNORABLE = re.compile(
   "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f"
   "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
@@ -42,18 +43,19 @@ _IGNORABLE = re.compile(
 
 
 class WordPiece:
-  """Splits texts into ids of word pieces.
+  """Splits texts into ids of word pieces."""
 
-  Args:
-    pieces: list of str; the id of a piece is its index, the last one if it
-      occurs again.
-    dialect: "tf_text" or "bert", see the top of this file.
+  def __init__(self, pieces: Sequence[str], dialect: str = "tf_text") -> None:
+    """Prepares the vocabulary.
 
-  Raises:
-    ValueError: there is no piece "[UNK]", or no such dialect.
-  """
+    Args:
+      pieces: list of str; the id of a piece is its index, the last one if it
+        occurs again.
+      dialect: "tf_text" or "bert", see the top of this file.
 
-  def __init__(self, pieces, dialect="tf_text"):
+    Raises:
+      ValueError: the piece "[UNK]" is missing, or the dialect is unknown.
+    """
     self.ids = {piece: i for i, piece in enumerate(pieces)}
     if "[UNK]" not in self.ids:
       raise ValueError("a vocabulary of word pieces must have a line [UNK]")
@@ -65,8 +67,15 @@ class WordPiece:
     # Most words of a text are among a few thousand.
     self._word_ids = functools.lru_cache(maxsize=1 << 16)(self._split_word)
 
-  def __call__(self, text):
-    """Ids of a text (str, or bytes of UTF-8): list of int."""
+  def __call__(self, text: str | bytes) -> list[int]:
+    """Encodes a text.
+
+    Args:
+      text: str, or bytes of UTF-8.
+
+    Returns:
+      List of int.
+    """
     if isinstance(text, bytes):
       text = text.decode(errors="replace")
     ids = []
@@ -75,7 +84,7 @@ class WordPiece:
     return ids
 
   def _split_word(self, word):
-    """Tuple of ids; [UNK] alone if some part is not in the vocabulary."""
+    """Encodes a word; only [UNK] if some part is not in the vocabulary."""
     unknown = (self.ids["[UNK]"],)
     if self._too_long(word):
       return unknown
@@ -92,8 +101,15 @@ class WordPiece:
     return tuple(ids)
 
 
-def split_words(text):
-  """Words of a folded text: at spaces, around punctuation and Chinese."""
+def split_words(text: str) -> list[str]:
+  """Splits a folded text at spaces, punctuation, and Chinese characters.
+
+  Args:
+    text: str.
+
+  Returns:
+    List of str.
+  """
   if text.isascii():
     return _ASCII_WORDS.findall(text)
   words, word = [], []
@@ -112,7 +128,7 @@ def split_words(text):
 
 @functools.lru_cache(maxsize=1 << 14)
 def _is_alone(c):
-  """Whether a character is a word: punctuation, ASCII symbol, Chinese."""
+  """Tells whether a character is a word: punctuation, ASCII symbol, Chinese."""
   if c.isascii():
     return bool(_ASCII_SYMBOL.match(c))
   if any(low <= ord(c) <= high for low, high in _CJK):
@@ -121,16 +137,16 @@ def _is_alone(c):
 
 
 def _fold_tf_text(text):
-  """NFKC_Casefold, without accents, control characters as spaces."""
+  """Applies NFKC_Casefold; drops accents, makes control characters spaces."""
   text = _IGNORABLE.sub("", unicodedata.normalize("NFD", text))
-  for _ in range(2):  # What one step makes of a character may need another.
+  for _ in range(2):  # The result of one step may need another.
     text = unicodedata.normalize("NFKC", text.casefold())
   text = _IGNORABLE.sub("", unicodedata.normalize("NFD", text))
   return _map_categories(text, {"Mn": "", "Cc": " ", "Cf": " "})
 
 
 def _fold_bert(text):
-  """Lower case, without accents and control characters."""
+  """Makes lower case; drops accents and control characters."""
   text = re.sub("[\0\ufffd]", "", re.sub(r"[\t\n\r]", " ", text))
   text = _map_categories(text, {"Cc": "", "Cf": "", "Zs": " "})
   # The original code splits here, with `str.split`, and folds the words.
@@ -145,7 +161,7 @@ def _map_categories(text, replace):
 
 
 _FOLD = {"tf_text": _fold_tf_text, "bert": _fold_bert}
-# Such words count as unknown. Bytes of UTF-8; characters.
+# Longer words count as unknown; in bytes of UTF-8, and in characters.
 _TOO_LONG = {
   "tf_text": lambda word: len(word.encode()) > 100,
   "bert": lambda word: len(word) > 200,

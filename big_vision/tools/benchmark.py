@@ -1,4 +1,4 @@
-"""Speed of a train step, the input pipeline and checkpoints on this machine.
+"""Measures the speed of training steps, input pipeline and checkpoints.
 
 python -m big_vision.tools.benchmark [--parts step,input,checkpoint]
     [--model vit --variant S/16 --res 224 --batch 8 --dtype float32]
@@ -23,7 +23,10 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from big_vision.planning import chips
 from big_vision.tools.measure import num_cpus, peak_memory, timed_rounds
 
 PARTS = ("step", "input", "checkpoint", "source")
@@ -34,45 +37,28 @@ DEFAULT_PP = (
   '|keep("image", "labels")'
 )
 
-# Peak of dense bfloat16 (float16 for T4, V100) matrix work, FLOP/s per jax
-# device, by the beginning of its device kind. From the vendors' data sheets.
-PEAK_FLOPS = (
-  ("TPU v2", 22.5e12),
-  ("TPU v3", 61.5e12),
-  ("TPU v4", 275e12),
-  ("TPU v5 lite", 197e12),
-  ("TPU v5e", 197e12),
-  ("TPU v5", 459e12),
-  ("TPU v6", 918e12),
-  ("TPU7x", 1153e12),
-  ("NVIDIA H100 PCIe", 756e12),
-  ("NVIDIA H100", 989e12),
-  ("NVIDIA H200", 989e12),
-  ("NVIDIA B200", 2250e12),
-  ("NVIDIA A100", 312e12),
-  ("NVIDIA L4", 121e12),
-  ("NVIDIA A10", 125e12),
-  ("Tesla T4", 65e12),
-  ("Tesla V100", 125e12),
-)
-
 
 class _Config(dict):
-  """The few keys of a trainer's config that are needed, without its package."""
+  """Holds the few keys of a trainer's config, without ml_collections."""
 
   __getattr__ = dict.__getitem__
 
 
-def peak_flops(device_kind):
-  """Peak bfloat16 FLOP/s of a device; None if it is not known."""
-  for start, flops in PEAK_FLOPS:
-    if device_kind.startswith(start):
-      return flops
-  return None
+def peak_flops(device_kind: str) -> float | None:
+  """Returns the peak of a device, in FLOP/s of dense bfloat16 products.
+
+  Args:
+    device_kind: `jax.Device.device_kind`.
+
+  Returns:
+    The peak, or None if the kind is not known.
+  """
+  chip = chips.of_device(device_kind)
+  return chip.flops if chip else None
 
 
 class _Trainer:
-  """A training state on the devices, and the step that advances it."""
+  """Holds a training state on the devices and the step that advances it."""
 
   def __init__(self, recipe, tx, args):
     import jax
@@ -128,8 +114,15 @@ class _Trainer:
     out["training_loss"].block_until_ready()
 
 
-def make_trainer(args):
-  """The model as the trainer runs it: `_Trainer`, with AdamW and clipping."""
+def make_trainer(args: argparse.Namespace) -> tuple[Any, Any]:
+  """Makes the model with the trainer's update step, AdamW and clipping.
+
+  Args:
+    args: the arguments of the command line.
+
+  Returns:
+    (`_Trainer`, model).
+  """
   import jax.numpy as jnp
 
   from big_vision import lookup, losses
@@ -168,11 +161,13 @@ def make_trainer(args):
   return _Trainer(recipe, tx, args), model
 
 
-def make_reference(model, batch):
-  """A plain flax ViT and a plain step: what the framework is measured against.
+def make_reference(
+  model: Any, batch: dict[str, Any]
+) -> tuple[Callable[[int], None], int]:
+  """Makes a plain flax ViT and a plain step to compare with.
 
   Args:
-    model: the model of `make_trainer`, a ViT; gives the sizes.
+    model: the model of `make_trainer`, a ViT; determines the sizes.
     batch: dict with "image" [B, H, W, 3] and one-hot "labels" [B, C].
 
   Returns:
@@ -241,8 +236,15 @@ def make_reference(model, batch):
   return run, num_params
 
 
-def benchmark_step(args):
-  """Times the train step; returns a dict of figures."""
+def benchmark_step(args: argparse.Namespace) -> dict[str, Any]:
+  """Times the training step.
+
+  Args:
+    args: the arguments of the command line.
+
+  Returns:
+    Dict of figures.
+  """
   import jax
 
   args.devices = args.devices or len(jax.devices())
@@ -285,8 +287,15 @@ def benchmark_step(args):
   return result
 
 
-def benchmark_checkpoint(args):
-  """Times saves of a training state; returns a dict of figures."""
+def benchmark_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
+  """Times saves of a training state.
+
+  Args:
+    args: the arguments of the command line.
+
+  Returns:
+    Dict of figures.
+  """
   import jax
 
   from big_vision import checkpoints
@@ -315,8 +324,8 @@ def benchmark_checkpoint(args):
   }
 
 
-def describe_machine():
-  """What figures depend on, as a dict."""
+def describe_machine() -> dict[str, Any]:
+  """Returns the facts about the machine that figures depend on."""
   machine = {
     "platform": f"{platform.system()} {platform.machine()}",
     "cpu_cores": num_cpus(),
@@ -331,8 +340,15 @@ def describe_machine():
   return machine
 
 
-def format_table(results):
-  """Results as lines of text, one figure per line, units in the names."""
+def format_table(results: dict[str, Any]) -> str:
+  """Formats results as lines of text, one figure per line.
+
+  Args:
+    results: part -> dict of figures; their names contain the units.
+
+  Returns:
+    The text.
+  """
 
   def rows(tree, prefix=""):
     for key, value in tree.items():
@@ -353,8 +369,15 @@ def format_table(results):
   return "\n".join(lines)
 
 
-def parse_args(argv=None):
-  """The arguments; see the top of the file."""
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+  """Parses the command line; see the top of the file.
+
+  Args:
+    argv: arguments; None takes those of the process.
+
+  Returns:
+    Namespace.
+  """
   parser = argparse.ArgumentParser(
     prog="python -m big_vision.tools.benchmark",
     description=__doc__,
@@ -387,7 +410,7 @@ def parse_args(argv=None):
 
 
 def _input_part(name):
-  """A part that needs TensorFlow, imported when it runs."""
+  """Makes a part that needs TensorFlow, which is imported when it runs."""
 
   def run(args):
     from big_vision.tools import benchmark_input
@@ -405,8 +428,15 @@ _BENCHMARKS = {
 }
 
 
-def main(argv=None):
-  """Runs the parts, prints a table; returns the figures as a dict."""
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+  """Runs the parts and prints a table.
+
+  Args:
+    argv: arguments; None takes those of the process.
+
+  Returns:
+    Dict of part -> figures.
+  """
   args = parse_args(argv)
   results = {"machine": {}}
   for part in args.parts:

@@ -1,11 +1,11 @@
-"""Contrastive losses in a ring of devices against the matrix of all pairs.
+"""Compares contrastive losses in a ring with the matrix of all pairs.
 
   XLA_FLAGS=--xla_force_host_platform_device_count=8 \
     python -m big_vision.tools.benchmark_contrastive --batch 4096,32768
 
-Loss and gradient with respect to the embeddings: temporary memory of one device,
-as XLA plans it, and seconds. Results go to stdout as a table, with `--json` to a
-file.
+It measures loss and gradient with respect to the embeddings: temporary memory of
+one device, as XLA plans it, and seconds. Results go to stdout as a table, with
+`--json` also to a file.
 """
 
 import argparse
@@ -13,6 +13,8 @@ import functools
 import json
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +24,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from big_vision import contrastive, losses
 
 
-def plain_sigmoid(x, y, t, b):
+def plain_sigmoid(x: jax.Array, y: jax.Array, t: Any, b: Any) -> jax.Array:
   """The sigmoid loss from all logits [B, B]."""
   logits = t * x @ y.T + b
   signs = 2 * jnp.eye(len(x)) - 1
   return -jnp.sum(jax.nn.log_sigmoid(signs * logits)) / len(x)
 
 
-def plain_softmax(x, y, t, b):
+def plain_softmax(x: jax.Array, y: jax.Array, t: Any, b: Any) -> jax.Array:
   """The softmax loss from all logits [B, B]."""
   del b
   return losses.bidirectional_contrastive_loss(x, y, t, reduction=True)[0]
@@ -38,16 +40,18 @@ def plain_softmax(x, y, t, b):
 PLAIN = {"sigmoid": plain_sigmoid, "softmax": plain_softmax}
 
 
-def measure(kind, form, batch, dim, chunk, max_seconds_batch):
-  """One row of the table.
+def measure(
+  kind: str, form: str, batch: int, dim: int, chunk: int, max_seconds_batch: int
+) -> dict[str, Any]:
+  """Measures one row of the table.
 
   Args:
     kind: "sigmoid" or "softmax".
     form: "plain" or "ring".
-    batch: int, pairs in all.
-    dim: int, of the embeddings.
-    chunk: int, columns at a time in the ring.
-    max_seconds_batch: int, larger batches are compiled but not run.
+    batch: pairs in all.
+    dim: of the embeddings.
+    chunk: columns at a time in the ring.
+    max_seconds_batch: larger batches are only compiled.
 
   Returns:
     dict of `loss`, `form`, `batch`, `mib` per device and `seconds` (or None).
@@ -84,7 +88,7 @@ def _seconds(compiled, z):
   return time.perf_counter() - start
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
   """Prints the table; returns the exit status."""
   parser = argparse.ArgumentParser(
     prog="python -m big_vision.tools.benchmark_contrastive",

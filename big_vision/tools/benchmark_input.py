@@ -1,24 +1,26 @@
-"""The parts of `benchmark` about data: preprocessing and kinds of files."""
+"""Measures preprocessing and kinds of files, as parts of `benchmark`."""
 
+import argparse
 import importlib
 import json
 import multiprocessing
 import os
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 
 from big_vision.tools.measure import num_cpus, peak_memory, timed_rounds
 
 
-def make_jpegs(num, height=375, width=500):
-  """Synthetic photographs: noise of all scales, about 110 kB each as JPEG.
+def make_jpegs(num: int, height: int = 375, width: int = 500) -> list[bytes]:
+  """Makes synthetic photographs: noise of all scales, JPEGs of about 110 kB.
 
   Args:
-    num: int, number of images.
-    height: pixels.
-    width: pixels.
+    num: number of images.
+    height: in pixels.
+    width: in pixels.
 
   Returns:
     List of bytes.
@@ -38,8 +40,15 @@ def make_jpegs(num, height=375, width=500):
   return jpegs
 
 
-def benchmark_input(args):
-  """Times the training input pipeline; returns a dict of figures."""
+def benchmark_input(args: argparse.Namespace) -> dict[str, Any]:
+  """Times the training input pipeline.
+
+  Args:
+    args: the arguments of the command line.
+
+  Returns:
+    Dict of figures.
+  """
   from big_vision import input_pipeline
   from big_vision.pp import builder
   from big_vision.tf import tf
@@ -74,30 +83,36 @@ def benchmark_input(args):
   }
 
 
-def import_ops():
+def import_ops() -> None:
   """Registers the ops of core configs."""
   for ops in ("ops_general", "ops_image", "archive.randaug"):
     importlib.import_module(f"big_vision.pp.{ops}")
 
 
-# What is compared by the part `source`: `data.random_access`, `memory_gb` as a
-# multiple of the dataset's size, what the files are converted to.
+# The part `source` compares these values of `data.random_access`, of `memory_gb` as
+# a multiple of the size of the dataset, and of the format to convert files to.
 _SOURCES = {
   # As much memory as the config asks for.
   "tfrecord_all_in_memory": (False, 2, None),
-  # What becomes of it if less than that is allowed.
+  # The same with less memory.
   "tfrecord_limited": (False, 1 / 8, None),
   "tfrecord_index": (None, 1 / 8, "index"),
   "array_record": (None, 1 / 8, "array_record"),
 }
 
 
-def benchmark_source(args):
-  """Trains nothing, but reads as the ImageNet configs do; a dict of figures.
+def benchmark_source(args: argparse.Namespace) -> dict[str, Any]:
+  """Times kinds of files, read as the ImageNet configs read them.
 
   Writes a dataset of JPEGs in TFRecord files, then reads it with `cache_raw`
-  and a shuffle buffer of 250,000, by each way that there is; in a process of
-  its own each, since memory is what is measured.
+  and a shuffle buffer of 250,000 in several ways. Each has its own process, so
+  that its memory can be measured.
+
+  Args:
+    args: the arguments of the command line.
+
+  Returns:
+    Dict of figures.
   """
   results = {"examples": args.examples}
   context = multiprocessing.get_context("spawn")
@@ -128,8 +143,17 @@ def benchmark_source(args):
   return results
 
 
-def write_dataset(folder, num_examples, num_classes):
-  """Writes a TFDS dataset `jpegs` in TFRecord files; returns its bytes."""
+def write_dataset(folder: str, num_examples: int, num_classes: int) -> int:
+  """Writes a TFDS dataset `jpegs` in TFRecord files.
+
+  Args:
+    folder: TFDS folder.
+    num_examples: number of examples.
+    num_classes: number of classes of labels.
+
+  Returns:
+    Size of the dataset in bytes.
+  """
   import tensorflow_datasets as tfds
 
   from big_vision.datasets import embedded
@@ -162,7 +186,7 @@ def write_dataset(folder, num_examples, num_classes):
 
 
 def _read_source(config, num_batches):
-  """One epoch, then a restart in the middle of the third; in a new process."""
+  """Reads an epoch, then restarts in the middle of the third one."""
   os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
   from big_vision import input_pipeline
 
@@ -175,7 +199,7 @@ def _read_source(config, num_batches):
     next(batches)
     return batches, time.perf_counter() - start
 
-  first_batch()  # Whatever is done once.
+  first_batch()  # Work that happens only once.
   before = peak_memory()["host_bytes"]
   batches, to_start = first_batch()
   start, cpu_start = time.perf_counter(), time.process_time()

@@ -7,18 +7,18 @@ resumes at once. A name may carry a config and a version, as in
 `coco/2017_panoptic:1.1.0`; the datasets lie in --data_dir, $TFDS_DATA_DIR or
 ~/tensorflow_datasets.
 
---format=index (the default) writes down where in the TFRecord files each example
-begins, beside them: 8 bytes per example and one look at each. Good for local
-disks and gs://.
+--format=index (the default) writes a file with the position of each example in
+the TFRecord files, 8 bytes per example. It suits local disks and gs://.
 --format=array_record copies the examples into files of the format array_record,
 beside the others. With --replace the TFRecord files are deleted afterwards.
 
-May be interrupted, and goes on with the next shard when it is started again.
+It may be interrupted, and continues with the next shard when it starts again.
 """
 
 import argparse
 import concurrent.futures
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -34,16 +34,23 @@ _ARRAY_RECORD = tfds.core.FileFormat.ARRAY_RECORD
 _TFRECORD = tfds.core.FileFormat.TFRECORD
 
 
-def convert(name, to, *, data_dir=None, replace=False, num_workers=1):
-  """Converts one dataset, all its splits.
+def convert(
+  name: str,
+  to: str,
+  *,
+  data_dir: str | None = None,
+  replace: bool = False,
+  num_workers: int = 1,
+) -> str:
+  """Converts all splits of a dataset.
 
   Args:
-    name: str, TFDS name.
+    name: TFDS name.
     to: "index" or "array_record".
-    data_dir: str or None, the TFDS folder.
-    replace: bool, whether to delete the TFRecord files; not for "index", which
+    data_dir: the TFDS folder.
+    replace: whether to delete the TFRecord files; not for "index", which
       needs them.
-    num_workers: int, shards at a time.
+    num_workers: shards at a time.
 
   Returns:
     Path of the folder with the files.
@@ -84,7 +91,7 @@ def convert(name, to, *, data_dir=None, replace=False, num_workers=1):
 
 
 def _index_of(path, num_examples):
-  """(name of the shard, bounds of its records)."""
+  """Returns the name of a shard and the bounds of its records."""
   _check_exists(path)
   bounds = records.record_bounds(path)
   _check_count(path, len(bounds) - 1, num_examples)
@@ -99,7 +106,7 @@ def _write_index(folder, shards):
 
 
 def _copy(path, num_examples):
-  """Writes the shard anew as array_record, unless that was done before."""
+  """Writes the shard again as array_record, unless that file exists."""
   from array_record.python import array_record_module
 
   _check_exists(path)
@@ -111,7 +118,7 @@ def _copy(path, num_examples):
       f"{out}: array_record files are written locally only; use --format=index, "
       "or convert a local copy."
     )
-  # Group size 1: each record can be read without its neighbours.
+  # Group size 1: each record can be read without its neighbors.
   writer = array_record_module.ArrayRecordWriter(out + ".part", "group_size:1")
   num = 0
   for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
@@ -146,8 +153,12 @@ def _check_count(path, num, expected):
     )
 
 
-def main(argv=None):
-  """Converts the datasets that the command line names."""
+def main(argv: Sequence[str] | None = None) -> None:
+  """Converts the datasets that the command line names.
+
+  Args:
+    argv: arguments; None takes those of the process.
+  """
   parser = argparse.ArgumentParser(
     prog="python -m big_vision.tools.convert_dataset",
     description=__doc__,

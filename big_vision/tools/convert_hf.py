@@ -14,11 +14,13 @@ it is for. The other way, a model of this package as a folder for
                   model.safetensors; or a checkpoint of two towers, as in
                   config.model_init: an npz file or checkpoint.bv
   --config        of the run that has written it; config.model is used
-  --resolution    side of the images in pixels, if it is no multiple of that
-                  of a patch, as 384 is none of 14
+  --resolution    side of the images in pixels, if it is not a multiple of the
+                  side of a patch, as 384 with patches of 14
 
 Needs neither torch nor transformers. docs/text.md has the tokenizers.
 """
+
+from collections.abc import Sequence
 
 import jax
 from absl import app, flags, logging
@@ -30,6 +32,7 @@ from big_vision.models.proj.image_text import (
   huggingface_files,
 )
 from big_vision.training import cli
+from big_vision.types import ConfigLike
 
 assert cli, "Defines --config."
 
@@ -40,18 +43,19 @@ flags.DEFINE_integer("resolution", None, "Side of the images in pixels.")
 _TWO_TOWERS = "proj.image_text.two_towers"
 
 
-def from_hf(source, target):
-  """Writes an npz file with what a checkpoint of Hugging Face has.
+def from_hf(source: str, target: str) -> str:
+  """Converts a checkpoint of Hugging Face to an npz file.
 
   Args:
-    source: str, folder or hf://org/repo.
-    target: str, path of the new file.
+    source: folder or hf://org/repo.
+    target: path of the new file.
 
   Returns:
-    str for the user: what to write into a config.
+    Text for the user with the lines for a config.
 
   Raises:
-    ValueError: `target` is no .npz, or the checkpoint can not be converted.
+    ValueError: `target` does not end in .npz, or the checkpoint cannot be
+      converted.
   """
   if not target.endswith(".npz"):
     raise ValueError(f"--to={target} must end in .npz.")
@@ -60,20 +64,22 @@ def from_hf(source, target):
   return _usage(params, hf_config, target)
 
 
-def to_hf(source, target, config, image_size=None):
+def to_hf(
+  source: str, target: str, config: ConfigLike, image_size: int | None = None
+) -> str:
   """Writes a folder for transformers.
 
   Args:
-    source: str, checkpoint of two towers, `<path>[:<sub/tree>]`.
-    target: str, the new folder.
+    source: checkpoint of two towers, `<path>[:<sub/tree>]`.
+    target: the new folder.
     config: ConfigDict of the run.
-    image_size: int, see `huggingface.from_params`.
+    image_size: see `huggingface.from_params`.
 
   Returns:
-    str for the user: what to do with it.
+    Text for the user: how to load it.
 
   Raises:
-    ValueError: the model has no counterpart there.
+    ValueError: transformers do not have such a model.
   """
   name = config.get("model_name")
   if name != _TWO_TOWERS:
@@ -94,7 +100,7 @@ def to_hf(source, target, config, image_size=None):
 
 
 def _usage(params, hf_config, target):
-  """What to write into a config to load `target`."""
+  """Returns the lines of a config that loads `target`."""
   size = sum(x.size for x in jax.tree.leaves(params))
   # The loader takes a path without a slash for a name.
   path = target if "/" in target else f"./{target}"
@@ -119,14 +125,14 @@ def _usage(params, hf_config, target):
 
 
 def _code(value):
-  """Python for a setting."""
+  """Formats a setting as Python."""
   if not isinstance(value, dict):
     return repr(value)
   return f"dict({', '.join(f'{k}={v!r}' for k, v in value.items())})"
 
 
 def _inputs(hf_config):
-  """Lines on what the towers take."""
+  """Returns lines about the inputs of the towers."""
   fields = huggingface_config.fields_of(hf_config)
   image, text = fields.get("img"), fields.get("txt")
   lines = []
@@ -145,7 +151,7 @@ def _inputs(hf_config):
   return lines
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
   """Converts what the flags ask for."""
   del argv
   args = flags.FLAGS
@@ -156,8 +162,9 @@ def main(argv):
   is_hf = huggingface_files.is_checkpoint(source)
   if not is_hf and args.config is None:
     raise SystemExit(
-      f"--from={source} has no config.json with model.safetensors, so it is no "
-      "checkpoint of Hugging Face. For one of this package, give --config, too."
+      f"--from={source} has no config.json with model.safetensors, so it is not "
+      "a checkpoint of Hugging Face. For one of this package, give --config, "
+      "too."
     )
   if is_hf and (args.config is not None or args.resolution):
     raise SystemExit(

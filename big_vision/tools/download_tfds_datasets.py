@@ -14,6 +14,7 @@ not have, is one of them.
 
 import importlib
 import re
+from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 from absl import app, logging
@@ -32,11 +33,11 @@ DEFAULT_NAMES = (
 OWN_NAMES = tuple(embedded.MODULES)
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
   """Prepares each dataset that the command line names.
 
   Args:
-    argv: list of str; the program, then names. `app.run` has taken the flags
+    argv: the program, then names. `app.run` has taken the flags
       out of it.
 
   Raises:

@@ -3,7 +3,7 @@
   python -m big_vision.tools.eval_only --config CONFIG --workdir DIR
 
 Keys of the config: `model_name`, `model`, `num_classes`, `model_init` (a
-checkpoint; without it the random initialisation is evaluated), `model_load`,
+checkpoint; without it the random initialization is evaluated), `model_load`,
 `evals`; `init_shapes` and `init_types` of the model's inputs, by default one
 float32 [1, 224, 224, 3]; `eval_repeats` (1), which becomes the metrics' step;
 `mesh`, `sharding_rules`, `sharding_strategy`, `loss` and `pp_modules` as for
@@ -11,6 +11,9 @@ training; `no_profile`, names of evaluators not to profile.
 
 Evaluators may use the predict functions `predict`, `loss` and `model`.
 """
+
+from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,21 +36,22 @@ from big_vision.chrono import chrono
 from big_vision.evaluators import common as eval_common
 from big_vision.evaluators import validate as eval_validate
 from big_vision.training import cli, console
+from big_vision.types import ConfigLike, Params
 
 # Features that are the first, second input of a model, as when training.
 INPUTS = ("image", "labels")
 
 
-def make_predict_fns(config, model):
-  """What evaluators may call.
+def make_predict_fns(config: ConfigLike, model: Any) -> dict[str, Any]:
+  """Makes the functions that evaluators may call.
 
   Args:
     config: ConfigDict; reads `loss` and the number of `init_shapes`.
     model: linen module.
 
   Returns:
-    Dict: `predict` (what the model returns; or with `outputs`, names in its
-    `out`, a tuple of these), `loss` ({"loss": [B]}), both
+    Dict: `predict` (the result of the model; with `outputs`, names in its `out`,
+    a tuple of these), `loss` ({"loss": [B]}), both
     `(train_state, batch, **kw)`; `model`, the module itself.
   """
   inputs = INPUTS[: len(config.get("init_shapes", [()]))]
@@ -68,8 +72,10 @@ def make_predict_fns(config, model):
   return {"predict": predict, "loss": predict_loss, "model": model}
 
 
-def make_params(config, module, model):
-  """Parameters on the CPU: initialised, then loaded from `model_init`.
+def make_params(
+  config: ConfigLike, module: ModuleType, model: nn.Module
+) -> Params:
+  """Makes parameters on the CPU: initialized, then loaded from `model_init`.
 
   Args:
     config: ConfigDict of the run.
@@ -104,7 +110,7 @@ def make_params(config, module, model):
   return params
 
 
-def evaluate(config, output_dir=None):
+def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
   """Runs all evaluators of a config.
 
   Args:
@@ -112,11 +118,12 @@ def evaluate(config, output_dir=None):
     output_dir: folder for the metrics; None writes nothing.
 
   Raises:
-    ValueError: the config is wrong; raised before the model is loaded.
+    ValueError: the config is wrong. It is checked before the model is loaded.
   """
-  assert not (config.get("model") or {}).get("reinit"), (
-    "config.model.reinit is for training, it has no effect here."
-  )
+  if (config.get("model") or {}).get("reinit"):
+    raise lookup.ConfigError(
+      "config.model.reinit is for training, it has no effect here."
+    )
   mesh = devices.create_device_mesh(
     config.get("mesh", [("data", jax.device_count())]),
     allow_split_physical_axes=config.get(
@@ -175,7 +182,7 @@ def evaluate(config, output_dir=None):
 
 
 def _measure(config, writer, name, evaluator, prefix, state):
-  """Runs one evaluator and writes what it yields."""
+  """Runs one evaluator and writes its metrics."""
   console.note(f"{name} evaluation...")
   skip = name in config.get("no_profile", [])
   with (
@@ -187,8 +194,12 @@ def _measure(config, writer, name, evaluator, prefix, state):
       writer.measure(f"{prefix}{key}", jax.device_get(value))
 
 
-def main(argv):
-  """Evaluates what the flags of `training/cli.py` ask for."""
+def main(argv: Any) -> None:
+  """Evaluates the config of the flags of `training/cli.py`.
+
+  Args:
+    argv: not used.
+  """
   del argv
   args = flags.FLAGS
   if args.config is None:

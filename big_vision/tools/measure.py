@@ -1,21 +1,22 @@
-"""Time and memory of this process. Needs neither jax nor TensorFlow."""
+"""Measures time and memory of this process, without jax and TensorFlow."""
 
 import os
 import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable, Mapping
 
 
-def num_cpus():
-  """Number of CPU cores this process may use."""
+def num_cpus() -> int:
+  """Returns the number of CPU cores that this process may use."""
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
-  return os.cpu_count()
+  return os.cpu_count() or 1
 
 
-def peak_memory():
-  """Peak memory so far, in bytes: of the process and of the first device."""
+def peak_memory() -> dict[str, int]:
+  """Returns the peak memory of the process and the first device in bytes."""
   rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   memory = {"host_bytes": rss * (1 if sys.platform == "darwin" else 1024)}
   if "jax" in sys.modules:
@@ -25,13 +26,15 @@ def peak_memory():
   return memory
 
 
-def timed_rounds(fns, steps, rounds):
-  """Seconds per step of functions, run in turns so that noise hits them alike.
+def timed_rounds(
+  fns: Mapping[str, Callable[[int], object]], steps: int, rounds: int
+) -> dict[str, dict[str, float]]:
+  """Times functions in turns, so that noise of the machine hits all of them.
 
   Args:
     fns: dict of name -> function; `fn(steps)` runs them and waits for the end.
-    steps: int, steps per round.
-    rounds: int.
+    steps: steps per round.
+    rounds: number of rounds.
 
   Returns:
     dict of name -> {"median": seconds, "best": seconds}, over the rounds.

@@ -1,4 +1,4 @@
-r"""What a run will need and how fast it can be, before it has any device.
+r"""Plans a run before it has any device: what it needs, how fast it can be.
 
   python -m big_vision.tools.plan \
     --config big_vision/configs/vit_i1k.py:variant=B/16 --mesh data=64
@@ -11,7 +11,7 @@ is allocated and no data is read.
 
   --mesh data=256,model=8   instead of config.mesh, which may say -1 only with
   --devices 2048            the number of devices
-  --chip v5e,h100           instead of all chips
+  --chip v5e,h100           instead of the usual chips
   --image_size 224          if the preprocessing does not tell
   --trainer MODULE          with `build`; default is big_vision.train
   --noadvice                does not look for what would make it fit, which takes
@@ -28,11 +28,15 @@ import json
 import math
 import re
 import time
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import ml_collections as mlc
 from absl import app, flags, logging
 
 from big_vision.planning import advice, chips, trace
 from big_vision.planning import costs as costs_lib
+from big_vision.planning.trace import Build
 from big_vision.training import cli, flat_config
 
 assert cli, "Defines --config."
@@ -41,7 +45,9 @@ flags.DEFINE_string("mesh", None, "Axes and sizes: data=256,model=8.")
 flags.DEFINE_integer(
   "devices", None, "Number of devices, for -1 in config.mesh."
 )
-flags.DEFINE_list("chip", [], "Names of chips; default is all.")
+flags.DEFINE_list(
+  "chip", [], f"Of {', '.join(chips.CHIPS)}; default: {', '.join(chips.USUAL)}."
+)
 flags.DEFINE_integer("image_size", None, "Side of the images in pixels.")
 flags.DEFINE_string("trainer", "big_vision.train", "Module with `build`.")
 flags.DEFINE_bool("advice", True, "Look for what would make it fit.")
@@ -59,8 +65,12 @@ _OP = re.compile(rf"\b({'|'.join(_SIZES)})\s*(\((?:[^()]|\([^()]*\))*\))")
 MIB, GIB = 2**20, 2**30
 
 
-def parse_mesh(text, config_mesh=None, devices=None):
-  """The mesh to plan for.
+def parse_mesh(
+  text: str | None,
+  config_mesh: Sequence[tuple[str, int]] | None = None,
+  devices: int | None = None,
+) -> dict[str, int]:
+  """Reads the mesh to plan for.
 
   Args:
     text: str such as "data=256,model=8"; None takes `config_mesh`.
@@ -71,7 +81,7 @@ def parse_mesh(text, config_mesh=None, devices=None):
     dict of axis name -> size.
 
   Raises:
-    ValueError: it can not be read, or does not tell the number of devices.
+    ValueError: it cannot be read, or does not tell the number of devices.
   """
   if text is None:
     axes = [(name, int(size)) for name, size in config_mesh or [("data", -1)]]
@@ -105,8 +115,10 @@ def parse_mesh(text, config_mesh=None, devices=None):
   return {name: size if size > 0 else devices // known for name, size in axes}
 
 
-def image_size(config, side=None):
-  """Size of training images.
+def image_size(
+  config: mlc.ConfigDict, side: int | None = None
+) -> tuple[int, int]:
+  """Finds the size of training images.
 
   Args:
     config: ConfigDict; reads `input.pp`, without building it.
@@ -136,7 +148,13 @@ def image_size(config, side=None):
   return (size, size) if isinstance(size, int) else tuple(size)[:2]
 
 
-def plan(build, config, mesh, size, names=()):
+def plan(
+  build: Build,
+  config: mlc.ConfigDict,
+  mesh: dict[str, int],
+  size: tuple[int, int],
+  names: Iterable[str] = (),
+) -> tuple[costs_lib.Costs, dict[str, Any]]:
   """Plans a run.
 
   Args:
@@ -144,7 +162,7 @@ def plan(build, config, mesh, size, names=()):
     config: ConfigDict of the run.
     mesh: dict of axis name -> size.
     size: (height, width) of images in pixels.
-    names: names of chips; empty for all.
+    names: names of chips; empty for the usual ones.
 
   Returns:
     (Costs, dict of figures as `--json` writes them); bytes and FLOPs are per
@@ -181,12 +199,18 @@ def plan(build, config, mesh, size, names=()):
     "flops_of_all_devices": costs.flops * program.num_devices,
     "collectives": costs_lib.by_kind(costs.collectives),
     "chips": {c.name: _on_chip(costs, c) for c in wanted},
+    "assumed_elementwise": costs.assumed,
   }
   figures["seconds_to_plan"] = time.perf_counter() - start
   return costs, figures
 
 
-def advise(build, config, costs, figures):
+def advise(
+  build: Build,
+  config: mlc.ConfigDict,
+  costs: costs_lib.Costs,
+  figures: dict[str, Any],
+) -> None:
   """Adds `would_fit` to the chips of `figures` that are too small.
 
   Args:
@@ -241,8 +265,16 @@ def _on_chip(costs, chip):
   }
 
 
-def table(rows, header):
-  """Lines of text with aligned columns, the first one to the left."""
+def table(rows: Iterable[Sequence[str]], header: Sequence[str]) -> str:
+  """Writes lines with aligned columns, the first one to the left.
+
+  Args:
+    rows: cells of each row.
+    header: cells of the first row.
+
+  Returns:
+    Text.
+  """
   rows = [header, *rows]
   widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
   return "\n".join(
@@ -254,8 +286,8 @@ def table(rows, header):
   )
 
 
-def show(figures):
-  """The figures as text.
+def show(figures: dict[str, Any]) -> str:
+  """Writes the figures as text.
 
   Args:
     figures: dict, from `plan`.
@@ -295,6 +327,16 @@ def show(figures):
       f"{mib(f['not_split']['bytes'])} MiB of the parameters are whole on every "
       f"device: no dimension is a multiple of the axis, or they are small. The "
       f"largest: {names}."
+    )
+
+  if f["assumed_elementwise"]:
+    names = ", ".join(
+      f"{name} ({n} times)" for name, n in f["assumed_elementwise"].items()
+    )
+    text.append(
+      "The planner does not know these operations of this version of JAX. All "
+      "figures assume that they are elementwise, with one FLOP per element: "
+      f"{names}."
     )
 
   rows = [
@@ -339,8 +381,15 @@ def _does_not_fit(name, c):
   )
 
 
-def show_advice(figures):
-  """What would help where it does not fit, as text."""
+def show_advice(figures: dict[str, Any]) -> str:
+  """Writes what would help where a run does not fit.
+
+  Args:
+    figures: dict, from `plan` and `advise`.
+
+  Returns:
+    Text, one change a line.
+  """
   lines = []
   for name, c in figures["chips"].items():
     if c["fits"]:
@@ -353,7 +402,7 @@ def show_advice(figures):
   return "\n".join(lines)
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
   """Plans what the flags ask for."""
   del argv
   args = flags.FLAGS

@@ -1,4 +1,4 @@
-"""Curves of one or several runs as one HTML page that needs no network.
+"""Plots curves of runs on an HTML page that does not need a network.
 
 python -m big_vision.tools.plot WORKDIR... [--out FILE] [--png FILE]
 
@@ -19,6 +19,8 @@ import math
 import os
 import re
 import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from big_vision import fs
 from big_vision.tools import plot_sweeps
@@ -26,8 +28,8 @@ from big_vision.tools import plot_sweeps
 METRICS_FILE = "big_vision_metrics.txt"
 INITIAL_FILE = "big_vision_initial_metrics.txt"  # Before the first step.
 
-# Title of a group on the page, and which metrics it has: the first that
-# matches. What matches none comes below, folded, by the part before a "/".
+# Title of a group on the page, and the pattern of its metrics; the first match
+# counts. The other metrics come below, folded, by the part before a "/".
 GROUPS = (
   ("Loss", r"^training_loss$|(^|/)(\w+_)?loss(_\w+)?$"),
   ("Learning rate", r"^global_schedule\d*$|(^|/)lr$"),
@@ -39,7 +41,7 @@ MAX_PNG_CURVES = 8  # Per panel; more cannot be told apart.
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One run: its name on the page, curves and config.
+  """Holds the name, the curves and the config of a run.
 
   Attributes:
     name: str, unique on the page.
@@ -52,23 +54,30 @@ class Run:
   config: dict
 
   @functools.cached_property
-  def sweeps(self):
-    """Label of an axis -> dict of curve -> (x, y), see `plot_sweeps`."""
+  def sweeps(self) -> dict[str, dict[str, Any]]:
+    """Maps the label of an axis -> dict of curve -> (x, y), see `plot_sweeps`."""
     return plot_sweeps.sweeps(self.series, self.config)
 
-  def curves(self, label):
-    """Name -> (x, y) of the curves over what a label says, such as "step"."""
+  def curves(self, label: str) -> dict[str, Any]:
+    """Returns the curves over an axis.
+
+    Args:
+      label: "step", or a key of `sweeps`.
+
+    Returns:
+      Dict of name -> (x, y).
+    """
     return self.series if label == "step" else self.sweeps.get(label, {})
 
 
-def read_metrics(path):
+def read_metrics(path: str) -> tuple[dict[str, Any], int]:
   """Reads a metrics file.
 
   A run that was interrupted repeats steps: the last value of a step counts. A
   record torn by the interruption is left out.
 
   Args:
-    path: str, file of JSON lines `{"step": 1, "name": value, ...}`.
+    path: file of JSON lines `{"step": 1, "name": value, ...}`.
 
   Returns:
     Tuple (dict of metric name -> (steps, values), number of torn lines).
@@ -97,7 +106,7 @@ def read_metrics(path):
 
 
 def _parse(line):
-  """The record of a line; None if it is not one."""
+  """Parses the record of a line; None if it is not a record."""
   try:
     record = json.loads(line)  # Knows NaN and Infinity.
   except ValueError:
@@ -105,8 +114,16 @@ def _parse(line):
   return record if isinstance(record, dict) and "step" in record else None
 
 
-def flatten(tree, prefix=""):
-  """Nested dicts as one dict with keys like "input.batch_size"."""
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+  """Flattens nested dicts to one dict with keys like "input.batch_size".
+
+  Args:
+    tree: nested dicts.
+    prefix: beginning of all keys.
+
+  Returns:
+    Dict of key -> value.
+  """
   if not isinstance(tree, dict) or not tree:
     return {prefix[:-1]: tree}
   flat = {}
@@ -115,11 +132,11 @@ def flatten(tree, prefix=""):
   return flat
 
 
-def read_runs(workdirs):
+def read_runs(workdirs: Sequence[str]) -> list[Run]:
   """Reads runs.
 
   Args:
-    workdirs: list of str, workdirs or metrics files.
+    workdirs: workdirs or metrics files.
 
   Returns:
     List of `Run`.
@@ -147,7 +164,7 @@ def read_runs(workdirs):
     if fs.exists(initial_file):
       initial, _ = read_metrics(initial_file)
       for metric, (steps, values) in series.items():
-        # What is measured once, before training, is no curve.
+        # A value measured only once, before training, does not make a curve.
         before = initial.get(metric, ([], []))
         series[metric] = (before[0] + steps, before[1] + values)
     if torn:
@@ -160,8 +177,15 @@ def read_runs(workdirs):
   return runs
 
 
-def short_names(folders):
-  """The shortest ends of paths that tell them apart; equal ones get #2, #3."""
+def short_names(folders: Sequence[str]) -> list[str]:
+  """Shortens paths to their ends, as far as these differ.
+
+  Args:
+    folders: the paths.
+
+  Returns:
+    Names in the same order; equal paths get #2, #3.
+  """
   parts = [os.path.abspath(f).split(os.sep) for f in folders]
   different = len({tuple(p) for p in parts})
   for n in range(1, max(map(len, parts)) + 1):
@@ -174,11 +198,11 @@ def short_names(folders):
   ]
 
 
-def group_metrics(names):
+def group_metrics(names: Iterable[str]) -> list[tuple[str, list[str], bool]]:
   """Sorts metric names into groups.
 
   Args:
-    names: iterable of str.
+    names: names of metrics.
 
   Returns:
     List of (title, list of names, whether it is shown unfolded).
@@ -198,8 +222,8 @@ def group_metrics(names):
   ]
 
 
-def group_sweeps(runs):
-  """Groups of curves over something else than steps: accuracies, then the rest.
+def group_sweeps(runs: Sequence[Run]) -> list[tuple[str, list[str], bool, str]]:
+  """Groups curves over other axes than steps: accuracies, then the rest.
 
   Args:
     runs: list of `Run`.
@@ -223,11 +247,14 @@ def group_sweeps(runs):
   return found
 
 
-def make_page(runs):
-  """The HTML page as a str.
+def make_page(runs: Sequence[Run]) -> str:
+  """Makes the HTML page.
 
   Args:
     runs: list of `Run`.
+
+  Returns:
+    The HTML.
   """
   names = {name for run in runs for name in run.series}
   groups = group_metrics(names)
@@ -255,7 +282,7 @@ def make_page(runs):
 
 
 def _finite(curves):
-  """NaN and Infinity are not JSON; the page shows gaps for these strings."""
+  """Replaces NaN and Infinity by strings, for which the page shows gaps."""
   return {
     name: [xs, [v if math.isfinite(v) else str(v) for v in values]]
     for name, (xs, values) in curves.items()
@@ -280,7 +307,7 @@ def _table(head, rows):
 
 
 def _config_table(runs):
-  """The keys that differ, or the whole config of a single run (folded)."""
+  """Makes a table of keys that differ; of a single run, of all keys (folded)."""
   if not any(run.config for run in runs):
     return "<p>No config.json found.</p>"
   missing = "–"
@@ -309,12 +336,12 @@ def _final_table(runs, groups):
   return _table(["metric", *(run.name for run in runs)], rows)
 
 
-def save_png(runs, path):
+def save_png(runs: Sequence[Run], path: str) -> None:
   """Draws the main groups of curves, one panel each.
 
   Args:
     runs: list of `Run`.
-    path: str, local file to write.
+    path: local file to write.
 
   Raises:
     ImportError: matplotlib is not installed.
@@ -351,8 +378,15 @@ def save_png(runs, path):
   fig.savefig(path)
 
 
-def main(argv=None):
-  """Writes the page; returns the exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+  """Writes the page.
+
+  Args:
+    argv: arguments; None takes those of the process.
+
+  Returns:
+    Exit status.
+  """
   parser = argparse.ArgumentParser(
     prog="python -m big_vision.tools.plot",
     description="Curves of runs as one self-contained HTML page.",

@@ -1,4 +1,4 @@
-"""Metrics against an argument of the model, such as FlexiViT's patch size.
+"""Makes curves over an argument of the model, such as FlexiViT's patch size.
 
 A config that evaluates a model for several values of an argument has an
 evaluator for each: `val05` with `pred="predict_seqhw=5"`, and so on. Here the
@@ -6,13 +6,16 @@ last values of such evaluators become one curve.
 """
 
 import re
+from typing import Any
 
-# Arguments of models that mean something more familiar, given the images' size.
+# A more familiar name for an argument, given the size of images.
 _PATCH = "patch size (pixels)"
 
 
-def sweeps(series, config):
-  """Curves of a run over the arguments in `config.flexi`.
+def sweeps(
+  series: dict[str, Any], config: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+  """Makes the curves of a run over the arguments in `config.flexi`.
 
   Args:
     series: dict of metric name -> (steps, values).
@@ -51,7 +54,7 @@ def sweeps(series, config):
 
 
 def _predictions(config):
-  """Pairs of the name of an evaluator and its predict function."""
+  """Yields pairs of the name of an evaluator and its predict function."""
   for key, value in config.items():
     match = re.fullmatch(r"evals\.(.+)\.pred", key)
     if match and isinstance(value, str):
@@ -59,7 +62,7 @@ def _predictions(config):
 
 
 def _axis(arg, value, config):
-  """What the axis is called, and where on it the value is."""
+  """Returns the label of the axis and the position of a value on it."""
   x = float(value) if "." in value else int(value)
   res = config.get("res")
   if arg == "seqhw" and isinstance(res, int) and x:
@@ -68,6 +71,6 @@ def _axis(arg, value, config):
 
 
 def _without(name, value):
-  """A name without the number that tells it from others: val05 -> val."""
+  """Removes the number that tells a name from others: val05 -> val."""
   number = rf"[_=]?(?<!\d)0*{re.escape(value)}(?!\d)"
   return re.sub(number, "", name, count=1) or name

@@ -1,4 +1,4 @@
-"""Pictures, texts and how well they fit each other, in a notebook.
+"""Shows in a notebook how well pictures and texts fit each other.
 
 Shapes: I images, T texts.
 """
@@ -6,21 +6,29 @@ Shapes: I images, T texts.
 import base64
 import html
 import io
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 
-def table(images, texts, values, *, size=96):
-  """A table with a row for each image and a column for each text.
+def table(
+  images: Sequence[np.ndarray],
+  texts: Sequence[str],
+  values: Any,
+  *,
+  size: int = 96,
+) -> str:
+  """Makes a table with a row for each image and a column for each text.
 
   Args:
     images: sequence of I uint8 arrays [H, W, 3].
     texts: sequence of T str.
-    values: [I, T] array in [0, 1], such as probabilities; colours the cells.
-    size: int, longer side of the images in the table, pixels.
+    values: [I, T] array in [0, 1], such as probabilities; they color the cells.
+    size: longer side of the images in the table, pixels.
 
   Returns:
-    str, HTML that needs no other files.
+    HTML that does not need other files.
 
   Raises:
     ValueError: the shapes do not fit.
@@ -42,13 +50,13 @@ def table(images, texts, values, *, size=96):
 
 
 def _cell(value):
-  """One value in percent, the greener the larger."""
+  """Formats a value in percent; a larger one is greener."""
   style = f"background: rgba(46, 160, 67, {value:.3f}); text-align: center"
   return f'<td style="{style}">{value:.1%}</td>'
 
 
 def _data_url(image, size):
-  """The image as PNG in a URL, `size` pixels at its longer side."""
+  """Encodes the image as PNG in a URL, `size` pixels at its longer side."""
   from PIL import Image
 
   picture = Image.fromarray(image)
@@ -59,8 +67,10 @@ def _data_url(image, size):
   return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def boxes(model, images, texts):
-  """Boxes to add images and edit texts, above a table that follows.
+def boxes(
+  model: Any, images: Sequence[np.ndarray], texts: Sequence[str]
+) -> Any:
+  """Makes boxes to add images and edit texts, above a table.
 
   Args:
     model: `embedder.Embedder`.
@@ -68,8 +78,8 @@ def boxes(model, images, texts):
     texts: sequence of str to begin with.
 
   Returns:
-    ipywidgets.VBox with the children `files`, `texts`, `loss_fn` and `table`, by
-    these names its attributes, too. Images are embedded once, not with each text.
+    ipywidgets.VBox with the children `files`, `texts`, `loss_fn` and `table`,
+    which are also its attributes. Images are embedded once, not with each text.
   """
   import ipywidgets
 

@@ -16,14 +16,22 @@ import argparse
 import io
 import string
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 
 from big_vision import fs
 
 _REQUIRED = string.ascii_letters + string.digits + string.punctuation
 
 
-def main(argv=None):
-  """Writes the model; returns the exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+  """Writes the model.
+
+  Args:
+    argv: arguments; None takes those of the process.
+
+  Returns:
+    Exit status.
+  """
   parser = argparse.ArgumentParser(
     prog="python -m big_vision.tools.train_tokenizer",
     description="Trains a sentencepiece vocabulary.",
@@ -69,20 +77,23 @@ def main(argv=None):
   return 0
 
 
-def dataset_texts(name, split, features, data_dir=None):
-  """Texts of a TFDS dataset, in the order of its files.
+def dataset_texts(
+  name: str, split: str, features: Sequence[str], data_dir: str | None = None
+) -> Iterator[str]:
+  """Yields the texts of a TFDS dataset, in the order of its files.
 
   Args:
-    name: str, a prepared or an embedded dataset.
-    split: str, a TFDS split.
-    features: list of str, "a/b" for the feature b inside of a.
-    data_dir: str, TFDS folder.
+    name: a prepared or an embedded dataset.
+    split: a TFDS split.
+    features: "a/b" for the feature b inside of a.
+    data_dir: TFDS folder.
 
   Yields:
-    str.
+    The texts.
 
   Raises:
-    ValueError: no such dataset, split or feature, or it is no text.
+    ValueError: the dataset, split or feature does not exist, or the feature is
+      not a text.
   """
   import tensorflow_datasets as tfds
 
@@ -121,12 +132,18 @@ def dataset_texts(name, split, features, data_dir=None):
       yield from (v.decode() for v in values)
 
 
-def train(texts, vocab_size, *, type="unigram", normalization="identity"):
-  """A sentencepiece model.
+def train(
+  texts: Iterable[str],
+  vocab_size: int,
+  *,
+  type: str = "unigram",
+  normalization: str = "identity",
+) -> bytes:
+  """Trains a sentencepiece model.
 
   Args:
     texts: iterable of str.
-    vocab_size: int, at most so many pieces; fewer if the texts give no more.
+    vocab_size: largest number of pieces; the texts may give fewer.
     type: "unigram" or "bpe".
     normalization: name of a rule of sentencepiece.
 
@@ -166,7 +183,7 @@ def train(texts, vocab_size, *, type="unigram", normalization="identity"):
 
 
 def _leaves(features, path=()):
-  """(path, feature) of all that are no dicts; lists count as what they hold."""
+  """Yields (path, feature) of all leaves; a list counts as its elements."""
   inner = getattr(features, "feature", features)  # Of a sequence.
   if hasattr(inner, "items"):
     for key, value in inner.items():

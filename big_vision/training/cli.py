@@ -1,21 +1,25 @@
-"""From a command line to a finished run: flags, set-up, data, loop, shutdown.
+"""From a command line to a finished run: flags, checks, set-up, loop, shutdown.
 
 Defines the flags that every trainer has; `main_for` turns a method's `build`
-into the `main` of its module.
+into the `main` of its module. `train` is a whole run, from top to bottom.
 """
 
 import contextlib
 import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from big_vision import devices, fs, lookup, metrics, profiler, schedules
+from big_vision import devices, fs, metrics, profiler, schedules
 from big_vision import workdir as workdir_lib
 from big_vision.chrono import chrono
 from big_vision.training import config_check, console, flat_config, loop
-from big_vision.training import setup as setup_lib
+from big_vision.training.recipe import Recipe
+from big_vision.training.setup import Setup
+from big_vision.types import Batches, ConfigLike, TrainState
 
 config_flags.DEFINE_config_file(
   "config",
@@ -33,18 +37,20 @@ flags.DEFINE_boolean(
 jax.config.parse_flags_with_absl()
 
 
-def main_for(build, model="model"):
-  """The `main(argv)` of a trainer module.
+def main_for(
+  build: Callable[[Setup], Recipe], model: str = "model"
+) -> Callable[[Sequence[str]], None]:
+  """Makes the `main(argv)` of a trainer module.
 
   Args:
-    build: `Setup -> Recipe`, what the method computes.
+    build: returns the Recipe, what the method computes.
     model: what configs call the model that is trained: `<model>_name` and so on.
 
   Returns:
     Function for `absl.app.run`.
   """
 
-  def main(argv):
+  def main(argv: Sequence[str]) -> None:
     del argv
     config = flags.FLAGS.config
     if config is None:
@@ -64,7 +70,7 @@ def main_for(build, model="model"):
   return main
 
 
-def start_jax():
+def start_jax() -> None:
   """Joins the other hosts (BV_JAX_INIT), logging, compilation cache."""
   if flags.FLAGS["verbosity"].using_default_value:
     logging.set_verbosity(logging.INFO)
@@ -77,18 +83,25 @@ def start_jax():
     jax.distributed.initialize(
       num_processes=env("JAX_NUM_PROCESSES"), process_id=env("JAX_PROCESS_ID")
     )
-  if not jax.config.jax_compilation_cache_dir:
+  # An attribute that JAX makes at run time.
+  if not getattr(jax.config, "jax_compilation_cache_dir"):  # noqa: B009
     cache = os.path.expanduser("~/.cache/big_vision/jax")
     jax.config.update("jax_compilation_cache_dir", cache)
 
 
 def train(
-  build, config, workdir=None, *, cleanup=False, profile=False, model="model"
-):
+  build: Callable[[Setup], Recipe],
+  config: ConfigLike,
+  workdir: str | None = None,
+  *,
+  cleanup: bool = False,
+  profile: bool = False,
+  model: str = "model",
+) -> TrainState:
   """Runs a training from its config.
 
   Args:
-    build: `Setup -> Recipe`.
+    build: returns the Recipe.
     config: ConfigDict of the run.
     workdir: output folder; None writes nothing.
     cleanup: delete the workdir after success.
@@ -101,8 +114,6 @@ def train(
   Raises:
     ValueError: the config is wrong; raised before data is read.
   """
-  from big_vision import input_pipeline  # The TensorFlow wing.
-
   console.note(
     f"Hello from process {jax.process_index()} of {jax.process_count()} with "
     f"{jax.local_device_count()}/{jax.device_count()} devices "
@@ -113,45 +124,46 @@ def train(
   config = flat_config.modern(config)
   if chrono.prev_step is not None:  # Not the first run of this process.
     chrono.reset()
-  config_check.check(config, model=model)
+  config_check.check(config, model)
   mesh = devices.create_device_mesh(
     config.get("mesh", [("data", jax.device_count())]),
     allow_split_physical_axes=config.get(
       "mesh_allow_split_physical_axes", False
     ),
   )
-  lookup.preprocessing(config)
-  input_pipeline.validate(config.input)
-
   if workdir:
     fs.makedirs(workdir)  # On every host.
   with contextlib.ExitStack() as stack:
     stack.enter_context(workdir_lib.lock(workdir))
     writer = metrics.BigVisionMetricWriter(workdir=workdir, config=config)
     stack.callback(writer.close)
-    setup = _set_up(config, workdir, mesh, writer, profile)
+    setup = _set_up(config, workdir, mesh, writer)
+    if profile and workdir:
+      profiler.configure(fs.join(workdir, "profile"))
     recipe = build(setup)
-    config_check.check_evals(config, recipe.predict_fns, setup.devices)
     state = loop.run(setup, recipe)
   devices.sync()
   if jax.process_index() == 0:
-    logging.info(
-      "\n%s", console.summary(writer.latest, workdir, _files(workdir))
-    )
+    logging.info("\n%s", console.summary(writer.latest, workdir))
   workdir_lib.maybe_cleanup_workdir(workdir, cleanup, logging.info)
   return state
 
 
-def _set_up(config, workdir, mesh, writer, profile):
-  """Opens the data, resolves durations, starts the clock: the Setup."""
-  from big_vision import input_pipeline
+def _set_up(
+  config: ConfigLike,
+  workdir: str | None,
+  mesh: jax.sharding.Mesh,
+  writer: metrics.BigVisionMetricWriter,
+) -> Setup:
+  """Opens the data, resolves the length of the run, starts the clock."""
+  from big_vision import input_pipeline  # The TensorFlow wing.
 
   seed, batch_size = config.get("seed", 0), config.input.batch_size
   dataset, num_examples = input_pipeline.training(config.input, seed=seed)
-  total_steps = schedules.steps("total", config, num_examples, batch_size)
-  if total_steps != int(total_steps):
-    raise ValueError(f"config.total_steps={total_steps} is not a whole number.")
-  total_steps = int(total_steps)
+  steps: Any = schedules.steps("total", config, num_examples, batch_size)
+  total_steps = int(steps)
+  if total_steps != steps:
+    raise ValueError(f"config.total_steps={steps} is not a whole number.")
   chrono.inform(
     total_steps=total_steps,
     global_bs=batch_size,
@@ -159,21 +171,20 @@ def _set_up(config, workdir, mesh, writer, profile):
     measure=writer.measure,
     write_note=console.clock_note,
   )
-  if profile and workdir:
-    profiler.configure(fs.join(workdir, "profile"))
-  flat = mesh.devices.flatten()
 
-  def batches(first_step):
-    """Iterator of global batches from the (0-based) step `first_step` on."""
+  def batches(first_step: int) -> Batches:
+    """Iterates over global batches from the (0-based) step `first_step` on."""
     ds = dataset
     if first_step:
       ds, _ = input_pipeline.training(
         config.input, seed=seed, start_step=first_step
       )
     ahead = config.get("prefetch_to_device", 1)
-    return input_pipeline.start_global(ds, flat, ahead, warmup=True)
+    flat = mesh.devices.flatten()
+    it: Any = input_pipeline.start_global(ds, flat, ahead, warmup=True)
+    return it
 
-  return setup_lib.Setup(
+  return Setup(
     config=config,
     workdir=workdir,
     mesh=mesh,
@@ -182,16 +193,5 @@ def _set_up(config, workdir, mesh, writer, profile):
     batches=batches,
     num_examples=num_examples,
     total_steps=total_steps,
+    chrono=chrono,
   )
-
-
-def _files(workdir):
-  """What a run leaves behind, for the summary."""
-  if not workdir:
-    return []
-  return [
-    ("metrics", fs.join(workdir, "big_vision_metrics.txt")),
-    ("config", fs.join(workdir, "config.json")),
-    ("checkpoint", fs.join(workdir, "checkpoint.bv-LAST")),
-    ("curves", f"python -m big_vision.tools.plot {workdir}"),
-  ]

@@ -1,9 +1,11 @@
 """Checks a config once, at the edge, before anything expensive starts."""
 
 import jax
+from absl import logging
 
 from big_vision import lookup, losses
 from big_vision.evaluators import validate as eval_validate
+from big_vision.types import ConfigLike
 
 # Keys of the loop, the optimizer and the trainers. Others are allowed (configs
 # keep their arguments and sweeps their notes there) unless they look misspelt.
@@ -21,17 +23,43 @@ KEYS = {
   *(f"{d}_{u}" for d in DURATIONS for u in ("steps", "examples", "epochs", "percent")),
 }  # fmt: skip
 REQUIRED = ("input", "input.batch_size", "lr", "optax_name")
+MIXUP_KEYS = ("p", "n")
+# Some published configs have it; nobody has ever read it.
+MIXUP_UNREAD = ("fold_in",)
 
 
-def check(config, known=KEYS, model="model"):
-  """Raises ValueError for what can be told wrong from the config alone.
+def check(config: ConfigLike, model: str = "model") -> None:
+  """Checks all of a config, before data is read or anything is written.
+
+  What configs ask of a recipe, the predict functions of evaluators, is checked
+  by `loop.run`, as soon as there is a recipe.
+
+  Args:
+    config: ConfigDict of a run, in today's layout.
+    model: what the config calls the model that is trained.
+
+  Raises:
+    ValueError: names the key that is wrong, what it is, and what would do.
+  """
+  from big_vision import input_pipeline  # The TensorFlow wing.
+
+  check_training(config, model)
+  lookup.preprocessing(config)
+  input_pipeline.validate(config.input)
+  eval_validate.validate(config, None, jax.devices())
+
+
+def check_training(config: ConfigLike, model: str = "model") -> None:
+  """Checks what concerns neither data nor evaluators; imports no TensorFlow.
 
   Args:
     config: ConfigDict of a run.
-    known: names that may stand at its top level.
     model: what the config calls the model that is trained.
+
+  Raises:
+    ValueError: names the key that is wrong.
   """
-  lookup.check_keys(config, known, only_near=True)
+  lookup.check_keys(config, KEYS, only_near=True)
   for key in (*REQUIRED, f"{model}_name"):
     if config.get(key) is None:
       raise ValueError(f"config.{key} is required.")
@@ -62,14 +90,12 @@ def check(config, known=KEYS, model="model"):
   lookup.module("models", config[name], kind="model", key=name, needs="Model")
   if isinstance(config.get("loss"), str):
     losses.get(config.loss, "loss")
+  _check_mixup(config.get("mixup") or {})
 
 
-def check_evals(config, predict_fns, devices):
-  """Raises ValueError for evaluators that can not be built.
-
-  Args:
-    config: ConfigDict of a run.
-    predict_fns: what the recipe offers to evaluators, by name.
-    devices: [num_devices] array.
-  """
-  eval_validate.validate(config, predict_fns, devices)
+def _check_mixup(mixup: ConfigLike) -> None:
+  """Refuses keys of `config.mixup` that nobody reads."""
+  lookup.check_keys(mixup, (*MIXUP_KEYS, *MIXUP_UNREAD), "mixup")
+  for key in MIXUP_UNREAD:
+    if key in mixup:
+      logging.info("config.mixup.%s has no effect.", key)

@@ -1,40 +1,42 @@
-"""What a user sees: a progress line, notes, and a summary at the end."""
+"""Shows a run to its user: progress line, notes, summary at the end."""
 
 import logging as py_logging
 import math
 import re
 import sys
+from collections.abc import Mapping
+from typing import Any, TextIO
 
 import jax
 from absl import logging
 
+from big_vision import fs
 from big_vision.chrono import hms
 
 
 class Progress:
-  """One line that shows where a run is.
+  """Shows on one line where a run is.
 
   On a terminal the line is redrawn in place below the log, and details stay out
   of the log: single metrics (they are in the metrics file), matches of rules,
   timings. Elsewhere every update is a line of its own.
   """
 
-  def __init__(self, total_steps, stream=None):
+  def __init__(self, total_steps: int, stream: TextIO | None = None):
     self.total_steps = total_steps
     self.stream = stream or sys.stderr
     self.live = self.stream.isatty() and jax.process_index() == 0
     self._line = ""
-    self._handler = None
+    self._handler = logging.get_absl_handler()
     if self.live:
-      self._handler = logging.get_absl_handler()
       self._handler.addFilter(self._before_log)
 
-  def update(self, step, measured):
+  def update(self, step: int, measured: Mapping[str, float]) -> None:
     """Shows step, loss, images per second and time to go.
 
     Args:
-      step: int, finished steps.
-      measured: dict of metrics of this step; `training_loss`,
+      step: number of finished steps.
+      measured: metrics of this step; `training_loss`,
         `img/sec` and `eta` (seconds) are shown if they are there.
     """
     parts = [
@@ -55,7 +57,7 @@ class Progress:
     self._line = text
     self._draw()
 
-  def close(self):
+  def close(self) -> None:
     """Leaves the last state of the line on the screen."""
     if self.live:
       if self._line:
@@ -64,13 +66,13 @@ class Progress:
       self._handler.removeFilter(self._before_log)
       self.live = False
 
-  def _draw(self):
+  def _draw(self) -> None:
     self.stream.write(f"\r\x1b[2K{self._line}")
     self.stream.flush()
 
-  def _before_log(self, record):
-    """Logging filter: makes room for a log line; drops what the line shows."""
-    details = record.module in ("metrics", "trees", "chrono")
+  def _before_log(self, record: py_logging.LogRecord) -> bool:
+    """Makes room for a log line; drops details. A filter of logging."""
+    details = record.module in ("metrics", "trees", "chrono", "config_check")
     if record.levelno <= py_logging.INFO and (
       details or record.funcName == "clock_note"
     ):
@@ -80,8 +82,8 @@ class Progress:
     return True
 
 
-def no_chatter(record):
-  """Logging filter: drops what libraries say at INFO about their own doings."""
+def no_chatter(record: py_logging.LogRecord) -> bool:
+  """Drops what libraries say at INFO about themselves. A filter of logging."""
   libraries = (
     "/orbax/",
     "/tensorboardX/",
@@ -93,28 +95,27 @@ def no_chatter(record):
   return record.levelno > py_logging.INFO or not chatter
 
 
-def note(text):
+def note(text: str) -> None:
   """Logs a note on process 0, marked so that it stands out in the log."""
   if jax.process_index() == 0:
     logging.info("\x1b[33mNOTE\x1b[0m: %s", text)
 
 
-def clock_note(text):
+def clock_note(text: str) -> None:
   """Logs where the run is; a terminal shows that in the progress line."""
   if jax.process_index() == 0:
     logging.info("%s", text.replace("\n", "  "))
 
 
-def summary(metrics, workdir, files):
-  """The table at the end of a run.
+def summary(metrics: Mapping[str, Any], workdir: str | None) -> str:
+  """Makes the table at the end of a run.
 
   Args:
-    metrics: dict name -> last value.
-    workdir: str or None.
-    files: list of (what, path).
+    metrics: name -> last value.
+    workdir: output folder; None if nothing was written.
 
   Returns:
-    str of several lines.
+    Several lines.
   """
   quiet = re.compile(r"^(y/|z/secs|core_hours_|uptime|num_params)")
   rows = [(k, v) for k, v in metrics.items() if not quiet.match(k)]
@@ -122,16 +123,20 @@ def summary(metrics, workdir, files):
   width = max([len(k) for k, _ in rows], default=0)
   lines = ["Final metrics", *(f"  {k:<{width}}  {v:>12}" for k, v in rows)]
   if workdir:
-    wide = max(len(what) for what, _ in files)
-    lines += ["Where things are"]
-    lines += [f"  {what:<{wide}}  {path}" for what, path in files]
+    lines += [
+      "Where things are",
+      f"  metrics     {fs.join(workdir, 'big_vision_metrics.txt')}",
+      f"  config      {fs.join(workdir, 'config.json')}",
+      f"  checkpoint  {fs.join(workdir, 'checkpoint.bv-LAST')}",
+      f"  curves      python -m big_vision.tools.plot {workdir}",
+    ]
   else:
     lines += ["Nothing was written: the run had no --workdir."]
   return "\n".join(lines)
 
 
-def _number(x):
-  """At most six digits, no exponent for everyday sizes."""
+def _number(x: float) -> str:
+  """Formats with at most six digits, no exponent for everyday sizes."""
   if isinstance(x, float) and not math.isfinite(x):
     return str(x)
   if float(x).is_integer() and abs(x) < 1e12:

@@ -1,10 +1,15 @@
-"""Configs of the past, which had their data at the top level.
+"""Reads configs of the past, which had their data at the top level.
 
 Some papers' configs say `dataset`, `train_split`, `pp_train`, `batch_size` where
 today's have `config.input`. Trainers read them all the same.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import ml_collections as mlc
+
+from big_vision.types import ConfigLike
 
 # Top level -> today's key.
 _RENAMED = {
@@ -27,8 +32,8 @@ _VALIDATION = ("val_split", "pp_eval", "log_eval_steps")
 _DATA = {"dataset": "name", "train_split": "split", "dataset_dir": "data_dir"}
 
 
-def modern(config):
-  """A config in today's layout.
+def modern(config: ConfigLike) -> ConfigLike:
+  """Brings a config into today's layout.
 
   Args:
     config: ConfigDict of either layout.
@@ -43,9 +48,9 @@ def modern(config):
   """
   if "input" in config or "dataset" not in config:
     return config
-  old = config.copy_and_resolve_references().to_dict()
+  old: dict[str, Any] = config.copy_and_resolve_references().to_dict()
   _check(old)
-  new = {
+  new: dict[str, Any] = {
     _RENAMED.get(k, k): v
     for k, v in old.items()
     if k not in _INPUT and k not in _DATA and k not in _VALIDATION
@@ -58,7 +63,8 @@ def modern(config):
   return mlc.ConfigDict(new)
 
 
-def _check(old):
+def _check(old: Mapping[str, Any]) -> None:
+  """Refuses what is said twice or contradicts itself."""
   for before, now in _RENAMED.items():
     if before in old and now in old:
       raise ValueError(
@@ -76,13 +82,13 @@ def _check(old):
     )
 
 
-def _moved(old, names):
-  """The values of `old` under the keys of `names`, by their new names."""
+def _moved(old: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+  """Collects the values of `old` under the keys of `names`, by their new names."""
   return {new: old[k] for k, new in names.items() if k in old}
 
 
-def _validation(old):
-  """The evaluator `val` of a config that says it by keys of the top level."""
+def _validation(old: Mapping[str, Any]) -> dict[str, Any]:
+  """Makes the evaluator `val` of a config that says it by keys of the top level."""
   missing = [k for k in _VALIDATION if old.get(k) is None]
   if len(missing) == len(_VALIDATION):
     return {}
@@ -103,8 +109,8 @@ def _validation(old):
   }
 
 
-def _evaluator(cfg, old):
-  """One evaluator: `dataset` and `split` become `data`."""
+def _evaluator(cfg: dict[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+  """Converts one evaluator: `dataset` and `split` become `data`."""
   if "dataset" not in cfg:
     return cfg
   data = {"name": cfg["dataset"], "split": cfg.get("split")}

@@ -1,30 +1,35 @@
 """The training loop: step, log, checkpoint, evaluate, in this order.
 
-Reads top to bottom; every stage it calls takes what it needs and returns what
-it made. Whoever researches the loop itself copies `run` and calls the same
-stages.
+`run` reads from top to bottom. Every stage that it calls takes what it needs and
+returns what it made. Whoever researches the loop itself copies `run` and calls
+the same stages.
 """
 
 import contextlib
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
 
-from big_vision import checkpoints, devices, profiler
-from big_vision import optax as bv_optax
+from big_vision import checkpoints, devices, lookup, profiler
 from big_vision.evaluators import common as eval_common
 from big_vision.schedules import itstime
 from big_vision.training import console, preemption
+from big_vision.training import params as params_lib
 from big_vision.training import state as state_lib
 from big_vision.training import step as step_lib
+from big_vision.training.recipe import Recipe
+from big_vision.training.setup import Setup
+from big_vision.types import Evaluator, Measurements, Params, TrainState
 
 
 class Preempted(SystemExit):
   """The run stopped early on request, with its state in a checkpoint."""
 
 
-def run(setup, recipe):
+def run(setup: Setup, recipe: Recipe) -> TrainState:
   """Trains a recipe to the end of its config.
 
   Args:
@@ -35,27 +40,15 @@ def run(setup, recipe):
     The final state, a dict of trees of global arrays.
 
   Raises:
+    ValueError: an evaluator asks for a function that the recipe does not have.
     RuntimeError: a loss or a norm is not finite. Raised on every host.
     Preempted: SIGTERM came; the state is in a checkpoint if the run has any.
   """
   config, writer, chrono = setup.config, setup.writer, setup.chrono
   total_steps = setup.total_steps
   plan = state_lib.plan(recipe, setup)
-
-  # Where to start: own checkpoint, someone else's, loaded weights, or nothing.
-  path = state_lib.resume_path(setup)
-  if path:
-    console.note(f"Resuming from {path}")
-    state = state_lib.restore(path, plan, chrono)
-    batches = None  # The position in the data follows from the step.
-  else:
-    batches = setup.batches(0) if total_steps else None
-    state = state_lib.initialise(recipe, setup, plan)
-    state_lib.log_parameters(state["params"], "Parameters")
-  first_step = bv_optax.get_count(state["opt"])
-  chrono.inform(first_step=first_step)
-  if batches is None and first_step < total_steps:
-    batches = setup.batches(first_step)
+  evaluators = _Evaluators(setup, recipe, plan.frozen)
+  state, first_step, batches = state_lib.start(setup, recipe, plan)
 
   _, rng_loop = state_lib.seed_keys(config.get("seed", 0))
   rng_loop = devices.reshard(rng_loop, plan.replicated)
@@ -63,10 +56,6 @@ def run(setup, recipe):
     recipe, plan.tx, config, plan.shardings, plan.replicated
   )
   schedules = [devices.jit_cpu()(fn) for fn in plan.schedules]
-  evaluators = _Evaluators(setup, recipe)
-  seen = lambda state: (
-    {**state, "frozen": plan.frozen} if plan.frozen else state
-  )
   manager = checkpoints.CheckpointManager() if setup.workdir else None
   progress = console.Progress(total_steps)
   stop = preemption.Preemption()
@@ -83,18 +72,19 @@ def run(setup, recipe):
 
     writer.step_start(first_step)
     for name, tree in _models(recipe, plan):
-      writer.measure(name, state_lib.num_params(tree))
+      writer.measure(name, params_lib.count(tree))
     if first_step in (0, total_steps):
       console.note("Initial evaluation" if first_step == 0 else "Evaluation")
       for name, evaluator, _, prefix in evaluators.get():
         skip = config.evals[name].get("skip_first")
         if not skip or first_step == total_steps:
-          evaluators.measure(name, evaluator, prefix, seen(state))
+          evaluators.measure(name, evaluator, prefix, state)
     # Rows of training start at step 1; what came before has its own file.
     writer.step_end(initial=first_step < total_steps)
 
     console.note(f"First step compilations...\n{chrono.note}")
     for step in range(first_step + 1, total_steps + 1):
+      assert batches is not None  # There are steps left.
       batch = next(batches)
       writer.step_start(step)
       with jax.profiler.StepTraceAnnotation("train_step", step_num=step):
@@ -116,7 +106,7 @@ def run(setup, recipe):
           writer.measure(name, value)
         chrono.tick(step)
         _check_finite(measured, step, log_every)
-        progress.update(step, _speed(chrono, writer, setup, measured))
+        progress.update(step, _speed(setup, measured))
 
       preempted = stop.reached(step)
       keep = _keep(setup, step)
@@ -135,7 +125,7 @@ def run(setup, recipe):
         if itstime(step, log_steps, total_steps, first=False, last=True):
           chrono.pause(wait_for=state)
           chrono.tick(step)
-          evaluators.measure(name, evaluator, prefix, seen(state))
+          evaluators.measure(name, evaluator, prefix, state)
           chrono.resume()
       writer.step_end()
 
@@ -144,8 +134,8 @@ def run(setup, recipe):
   return state
 
 
-def _models(recipe, plan):
-  """Pairs of the name of the metric of its size and a tree of parameters."""
+def _models(recipe: Recipe, plan: state_lib.Plan) -> Iterator[tuple[str, Any]]:
+  """Yields the name of the metric of its size and a tree of parameters."""
   suffix = f"_{recipe.params_name}" if recipe.params_name else ""
   yield f"num_params{suffix}", plan.shapes["params"]
   for name, tree in plan.frozen.items():
@@ -155,12 +145,18 @@ def _models(recipe, plan):
 class _Evaluators:
   """Builds the evaluators on first use, runs and records them."""
 
-  def __init__(self, setup, recipe):
-    self._setup, self._recipe = setup, recipe
-    self._list = None
+  def __init__(self, setup: Setup, recipe: Recipe, frozen: dict[str, Params]):
+    self._setup, self._recipe, self._frozen = setup, recipe, frozen
+    self._list: list[tuple[str, Evaluator, Any, str]] | None = None
+    for name, cfg in setup.config.get("evals", {}).items():
+      pred = cfg.get("pred", "predict")
+      if pred not in recipe.predict_fns:
+        raise lookup.unknown(
+          "predict function", pred, recipe.predict_fns, f"evals.{name}.pred"
+        )
 
-  def get(self):
-    """List of (name, evaluator, log_steps, prefix), built once."""
+  def get(self) -> list[tuple[str, Evaluator, Any, str]]:
+    """Returns (name, evaluator, log_steps, prefix) of each, built once."""
     if self._list is None:
       setup = self._setup
       # Building moves host data to devices as it likes, running does not.
@@ -176,9 +172,12 @@ class _Evaluators:
         )
     return self._list
 
-  def measure(self, name, evaluator, prefix, state):
+  def measure(
+    self, name: str, evaluator: Evaluator, prefix: str, state: TrainState
+  ) -> None:
     """Runs one evaluator and writes what it yields."""
     writer, chrono = self._setup.writer, self._setup.chrono
+    state = step_lib.with_frozen(state, self._frozen)
     results = {}
     with chrono.log_timing(f"z/secs/eval/{name}"):
       for key, value in evaluator.run(state):
@@ -190,21 +189,23 @@ class _Evaluators:
       console.note(f"{name}: {text}")
 
 
-def _keep(setup, step):
-  """Whether the checkpoint after `step`, if any, is permanent."""
+def _keep(setup: Setup, step: int) -> bool:
+  """Tells whether the checkpoint after `step`, if any, is permanent."""
   every = setup.get_steps("keep_ckpt", None)
   if not every and setup.get_steps("ckpt", None):
     every = setup.total_steps
   return bool(itstime(step, every, setup.total_steps, first=False))
 
 
-def _checkpoint(setup, step, keep):
-  """Whether to write a checkpoint after `step`."""
+def _checkpoint(setup: Setup, step: int, keep: bool) -> bool:
+  """Tells whether to write a checkpoint after `step`."""
   every = setup.get_steps("ckpt", None)
   return keep or bool(itstime(step, every, setup.total_steps, first=True))
 
 
-def _check_finite(measured, step, log_every):
+def _check_finite(
+  measured: Measurements, step: int, log_every: int | None
+) -> None:
   """Raises RuntimeError if training has diverged."""
   for name in ("training_loss", "l2_grads", "l2_updates", "l2_params"):
     if not math.isfinite(measured[name]):
@@ -216,12 +217,13 @@ def _check_finite(measured, step, log_every):
       )
 
 
-def _speed(chrono, writer, setup, measured):
-  """What the progress line shows: loss, images per second, time to go."""
+def _speed(setup: Setup, measured: Measurements) -> dict[str, float]:
+  """Computes for the progress line: loss, images per second, time to go."""
+  writer, chrono = setup.writer, setup.chrono
   shown = {"training_loss": float(measured["training_loss"])}
   per_core = writer.latest.get("img/sec/core")
   if per_core:
     shown["img/sec"] = per_core * jax.device_count()
-    left = setup.total_steps - chrono.prev_step
+    left = setup.total_steps - (chrono.prev_step or 0)
     shown["eta"] = left * setup.batch_size / shown["img/sec"]
   return shown

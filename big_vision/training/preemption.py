@@ -1,4 +1,4 @@
-"""Noticing that the machine is about to be taken away."""
+"""Notices that the machine is about to be taken away."""
 
 import signal
 import threading
@@ -14,7 +14,7 @@ class Preemption:
   and picks a step at which all of them stop; alone, the next step will do.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self._noticed = False
     self._old = None
     self._shared = jax.process_count() > 1
@@ -22,17 +22,17 @@ class Preemption:
     if not self._shared and main:
       self._old = signal.signal(signal.SIGTERM, self._notice)
 
-  def _notice(self, *_):
+  def _notice(self, *_: object) -> None:
     self._noticed = True
 
-  def reached(self, step):
-    """Whether to stop after `step`; the same answer on every host."""
+  def reached(self, step: int) -> bool:
+    """Tells whether to stop after `step`; the same answer on every host."""
     if self._shared:
       return multihost_utils.reached_preemption_sync_point(step)
     return self._noticed
 
-  def close(self):
-    """Gives the signal back to whoever had it."""
+  def close(self) -> None:
+    """Restores the former handler of the signal."""
     if self._old is not None:
       signal.signal(signal.SIGTERM, self._old)
       self._old = None

@@ -1,8 +1,8 @@
 """Recipe: everything that a training method supplies to the loop.
 
-A recipe is plain functions in a frozen dataclass. The loop owns what must not
-drift between methods: logging, checkpoints, resuming, evaluation, the NaN
-guard; the recipe owns what a paper changes.
+A recipe consists of plain functions in a frozen dataclass. The recipe owns what
+a paper changes. The loop owns what must not drift between methods: logging,
+checkpoints, resuming, evaluation, the NaN guard.
 """
 
 import dataclasses
@@ -11,9 +11,28 @@ from typing import Any
 
 import jax
 
+from big_vision.types import (
+  Array,
+  Batch,
+  Key,
+  LoadFn,
+  LossFn,
+  Measurements,
+  Params,
+  PredictFns,
+  TrainState,
+)
 
-def value_and_grad(loss_fn, params, batch, rng, state, *static):
-  """The default `grad_fn`: one forward, one backward pass.
+
+def value_and_grad(
+  loss_fn: LossFn,
+  params: Params,
+  batch: Batch,
+  rng: Key,
+  state: TrainState,
+  *static: Any,
+) -> tuple[tuple[Array, Measurements], Params]:
+  """Computes loss and gradient in one pass each: the default `grad_fn`.
 
   Args:
     loss_fn: `(params, batch, rng, state, *static) -> (loss [], measurements)`.
@@ -33,7 +52,7 @@ def value_and_grad(loss_fn, params, batch, rng, state, *static):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """What a training method computes.
+  """Holds what a training method computes.
 
   Attributes:
     init: `(rng, batch) -> params`; `batch` holds zeros of the right shapes.
@@ -56,7 +75,7 @@ class Recipe:
     grad_fn: see `value_and_grad`; sharpness-aware and other two-pass gradients.
     accumulate: `(params, batch, rng, state, *static, steps, constrain) ->
       ((loss, measurements), gradients)`, the gradient of the whole batch on
-      `steps` micro-batches, for losses that are no means over examples;
+      `steps` micro-batches, for losses that are not means over examples;
       `constrain` is to be applied to sums of gradients.
     extra_state: `params -> dict`, further entries of the state and of the
       checkpoint: averages of parameters, a carried random key, `collections`.
@@ -66,17 +85,19 @@ class Recipe:
       step) that are static under jit; each distinct tuple compiles once.
   """
 
-  init: Callable[..., Any]
-  loss_fn: Callable[..., Any]
-  predict_fns: Mapping[str, Callable[..., Any]] = dataclasses.field(
-    default_factory=dict
-  )
-  load: Callable[..., Any] | None = None
-  augment: Callable[..., Any] | None = None
-  frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  init: Callable[[Key, Batch], Params]
+  loss_fn: LossFn
+  predict_fns: PredictFns = dataclasses.field(default_factory=dict)
+  load: LoadFn | None = None
+  augment: Callable[[Batch, Key], tuple[Batch, Key]] | None = None
+  frozen: Mapping[str, Params] = dataclasses.field(default_factory=dict)
   params_name: str | None = None
-  grad_fn: Callable[..., Any] = value_and_grad
-  accumulate: Callable[..., Any] | None = None
-  extra_state: Callable[..., Any] | None = None
-  post_update: Callable[..., Any] | None = None
-  static_args: Callable[[int], tuple] | None = None
+  grad_fn: Callable[..., tuple[tuple[Array, Measurements], Params]] = (
+    value_and_grad
+  )
+  accumulate: (
+    Callable[..., tuple[tuple[Array, Measurements], Params]] | None
+  ) = None
+  extra_state: Callable[[Params], TrainState] | None = None
+  post_update: Callable[[TrainState, TrainState], TrainState] | None = None
+  static_args: Callable[[int], tuple[Any, ...]] | None = None

@@ -2,21 +2,21 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
-import ml_collections as mlc
 import numpy as np
 
 from big_vision import chrono as chrono_lib
 from big_vision import metrics, models, schedules, sharding
+from big_vision.types import Batches, ConfigLike, LoadFn
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """The surroundings of a run.
+  """Holds what a run has opened and resolved from its config.
 
   Attributes:
     config: the run's config.
@@ -31,24 +31,24 @@ class Setup:
     chrono: the clock.
   """
 
-  config: mlc.ConfigDict
+  config: ConfigLike
   workdir: str | None
   mesh: jax.sharding.Mesh
   writer: metrics.BigVisionMetricWriter
   batch_shapes: dict[str, Any]
-  batches: Callable[[int], Any]
+  batches: Callable[[int], Batches]
   num_examples: int
   total_steps: int
   chrono: chrono_lib.Chrono = chrono_lib.chrono
 
   @property
-  def batch_size(self):
+  def batch_size(self) -> int:
     """Global batch size, in examples."""
     return self.config.input.batch_size
 
   @property
-  def sched_kw(self):
-    """What schedules need to know besides `config.schedule`."""
+  def sched_kw(self) -> dict[str, int]:
+    """Arguments of schedules besides `config.schedule`."""
     return dict(
       total_steps=self.total_steps,
       batch_size=self.batch_size,
@@ -56,20 +56,25 @@ class Setup:
     )
 
   @property
-  def devices(self):
+  def devices(self) -> np.ndarray:
     """[num_devices] array in mesh order, the one order used everywhere."""
     return np.asarray(self.mesh.devices).flatten()
 
   @property
-  def checkpoint_prefix(self):
+  def checkpoint_prefix(self) -> str | None:
     """Path that names of checkpoints start with; None without workdir."""
     return f"{self.workdir}/checkpoint.bv" if self.workdir else None
 
-  def get_steps(self, name, default=ValueError, cfg=None):
+  def get_steps(
+    self,
+    name: str,
+    default: Any = ValueError,
+    cfg: ConfigLike | None = None,
+  ) -> Any:
     """Resolves a duration `<name>_{steps,examples,epochs,percent}`.
 
     Args:
-      name: str, prefix of the config keys.
+      name: prefix of the config keys.
       default: what to return if there is none; ValueError: raise.
       cfg: mapping to look in, the run's config by default.
 
@@ -86,26 +91,24 @@ class Setup:
     )
 
   @contextlib.contextmanager
-  def context(self):
-    """Mesh and logical axis rules, active around everything on devices."""
-    rules = sharding.axis_rules(self.config)
+  def context(self) -> Iterator[None]:
+    """Sets mesh and logical axis rules, around everything on devices."""
+    rules: Any = sharding.axis_rules(self.config)
     with jax.set_mesh(self.mesh), nn.logical_axis_rules(rules):
       yield
 
-  def make_model(self, key="model", **kw):
-    """Builds `config.<key>_name` with the arguments `config.<key>`.
+  def make_model(
+    self, key: str = "model", **kw: Any
+  ) -> tuple[Any, LoadFn | None]:
+    """Builds a model of the config, see `models.build`.
 
     Args:
-      key: str, what the config calls the model.
+      key: what the config calls the model.
       **kw: further arguments of the model, such as `num_classes`; the config's
-        own come first.
+        own win.
 
     Returns:
       (model, load): the linen module; and `params -> params` that reads
-      `config.<key>_init`, with the arguments `config.<key>_load`, or None if the
-      config has none.
-
-    Raises:
-      ValueError: unknown model.
+      `config.<key>_init`, or None if the config has none.
     """
     return models.build(self.config, key, **kw)

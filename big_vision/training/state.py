@@ -1,28 +1,35 @@
-"""The state of a run: its shapes and shardings, initialised or restored.
+"""The state of a run: its shapes and shardings, initialized or restored.
 
 The state is a dict of trees: `params`, `opt`, and what a recipe adds. Nothing
-is ever materialised on one device: what a checkpoint has is read into its
-target sharding, what is missing is initialised in place on the mesh.
+is ever materialized on one device: what a checkpoint has is read into its
+target sharding, what is missing is initialized in place on the mesh.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
+import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from big_vision import checkpoints, fs, sharding, trees
+from big_vision import checkpoints, fs, sharding
 from big_vision import optax as bv_optax
+from big_vision.chrono import Chrono
 from big_vision.devices import reshard
+from big_vision.training import console
+from big_vision.training import params as params_lib
+from big_vision.training.recipe import Recipe
+from big_vision.training.setup import Setup
+from big_vision.types import Batches, Key, Params, Schedule, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Shapes, shardings and functions of a run, before anything is allocated.
+  """Holds shapes, shardings and functions of a run, before it has a state.
 
   Attributes:
     shapes: tree of ShapeDtypeStruct of the state.
@@ -35,24 +42,24 @@ class Plan:
     frozen: the recipe's frozen trees, on the mesh.
   """
 
-  shapes: dict
-  shardings: dict
+  shapes: dict[str, Any]
+  shardings: dict[str, Any]
   replicated: NamedSharding
-  tx: Any
-  schedules: list
-  make: dict
-  frozen: dict
+  tx: optax.GradientTransformation
+  schedules: list[Schedule]
+  make: dict[str, Callable[[Any], Any]]
+  frozen: dict[str, Params]
 
 
-def seed_keys(seed):
-  """The keys of a run: (rng_init, rng_loop) of an integer seed."""
+def seed_keys(seed: int) -> tuple[Key, Key]:
+  """Makes the two keys of a run, (rng_init, rng_loop), from its seed."""
   with jax.default_device(jax.local_devices(backend="cpu")[0]):
     rng, rng_init = jax.random.split(jax.random.PRNGKey(seed))
     _, rng_loop = jax.random.split(rng)
   return rng_init, rng_loop
 
 
-def plan(recipe, setup):
+def plan(recipe: Recipe, setup: Setup) -> Plan:
   """Infers shapes and shardings of the state; allocates frozen trees only.
 
   Args:
@@ -100,8 +107,43 @@ def plan(recipe, setup):
   )
 
 
-def initialise(recipe, setup, plan):
-  """The state at step 0: parameters of `recipe.load`, the rest from the seed.
+def start(
+  setup: Setup, recipe: Recipe, plan: Plan
+) -> tuple[TrainState, int, Batches | None]:
+  """Restores or initializes the state; opens the data where it continues.
+
+  A run continues from the newest checkpoint of its workdir, else from the one
+  that `config.resume` names. Without either, it starts with the parameters that
+  `recipe.load` reads, and initializes the others.
+
+  Args:
+    setup: the Setup.
+    recipe: the Recipe.
+    plan: the Plan.
+
+  Returns:
+    (state, first_step, batches): the state after `first_step` steps, and an
+    iterator of the batches that follow, None if there are no more steps.
+  """
+  path, batches = resume_path(setup), None
+  if path:
+    console.note(f"Resuming from {path}")
+    state = restore(path, plan, setup.chrono)
+  else:
+    if setup.total_steps:  # Reading starts while the state is initialized.
+      batches = setup.batches(0)
+    state = initialize(recipe, setup, plan)
+    params_lib.log(state["params"], "Parameters")
+  first_step = bv_optax.get_count(state["opt"])
+  setup.chrono.inform(first_step=first_step)
+  if batches is None and first_step < setup.total_steps:
+    # The position in the data follows from the step.
+    batches = setup.batches(first_step)
+  return state, first_step, batches
+
+
+def initialize(recipe: Recipe, setup: Setup, plan: Plan) -> TrainState:
+  """Makes the state at step 0: loaded parameters, the rest from the seed.
 
   Args:
     recipe: the Recipe.
@@ -117,7 +159,14 @@ def initialise(recipe, setup, plan):
   rng_init, _ = seed_keys(setup.config.get("seed", 0))
   rng_init = reshard(rng_init, plan.replicated)
   with setup.context():
-    params = _params(recipe, plan, rng_init)
+    loaded = recipe.load(plan.shapes["params"]) if recipe.load else {}
+    params = params_lib.complete(
+      loaded,
+      lambda rng: nn.unbox(plan.make["params"](rng)),
+      rng_init,
+      plan.shapes["params"],
+      plan.shardings["params"],
+    )
     opt = jax.jit(
       lambda p: nn.unbox(plan.make["opt"](p)),
       out_shardings=plan.shardings["opt"],
@@ -129,68 +178,7 @@ def initialise(recipe, setup, plan):
   return state
 
 
-def _params(recipe, plan, rng):
-  """Loaded parameters where there are any, initialised ones elsewhere."""
-  shapes, where = plan.shapes["params"], plan.shardings["params"]
-  loaded = recipe.load(shapes) if recipe.load else shapes
-  flat, treedef = trees.tree_flatten_with_names(shapes)
-  names = [name for name, _ in flat]
-  have = dict(trees.tree_flatten_with_names(loaded)[0])
-  have = {
-    name: x
-    for name, x in have.items()
-    if not isinstance(x, jax.ShapeDtypeStruct)
-  }
-  _check_shapes(have, dict(flat))
-  where = dict(zip(names, jax.tree.leaves(where), strict=True))
-
-  missing = [name for name in names if name not in have]
-  if have:
-    logging.info(
-      "Loaded %d of %d parameter arrays; initialising: %s",
-      len(have),
-      len(names),
-      ", ".join(missing) or "none",
-    )
-
-  def init(rng):  # What is not needed is not computed.
-    params = nn.unbox(plan.make["params"](rng))
-    every = dict(trees.tree_flatten_with_names(params)[0])
-    return {name: every[name] for name in missing}
-
-  fresh = {}
-  if missing:
-    fresh = jax.jit(init, out_shardings={n: where[n] for n in missing})(rng)
-  kept = reshard(
-    {n: _as_array(x, dict(flat)[n].dtype) for n, x in have.items()},
-    {n: where[n] for n in have},
-  )
-  return treedef.unflatten([(fresh | kept)[name] for name in names])
-
-
-def _as_array(x, dtype):
-  """`x` in the dtype of the model; what is on devices stays there."""
-  return x.astype(dtype) if isinstance(x, jax.Array) else np.asarray(x, dtype)
-
-
-def _check_shapes(have, shapes):
-  """Raises ValueError if a loaded array does not fit the model."""
-  bad = [
-    f"  {name}: {tuple(np.shape(x))} in the checkpoint, {shapes[name].shape} "
-    "in the model"
-    for name, x in have.items()
-    if tuple(np.shape(x)) != tuple(shapes[name].shape)
-  ]
-  if bad:
-    raise ValueError(
-      "config.model_init does not fit config.model:\n"
-      + "\n".join(bad)
-      + "\nChange config.model, or list these names in "
-      "config.model_load.dont_load to initialise them."
-    )
-
-
-def restore(path, plan, chrono):
+def restore(path: str, plan: Plan, chrono: Chrono) -> TrainState:
   """Reads a whole state (and the clock) from a checkpoint of the loop.
 
   Args:
@@ -214,23 +202,31 @@ def restore(path, plan, chrono):
   return loaded
 
 
-def resume_path(setup):
-  """Where to resume from: the workdir, else `config.resume`, else None."""
-  if setup.workdir and fs.exists(setup.checkpoint_prefix + "-LAST"):
-    return setup.checkpoint_prefix
+def resume_path(setup: Setup) -> str | None:
+  """Finds a checkpoint of the workdir, else `config.resume`, else None."""
+  prefix = setup.checkpoint_prefix
+  if prefix and fs.exists(f"{prefix}-LAST"):
+    return prefix
   return setup.config.get("resume") or None
 
 
-def save(manager, state, setup, step, chrono, keep):
+def save(
+  manager: checkpoints.CheckpointManager,
+  state: TrainState,
+  setup: Setup,
+  step: int,
+  chrono: Chrono,
+  keep: bool,
+) -> None:
   """Starts writing a checkpoint; returns once the state is safe on the host.
 
   Args:
-    manager: checkpoints.CheckpointManager.
+    manager: writes in the background.
     state: the state.
     setup: the Setup.
-    step: int, number of finished steps.
+    step: number of finished steps.
     chrono: the Chrono.
-    keep: bool, whether the checkpoint is permanent.
+    keep: whether the checkpoint is permanent.
   """
   # Host-side in 64 bits: more than 2³¹ examples, sub-second times.
   clock = {
@@ -243,27 +239,4 @@ def save(manager, state, setup, step, chrono, keep):
     setup.checkpoint_prefix,
     step,
     keep,
-  )
-
-
-def log_parameters(params, message):
-  """Logs names, shapes and size of all parameters (process 0)."""
-  if jax.process_index():
-    return
-  named = trees.tree_flatten_with_names(params)[0]
-  width = max([len(n) for n, _ in named], default=0)
-  rows = [f"  {n:<{width}}  {str(x.dtype):>8}  {x.shape}" for n, x in named]
-  logging.info(
-    "%s: %d parameters in %d arrays\n%s",
-    message,
-    num_params(params),
-    len(named),
-    "\n".join(rows),
-  )
-
-
-def num_params(params):
-  """Total number of parameters of a tree of arrays or shapes."""
-  return int(
-    sum(np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(params))
   )

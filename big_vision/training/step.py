@@ -5,6 +5,8 @@ turns it into the one program that the loop runs.
 """
 
 import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +14,28 @@ import optax
 
 from big_vision import optax as bv_optax
 from big_vision.grads import accumulate
+from big_vision.training.recipe import Recipe
+from big_vision.types import (
+  Array,
+  Batch,
+  ConfigLike,
+  Key,
+  Measurements,
+  Params,
+  PyTree,
+  TrainState,
+)
 
 
-def l2(tree):
-  """√Σ x² over all leaves of a tree, in float32. Returns a scalar []."""
+def with_frozen(
+  state: TrainState, frozen: Mapping[str, Params] | None
+) -> TrainState:
+  """Adds the frozen trees, if any, for functions of the recipe to read."""
+  return {**state, "frozen": frozen} if frozen else state
+
+
+def l2(tree: PyTree) -> Array:
+  """Computes √Σ x² over all leaves of a tree. Returns a float32 scalar []."""
   return jnp.sqrt(
     sum(
       (
@@ -28,9 +48,16 @@ def l2(tree):
 
 
 def loss_and_grad(
-  recipe, params, batch, rng, state, static, accum_steps, shardings=None
-):
-  """Loss, measurements and gradient, averaged over micro-batches.
+  recipe: Recipe,
+  params: Params,
+  batch: Batch,
+  rng: Key,
+  state: TrainState,
+  static: tuple[Any, ...],
+  accum_steps: int,
+  shardings: PyTree | None = None,
+) -> tuple[tuple[Array, Measurements], Params]:
+  """Computes loss, measurements and gradient, averaged over micro-batches.
 
   Args:
     recipe: the Recipe.
@@ -39,7 +66,7 @@ def loss_and_grad(
     rng: random key; micro-batch i gets it folded with i.
     state: the training state, passed on to the loss.
     static: tuple, passed on to the loss.
-    accum_steps: int, number of micro-batches. For losses that are means over
+    accum_steps: number of micro-batches. For losses that are means over
       examples, and recipes with their own `accumulate`, any number gives the loss
       and gradient of the whole batch.
     shardings: tree of NamedSharding of the parameters, which sums of gradients
@@ -80,19 +107,19 @@ def loss_and_grad(
 
 
 def update(
-  state,
-  batch,
-  frozen,
-  rng_loop,
+  state: TrainState,
+  batch: Batch,
+  frozen: Mapping[str, Params],
+  rng_loop: Key,
   *,
-  recipe,
-  tx,
-  schedule,
-  accum_steps,
-  shardings,
-  static,
-):
-  """One step of training.
+  recipe: Recipe,
+  tx: optax.GradientTransformation,
+  schedule: Any,
+  accum_steps: int,
+  shardings: PyTree,
+  static: tuple[Any, ...],
+) -> tuple[TrainState, Measurements]:
+  """Does one step of training: gradient, clipping, optimizer, measurements.
 
   Args:
     state: dict with `params`, `opt` and what the recipe added.
@@ -101,9 +128,9 @@ def update(
     rng_loop: random key of the whole run; the step's key is this one folded
       with the schedule counter, so it does not depend on restarts.
     recipe: the Recipe.
-    tx: optax.GradientTransformation.
+    tx: the optimizer, with clipping and decay.
     schedule: `config.schedule`; tells which parameters are frozen.
-    accum_steps: int, number of micro-batches.
+    accum_steps: number of micro-batches.
     shardings: tree of NamedSharding of the state.
     static: tuple of the recipe's static arguments.
 
@@ -116,13 +143,12 @@ def update(
     batch, rng = recipe.augment(batch, rng)
   _, rng_model = jax.random.split(rng)
 
-  seen = {**state, "frozen": frozen} if frozen else state
   (loss, measurements), grads = loss_and_grad(
     recipe,
     params,
     batch,
     rng_model,
-    seen,
+    with_frozen(state, frozen),
     static,
     accum_steps,
     shardings["params"],
@@ -145,12 +171,18 @@ def update(
   return new, measurements
 
 
-def make_update(recipe, tx, config, shardings, replicated):
-  """The jitted update; the state given to it is donated.
+def make_update(
+  recipe: Recipe,
+  tx: optax.GradientTransformation,
+  config: ConfigLike,
+  shardings: PyTree,
+  replicated: jax.sharding.Sharding,
+) -> Callable[..., tuple[TrainState, Measurements]]:
+  """Makes the jitted update; the state given to it is donated.
 
   Args:
     recipe: the Recipe.
-    tx: optax.GradientTransformation.
+    tx: the optimizer.
     config: the run's config (`schedule`, `grad_accum_steps`).
     shardings: tree of NamedSharding for the state.
     replicated: NamedSharding of the measurements.

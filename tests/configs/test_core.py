@@ -7,7 +7,8 @@ import pathlib
 import pytest
 
 from big_vision.configs import transfer
-from big_vision.training import flat_config
+from big_vision.models import bit_paper
+from big_vision.training import config_check, flat_config
 
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parents[1] / "golden/configs.json").read_text()
@@ -151,12 +152,21 @@ def test_transfer(dataset, crop, model):
   assert config.model_load.dont_load == ["head/kernel", "head/bias"]
 
 
+def test_nfnet_carries_no_key_that_nobody_reads():
+  config = get_config("nfnet_i1k")
+  assert config.mixup.to_dict() == {"p": 0.2}
+  assert "cache" not in config.input
+  config_check.check_training(config)
+
+
 def test_transfer_other_arguments():
   config = get_config("transfer", "model=bit-m-r50x1,runlocal,fsdp")
   assert config.input.batch_size == 8
   assert config.input.shuffle_buffer_size == 100
   assert config.mesh == [("data", -1)]
-  assert config.model.to_dict() == dict(depth=50, width=1, scan=True)
+  assert config.model.to_dict() == dict(depth=50, width=1)
+  bit_paper.Model(config.num_classes, **config.model)  # All keys are known.
+  assert get_config("transfer", "model=vit-s16,fsdp").model.scan is True
   config.wd = 0.1  # It can be set, though it is None.
   # A config does not change those that come later.
   assert "scan" not in get_config("transfer", "model=bit-m-r50x1").model

@@ -187,7 +187,7 @@ def test_load(tmp_path, params):
 
 
 def test_load_of_old_layout(tmp_path, params):
-  """Normalisations had four dimensions, modules other numbers."""
+  """Normalizations had four dimensions, modules other numbers."""
 
   def old(name, x):
     return x.reshape(1, 1, 1, -1) if "/gn" in "/" + name else x

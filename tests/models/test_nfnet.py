@@ -36,7 +36,7 @@ def replace(params, regex, value):
 
 
 def standardized(p):
-  """Scaled weight standardisation, Brock et al. 2021b, equation 1."""
+  """Scaled weight standardization, Brock et al. 2021b, equation 1."""
   w = p["kernel"]
   fan_in = math.prod(w.shape[:3])
   w = (w - w.mean((0, 1, 2))) / (w.std((0, 1, 2)) * np.sqrt(fan_in))

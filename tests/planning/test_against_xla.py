@@ -9,7 +9,6 @@ import collections
 import re
 
 import jax
-import ml_collections as mlc
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -19,6 +18,7 @@ from big_vision.planning import costs as costs_lib
 from big_vision.training import setup as setup_lib
 from big_vision.training import state as state_lib
 from big_vision.training import step as step_lib
+from plans import CLASSES, FSDP, RES, TENSOR, VIT, make_config
 
 pytestmark = pytest.mark.multidevice
 
@@ -26,8 +26,6 @@ OPTIONS = {
   "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
   "xla_cpu_experimental_ynn_fusion_type": "",
 }
-RES, CLASSES = 64, 100
-VIT = dict(width=192, depth=2, mlp_dim=768, num_heads=3, patch_size=(8, 8))
 MIXER = dict(
   patch_size=(8, 8),
   num_blocks=2,
@@ -35,31 +33,6 @@ MIXER = dict(
   tokens_mlp_dim=96,
   channels_mlp_dim=768,
 )
-FSDP = [(".*", "fsdp(axis='data', min_size_to_shard_mb=0.01)")]
-# As in Megatron: heads and hidden units are split.
-TENSOR = [
-  (".*(query|key|value)/kernel", "shard_dim('model', -2)"),
-  (".*(query|key|value)/bias", "shard_dim('model', -2)"),
-  (".*out/kernel", "shard_dim('model', -3)"),
-  (".*MlpBlock_0/Dense_0/kernel", "shard_dim('model', -1)"),
-  (".*MlpBlock_0/Dense_1/kernel", "shard_dim('model', -2)"),
-]
-
-
-def make_config(batch=32, model=None, **kw):
-  default = dict(
-    total_steps=100,
-    num_classes=CLASSES,
-    input=dict(batch_size=batch),
-    model_name="vit",
-    model={**VIT, **(model or {})},
-    optax_name="scale_by_adam",
-    lr=1e-3,
-    wd=1e-4,
-    grad_clip_norm=1.0,
-    schedule=dict(decay_type="cosine", warmup_steps=10),
-  )
-  return mlc.ConfigDict({**default, **kw})
 
 
 def make_mesh(axes):
@@ -98,7 +71,13 @@ def compile_step(config, axes):
   key = place(jax.ShapeDtypeStruct((2,), np.uint32), plan.replicated)
   with setup.context():
     lowered = update.lower(state, batch, {}, key)
-  return lowered.compile(compiler_options=OPTIONS)
+  try:
+    return lowered.compile(compiler_options=OPTIONS)
+  except jax.errors.JaxRuntimeError as e:
+    if "No such compile option" not in str(e):
+      raise
+    # Those of before JAX 0.10.
+    pytest.skip("XLA for CPUs cannot be told to save memory.")
 
 
 def estimate(config, axes):
@@ -267,7 +246,7 @@ def test_state_is_as_large_as_that_of_a_run(optimizer, axes):
   config = make_config(optax_name=optimizer, sharding_strategy=[rule])
   setup = real_setup(config, axes)
   recipe = train.build(setup)
-  state = state_lib.initialise(recipe, setup, state_lib.plan(recipe, setup))
+  state = state_lib.initialize(recipe, setup, state_lib.plan(recipe, setup))
   costs = estimate(config, axes)
   assert set(costs.arguments) == {"params", "opt", "batch"}
   for part in ("params", "opt"):

@@ -20,7 +20,7 @@ def blended(a, b, factor):
   return np.clip(mixed, 0, 255).astype(np.uint8)
 
 
-def grey(image):
+def gray(image):
   """uint8 [H, W, 3], by an op of TensorFlow."""
   return np.repeat(tf.image.rgb_to_grayscale(image), 3, -1)
 
@@ -53,15 +53,15 @@ def test_color(factor):
   for size in SIZES:
     image = noise(*size)
     got = run(lambda x: augment_color.color(x, factor), image)
-    np.testing.assert_array_equal(got, blended(grey(image), image, factor))
+    np.testing.assert_array_equal(got, blended(gray(image), image, factor))
 
 
-def test_grey_of_all_colours():
+def test_grey_of_all_colors():
   levels = np.arange(0, 256, 3, np.uint8)
-  colours = np.stack(np.meshgrid(levels, levels, levels), -1)
-  colours = colours.reshape(-1, len(levels), 3)
-  got = augment_color.color(colours, 0.0)
-  np.testing.assert_array_equal(got, grey(colours))
+  colors = np.stack(np.meshgrid(levels, levels, levels), -1)
+  colors = colors.reshape(-1, len(levels), 3)
+  got = augment_color.color(colors, 0.0)
+  np.testing.assert_array_equal(got, gray(colors))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_contrast_of_large_image():
 
 def test_contrast_corrected():
   image = dark(24, 18)
-  level = np.floor(grey(image).mean() + 0.5)
+  level = np.floor(gray(image).mean() + 0.5)
   got = run(lambda x: augment_color.contrast(x, 0.5, corrected=True), image)
   want = blended(np.full_like(image, level), image, 0.5)
   np.testing.assert_array_equal(got, want)

@@ -24,7 +24,7 @@ ARGUMENTS = {
 
 
 def rotation(degrees, height, width):
-  """6 numbers, float32, of a rotation around the centre."""
+  """6 numbers, float32, of a rotation around the center."""
   one = np.float32
   angle = tf.constant(degrees, tf.float32) * one(np.pi / 180)
   cos, sin = tf.cos(angle).numpy(), tf.sin(angle).numpy()

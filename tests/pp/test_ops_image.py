@@ -100,7 +100,7 @@ def test_decode_jpeg():
 
 
 def bilinear(image, h, w):
-  """Linear interpolation between pixel centres, without smoothing."""
+  """Linear interpolation between pixel centers, without smoothing."""
 
   def taps(old, new):
     x = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
@@ -414,14 +414,14 @@ def test_random_affine(kw):
     shear = np.array([[1, 0], [u[1] * kw["shear"], 1]])
     stretch = np.diag((1 + kw["scale"]) ** -u[2:4].astype(float))
     a = shear @ rotate @ stretch  # From (row, column) to (row, column).
-    centre = (np.array([31, 44]) - 1) / 2
+    center = (np.array([31, 44]) - 1) / 2
     way = u[4:] * kw["shift"] * [31, 44]
     want = np.stack(
       [
         ndimage.affine_transform(
           image[..., c],
           a,
-          centre - a @ (centre + way),
+          center - a @ (center + way),
           order=1,
           mode="grid-constant",
         )

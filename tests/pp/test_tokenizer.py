@@ -216,7 +216,7 @@ def test_wrong_files(tmp_path):
   with pytest.raises(ValueError, match="'shape'.*no such file.*'shapes'"):
     SentencepieceTokenizer("shape")
   (tmp_path / "x.model").write_bytes(b"junk")
-  with pytest.raises(ValueError, match="x.model is no sentencepiece model"):
+  with pytest.raises(ValueError, match="x.model is not a sentencepiece model"):
     SentencepieceTokenizer(str(tmp_path / "x.model"))
 
 

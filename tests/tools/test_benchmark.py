@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-import time
+import types
 
 import jax
 import pytest
@@ -107,22 +107,29 @@ def test_jpegs():
   assert 80_000 < len(one) < 140_000
 
 
-def test_rounds_alternate_and_are_per_step():
-  calls = []
+def test_rounds_alternate_and_are_per_step(monkeypatch):
+  calls, now = [], 0.0
+  clock = types.SimpleNamespace(perf_counter=lambda: now)
+  monkeypatch.setattr(measure, "time", clock)
 
-  def run(name, seconds):
+  def run(name, *seconds):
+    rounds = iter(seconds)
+
     def fn(steps):
+      nonlocal now
       calls.append((name, steps))
-      time.sleep(seconds * steps)
+      now += next(rounds) * steps
 
     return fn
 
   seconds = measure.timed_rounds(
-    {"a": run("a", 0.01), "b": run("b", 0.02)}, steps=2, rounds=2
+    {"a": run("a", 2.0, 0.5, 1.0), "b": run("b", 4.0, 8.0, 4.0)},
+    steps=2,
+    rounds=3,
   )
-  assert calls == [("a", 2), ("b", 2)] * 2
-  assert seconds["a"]["best"] == pytest.approx(0.01, abs=0.008)
-  assert seconds["b"]["best"] == pytest.approx(0.02, abs=0.008)
+  assert calls == [("a", 2), ("b", 2)] * 3
+  assert seconds["a"] == {"median": 1.0, "best": 0.5}
+  assert seconds["b"] == {"median": 4.0, "best": 4.0}
 
 
 def test_peak_flops():

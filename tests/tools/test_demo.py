@@ -218,8 +218,8 @@ TOO_LARGE = encoded(bytes(similarity.MAX_IMAGE_BYTES + 1))
     ({"image": PNG}, 400, "at least one prompt"),
     ({"image": PNG, "prompts": []}, 400, "at least one prompt"),
     ({"image": PNG, "prompts": "a"}, 400, "at least one prompt"),
-    ({"image": PNG, "prompts": ["a", " "]}, 400, "Prompt 2 is no text"),
-    ({"image": PNG, "prompts": [3]}, 400, "Prompt 1 is no text"),
+    ({"image": PNG, "prompts": ["a", " "]}, 400, "Prompt 2 is not a text"),
+    ({"image": PNG, "prompts": [3]}, 400, "Prompt 1 is not a text"),
     ({"image": PNG, "prompts": ["\ud800"]}, 400, "no valid Unicode"),
     ({"image": PNG, "prompts": ["a"] * 65}, 400, "65 prompts, at most 64"),
     ({"image": PNG, "prompts": ["a" * 501]}, 400, "501 .*at most 500"),
@@ -344,7 +344,7 @@ def test_missing_folder(tmp_path, flag):
   )
   assert done.returncode == 1
   (line,) = done.stderr.splitlines()
-  assert line.startswith(f"{flag} {tmp_path}/nothing is no folder")
+  assert line.startswith(f"{flag} {tmp_path}/nothing is not a folder")
 
 
 def test_folder_without_images(tmp_path, capsys):

@@ -19,9 +19,11 @@ def config(**kw):
 
 
 def test_good():
-  config_check.check(config())
+  config_check.check_training(config())
   # Arguments and notes of a config are no mistake.
-  config_check.check(config(runlocal=True, res=224, fewshot={}, name="x"))
+  config_check.check_training(
+    config(runlocal=True, res=224, fewshot={}, name="x")
+  )
 
 
 @pytest.mark.parametrize(
@@ -42,11 +44,13 @@ def test_good():
     (dict(model_name="vitt"), "config.model_name: unknown model 'vitt'.*'vit'"),
     (dict(loss="softmax"), "config.loss.*softmax_xent"),
     (dict(total_steps=None, total_percent=0.5), "total"),
+    (dict(mixup=dict(p=0.2, fold=1)), "config.mixup.fold .*'fold_in'"),
+    (dict(mixup=dict(prob=0.2)), "config.mixup.prob is not a known key"),
   ],
 )
 def test_mistakes(kw, message):
   with pytest.raises(ValueError, match=message):
-    config_check.check(config(**kw))
+    config_check.check_training(config(**kw))
 
 
 @pytest.mark.multidevice
@@ -56,8 +60,55 @@ def test_batch_size():
   c = config()
   c.input.batch_size = 12
   with pytest.raises(ValueError, match=r"batch_size=12 .*devices, 8\. .* 8\."):
-    config_check.check(c)
+    config_check.check_training(c)
   c.input.batch_size = 24
   c.grad_accum_steps = 2
   with pytest.raises(ValueError, match="grad_accum_steps=2"):
+    config_check.check_training(c)
+
+
+def test_what_published_configs_carry_is_no_mistake(caplog):
+  with caplog.at_level("INFO"):
+    config_check.check_training(config(mixup=dict(p=0.2, n=2, fold_in=None)))
+  assert "config.mixup.fold_in has no effect" in caplog.text
+  caplog.clear()
+  config_check.check_training(config(mixup=dict(p=0.2)))
+  assert "config.mixup" not in caplog.text
+
+
+@pytest.mark.tf
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({}, None),
+    ({"input.batch_size": 7}, "config.input.batch_size=7"),
+    ({"pp_modules": ["tokenizzer"]}, "config.pp_modules.*'tokenizzer'"),
+    ({"input.pp": "resiz(4)"}, "config.input.pp.*'resiz'"),
+    ({"input.data.name": "bv:dumy"}, "config.input.data.name.*'dummy'"),
+    ({"input.data.name": "bv:core"}, "config.input.data.name: unknown dataset"),
+    ({"evals.val.type": "check"}, "config.evals.val.type: unknown evaluator"),
+    ({"evals.val.pp_fn": "resiz(4)"}, "config.evals.val.pp_fn.*'resiz'"),
+    ({"evals.val.pred": "of a recipe that is not there yet"}, None),
+  ],
+)
+def test_the_one_check_covers_data_and_evaluators(change, message):
+  image = dict(shape=(4, 4, 3), dtype="uint8")
+  data = dict(name="bv:dummy", spec=dict(image=image))
+  c = config(
+    input=dict(batch_size=8, data=data, pp="value_range(-1, 1)"),
+    evals=dict(
+      val=dict(type="mean", data=data, pp_fn="value_range(-1, 1)", log_steps=1)
+    ),
+  )
+  for key, value in change.items():
+    with c.unlocked():
+      *path, last = key.split(".")
+      node = c
+      for part in path:
+        node = node[part]
+      node[last] = value
+  if message is None:
     config_check.check(c)
+  else:
+    with pytest.raises(ValueError, match=message):
+      config_check.check(c)

@@ -37,12 +37,11 @@ def test_summary():
   text = console.summary(
     {"test/prec@1": 0.98765432, "step": 10, "y/hostmem/total": 5.0, "bad": [1]},
     "/w",
-    [("metrics", "/w/big_vision_metrics.txt")],
   )
   lines = text.split("\n")
   assert lines[0] == "Final metrics"
   assert lines[1].split() == ["test/prec@1", "0.987654"]
   assert lines[2].split() == ["step", "10"]
-  assert lines[-1].split() == ["metrics", "/w/big_vision_metrics.txt"]
+  assert lines[4].split() == ["metrics", "/w/big_vision_metrics.txt"]
   assert "hostmem" not in text and "bad" not in text
-  assert "no --workdir" in console.summary({}, None, [])
+  assert "no --workdir" in console.summary({}, None)

@@ -229,3 +229,17 @@ def test_checkpoint_moves_between_shardings(tmp_path):
   got = run(tmp_path / "b", ckpt_steps=4)
   for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_unknown_predict_function_is_said_before_the_state_is_made(tmp_path):
+  def init(rng, batch):
+    traced.append(1)
+    return toy.init(rng, batch)
+
+  traced = []
+  evals = dict(val=dict(type="mean", pred="predit", log_steps=1))
+  message = "config.evals.val.pred: unknown .*'predit'. Did you mean 'predict'"
+  with pytest.raises(ValueError, match=message):
+    run(None, recipe=toy.make(init=init, predict_fns={"predict": len}),
+        evals=evals)  # fmt: skip
+  assert len(traced) == 1  # For the shapes.

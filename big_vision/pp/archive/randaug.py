@@ -4,18 +4,22 @@ import math
 
 from big_vision.pp import autoaugment, utils
 from big_vision.pp.registry import Registry
+from big_vision.pp.types import TensorFn
 
 
 @Registry.register("preprocess_ops.randaug")
 @utils.InKeyOutKey()
-def get_randaug(num_layers=2, magnitude=10, corrected=False):
+def get_randaug(
+  num_layers: int = 2, magnitude: float = 10, corrected: bool = False
+) -> TensorFn:
   """Applies random operations, all of one strength, one after the other.
 
   Args:
     num_layers: int, number of operations.
     magnitude: float, their strength, 10 being the nominal maximum.
-    corrected: bool; by default, some operations have the mistakes that published
-      results were trained with. `big_vision.pp.autoaugment` lists them.
+    corrected: bool; by default, some operations have the mistakes that
+      published results were trained with. `big_vision.pp.autoaugment` lists
+      them.
 
   Returns:
     `uint8 [H, W, 3] -> uint8 [H, W, 3]`.

@@ -1,4 +1,4 @@
-"""A page to try an image-text model in the browser: SigLIP, LiT, CLIPPO.
+"""Serves a page to try image-text models in the browser: SigLIP, LiT, CLIPPO.
 
   python -m big_vision.tools.demo --workdir workdirs/siglip
 
@@ -10,6 +10,9 @@ process alone, and only to this machine unless `--host` says otherwise.
 import argparse
 import io
 import sys
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from big_vision import fs
 from big_vision.tools.demo import server, similarity
@@ -24,21 +27,21 @@ TYPES = {  # File name extension -> content type.
 MAX_DEFAULT_PROMPTS = 8
 
 
-def folder_examples(folder, num):
-  """The first images of a folder, by name.
+def folder_examples(folder: str, num: int) -> list[similarity.Example]:
+  """Reads the first images of a folder, by name.
 
   Args:
-    folder: str.
-    num: int, how many at most.
+    folder: local or remote folder.
+    num: largest number of images.
 
   Returns:
     List of `similarity.Example`.
 
   Raises:
-    ValueError: there is no such folder, or no image in it.
+    ValueError: the folder does not exist, or contains no image.
   """
   if not fs.isdir(folder):
-    raise ValueError(f"--images {folder} is no folder.")
+    raise ValueError(f"--images {folder} is not a folder.")
   type_of = lambda name: TYPES.get(name.lower().rpartition(".")[2])
   names = [n for n in fs.listdir(folder) if type_of(n)]
   if not names:
@@ -50,8 +53,16 @@ def folder_examples(folder, num):
   return examples
 
 
-def array_example(image, caption):
-  """`similarity.Example` of a uint8 [H, W, 3] array."""
+def array_example(image: np.ndarray, caption: str) -> similarity.Example:
+  """Makes an example of an array.
+
+  Args:
+    image: uint8 [H, W, 3].
+    caption: title of the example.
+
+  Returns:
+    The example, with the image as PNG.
+  """
   from PIL import Image
 
   png = io.BytesIO()
@@ -59,22 +70,35 @@ def array_example(image, caption):
   return similarity.Example(png.getvalue(), "image/png", caption)
 
 
-def caption_prompts(captions):
-  """The first distinct captions that may be prompts, each in one line."""
+def caption_prompts(captions: Iterable[str]) -> list[str]:
+  """Selects the first distinct captions that may be prompts.
+
+  Args:
+    captions: texts, of any number of lines.
+
+  Returns:
+    List of at most `MAX_DEFAULT_PROMPTS` lines.
+  """
   lines = dict.fromkeys(" ".join(caption.split()) for caption in captions)
   fits = lambda line: 0 < len(line) <= similarity.MAX_PROMPT_CHARS
   return [line for line in lines if fits(line)][:MAX_DEFAULT_PROMPTS]
 
 
-def load(args):
-  """The `similarity.Demo` that the flags ask for.
+def load(args: argparse.Namespace) -> similarity.Demo:
+  """Loads the demo for the arguments of the command line.
+
+  Args:
+    args: the arguments.
+
+  Returns:
+    `similarity.Demo`.
 
   Raises:
-    ValueError, FileNotFoundError: a flag is wrong.
+    ValueError, FileNotFoundError: an argument is wrong.
   """
   if fs.is_local(args.workdir) and not fs.isdir(args.workdir):
     raise ValueError(
-      f"--workdir {args.workdir} is no folder: give the one of a run that has "
+      f"--workdir {args.workdir} is not a folder: give the one of a run that has "
       "saved its config and a checkpoint."
     )
   examples, prompts = [], []
@@ -100,8 +124,15 @@ def load(args):
   return demo
 
 
-def main(argv=None):
-  """Serves the page until Ctrl-C; returns the exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+  """Serves the page until Ctrl-C.
+
+  Args:
+    argv: arguments; None takes those of the process.
+
+  Returns:
+    Exit status.
+  """
   parser = argparse.ArgumentParser(
     prog="python -m big_vision.tools.demo",
     description="A page to try an image-text model in the browser.",
@@ -155,7 +186,7 @@ def main(argv=None):
   finally:
     httpd.server_close()
   if httpd.demo is not None:
-    httpd.demo.lock.acquire()  # A model at work does not like to be cut off.
+    httpd.demo.lock.acquire()  # Waits for a request that is being answered.
   return 0
 
 

@@ -1,4 +1,4 @@
-"""The web server of the demo: a page, and JSON for it.
+"""Serves the page of the demo, and JSON for it.
 
   GET /                  the page: page.html, page.css, page.js
   GET /api/model         name, loss, titles of examples, first prompts, limits
@@ -16,6 +16,7 @@ import re
 import socket
 import sys
 import traceback
+from typing import Any
 
 from big_vision.tools.demo import similarity
 
@@ -34,19 +35,19 @@ POLICY = (
 
 
 class Server(http.server.ThreadingHTTPServer):
-  """Listens at once; set `demo` before `serve_forever`.
+  """Listens from the start; set `demo` before `serve_forever`.
 
   Args:
-    host: str, name or address to listen at.
-    port: int, 0 for any free one.
+    host: name or address to listen at.
+    port: 0 for any free one.
 
   Raises:
     OSError, OverflowError: cannot listen there.
   """
 
-  demo = None
+  demo: similarity.Demo | None = None
 
-  def __init__(self, host, port):
+  def __init__(self, host: str, port: int) -> None:
     if ":" in host:
       self.address_family = socket.AF_INET6
     super().__init__((host, port), Handler)
@@ -58,18 +59,20 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-  """One request."""
+  """Answers one request."""
 
   timeout = 60  # Seconds without a byte.
 
-  def do_GET(self):
+  def do_GET(self) -> None:
+    """Answers a GET request."""
     self._answer(self._get)
 
-  def do_POST(self):
+  def do_POST(self) -> None:
+    """Answers a POST request."""
     self._answer(self._post)
 
   def _answer(self, fn):
-    """Sends (content type, bytes) of `fn`, or what it raises, as an error."""
+    """Sends (content type, bytes) of `fn`, or its exception as an error."""
     try:
       self._send(200, *fn())
     except similarity.RequestError as e:
@@ -108,7 +111,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     try:
       request = json.loads(body)
     except (ValueError, RecursionError):
-      raise similarity.RequestError(400, "The request is no JSON.") from None
+      raise similarity.RequestError(400, "The request is not JSON.") from None
     return _json(self.server.demo.similarity(request))
 
   def _body(self):
@@ -127,14 +130,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
     return self.rfile.read(length)
 
   def _check_host(self):
-    """Against sites that let their own name point to this machine."""
+    """Refuses sites that let their own name point to this machine."""
     host = self.headers.get("Host") or ""
     name = host if host.endswith("]") else host.rsplit(":", 1)[0]
     local = ("localhost", "127.0.0.1", "[::1]", self.server.hostname)
     if self.server.is_local and name not in local:
       raise similarity.RequestError(
         403,
-        f"This server is no {name!r}: open {self.server.url}, or give it "
+        f"This server is not {name!r}: open {self.server.url}, or give it "
         "another --host.",
       )
 
@@ -148,15 +151,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
     self.end_headers()
     self.wfile.write(data)
 
-  def send_error(self, code, message=None, explain=None):
-    """JSON instead of the HTML of the base class, which calls this, too."""
+  def send_error(
+    self, code: int, message: str | None = None, explain: str | None = None
+  ) -> None:
+    """Sends JSON instead of the HTML of the base class, which calls this, too.
+
+    Args:
+      code: HTTP status.
+      message: one sentence.
+      explain: not used.
+    """
     try:
       self._send(code, *_json({"error": message or "Wrong request."}))
     except ConnectionError:
       pass
 
-  def log_message(self, *args):
-    """Requests are no news; failures of the model print a traceback."""
+  def log_message(self, *args: Any) -> None:
+    """Logs nothing; failures of the model print a traceback.
+
+    Args:
+      *args: not used.
+    """
 
 
 def _json(value):

@@ -1,7 +1,7 @@
-"""What the demo computes: similarities of an image and prompts, and a cache.
+"""Computes the similarities of an image and prompts for the demo.
 
-The model is passed in (`big_vision.embedder.Embedder` or what has its methods),
-so that this file needs neither jax nor TensorFlow. Letters of shapes:
+The model is passed in (`big_vision.embedder.Embedder` or an object with its
+methods), so that this file needs neither jax nor TensorFlow. Letters of shapes:
 E embedding, M prompts.
 """
 
@@ -10,6 +10,8 @@ import collections
 import dataclasses
 import hashlib
 import threading
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,21 +30,21 @@ PROMPTS = (
 
 
 class RequestError(Exception):
-  """Something wrong with a request: HTTP status and one sentence."""
+  """A request is wrong; has an HTTP status and one sentence."""
 
-  def __init__(self, status, message):
+  def __init__(self, status: int, message: str) -> None:
     super().__init__(message)
     self.status = status
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """An image to click on.
+  """Holds an image to click on.
 
   Attributes:
-    data: bytes, the image file.
-    content_type: str, such as "image/png".
-    title: str, what it shows or its name.
+    data: the image file.
+    content_type: such as "image/png".
+    title: caption or file name.
   """
 
   data: bytes
@@ -51,19 +53,32 @@ class Example:
 
 
 class Cache:
-  """The values of the `size` keys that were used last."""
+  """Keeps the values of the `size` keys that were used last."""
 
-  def __init__(self, size):
+  def __init__(self, size: int) -> None:
     self._size = size
     self._values = collections.OrderedDict()
 
-  def get(self, key):
-    """The value of a key, or None."""
+  def get(self, key: Hashable) -> Any:
+    """Returns the value of a key, or None.
+
+    Args:
+      key: any hashable value.
+
+    Returns:
+      The value.
+    """
     if key in self._values:
       self._values.move_to_end(key)
     return self._values.get(key)
 
-  def put(self, key, value):
+  def put(self, key: Hashable, value: Any) -> None:
+    """Stores a value and forgets the one that was used the longest time ago.
+
+    Args:
+      key: any hashable value.
+      value: the value.
+    """
     self._values[key] = value
     self._values.move_to_end(key)
     if len(self._values) > self._size:
@@ -71,15 +86,20 @@ class Cache:
 
 
 class Demo:
-  """A model, example images and the embeddings computed so far.
+  """Holds a model, example images and the embeddings computed so far.
 
   Args:
     embedder: `Embedder`.
     examples: list of `Example`.
-    prompts: list of str that the page starts with.
+    prompts: first prompts of the page.
   """
 
-  def __init__(self, embedder, examples=(), prompts=PROMPTS):
+  def __init__(
+    self,
+    embedder: Any,
+    examples: Sequence[Example] = (),
+    prompts: Sequence[str] = PROMPTS,
+  ) -> None:
     self.embedder = embedder
     self.examples = list(examples)
     self.prompts = list(prompts)
@@ -87,8 +107,8 @@ class Demo:
     self._images = Cache(CACHED_IMAGES)  # SHA-256 of the file -> [E].
     self._texts = Cache(CACHED_TEXTS)
 
-  def model(self):
-    """What the page has to know."""
+  def model(self) -> dict[str, Any]:
+    """Returns the facts about the model that the page shows."""
     return {
       "name": self.embedder.name,
       "loss_fn": self.embedder.loss_fn,
@@ -97,7 +117,7 @@ class Demo:
       "max_image_bytes": MAX_IMAGE_BYTES,
     }
 
-  def similarity(self, request):
+  def similarity(self, request: Any) -> dict[str, Any]:
     """Compares an image with prompts.
 
     Args:
@@ -109,8 +129,8 @@ class Demo:
       which stands for the image in later requests.
 
     Raises:
-      RequestError: 400 if the request is wrong, 404 if there is no such
-        example, 410 if the image of the hash must be sent again, 413 if it is
+      RequestError: 400 if the request is wrong, 404 if the example does not
+        exist, 410 if the image of the hash must be sent again, 413 if it is
         too large, 500 if the model gives no finite numbers.
     """
     if not isinstance(request, dict):
@@ -131,8 +151,18 @@ class Demo:
       "hash": key
     }
 
-  def example(self, number):
-    """The `Example` of a number; RequestError 404 if there is none."""
+  def example(self, number: Any) -> Example:
+    """Returns an example.
+
+    Args:
+      number: index of the example.
+
+    Returns:
+      The `Example`.
+
+    Raises:
+      RequestError: 404 if it does not exist.
+    """
     # True is an int, and -1 would be the last one.
     if type(number) is int and 0 <= number < len(self.examples):
       return self.examples[number]
@@ -141,7 +171,7 @@ class Demo:
     )
 
   def _image(self, request):
-    """(bytes, or None if only the hash is known; hash)."""
+    """Returns (bytes, or None if only the hash is known; hash)."""
     given = [k for k in ("image", "example", "hash") if k in request]
     if len(given) != 1:
       raise RequestError(
@@ -191,7 +221,7 @@ def _checked_prompts(prompts):
     )
   for i, text in enumerate(prompts, 1):
     if not isinstance(text, str) or not text.strip():
-      raise RequestError(400, f"Prompt {i} is no text.")
+      raise RequestError(400, f"Prompt {i} is not a text.")
     if len(text) > MAX_PROMPT_CHARS:
       raise RequestError(
         400,
@@ -201,12 +231,19 @@ def _checked_prompts(prompts):
     try:
       text.encode()
     except UnicodeEncodeError:  # Half of a pair, such as "\ud800".
-      raise RequestError(400, f"Prompt {i} is no valid Unicode.") from None
+      raise RequestError(400, f"Prompt {i} is not valid Unicode.") from None
   return prompts
 
 
-def too_large(num_bytes):
-  """The sentence about an image of so many bytes."""
+def too_large(num_bytes: float) -> str:
+  """Makes the sentence about an image that is too large.
+
+  Args:
+    num_bytes: size of the image.
+
+  Returns:
+    The sentence.
+  """
   return (
     f"The image is too large: {num_bytes / 1e6:.1f} MB, at most "
     f"{MAX_IMAGE_BYTES / 1e6:.0f} MB can be."

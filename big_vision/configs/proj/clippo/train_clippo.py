@@ -16,7 +16,7 @@ The glyphs are those of GNU Unifont; big_vision/pp/proj/clippo/README.md says
 where they come from.
 
 Expected: 43.4% zero-shot on ImageNet, 34.7% of texts and 19.7% of images found
-on COCO after 250,000 steps on YFCC-100M (47.4 / 36.1 / 21.3 if initialised from
+on COCO after 250,000 steps on YFCC-100M (47.4 / 36.1 / 21.3 if initialized from
 ImageNet-21k).
 
 `:i1k_eval` evaluates zero-shot classification, too. `:runlocal` is for trying
@@ -25,7 +25,7 @@ it on one machine: ten steps with a small batch.
 `:demo` really trains, in minutes on a CPU, a tiny model on captions of
 generated pictures, see `configs/proj/image_text/demo.py`. Expected: more than
 80% zero-shot accuracy among eight objects that were not trained on in these
-colours, and about 74% among all 64.
+colors, and about 74% among all 64.
 """
 
 import ml_collections as mlc
@@ -35,8 +35,15 @@ from big_vision.configs.common_fewshot import get_fewshot_lsr
 from big_vision.configs.proj.image_text import common, demo
 
 
-def get_config(arg=None):
-  """CLIPPO; the arguments are those of `parse_arg` below."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: the keys of `parse_arg` below.
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(
     arg,
     res=224,

@@ -19,6 +19,8 @@ evaluation.
 random teacher on generated data, see `demo.py`.
 """
 
+import ml_collections as mlc
+
 from big_vision.configs.proj.distill import common
 
 DATA = dict(
@@ -51,6 +53,13 @@ DATA = dict(
 )
 
 
-def get_config(arg=None):
-  """Distillation on Food or SUN; args: data, variant, crop, runlocal, demo."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: the keys `data`, `variant`, `crop`, `runlocal`, `demo`.
+
+  Returns:
+    ConfigDict.
+  """
   return common.bigsweep(arg, DATA, log_training_steps=50)

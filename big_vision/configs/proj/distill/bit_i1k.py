@@ -26,8 +26,15 @@ from big_vision.configs.proj.distill import common
 PP_EVAL = "decode|resize_small(256)|central_crop(224)|value_range(-1, 1)"
 
 
-def get_config(arg=None):
-  """Distillation on ImageNet-1k; args: runlocal, demo."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: the keys `runlocal`, `demo`.
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, runlocal=False, demo=False)
   config = mlc.ConfigDict()
 

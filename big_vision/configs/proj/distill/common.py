@@ -1,7 +1,9 @@
-"""What the configs of distillation share: teachers, models, evaluators.
+"""Parts that configs of distillation share: teachers, models, evaluators.
 
 https://arxiv.org/abs/2106.05237
 """
+
+from typing import Any
 
 import ml_collections as mlc
 
@@ -9,7 +11,7 @@ import big_vision.configs.common as bvcc
 from big_vision import lookup
 from big_vision.configs import demo
 
-# Checkpoints of the paper's teachers, by what they were trained on: rc128 is a
+# Checkpoints of the paper's teachers, by their training data: rc128 is a
 # random crop of 128 pixels, ic224 an inception crop of 224.
 inits = {
   f"BiT-M R152x2 {name}": f"gs://bit_models/distill/R152x2_T_{file}.npz"
@@ -24,8 +26,13 @@ inits = {
 }
 
 
-def set_models(config, teacher):
-  """A ResNet-50 learns from a ResNet-152x2, the checkpoint `inits[teacher]`."""
+def set_models(config: mlc.ConfigDict, teacher: str) -> None:
+  """Sets the models: a ResNet-50 learns from a ResNet-152x2.
+
+  Args:
+    config: changed in place.
+    teacher: key of `inits`, the checkpoint of the teacher.
+  """
   config.student_name = "bit_paper"
   config.student = dict(depth=50, width=1)
   config.teachers = ["prof_m"]
@@ -34,8 +41,18 @@ def set_models(config, teacher):
   config.prof_m = dict(depth=152, width=2)
 
 
-def set_method(config, t, lr, wd, warmup_steps):
-  """Function matching: Mixup, KL divergence at a temperature, Adam."""
+def set_method(
+  config: mlc.ConfigDict, t: float, lr: float, wd: float, warmup_steps: int
+) -> None:
+  """Sets function matching: mixup, KL divergence at a temperature, Adam.
+
+  Args:
+    config: changed in place.
+    t: temperature of the distance.
+    lr: learning rate.
+    wd: weight decay.
+    warmup_steps: steps of the warm-up.
+  """
   config.mixup = dict(p=1.0)
   config.distance = "kl"
   config.distance_kw = dict(t=t)
@@ -48,8 +65,16 @@ def set_method(config, t, lr, wd, warmup_steps):
   config.schedule = dict(warmup_steps=warmup_steps, decay_type="cosine")
 
 
-def distance_eval(data, pp):
-  """Evaluator of the distances of student and teacher."""
+def distance_eval(data: dict[str, Any], pp: str) -> dict[str, Any]:
+  """Makes the evaluator of the distances between student and teacher.
+
+  Args:
+    data: dataset, as `data` of an evaluator.
+    pp: preprocessing without `keep`.
+
+  Returns:
+    Settings of the evaluator.
+  """
   return dict(
     type="proj.distill.distance",
     pred="student_prof_m_fwd",
@@ -65,12 +90,12 @@ def distance_eval(data, pp):
   )
 
 
-def model_evals(evals, student_steps):
-  """The evaluators `evals` for the student often, for the teacher seldom.
+def model_evals(evals: dict[str, Any], student_steps: int) -> dict[str, Any]:
+  """Makes evaluators that measure the student often and the teacher rarely.
 
   Args:
     evals: dict of short name -> evaluator without interval.
-    student_steps: int, interval of those of the student.
+    student_steps: interval of the evaluators of the student, in steps.
 
   Returns:
     dict of `student_<name>` and `teacher_<name>`.
@@ -86,20 +111,22 @@ def model_evals(evals, student_steps):
   }
 
 
-def bigsweep(arg, data, log_training_steps):
-  """The config of a sweep over small datasets.
+def bigsweep(
+  arg: str | None, data: dict[str, Any], log_training_steps: int
+) -> mlc.ConfigDict:
+  """Returns the config of a sweep over small datasets.
 
   Args:
-    arg: str, argument of the config, or None.
+    arg: argument of the config, or None.
     data: dict of the values of the argument `data`, the default first, -> dict of
       `name`: TFDS name,
-      `split`: what to train on,
-      `classes`: their number,
+      `split`: split for training,
+      `classes`: number of classes,
       `schedules`: dict of the values of `variant` -> (epochs, temperature of the
         distance, learning rate, weight decay),
-      `splits`: what to evaluate on, splits `train`, `val`, `test`,
+      `splits`: splits for the evaluators `train`, `val` and `test`,
       `splits_local`: the same for `runlocal`.
-    log_training_steps: int.
+    log_training_steps: interval of logs in steps.
 
   Returns:
     The ConfigDict.
@@ -131,7 +158,9 @@ def bigsweep(arg, data, log_training_steps):
   config.num_classes = d["classes"]
   config.log_training_steps = log_training_steps
   config.ckpt_steps = 2500
-  config.optim_name = "adam_hp"  # Nobody reads it.
+  config.optim_name = (
+    "adam_hp"  # Kept from the published config; nothing reads it.
+  )
 
   config.total_epochs, t, lr, wd = d["schedules"][arg.variant]
   set_models(config, f"BiT-M R152x2 {arg.data} rc128")

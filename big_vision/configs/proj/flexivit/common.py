@@ -1,7 +1,11 @@
-"""What the configs of FlexiViT share: patch sizes, data to evaluate on.
+"""Parts that configs of FlexiViT share: patch sizes, data to evaluate on.
 
 https://arxiv.org/abs/2212.08013
 """
+
+from typing import Any
+
+import ml_collections as mlc
 
 from big_vision.configs import demo
 
@@ -37,31 +41,55 @@ DISTANCES = (
 )
 
 
-def seqhw(arg):
-  """`config.flexi`: all sizes alike."""
+def seqhw(arg: mlc.ConfigDict) -> dict[str, Any]:
+  """Makes `config.flexi`, in which all sizes have the same probability.
+
+  Args:
+    arg: parsed arguments of the config; reads `demo`.
+
+  Returns:
+    Value of `config.flexi`.
+  """
   sizes = DEMO_SEQHW if arg.demo else SEQHW
   return dict(seqhw=dict(v=sizes, p=(1,) * len(sizes)))
 
 
-def resize_for(res):
-  """Pixels to resize to before a central crop of `res` pixels."""
+def resize_for(res: int) -> int:
+  """Computes the size before a central crop.
+
+  Args:
+    res: side of the crop in pixels.
+
+  Returns:
+    Side of the image in pixels.
+  """
   return res // 7 * 8
 
 
-def local_split(split, runlocal):
-  """16 examples of a split if `runlocal`."""
+def local_split(split: str, runlocal: bool) -> str:
+  """Shortens a split for a test run.
+
+  Args:
+    split: TFDS split.
+    runlocal: whether to shorten it.
+
+  Returns:
+    A split of 16 examples, or `split`.
+  """
   return f"{split.split('[')[0]}[:16]" if runlocal else split
 
 
-def i21k_evals(pp_i21k, pp_i1k, runlocal, prefix_i1k="i1k_", **kw):
-  """Evaluators of a classifier of ImageNet-21k, on it and on ImageNet-1k.
+def i21k_evals(
+  pp_i21k: str, pp_i1k: str, runlocal: bool, prefix_i1k: str = "i1k_", **kw: Any
+) -> dict[str, Any]:
+  """Makes evaluators of an ImageNet-21k classifier, also on ImageNet-1k.
 
   Args:
     pp_i21k: preprocessing of ImageNet-21k.
     pp_i1k: preprocessing of ImageNet-1k with `{label}`, the key of the label.
-    runlocal: bool, whether to use 16 images.
-    prefix_i1k: str, before the names of those on ImageNet-1k.
-    **kw: settings of all.
+    runlocal: whether to use 16 images.
+    prefix_i1k: prefix of the names of evaluators on ImageNet-1k.
+    **kw: settings that all share.
 
   Returns:
     dict of name -> evaluator.
@@ -87,8 +115,19 @@ def i21k_evals(pp_i21k, pp_i1k, runlocal, prefix_i1k="i1k_", **kw):
   return evals
 
 
-def finish(config, arg, **changes):
-  """Keeps the arguments at the top level; applies `demo`."""
+def finish(
+  config: mlc.ConfigDict, arg: mlc.ConfigDict, **changes: Any
+) -> mlc.ConfigDict:
+  """Writes the arguments to the top level and applies `demo`.
+
+  Args:
+    config: the complete config, changed in place.
+    arg: parsed arguments.
+    **changes: for `demo.apply`.
+
+  Returns:
+    `config`.
+  """
   config.runlocal, config.res = arg.runlocal, arg.res
   if arg.demo:
     demo.apply(config, size=DEMO_RES, res=DEMO_RES, **changes)
@@ -99,13 +138,13 @@ def finish(config, arg, **changes):
 def _drop_repetitions(evals):
   """Keeps one evaluator of a kind and model for each split of the data.
 
-  All datasets are the same one in `demo`, and evaluation at many sizes is what
-  takes time there.
+  All datasets are the same in `demo`, and evaluation at many sizes takes most of
+  the time there.
   """
-  seen = set()
+  found = set()
   # The usual ones first.
   for name, cfg in sorted(evals.items(), key=lambda kv: "val" not in kv[0]):
     key = cfg.type, cfg.data.split.split("[")[0], cfg.pred
-    if key in seen:
+    if key in found:
       del evals[name]
-    seen.add(key)
+    found.add(key)

@@ -32,8 +32,15 @@ LABELS = (
 )
 
 
-def get_config(arg=None):
-  """FlexiViT by distillation; args: runlocal, res, demo."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: the keys `runlocal`, `res`, `demo`.
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, runlocal=False, res=240, demo=False)
   config = mlc.ConfigDict()
 
@@ -53,7 +60,7 @@ def get_config(arg=None):
     '|resize(384, key="prof")|value_range(key="prof")'
     + LABELS.format(label="label"),
   )
-  config.aggressive_cache = False  # Nobody reads it.
+  config.aggressive_cache = False  # Kept from the published config; not read.
 
   config.log_training_steps = 50
   config.ckpt_steps = 1000

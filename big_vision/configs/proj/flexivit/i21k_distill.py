@@ -27,8 +27,15 @@ from big_vision.configs.proj.flexivit import common
 KEEP = '|keep("image", "prof", "labels")'
 
 
-def get_config(arg=None):
-  """FlexiViT by distillation; args: runlocal, res, dist_data, demo."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: the keys `runlocal`, `res`, `dist_data`, `demo`.
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(
     arg, runlocal=False, res=240, dist_data="imagenet2012", demo=False
   )

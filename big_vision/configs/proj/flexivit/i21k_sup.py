@@ -26,8 +26,15 @@ import big_vision.configs.common as bvcc
 from big_vision.configs.proj.flexivit import common
 
 
-def get_config(arg=None):
-  """FlexiViT on ImageNet-21k; args: runlocal, res, demo."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: the keys `runlocal`, `res`, `demo`.
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, runlocal=False, res=240, demo=False)
   config = mlc.ConfigDict()
 

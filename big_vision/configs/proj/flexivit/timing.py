@@ -20,14 +20,23 @@ from big_vision.configs import demo
 from big_vision.configs.proj.flexivit import common
 
 
-def get_config(arg=None):
-  """Speed of a FlexiViT; args: demo."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: None or "demo".
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, demo=False)
   config = mlc.ConfigDict()
 
   config.batch_size = 8
   config.init_shapes = [(1, 240, 240, 3)]
-  config.representation_layer = "pre_logits"  # Nobody reads it.
+  config.representation_layer = (
+    "pre_logits"  # Kept from the published config; not read.
+  )
 
   config.model_name = "xp.flexivit.vit"  # The name of the days of the paper.
   config.model = dict(

@@ -26,8 +26,15 @@ from big_vision.configs.common_fewshot import get_fewshot_lsr
 from big_vision.training import flat_config
 
 
-def get_config(arg=None):
-  """ViT with GSAM; args: variant, runlocal, demo. Data is at the top level."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: the keys `variant`, `runlocal`, `demo`.
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, variant="B/32", runlocal=False, demo=False)
   config = mlc.ConfigDict()
 

@@ -30,8 +30,15 @@ from big_vision.configs.common_fewshot import get_fewshot_lsr
 from big_vision.training import flat_config
 
 
-def get_config(arg=None):
-  """ViT-g; args: demo. Data is at the top level."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: None or "demo".
+
+  Returns:
+    ConfigDict.
+  """
   arg = bvcc.parse_arg(arg, demo=False)
   config = mlc.ConfigDict()
 
@@ -54,7 +61,7 @@ def get_config(arg=None):
   config.ckpt_steps = 1000
   config.keep_ckpt_steps = 10_000
   config.prefetch_to_device = 1
-  config.trial = 0  # Nobody reads it.
+  config.trial = 0  # Kept from the published config; not read.
 
   config.model_name = "vit"
   config.model = dict(variant="g/14", pool_type="map")

@@ -1,7 +1,7 @@
-"""CLIPPO: one tower for images and for texts, which it sees as images.
+"""CLIPPO: one tower for images and for texts, which are rendered as images.
 
-Texts are rendered before (`pp/proj/clippo`), so there are neither tokens nor a
-text model; all but the temperature is shared.
+The preprocessing renders texts (`pp/proj/clippo`), so CLIPPO has neither tokens
+nor a text model; both inputs share all parameters.
 
 References:
   Tschannen et al. 2022, CLIPPO, https://arxiv.org/abs/2212.08045
@@ -16,6 +16,7 @@ import flax.linen as nn
 
 from big_vision import checkpoints
 from big_vision.models.proj.image_text import two_towers
+from big_vision.types import Array, ConfigLike, Params
 
 _IMAGE_MODEL = "vit"
 
@@ -24,7 +25,7 @@ class Model(nn.Module):
   """One tower, and the temperature of the loss.
 
   Attributes:
-    image: mapping, arguments of the image model; None is {}.
+    image: mapping, arguments of the image model; None means {}.
     image_model: str, module below `big_vision.models`, or a dotted path.
     out_dim: int, size of the embeddings.
     temperature_init: float, initial inverse temperature: factor of the logits.
@@ -36,18 +37,21 @@ class Model(nn.Module):
   temperature_init: float = 10.0
 
   @nn.compact
-  def __call__(self, image, text=None, **kw):
+  def __call__(
+    self, image: Array | None, text: Array | None = None, **kw: Any
+  ) -> tuple[Array | None, Array | None, dict[str, Any]]:
     """Embeds images and rendered texts.
 
     Args:
-      image: [B, H, W, 3], what the image model takes, or None.
+      image: [B, H, W, 3], input of the image model, or None.
       text: [B, H, W, 3], images of texts, or None.
       **kw: for the tower, for example `train`.
 
     Returns:
-      (zimg, ztxt, out): [B, E] embeddings of unit length, or None where the
-      input is; and a dict of named intermediates: those of the tower as
-      `img/...` and `txt/...`, and `t` the factor of the logits [1].
+      (zimg, ztxt, out): [B, E] embeddings of unit length, or None for an input
+        of
+      None; and a dict of named intermediates: those of the tower as `img/...`
+      and `txt/...`, and `t` the factor of the logits [1].
 
     Raises:
       ValueError: unknown model.
@@ -66,24 +70,30 @@ class Model(nn.Module):
     return zimg, ztxt, out
 
 
-def load(init_params, init_files, model_cfg, img_load_kw=None):
+def load(
+  init_params: Params | None,
+  init_files: str | Mapping[str, Any],
+  model_cfg: ConfigLike,
+  img_load_kw: Mapping[str, Any] | None = None,
+) -> Params:
   """Loads tower and temperature from one checkpoint, or each from its own.
 
   Args:
-    init_params: parameters of the model, arrays or shapes; None returns what
-      the checkpoints have.
+    init_params: parameters of the model, arrays or shapes; None returns all
+      that the checkpoints have.
     init_files: str, a path, for everything; or a mapping with `image` (or
-      `img`), what the image model's `load` takes, and `temperature` (or `t`), a
-      path `<path>:<name>`. What is not listed is initialised.
+      `img`), an `init_file` of the image model's `load`, and `temperature` (or
+      `t`), a path `<path>:<name>`. Parts that are not listed keep their initial
+      values.
     model_cfg: mapping, `config.model`, or None.
     img_load_kw: mapping, further arguments of the image model's `load`.
 
   Returns:
-    Dict of parameters; what is not loaded is that of `init_params`, and None
-    for the tower if there are none.
+    Dict of parameters; leaves that are not loaded are those of `init_params`,
+    and None for the tower without any.
 
   Raises:
-    AssertionError: unknown keys in `init_files`.
+    ConfigError: unknown keys in `init_files`.
     ValueError: unknown model, or parameters do not match, see
       `common.merge_params`.
   """

@@ -1,7 +1,7 @@
 """BERT, the text tower of LiT models with published language models.
 
-The names of the modules are those of flaxformer, where the published models
-were trained, but nothing of it is needed.
+The modules have the names of flaxformer, where the published models were
+trained; flaxformer itself is not needed.
 
 References:
   Devlin et al. 2018, BERT, https://arxiv.org/abs/1810.04805
@@ -13,12 +13,14 @@ head, `C` classes.
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from big_vision import checkpoints, fs, lookup, trees
 from big_vision.models import common
+from big_vision.types import Array, ConfigLike, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Config:
     num_heads: int, H.
     vocab_size: int, number of word pieces.
     max_len: int, number of positions.
-    num_segments: int, kinds of sentences; the model uses the first only.
-    dropout: float, rate everywhere.
+    num_segments: int, kinds of sentences; the model uses only the first.
+    dropout: float, rate of all dropout layers.
   """
 
   width: int
@@ -71,8 +73,15 @@ class Embedder(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, text):
-    """Maps int [B, L] to [B, L, D]."""
+  def __call__(self, text: Array) -> Array:
+    """Embeds tokens.
+
+    Args:
+      text: [B, L] int, tokens.
+
+    Returns:
+      [B, L, D].
+    """
     c = self.config
     embed = lambda num, name: nn.Embed(
       num, c.width, embedding_init=_INIT, name=f"embedders_{name}_ids"
@@ -89,8 +98,19 @@ class Attention(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, x, mask, deterministic=True):
-    """Maps x [B, L, D] to the same shape; mask [B, 1, L, L] bool."""
+  def __call__(
+    self, x: Array, mask: Array, deterministic: bool = True
+  ) -> Array:
+    """Applies self-attention.
+
+    Args:
+      x: [B, L, D].
+      mask: [B, 1, L, L] bool, which keys (last) a query attends to.
+      deterministic: bool, turns dropout off.
+
+    Returns:
+      [B, L, D].
+    """
     c = self.config
     query, key, value = (
       _dense(c.width, name)(x).reshape(*x.shape[:2], c.num_heads, -1)
@@ -111,13 +131,24 @@ class Attention(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-  """Self-attention, added, then normalised."""
+  """Self-attention with residual, then normalization."""
 
   config: Config
 
   @nn.compact
-  def __call__(self, x, mask, deterministic=True):
-    """Maps x [B, L, D] to the same shape; mask [B, 1, L, L] bool."""
+  def __call__(
+    self, x: Array, mask: Array, deterministic: bool = True
+  ) -> Array:
+    """Applies the block.
+
+    Args:
+      x: [B, L, D].
+      mask: [B, 1, L, L] bool, which keys (last) a query attends to.
+      deterministic: bool, turns dropout off.
+
+    Returns:
+      [B, L, D].
+    """
     c = self.config
     y = Attention(c, name="attention_layer")(x, mask, deterministic)
     y = _dense(c.width, "dense_layer")(y)
@@ -126,24 +157,39 @@ class AttentionBlock(nn.Module):
 
 
 class Mlp(nn.Module):
-  """The first half of an MLP."""
+  """First half of an MLP."""
 
   config: Config
 
   @nn.compact
-  def __call__(self, x):
-    """Maps [B, L, D] to [B, L, mlp_dim]."""
+  def __call__(self, x: Array) -> Array:
+    """Applies the layer and its activation.
+
+    Args:
+      x: [B, L, D].
+
+    Returns:
+      [B, L, mlp_dim].
+    """
     return nn.gelu(_dense(self.config.mlp_dim, "dense_layer")(x))
 
 
 class MlpBlock(nn.Module):
-  """MLP, added, then normalised."""
+  """MLP with residual, then normalization."""
 
   config: Config
 
   @nn.compact
-  def __call__(self, x, deterministic=True):
-    """Maps x [B, L, D] to the same shape."""
+  def __call__(self, x: Array, deterministic: bool = True) -> Array:
+    """Applies the block.
+
+    Args:
+      x: [B, L, D].
+      deterministic: bool, turns dropout off.
+
+    Returns:
+      [B, L, D].
+    """
     c = self.config
     y = Mlp(c, name="mlp")(x)
     y = _dense(c.width, "dense_layer")(y)
@@ -153,13 +199,24 @@ class MlpBlock(nn.Module):
 
 
 class Layer(nn.Module):
-  """Attention and MLP, both with the normalisation after the residual."""
+  """Attention and MLP, each with the normalization after the residual."""
 
   config: Config
 
   @nn.compact
-  def __call__(self, x, mask, deterministic=True):
-    """Maps x [B, L, D] to the same shape; mask [B, 1, L, L] bool."""
+  def __call__(
+    self, x: Array, mask: Array, deterministic: bool = True
+  ) -> Array:
+    """Applies the layer.
+
+    Args:
+      x: [B, L, D].
+      mask: [B, 1, L, L] bool, which keys (last) a query attends to.
+      deterministic: bool, turns dropout off.
+
+    Returns:
+      [B, L, D].
+    """
     block = AttentionBlock(self.config, name="attention_block")
     x = block(x, mask, deterministic)
     return MlpBlock(self.config, name="mlp_block")(x, deterministic)
@@ -171,21 +228,43 @@ class LayerSequence(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, x, mask, deterministic=True):
-    """Maps x [B, L, D] to the same shape; mask [B, 1, L, L] bool."""
+  def __call__(
+    self, x: Array, mask: Array, deterministic: bool = True
+  ) -> Array:
+    """Applies all layers.
+
+    Args:
+      x: [B, L, D].
+      mask: [B, 1, L, L] bool, which keys (last) a query attends to.
+      deterministic: bool, turns dropout off.
+
+    Returns:
+      [B, L, D].
+    """
     for i in range(self.config.depth):
       x = Layer(self.config, name=f"layers_{i}")(x, mask, deterministic)
     return x
 
 
 class EncoderBlock(nn.Module):
-  """All layers; exists for its name in checkpoints."""
+  """All layers; this module only adds its name to the names in checkpoints."""
 
   config: Config
 
   @nn.compact
-  def __call__(self, x, mask, deterministic=True):
-    """Maps x [B, L, D] to the same shape; mask [B, 1, L, L] bool."""
+  def __call__(
+    self, x: Array, mask: Array, deterministic: bool = True
+  ) -> Array:
+    """Applies all layers.
+
+    Args:
+      x: [B, L, D].
+      mask: [B, 1, L, L] bool, which keys (last) a query attends to.
+      deterministic: bool, turns dropout off.
+
+    Returns:
+      [B, L, D].
+    """
     layers = LayerSequence(self.config, name="layer_sequence")
     return layers(x, mask, deterministic)
 
@@ -200,11 +279,18 @@ class BertEncoder(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, text, deterministic=True):
-    """Maps tokens, int [B, L], to [B, L, D]; token 0 is padding.
+  def __call__(self, text: Array, deterministic: bool = True) -> Array:
+    """Encodes tokens.
+
+    Args:
+      text: [B, L] int, tokens; 0 is padding.
+      deterministic: bool, turns dropout off.
+
+    Returns:
+      [B, L, D].
 
     Raises:
-      ValueError: the text is longer than there are positions.
+      ValueError: the text is longer than the table of positions.
     """
     c = self.config
     if text.shape[1] > c.max_len:
@@ -224,8 +310,8 @@ class Model(nn.Module):
 
   Attributes:
     config: str, one of `CONFIGS`: "tiny", "base" or "large".
-    num_classes: int, outputs of the head; None or 0 is no head.
-    head_zeroinit: bool, whether the kernel of the head starts at zero.
+    num_classes: int, outputs of the head; None or 0 leaves out the head.
+    head_zeroinit: bool, initializes the kernel of the head with zeros.
   """
 
   config: str
@@ -233,19 +319,21 @@ class Model(nn.Module):
   head_zeroinit: bool = True
 
   @nn.compact
-  def __call__(self, text, *, train=False):
+  def __call__(
+    self, text: Array, *, train: bool = False
+  ) -> tuple[Array, dict[str, Array]]:
     """Applies the model.
 
     Args:
       text: [B, L] int, tokens, the first of which is [CLS]; 0 is padding.
-      train: bool, whether dropout is active.
+      train: bool, turns dropout on.
 
     Returns:
       (x, out): x is [B, C], or [B, D] without classes; out is a dict of named
-      intermediates. What `transformed` has at padding means nothing.
+      intermediates. The values of `transformed` at padding have no meaning.
 
     Raises:
-      ValueError: unknown config, or too long a text.
+      ValueError: unknown config, or the text is too long.
     """
     if self.config not in CONFIGS:
       raise lookup.unknown("BERT", self.config, CONFIGS, "model.text.config")
@@ -259,25 +347,29 @@ class Model(nn.Module):
     return x, out
 
 
-def load(params, path, model_cfg=None, dont_load=()):
+def load(
+  params: Params | None,
+  path: str,
+  model_cfg: ConfigLike = None,
+  dont_load: str | Sequence[str] = (),
+) -> Params:
   """Loads a published BERT, or a checkpoint of this model.
 
   Args:
-    params: parameters of the model, arrays or shapes; None returns what the
+    params: parameters of the model, arrays or shapes; None returns all that the
       checkpoint has.
-    path: str, folder of an original BERT with files `bert_model.ckpt.*`, of
-      which the heads are left out (needs TensorFlow); or a path
-      `<path>[:<sub/tree>]`.
+    path: str, folder of an original BERT with files `bert_model.ckpt.*`, whose
+      heads are left out (needs TensorFlow); or a path `<path>[:<sub/tree>]`.
     model_cfg: not used.
-    dont_load: regexes of parameters to be initialised instead; for an original
-      BERT this must include "head/.*" if the model has a head.
+    dont_load: regexes of parameters that keep their initial values; for an
+      original BERT this must include "head/.*" if the model has a head.
 
   Returns:
     Nested dict of parameters; leaves that are not loaded are those of `params`.
 
   Raises:
     ValueError: parameters do not match, see `common.merge_params`, or the
-      checkpoint is that of a BERT of another size.
+      checkpoint belongs to a BERT of another size.
   """
   del model_cfg
   if fs.exists(fs.join(path, "bert_model.ckpt.index")):
@@ -296,7 +388,7 @@ _POSITIONS = "BertEncoder_0/embedder/embedders_position_ids/embedding"
 
 
 def _cut_positions(loaded, params):
-  """Shortens the table of positions in `loaded` to that of the model."""
+  """Shortens the table of positions in `loaded` to that in `params`."""
   num = trees.tree_get(params, _POSITIONS).shape[0]
   table = loaded["BertEncoder_0"]["embedder"]["embedders_position_ids"]
   table["embedding"] = table["embedding"][:num]
@@ -345,15 +437,16 @@ _EMBEDDING_NAMES = {
 }
 
 
-def convert_name(name):
-  """Name of a parameter of `BertEncoder`.
+def convert_name(name: str) -> str | None:
+  """Translates the name of a variable of an original BERT.
 
   Args:
-    name: str, of a variable of an original BERT.
+    name: str, of the variable.
 
   Returns:
-    str, or None for what the model does not have: pooler, heads of the
-    pre-training, state of the optimizer.
+    str, name of the parameter of `BertEncoder`; None for what the model does
+    not
+    have: pooler, heads of the pre-training, state of the optimizer.
   """
   if name in _EMBEDDING_NAMES:
     return _EMBEDDING_NAMES[name]

@@ -1,15 +1,18 @@
-"""Original BERT checkpoints for tests of what loads them. Needs TensorFlow."""
+"""Writes original BERT checkpoints for tests of loading. Needs TensorFlow."""
 
 import os
 import tempfile
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from big_vision.models.proj.flaxformer import bert
+from big_vision.types import Shape
 
 
-def variable_shapes(config):
-  """All variables of an original BERT, with the heads of its pre-training.
+def variable_shapes(config: bert.Config) -> dict[str, Shape]:
+  """Lists all variables of an original BERT and of its pre-training heads.
 
   Args:
     config: `bert.Config`.
@@ -51,7 +54,7 @@ def variable_shapes(config):
   }
 
 
-def save_checkpoint(folder, variables):
+def save_checkpoint(folder: str, variables: Mapping[str, Any]) -> None:
   """Writes the files `<folder>/bert_model.ckpt.*`.
 
   Args:
@@ -68,7 +71,7 @@ def save_checkpoint(folder, variables):
   )
 
 
-def create_base_checkpoint():
+def create_base_checkpoint() -> str:
   """Writes a BERT-base (440 MB) of zeros.
 
   Returns:

@@ -1,28 +1,30 @@
 """FlexiViT: a ViT for all patch sizes, https://arxiv.org/abs/2212.08013.
 
-The number of tokens per side, `seqhw`, is an argument of the call. Patches get
-the size that gives so many, and the embedding of patches and the positions, which
-are stored at one size, are resampled to fit.
+The number of tokens per side, `seqhw`, is an argument of the call and
+determines the size of the patches. The patch embedding and the positions are
+stored at one size, and resampled to fit.
 """
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision import checkpoints
-from big_vision.models import common, vit, vit_checkpoints
+from big_vision import checkpoints, lookup
+from big_vision.models import common, positions, vit, vit_checkpoints
+from big_vision.types import AnyArray, Array, ConfigLike, Params
 
 
-def resample_patchemb(old, new_hw):
+def resample_patchemb(old: AnyArray, new_hw: Sequence[int]) -> AnyArray:
   """Resamples a kernel that embeds patches, for patches of another size.
 
   With B the matrix that resizes patches bilinearly, the new kernel is the
-  pseudo-inverse of B^T times the old one: the least change of the embedding of a
-  patch when it is resized, none at all for larger patches (eq. 4 of the paper).
+  pseudo-inverse of B^T times the old one. It changes the embeddings of resized
+  patches least, and not at all for larger patches (eq. 4 of the paper).
 
   Args:
     old: [h, w, C_in, C_out] array, possibly traced.
@@ -31,11 +33,16 @@ def resample_patchemb(old, new_hw):
   Returns:
     [*new_hw, C_in, C_out] array; `old` itself if it has that size. Kernels of
     less than 32 bits become float32.
+
+  Raises:
+    ConfigError: `old` does not have four dimensions, or `new_hw` two entries.
   """
-  assert len(old.shape) == 4, (
-    f"A patch embedding has four dimensions, not {len(old.shape)}."
-  )
-  assert len(new_hw) == 2, f"Not a height and a width: {new_hw}."
+  if len(old.shape) != 4:
+    raise lookup.ConfigError(
+      f"A patch embedding has four dimensions, not {len(old.shape)}."
+    )
+  if len(new_hw) != 2:
+    raise lookup.ConfigError(f"Expected a height and a width, got {new_hw}.")
   old_hw, new_hw = tuple(old.shape[:2]), tuple(new_hw)
   if old_hw == new_hw:
     return old
@@ -50,7 +57,7 @@ def resample_patchemb(old, new_hw):
 
 @functools.cache
 def _resampling(old_hw, new_hw):
-  """[new pixels, old pixels] float32 matrix, the same for all kernels."""
+  """Computes the matrix [new pixels, old pixels], float32, of all kernels."""
   resize = np.kron(
     *(_bilinear(o, n) for o, n in zip(old_hw, new_hw, strict=True))
   )
@@ -58,7 +65,10 @@ def _resampling(old_hw, new_hw):
 
 
 def _bilinear(num_old, num_new):
-  """[new, old] float32 matrix of linear resizing, half-pixel centres."""
+  """Computes the matrix [new, old], float32, of linear resizing.
+
+  Pixels have their centers at half-integers; it does not smooth.
+  """
   at = (np.arange(num_new, dtype=np.float32) + np.float32(0.5)) * np.float32(
     num_old / num_new
   ) - np.float32(0.5)
@@ -73,13 +83,13 @@ def _bilinear(num_old, num_new):
 
 
 class Patchify(nn.Module):
-  """Embeds patches of the size that gives a grid of a wanted size.
+  """Embeds patches, of the size that gives the wanted grid.
 
   Attributes:
     patch_size: (height, width) in pixels of the kernel that is stored.
     width: D.
-    seqhw: tokens per side, or (rows, columns) of them, if the call does not say;
-      None: it must.
+    seqhw: tokens per side, or (rows, columns) of them, for calls without
+      `seqhw`; None requires it in the call.
   """
 
   patch_size: Sequence[int] = (32, 32)
@@ -87,11 +97,22 @@ class Patchify(nn.Module):
   seqhw: int | Sequence[int] | None = None
 
   @nn.compact
-  def __call__(self, image, seqhw=None):
-    """Maps [B, H, W, C] to [B, seqhw, seqhw, D], or [B, *seqhw, D].
+  def __call__(
+    self, image: Array, seqhw: int | Sequence[int] | None = None
+  ) -> Array:
+    """Embeds patches.
+
+    Args:
+      image: [B, H, W, C].
+      seqhw: int, tokens per side, or (rows, columns); static. None means the
+        attribute.
+
+    Returns:
+      [B, seqhw, seqhw, D], or [B, *seqhw, D].
 
     Raises:
-      TypeError: it is not said how many tokens there should be.
+      TypeError: neither the call nor the attribute gives the number of tokens.
+      ValueError: the image has fewer pixels than tokens.
     """
     _, h, w, c = image.shape
     stored = tuple(self.patch_size)
@@ -129,23 +150,29 @@ class Patchify(nn.Module):
 
 
 class _Model(vit._Model):
-  """A ViT but for its stem; the table in `Model` explains the fields."""
+  """A ViT but for its stem; `Model` lists the fields."""
 
   patch_size: Sequence[int] = (32, 32)
   posemb_size: Sequence[int] = (7, 7)
   seqhw: int | Sequence[int] | None = None
 
   @nn.compact
-  def __call__(self, image, *, seqhw=None, train=False):
+  def __call__(
+    self,
+    image: Array,
+    *,
+    seqhw: int | Sequence[int] | None = None,
+    train: bool = False,
+  ) -> tuple[Array, dict[str, Any]]:
     """Applies the model.
 
     Args:
       image: [B, H, W, 3], normally in [-1, 1].
       seqhw: int, tokens per side, or (rows, columns); static.
-      train: bool, whether dropout is active.
+      train: bool, turns dropout on.
 
     Returns:
-      As `vit.Model`.
+      (x, out) as `vit.Model`.
     """
     out = {}
     image = jnp.asarray(image, self.dtype_mm)
@@ -158,22 +185,26 @@ class _Model(vit._Model):
     )
     if posemb.shape[1] != h * w:
       posemb = posemb.reshape(1, *self.posemb_size, d)
-      posemb = jax.image.resize(posemb, (1, h, w, d), "linear")
+      posemb = positions.resample(posemb, (h, w))
       posemb = posemb.reshape(1, h * w, d)
     return self.after_stem(x, posemb, out, train)
 
 
-def Model(num_classes, *, variant=None, **kw):  # noqa: N802 (a class to its callers)
+def Model(
+  num_classes: int | None, *, variant: str | None = None, **kw: Any
+) -> _Model:
   """FlexiViT of a named size.
 
   Args:
-    num_classes: int, outputs of the head; None or 0 is no head.
-    variant: str, for example "B/30": see `vit.decode_variant`. The size of
-      patches is that of the stored kernel.
+    num_classes: int, outputs of the head; None or 0 leaves out the head.
+    variant: str, for example "B/30": see `vit.decode_variant`. The patch size
+      is that of the stored kernel.
     **kw: overrides of the variant; all of `vit.Model`, and
-      patch_size: (height, width) in pixels of the stored kernel, default (32, 32).
-      posemb_size: (height, width) of the stored grid of positions, default (7, 7).
-      seqhw: tokens per side, or (rows, columns), where the call does not say.
+      patch_size: (height, width) in pixels of the stored kernel, default (32,
+        32).
+      posemb_size: (height, width) of the stored grid of positions, default (7,
+        7).
+      seqhw: tokens per side, or (rows, columns), for calls without it.
 
   Returns:
     The linen module.
@@ -185,14 +216,19 @@ def Model(num_classes, *, variant=None, **kw):  # noqa: N802 (a class to its cal
   return _Model(num_classes, **{**vit.decode_variant(variant), **kw})
 
 
-def load(init_params, init_file, model_cfg, dont_load=()):
-  """Loads a FlexiViT, or a ViT to become one, with other sizes of what is stored.
+def load(
+  init_params: Params,
+  init_file: str,
+  model_cfg: ConfigLike,
+  dont_load: str | Sequence[str] = (),
+) -> Params:
+  """Loads a FlexiViT or a ViT, and resamples what it stores at another size.
 
   Args:
     init_params: parameters of the model, arrays or shapes.
     init_file: str, a path `<path>[:<sub/tree>]` or one of `VANITY_NAMES`.
     model_cfg: `config.model`; its `patch_size` is the size of the kernel.
-    dont_load: regexes of parameters to be initialised instead.
+    dont_load: regexes of parameters that keep their initial values.
 
   Returns:
     Nested dict of parameters; leaves that are not loaded are those of

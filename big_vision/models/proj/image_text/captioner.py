@@ -1,32 +1,38 @@
-"""Text decoder that looks at an encoded image: captions, boxes, both.
+"""Text decoder that attends to an encoded image: for captions, boxes, or both.
 
-Predicts tokens one after the other, or all in parallel from mask tokens. What
-the tokens say is up to the preprocessing; those in front of the first predicted
-one are given, as a prompt is.
+It predicts tokens one after the other, or all in parallel from mask tokens. The
+preprocessing decides on the meaning of tokens; those before the first predicted
+one are given, like a prompt.
 
 References:
   Tschannen et al. 2023, CapPa (parallel prediction),
     https://arxiv.org/abs/2306.07915
   Wan et al. 2024, LocCa (boxes as tokens), https://arxiv.org/abs/2403.19596
-  Tschannen et al. 2025, SigLIP 2 (section 2.2), https://arxiv.org/abs/2502.14786
+  Tschannen et al. 2025, SigLIP 2 (section 2.2),
+  https://arxiv.org/abs/2502.14786
 
-Shapes: `B` batch, `L` length of the text, `T` image tokens, `D` width, `E` width
+Shapes: `B` batch, `L` length of the text, `T` image tokens, `D` width, `E`
+  width
 of the image tokens, `V` vocabulary. The names of the modules are the names in
 checkpoints.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from big_vision.models import vit
+from big_vision.types import Array
 
 
 class DecoderBlock(nn.Module):
   """Pre-norm block: self-attention, attention to the image, MLP.
 
   Attributes:
-    mlp_dim: int, hidden width of the MLP; None is 4 times the width.
+    mlp_dim: int, hidden width of the MLP; None means 4 times the width.
     num_heads: int.
     dropout: float, rate after each of the three, and inside the MLP.
     dtype_mm: str, dtype of matrix products.
@@ -38,15 +44,25 @@ class DecoderBlock(nn.Module):
   dtype_mm: str = "float32"
 
   @nn.compact
-  def __call__(self, x, encoded, mask, image_mask=None, deterministic=True):
-    """Maps x [B, L, D] to the same shape.
+  def __call__(
+    self,
+    x: Array,
+    encoded: Array,
+    mask: Array,
+    image_mask: Array | None = None,
+    deterministic: bool = True,
+  ) -> Array:
+    """Applies the block.
 
     Args:
       x: [B, L, D] float.
       encoded: [B, T, E] float, the image.
-      mask: [B, L, L] bool, which positions (last) each one sees.
-      image_mask: [B, T] bool, which tokens of the image exist; None is all.
-      deterministic: bool, no dropout.
+      mask: [B, L, L] bool, which positions (last) each one attends to.
+      image_mask: [B, T] bool, which tokens of the image exist; None means all.
+      deterministic: bool, turns dropout off.
+
+    Returns:
+      [B, L, D].
     """
     drop = nn.Dropout(rate=self.dropout)
 
@@ -64,8 +80,8 @@ class DecoderBlock(nn.Module):
     x = x + drop(y, deterministic)
 
     y = nn.LayerNorm(name="cross_norm")(x)
-    seen = None if image_mask is None else image_mask[:, None, None]
-    y = attention("cross_attention")(y, encoded, mask=seen)
+    exists = None if image_mask is None else image_mask[:, None, None]
+    y = attention("cross_attention")(y, encoded, mask=exists)
     x = x + drop(y, deterministic)
 
     y = nn.LayerNorm(name="mlp_norm")(x)
@@ -76,7 +92,7 @@ class DecoderBlock(nn.Module):
 
 
 class _Model(nn.Module):
-  """Decoder; `Model` explains the fields."""
+  """Decoder; `Model` lists the fields."""
 
   vocab_size: int
   width: int = 768
@@ -88,18 +104,26 @@ class _Model(nn.Module):
 
   @nn.compact
   def __call__(
-    self, encoded, tokens, mask, parallel=None, image_mask=None, *, train=False
-  ):
-    """Logits of every token, of which each may depend on those before it.
+    self,
+    encoded: Array,
+    tokens: Array,
+    mask: Array,
+    parallel: Array | None = None,
+    image_mask: Array | None = None,
+    *,
+    train: bool = False,
+  ) -> Array:
+    """Computes the logits of every token, each from the tokens before it.
 
     Args:
       encoded: [B, T, E] float, the image, not pooled.
-      tokens: [B, L] int in [0, V). L is always that of initialisation.
-      mask: [B, L] bool or number: not 0 where a token is to be predicted.
-      parallel: [B] bool, examples that are predicted in parallel: neither the
-        first token with a mask nor any after it is seen. None is no example.
-      image_mask: [B, T] bool, which tokens of the image exist; None is all.
-      train: bool, whether dropout is active.
+      tokens: [B, L] int in [0, V). L is always that of the initialization.
+      mask: [B, L] bool or number: nonzero where a token is to be predicted.
+      parallel: [B] bool, examples that are predicted in parallel: their first
+        token with a mask and all tokens after it are hidden. None means no
+        example.
+      image_mask: [B, T] bool, which tokens of the image exist; None means all.
+      train: bool, turns dropout on.
 
     Returns:
       [B, L, V] float32.
@@ -115,7 +139,7 @@ class _Model(nn.Module):
     )
     x = nn.Dropout(rate=self.dropout)(x, not train)
     causal = jnp.tril(jnp.ones([1, length, length], bool))
-    seen = causal | parallel[:, None, None]  # [B, L, L]
+    attend_to = causal | parallel[:, None, None]  # [B, L, L]
     for i in range(self.depth):
       x = DecoderBlock(
         mlp_dim=self.mlp_dim,
@@ -123,16 +147,16 @@ class _Model(nn.Module):
         dropout=self.dropout,
         dtype_mm=self.dtype_mm,
         name=f"block_{i}",
-      )(x, encoded, seen, image_mask, not train)
+      )(x, encoded, attend_to, image_mask, not train)
     x = nn.LayerNorm(name="norm")(x)
     logits = nn.Dense(self.vocab_size, dtype=self.dtype_mm, name="logits")(x)
     return jnp.asarray(logits, jnp.float32)
 
   def _inputs(self, tokens, mask, parallel):
-    """[B, L] ids of what is seen at each position, `V` and up are special."""
+    """Makes the ids [B, L] that the decoder reads; `V` and up are special."""
     begin, hidden = self.vocab_size, self.vocab_size + 1
-    # Of what follows the first predicted token, padding is hidden too, or else
-    # it would tell how long the text is.
+    # Padding after the first predicted token is hidden too: otherwise it would
+    # tell the length of the text.
     hide = predicted(mask) & parallel[:, None]
     x = jnp.concatenate([jnp.full_like(tokens[:, :1], begin), tokens], axis=1)
     # The token for the beginning stays if something is given after it.
@@ -140,23 +164,32 @@ class _Model(nn.Module):
     return jnp.where(hide, hidden, x)[:, :-1]
 
 
-def predicted(mask):
-  """[B, L] bool: from the first token on that `mask` [B, L] counts."""
+def predicted(mask: Array) -> Array:
+  """Marks all tokens from the first one on that is to be predicted.
+
+  Args:
+    mask: [B, L] bool or number, nonzero where a token is to be predicted.
+
+  Returns:
+    [B, L] bool.
+  """
   return jnp.cumsum(mask != 0, axis=1) > 0
 
 
-def complete(logits_fn, tokens, mask):
-  """Continues what is given, each token being the most probable one.
+def complete(
+  logits_fn: Callable[[Array], Array], tokens: Array, mask: Array
+) -> Array:
+  """Continues given tokens, always with the most probable next token.
 
   Args:
-    logits_fn: `tokens [B, L] -> logits [B, L, V]`, those at a position being a
-      function of the tokens before it.
+    logits_fn: `tokens [B, L] -> logits [B, L, V]`, where the logits at a
+      position depend on the tokens before it.
     tokens: [B, L] int.
-    mask: [B, L], not 0 where a token is to be predicted; see `predicted`.
+    mask: [B, L], nonzero where a token is to be predicted; see `predicted`.
 
   Returns:
-    [B, L] int like `tokens`, those that are given unchanged. There is no end:
-    what follows an end-of-text token means nothing.
+    [B, L] int like `tokens`, where given tokens are unchanged. It does not stop
+    at an end-of-text token; the tokens after that have no meaning.
   """
   new = predicted(mask)
 
@@ -168,7 +201,7 @@ def complete(logits_fn, tokens, mask):
   return jax.lax.fori_loop(0, tokens.shape[1], step, start)
 
 
-def Model(vocab_size, *, variant=None, **kw):  # noqa: N802 (a class to its callers)
+def Model(vocab_size: int, *, variant: str | None = None, **kw: Any) -> _Model:
   """Decoder of a named size.
 
   Args:

@@ -1,7 +1,7 @@
 """SigLIP and SigLIP 2 of Hugging Face's transformers as models of this package.
 
-Pure functions between tensors with Hugging Face's names and trees of
-parameters, both ways; `huggingface_files` reads and writes the files.
+Pure functions from tensors with Hugging Face's names to trees of parameters,
+and back; `huggingface_files` reads and writes the files.
 
   model_type in config.json           config.model
   siglip (SigLIP, most of SigLIP 2)   image_model = "vit"
@@ -14,6 +14,7 @@ References:
 """
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from big_vision.models.proj.image_text.huggingface_config import (
   model_config,
   parts_of,
 )
+from big_vision.types import ConfigLike, Params
 
 __all__ = [
   "NAFLEX",
@@ -50,14 +52,18 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _THERE = "the Hugging Face checkpoint"
 
 
-def select(names, hf_config, parts=None):
-  """The names of tensors that belong to some parts.
+def select(
+  names: Iterable[str],
+  hf_config: Mapping[str, Any],
+  parts: Sequence[str] | None = None,
+) -> list[str]:
+  """Lists the names of the tensors that belong to some parts.
 
   Args:
-    names: iterable of str, all there are in a checkpoint.
+    names: iterable of str, all names in a checkpoint.
     hf_config: mapping, content of config.json.
-    parts: some of `PARTS`; None is all that the checkpoint has, and then also
-      names that belong to nothing known.
+    parts: some of `PARTS`; None means all that the checkpoint has, and then
+      includes names of unknown parts.
 
   Returns:
     List of str.
@@ -70,24 +76,30 @@ def select(names, hf_config, parts=None):
 
 
 def _has_prefixes(names, hf_config):
-  """False for a tower that was saved alone by transformers 5."""
+  """Tells whether names begin with their part.
+
+  They do not in a tower that transformers 5 saved alone.
+  """
   parts = parts_of(hf_config)
   prefix = huggingface_layout.PREFIXES[parts[0]]
   return len(parts) > 1 or any(name.startswith(prefix) for name in names)
 
 
-def check_parts(hf_config, parts=None):
-  """Whether the models here have what some parts of a checkpoint are made of.
+def check_parts(
+  hf_config: Mapping[str, Any], parts: Sequence[str] | None = None
+) -> tuple[str, ...]:
+  """Checks that the models of this package can represent parts of a checkpoint.
 
   Args:
     hf_config: mapping, content of config.json.
-    parts: some of `PARTS`; None is all that the checkpoint has.
+    parts: some of `PARTS`; None means all that the checkpoint has.
 
   Returns:
-    `parts`, or all that there are.
+    `parts`, or all parts of the checkpoint.
 
   Raises:
-    ValueError: there is no such part, or a setting that models do not have.
+    ValueError: the checkpoint lacks such a part, or has a setting that the
+      models do not have.
   """
   have = parts_of(hf_config)
   parts = have if parts is None else parts
@@ -102,22 +114,26 @@ def check_parts(hf_config, parts=None):
   return tuple(parts)
 
 
-def to_params(tensors, hf_config, parts=None):
-  """Parameters from the tensors of a checkpoint.
+def to_params(
+  tensors: Mapping[str, np.ndarray],
+  hf_config: Mapping[str, Any],
+  parts: Sequence[str] | None = None,
+) -> Params:
+  """Converts the tensors of a checkpoint to parameters.
 
   Args:
     tensors: mapping, name -> array of float16, bfloat16, float32 or float64.
     hf_config: mapping, content of config.json.
-    parts: some of `PARTS`, tensors of others are ignored; None is all that the
-      checkpoint has.
+    parts: some of `PARTS`, tensors of others are ignored; None means all that
+      the checkpoint has.
 
   Returns:
     Nested dict of float32 arrays with `parts` as keys: the parameters of
     `two_towers` with scan=False.
 
   Raises:
-    ValueError: a setting that the models here do not have; a part or a tensor
-      is missing, unknown, or not of the shape or type that it should have.
+    ValueError: a setting that the models of this package do not have; a part or
+      a tensor is missing, unknown, or has an unexpected shape or type.
   """
   have = parts_of(hf_config)
   parts = check_parts(hf_config, parts)
@@ -143,28 +159,30 @@ def to_params(tensors, hf_config, parts=None):
     if x.dtype.name not in _FLOATS:
       raise ValueError(
         f"{e.name} in {_THERE} is of type {x.dtype.name}, but should be one of "
-        f"{', '.join(_FLOATS)}: quantised weights can not be loaded."
+        f"{', '.join(_FLOATS)}: quantized weights cannot be loaded."
       )
     out.append((e.path, e.to_param(np.asarray(x, np.float32))))
   return trees.tree_unflatten(out)
 
 
-def from_params(params, model_cfg, image_size=None):
-  """Tensors and settings from parameters: what `to_params` takes.
+def from_params(
+  params: Params, model_cfg: ConfigLike, image_size: int | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """Converts parameters to tensors and settings; the inverse of `to_params`.
 
   Args:
     params: nested mapping, parameters of `two_towers`, scanned or not.
     model_cfg: mapping, `config.model`.
-    image_size: int, side of the images in pixels, if it is no multiple of the
-      side of a patch. Not for NaFlex.
+    image_size: int, side of the images in pixels, if it is not a multiple of
+      the side of a patch. Not for NaFlex.
 
   Returns:
     (tensors, hf_config): dict of name -> contiguous float32 array, and the
     content of config.json. The bias of the logits is 0 if the model has none.
 
   Raises:
-    ValueError: a setting or a parameter that Hugging Face's model does not
-      have, or that it has and the model does not; names it.
+    ValueError: the model has a setting or a parameter that Hugging Face's model
+      lacks, or the reverse; names it.
   """
   if absent := [name for name in ("img", "txt", "t") if name not in params]:
     raise ValueError(

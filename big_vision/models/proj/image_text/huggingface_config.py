@@ -12,7 +12,10 @@ Between the two are the fields of a tower, a dict:
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from big_vision.types import ConfigLike
 
 PARTS = ("img", "txt", "t", "b")
 VIT, NAFLEX = "vit", "proj.image_text.naflex_vit"
@@ -26,7 +29,7 @@ _SIZES = dict(
   num_heads="num_attention_heads",
 )
 
-# What transformers takes for settings that config.json leaves out, as those of
+# Defaults of transformers for settings that config.json may leave out; those of
 # public checkpoints do.
 _DEFAULTS = dict(
   hidden_size=768,
@@ -40,8 +43,8 @@ _DEFAULTS = dict(
   max_position_embeddings=64,
 )
 
-# Settings that the models here do not have, and the values they behave like.
-# All these activations are one function, the approximation of gelu with tanh.
+# Settings that the models of this package do not have, and the values that
+# match them. All these activations are the approximation of GELU with tanh.
 _FIXED = dict(
   hidden_act=("gelu_pytorch_tanh", "gelu_new", "gelu_fast"),
   layer_norm_eps=(1e-6,),
@@ -49,8 +52,9 @@ _FIXED = dict(
   num_channels=(3,),
 )
 
-# The other way round: settings of `config.model` that Hugging Face's model does
-# not have, with their defaults. Those that add parameters are found by these.
+# In the other direction: settings of `config.model` that Hugging Face's model
+# does not have, with their defaults. `huggingface` finds those that add
+# parameters by these.
 _EXPORTABLE = dict(
   image_model=(VIT, (VIT, NAFLEX)),
   text_model=(TEXT_MODEL, (TEXT_MODEL,)),
@@ -66,8 +70,8 @@ _EXPORTABLE_TEXT = dict(
 )
 
 
-def parts_of(hf_config):
-  """What a checkpoint has.
+def parts_of(hf_config: Mapping[str, Any]) -> tuple[str, ...]:
+  """Lists the parts of a checkpoint.
 
   Args:
     hf_config: mapping, content of config.json.
@@ -76,7 +80,7 @@ def parts_of(hf_config):
     Tuple, some of `PARTS`.
 
   Raises:
-    ValueError: it is no SigLIP, or quantised.
+    ValueError: the checkpoint is not a SigLIP, or is quantized.
   """
   if hf_config.get("quantization_config"):
     raise _unsupported(
@@ -92,8 +96,8 @@ def parts_of(hf_config):
   return known[model_type]
 
 
-def image_fields(hf_config):
-  """Fields of the image tower of a checkpoint.
+def image_fields(hf_config: Mapping[str, Any]) -> dict[str, Any]:
+  """Reads the fields of the image tower of a checkpoint.
 
   Args:
     hf_config: mapping, content of config.json.
@@ -102,7 +106,7 @@ def image_fields(hf_config):
     Dict, see the top of this file.
 
   Raises:
-    ValueError: a setting that the models here do not have; names it.
+    ValueError: a setting that the models of this package do not have; names it.
   """
   config, fields = _tower(hf_config, "vision")
   naflex = hf_config["model_type"].startswith("siglip2")
@@ -120,8 +124,18 @@ def image_fields(hf_config):
   return fields | dict(side=math.isqrt(num))
 
 
-def text_fields(hf_config):
-  """Fields of the text tower of a checkpoint; as `image_fields`."""
+def text_fields(hf_config: Mapping[str, Any]) -> dict[str, Any]:
+  """Reads the fields of the text tower of a checkpoint.
+
+  Args:
+    hf_config: mapping, content of config.json.
+
+  Returns:
+    Dict, see the top of this file.
+
+  Raises:
+    ValueError: a setting that the models of this package do not have; names it.
+  """
   config, fields = _tower(hf_config, "text")
   return fields | dict(
     vocab_size=_number(config, "vocab_size", "text"),
@@ -130,26 +144,28 @@ def text_fields(hf_config):
   )
 
 
-def fields_of(hf_config, parts=None):
-  """Fields of the towers of a checkpoint.
+def fields_of(
+  hf_config: Mapping[str, Any], parts: Sequence[str] | None = None
+) -> dict[str, dict[str, Any]]:
+  """Reads the fields of the towers of a checkpoint.
 
   Args:
     hf_config: mapping, content of config.json.
-    parts: some of `PARTS`; None is all that the checkpoint has.
+    parts: some of `PARTS`; None means all that the checkpoint has.
 
   Returns:
-    Dict from those of "img", "txt" that are among the parts.
+    Dict of the fields of "img" and "txt", if they are among the parts.
 
   Raises:
-    ValueError: a setting that the models here do not have; names it.
+    ValueError: a setting that the models of this package do not have; names it.
   """
   read = dict(img=image_fields, txt=text_fields)
   parts = parts_of(hf_config) if parts is None else parts
   return {part: fn(hf_config) for part, fn in read.items() if part in parts}
 
 
-def model_config(hf_config):
-  """The model that a checkpoint is of.
+def model_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
+  """Writes the model config of a checkpoint.
 
   Args:
     hf_config: mapping, content of config.json.
@@ -157,12 +173,12 @@ def model_config(hf_config):
   Returns:
     Dict to be used as `config.model` of `two_towers`: `image` and `text`, the
     arguments of the towers, `image_model`, `text_model`, `out_dim`,
-    `temperature_init` and `bias_init`. Without what belongs to a tower if the
-    checkpoint is of the other one only. An image tower without a head returns
-    all its tokens (pool type "none").
+    `temperature_init` and `bias_init`. A checkpoint of one tower gives only the
+    keys of that tower. An image tower without a head returns all its tokens
+    (pool type "none").
 
   Raises:
-    ValueError: a setting that the models here do not have; names it.
+    ValueError: a setting that the models of this package do not have; names it.
   """
   fields = fields_of(hf_config)
   out: dict[str, Any] = {}
@@ -180,13 +196,15 @@ def model_config(hf_config):
   # Images have no projection: their embedding is what the head pools.
   out["out_dim"] = (None, text["out_dim"] if text else None)
   if "t" in parts_of(hf_config):
-    # As the training of the paper starts. A model without `bias_init` has none.
+    # The initial values of the paper. Without `bias_init`, models have no bias.
     out |= dict(temperature_init=10.0, bias_init=-10.0)
   return out
 
 
-def hf_config(image, text):
-  """The content of config.json for two towers.
+def hf_config(
+  image: Mapping[str, Any], text: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Writes the content of config.json for two towers.
 
   Args:
     image: fields of the image tower.
@@ -235,8 +253,8 @@ def hf_config(image, text):
   }
 
 
-def check_exportable(model_cfg):
-  """Whether a model without further parameters is one of Hugging Face.
+def check_exportable(model_cfg: ConfigLike) -> None:
+  """Checks the settings of a model that do not show in its parameters.
 
   Args:
     model_cfg: mapping, `config.model` of `two_towers`.
@@ -262,7 +280,7 @@ def check_exportable(model_cfg):
 
 
 def _tower(hf_config, kind):
-  """(settings of a tower, its fields that both kinds have)."""
+  """Reads the settings of a tower, and the fields that both kinds have."""
   if hf_config["model_type"].endswith(f"_{kind}_model"):
     config = hf_config
   else:
@@ -281,7 +299,7 @@ def _tower(hf_config, kind):
 
 
 def _number(config, key, kind):
-  """A setting that is a number; a pair of equal numbers counts as one."""
+  """Reads a number; a pair of equal numbers counts as one."""
   value = config.get(key, _DEFAULTS[key])
   one = value
   if isinstance(value, list | tuple) and len(set(value)) == 1:
@@ -295,5 +313,5 @@ def _unsupported(key, value, allowed):
   allowed = " or ".join(a if " " in str(a) else repr(a) for a in allowed)
   return ValueError(
     f"{key} = {value!r} in config.json of the Hugging Face checkpoint is "
-    f"nothing that the models here can do: it must be {allowed}."
+    f"not supported by the models of this package: it must be {allowed}."
   )

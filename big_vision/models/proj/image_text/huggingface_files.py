@@ -10,15 +10,16 @@ Files of the hub are downloaded once, to $BV_CACHE_DIR/huggingface.
 """
 
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401 (gives NumPy its bfloat16, which files may have)
+import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from big_vision import download, fs
+from big_vision import download, fs, types
 from big_vision.models.proj.image_text import huggingface
-
-assert ml_dtypes, "NumPy gets its bfloat16 from this import; safetensors asks."
 
 _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
@@ -27,13 +28,19 @@ _HUB = "hf://"
 
 
 class Params(dict):
-  """Parameters that `load` of a model takes where it takes a path.
+  """Parameters that `load` of a model accepts in place of a path.
 
-  Models look up what they are given among names of public checkpoints, and show
-  it in errors.
+  Models look up a path among the names of public checkpoints, and show it in
+  errors.
   """
 
-  def __init__(self, params, path):
+  def __init__(self, params: Mapping[str, Any], path: str) -> None:
+    """Wraps parameters.
+
+    Args:
+      params: nested mapping, the parameters.
+      path: str, the checkpoint, for error messages.
+    """
     super().__init__(params)
     self.path = path
 
@@ -43,10 +50,15 @@ class Params(dict):
   __hash__ = object.__hash__
 
 
-def is_checkpoint(path):
-  """Whether `path` is the folder of a checkpoint, or looks like one of the hub.
+def is_checkpoint(path: str) -> bool:
+  """Tells whether a path is a checkpoint of Hugging Face.
 
-  A folder with a config.json alone is the workdir of a run.
+  Args:
+    path: str, a folder or `hf://org/repo`.
+
+  Returns:
+    bool. It is False for a folder with a config.json alone, the workdir of a
+    run.
   """
   if ".npz" in path:  # As everywhere, a checkpoint of this package.
     return False
@@ -57,24 +69,29 @@ def is_checkpoint(path):
   )
 
 
-def read_config(path):
-  """Content of config.json, a dict.
+def read_config(path: str) -> dict[str, Any]:
+  """Reads config.json.
 
   Args:
     path: str, see the top of this file.
 
+  Returns:
+    dict.
+
   Raises:
-    ValueError: there is none, or it is no JSON.
+    ValueError: the file is missing or not JSON.
   """
   return _read_json(path, _CONFIG)
 
 
-def load(path, parts=None):
-  """Reads parameters, and no more of the files than that takes.
+def load(
+  path: str, parts: Sequence[str] | None = None
+) -> tuple[types.Params, dict[str, Any]]:
+  """Reads parameters, and only those files that they need.
 
   Args:
     path: str, see the top of this file.
-    parts: some of `huggingface.PARTS`; None is all that the checkpoint has.
+    parts: some of `huggingface.PARTS`; None means all that the checkpoint has.
 
   Returns:
     (params, hf_config), see `huggingface.to_params`.
@@ -91,12 +108,12 @@ def load(path, parts=None):
     raise ValueError(f"{path}: {e}") from e
 
 
-def load_parts(parts, image_model):
+def load_parts(parts: Mapping[str, Any], image_model: str) -> dict[str, Any]:
   """Reads the parts of a model that are in such checkpoints.
 
   Args:
-    parts: mapping from `huggingface.PARTS` to what to load for them: anything,
-      of which `<checkpoint>` or `<checkpoint>:<part>` is replaced.
+    parts: mapping from `huggingface.PARTS` to what to load for them. Values
+      `<checkpoint>` or `<checkpoint>:<part>` are replaced, others stay.
     image_model: str, `config.model.image_model`.
 
   Returns:
@@ -124,7 +141,9 @@ def load_parts(parts, image_model):
   return out
 
 
-def save(folder, tensors, hf_config):
+def save(
+  folder: str, tensors: Mapping[str, np.ndarray], hf_config: Mapping[str, Any]
+) -> None:
   """Writes a checkpoint.
 
   Args:
@@ -155,7 +174,7 @@ def _read_json(path, name):
     try:
       return json.load(f)
     except json.JSONDecodeError as e:
-      raise ValueError(f"{path}/{name} is no JSON: {e}") from e
+      raise ValueError(f"{path}/{name} is not JSON: {e}") from e
 
 
 def _read(path, select):
@@ -179,7 +198,7 @@ def _read(path, select):
 
 
 def _check_image_model(path, image_model):
-  """Raises ValueError if it is the other one of the two that there are."""
+  """Raises ValueError if config and checkpoint have different image models."""
   want = huggingface.model_config(read_config(path)).get("image_model")
   both = (huggingface.VIT, huggingface.NAFLEX)
   if want and image_model in both and image_model != want:

@@ -1,4 +1,4 @@
-"""The tensors of Hugging Face's SigLIP and the parameters they are here.
+"""The tensors of Hugging Face's SigLIP and the matching parameters.
 
 One table for both directions, made from the fields of `huggingface_config`.
 
@@ -8,6 +8,8 @@ side of a patch, `n` side of the grid of positions.
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,15 +23,15 @@ PREFIXES = {
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """A tensor there and a parameter here.
+  """A tensor of Hugging Face and a parameter of this package.
 
   Attributes:
     name: str, of the tensor.
     path: str, of the parameter.
-    tensor: shape there.
-    order: in which order its dimensions come here.
-    shape: how they are then split or merged, the shape here.
-    third: int, which third of the tensor it is; None is all of it.
+    tensor: shape of the tensor.
+    order: order of the tensor's dimensions in the parameter.
+    shape: shape of the parameter, after dimensions are split or merged.
+    third: int, which third of the tensor it is; None means all of it.
   """
 
   name: str
@@ -39,29 +41,43 @@ class Entry:
   shape: tuple[int, ...]
   third: int | None = None
 
-  def to_param(self, x):
-    """The parameter [*shape] of a tensor [*tensor]."""
+  def to_param(self, x: np.ndarray) -> np.ndarray:
+    """Converts a tensor to the parameter.
+
+    Args:
+      x: [*tensor].
+
+    Returns:
+      [*shape].
+    """
     if self.third is not None:
       x = np.split(x, 3)[self.third]
     return x.transpose(self.order).reshape(self.shape)
 
-  def to_tensor(self, x):
-    """The inverse; one third of the tensor if it is only that."""
+  def to_tensor(self, x: np.ndarray) -> np.ndarray:
+    """Converts the parameter to the tensor, or to its third of it.
+
+    Args:
+      x: [*shape].
+
+    Returns:
+      [*tensor], or a third of that along the first axis.
+    """
     first, *rest = self.tensor
     there = self.tensor if self.third is None else (first // 3, *rest)
     x = x.reshape([there[i] for i in self.order])
     return x.transpose(np.argsort(self.order))
 
 
-def entries(fields, parts):
-  """The whole table.
+def entries(fields: Mapping[str, Any], parts: Sequence[str]) -> list[Entry]:
+  """Makes the whole table.
 
   Args:
-    fields: mapping with "img", "txt" as far as `parts` has them.
+    fields: mapping with those of "img", "txt" that are in `parts`.
     parts: some of "img", "txt", "t", "b".
 
   Returns:
-    List of `Entry`; those that are thirds of one tensor in their order.
+    List of `Entry`; the thirds of one tensor come in their order.
   """
   make = dict(
     img=lambda: _image(fields["img"]),

@@ -1,79 +1,44 @@
 """NaFlex ViT: a ViT for sequences of patches, of any aspect ratio.
 
-An image comes as its patches and where each of them is, filled up to a fixed
-number with padding, which changes nothing: it is neither attended to nor pooled.
-Positions are a learned grid that is stretched over each image.
+An image consists of its patches and their coordinates, padded to a fixed
+number.
+Padding changes nothing: attention and pooling leave it out. Positions are a
+learned grid that is stretched over each image.
 
 References:
-  Tschannen et al. 2025, SigLIP 2 (section 2.4.2), https://arxiv.org/abs/2502.14786
-  Dehghani et al. 2023, NaViT, https://arxiv.org/abs/2307.06304
-  Beyer et al. 2022, FlexiViT, https://arxiv.org/abs/2212.08013
+  Tschannen et al. 2025, SigLIP 2 (section 2.4.2),
+  https://arxiv.org/abs/2502.14786 Dehghani et al. 2023, NaViT,
+  https://arxiv.org/abs/2307.06304 Beyer et al. 2022, FlexiViT,
+  https://arxiv.org/abs/2212.08013
 
 Shapes: `B` batch, `T` tokens, `D` width, `C` classes, `n` side of the grid of
 positions. The names of the modules are the names in checkpoints.
 """
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from big_vision import checkpoints, lookup
-from big_vision.models import common, vit
+from big_vision.models import common, positions, vit
+from big_vision.types import Array, ConfigLike, Params
 
 
 def _decode_posemb(posemb):
-  """("learn_2d", 64) for "learn_2d(64)", (posemb, None) without a number."""
+  """Splits "learn_2d(64)" into ("learn_2d", 64); None stands for no number."""
   match = re.fullmatch(r"(\w+)\((\d+)\)", posemb)
   return (match[1], int(match[2])) if match else (posemb, None)
-
-
-def resample_posemb_at(posemb, y, x, height, width):
-  """Values of a grid of positions that is stretched over an image.
-
-  They are those of resizing the grid to (height, width) bilinearly, with
-  half-pixel centres and antialiasing, but only these few are computed.
-
-  Args:
-    posemb: [n, m, D] array.
-    y: [B, T] int, rows, in [0, height).
-    x: [B, T] int, columns, in [0, width).
-    height: [B] int, rows of patches in each image.
-    width: [B] int, columns of patches in each image.
-
-  Returns:
-    [B, T, D] array with the dtype of `posemb`.
-  """
-  n, m, d = posemb.shape
-  rows, columns = _interpolation(y, height, n), _interpolation(x, width, m)
-  weights = rows[..., :, None] * columns[..., None, :]  # [B, T, n, m]
-  at = jnp.matmul(
-    weights.reshape(*y.shape, n * m),
-    posemb.reshape(n * m, d).astype(jnp.float32),
-    precision=jax.lax.Precision.HIGHEST,  # Else positions blur on TPUs.
-  )
-  return at.astype(posemb.dtype)
-
-
-def _interpolation(index, size, num):
-  """[B, T, num] float32 weights of `num` values stretched over `size`."""
-  scale = (num / size)[:, None]  # Stored values per patch.
-  centre = (index + 0.5) * scale - 0.5
-  stored = jnp.arange(num, dtype=jnp.float32)[None, None]
-  # A triangle; a wider one if patches are further apart than stored values.
-  reach = jnp.maximum(scale, 1.0)[:, :, None]
-  distance = jnp.abs(centre[:, :, None] - stored)
-  weights = jnp.maximum(1.0 - distance / reach, 0.0)
-  return weights / jnp.sum(weights, axis=-1, keepdims=True)
 
 
 _POOL_TYPES = ("gap", "map", "max", "none")
 
 
 class _Model(nn.Module):
-  """NaFlex ViT; the table in `Model` explains the fields."""
+  """NaFlex ViT; `Model` lists the fields."""
 
   num_classes: int | None = None
   width: int = 768
@@ -93,21 +58,24 @@ class _Model(nn.Module):
   dropout: float = 0.0
 
   @nn.compact
-  def __call__(self, image, *, train=False):
+  def __call__(
+    self, image: tuple[Array, Array, Array, Array], *, train: bool = False
+  ) -> tuple[Array, dict[str, Any]]:
     """Applies the model.
 
     Args:
       image: (patches, ptype, yabs, xabs): the pixels of each patch
         [B, T, P * P * 3], normally in [-1, 1]; int [B, T] each, 1 for a patch
         and 0 for padding, the row of the patch, and its column.
-      train: bool, whether dropout is active.
+      train: bool, turns dropout on.
 
     Returns:
       (x, out): x is [B, C], or [B, D] without classes, or [B, T, ...] with pool
       type "none"; out is a dict of named intermediates.
 
     Raises:
-      ValueError: unknown pool type or kind of positions, or no `nposemb`.
+      ValueError: unknown pool type or kind of positions, or `nposemb` is
+        missing.
     """
     if self.pool_type not in _POOL_TYPES:
       raise lookup.unknown(
@@ -157,7 +125,7 @@ class _Model(nn.Module):
     return x, out
 
   def _positions(self, is_patch, yabs, xabs):
-    """[B, T, D] embeddings of the positions, for padding any finite values."""
+    """Computes the positions [B, T, D]; any finite values for padding."""
     kind, _ = _decode_posemb(self.posemb)
     if kind != "learn_2d":
       raise lookup.unknown(
@@ -175,17 +143,17 @@ class _Model(nn.Module):
       (n, n, self.width),
       self.dtype_mm,
     )
-    # The coordinates of padding say nothing about the size of the image.
+    # The coordinates of padding do not count for the size of the image.
     y, x = (jnp.where(is_patch, index, 0) for index in (yabs, xabs))
     height, width = jnp.max(y, axis=1) + 1, jnp.max(x, axis=1) + 1
-    return resample_posemb_at(posemb, y, x, height, width)
+    return positions.resample(posemb, (height, width), at=(y, x))
 
 
 def _pool(x, mask, pool_type):
-  """Mean or maximum [B, D] of the tokens x [B, T, D] in mask [B, T].
+  """Computes mean or maximum [B, D] of the tokens x [B, T, D] in mask [B, T].
 
-  It is 0 without any token, as in the examples that fill up the last batch of an
-  evaluation, so that these can be weighted with 0.
+  Examples without tokens fill up the last batch of an evaluation, with weight
+  0. Their result is 0, since NaN would stay NaN.
   """
   mask = mask[:, :, None]
   num = jnp.sum(mask, axis=1)  # [B, 1]
@@ -195,23 +163,25 @@ def _pool(x, mask, pool_type):
   return jnp.where(num > 0, x, 0)
 
 
-def Model(num_classes=None, *, variant=None, **kw):  # noqa: N802 (a class to its callers)
+def Model(
+  num_classes: int | None = None, *, variant: str | None = None, **kw: Any
+) -> _Model:
   """NaFlex ViT of a named size.
 
   Args:
-    num_classes: int, outputs of the head; None or 0 is no head.
+    num_classes: int, outputs of the head; None or 0 leaves out the head.
     variant: str, a size of `vit.decode_variant`, for example "B".
     **kw: overrides of the variant, and
       width, depth, mlp_dim, num_heads: default 768, 12, 4 * width, 12.
-      rep_size: width of a tanh layer before the head; True is `width`.
+      rep_size: width of a tanh layer before the head; True means `width`.
       pool_type: "gap" mean, "map" attention, "max", "none".
-      head_zeroinit: whether the kernel of the head starts at zero.
+      head_zeroinit: bool, initializes the kernel of the head with zeros.
       scan, remat_policy, dtype_mm: see `vit.Encoder`.
-      posemb: "learn_2d"; a number, as in "learn_2d(64)", means nothing any more:
-        images may have any number of rows and columns.
-      nposemb: side of the learned grid of positions; must be given.
-      patchln_pre, patchln_post: whether to normalise before and after patches
-        are embedded.
+      posemb: "learn_2d"; a number, as in "learn_2d(64)", no longer has an
+        effect: images may have any number of rows and columns.
+      nposemb: side of the learned grid of positions; required.
+      patchln_pre, patchln_post: bools, normalize before and after patches are
+        embedded.
       dropout: rate.
 
   Returns:
@@ -228,16 +198,20 @@ def Model(num_classes=None, *, variant=None, **kw):  # noqa: N802 (a class to it
   return _Model(num_classes, **{**fields, **kw})
 
 
-def load(init_params, init_file, model_cfg, dont_load=()):
+def load(
+  init_params: Params | None,
+  init_file: str | Params,
+  model_cfg: ConfigLike,
+  dont_load: str | Sequence[str] = (),
+) -> Params:
   """Loads a checkpoint with any grid of positions and stacking of the blocks.
 
   Args:
-    init_params: parameters of the model, arrays or shapes; None returns what
-      the checkpoint has.
-    init_file: str, a path `<path>[:<sub/tree>]` or one of
-      `vit.VANITY_NAMES`.
+    init_params: parameters of the model, arrays or shapes; None returns all
+      that the checkpoint has.
+    init_file: str, a path `<path>[:<sub/tree>]` or one of `vit.VANITY_NAMES`.
     model_cfg: mapping, `config.model`, or None.
-    dont_load: regexes of parameters to be initialised instead, for example
+    dont_load: regexes of parameters that keep their initial values, for example
       ["head/.*"].
 
   Returns:
@@ -246,7 +220,7 @@ def load(init_params, init_file, model_cfg, dont_load=()):
 
   Raises:
     ValueError: parameters do not match, see `common.merge_params`, or the
-      checkpoint is that of another ViT.
+      checkpoint belongs to another ViT.
   """
   params = checkpoints.load_params(vit.VANITY_NAMES.get(init_file, init_file))
 
@@ -260,17 +234,17 @@ def load(init_params, init_file, model_cfg, dont_load=()):
 
 
 def _resize_posemb(old, shape, init_file):
-  """Resizes a grid [n, n, D] as the model does; itself if it has the shape."""
+  """Resizes a grid [n, n, D] as the model does, unless it has the shape."""
   if tuple(old.shape) == tuple(shape):
     return old
   n, _, d = shape
   if old.shape[0] != old.shape[1] or old.shape[2] != d:
     raise ValueError(
-      f"pos_embedding of {init_file!r} is {tuple(old.shape)}, which is no grid "
-      f"of positions of this width, as {tuple(shape)} is: config.model_init must "
-      "be a NaFlex ViT of this size."
+      f"pos_embedding of {init_file!r} is {tuple(old.shape)}, but the model "
+      f"needs a square grid of positions of its width, as {tuple(shape)} is: "
+      "config.model_init must be a NaFlex ViT of this size."
     )
   y, x = jnp.mgrid[:n, :n].reshape(2, 1, -1)
   size = jnp.array([n])
-  new = resample_posemb_at(jnp.asarray(old), y, x, size, size)
+  new = positions.resample(jnp.asarray(old), (size, size), at=(y, x))
   return np.asarray(new).reshape(shape)

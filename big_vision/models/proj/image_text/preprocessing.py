@@ -1,8 +1,11 @@
-"""How images and texts are preprocessed for published models, as strings.
+"""Writes the preprocessing of published models, as strings for configs.
 
-Images are the feature `image`, uint8 [H, W, 3], which stays its name; a text is
+Images are the feature `image`, uint8 [H, W, 3], which keeps its name; a text is
 the feature `texts`, a string scalar, and becomes `labels`.
 """
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from big_vision.models.proj.image_text import huggingface_config
 
@@ -17,8 +20,8 @@ MODULES = (
 _GEMMA_VOCAB = 256_000  # SigLIP 2; the vocabularies of SigLIP are smaller.
 
 
-def naflex(patch_size, length):
-  """Patches of images of any aspect ratio.
+def naflex(patch_size: int, length: int | Sequence[int]) -> str:
+  """Writes the preprocessing to patches of images of any aspect ratio.
 
   Args:
     patch_size: int, side of a patch, pixels.
@@ -26,7 +29,7 @@ def naflex(patch_size, length):
       image.
 
   Returns:
-    str, preprocessing of `image` to what `naflex_vit` takes.
+    str, preprocessing of `image` to the input of `naflex_vit`.
   """
   longest = length if isinstance(length, int) else max(length)
   keys = ", ".join(
@@ -38,8 +41,8 @@ def naflex(patch_size, length):
   )
 
 
-def of_huggingface(path, hf_config):
-  """Preprocessing for a SigLIP or SigLIP 2 of Hugging Face.
+def of_huggingface(path: str, hf_config: Mapping[str, Any]) -> tuple[str, str]:
+  """Writes the preprocessing of a SigLIP or SigLIP 2 of Hugging Face.
 
   Args:
     path: str, the folder of the checkpoint or `hf://org/repo`, where the

@@ -1,6 +1,6 @@
 """Transformer encoder for text, the text tower of LiT and SigLIP.
 
-Attention is bidirectional and sees padding, too, unless `pad_token` is given:
+Attention is bidirectional, and includes padding unless `pad_token` is given:
 public models are trained with texts of one fixed length.
 
 References:
@@ -11,17 +11,21 @@ Shapes: `B` batch, `L` length in tokens, `D` width, `C` classes, `V` vocabulary.
 The names of the modules are the names in checkpoints.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
 from big_vision import checkpoints, lookup
 from big_vision.models import common, vit
+from big_vision.types import Array, ConfigLike, Params
 
 _POOL_TYPES = ("last", "first", "mean", "gap", "max", "gmp", "map")
 
 
 class _Model(nn.Module):
-  """Text transformer; `Model` explains the fields."""
+  """Text transformer; `Model` lists the fields."""
 
   num_classes: int | None
   width: int = 512
@@ -36,12 +40,15 @@ class _Model(nn.Module):
   pad_token: int | None = None
 
   @nn.compact
-  def __call__(self, text, *, train=False):
+  def __call__(
+    self, text: Array, *, train: bool = False
+  ) -> tuple[Array, dict[str, Any]]:
     """Applies the model.
 
     Args:
-      text: [B, L] int, tokens in [0, V). L is always that of initialisation.
-      train: bool, whether dropout is active.
+      text: [B, L] int, tokens in [0, V). L is always that of the
+        initialization.
+      train: bool, turns dropout on.
 
     Returns:
       (x, out): x is [B, C], or [B, D] without classes; out is a dict of named
@@ -59,10 +66,10 @@ class _Model(nn.Module):
         )
       )
     out = {}
-    exists = seen = which = None
+    exists = attend_to = pooled = None
     if self.pad_token is not None:
       exists = _not_padding(text, self.pad_token)  # [B, L]
-      seen, which = exists[:, None], exists[:, :, None]
+      attend_to, pooled = exists[:, None], exists[:, :, None]
     embed = nn.Embed(num_embeddings=self.vocab_size, features=self.width)
     x = out["embedded"] = embed(text)  # [B, L, D]
     x = x + vit.get_posemb(
@@ -75,10 +82,10 @@ class _Model(nn.Module):
       dropout=self.dropout,
       scan=self.scan,
       remat_policy=self.remat_policy,
-    )(x, deterministic=not train, mask=seen)
+    )(x, deterministic=not train, mask=attend_to)
     out.update({"transformed": x, **encoder_out})
 
-    # Who uses the model under jit, but not these, does not pay for them.
+    # Compiled code that does not use these does not compute them.
     out["vocab_logits"] = embed.attend(x)  # [B, L, V]
 
     if self.pool_type == "last":
@@ -86,10 +93,10 @@ class _Model(nn.Module):
     elif self.pool_type == "first":
       x = x[:, 0]
     elif self.pool_type in ("mean", "gap"):
-      x = jnp.mean(x, axis=1, where=which)
+      x = jnp.mean(x, axis=1, where=pooled)
     elif self.pool_type in ("max", "gmp"):
-      lowest = None if which is None else jnp.finfo(x.dtype).min
-      x = jnp.max(x, axis=1, where=which, initial=lowest)
+      lowest = None if pooled is None else jnp.finfo(x.dtype).min
+      x = jnp.max(x, axis=1, where=pooled, initial=lowest)
     else:
       x = vit.MAPHead(num_heads=self.num_heads, mlp_dim=self.mlp_dim)(x, exists)
     out["pre_logits"] = x  # [B, D]
@@ -100,16 +107,18 @@ class _Model(nn.Module):
 
 
 def _not_padding(text, pad_token):
-  """[B, L] bool: tokens that are no padding; all of a text of padding alone."""
+  """Marks [B, L] tokens other than padding; all, if a text is only padding."""
   exists = text != pad_token
   return exists | ~jnp.any(exists, axis=1, keepdims=True)
 
 
-def Model(num_classes, *, variant=None, **kw):  # noqa: N802 (a class to its callers)
+def Model(
+  num_classes: int | None, *, variant: str | None = None, **kw: Any
+) -> _Model:
   """Text transformer of a named size.
 
   Args:
-    num_classes: int, outputs of the head; None or 0 is no head.
+    num_classes: int, outputs of the head; None or 0 leaves out the head.
     variant: str, a size of `vit.decode_variant`, for example "B".
     **kw: overrides of the variant, and
       width, depth, mlp_dim, num_heads: default 512, 12, 2048, 8.
@@ -118,9 +127,10 @@ def Model(num_classes, *, variant=None, **kw):  # noqa: N802 (a class to its cal
       pool_type: "last" or "first" token, "mean" (or "gap"), "max" (or "gmp"),
         "map" attention.
       scan, remat_policy: see `vit.Encoder`.
-      pad_token: id of the padding, which then is neither attended to nor pooled;
-        default None: it counts as any other token. "last" and "first" take those
-        positions all the same, which also see the text where they are padding.
+      pad_token: id of the padding, which attention and pooling then leave out;
+        the default None treats it as any other token. The pool types "last" and
+        "first" take these positions even if they are padding; padding attends
+        to the text.
 
   Returns:
     The linen module.
@@ -134,15 +144,20 @@ def Model(num_classes, *, variant=None, **kw):  # noqa: N802 (a class to its cal
   return _Model(num_classes, **{**fields, **kw})
 
 
-def load(init_params, init_file, model_cfg, dont_load=()):
+def load(
+  init_params: Params | None,
+  init_file: str | Params,
+  model_cfg: ConfigLike,
+  dont_load: str | Sequence[str] = (),
+) -> Params:
   """Loads a checkpoint of any age and stacking of the blocks.
 
   Args:
-    init_params: parameters of the model, arrays or shapes; None returns what
-      the checkpoint has.
+    init_params: parameters of the model, arrays or shapes; None returns all
+      that the checkpoint has. They also tell whether the blocks are stacked.
     init_file: str, a path `<path>[:<sub/tree>]`.
-    model_cfg: not used; whether blocks are stacked is seen in `init_params`.
-    dont_load: regexes of parameters to be initialised instead, for example
+    model_cfg: not used.
+    dont_load: regexes of parameters that keep their initial values, for example
       ["head/.*"].
 
   Returns:
@@ -151,7 +166,7 @@ def load(init_params, init_file, model_cfg, dont_load=()):
 
   Raises:
     ValueError: parameters do not match, see `common.merge_params`, or the
-      checkpoint is for another length of text.
+      checkpoint belongs to another length of text.
   """
   del model_cfg
   params = common.convert_pre_linen(checkpoints.load_params(init_file))
@@ -170,20 +185,20 @@ def load(init_params, init_file, model_cfg, dont_load=()):
 
 
 def _stack_like(params, init_params):
-  """Stacks the blocks of the encoder, or not, as the model has them."""
+  """Stacks or unstacks the blocks of the encoder, as the model has them."""
   scan = "encoderblock" in init_params.get("Encoder_0", {})
-  # There the name of the encoder is that of an image model.
+  # `restack` knows the encoder by its name in image models.
   renamed = {"Transformer": params.get("Encoder_0", {})}
   return {**params, "Encoder_0": vit.restack(renamed, scan)["Transformer"]}
 
 
 def _check_length(params, init_params, init_file):
-  """Raises ValueError if positions are for another length of text."""
+  """Raises ValueError if the checkpoint has another number of positions."""
   got, want = (p.get("pos_embedding") for p in (params, init_params))
   if want is not None and tuple(got.shape) != tuple(want.shape):
     raise ValueError(
       f"pos_embedding of {init_file!r} is {tuple(got.shape)}, but that of the "
-      f"model {tuple(want.shape)}: tokenise to the length of the checkpoint, "
+      f"model {tuple(want.shape)}: tokenize to the length of the checkpoint, "
       f"{got.shape[1]}, in config.input.pp, or list pos_embedding in `dont_load`"
       " of config.model_load (of txt_load_kw there for two towers)."
     )

@@ -10,6 +10,7 @@ Shapes: `B` batch, `E` size of the embeddings.
 """
 
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +20,7 @@ import numpy as np
 from big_vision import checkpoints, lookup
 from big_vision.models import vit
 from big_vision.models.proj.image_text import huggingface_files
+from big_vision.types import Array, ConfigLike, Params
 
 _IMAGE_MODEL = "vit"
 _TEXT_MODEL = "proj.image_text.text_transformer"
@@ -31,14 +33,14 @@ class Model(nn.Module):
   """Two towers, and the parameters of the loss that compares them.
 
   Attributes:
-    image: mapping, arguments of the image model; None is {}.
-    text: mapping, arguments of the text model; None is {}.
+    image: mapping, arguments of the image model; None means {}.
+    text: mapping, arguments of the text model; None means {}.
     text_model: str, module below `big_vision.models`, or a dotted path.
     image_model: str, the same.
-    out_dim: int, size of the embeddings; or a pair (image, text), where None is
-      no head: the embedding is what the tower ends with.
+    out_dim: int, size of the embeddings; or a pair (image, text), where None
+      leaves out the head: the embedding is the pooled output of the tower.
     temperature_init: float, initial inverse temperature: factor of the logits.
-    bias_init: float, initial bias of the logits; None is no such parameter.
+    bias_init: float, initial bias of the logits; None leaves out the parameter.
   """
 
   image: Mapping[str, Any] | None = None
@@ -50,19 +52,22 @@ class Model(nn.Module):
   bias_init: float | None = None
 
   @nn.compact
-  def __call__(self, image, text=None, **kw):
+  def __call__(
+    self, image: Any, text: Array | None = None, **kw: Any
+  ) -> tuple[Array | None, Array | None, dict[str, Any]]:
     """Embeds images and texts.
 
     Args:
-      image: [B, ...], what the image model takes, or None.
+      image: [B, ...], input of the image model, or None.
       text: [B, L] int, tokens, or None.
       **kw: for both towers, for example `train`.
 
     Returns:
-      (zimg, ztxt, out): [B, E] embeddings of unit length, or None where the
-      input is; and a dict of named intermediates: those of the towers as
-      `img/...` and `txt/...`, `t` the factor of the logits [1], and `b` their
-      bias [1], if it has one.
+      (zimg, ztxt, out): [B, E] embeddings of unit length, or None for an input
+        of
+      None; and a dict of named intermediates: those of the towers as `img/...`
+      and `txt/...`, `t` the factor of the logits [1], and `b` their bias [1] if
+      there is one.
 
     Raises:
       ValueError: unknown model, or `out_dim` is neither a number nor a pair.
@@ -104,13 +109,15 @@ class Model(nn.Module):
     return embed(tower, name, x, out, **kw)
 
 
-def embed(tower, name, x, out, **kw):
-  """Normalised output of a tower.
+def embed(
+  tower: nn.Module, name: str, x: Any, out: dict[str, Any], **kw: Any
+) -> Array:
+  """Applies a tower and normalizes its output.
 
   Args:
     tower: linen module that returns (z [B, E], dict of intermediates).
-    name: str, prefix of what is put into `out`.
-    x: what the tower takes.
+    name: str, prefix of the entries in `out`.
+    x: input of the tower.
     out: dict, to which the intermediates of the tower are added, `norm` [B, 1],
       and `normalized` [B, E], which is returned.
     **kw: for the tower, for example `train`.
@@ -126,17 +133,18 @@ def embed(tower, name, x, out, **kw):
 
 
 def _norm(z):
-  """L2 norm [B, 1] of z [B, E], with a gradient of 0 at 0 instead of NaN.
+  """Computes the L2 norm [B, 1] of z [B, E], with gradient 0 at 0, not NaN.
 
-  A tower whose head starts with zeros would otherwise end the training with the
-  first step.
+  NaN would stop the training of a tower whose head starts with zeros.
   """
   squared = jnp.sum(jnp.square(z), axis=1, keepdims=True)
   positive = squared > 0
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
 
 
-def add_temperature(self, temperature_init, out):
+def add_temperature(
+  self: nn.Module, temperature_init: float, out: dict[str, Any]
+) -> None:
   """Makes the parameter `t` [1], the logarithm of the factor of the logits.
 
   Args:
@@ -149,8 +157,19 @@ def add_temperature(self, temperature_init, out):
   out["t"], out["t/parameter"] = jnp.exp(t), t
 
 
-def tower_module(tower, name):
-  """Module of the model called `name`; `tower` is "img" or "txt"."""
+def tower_module(tower: str, name: str) -> ModuleType:
+  """Imports the module of a tower's model.
+
+  Args:
+    tower: str, "img" or "txt".
+    name: str, module below `big_vision.models`, or a dotted path.
+
+  Returns:
+    The module.
+
+  Raises:
+    ValueError: unknown model.
+  """
   kind = {"img": "image", "txt": "text"}[tower]
   return lookup.module(
     "models",
@@ -162,32 +181,36 @@ def tower_module(tower, name):
 
 
 def load(
-  init_params, init_files, model_cfg, img_load_kw=None, txt_load_kw=None
-):
+  init_params: Params | None,
+  init_files: str | Mapping[str, Any],
+  model_cfg: ConfigLike,
+  img_load_kw: Mapping[str, Any] | None = None,
+  txt_load_kw: Mapping[str, Any] | None = None,
+) -> Params:
   """Loads both towers from one checkpoint, or each part from its own.
 
   Args:
-    init_params: parameters of the model, arrays or shapes; None returns what
-      the checkpoints have.
+    init_params: parameters of the model, arrays or shapes; None returns all
+      that the checkpoints have.
     init_files: str, a path or one of `VANITY_NAMES`, for everything; or a
       mapping with some of `image` (or `img`), `text` (or `txt`), `temperature`
       (or `t`), `bias` (or `b`), each a path `<path>[:<sub/tree>]`, or for
-      towers what their model's `load` takes. What is not listed is initialised.
-      A path may be a SigLIP of Hugging Face, a folder or `hf://org/repo`, see
-      `huggingface_files`.
+      towers any `init_file` of their model's `load`. Parts that are not listed
+      keep their initial values. A path may be a SigLIP of Hugging Face, a
+      folder or `hf://org/repo`, see `huggingface_files`.
     model_cfg: mapping, `config.model`, or None.
     img_load_kw: mapping, further arguments of the image model's `load`.
     txt_load_kw: mapping, further arguments of the text model's `load`.
 
   Returns:
-    Dict of parameters; what is not loaded is that of `init_params`, and None
-    for a tower if there are none.
+    Dict of parameters; leaves that are not loaded are those of `init_params`,
+    and None for a tower without any.
 
   Raises:
-    AssertionError: unknown keys in `init_files`.
+    ConfigError: unknown keys in `init_files`.
     ValueError: unknown model or public checkpoint, the model does not have such
-      a tower, parameters do not match, see `common.merge_params`, or a checkpoint
-      of Hugging Face is none of such a model.
+      a tower, parameters do not match, see `common.merge_params`, or a
+      checkpoint of Hugging Face does not fit the model.
   """
   model_cfg = model_cfg or {}
   if isinstance(init_files, str):
@@ -230,7 +253,7 @@ _LONG_NAMES = {"img": "image", "txt": "text", "t": "temperature", "b": "bias"}
 
 
 def _public_or_path(init_file):
-  """Path of a public checkpoint, or what is a path already."""
+  """Returns the path of a public checkpoint; other paths as they are."""
   is_public = init_file.startswith(("SigLIP ", "SigLIP2 "))
   if is_public and init_file not in VANITY_NAMES:
     raise lookup.unknown(
@@ -239,19 +262,21 @@ def _public_or_path(init_file):
   return VANITY_NAMES.get(init_file, init_file)
 
 
-def parts_to_load(init_files, names):
-  """What to load for each part of a model.
+def parts_to_load(
+  init_files: Mapping[str, Any], names: Sequence[str]
+) -> dict[str, Any]:
+  """Lists which checkpoint each part of a model starts from.
 
   Args:
     init_files: mapping from some of the parts, by their short or long name, to
-      what to load; the long name wins.
+      checkpoints; the long name wins.
     names: sequence of the parts there are, of `img`, `txt`, `t`, `b`.
 
   Returns:
-    Dict with `names` as keys, None where there is nothing to load.
+    Dict with `names` as keys, None for parts without a checkpoint.
 
   Raises:
-    AssertionError: unknown keys in `init_files`.
+    ConfigError: unknown keys in `init_files`.
   """
   rest = dict(init_files)
   parts = {}
@@ -259,8 +284,9 @@ def parts_to_load(init_files, names):
     value = rest.pop(short, None)
     parts[short] = rest.pop(_LONG_NAMES[short], value)
   known = [*names, *(_LONG_NAMES[name] for name in names)]
-  assert not rest, (
-    f"Unknown keys in config.model_init: {rest}"
-    + lookup.did_you_mean(next(iter(rest)), known)
-  )
+  if rest:
+    raise lookup.ConfigError(
+      f"Unknown keys in config.model_init: {rest}"
+      + lookup.did_you_mean(next(iter(rest)), known)
+    )
   return parts

@@ -1,17 +1,22 @@
-"""Functions of a batch that stay on the device which has the examples."""
+"""Applies functions to batches without moving examples between devices."""
 
 import functools
-import warnings
+from collections.abc import Callable
+from typing import Any
 
 import jax
-from jax.interpreters import pxla
 from jax.sharding import PartitionSpec as P  # noqa: N817 (its usual name)
 
+from big_vision import compat
+from big_vision.types import PyTree
 
-def batch_shmap(fn, *args, **kwargs):
+
+def batch_shmap(
+  fn: Callable[..., PyTree], *args: PyTree, **kwargs: Any
+) -> PyTree:
   """Applies `fn` to the examples of each device separately.
 
-  So the devices do not communicate, even if the compiler does not see that
+  Devices then do not communicate, even if the compiler cannot tell that
   examples are independent. The batch is split over all axes of the active mesh;
   without a mesh this is `fn(*args, **kwargs)`.
 
@@ -21,10 +26,11 @@ def batch_shmap(fn, *args, **kwargs):
     **kwargs: for `fn`; each device gets all of them.
 
   Returns:
-    What `fn` returns: a pytree of arrays, concatenated along their first axis.
+    The results of `fn`: a pytree of arrays, concatenated along their first
+    axis.
   """
   fn = functools.partial(fn, **kwargs)
-  mesh = _active_mesh()
+  mesh = compat.active_mesh()
   if mesh is None:
     return fn(*args)
   spec = P(tuple(mesh.axis_names))
@@ -33,23 +39,7 @@ def batch_shmap(fn, *args, **kwargs):
   )(*args)
 
 
-def _active_mesh():
-  """The mesh over which arrays are split here, or None."""
-  mesh = jax.sharding.get_abstract_mesh()  # Of `jax.set_mesh`.
-  if not mesh.empty:
-    # Within a shard_map arrays are those of one device already.
-    is_local = jax.sharding.AxisType.Manual in mesh.axis_types
-    return None if is_local else mesh
-  # Of `with mesh:`. That and this attribute are deprecated together.
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)
-    resources = getattr(pxla, "thread_resources", None)
-  if resources is None or resources.env.physical_mesh.empty:
-    return None
-  return resources.env.physical_mesh
-
-
-def subsample_batch(x, subsample):
+def subsample_batch(x: PyTree, subsample: int) -> PyTree:
   """Keeps every `subsample`-th of the examples that a device has.
 
   Args:

@@ -1,4 +1,4 @@
-"""Text as pictures of it, which CLIPPO reads: `render_unifont`.
+"""Renders text as images, which CLIPPO reads: `render_unifont`.
 
 References:
   Tschannen et al. 2022, CLIPPO, https://arxiv.org/abs/2212.08045
@@ -8,6 +8,7 @@ text.
 """
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
@@ -15,6 +16,7 @@ from absl import logging
 import big_vision.pp.archive.randaug  # noqa: F401 (CLIPPO names no other module)
 from big_vision.pp.proj.clippo import unifont
 from big_vision.pp.registry import Registry
+from big_vision.pp.types import TensorFn
 from big_vision.pp.utils import InKeyOutKey
 from big_vision.tf import tf
 
@@ -22,31 +24,31 @@ from big_vision.tf import tf
 @Registry.register("preprocess_ops.render_unifont")
 @InKeyOutKey(indefault="texts", outdefault="image")
 def get_pp_render_text(
-  image_size,
-  font_size=16,
-  max_chars=768,
-  background_brightness=127,
-  text_brightness=0,
-  lower=True,
-  monospace=False,
-  spacing=1,
-  min_width=4,
-  resize_method="area",
+  image_size: int,
+  font_size: int = 16,
+  max_chars: int | None = 768,
+  background_brightness: float | Sequence[float] = 127,
+  text_brightness: float | Sequence[float] = 0,
+  lower: bool = True,
+  monospace: bool = False,
+  spacing: int = 1,
+  min_width: int = 4,
+  resize_method: str = "area",
   *,
-  font=None,
-):
+  font: str | None = None,
+) -> TensorFn:
   """Renders a text with the glyphs of GNU Unifont, from left to right.
 
-  Rows break anywhere, not only between words. What does not fit is cut off, and
-  characters without a glyph are blank.
+  Rows break anywhere, not only between words. The image cuts off text that does
+  not fit, and characters without a glyph are blank.
 
   Args:
     image_size: int, side of the image, pixels; larger than `font_size`.
-    font_size: int, height of a row, pixels. Other than 16, glyphs are resized,
-      and blurred.
-    max_chars: int, how many characters of a text count; None or 0 for all.
-    background_brightness: number in [0, 255], or three for a colour.
-    text_brightness: the same.
+    font_size: int, height of a row, pixels. Other sizes than 16 resize and blur
+      the glyphs.
+    max_chars: int, uses only so many characters of a text; None or 0 for all.
+    background_brightness: number in [0, 255], or three for a color.
+    text_brightness: number in [0, 255], or three for a color.
     lower: bool, whether to turn A to Z into lower case first.
     monospace: bool, whether each glyph takes `font_size` pixels; otherwise
       blank columns at its sides are removed.
@@ -58,19 +60,19 @@ def get_pp_render_text(
 
   Returns:
     `text -> uint8 [image_size, image_size, 3]`; text is a string tensor of any
-    shape (UTF-8), of which the first is rendered, none at all as the empty one.
+    shape (UTF-8), of which the first is rendered, no text as the empty one.
 
   Raises:
     ValueError: a size, a brightness or the resize method is not possible, or
-      there is no such font.
+      the font is unknown.
   """
   size, background, ink = image_size, background_brightness, text_brightness
   _check_sizes(size, font_size, max_chars, spacing, min_width)
-  colours = _colours(background, ink)
+  colors = _colors(background, ink)
   glyphs = unifont.get(font)
   if font_size == unifont.HEIGHT:
     lay_out = _original(glyphs, monospace, spacing, min_width)
-    paint = _paint_bits(size, colours)
+    paint = _paint_bits(size, colors)
   else:
     logging.warning(
       "render_unifont: font_size=%s is not %s, glyphs will be resized.",
@@ -79,7 +81,7 @@ def get_pp_render_text(
     )
     resize = _resizer(font_size, resize_method)
     lay_out = _resized(glyphs, resize, monospace, spacing, min_width)
-    paint = _paint(size, colours)
+    paint = _paint(size, colors)
 
   def render(text):
     text = _first(text)
@@ -99,7 +101,7 @@ def get_pp_render_text(
 
 
 def _check_sizes(image_size, font_size, max_chars, spacing, min_width):
-  """Raises ValueError for numbers that cannot be."""
+  """Raises ValueError for impossible sizes."""
   for name, value, low in (
     ("font_size", font_size, 1),
     ("image_size", image_size, 1),
@@ -119,8 +121,8 @@ def _check_sizes(image_size, font_size, max_chars, spacing, min_width):
     )
 
 
-def _colours(background, ink):
-  """float32 [2, 3] of two brightnesses."""
+def _colors(background, ink):
+  """Converts two brightnesses to float32 [2, 3]."""
   for name, value in (("background", background), ("text", ink)):
     value = np.asarray(value)
     if value.shape not in ((), (3,)) or np.any((value < 0) | (value > 255)):
@@ -134,7 +136,7 @@ def _colours(background, ink):
 
 @functools.cache  # All ops share the tables.
 def _tensors(glyphs):
-  """(index int32 [M], columns int64 [N * 16, 2]), see `unifont.Glyphs`.
+  """Makes (index int32 [M], columns int64 [N * 16, 2]), see `unifont.Glyphs`.
 
   A column is 16 bytes, each 0 or 1.
   """
@@ -144,12 +146,12 @@ def _tensors(glyphs):
 
 
 def _original(glyphs, monospace, spacing, min_width):
-  """Layout of glyphs as they are.
+  """Makes the layout of glyphs of their original size.
 
   Returns:
     `numbers int32 [n] -> (columns, begin, width)`: columns of glyphs, the first
-    of which is blank; which of them each glyph of the text begins with, int32
-    [n]; and how many of them it shows, int32 [n].
+    of which is blank; the number of the first column of each glyph of the text,
+    int32 [n]; and how many columns it shows, int32 [n].
   """
   columns = _tensors(glyphs)[1]
   with tf.init_scope():
@@ -167,7 +169,7 @@ def _original(glyphs, monospace, spacing, min_width):
 
 
 def _resized(glyphs, resize, monospace, spacing, min_width):
-  """Layout of resized glyphs, see `_original`."""
+  """Makes the layout of resized glyphs, see `_original`."""
   columns = _tensors(glyphs)[1]
 
   def lay_out(numbers):
@@ -185,7 +187,7 @@ def _resized(glyphs, resize, monospace, spacing, min_width):
 
 
 def _resizer(font_size, method):
-  """`uint8 [n, 16, 16] -> float32 [n, F, F]`, both column by column."""
+  """Makes `uint8 [n, 16, 16] -> float32 [n, F, F]`, both column by column."""
   turn = functools.partial(tf.transpose, perm=[0, 2, 1])
 
   def resize(ink):
@@ -193,13 +195,13 @@ def _resizer(font_size, method):
     size = (font_size, font_size)
     return turn(tf.image.resize(rows, size, method, antialias=True)[..., 0])
 
-  with tf.init_scope():  # Unknown methods are errors now, not with the data.
+  with tf.init_scope():  # Raises errors of unknown methods now.
     resize(tf.zeros([1, unifont.HEIGHT, unifont.HEIGHT], tf.uint8))
   return resize
 
 
 def _first(texts):
-  """The first of any number of texts, a string scalar."""
+  """Returns the first of any number of texts, a string scalar."""
   if isinstance(texts, tf.RaggedTensor):
     texts = texts.flat_values
   texts = tf.convert_to_tensor(texts, tf.string)
@@ -213,7 +215,7 @@ def _warn_of_blanks(code_points, numbers):
 
   def warn():
     first = tf.boolean_mask(code_points, numbers == 0)[0]
-    # Python would hold up other threads, so it is called for nothing else.
+    # Python holds up other threads, so this runs only for such characters.
     tf.numpy_function(_log_blank, [first], [])
     return True
 
@@ -231,13 +233,13 @@ def _log_blank(code_point):
 
 
 def _extent(ink, monospace, spacing, min_width):
-  """Which columns of each glyph to show.
+  """Computes which columns of each glyph to show.
 
   Args:
     ink: [n, F, F], column by column.
     monospace: bool, see `get_pp_render_text`.
-    spacing: int, the same.
-    min_width: int, the same.
+    spacing: int, see `get_pp_render_text`.
+    min_width: int, see `get_pp_render_text`.
 
   Returns:
     (begin, width): int32 [n] each; the columns begin, ..., begin + width - 1.
@@ -257,7 +259,7 @@ def _extent(ink, monospace, spacing, min_width):
 
 
 def _place(begin, width, size, font_size):
-  """Which column of which glyph each column of each row of text shows.
+  """Computes which column of a glyph each column of each row of text shows.
 
   A glyph is in the row `floor(e / (S - w))`, where e is the sum of the widths
   up to and with its own, and w the largest width. So rows fit into the image.
@@ -286,53 +288,53 @@ def _place(begin, width, size, font_size):
   return rows.to_tensor(0, shape=[num_rows, size])
 
 
-def _paint(size, colours):
+def _paint(size, colors):
   """Makes images of columns of any values in [0, 1].
 
   Args:
     size: int, S.
-    colours: float32 [2, 3], background and text.
+    colors: float32 [2, 3], background and text.
 
   Returns:
     `(columns [m, F], which int32 [R, S]) -> uint8 [S, S, 3]`.
   """
-  is_grey = (colours == colours[:, :1]).all()
-  background, text = colours[:, :1] if is_grey else colours  # [K], K is 1 or 3.
+  is_gray = (colors == colors[:, :1]).all()
+  background, text = colors[:, :1] if is_gray else colors  # [K], K is 1 or 3.
 
   def paint(columns, which):
     columns = tf.cast(columns, tf.float32)[..., None]  # [m, F, 1]
     # Clipped, because some ways of resizing go beyond [0, 1].
-    colour = columns * (text - background) + background
-    colour = tf.cast(tf.clip_by_value(colour, 0, 255), tf.uint8)
-    rows = tf.transpose(tf.gather(colour, which), [0, 2, 1, 3])  # [R, F, S, K]
+    color = columns * (text - background) + background
+    color = tf.cast(tf.clip_by_value(color, 0, 255), tf.uint8)
+    rows = tf.transpose(tf.gather(color, which), [0, 2, 1, 3])  # [R, F, S, K]
     rows = tf.reshape(rows, [-1, size, len(text)])[:size]
     return tf.broadcast_to(rows, [size, size, 3])
 
   return paint
 
 
-def _paint_bits(size, colours):
+def _paint_bits(size, colors):
   """Makes images of columns of 16 bytes that are 0 or 1.
 
   The same as `_paint`, but several times as fast: eight pixels at once.
 
   Args:
     size: int, S.
-    colours: float32 [2, 3], background and text.
+    colors: float32 [2, 3], background and text.
 
   Returns:
     `(columns int64 [m, 2], which int32 [R, S]) -> uint8 [S, S, 3]`.
   """
   # What each of the bytes looks like, the highest bit first.
   bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
-  pixels = colours.astype(np.uint8)[bits].reshape(256, -1)  # [256, 8 * 3]
+  pixels = colors.astype(np.uint8)[bits].reshape(256, -1)  # [256, 8 * 3]
   num_bytes = -(-size // 8)
   weights = 1 << np.arange(7, -1, -1, dtype=np.int64)[:, None]  # [8, 1]
 
   def paint(columns, which):
     which = tf.pad(which, [[0, 0], [0, num_bytes * 8 - size]])
     which = tf.reshape(which, [-1, num_bytes, 8])
-    # [R, S / 8, 8, 2]; no sum of eight neighbours exceeds its byte.
+    # [R, S / 8, 8, 2]; no sum of eight neighbors exceeds its byte.
     packed = tf.reduce_sum(tf.gather(columns, which) * weights, 2)
     packed = tf.reshape(tf.bitcast(packed, tf.uint8), [-1, num_bytes, 16])
     packed = tf.transpose(

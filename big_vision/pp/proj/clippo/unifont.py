@@ -1,6 +1,7 @@
-"""GNU Unifont: where its glyphs are found, and as arrays.
+"""Finds the glyphs of GNU Unifont, and reads them as arrays.
 
-Glyphs are 16 pixels high, and 8 or 16 wide. They are taken from the first of
+Glyphs are 16 pixels high, and 8 or 16 wide. They come from the first of these
+that exists:
 
   1. what the op or the environment variable BV_UNIFONT names: paths or URLs of
      .hex or .hex.gz files, separated by commas, or "ascii" for 5.;
@@ -9,7 +10,7 @@ Glyphs are 16 pixels high, and 8 or 16 wide. They are taken from the first of
   4. the web; kept in $BV_CACHE_DIR/unifont with their checksums;
   5. `unifont-ascii.hex`, the printable ASCII characters, part of this package.
 
-Versions differ in some glyphs; 2. and 4. are the one of CLIPPO's models.
+Versions differ in some glyphs; 2. and 4. have the version of CLIPPO's models.
 """
 
 import dataclasses
@@ -45,11 +46,11 @@ class Glyphs:
   """Glyphs as arrays.
 
   Attributes:
-    index: int32 [M], from code point to number of the glyph, 0 if there is
-      none; the last entry, for all code points from M - 1 on, is 0 too.
+    index: int32 [M], from code point to number of the glyph, 0 for missing
+      ones; the last entry, for all code points from M - 1 on, is 0 too.
     ink: uint8 [N, 16 columns, 16 rows], 1 where a glyph has ink. Glyph 0 is
       blank. Narrow glyphs are at the left.
-    only_ascii: bool, whether this is just what comes with the package.
+    only_ascii: bool, whether these are only the glyphs of this package.
   """
 
   index: np.ndarray
@@ -57,17 +58,17 @@ class Glyphs:
   only_ascii: bool = False
 
 
-def get(font=None):
-  """The glyphs of a font.
+def get(font: str | None = None) -> Glyphs:
+  """Returns the glyphs of a font.
 
   Args:
-    font: str, see 1. at the top of this file; None for the first that is found.
+    font: str, see 1. at the top of this file; None for the first that exists.
 
   Returns:
     Glyphs. They are read once per process.
 
   Raises:
-    ValueError: there is no such file, or it has another format.
+    ValueError: the file does not exist, or has another format.
   """
   font = font or os.environ.get(ENV)
   return _load(_named_files(font) if font else _find())
@@ -87,7 +88,7 @@ def _named_files(font):
 
 
 def _find():
-  """Paths of what is there, best first."""
+  """Finds files: paths of the first source that exists."""
   if paths := _beside(_HERE, _NAMES) or _beside(_SYSTEM, _SYSTEM_NAMES):
     return paths
   if paths := _download():
@@ -98,7 +99,7 @@ def _find():
 
 
 def _beside(folder, names):
-  """Those of the files that exist, packed or not."""
+  """Lists the files that exist, packed or not."""
   found = (
     next((p for p in (folder / n, folder / f"{n}.gz") if p.is_file()), None)
     for n in names
@@ -106,9 +107,9 @@ def _beside(folder, names):
   return tuple(str(path) for path in found if path)
 
 
-@functools.cache  # One attempt per process: without network, it takes a while.
+@functools.cache  # One attempt per process: it takes long without a network.
 def _download():
-  """Paths of Unifont from the web; () if they cannot be had."""
+  """Downloads Unifont, and returns its paths; () if that fails."""
   try:
     return tuple(_fetch(f"{_URL}/{name}.gz") for name in _NAMES)
   except ValueError as e:
@@ -129,7 +130,7 @@ def _fetch(uri):
 
 @functools.cache
 def _load(paths):
-  """Glyphs of .hex files; the later ones override the earlier ones."""
+  """Reads the glyphs of .hex files; later files override earlier ones."""
   glyphs = {}
   for path in paths:
     glyphs.update(_read_hex(path))
@@ -144,7 +145,7 @@ def _load(paths):
 
 
 def _read_hex(path):
-  """{code point: 32 bytes, two per row} of lines `<hex>:<hex bitmap>`."""
+  """Parses lines `<hex>:<hex bitmap>`: {code point: 32 bytes, two per row}."""
   data = pathlib.Path(path).read_bytes()
   if data.startswith(b"\x1f\x8b"):
     data = gzip.decompress(data)
@@ -166,7 +167,7 @@ def _read_hex(path):
 def _code_point(text):
   code_point = int(text, 16)
   if not 0 <= code_point < 0x110000:
-    raise ValueError(f"{text} is no code point")
+    raise ValueError(f"{text} is not a code point")
   return code_point
 
 

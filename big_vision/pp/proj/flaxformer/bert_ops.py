@@ -1,14 +1,17 @@
-"""Word pieces for the BERT text towers: `bert_tokenize`, `tokenizers.bert`."""
+"""Word pieces for BERT text towers: `bert_tokenize` and `tokenizers.bert`."""
+
+from collections.abc import Sequence
 
 from big_vision import download
 from big_vision.pp import rng, string_ops, tokenizer, wordpiece
 from big_vision.pp.registry import Registry
+from big_vision.pp.types import TensorFn
 from big_vision.pp.utils import InKeyOutKey
 from big_vision.tf import tf
 
 
-def read_vocab(path):
-  """The word pieces of a vocabulary file, one a line; index = id.
+def read_vocab(path: str) -> list[str]:
+  """Reads the word pieces of a vocabulary file, one per line; index = id.
 
   Args:
     path: str, path or URL of the file, see `download.py`.
@@ -17,7 +20,7 @@ def read_vocab(path):
     List of str.
 
   Raises:
-    ValueError: there is no such file.
+    ValueError: the file does not exist.
   """
   with open(download.fetch(path), encoding="utf-8", newline="\n") as f:
     lines = f.read().split("\n")
@@ -28,23 +31,25 @@ def read_vocab(path):
 
 @Registry.register("preprocess_ops.bert_tokenize")
 @InKeyOutKey(indefault=None, outdefault="labels")
-def get_pp_bert_tokenize(vocab_path, max_len, sample_if_multi=True):
+def get_pp_bert_tokenize(
+  vocab_path: str, max_len: int, sample_if_multi: bool = True
+) -> TensorFn:
   """Turns text into a fixed number of ids. `inkey` must be given.
 
-  The ids are those of [CLS] and of the word pieces, lower-cased, cut or filled
-  up with 0. There is no [SEP]; the published LiT models know none.
+  The ids are those of [CLS] and of the word pieces, lower-cased, cut or padded
+  with 0. They do not include [SEP], which the published LiT models do not use.
 
   Args:
     vocab_path: str, vocabulary file: path or URL, see `download.py`.
     max_len: int > 0, number of ids.
     sample_if_multi: bool, whether to choose one at random if there are several
-      texts; False takes the first. Of no texts, both make the empty text.
+      texts; False takes the first. Both turn no texts into the empty text.
 
   Returns:
     `text -> int32 [max_len]`; text is a string tensor of any shape.
 
   Raises:
-    ValueError: `max_len` is not positive, there is no such file, or it lacks
+    ValueError: `max_len` is not positive, the file does not exist, or it lacks
       [CLS] or [UNK].
   """
   if not (isinstance(max_len, int) and max_len > 0):
@@ -76,16 +81,18 @@ class BertTokenizer(tokenizer.Base):
 
   The beginning is [CLS], the end [SEP]; decoding leaves them and [PAD] out, and
   puts a space before each piece that begins a word.
-
-  Args:
-    vocab_path: str, vocabulary file: path or URL, see `download.py`.
-    dialect: "tf_text" or "bert", see `wordpiece.py`.
-
-  Raises:
-    ValueError: no such file or dialect, or the file lacks [CLS] or [UNK].
   """
 
-  def __init__(self, vocab_path, dialect="tf_text"):
+  def __init__(self, vocab_path: str, dialect: str = "tf_text") -> None:
+    """Reads the vocabulary.
+
+    Args:
+      vocab_path: str, vocabulary file: path or URL, see `download.py`.
+      dialect: "tf_text" or "bert", see `wordpiece.py`.
+
+    Raises:
+      ValueError: unknown file or dialect, or the file lacks [CLS] or [UNK].
+    """
     self._pieces = read_vocab(vocab_path)
     try:
       self.encode = wordpiece.WordPiece(self._pieces, dialect)
@@ -99,8 +106,18 @@ class BertTokenizer(tokenizer.Base):
     self.pad_token = ids.get("[PAD]", -1)
     self.vocab_size = len(self._pieces)
 
-  def decode(self, ids):
-    """See `tokenizer.Base`."""
+  def decode(self, ids: Sequence[int]) -> str:
+    """Decodes ids, see `tokenizer.Base`.
+
+    Args:
+      ids: sequence of int.
+
+    Returns:
+      str.
+
+    Raises:
+      IndexError: an id does not exist.
+    """
     silent = (self.bos_token, self.eos_token, self.pad_token)
     words = []
     for i in ids:

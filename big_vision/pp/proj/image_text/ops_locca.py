@@ -2,12 +2,15 @@
 
 References:
   Wan et al. 2024, LocCa (section 3.2), https://arxiv.org/abs/2403.19596
-  Beyer et al. 2024, PaliGemma (location tokens), https://arxiv.org/abs/2407.07726
+  Beyer et al. 2024, PaliGemma (location tokens),
+  https://arxiv.org/abs/2407.07726
 
-`L` tokens, `N` regions of an image. A box is (ymin, xmin, ymax, xmax) in [0, 1].
+`L` tokens, `N` regions of an image. A box is (ymin, xmin, ymax, xmax) in [0,
+1].
 """
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,6 +18,7 @@ from big_vision import lookup
 from big_vision.pp import rng
 from big_vision.pp import tokenizer as tokenizers
 from big_vision.pp.registry import Registry
+from big_vision.pp.types import ExampleFn
 from big_vision.tf import tf
 
 TASKS = ("caption", "refer", "ground")
@@ -24,50 +28,51 @@ _LOCATIONS = ("text", "loc")
 
 @Registry.register("preprocess_ops.locca")
 def get_locca(
-  max_len,
-  tokenizer,
-  p=(1, 1, 1),
-  prefixes=("cap:", "aref:", "gcap:"),
-  location="text",
-  bins=500,
-  lower=True,
-  caption="text",
-  boxes="boxes/bbox",
-  phrases="boxes/expression",
-):
+  max_len: int,
+  tokenizer: str,
+  p: Sequence[float] = (1, 1, 1),
+  prefixes: Sequence[str] = ("cap:", "aref:", "gcap:"),
+  location: str = "text",
+  bins: int = 500,
+  lower: bool = True,
+  caption: str = "text",
+  boxes: str = "boxes/bbox",
+  phrases: str = "boxes/expression",
+) -> ExampleFn:
   """Makes the sequence of one of three tasks, drawn at random per example.
 
   - caption: `cap:` | text about the image
   - refer: `aref: phrase :` | box
   - ground: `gcap: box :` | phrase
 
-  What is before the bar is given, what comes after it is to be predicted, with
-  an end-of-text token. Box and phrase are of one of the regions of the image, at
-  random. Without any, the task is to caption, or nothing if `p` excludes that.
+  The tokens before the bar are given; those after it are to be predicted, with
+  an end-of-text token. Box and phrase belong to one region of the image, drawn
+  at random. An image without regions gets the caption task, or nothing to
+  predict if `p` excludes that.
 
   Args:
-    max_len: int, L. What is too long is cut at its end; what is given leaves at
-      least half of L to the rest, or as much as it needs.
+    max_len: int, L. Longer sequences are cut at the end; the given part leaves
+      at least half of L to the rest, or as much as it needs.
     tokenizer: str, see `tokenizer.get_tokenizer`, with an end-of-text token.
-    p: relative probabilities of the three tasks. Entries for tasks that never
-      come need not exist.
-    prefixes: three str, which tell the task; "" is none.
+    p: relative probabilities of the three tasks. Entries for tasks of
+      probability 0 need not exist.
+    prefixes: three str, which tell the task; "" means none.
     location: "text" writes a coordinate as an integer, as LocCa does; "loc" as
       the token <loc0123> of the tokenizer's `tokensets=("loc",)`.
     bins: int, coordinates are integers in [0, bins).
     lower: bool, whether to make all letters (of Unicode) lower case.
     caption: str, entry with the text, a scalar, or [N] for one of N at random.
     boxes: str, entry with the boxes, [N, 4]; "a/b" is also entry b of entry a.
-    phrases: str, entry with what is said about each, string [N].
+    phrases: str, entry with the text about each box, string [N].
 
   Returns:
-    `dict -> dict`, with the new entries `cap_tokens` int32 [L], `cap_mask` int32
-    [L], 1 where a token is to be predicted, and `cap_task` int32, the index of
-    the task in `TASKS`.
+    `dict -> dict`, with the new entries `cap_tokens` int32 [L], `cap_mask`
+    int32 [L], 1 where a token is to be predicted, and `cap_task` int32, the
+    index of the task in `TASKS`.
 
   Raises:
-    ValueError: an argument is none of these, or the tokenizer lacks a token that
-      is needed.
+    ValueError: an argument has no such value, or the tokenizer lacks a required
+      token.
   """
   if location not in _LOCATIONS:
     raise ValueError(
@@ -92,7 +97,7 @@ def get_locca(
     return tf.strings.lower(x, encoding="utf-8") if lower else x
 
   def region(data):
-    """(number of regions, box as text, phrase) of one of them."""
+    """Draws a region: (number of regions, box as text, phrase)."""
     seed = rng.next_seed()
     if not is_dense:
       return 0, "", ""
@@ -101,7 +106,7 @@ def get_locca(
     index = tf.random.stateless_uniform(
       [], seed, maxval=tf.maximum(num, 1), dtype=tf.int32
     )
-    # One more, so that the index of none is in range.
+    # One more box, so that index 0 exists without regions too.
     every = tf.concat([tf.reshape(every, [-1, 4]), tf.zeros([1, 4])], 0)
     box = _box_as_text(every[index], location, bins)
     return num, box, tf.concat([said, [""]], 0)[index]
@@ -131,8 +136,8 @@ def get_locca(
   return locca
 
 
-def parse_box(text, bins=500):
-  """The box that a text of four integers stands for, the centres of its bins.
+def parse_box(text: str, bins: int = 500) -> tuple[float, ...] | None:
+  """Parses a box of four integers, to the centers of their bins.
 
   Args:
     text: str, for example "12 0 480 499" or "<loc0012><loc0000>…".
@@ -148,7 +153,7 @@ def parse_box(text, bins=500):
 
 
 def _entry(data, name):
-  """`data[name]`, or the entry of an entry."""
+  """Returns `data[name]`, or the entry of an entry."""
   if name in data:
     return data[name]
   outer, _, inner = name.partition("/")
@@ -161,7 +166,7 @@ def _entry(data, name):
 
 
 def _one_of(texts):
-  """A scalar of several at random, "" if there are none."""
+  """Draws a scalar of several, "" if there are none."""
   texts = tf.convert_to_tensor(texts, tf.string)
   if texts.shape.rank == 0:
     return texts
@@ -172,7 +177,7 @@ def _one_of(texts):
 
 
 def _box_as_text(box, location, bins):
-  """ "12 0 480 499" or "<loc0012><loc0000>…" of a box [4]."""
+  """Writes a box [4] as "12 0 480 499" or "<loc0012><loc0000>…"."""
   at = tf.cast(tf.floor(tf.cast(box, tf.float32) * bins), tf.int32)
   at = tf.clip_by_value(at, 0, bins - 1)
   if location == "text":
@@ -182,7 +187,7 @@ def _box_as_text(box, location, bins):
 
 
 def _sequence(given, target, max_len, pad):
-  """(tokens, mask) int32 [L] of ids that are given and ids to be predicted."""
+  """Joins given ids and ids to be predicted: (tokens, mask), int32 [L]."""
   room = tf.minimum(tf.size(target), (max_len + 1) // 2)
   given = given[: max_len - room]
   target = target[: max_len - tf.size(given)]
@@ -197,7 +202,7 @@ def _sequence(given, target, max_len, pad):
 def _check_location_tokens(tok, name, bins):
   """Raises ValueError if a tokenizer has no single token for each bin."""
   last = f"<loc{bins - 1:04d}>"
-  # Some put a token for the beginning of a word before it.
+  # Some tokenizers put a token for the beginning of a word before it.
   if len(tok.to_int(last)) > 2:
     raise ValueError(
       f"locca: location='loc' with bins={bins} needs the token {last}, which "

@@ -17,14 +17,18 @@ entries, `pad_to_shape([256, None], key="image/patches")` or
 `pad_to_shape([256], key="image/type")`.
 
 References:
-  Tschannen et al. 2025, SigLIP 2 (section 2.4.2), https://arxiv.org/abs/2502.14786
+  Tschannen et al. 2025, SigLIP 2 (section 2.4.2),
+  https://arxiv.org/abs/2502.14786
 
 Shapes: `N` patches.
 """
 
+from collections.abc import Callable, Sequence
+
 from big_vision import trees
 from big_vision.pp import rng, utils
 from big_vision.pp.registry import Registry
+from big_vision.pp.types import Example, ExampleFn, TensorFn
 from big_vision.tf import tf
 
 InKeyOutKey = utils.InKeyOutKey
@@ -36,7 +40,7 @@ _RGB = [None, None, 3]
 def _get_image_size_for_seq(
   image_hw, patch_size, max_sequence_len, divisible_by_patch=True, eps=1e-5
 ):
-  """Largest size of an image, up to rounding, that gives only so many patches.
+  """Finds the largest size of an image, up to rounding, of at most N patches.
 
   Args:
     image_hw: int [2], height and width, pixels.
@@ -63,7 +67,7 @@ def _get_image_size_for_seq(
     return tf.cast(tf.maximum(size, float(patch_size)), tf.int32)
 
   # A larger ratio never gives a smaller size, as each step of `target` rounds
-  # in one direction; so what fits and what does not is separated by one ratio.
+  # in one direction; so one ratio separates sizes that fit from others.
   def halve(low, high):
     ratio = (low + high) / 2
     num_patches = tf.reduce_prod(target(ratio) / patch_size)
@@ -84,7 +88,7 @@ def _get_image_size_for_seq(
 
 
 def _with_shape(op, image, shape):
-  """The image as a tensor of this shape, None fits anything."""
+  """Converts an image to a tensor of a shape, in which None fits any size."""
   image = tf.convert_to_tensor(image)
   if not image.shape.is_compatible_with(shape):
     raise ValueError(
@@ -95,7 +99,7 @@ def _with_shape(op, image, shape):
 
 
 def _check_length(op, patch_size, max_sequence_len):
-  """Raises ValueError for what is not a positive number, or several lengths."""
+  """Raises ValueError for sizes and lengths that are not positive integers."""
   lengths = utils.maybe_repeat(max_sequence_len, 1)
   for name, value, numbers in (
     ("patch_size", patch_size, [patch_size]),
@@ -109,7 +113,7 @@ def _check_length(op, patch_size, max_sequence_len):
 
 
 def _draw_length(max_sequence_len):
-  """An int, or one of a list of them at random."""
+  """Returns an int, or draws one of a list."""
   if isinstance(max_sequence_len, int):
     return max_sequence_len
   lengths = tf.constant(max_sequence_len, tf.int32)
@@ -122,24 +126,27 @@ def _draw_length(max_sequence_len):
 @Registry.register("preprocess_ops.resize_to_sequence")
 @InKeyOutKey()
 def get_resize_to_sequence(
-  patch_size, max_sequence_len, divisible_by_patch=True, eps=1e-5
-):
+  patch_size: int,
+  max_sequence_len: int | Sequence[int],
+  divisible_by_patch: bool = True,
+  eps: float = 1e-5,
+) -> TensorFn:
   """Resizes to the largest size that gives at most so many patches.
 
-  The aspect ratio is kept up to the rounding of sides to whole patches. Small
-  images are enlarged.
+  It keeps the aspect ratio, up to rounding sides to whole patches, and enlarges
+  small images.
 
   Args:
     patch_size: int, side of a patch, pixels.
     max_sequence_len: int, number of patches; or a list of int, of which one is
       drawn for each example.
     divisible_by_patch: bool, whether the sides are to be multiples of
-      `patch_size`; if not, `patchify` cuts off what is left over.
+      `patch_size`; if not, `patchify` cuts off the remainder.
     eps: float, accuracy of the factor.
 
   Returns:
-    `[H, W, 3] -> float32 [h, w, 3]`, values as in the image: unlike `resize`,
-    this does not return to the dtype of the image.
+    `[H, W, 3] -> float32 [h, w, 3]`, in the value range of the image: unlike
+    `resize`, it does not cast back to the dtype of the image.
 
   Raises:
     ValueError: a size is not positive; or, when called, not 3 channels.
@@ -162,8 +169,11 @@ def get_resize_to_sequence(
 @Registry.register("preprocess_ops.central_crop_to_sequence")
 @InKeyOutKey()
 def get_central_crop_to_sequence(
-  patch_size, max_sequence_len, divisible_by_patch=True, eps=1e-5
-):
+  patch_size: int,
+  max_sequence_len: int | Sequence[int],
+  divisible_by_patch: bool = True,
+  eps: float = 1e-5,
+) -> TensorFn:
   """Crops the middle, of the size that `resize_to_sequence` resizes to.
 
   Args:
@@ -203,12 +213,14 @@ def get_central_crop_to_sequence(
 
 @Registry.register("preprocess_ops.patchify")
 @InKeyOutKey()
-def get_patchify(patch_size):
+def get_patchify(
+  patch_size: int | Sequence[int],
+) -> Callable[[tf.Tensor], Example]:
   """Cuts an image into patches, row by row.
 
   Args:
-    patch_size: int or (int, int), pixels; height, width. What is left over at
-      the bottom and at the right is dropped.
+    patch_size: int or (int, int), pixels; height, width. Remainders at the
+      bottom and at the right are dropped.
 
   Returns:
     `[H, W, C] -> dict` of `patches` [N, height * width * C] of the same dtype,
@@ -250,15 +262,15 @@ def get_patchify(patch_size):
 
 @Registry.register("preprocess_ops.pad_patches")
 @InKeyOutKey()
-def get_pad_patches(max_sequence_len):
-  """Pads what `patchify` gives to a fixed number of patches.
+def get_pad_patches(max_sequence_len: int) -> ExampleFn:
+  """Pads the result of `patchify` to a fixed number of patches.
 
   Args:
     max_sequence_len: int, number of patches.
 
   Returns:
-    `dict of [N, ...] -> dict of [max_sequence_len, ...]`, zeros at the end:
-    their `type` 0 tells the model that they are no patches. More patches are an
+    `dict of [N, ...] -> dict of [max_sequence_len, ...]`, with zeros at the
+    end; a `type` of 0 marks them as padding for the model. More patches are an
     error.
 
   Raises:
@@ -293,7 +305,7 @@ def get_pad_patches(max_sequence_len):
 
 
 @Registry.register("preprocess_ops.tuplify")
-def get_tuplify(inkeys, outkey):
+def get_tuplify(inkeys: Sequence[str], outkey: str) -> ExampleFn:
   """Makes a tuple of entries.
 
   Args:

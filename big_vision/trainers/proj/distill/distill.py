@@ -3,9 +3,9 @@
   python -m big_vision.trainers.proj.distill.distill --config CONFIG --workdir DIR
 
 "Knowledge distillation: A good teacher is patient and consistent",
-https://arxiv.org/abs/2106.05237: student and teachers see the same crop of the
-same image, mixed with the same other image. Keys of the config, with t for each
-of the names in `teachers`:
+https://arxiv.org/abs/2106.05237: student and teachers receive the same crop of
+the same image, mixed with the same other image. Keys of the config, with t for
+each of the names in `teachers`:
 
   student_name, student, student_init, student_load: the model that is trained.
   t_name, t, t_init, t_load: a teacher; t_init is required, "" is for one with
@@ -13,48 +13,59 @@ of the names in `teachers`:
   t_dtype: dtype to keep its parameters in, for example "bfloat16".
   distance, distance_kw: see `evaluators.proj.distill.distance.dist`; default kl.
     None: logits are not compared.
-  features: list of dicts with `teacher`, `student_layer`, `teacher_layer` (paths
-    in the models' `out`) and optionally `weight`, `distance` ("l2") and its
-    arguments: intermediate results that the student should predict, by a linear
-    layer of its own. So teachers without classes can be used.
+  features: layers of teachers that the student predicts, see `features.py`.
 
-A batch may hold images of their own for models, under their names.
+A batch may hold an image for one model alone, under the name of the model.
 """
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from absl import app
 
-from big_vision import losses, mixup, trees
+from big_vision import losses, mixup
 from big_vision.evaluators.proj.distill.distance import dist
-from big_vision.training import cli, recipe
+from big_vision.trainers.proj.distill import features
+from big_vision.training import cli, loading
+from big_vision.training.recipe import Recipe
+from big_vision.training.setup import Setup
 
-PROJECTIONS = "distill_projections"  # Of features, among the parameters.
 
+def getfirst(d: Mapping[str, Any], *keys: str) -> Any:
+  """Returns the value of the first of the keys that is in `d`.
 
-def getfirst(d, *keys):
-  """The value of the first of the keys that is in `d`; KeyError if none is."""
+  Args:
+    d: mapping.
+    *keys: in the order of preference; KeyError if `d` has none of them.
+
+  Returns:
+    The value.
+  """
   for key in keys:
     if key in d:
       return d[key]
   raise KeyError(f"None of {keys} in {list(d)}.")
 
 
-def build(setup, mixup_shards=1):
-  """The recipe of distillation.
+def build(setup: Setup, mixup_shards: int = 1) -> Recipe:
+  """Makes the recipe of distillation.
 
   Args:
-    setup: Setup. Batches have `image` [B, H, W, C] or entries named like the
-      models, and possibly `labels` [B, N], which are only measured against.
-    mixup_shards: int, parts of a batch whose examples mix among themselves.
+    setup: batches have `image` [B, H, W, C] or entries named like the models,
+      and possibly `labels` [B, N], which are only measured against.
+    mixup_shards: number of parts of a batch; examples mix within a part.
 
   Returns:
-    The Recipe; what is trained and stored is the student alone. Its loss and
-    the predict functions of the student take further arguments of the student's
-    call as keywords.
+    The Recipe. Only the student is trained and stored. The loss and the
+    student's predict functions take further arguments of the student's call as
+    keywords.
+
+  Raises:
+    ValueError: the config lacks a model or a checkpoint, or a model does not
+      fit.
   """
   config = setup.config
   names = ["student", *config.teachers]
@@ -63,12 +74,12 @@ def build(setup, mixup_shards=1):
     for name in names
   }
   models = {name: model for name, (model, _) in made.items()}
-  features = [dict(f) for f in config.get("features") or ()]
+  matched = features.from_config(config)
   distance = functools.partial(
     dist, kind=config.get("distance", "kl"), **config.get("distance_kw", {})
   )
   compares_logits = config.get("distance", "kl") is not None
-  # One key per model, in this order, whatever key the loop would give.
+  # One key per model, in this order, whatever key the loop gives.
   _, *keys = jax.random.split(
     jax.random.PRNGKey(config.get("seed", 0)), len(names) + 1
   )
@@ -83,19 +94,20 @@ def build(setup, mixup_shards=1):
     return params
 
   def forward(name, params, batch, **kw):
-    params = {k: v for k, v in params.items() if k != PROJECTIONS}
+    params = {k: v for k, v in params.items() if k != features.PROJECTIONS}
     image = getfirst(batch, name, "image")
     return models[name].apply({"params": params}, image, **kw)
 
   def init(rng, batch):
     del rng
     params = init_model("student", batch)
-    if features:
+    if matched:
+      out = lambda name: forward(name, init_model(name, batch), batch)[1]
       outs = {
-        name: _out_shapes(forward, init_model, name, batch) for name in names
+        name: jax.eval_shape(functools.partial(out, name)) for name in names
       }
       key = jax.random.fold_in(keys["student"], 1)
-      params[PROJECTIONS] = _init_projections(features, outs, key)
+      params[features.PROJECTIONS] = features.init(matched, outs, key)
     return params
 
   def loss_fn(params, batch, rng, state, **student_kw):
@@ -124,10 +136,9 @@ def build(setup, mixup_shards=1):
       for t in config.teachers:
         each = distance(logits["student"], logits[t])
         parts[f"distill_loss_{t}"] = jnp.mean(each)
-    for i, feature in enumerate(features):
-      parts[f"feature_loss_{i}"] = _feature_loss(
-        feature, params[PROJECTIONS][str(i)], outs
-      )
+    for i, feature in enumerate(matched):
+      projection = params[features.PROJECTIONS][str(i)]
+      parts[f"feature_loss_{i}"] = features.loss(feature, projection, outs)
     loss = measured["distill_loss"] = sum(parts.values())
     return loss, {**measured, **parts}
 
@@ -139,52 +150,23 @@ def build(setup, mixup_shards=1):
     rng, _, out = mix(**{k: batch[k] for k in mixed})
     return {**batch, **out}, rng
 
-  return recipe.Recipe(
+  def frozen(name):
+    init = lambda: init_model(name, setup.batch_shapes)
+    return loading.frozen(setup, name, made[name][1], init)
+
+  return Recipe(
     init=init,
-    load=_load_student(made["student"][1]),
+    load=loading.without(made["student"][1], [features.PROJECTIONS]),
     loss_fn=loss_fn,
     augment=augment if (config.get("mixup") or {}).get("p") else None,
-    frozen={
-      t: _load_teacher(setup, t, made[t][1], init_model) for t in names[1:]
-    },
+    frozen={t: frozen(t) for t in config.teachers},
     params_name="student",
     predict_fns=_predict_fns(forward, config.teachers),
   )
 
 
-def _load_student(load):
-  """`Recipe.load`: projections are no part of a checkpoint of the model."""
-  if load is None:
-    return None
-
-  def fn(params):
-    model = {k: v for k, v in params.items() if k != PROJECTIONS}
-    return {**params, **load(model)}
-
-  return fn
-
-
-def _load_teacher(setup, name, load, init_model):
-  """Parameters of a teacher."""
-  init = lambda: init_model(name, setup.batch_shapes)
-  if f"{name}_init" not in setup.config:
-    raise ValueError(
-      f"config.{name}_init is required: the checkpoint of the teacher, or '' for "
-      "random parameters."
-    )
-  params = load(jax.eval_shape(init)) if load else jax.jit(init)()
-  if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(params)):
-    raise ValueError(
-      f"config.{name}_load: a teacher must be loaded as a whole, without "
-      "dont_load."
-    )
-  if dtype := setup.config.get(f"{name}_dtype"):
-    params = jax.tree.map(lambda x: x.astype(dtype), params)
-  return params
-
-
 def _predict_fns(forward, teachers):
-  """Each model, the ensemble of teachers, and pairs with the student."""
+  """Makes functions of each model, the ensemble, and pairs with the student."""
 
   def student(state, batch, **kw):
     return forward("student", state["params"], batch, **kw)
@@ -208,48 +190,6 @@ def _predict_fns(forward, teachers):
     fns[f"{t}_fwd"] = teacher(t)
     fns[f"student_{t}_fwd"] = pair(teacher(t))
   return fns
-
-
-def _out_shapes(forward, init_model, name, batch):
-  """Shapes of all that a model computes."""
-  return jax.eval_shape(
-    lambda: forward(name, init_model(name, batch), batch)[1]
-  )
-
-
-def _init_projections(features, outs, rng):
-  """Kernel and bias of the linear layer of every feature."""
-  layers = {}
-  for i, f in enumerate(features):
-    x = trees.tree_get(outs["student"], f["student_layer"])
-    z = trees.tree_get(outs[f["teacher"]], f["teacher_layer"])
-    layer = nn.Dense(z.shape[-1])
-    key = jax.random.fold_in(rng, i)
-    layers[str(i)] = layer.init(key, jnp.zeros(x.shape, x.dtype))["params"]
-  return layers
-
-
-def _feature_loss(feature, projection, outs):
-  """Mean distance of a projected layer of the student to one of a teacher."""
-  x = trees.tree_get(outs["student"], feature["student_layer"])
-  z = trees.tree_get(outs[feature["teacher"]], feature["teacher_layer"])
-  x = nn.Dense(z.shape[-1]).apply({"params": projection}, x)
-  if x.shape != z.shape:
-    if x.ndim != 4 or z.ndim != 4:
-      raise ValueError(
-        f"config.features: {feature['student_layer']!r} of the student is "
-        f"{x.shape}, {feature['teacher_layer']!r} of the teacher {z.shape}. Only "
-        "maps [B, h, w, D] are resized."
-      )
-    x = jax.image.resize(x, z.shape, "bilinear")
-  rest = {
-    k: v
-    for k, v in feature.items()
-    if k
-    not in ("teacher", "student_layer", "teacher_layer", "weight", "distance")
-  }
-  each = dist(x, z, feature.get("distance", "l2"), **rest)
-  return feature.get("weight", 1.0) * jnp.mean(each)
 
 
 main = cli.main_for(build, model="student")

@@ -7,38 +7,68 @@ weights `p` that they are drawn with (None: all alike).
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from big_vision.training.recipe import Recipe
+from big_vision.types import ConfigLike
 
-def mkrng(xid, wid, step):
-  """numpy Generator of an experiment, a run of it and a step; negative is 0."""
+
+def mkrng(xid: int, wid: int, step: int) -> np.random.Generator:
+  """Makes the random generator of a step.
+
+  Args:
+    xid: number of the experiment; negative counts as 0.
+    wid: number of the run in it; negative counts as 0.
+    step: number of the step; negative counts as 0.
+
+  Returns:
+    The generator.
+  """
   return np.random.default_rng((max(xid, 0), max(wid, 0), max(step, 0)))
 
 
-def mkprob(x):
-  """Weights as probabilities: an array with sum 1, or None."""
+def mkprob(x: Sequence[float] | None) -> np.ndarray | None:
+  """Scales weights to probabilities.
+
+  Args:
+    x: weights, or None.
+
+  Returns:
+    Array with sum 1, or None.
+  """
   return None if x is None else np.array(x) / np.sum(x)
 
 
-def choice(values, ratios, rng=None):
-  """One of the values, drawn with probabilities in the given ratios.
+def choice(
+  values: Sequence[Any],
+  ratios: Sequence[float] | None,
+  rng: np.random.Generator | None = None,
+) -> Any:
+  """Draws one of the values.
 
   Args:
-    values: sequence.
-    ratios: sequence of weights, or None.
-    rng: numpy Generator, by default a new one without seed.
+    values: of which to draw.
+    ratios: weights that the probabilities are proportional to; None: all alike.
+    rng: random generator, by default a new one without seed.
+
+  Returns:
+    The value, as a NumPy scalar.
   """
   rng = rng if rng is not None else np.random.default_rng()
   return rng.choice(values, p=mkprob(ratios))
 
 
-def static_args(config, seed=0):
-  """`Recipe.static_args`: the values of a step, the same on all hosts.
+def static_args(
+  config: ConfigLike, seed: int = 0
+) -> Callable[[int], tuple[Any, ...]]:
+  """Makes `Recipe.static_args`: the values of a step, the same on all hosts.
 
   Args:
     config: `config.flexi`.
-    seed: int, of the run.
+    seed: of the run.
 
   Returns:
     `step -> tuple` of plain values in the order of the sorted names.
@@ -52,16 +82,20 @@ def static_args(config, seed=0):
   return fn
 
 
-def mkpredictfns(predict_fn, config, template="predict_{x}"):
-  """A predict function for every combination of values.
+def mkpredictfns(
+  predict_fn: Callable[..., Any],
+  config: ConfigLike,
+  template: str = "predict_{x}",
+) -> dict[str, Callable[..., Any]]:
+  """Makes a predict function for every combination of values.
 
   Args:
     predict_fn: function that takes the arguments as keywords.
     config: `config.flexi`.
-    template: str, the name, with {x} for "a=1_b=10".
+    template: the name, with {x} for "a=1_b=10".
 
   Returns:
-    dict of name -> function.
+    Name -> function.
   """
   names = sorted(config)
   fns = {}
@@ -72,14 +106,19 @@ def mkpredictfns(predict_fn, config, template="predict_{x}"):
   return fns
 
 
-def flexible(recipe, config, loss_fn, predict_fns):
-  """A recipe whose model is called with other arguments at every step.
+def flexible(
+  recipe: Recipe,
+  config: ConfigLike,
+  loss_fn: Callable[..., Any],
+  predict_fns: dict[str, Callable[..., Any]],
+) -> Recipe:
+  """Changes a recipe so that each step calls the model with other arguments.
 
   Args:
-    recipe: Recipe of the trainer that has none.
-    config: ConfigDict of the run; reads `flexi` and `seed`.
+    recipe: of the method that calls its model always in the same way.
+    config: of the run; reads `flexi` and `seed`.
     loss_fn: as `Recipe.loss_fn`, and takes the arguments as keywords.
-    predict_fns: dict of name -> predict function, see `mkpredictfns`.
+    predict_fns: name -> predict function, see `mkpredictfns`.
 
   Returns:
     The Recipe.

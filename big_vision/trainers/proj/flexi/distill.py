@@ -1,12 +1,11 @@
-"""FlexiViT from a teacher: the student has another patch size at every step.
+"""FlexiViT from a teacher: the student's patch size changes with the step.
 
   python -m big_vision.trainers.proj.flexi.distill --config CONFIG --workdir DIR
 
-"FlexiViT: One Model for All Patch Sizes", https://arxiv.org/abs/2212.08013. The
-trainer of distillation, but that arguments of the student's call are drawn anew
-for each step, see `common`; teachers are called as ever. Evaluators choose by
-name: `student_seqhw=15`, `prof`, and for the two together
-`student_seqhw=15_prof`.
+"FlexiViT: One Model for All Patch Sizes", https://arxiv.org/abs/2212.08013.
+Differs from `distill.distill`: arguments of the student's call are drawn for each
+step, see `common`; those of teachers stay as they are. Evaluators choose by name:
+`student_seqhw=15`, `prof`, and for the two together `student_seqhw=15_prof`.
 """
 
 from absl import app
@@ -14,10 +13,19 @@ from absl import app
 from big_vision.trainers.proj.distill import distill
 from big_vision.trainers.proj.flexi import common
 from big_vision.training import cli
+from big_vision.training.recipe import Recipe
+from big_vision.training.setup import Setup
 
 
-def build(setup):
-  """The recipe of that trainer; also reads `config.flexi`."""
+def build(setup: Setup) -> Recipe:
+  """Makes the recipe of distillation with changing arguments of the student.
+
+  Args:
+    setup: reads `flexi` of its config besides the keys of that trainer.
+
+  Returns:
+    The Recipe.
+  """
   config = setup.config
   base = distill.build(setup, mixup_shards=setup.devices.size)
 

@@ -1,9 +1,9 @@
-"""FlexiViT from labels: every step has a patch size of its own.
+"""FlexiViT from labels: the patch size changes from step to step.
 
   python -m big_vision.trainers.proj.flexi.train --config CONFIG --workdir DIR
 
-"FlexiViT: One Model for All Patch Sizes", https://arxiv.org/abs/2212.08013. The
-canonical trainer, but that arguments of the model's call are drawn anew for each
+"FlexiViT: One Model for All Patch Sizes", https://arxiv.org/abs/2212.08013.
+Differs from `big_vision.train`: arguments of the model's call are drawn for each
 step, see `common`. Each combination of them compiles once. Evaluators choose by
 name: `predict_seqhw=15`.
 """
@@ -13,10 +13,19 @@ from absl import app
 from big_vision import losses, train
 from big_vision.trainers.proj.flexi import common
 from big_vision.training import cli
+from big_vision.training.recipe import Recipe
+from big_vision.training.setup import Setup
 
 
-def build(setup):
-  """The recipe of `big_vision.train`; also reads `config.flexi`."""
+def build(setup: Setup) -> Recipe:
+  """Makes the recipe of `big_vision.train` with changing arguments.
+
+  Args:
+    setup: reads `flexi` of its config besides the keys of that trainer.
+
+  Returns:
+    The Recipe.
+  """
   config = setup.config
   model, _ = setup.make_model(num_classes=config.num_classes)
   loss = losses.get(config.get("loss", "sigmoid_xent"), "loss")

@@ -3,9 +3,9 @@
   python -m big_vision.trainers.proj.gsam.train \
       --config big_vision/configs/proj/gsam/vit_i1k_gsam_no_aug.py --workdir DIR
 
-The canonical trainer with another gradient: that of algorithm 1, from two passes
-over the batch. `config.gsam` has the arguments of `gsam.gsam_gradient` but for
-the learning rate, which is that of the step, and
+Differs from `big_vision.train`: the gradient is that of algorithm 1, from two
+passes over the batch. `config.gsam` has the arguments of `gsam.gsam_gradient`
+without the learning rate, which is that of the step, and
 
   per_device: whether each device perturbs the parameters by the gradient of its
     own examples, as the paper did ("m-sharpness"). Results then depend on the
@@ -21,20 +21,25 @@ from jax.sharding import PartitionSpec
 from big_vision import optax as bv_optax
 from big_vision import train
 from big_vision.trainers.proj.gsam import gsam
-from big_vision.training import cli, recipe
+from big_vision.training import cli
+from big_vision.training.recipe import Recipe, value_and_grad
+from big_vision.training.setup import Setup
 
 _RADIUS = ("rho_max", "rho_min", "lr_max", "lr_min")
 
 
-def build(setup):
-  """The recipe of `big_vision.train` with the gradient of GSAM.
+def build(setup: Setup) -> Recipe:
+  """Makes the recipe of `big_vision.train` with the gradient of GSAM.
 
   Args:
-    setup: Setup; reads `gsam` of its config besides the keys of that trainer.
+    setup: reads `gsam` of its config besides the keys of that trainer.
 
   Returns:
     The Recipe; it also measures the radius and the surrogate gap, the difference
     of the perturbed loss and the loss.
+
+  Raises:
+    ValueError: the config accumulates gradients, or has several schedules.
   """
   config = setup.config
   if config.get("grad_accum_steps"):
@@ -53,9 +58,7 @@ def build(setup):
     rho = gsam.radius(schedule(step) * config.lr, **radius_kw)
 
     def gradient(params, batch):
-      at = lambda p: recipe.value_and_grad(
-        loss_fn, p, batch, rng, state, *static
-      )
+      at = lambda p: value_and_grad(loss_fn, p, batch, rng, state, *static)
       (loss, measurements), grads, (perturbed, _) = gsam.two_gradients(
         at, params, rho, **kw
       )
@@ -79,7 +82,7 @@ def build(setup):
 
 
 def _schedule(setup):
-  """The one schedule of the learning rate: step -> multiplier."""
+  """Returns the one schedule of the learning rate: step -> multiplier."""
   fns = bv_optax.schedule_fns(setup.config, setup.sched_kw)
   if len(fns) != 1:
     raise ValueError(

@@ -1,12 +1,11 @@
 """`config.captioning`: a decoder predicts texts and boxes from the image.
 
-  weight: of the loss, default 1.
-  parallel: probability that a caption is predicted in parallel, default 0.5.
-  vocab_size: of the tokens, required.
-  variant, width, depth, ...: the decoder's, see `captioner.Model`.
+  weight, parallel: see `Settings`.
+  vocab_size: number of tokens, required.
+  variant, width, depth, ...: of the decoder, see `captioner.Model`.
 
 Batches have `cap_tokens` int [B, L] and `cap_mask` [B, L], not 0 where a token is
-to be predicted; possibly `cap_task` int [B], see the op `locca`.
+to be predicted. They may have `cap_task` int [B], see the op `locca`.
 
 References:
   Tschannen et al. 2023, CapPa, https://arxiv.org/abs/2306.07915
@@ -14,47 +13,54 @@ References:
   Tschannen et al. 2025, SigLIP 2 (section 2.2), https://arxiv.org/abs/2502.14786
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
+from big_vision import losses
 from big_vision.models.proj.image_text import captioner
-from big_vision.trainers.proj.image_text.additions import Addition
+from big_vision.trainers.proj.image_text.aux_losses import AuxLoss
+from big_vision.training import settings
+from big_vision.training.settings import number
+from big_vision.training.setup import Setup
 
 NAME = "captioner"  # Of the parameters.
 TASKS = ("caption", "refer", "ground")  # The order of the op `locca`.
 
 
-def token_losses(logits, tokens, mask):
-  """Negative log-likelihood of each predicted token (nats), 0 elsewhere.
+@dataclass(frozen=True)
+class Settings:
+  """Keys of `config.captioning` that are not those of the decoder.
 
-  Args:
-    logits: [B, L, V] float.
-    tokens: [B, L] int.
-    mask: [B, L], not 0 where a token is predicted.
-
-  Returns:
-    [B, L] float32.
+  Attributes:
+    weight: factor of the loss.
+    parallel: probability that a caption is predicted in parallel.
   """
-  logp = jax.nn.log_softmax(logits.astype(jnp.float32))
-  own = jnp.take_along_axis(logp, tokens[:, :, None], axis=-1)[:, :, 0]
-  return jnp.where(mask != 0, -own, 0.0)
+
+  weight: float = number(1.0)
+  parallel: float = number(0.5, high=1)
 
 
-def make(setup, model):
-  """The Addition.
+def make(setup: Setup, model: Any) -> AuxLoss:
+  """Makes the auxiliary loss.
 
   Args:
-    setup: Setup, with `config.captioning`.
+    setup: reads `captioning` of its config and the shapes of batches.
     model: linen module with two inputs, image and text; its `out` has the image
       tokens `img/encoded` [B, T, E].
+
+  Returns:
+    The AuxLoss.
 
   Raises:
     ValueError: a value of the config is wrong, or batches or the image model
       lack what is needed.
   """
   config = dict(setup.config.captioning)
-  weight = _number(config.pop("weight", 1.0), "weight", 0, float("inf"))
-  parallel = _number(config.pop("parallel", 0.5), "parallel", 0, 1)
+  own = {k: config.pop(k) for k in ("weight", "parallel") if k in config}
+  s = settings.make(Settings, own, "captioning")
   if not config.get("vocab_size"):
     raise ValueError("config.captioning.vocab_size is required.")
   _check_batch(setup.batch_shapes)
@@ -95,7 +101,7 @@ def make(setup, model):
 
   def draw(rng, batch):
     tokens = batch["cap_tokens"]
-    drawn = jax.random.uniform(rng, tokens.shape[:1]) < parallel
+    drawn = jax.random.uniform(rng, tokens.shape[:1]) < s.parallel
     if "cap_task" in batch:  # SigLIP 2 does so with captions alone.
       drawn &= batch["cap_task"] == 0
     return {"cap_parallel": drawn}
@@ -111,7 +117,7 @@ def make(setup, model):
       rngs={"dropout": rng},
     )
     mask = batch["cap_mask"]
-    each = token_losses(logits, batch["cap_tokens"], mask).sum(axis=1)
+    each = losses.token_xent(logits, batch["cap_tokens"], mask).sum(axis=1)
     count = jnp.sum(mask != 0, axis=1).astype(jnp.float32)
     z = {"nats": each, "tokens": count}  # [b] each.
     if "cap_task" in batch:  # In columns, so that all can be summed.
@@ -128,7 +134,7 @@ def make(setup, model):
       measured[f"train/caption_loss_{task}"] = mean(
         own * z["nats"], own * z["tokens"]
       )
-    return weight * value, measured
+    return s.weight * value, measured
 
   def encode(state, batch):
     image = batch["image"]
@@ -137,7 +143,7 @@ def make(setup, model):
     ]
 
   def caption(state, batch):
-    """Tokens [B, L]: what is given, and what follows most probably."""
+    """Returns tokens [B, L]: those given, then the most probable ones."""
     encoded = encode(state, batch)
     return captioner.complete(
       lambda tokens: decode(
@@ -148,13 +154,13 @@ def make(setup, model):
     )
 
   def caption_loss(state, batch):
-    """Nats per predicted token of each example, given those before it."""
+    """Returns nats per predicted token, [B], given the tokens before it."""
     tokens, mask = batch["cap_tokens"], batch["cap_mask"]
     logits = decode(state["params"], batch, encode(state, batch))
-    each = token_losses(logits, tokens, mask).sum(axis=1)
+    each = losses.token_xent(logits, tokens, mask).sum(axis=1)
     return {"loss": each / jnp.maximum(jnp.sum(mask != 0, axis=1), 1)}
 
-  return Addition(
+  return AuxLoss(
     name=NAME,
     init=init,
     draw=draw,
@@ -165,20 +171,10 @@ def make(setup, model):
 
 
 def _image_mask(batch):
-  """[B, T] of the patches that exist; None if images have no padding."""
+  """Returns [B, T] bool of existing patches; None without padding."""
   image = batch["image"]
-  # Those of NaFlex: patches, their type, rows and columns.
+  # Images of NaFlex are (patches, their type, rows, columns).
   return image[1] == 1 if isinstance(image, (tuple, list)) else None
-
-
-def _number(value, name, low, high):
-  """`value`; ValueError if it is no number in [low, high]."""
-  if not isinstance(value, (int, float)) or not low <= value <= high:
-    raise ValueError(
-      f"config.captioning.{name} = {value!r} must be a number from {low} to "
-      f"{high}."
-    )
-  return value
 
 
 def _check_batch(shapes):
@@ -187,7 +183,7 @@ def _check_batch(shapes):
   if tokens is None or mask is None:
     raise ValueError(
       "config.captioning needs `cap_tokens` and `cap_mask` in batches: add the op "
-      "locca(...) to config.input.pp, and keep what it makes."
+      "locca(...) to config.input.pp, and keep the features that it makes."
     )
   if len(tokens.shape) != 2 or tokens.shape != mask.shape:
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Contrastive training with the softmax loss by default, as CLIP and CLIPPO.
+"""Contrastive training with the softmax loss by default: CLIP and CLIPPO.
 
   python -m big_vision.trainers.proj.image_text.contrastive --config CONFIG \
       --workdir DIR

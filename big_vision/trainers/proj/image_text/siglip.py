@@ -11,8 +11,7 @@ Keys of the config besides those of every trainer:
   loss_fn: "sigmoid" or "softmax"; "chunked_sigmoid" is the same as "sigmoid",
     which always works in chunks.
   loss_chunk: columns of logits that exist at a time, default 256.
-  captioning, self_distill: what SigLIP 2 adds, https://arxiv.org/abs/2502.14786;
-    see the modules of these names, and `docs/siglip2.md`.
+  captioning, self_distill: further losses, see `siglip2.py`.
 
 The loss compares all pairs of the global batch, for any number of devices and of
 micro-batches (`grad_accum_steps`).
@@ -20,38 +19,35 @@ micro-batches (`grad_accum_steps`).
 
 import functools
 
-import jax
 from absl import app
 
 from big_vision import contrastive, grads, lookup, sharding
-from big_vision.trainers.proj.image_text import (
-  additions,
-  captioning,
-  self_distill,
-)
-from big_vision.training import cli, recipe
+from big_vision.trainers.proj.image_text import siglip2
+from big_vision.training import cli
+from big_vision.training.recipe import Recipe
+from big_vision.training.setup import Setup
 
 LOSSES = {
   "sigmoid": contrastive.sigmoid,
   "chunked_sigmoid": contrastive.sigmoid,
   "softmax": contrastive.softmax,
 }
-ADDITIONS = {
-  "captioning": captioning.make,
-  "self_distill": self_distill.make,
-}
 
 
-def build(setup, default_loss="sigmoid"):
-  """The recipe of contrastive training.
+@siglip2.extend
+def build(setup: Setup, default_loss: str = "sigmoid") -> Recipe:
+  """Makes the recipe of contrastive training.
 
   Args:
-    setup: Setup. Batches have `image` [B, H, W, C] and `labels`, what the text
-      tower takes: tokens [B, L], or pictures of text.
-    default_loss: str, if the config does not say.
+    setup: batches have `image` [B, H, W, C] and `labels`, the input of the text
+      tower: tokens [B, L], or pictures of text.
+    default_loss: the loss if the config does not name one.
 
   Returns:
     The Recipe.
+
+  Raises:
+    ValueError: the loss is unknown, or the config asks for mixup.
   """
   config = setup.config
   if "mixup" in config:
@@ -65,18 +61,12 @@ def build(setup, default_loss="sigmoid"):
     config.get("loss_chunk", 256),
   )
   model, load = setup.make_model()
-  added = [
-    make(setup, model)
-    for key, make in ADDITIONS.items()
-    if config.get(key) is not None
-  ]
 
   def init(rng, batch):
-    params = model.init(rng, batch["image"], batch["labels"])["params"]
-    return additions.init(added, rng, params, batch)
+    return model.init(rng, batch["image"], batch["labels"])["params"]
 
-  def embed(params, batch, rng, state, active):
-    """Embeddings; and what does not depend on the examples."""
+  def embed(params, batch, rng, state):
+    del state
     zimg, ztxt, out = model.apply(
       {"params": params},
       batch["image"],
@@ -86,35 +76,15 @@ def build(setup, default_loss="sigmoid"):
     )
     norms = {f"train/n{x}": out[f"{x}/norm"] for x in ("img", "txt")}
     shared = {k: out[k] for k in ("t", "t/parameter", "b") if k in out}
-    z = {"img": zimg, "txt": ztxt, "norms": norms}
-    z["added"] = additions.embed(added, active, params, batch, out, rng, state)
-    return z, shared
+    return {"img": zimg, "txt": ztxt, "norms": norms}, shared, out
 
-  def loss(z, shared, state):
-    value, extras = LOSSES[name](
+  def compare(z, shared, state):
+    del state
+    loss, extras = LOSSES[name](
       z["img"], z["txt"], shared["t"], shared.get("b", 0.0), ring=ring
     )
     measured = {k: v.mean() for k, v in {**z["norms"], **shared}.items()}
-    measured |= {f"train/{k}": v for k, v in extras.items()}
-    value, more = additions.add_losses(added, value, z["added"], state)
-    return value, measured | more
-
-  def loss_fn(params, batch, rng, state, active=None):
-    return loss(*embed(params, batch, rng, state, active), state)
-
-  def accumulate(params, batch, rng, state, active=None, *, steps, constrain):
-    def embed_one(params, micro, i):
-      key = jax.random.fold_in(rng, i)
-      return embed(params, micro, key, state, active)
-
-    return grads.through_embeddings(
-      embed_one,
-      functools.partial(loss, state=state),
-      params,
-      batch,
-      steps,
-      constrain,
-    )
+    return loss, measured | {f"train/{k}": v for k, v in extras.items()}
 
   def predict(state, batch):
     """(zimg or None, ztxt or None, out) of what is in the batch."""
@@ -122,13 +92,13 @@ def build(setup, default_loss="sigmoid"):
       {"params": state["params"]}, batch.get("image"), batch.get("labels")
     )
 
-  return recipe.Recipe(
+  loss_fn = grads.EmbeddingLoss(embed, compare)
+  return Recipe(
     init=init,
-    load=additions.load(added, load),
+    load=load,
     loss_fn=loss_fn,
-    accumulate=accumulate,
-    predict_fns=additions.predict_fns(added, predict=predict),
-    **additions.recipe_fields(added),
+    accumulate=loss_fn.accumulate,  # Embeds in parts, compares all pairs.
+    predict_fns={"predict": predict},
   )
 
 

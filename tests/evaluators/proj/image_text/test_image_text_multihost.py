@@ -2,12 +2,11 @@
 
 import json
 import os
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+
+import process_groups
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SCRIPT = os.path.join(HERE, "two_processes.py")
@@ -17,23 +16,13 @@ ROOT = os.path.abspath(os.path.join(HERE, *[".."] * 4))
 def run(folder, count):
   """Results of `count` processes, by process."""
   folder.mkdir()
-  with socket.socket() as s:
-    s.bind(("localhost", 0))
-    port = s.getsockname()[1]
-  env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": ROOT}
-  processes = [
-    subprocess.Popen(
-      [sys.executable, SCRIPT, str(i), str(count), str(port), str(folder)],
-      env=env,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
+  with process_groups.coordinator_address() as address:
+    args = [str(count), address, str(folder)]
+    process_groups.run(
+      [[SCRIPT, str(i), *args] for i in range(count)],
+      envs=[{"PYTHONPATH": ROOT}] * count,
+      timeout=240,
     )
-    for i in range(count)
-  ]
-  logs = [p.communicate(timeout=240)[0] for p in processes]
-  for p, log in zip(processes, logs, strict=True):
-    assert p.returncode == 0, log[-3000:]
   return [
     json.loads((folder / f"result{i}.json").read_text()) for i in range(count)
   ]

@@ -105,9 +105,9 @@ def main(folder):
 
 
 if __name__ == "__main__":
-  index, count, port, where = sys.argv[1:]
+  index, count, address, where = sys.argv[1:]
   jax.config.update("jax_num_cpu_devices", 4 // int(count))
   if int(count) > 1:
-    jax.distributed.initialize(f"localhost:{port}", int(count), int(index))
+    jax.distributed.initialize(address, int(count), int(index))
   with registry.temporary_ops(letters=get_letters):
     main(where)

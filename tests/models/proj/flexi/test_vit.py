@@ -23,7 +23,7 @@ def named(tree):
 
 
 def resize(images, hw):
-  """Bilinear resizing [..., h, w, C], half-pixel centres, no antialiasing."""
+  """Bilinear resizing [..., h, w, C], half-pixel centers, no antialiasing."""
   shape = (*images.shape[:-3], *hw, images.shape[-1])
   return np.asarray(jax.image.resize(images, shape, "linear", antialias=False))
 

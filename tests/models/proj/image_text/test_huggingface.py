@@ -259,7 +259,7 @@ def test_is_checkpoint(tmp_path):
   with pytest.raises(ValueError, match="model.safetensors is broken"):
     huggingface_files.load(path)
   (tmp_path / "config.json").write_text("{")
-  with pytest.raises(ValueError, match="config.json is no JSON"):
+  with pytest.raises(ValueError, match="config.json is not JSON"):
     huggingface_files.load(path)
 
 
@@ -338,7 +338,7 @@ def test_unsupported_tensors():
   with pytest.raises(ValueError, match=f"missing {key}"):
     rest = {k: x for k, x in tensors.items() if k != key}
     huggingface.to_params(rest, hf_config)
-  with pytest.raises(ValueError, match=f"{key}.*int8.*quantised"):
+  with pytest.raises(ValueError, match=f"{key}.*int8.*quantized"):
     int8 = {key: tensors[key].astype(np.int8)}
     huggingface.to_params({**tensors, **int8}, hf_config)
   # Buffers of old files.

@@ -192,24 +192,6 @@ def test_pooling():
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
-@pytest.mark.parametrize("grid", [(3, 5), (1, 9), (12, 2)])
-def test_positions_are_those_of_resizing(grid, dtype):
-  """Where the canvas of the published model (64) ends, nothing happens."""
-  h, w = grid
-  table = rand(4, 6, 8).astype(dtype)
-  y, x = np.mgrid[:h, :w].reshape(2, 1, -1)
-  sizes = np.array([h]), np.array([w])
-  got = jax.jit(naflex_vit.resample_posemb_at)(table, y, x, *sizes)
-  assert got.dtype == dtype
-  want = jax.image.resize(
-    table.astype(np.float32), (h, w, 8), "bilinear", antialias=True
-  )
-  tol = 1e-6 if dtype == np.float32 else 1e-2
-  got = np.asarray(got, np.float32)
-  np.testing.assert_allclose(got.reshape(h, w, 8), want, atol=tol, rtol=tol)
-
-
 def test_positions_of_a_long_strip():
   """Longer than the 64 rows and columns of the published configs."""
   model = naflex_vit.Model(None, **TINY, posemb="learn_2d(64)")
@@ -219,19 +201,6 @@ def test_positions_of_a_long_strip():
   got = out["with_posemb"][0, :100] - out["stem"][0, :100]
   want = jax.image.resize(params["pos_embedding"], (1, 100, 16), "bilinear")
   np.testing.assert_allclose(got, want[0], atol=1e-5)
-
-
-@pytest.mark.multidevice
-def test_positions_need_no_communication():
-  mesh = jax.make_mesh((8,), ("data",))
-  sharding = jax.sharding.NamedSharding(mesh, jax.P("data"))
-  _, _, y, x = sequences([(2, 3)] * 8, 6)
-  size = np.full(8, 3)
-  args = [jax.device_put(a, sharding) for a in (y, x, size, size)]
-  fn = jax.jit(lambda *a: naflex_vit.resample_posemb_at(rand(4, 4, 8), *a))
-  text = fn.lower(*args).compile().as_text()
-  assert "all-" not in text and "collective" not in text
-  assert fn(*args).sharding.is_equivalent_to(sharding, 3)
 
 
 def test_posemb_string():

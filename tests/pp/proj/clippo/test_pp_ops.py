@@ -235,8 +235,8 @@ def test_bad_arguments(args, message):
 
 
 def test_unknown_argument():
-  with pytest.raises(TypeError, match="colour.*Usage: render_unifont"):
-    builder.get_preprocess_fn("render_unifont(64, colour=1)")
+  with pytest.raises(TypeError, match="color.*Usage: render_unifont"):
+    builder.get_preprocess_fn("render_unifont(64, color=1)")
 
 
 def test_tables_are_shared(path):

@@ -138,8 +138,8 @@ def test_limits_of_the_size():
 def filter_matrix(old, new):
   """[new, old] weights of a resized axis: a triangle, wider when shrinking."""
   scale = old / new
-  centre = (np.arange(new) + 0.5) * scale - 0.5
-  distance = np.abs(centre[:, None] - np.arange(old)[None])
+  center = (np.arange(new) + 0.5) * scale - 0.5
+  distance = np.abs(center[:, None] - np.arange(old)[None])
   w = np.maximum(1 - distance / max(scale, 1), 0)
   return w / w.sum(axis=1, keepdims=True)
 

@@ -12,7 +12,7 @@ import scipy.special
 import toy
 from big_vision import trees
 from big_vision.models import vit
-from big_vision.trainers.proj.distill import distill
+from big_vision.trainers.proj.distill import distill, features
 from big_vision.training import loop
 
 SMALL = dict(patch_size=(4, 4), depth=1, num_heads=2, head_zeroinit=False)
@@ -232,7 +232,7 @@ def test_features(teachers):
   _, z = recipe.predict_fns["a_fwd"](state, BATCH)
   parts = []
   for i, layer in enumerate(["encoded", "pre_logits"]):
-    p = state["params"][distill.PROJECTIONS][str(i)]
+    p = state["params"][features.PROJECTIONS][str(i)]
     x = np.asarray(s[layer]) @ np.asarray(p["kernel"]) + np.asarray(p["bias"])
     parts.append(np.sum((x - np.asarray(z[layer])) ** 2, axis=-1))
   parts = [np.mean(parts[0]), 0.5 * np.mean(np.sqrt(parts[1]))]
@@ -286,7 +286,7 @@ def test_student_that_is_loaded(teachers, tmp_path):
   recipe, state = make(cfg)
   loaded = recipe.load(jax.eval_shape(lambda: state["params"]))
   assert isinstance(loaded["head"]["kernel"], np.ndarray)
-  assert distill.PROJECTIONS in loaded
+  assert features.PROJECTIONS in loaded
 
 
 def test_mistakes(teachers):

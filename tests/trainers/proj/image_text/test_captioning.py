@@ -51,18 +51,6 @@ def log_softmax(x):
   return scipy.special.log_softmax(np.asarray(x, np.float64), axis=-1)
 
 
-def test_token_losses():
-  r = np.random.default_rng(0)
-  logits = r.normal(size=(2, 3, V)).astype(np.float32)
-  tokens = r.integers(V, size=(2, 3))
-  mask = np.array([[1, 0, 1], [0, 0, 1]])
-  got = captioning.token_losses(jnp.asarray(logits), tokens, mask)
-  want = np.zeros([2, 3])
-  for i, j in np.argwhere(mask):
-    want[i, j] = -log_softmax(logits[i, j])[tokens[i, j]]
-  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
-
-
 @pytest.fixture(scope="module")
 def computed():
   """(z, loss, measurements, NumPy's losses [B, L]) with parallel prediction."""

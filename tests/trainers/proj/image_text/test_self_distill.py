@@ -11,7 +11,9 @@ import pytest
 import scipy.special
 import toy_towers
 
-from big_vision.trainers.proj.image_text import self_distill, views
+from big_vision import views
+from big_vision.models import prototype_head
+from big_vision.trainers.proj.image_text import self_distill
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 K, B, V = 7, 3, 2
@@ -37,48 +39,31 @@ def softmax(x):
   return scipy.special.softmax(np.asarray(x, np.float64), axis=-1)
 
 
-def xent(student, teacher, centre, ts=0.1, tt=0.04):
-  p = softmax((np.asarray(teacher, np.float64) - centre) / tt)
+def xent(student, teacher, center, ts=0.1, tt=0.04):
+  p = softmax((np.asarray(teacher, np.float64) - center) / tt)
   return -np.sum(p * np.log(softmax(np.asarray(student) / ts)), axis=-1)
-
-
-def test_cross_entropy():
-  r = np.random.default_rng(0)
-  student, teacher = r.uniform(-1, 1, size=(2, 4, 3, K)).astype(np.float32)
-  centre = r.uniform(-1, 1, size=K).astype(np.float32)
-  fn = lambda s, t, c: self_distill.cross_entropy(s, t, c, 0.1, 0.04)
-  got = fn(student, teacher, centre)
-  assert got.shape == (4, 3)
-  np.testing.assert_allclose(got, xent(student, teacher, centre), rtol=1e-4)
-  grads = jax.grad(lambda s, t: fn(s, t, centre).sum(), (0, 1))(
-    student, teacher
-  )
-  # (q - p) / temperature; nothing for the teacher.
-  want = softmax(student / 0.1) - softmax((teacher - centre) / 0.04)
-  np.testing.assert_allclose(grads[0], want / 0.1, atol=1e-3)
-  assert not grads[1].any()
 
 
 @pytest.fixture(scope="module")
 def computed():
   """All that a step computes."""
-  addition, data = make(weight=3.0, local_weight=0.5), batch()
+  aux, data = make(weight=3.0, local_weight=0.5), batch()
   keys = jax.random.split(jax.random.key(0), 6)
   params = jax.jit(toy_towers.Model().init)(keys[0], data["image"])["params"]
-  params["distill"] = jax.jit(addition.init)(keys[1], params, data)
+  params["distill"] = jax.jit(aux.init)(keys[1], params, data)
   noise = lambda k, tree: jax.tree.map(
     lambda x: x + 0.3 * jax.random.normal(k, x.shape), tree
   )
-  state = jax.jit(addition.extra_state)(params)
+  state = jax.jit(aux.extra_state)(params)
   assert not np.any(jax.tree.leaves(state["collections"])[0])
   state["teacher"] = noise(keys[2], state["teacher"])
   state["collections"] = noise(keys[3], state["collections"])
-  drawn = addition.draw(keys[4], data)
-  embed = jax.jit(lambda p, b: addition.embed(p, b, {}, keys[5], state))
+  drawn = aux.draw(keys[4], data)
+  embed = jax.jit(lambda p, b: aux.embed(p, b, {}, keys[5], state))
   z = embed(params, {**data, **drawn})
   return types.SimpleNamespace(
-    addition=addition, data=data, params=params, state=state, drawn=drawn, z=z,
-    embed=embed, result=addition.loss(z, state),
+    aux=aux, data=data, params=params, state=state, drawn=drawn, z=z,
+    embed=embed, result=aux.loss(z, state),
   )  # fmt: skip
 
 
@@ -86,7 +71,9 @@ def outputs(img, image, name, heads, **kw):
   """[..., K] of the pooled output ("local"), or of the patches ("masked")."""
   out = toy_towers.ImageTower().apply({"params": img}, image, **kw)[1]
   x = out["pre_logits_2d" if name == "masked" else "pre_logits"]
-  return np.asarray(views.Head(**HEAD).apply({"params": heads[name]}, x))
+  return np.asarray(
+    prototype_head.PrototypeHead(**HEAD).apply({"params": heads[name]}, x)
+  )
 
 
 def test_local_views(computed):
@@ -97,7 +84,7 @@ def test_local_views(computed):
   np.testing.assert_allclose(c.z["local_target"], target, atol=1e-5)
   assert c.drawn["local_boxes"].shape == (B, V, 4)
   parts = views.crop(c.data["image"], c.drawn["local_boxes"], 8)
-  centre = np.asarray(c.state["collections"]["distill"]["local"])
+  center = np.asarray(c.state["collections"]["distill"]["local"])
   img = c.params["img"]  # Positions are stretched over the part.
   grid = img["pos_embedding"].reshape(1, 4, 4, -1)
   grid = jax.image.resize(grid, (1, 2, 2, grid.shape[-1]), "linear")
@@ -106,7 +93,7 @@ def test_local_views(computed):
     xent(
       outputs(small, parts[:, v], "local", c.params["distill"]),
       target,
-      centre[None],
+      center[None],
     )
     for v in range(V)
   ]
@@ -128,15 +115,15 @@ def test_masked_patches(computed):
     c.params["img"], c.data["image"], "masked", c.params["distill"],
     replace=(where.reshape(B, 4, 4), token),
   ).reshape(B, 16, K)  # fmt: skip
-  centre = np.asarray(c.state["collections"]["distill"]["masked"])
-  each = xent(student, target, centre[None, None])  # [B, 16]
+  center = np.asarray(c.state["collections"]["distill"]["masked"])
+  each = xent(student, target, center[None, None])  # [B, 16]
   want = [each[i, where[i]].mean() for i in range(B)]
   np.testing.assert_allclose(c.z["masked"], want, rtol=1e-4)
   want = [target[i, where[i]].mean(axis=0) for i in range(B)]
   np.testing.assert_allclose(c.z["masked_target"], want, atol=1e-5)
 
 
-def test_weights_and_centre(computed):
+def test_weights_and_center(computed):
   c = computed
   loss, measured = c.result
   local, masked = np.mean(c.z["local"]), np.mean(c.z["masked"])
@@ -155,8 +142,8 @@ def test_views_of_the_preprocessing_are_used(computed):
   c = computed
   parts = np.asarray(views.crop(c.data["image"], c.drawn["local_boxes"], 8))
   data = {**c.data, "local": parts}
-  addition = make(data)
-  assert "local_boxes" not in addition.draw(jax.random.key(0), data)
+  aux = make(data)
+  assert "local_boxes" not in aux.draw(jax.random.key(0), data)
   z = c.embed(c.params, {**data, **c.drawn})
   np.testing.assert_allclose(z["local"], c.z["local"], rtol=1e-5)
 
@@ -164,12 +151,12 @@ def test_views_of_the_preprocessing_are_used(computed):
 @pytest.mark.parametrize("term", ["local", "masked"])
 def test_each_term_alone(term):
   other = {"local": "masked", "masked": "local"}[term]
-  addition = make(**{f"{other}_weight": 0.0})
-  own = jax.eval_shape(lambda: addition.init(jax.random.key(0), {}, batch()))
+  aux = make(**{f"{other}_weight": 0.0})
+  own = jax.eval_shape(lambda: aux.init(jax.random.key(0), {}, batch()))
   assert set(own) == {term, *(["mask_token"] if term == "masked" else [])}
-  state = addition.extra_state({"img": {}, "distill": own})
+  state = aux.extra_state({"img": {}, "distill": own})
   assert set(state["collections"]["distill"]) == {term}
-  drawn = jax.eval_shape(lambda: addition.draw(jax.random.key(0), batch()))
+  drawn = jax.eval_shape(lambda: aux.draw(jax.random.key(0), batch()))
   assert len(drawn) == 1
 
 
@@ -180,9 +167,9 @@ def counted(n):
 
 
 def test_teacher_and_heads_before_and_after_the_start():
-  addition = make(total_steps=8, start=0.7, decay=0.75)
+  aux = make(total_steps=8, start=0.7, decay=0.75)
   # 5.6 of 8 steps: the first is the one after 6.
-  assert [addition.is_active(s) for s in (1, 6, 7, 8)] == [
+  assert [aux.is_active(s) for s in (1, 6, 7, 8)] == [
     False,
     False,
     True,
@@ -196,7 +183,7 @@ def test_teacher_and_heads_before_and_after_the_start():
   def update(n):
     old = {"params": tree(1), "teacher": tree(5), "opt": counted(n)}
     new = {**old, "params": tree(2), "opt": counted(n + 1)}
-    return jax.jit(addition.post_update)(old, new)
+    return jax.jit(aux.post_update)(old, new)
 
   before = update(5)
   assert before["params"]["img"]["w"] == 2
@@ -216,11 +203,34 @@ def test_teacher_and_heads_before_and_after_the_start():
   [
     (dict(start=1.5), "self_distill.start = 1.5.*0 to 1"),
     (dict(decay="0.9"), "self_distill.decay = '0.9'"),
-    (dict(view=3), "self_distill: unknown key 'view'.*'views'"),
+    (dict(view=3), "self_distill.view is not a known key.*'views'"),
     (dict(area=(0.5, 0.2)), r"self_distill.area = \(0.5, 0.2\)"),
     (dict(local_weight=0, masked_weight=0), "both 0"),
+    (
+      dict(centre_decay=0.5, center_decay=0.5),
+      "centre_decay is the old name of config.self_distill.center_decay",
+    ),
   ],
 )
 def test_bad_configs(kw, message):
   with pytest.raises(ValueError, match=message):
     make(**kw)
+
+
+def test_old_names_of_keys():
+  new = jax.tree.map(jnp.ones_like, make_z())
+  state = {
+    "collections": {"distill": {"local": jnp.zeros(K), "masked": jnp.zeros(K)}}
+  }
+  _, measured = make(centre_decay=0.25).loss(new, state)
+  for x in jax.tree.leaves(measured["collections"]):
+    np.testing.assert_allclose(x, 0.75)
+
+
+def make_z():
+  """The shapes of what the loss gets."""
+  target = jnp.zeros([B, K])
+  return {
+    "local": jnp.zeros(B), "masked": jnp.zeros(B),
+    "local_target": target, "masked_target": target,
+  }  # fmt: skip

@@ -10,7 +10,7 @@ import toy_towers
 
 import toy
 from big_vision import checkpoints, trees
-from big_vision.trainers.proj.image_text import siglip
+from big_vision.trainers.proj.image_text import additions, aux_losses, siglip
 from big_vision.training import loop, step
 from big_vision.training import state as state_lib
 
@@ -81,7 +81,7 @@ def run(tmp_path_factory):
   )  # fmt: skip
 
 
-def test_towers_start_as_without_additions(run):
+def test_towers_start_as_without_aux_losses(run):
   key = jax.random.split(jax.random.PRNGKey(0))[1]
   plain = jax.jit(siglip.build(setup()).init)(key, batch_fn(0))
   assert set(run.init) == {*plain, "captioner", "distill"}
@@ -239,7 +239,7 @@ def test_vit_on_many_devices(tmp_path):
   same_curve(rows[1], rows[0], [1, 2, 3, 4], 3e-4)
 
 
-def test_checkpoints_with_and_without_additions(tmp_path):
+def test_checkpoints_with_and_without_aux_losses(tmp_path):
   """Towers load from either into either."""
   kw = dict(model_name="proj.image_text.two_towers", model=TWO_TOWERS)
   shapes = {}
@@ -266,3 +266,9 @@ def test_predict_is_that_of_the_towers(run):
   )
   for i in range(2):
     np.testing.assert_allclose(got[i], want[i], atol=1e-5)
+
+
+def test_recipes_that_cannot_be_extended():
+  with pytest.raises(TypeError, match="EmbeddingLoss"):
+    aux_losses.add(toy.make(), [])
+  assert additions.Addition is aux_losses.AuxLoss  # Its former name.

@@ -1,110 +1,45 @@
-"""What `self_distill` sees and compares: views of an image, a tower, heads.
+"""The image tower of a two-tower model, for images, parts and hidden patches.
 
-References:
-  Caron et al. 2021, DINO (heads), https://arxiv.org/abs/2104.14294
-
-Shapes: `B` batch, `V` views, `h, w` grid of patches, `M` hidden patches, `D`
-width, `K` prototypes.
+Shapes: `B` batch, `n` images, `h, w` grid of patches, `M` hidden patches, `C`
+channels, `D` width.
 """
 
 import math
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-
-def random_boxes(rng, shape, area, ratio=(3 / 4, 4 / 3)):
-  """Parts of an image: area and logarithm of the aspect ratio are uniform.
-
-  Args:
-    rng: random key.
-    shape: tuple of int.
-    area: (lowest, highest) fraction of the image.
-    ratio: (lowest, highest) of width to height, relative to that of the image.
-
-  Returns:
-    [*shape, 4] float32: (ymin, xmin, ymax, xmax) in [0, 1].
-  """
-  keys = jax.random.split(rng, 4)
-  uniform = jax.random.uniform
-  size = uniform(keys[0], shape, minval=area[0], maxval=area[1])
-  low, high = map(math.log, ratio)
-  aspect = jnp.exp(uniform(keys[1], shape, minval=low, maxval=high))
-  height = jnp.minimum(jnp.sqrt(size / aspect), 1.0)
-  width = jnp.minimum(jnp.sqrt(size * aspect), 1.0)
-  y = uniform(keys[2], shape) * (1 - height)
-  x = uniform(keys[3], shape) * (1 - width)
-  return jnp.stack([y, x, y + height, x + width], axis=-1)
+from big_vision.models import positions
+from big_vision.trainers.proj.image_text.self_distill_settings import Settings
+from big_vision.types import Array, Key, Params
 
 
-def crop(image, boxes, size):
-  """Cuts parts of images and resizes them bilinearly, with antialiasing.
-
-  Args:
-    image: [B, H, W, C] float.
-    boxes: [B, V, 4], see `random_boxes`.
-    size: int, pixels.
-
-  Returns:
-    [B, V, size, size, C].
-  """
-  height, width, channels = image.shape[1:]
-
-  def one(image, box):
-    sides = jnp.array([height, width], jnp.float32)
-    low, high = box[:2] * sides, box[2:] * sides
-    scale = size / (high - low)
-    return jax.image.scale_and_translate(
-      image, (size, size, channels), (0, 1), scale, -low * scale, "linear"
-    )
-
-  return jax.vmap(jax.vmap(one, (None, 0)))(image, boxes)
-
-
-class Head(nn.Module):
-  """DINO's head: an MLP and the cosine similarities to prototypes.
+class ImageTower:
+  """Applies the image tower of a model, and knows its shapes.
 
   Attributes:
-    hidden: int, width of its two hidden layers.
-    bottleneck: int, width of what is compared to prototypes.
-    prototypes: int, K.
+    width: D, of its outputs.
+    stem_width: width of embedded patches.
+    num_patches: h * w.
+    num_hidden: M, at least 1.
+    local_size: side of local views in pixels.
   """
 
-  hidden: int
-  bottleneck: int
-  prototypes: int
+  def __init__(
+    self, model: Any, batch_shapes: dict[str, Any], settings: Settings
+  ):
+    """Finds the shapes.
 
-  @nn.compact
-  def __call__(self, x):
-    """Maps x [..., D] to [..., K] float32 in [-1, 1]."""
-    x = jnp.asarray(x, jnp.float32)
-    x = nn.gelu(nn.Dense(self.hidden)(x))
-    x = nn.gelu(nn.Dense(self.hidden)(x))
-    x = _unit(nn.Dense(self.bottleneck)(x), axis=-1)
-    shape = (self.bottleneck, self.prototypes)
-    kernel = self.param("prototypes", nn.initializers.lecun_normal(), shape)
-    return x @ _unit(kernel, axis=0)
+    Args:
+      model: linen module with two inputs, whose parameters `img` are those of
+        the image tower.
+      batch_shapes: dict of ShapeDtypeStruct with `image` and possibly `local`.
+      settings: which terms there are, and their sizes.
 
-
-def _unit(x, axis):
-  """Vectors of length 1; with a gradient also at 0."""
-  return x * jax.lax.rsqrt(jnp.sum(x * x, axis, keepdims=True) + 1e-12)
-
-
-class Tower:
-  """The image tower of a model, and what is known of its shapes.
-
-  Attributes:
-    width: int, D, of its outputs.
-    stem_width: int, of embedded patches.
-    num_patches: int, h * w.
-    num_hidden: int, M, at least 1.
-    local_size: int, side of local views in pixels.
-  """
-
-  def __init__(self, model, batch_shapes, settings):
-    """Looks at the shapes; raises ValueError if the model does not fit."""
+    Raises:
+      ValueError: the model does not fit.
+    """
     self._model = model
     image = batch_shapes["image"]
     if isinstance(image, (tuple, list)) or len(image.shape) != 4:
@@ -116,8 +51,8 @@ class Tower:
     pooled, patches = out.get("img/pre_logits"), out.get("img/pre_logits_2d")
     if patches is None or pooled is None or len(pooled.shape) != 2:
       raise ValueError(
-        "config.self_distill needs an image tower that is pooled and has patches,"
-        " `pre_logits` [B, D] and `pre_logits_2d` [B, h, w, D] in its `out`, such "
+        "config.self_distill needs an image tower that is pooled and has "
+        "patches, `pre_logits` [B, D] and `pre_logits_2d` [B, h, w, D] in its `out`, such "
         "as config.model.image_model = 'vit' with another pool_type than 'none'."
       )
     _, height, _, channels = image.shape
@@ -140,7 +75,7 @@ class Tower:
       self._check_replace(image)
 
   def _shapes(self, image):
-    """(parameters, out) of the image tower alone, as shapes."""
+    """Returns (parameters, out) of the image tower alone, as shapes."""
 
     def init(image):
       (_, _, out), variables = self._model.init_with_output(
@@ -157,7 +92,7 @@ class Tower:
     return params, out
 
   def _fit_local(self, image, patch):
-    """Finds the grid of local views."""
+    """Finds the grid of local views; ValueError if they do not fit."""
     if self.local_size % patch or self.local_size < patch:
       raise ValueError(
         f"config.self_distill.local_size = {self.local_size} must be a multiple "
@@ -180,7 +115,7 @@ class Tower:
       )
 
   def _check_replace(self, image):
-    """Raises ValueError if patches can not be hidden."""
+    """Raises ValueError if patches cannot be hidden."""
     where = jnp.zeros([1, *self._grid], bool)
     token = jnp.zeros([self.stem_width])
     one = jax.ShapeDtypeStruct((1, *image.shape[1:]), image.dtype)
@@ -191,36 +126,69 @@ class Tower:
       jax.eval_shape(call, self._params, one)
     except TypeError as e:
       raise ValueError(
-        "config.self_distill.masked_weight: patches of this image model can not "
-        f"be hidden, as its call has no `replace` ({e}). Set masked_weight to 0."
+        "config.self_distill.masked_weight: patches of this image model "
+        f"cannot be hidden, as its call has no `replace` ({e}). Set masked_weight to 0."
       ) from e
 
   def _apply(self, params, img, image, **kw):
-    """(pooled [B, D], patches [B, h, w, D])."""
+    """Returns (pooled [B, D], patches [B, h, w, D])."""
     _, _, out = self._model.apply(
       {"params": {**params, "img": img}}, image, None, **kw
     )
     return out["img/pre_logits"], out["img/pre_logits_2d"]
 
-  def full(self, params, img, image):
-    """The teacher's outputs for images; `img` are its parameters."""
+  def full(
+    self, params: Params, img: Params, image: Array
+  ) -> tuple[Array, Array]:
+    """Computes the teacher's outputs for whole images.
+
+    Args:
+      params: all parameters of the model.
+      img: parameters of the teacher, instead of `params["img"]`.
+      image: [B, H, W, C].
+
+    Returns:
+      (pooled [B, D], patches [B, h, w, D]).
+    """
     return self._apply(params, img, image)
 
-  def local(self, params, image, rng):
-    """The student's outputs [n, D] for local views [n, s, s, C]."""
+  def local(self, params: Params, image: Array, rng: Key) -> Array:
+    """Computes the student's outputs for local views.
+
+    Args:
+      params: all parameters of the model.
+      image: [n, local_size, local_size, C].
+      rng: random key of dropout.
+
+    Returns:
+      [n, D], pooled.
+    """
     img = params["img"]
     if self._resize:
       # Learned positions are stretched over the local view.
       posemb = img["pos_embedding"]
       d = posemb.shape[-1]
       posemb = posemb.reshape(1, *self._grid, d)
-      posemb = jax.image.resize(posemb, (1, *self._local_grid, d), "linear")
+      posemb = positions.resample(posemb, self._local_grid)
       img = {**img, "pos_embedding": posemb.reshape(1, -1, d)}
     kw = dict(train=True, rngs={"dropout": rng})
     return self._apply(params, img, image, **kw)[0]
 
-  def masked(self, params, image, hidden, token, rng):
-    """The student's outputs [B, h, w, D] where patches [B, M] are hidden."""
+  def masked(
+    self, params: Params, image: Array, hidden: Array, token: Array, rng: Key
+  ) -> Array:
+    """Computes the student's outputs for images with hidden patches.
+
+    Args:
+      params: all parameters of the model.
+      image: [B, H, W, C].
+      hidden: [B, M] int, indices of the hidden patches.
+      token: [stem_width], replaces the hidden patches.
+      rng: random key of dropout.
+
+    Returns:
+      [B, h, w, D], of all patches.
+    """
     where = hidden[:, :, None] == jnp.arange(self.num_patches)[None, None]
     where = jnp.any(where, axis=1).reshape(-1, *self._grid)
     kw = dict(train=True, rngs={"dropout": rng}, replace=(where, token))

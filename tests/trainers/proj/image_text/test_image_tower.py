@@ -1,4 +1,4 @@
-"""Views of images, heads, and what the tower sees."""
+"""The image tower: shapes, hidden patches, local views."""
 
 import types
 
@@ -8,65 +8,10 @@ import numpy as np
 import pytest
 
 from big_vision.models.proj.image_text import two_towers
-from big_vision.trainers.proj.image_text import views
+from big_vision.trainers.proj.image_text import image_tower
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 VIT = dict(patch_size=(4, 4), width=8, depth=1, num_heads=2)
-
-
-def test_random_boxes():
-  boxes = views.random_boxes(jax.random.key(0), (500, 4), (0.05, 0.4))
-  assert boxes.shape == (500, 4, 4)
-  low, high = np.asarray(boxes[..., :2]), np.asarray(boxes[..., 2:])
-  assert (low >= 0).all() and (high <= 1 + 1e-6).all()
-  height, width = np.moveaxis(high - low, -1, 0)
-  area, ratio = height * width, width / height
-  for x, limits in ((area, (0.05, 0.4)), (ratio, (3 / 4, 4 / 3))):
-    np.testing.assert_allclose([x.min(), x.max()], limits, rtol=0.05)
-  assert abs(area.mean() - 0.225) < 0.01
-  # Every place of the image is seen.
-  assert low.min() < 0.01 and high.max() > 0.99
-  whole = views.random_boxes(jax.random.key(0), (50,), (1.0, 1.0))
-  assert (whole[:, 2:] - whole[:, :2] <= 1).all()
-
-
-def test_crop():
-  # A pixel is where it is, so that a part tells what it shows.
-  y, x = np.mgrid[:16, :24].astype(np.float32) + 0.5
-  image = np.stack([y, x], axis=-1)[None]
-  boxes = np.array([[[0, 0, 1, 1], [0.25, 0.5, 0.75, 1], [0.5, 0, 1, 0.5]]])
-  got = np.asarray(jax.jit(views.crop, static_argnums=2)(image, boxes, 8))
-  assert got.shape == (1, 3, 8, 8, 2)
-  for part, (y0, x0, y1, x1) in zip(got[0], boxes[0], strict=True):
-    at = (np.arange(8) + 0.5) / 8
-    inner = slice(1, -1)  # Where the edge of the image has no influence.
-    want = 16 * (y0 + at * (y1 - y0))
-    np.testing.assert_allclose(part[inner, 3, 0], want[inner], atol=0.05)
-    want = 24 * (x0 + at * (x1 - x0))
-    np.testing.assert_allclose(part[3, inner, 1], want[inner], atol=0.05)
-  same = views.crop(image[:, :, :16], np.array([[[0, 0, 1, 1.0]]]), 16)
-  np.testing.assert_allclose(same[:, 0], image[:, :, :16], atol=1e-4)
-
-
-def test_head():
-  r = np.random.default_rng(0)
-  x = r.normal(size=(2, 3, 5)).astype(np.float32)
-  head = views.Head(hidden=6, bottleneck=4, prototypes=9)
-  p = jax.jit(head.init)(jax.random.key(0), x)["params"]
-  got = jax.jit(head.apply)({"params": p}, x)
-  gelu = lambda x: np.asarray(jax.nn.gelu(jnp.asarray(x)))
-  h = x
-  for i in range(3):
-    h = (
-      h @ p[f"Dense_{i}"]["kernel"]
-      + np.asarray(p[f"Dense_{i}"]["bias"])[None, None]
-    )
-    h = gelu(h) if i < 2 else np.asarray(h)
-  w = np.asarray(p["prototypes"])
-  cosine = h @ w
-  cosine /= np.linalg.norm(h, axis=-1, keepdims=True)
-  cosine /= np.linalg.norm(w, axis=0)[None, None]
-  np.testing.assert_allclose(got, cosine, atol=1e-5)
 
 
 def tower(size=16, image=VIT, image_model="vit", **kw):
@@ -78,7 +23,9 @@ def tower(size=16, image=VIT, image_model="vit", **kw):
   )  # fmt: skip
   x = np.random.default_rng(0).normal(size=(2, size, size, 3))
   x = x.astype(np.float32)
-  t = views.Tower(model, {"image": jax.eval_shape(lambda: x)}, settings)
+  t = image_tower.ImageTower(
+    model, {"image": jax.eval_shape(lambda: x)}, settings
+  )
   return t, model, x
 
 
@@ -145,4 +92,4 @@ def test_models_that_do_not_fit():
   assert tower(**kw, masked_weight=0)[0].width == 8
   patches = (np.zeros([2, 4, 48]), *[np.zeros([2, 4], int)] * 3)
   with pytest.raises(ValueError, match="NaFlex"):
-    views.Tower(None, {"image": patches}, None)
+    image_tower.ImageTower(None, {"image": patches}, None)

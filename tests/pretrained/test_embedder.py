@@ -1,4 +1,4 @@
-"""embedder.py: a trained model embeds any image and any text."""
+"""A trained model embeds any image and any text."""
 
 import io
 import json
@@ -17,10 +17,10 @@ from big_vision.configs.proj.image_text import siglip_lit_coco, siglip_pretrain
 from big_vision.models.proj.clippo import one_tower
 from big_vision.models.proj.image_text import preprocessing, two_towers
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.usefixtures("quick_compilation")]
 
 Image = pytest.importorskip("PIL.Image")
-HUGGINGFACE = pathlib.Path(__file__).parent / "golden" / "huggingface"
+HUGGINGFACE = pathlib.Path(__file__).parents[1] / "golden" / "huggingface"
 TEXTS = ["a red circle", "a blue star above a brown floor", "a"]
 
 
@@ -123,7 +123,7 @@ def test_files_are_read_as_people_see_them(model):
 
   grey = embedder.decode(encoded(Image.fromarray(image[..., 0])))
   np.testing.assert_array_equal(grey, np.dstack([image[..., 0]] * 3))
-  with pytest.raises(ValueError, match="no image that can be read"):
+  with pytest.raises(ValueError, match="not an image that can be read"):
     embedder.decode(b"GIF89a and no more")
   with pytest.raises(ValueError, match=r"uint8.*not float32 \[4, 4, 3\]"):
     model.images([np.zeros([4, 4, 3], np.float32)])
@@ -241,12 +241,14 @@ def test_where_preprocessing_is_from():
 
 
 def test_what_is_no_model_of_images_and_texts(tmp_path, workdir):
-  with pytest.raises(ValueError, match="no workdir of a run.*config.json"):
+  with pytest.raises(ValueError, match="not a workdir of a run.*config.json"):
     embedder.load(str(tmp_path))
   (tmp_path / "config.json").write_text('{"model_name": "vit"}')
-  with pytest.raises(ValueError, match="'vit' is no model of images and texts"):
+  with pytest.raises(
+    ValueError, match="'vit' is not a model of images and texts"
+  ):
     embedder.load(str(tmp_path))
-  with pytest.raises(ValueError, match="of one tower"):
+  with pytest.raises(ValueError, match="has one tower"):
     embedder.load(str(HUGGINGFACE / "siglip_vision"))
   with pytest.raises(ValueError, match="siglip is a checkpoint.*init='/x.npz'"):
     embedder.load(str(HUGGINGFACE / "siglip"), init="/x.npz")

@@ -1,0 +1,169 @@
+"""The one place that touches private or moving parts of JAX.
+
+The rest of the package uses JAX's public functions. What JAX renames between
+releases, such as the parameters of equations in a jaxpr, has one function here
+and one test in `tests/test_compat.py`, which runs on the oldest, the usual and
+the newest release (`tests/newest/run.sh`).
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax._src import xla_bridge
+from jax.extend import core
+from jax.interpreters import partial_eval, pxla
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+Primitive = core.Primitive
+Jaxpr = core.Jaxpr
+ClosedJaxpr = core.ClosedJaxpr
+Equation = core.JaxprEqn
+
+# Calls of one function, whose arguments are those of the equation.
+_CALLS = frozenset(
+  "jit pjit closed_call core_call custom_jvp_call custom_vjp_call "
+  "custom_vjp_call_jaxpr remat remat2 checkpoint".split()
+)
+
+
+# --- Meshes and devices.
+
+
+def abstract_mesh(axes: Mapping[str, int]) -> AbstractMesh:
+  """Makes a mesh without devices, over which the compiler splits arrays.
+
+  JAX makes all axes of an `AbstractMesh` explicit by default, and a sharding
+  constraint on an explicit axis adds nothing to the program that is traced.
+
+  Args:
+    axes: axis name -> size.
+
+  Returns:
+    AbstractMesh with automatic axes, as those of the meshes of a training.
+  """
+  kinds = (AxisType.Auto,) * len(axes)
+  return AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=kinds)
+
+
+def active_mesh() -> Mesh | AbstractMesh | None:
+  """Finds the mesh over which arrays are split where this is called.
+
+  Returns:
+    The mesh of `jax.set_mesh`, or that of the older `with mesh:`. None without
+    a mesh, and within a `shard_map`, where arrays are those of one device.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if not mesh.empty:
+    return None if AxisType.Manual in mesh.axis_types else mesh
+  # JAX deprecates `with mesh:` and this attribute together.
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    resources = getattr(pxla, "thread_resources", None)
+  if resources is None or resources.env.physical_mesh.empty:
+    return None
+  return resources.env.physical_mesh
+
+
+def backends_are_initialized() -> bool:
+  """Tells whether JAX has started a backend in this process."""
+  return xla_bridge.backends_are_initialized()
+
+
+# --- Traced functions.
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+  """Operands of a scan: constants, then carries, then what is sliced.
+
+  Attributes:
+    num_consts: operands that each iteration reads whole.
+    num_carry: operands that one iteration hands to the next; as many results
+      come first, before those that are stacked.
+    length: number of iterations.
+  """
+
+  num_consts: int
+  num_carry: int
+  length: int
+
+
+def jaxpr_of(closed: ClosedJaxpr) -> Jaxpr:
+  """Returns a traced function without equations whose results nobody reads.
+
+  Args:
+    closed: result of `jax.make_jaxpr`.
+
+  Returns:
+    Jaxpr with the same inputs and outputs.
+  """
+  wanted = [True] * len(closed.jaxpr.outvars)
+  return partial_eval.dce_jaxpr(closed.jaxpr, wanted, instantiate=True)[0]
+
+
+def inner_jaxprs(equation: Equation) -> list[Jaxpr]:
+  """Lists the functions in the parameters of an equation, in their order."""
+  found = []
+  for value in equation.params.values():
+    for x in value if isinstance(value, tuple | list) else [value]:
+      if isinstance(x, core.Jaxpr | core.ClosedJaxpr):
+        found.append(getattr(x, "jaxpr", x))
+  return found
+
+
+def is_literal(variable: Any) -> bool:
+  """Tells whether an operand of an equation is a constant in the text."""
+  return isinstance(variable, core.Literal)
+
+
+def called(equation: Equation) -> Jaxpr | None:
+  """Returns the function that an equation calls with its own operands.
+
+  Args:
+    equation: of a jaxpr.
+
+  Returns:
+    The function of a `jit`, of a checkpoint or of a function with gradients of
+    its own; None for other equations.
+  """
+  if equation.primitive.name not in _CALLS:
+    return None
+  return inner_jaxprs(equation)[0]
+
+
+def computes_again(equation: Equation) -> bool:
+  """Tells whether a call may not reuse what was computed before it."""
+  return bool(equation.params.get("prevent_cse"))
+
+
+def scan_layout(equation: Equation) -> Scan:
+  """Reads how the operands of a `scan` equation are divided.
+
+  Args:
+    equation: whose primitive is `scan`.
+
+  Returns:
+    Scan.
+  """
+  params = equation.params
+  if "ft_in" in params:  # Since JAX 0.11.
+    consts, carry, _ = (len(list(g)) for g in params["ft_in"].unpack())
+  else:
+    consts, carry = params["num_consts"], params["num_carry"]
+  return Scan(consts, carry, params["length"])
+
+
+def while_body(equation: Equation) -> Jaxpr:
+  """Returns the body of a `while` equation.
+
+  Args:
+    equation: whose primitive is `while`.
+
+  Returns:
+    Jaxpr whose inputs are the last operands of the equation.
+  """
+  body = equation.params["body_jaxpr"]
+  return getattr(body, "jaxpr", body)

@@ -1,0 +1,171 @@
+"""Positional embeddings: sine-cosine or learned, and grids of other sizes.
+
+Shapes: `n, m` rows and columns of the stored grid, `h, w` those of the new one,
+`B` batch, `T` tokens, `D` width.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision import lookup
+from big_vision.types import AnyArray, Array, DType
+
+_METHODS = ("linear", "corners")
+
+
+def posemb_sincos_2d(
+  h: int,
+  w: int,
+  width: int,
+  temperature: float = 10_000.0,
+  dtype: DType = jnp.float32,
+) -> Array:
+  """Computes sine-cosine positions in two dimensions, as in MoCo v3.
+
+  Args:
+    h: int, rows of the grid.
+    w: int, columns of the grid.
+    width: int, number of features, a multiple of 4.
+    temperature: float, ratio of the largest to the smallest wavelength.
+    dtype: of the result.
+
+  Returns:
+    [1, h * w, width]: sin and cos of the column, then of the row.
+
+  Raises:
+    ConfigError: `width` is not a multiple of 4.
+
+  References:
+    Chen et al. 2021, https://arxiv.org/abs/2104.02057
+  """
+  if width % 4:
+    raise lookup.ConfigError(
+      f"posemb='sincos2d' needs a width that is a multiple of 4, not {width}."
+    )
+  y, x = jnp.mgrid[:h, :w]
+  num_omegas = width // 4
+  # With a single frequency it is 1, whatever the temperature.
+  omega = jnp.arange(num_omegas) / max(num_omegas - 1, 1)
+  omega = 1.0 / temperature**omega
+  y, x = jnp.outer(y.reshape(-1), omega), jnp.outer(x.reshape(-1), omega)
+  features = [jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)]
+  return jnp.asarray(jnp.concatenate(features, axis=1), dtype)[None]
+
+
+def get_posemb(
+  self: nn.Module,
+  typ: str,
+  seqshape: int | Sequence[int],
+  width: int,
+  name: str,
+  dtype: DType = jnp.float32,
+) -> Array:
+  """Makes positional embeddings, a parameter of the calling module if learned.
+
+  Args:
+    self: linen module that will own the parameter.
+    typ: str, "learn" or "sincos2d".
+    seqshape: (h, w), or the number of tokens if they are learned.
+    width: int.
+    name: str, of the parameter.
+    dtype: of the embeddings.
+
+  Returns:
+    [1, prod(seqshape), width].
+
+  Raises:
+    ValueError: unknown type.
+  """
+  if typ == "learn":
+    return self.param(
+      name,
+      nn.initializers.normal(stddev=1 / np.sqrt(width)),
+      (1, int(np.prod(seqshape)), width),
+      dtype,
+    )
+  if typ == "sincos2d":
+    return posemb_sincos_2d(*seqshape, width, dtype=dtype)
+  raise lookup.unknown(
+    "positional embedding", typ, ["learn", "sincos2d"], "model.posemb"
+  )
+
+
+def resample(
+  posemb: AnyArray,
+  size: tuple[int | Array, int | Array],
+  *,
+  method: str = "linear",
+  at: tuple[Array, Array] | None = None,
+) -> AnyArray:
+  """Resamples a grid of positions bilinearly.
+
+  Args:
+    posemb: [..., n, m, D] array.
+    size: (h, w), rows and columns of the new grid. With `at`, two int arrays
+      [B], a size for each example.
+    method: str, where the new grid lies on the stored one:
+      "linear" aligns the outer edges of both grids, as images are resized
+        (half-pixel centers), and smooths where the new grid is coarser.
+      "corners" aligns the centers of the corners, which keep their values; it
+        does not smooth. For arrays on the host, computed in float64.
+    at: (rows [B, T], columns [B, T]) int, which embeddings of the new grids to
+      compute, instead of all; only for "linear" and a `posemb` [n, m, D].
+
+  Returns:
+    [..., h, w, D], or [B, T, D] with `at`, in the dtype of `posemb`; a NumPy
+    array for "corners".
+
+  Raises:
+    ValueError: unknown method.
+  """
+  if method not in _METHODS:
+    raise lookup.unknown("resampling method", method, _METHODS, "method")
+  if at is not None:
+    return _linear_at(posemb, size, at)
+  *batch, n, m, d = posemb.shape
+  if method == "linear":
+    return jax.image.resize(posemb, (*batch, *size, d), "linear")
+  rows, columns = _corner_weights(n, size[0]), _corner_weights(m, size[1])
+  grid = np.asarray(posemb).astype(np.float64)
+  grid = np.einsum("ya,xb,...abd->...yxd", rows, columns, grid, optimize=True)
+  return grid.astype(posemb.dtype)
+
+
+def _corner_weights(num_old, num_new):
+  """Matrix [new, old] that samples a line and keeps both its ends."""
+  at = np.arange(num_new) * ((num_old - 1) / max(num_new - 1, 1))
+  distance = np.abs(at[:, None] - np.arange(num_old)[None, :])
+  return np.maximum(1.0 - distance, 0.0)
+
+
+def _linear_at(posemb, size, at):
+  """Some embeddings [B, T, D] of the grids that `jax.image.resize` computes.
+
+  Sizes may be traced here, and differ between examples.
+  """
+  n, m, d = posemb.shape
+  (height, width), (y, x) = size, at
+  rows, columns = _linear_weights(y, height, n), _linear_weights(x, width, m)
+  weights = rows[..., :, None] * columns[..., None, :]  # [B, T, n, m]
+  out = jnp.matmul(
+    weights.reshape(*y.shape, n * m),
+    posemb.reshape(n * m, d).astype(jnp.float32),
+    precision=jax.lax.Precision.HIGHEST,  # Else positions blur on TPUs.
+  )
+  return out.astype(posemb.dtype)
+
+
+def _linear_weights(index, size, num):
+  """[B, T, num] float32 weights of `num` values stretched over `size`."""
+  scale = (num / size)[:, None]  # Stored values per patch.
+  center = (index + 0.5) * scale - 0.5
+  stored = jnp.arange(num, dtype=jnp.float32)[None, None]
+  # A triangle; a wider one if patches are further apart than stored values.
+  reach = jnp.maximum(scale, 1.0)[:, :, None]
+  distance = jnp.abs(center[:, :, None] - stored)
+  weights = jnp.maximum(1.0 - distance / reach, 0.0)
+  return weights / jnp.sum(weights, axis=-1, keepdims=True)

@@ -1,0 +1,1 @@
+"""Trained models for use outside of training: images and texts to embeddings."""

@@ -1,0 +1,204 @@
+"""Embeddings of images and texts by a trained model.
+
+Images and texts are preprocessed as by the evaluators of the run. Whole datasets
+are for the evaluators in `evaluators/proj/image_text`, which use all devices.
+
+Shapes: I images, T texts, E size of the embeddings.
+"""
+
+import functools
+import itertools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from big_vision import lookup, models
+from big_vision.pretrained import images
+from big_vision.pretrained.preprocessing import preprocessing_of
+from big_vision.types import ConfigLike
+
+MODELS = ("proj.image_text.two_towers", "proj.clippo.one_tower")
+_BATCH_SIZE = 64
+
+
+class Embedder:
+  """A model with its parameters and preprocessing.
+
+  Attributes:
+    name: where the parameters are from.
+    config: ConfigDict of the run.
+    params: tree of arrays on the first device.
+    loss_fn: "sigmoid" or "softmax": the loss of the model's training.
+  """
+
+  def __init__(
+    self,
+    config: ConfigLike,
+    init: str,
+    *,
+    name: str | None = None,
+    pp_img: str | None = None,
+    pp_txt: str | None = None,
+  ):
+    """Builds the model and loads its parameters.
+
+    Args:
+      config: reads `model_name`, `model`, `pp_modules`, `loss_fn`, and the
+        preprocessing, see `preprocessing_of`.
+      init: a checkpoint that the model can load, such as
+        `<workdir>/checkpoint.bv` or `hf://org/repo`.
+      name: None is `init`.
+      pp_img: preprocessing of the feature `image`, uint8 [H, W, 3], to `image`;
+        None is that of the config.
+      pp_txt: preprocessing of the feature `texts`, a string scalar, to `labels`;
+        None is that of the config.
+
+    Raises:
+      ValueError: the config has no preprocessing, or the checkpoint does not
+        fit the model.
+    """
+    from big_vision.pp import builder
+
+    if config.get("model_name") not in MODELS:
+      raise ValueError(
+        f"config.model_name={config.get('model_name')!r} is not a model of images "
+        f"and texts: {', '.join(MODELS)} are."
+      )
+    self.name, self.config = name or init, config
+    lookup.preprocessing(config)
+    pp_img, pp_txt = preprocessing_of(config, pp_img, pp_txt)
+    self._pp_img = builder.get_preprocess_fn(pp_img)
+    self._pp_txt = builder.get_preprocess_fn(pp_txt)
+
+    # The run started from another checkpoint, which is not read.
+    own = {k: config[k] for k in ("model_name", "model") if k in config}
+    self._model, load = models.build({**own, "model_init": init})
+    if load is None:
+      raise ValueError(f"No checkpoint: init={init!r}.")
+    inputs = self._image(np.zeros([16, 16, 3], np.uint8)), self._text("")
+    shapes = jax.eval_shape(
+      self._model.init, jax.random.key(0), *_stack([inputs])
+    )
+    params = load(shapes["params"])
+    self.params = jax.device_put(params, jax.local_devices()[0])
+
+    out = self._model.apply({"params": self.params}, None, None)[2]
+    self._t = float(out["t"][0])
+    self._b = float(out["b"][0]) if "b" in out else 0.0
+    loss = config.get("loss_fn") or ("sigmoid" if "b" in out else "softmax")
+    self.loss_fn = loss.removeprefix("chunked_")
+
+  @functools.cached_property
+  def _embed_images(self):
+    apply = self._model.apply
+    return jax.jit(lambda params, x: apply({"params": params}, x, None)[0])
+
+  @functools.cached_property
+  def _embed_texts(self):
+    apply = self._model.apply
+    return jax.jit(lambda params, x: apply({"params": params}, None, x)[1])
+
+  def _image(self, image):
+    """Turns one image into the model's input."""
+    if isinstance(image, bytes):
+      image = images.decode(image)
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+      raise ValueError(
+        "An image should be uint8 [height, width, 3], or the bytes of a file, "
+        f"not {image.dtype} {list(image.shape)}."
+      )
+    return _numpy(self._pp_img({"image": image})["image"])
+
+  def _text(self, text):
+    """Turns one text into the model's input."""
+    return _numpy(self._pp_txt({"texts": text})["labels"])
+
+  def images(self, images: Sequence[np.ndarray | bytes]) -> np.ndarray:
+    """Embeds images.
+
+    Args:
+      images: uint8 arrays [H, W, 3] of any sizes, or contents of files (JPEG,
+        PNG, WebP, GIF...).
+
+    Returns:
+      float32 [I, E], of unit length.
+
+    Raises:
+      ValueError: one of them is not an image, or there are none.
+    """
+    return self._batches(self._embed_images, map(self._image, images))
+
+  def texts(self, texts: Sequence[str]) -> np.ndarray:
+    """Embeds texts.
+
+    Args:
+      texts: of any language that the tokenizer knows.
+
+    Returns:
+      float32 [T, E], of unit length.
+
+    Raises:
+      ValueError: there are none.
+    """
+    return self._batches(self._embed_texts, map(self._text, texts))
+
+  def _batches(self, fn, inputs):
+    """Embeds inputs of the model, in batches."""
+    results = []
+    while batch := list(itertools.islice(inputs, _BATCH_SIZE)):
+      # Few different sizes: each is compiled once.
+      size = 1 << (len(batch) - 1).bit_length()
+      padded = batch + batch[-1:] * (size - len(batch))
+      z = fn(self.params, _stack(padded))[: len(batch)]
+      results.append(np.asarray(z, np.float32))
+    if not results:
+      raise ValueError("Nothing to embed: the list is empty.")
+    return np.concatenate(results)
+
+  def logits(self, zimg: np.ndarray, ztxt: np.ndarray) -> np.ndarray:
+    """Computes the logits of the loss: scaled and shifted similarities.
+
+    Args:
+      zimg: [I, E] array, see `images`.
+      ztxt: [T, E] array, see `texts`.
+
+    Returns:
+      float32 [I, T].
+    """
+    return np.asarray(self._t * (zimg @ ztxt.T) + self._b, np.float32)
+
+  def probabilities(
+    self, logits: np.ndarray, loss_fn: str | None = None
+  ) -> np.ndarray:
+    """Computes the probabilities that a text belongs to an image.
+
+    Args:
+      logits: [I, T] array.
+      loss_fn: "sigmoid": of each text on its own; "softmax": given that one of
+        these texts does. None is that of the training.
+
+    Returns:
+      float32 [I, T].
+
+    Raises:
+      ValueError: another `loss_fn`.
+    """
+    loss_fn = loss_fn or self.loss_fn
+    if loss_fn == "sigmoid":
+      # This form of the sigmoid never overflows.
+      return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)), np.float32)
+    if loss_fn == "softmax":
+      exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+      return np.asarray(exp / exp.sum(axis=1, keepdims=True), np.float32)
+    raise lookup.unknown("contrastive loss", loss_fn, ["sigmoid", "softmax"])
+
+
+def _numpy(tree):
+  return jax.tree.map(np.asarray, tree)
+
+
+def _stack(inputs):
+  """Stacks the inputs of several examples to a batch."""
+  return jax.tree.map(lambda *x: np.stack(x), *inputs)

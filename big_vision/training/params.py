@@ -1,0 +1,114 @@
+"""Parameters at the start of a run: loaded, initialized, counted, listed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from big_vision import trees
+from big_vision.devices import reshard
+from big_vision.types import AnyArray, Key, Params, PyTree
+
+
+def complete(
+  loaded: Params,
+  init: Callable[[Key], Params],
+  rng: Key,
+  shapes: PyTree,
+  shardings: PyTree,
+) -> Params:
+  """Puts loaded parameters onto the mesh and initializes the others there.
+
+  Args:
+    loaded: parameters of a checkpoint, named as the model's; what is missing, or
+      is a `jax.ShapeDtypeStruct`, is initialized.
+    init: computes all parameters from a key.
+    rng: the key.
+    shapes: tree of ShapeDtypeStruct of all parameters.
+    shardings: tree of Sharding of the same structure.
+
+  Returns:
+    All parameters, in the dtypes of `shapes`.
+
+  Raises:
+    ValueError: a loaded parameter has another shape than the model's.
+  """
+  named, treedef = trees.tree_flatten_with_names(shapes)
+  shape_of = dict(named)
+  where = dict(zip(shape_of, jax.tree.leaves(shardings), strict=True))
+  have = {
+    name: x
+    for name, x in trees.tree_flatten_with_names(loaded)[0]
+    if not isinstance(x, jax.ShapeDtypeStruct)
+  }
+  _check_shapes(have, shape_of)
+  missing = [name for name in shape_of if name not in have]
+  if have:
+    logging.info(
+      "Loaded %d of %d parameter arrays; initializing: %s",
+      len(have),
+      len(shape_of),
+      ", ".join(missing) or "none",
+    )
+
+  def init_missing(rng: Key) -> dict[str, Any]:
+    # What is not returned is not computed.
+    every = dict(trees.tree_flatten_with_names(init(rng))[0])
+    return {name: every[name] for name in missing}
+
+  fresh = {}
+  if missing:
+    out = {name: where[name] for name in missing}
+    fresh = jax.jit(init_missing, out_shardings=out)(rng)
+  kept = reshard(
+    {name: _as_array(x, shape_of[name].dtype) for name, x in have.items()},
+    {name: where[name] for name in have},
+  )
+  return treedef.unflatten([(fresh | kept)[name] for name in shape_of])
+
+
+def _as_array(x: AnyArray, dtype: Any) -> AnyArray:
+  """Casts to the dtype of the model; what is on devices stays there."""
+  return x.astype(dtype) if isinstance(x, jax.Array) else np.asarray(x, dtype)
+
+
+def _check_shapes(have: dict[str, Any], shape_of: dict[str, Any]) -> None:
+  """Raises ValueError if a loaded array does not fit the model."""
+  misfits = [
+    f"  {name}: {tuple(np.shape(x))} in the checkpoint, {shape_of[name].shape} "
+    "in the model"
+    for name, x in have.items()
+    if tuple(np.shape(x)) != tuple(shape_of[name].shape)
+  ]
+  if misfits:
+    raise ValueError(
+      "config.model_init does not fit config.model:\n"
+      + "\n".join(misfits)
+      + "\nChange config.model, or list these names in "
+      "config.model_load.dont_load to initialize them."
+    )
+
+
+def log(params: Params, message: str) -> None:
+  """Logs names, shapes and size of all parameters (process 0)."""
+  if jax.process_index():
+    return
+  named = trees.tree_flatten_with_names(params)[0]
+  width = max([len(n) for n, _ in named], default=0)
+  rows = [f"  {n:<{width}}  {str(x.dtype):>8}  {x.shape}" for n, x in named]
+  logging.info(
+    "%s: %d parameters in %d arrays\n%s",
+    message,
+    count(params),
+    len(named),
+    "\n".join(rows),
+  )
+
+
+def count(params: PyTree) -> int:
+  """Counts the parameters of a tree of arrays or shapes."""
+  return int(
+    sum(np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(params))
+  )

@@ -1,0 +1,126 @@
+"""The traced step: what it holds, and what cannot be traced."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from big_vision import train
+from big_vision.planning import trace
+from plans import CLASSES, FSDP, RES, TENSOR, make_config, names
+
+SIZE = (RES, RES)
+TINY = dict(depth=1, width=64, mlp_dim=64, num_heads=4)
+
+
+def of(mesh, build=train.build, batch=32, **kw):
+  return trace.trace(build, make_config(batch, TINY, **kw), mesh, SIZE)
+
+
+def test_one_device_has_its_share_of_the_batch():
+  program = of({"data": 4, "model": 2})
+  assert program.num_devices == 8 and program.data_parallel == 4
+  assert program.batch_axes == ("data",) and program.batch_size == 32
+  assert program.accum_steps == 1
+  assert program.batch["image"].shape == (8, *SIZE, 3)
+  assert program.batch["labels"].shape == (8, CLASSES)
+  # The graph begins with the state and that batch.
+  shapes = [v.shape for v in program.graph.inputs]
+  state = [x.shape for x in jax.tree.leaves(program.state)]
+  assert shapes[: len(state)] == state
+  assert (8, *SIZE, 3) in shapes[len(state) :]
+
+
+def test_parameters_are_marked_once():
+  program = of({"data": 2})
+  count = names(program.graph).count
+  num = len(jax.tree.leaves(program.state["params"]))
+  assert count("scatter_grads") == num
+  assert num - 1 <= count("gather_params") <= num
+
+
+def test_micro_batches_are_a_loop():
+  program = of({"data": 2}, grad_accum_steps=4)
+  assert program.accum_steps == 4
+  (loop,) = [op for op in program.graph.ops if op.scan]
+  assert loop.scan.length in (3, 4)
+  assert any(v.shape == (4, *SIZE, 3) for v in loop.bodies[0].inputs)
+
+
+def test_leaves():
+  program = of({"data": 4}, sharding_strategy=FSDP)
+  rows = {name: row for name, *row in trace.leaves(program, "params")}
+  shape, whole, local = rows["embedding/kernel"]
+  assert shape == (8, 8, 3, 64)
+  assert whole == 8 * 8 * 3 * 64 * 4 and local == whole // 4
+  shape, whole, local = rows["head/bias"]  # Too small to be split.
+  assert whole == local == 4 * CLASSES
+  sizes = trace.argument_bytes(program)
+  assert sizes["params"] == sum(local for *_, local in rows.values())
+  assert set(sizes) == {"params", "opt", "batch"}
+
+
+def test_the_batch_is_on_all_devices():
+  """Also where two of them work on the same examples."""
+  sizes = trace.argument_bytes(of({"data": 4, "model": 2}))
+  assert sizes["batch"] == 32 // 8 * (math.prod(SIZE) * 3 + CLASSES) * 4
+
+
+def test_tensor_parallel_constraints_are_in_the_graph():
+  """They vanish if the axes of the mesh are explicit."""
+  rules = [("act_batch", "data"), ("act_emb", "model")]
+  program = of(
+    {"data": 2, "model": 2}, sharding_strategy=TENSOR, sharding_rules=rules
+  )
+  asked = [
+    op.params["sharding"].spec
+    for op in program.graph.ops
+    if op.name == "sharding_constraint"
+  ]
+  assert len(asked) >= 3
+  assert any("model" in str(spec) and "data" not in str(spec) for spec in asked)
+
+
+def test_frozen_models_are_an_error():
+  def build(setup):
+    frozen = {"teacher": {"w": np.zeros(3, np.float32)}}
+    return dataclasses.replace(train.build(setup), frozen=frozen)
+
+  with pytest.raises(ValueError, match=r"Frozen models \(teacher\)"):
+    of({"data": 1}, build)
+
+
+@pytest.mark.parametrize(
+  "key", ["num_classes", "model_name", "optax_name", "lr"]
+)
+def test_required_keys(key):
+  with pytest.raises(ValueError, match=f"config.{key} is required"):
+    of({"data": 1}, **{key: None})
+
+
+def test_batch_that_cannot_be_split():
+  with pytest.raises(ValueError, match="=32 is not divisible by the 5 .*=30"):
+    of({"data": 5})
+  with pytest.raises(ValueError, match="grad_accum_steps=3 times the 2 .*=30"):
+    of({"data": 2}, grad_accum_steps=3)
+
+
+def test_steps_within_a_shard_map_are_an_error():
+  """Its arrays are parts of the share that is planned."""
+
+  def build(setup):
+    recipe = train.build(setup)
+    spec = jax.sharding.PartitionSpec()
+
+    def grad_fn(*args):
+      whole = lambda: recipe.grad_fn(*args)
+      return jax.shard_map(
+        whole, mesh=setup.mesh, in_specs=(), out_specs=spec, check_vma=False
+      )()
+
+    return dataclasses.replace(recipe, grad_fn=grad_fn)
+
+  with pytest.raises(ValueError, match="'shard_map'"):
+    of({"data": 2}, build)

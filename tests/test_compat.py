@@ -1,0 +1,255 @@
+"""What JAX moves between releases, on the release that is installed."""
+
+import contextlib
+import pathlib
+import re
+import subprocess
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from big_vision import compat
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def equation(fn, *shapes, name=None):
+  """The only equation of a function, or the only one of a name."""
+  args = [jax.ShapeDtypeStruct(s, np.float32) for s in shapes]
+  found = jax.make_jaxpr(fn)(*args).jaxpr.eqns
+  (eqn,) = [e for e in found if name in (None, e.primitive.name)]
+  return eqn
+
+
+def primitives(jaxpr):
+  return [e.primitive.name for e in jaxpr.eqns]
+
+
+def test_primitive():
+  mark = compat.Primitive("mark")
+  mark.def_abstract_eval(lambda x, **_: x)
+  eqn = equation(lambda x: mark.bind(x, a=3), (2,))
+  assert eqn.primitive.name == "mark" and eqn.params == {"a": 3}
+
+
+def test_abstract_mesh_keeps_constraints():
+  mesh = compat.abstract_mesh({"data": 2, "model": 4})
+  assert dict(mesh.shape) == {"data": 2, "model": 4}
+  assert set(mesh.axis_types) == {AxisType.Auto}
+  where = NamedSharding(mesh, PartitionSpec("data"))
+  with jax.sharding.use_abstract_mesh(mesh):
+    eqn = equation(lambda x: lax.with_sharding_constraint(x, where), (4,))
+  assert eqn.primitive.name == "sharding_constraint"
+  assert eqn.params["sharding"].spec == PartitionSpec("data")
+
+
+@contextlib.contextmanager
+def older(mesh):
+  """`with mesh:`, which users of older code still write."""
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    mesh.__enter__()
+  try:
+    yield
+  finally:
+    mesh.__exit__(None, None, None)
+
+
+@pytest.mark.multidevice
+@pytest.mark.parametrize("context", [jax.set_mesh, older])
+def test_active_mesh(context):
+  mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("a", "b"))
+  assert compat.active_mesh() is None
+  inside = []
+
+  def fn(x):
+    inside.append(compat.active_mesh())
+    return x
+
+  with context(mesh):
+    assert dict(compat.active_mesh().shape) == {"a": 2, "b": 2}
+    jax.jit(fn)(jnp.ones(4))
+    spec = PartitionSpec("a")
+    jax.jit(jax.shard_map(fn, mesh=mesh, in_specs=spec, out_specs=spec))(
+      jnp.ones(4)
+    )
+  assert dict(inside[0].shape) == {"a": 2, "b": 2}
+  assert inside[1] is None  # Arrays are those of one device there.
+  assert compat.active_mesh() is None
+
+
+def test_backends_are_initialized():
+  code = """
+from big_vision import compat
+import jax
+assert not compat.backends_are_initialized()
+jax.devices()
+assert compat.backends_are_initialized()
+"""
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_jaxpr_of_drops_what_nobody_reads():
+  def fn(x, y):
+    jnp.cos(x)
+    return lax.scan(lambda c, z: (c + z, jnp.tan(z)), 0.0, x)[0]
+
+  args = [jax.ShapeDtypeStruct((3,), np.float32)] * 2
+  jaxpr = compat.jaxpr_of(jax.make_jaxpr(fn)(*args))
+  assert "cos" not in primitives(jaxpr) and "tan" not in str(jaxpr)
+  assert len(jaxpr.invars) == 2  # Inputs stay, also what is not read.
+
+
+def test_literals_are_told_from_variables():
+  eqn = equation(lambda x: x * 2, (3,), name="mul")
+  kinds = [compat.is_literal(v) for v in eqn.invars]
+  assert sorted(kinds) == [False, True]
+  (literal,) = [v for v in eqn.invars if compat.is_literal(v)]
+  assert literal.val == 2
+
+
+@jax.custom_vjp
+def own_gradient(x):
+  return jnp.sin(x)
+
+
+own_gradient.defvjp(
+  lambda x: (jnp.sin(x), None), lambda _, g: (g,)
+)  # fmt: skip
+
+
+@jax.custom_jvp
+def own_derivative(x):
+  return jnp.sin(x)
+
+
+own_derivative.defjvp(lambda x, t: (jnp.sin(x[0]), t[0]))
+
+
+@pytest.mark.parametrize(
+  "fn, again",
+  [
+    (jax.jit(jnp.sin), False),
+    (jax.jit(jnp.sin, inline=False), False),
+    (own_gradient, False),
+    (own_derivative, False),
+    (jax.checkpoint(jnp.sin), True),
+    (jax.checkpoint(jnp.sin, prevent_cse=False), False),
+  ],
+)
+def test_called(fn, again):
+  eqn = equation(fn, (3,))
+  body = compat.called(eqn)
+  assert primitives(body) == ["sin"] or "sin" in str(body)
+  assert len(body.invars) == len(eqn.invars) == 1
+  assert compat.computes_again(eqn) == again
+
+
+@pytest.mark.parametrize(
+  "fn",
+  [
+    lambda x: x + 1,
+    lambda x: lax.scan(lambda c, z: (c + z, None), 0.0, x)[0],
+    lambda x: lax.while_loop(lambda y: y[0] < 1, lambda y: y + 1, x),
+    lambda x: lax.cond(True, jnp.sin, jnp.cos, x),
+  ],
+)
+def test_others_call_nothing(fn):
+  args = jax.ShapeDtypeStruct((3,), np.float32)
+  for eqn in jax.make_jaxpr(fn)(args).jaxpr.eqns:
+    assert compat.called(eqn) is None
+
+
+def test_inner_jaxprs():
+  plain = equation(lambda x: x + 1, (3,), name="add")
+  assert compat.inner_jaxprs(plain) == []
+  fn = lambda i, x: lax.switch(i.astype(int), [jnp.sin, jnp.cos, jnp.tan], x)
+  branches = compat.inner_jaxprs(equation(fn, (), (3,), name="cond"))
+  assert [primitives(b) for b in branches] == [["sin"], ["cos"], ["tan"]]
+  fn = lambda x: lax.scan(lambda c, z: (jnp.sin(c), None), x[0], x)[0]
+  (body,) = compat.inner_jaxprs(equation(fn, (3,), name="scan"))
+  assert "sin" in primitives(body)
+  mesh = compat.abstract_mesh({"data": 2})
+  spec = PartitionSpec("data")
+  fn = jax.shard_map(jnp.sin, mesh=mesh, in_specs=spec, out_specs=spec)
+  with jax.sharding.use_abstract_mesh(mesh):
+    (body,) = compat.inner_jaxprs(equation(fn, (4,)))
+  assert primitives(body) == ["sin"] and body.invars[0].aval.shape == (2,)
+
+
+@pytest.mark.parametrize(
+  "num_consts, num_carry, num_xs",
+  [(0, 1, 0), (2, 1, 1), (1, 3, 2), (0, 0, 1), (3, 2, 0)],
+)
+def test_scan_layout(num_consts, num_carry, num_xs):
+  def fn(consts, carry, xs):
+    def step(carry, xs):
+      return tuple(c * 2 + sum(consts) for c in carry), sum(xs, *consts[:1])
+
+    return lax.scan(step, carry, xs, length=5)
+
+  f32 = lambda n, *shape: (jax.ShapeDtypeStruct(shape, np.float32),) * n
+  args = f32(num_consts), f32(num_carry), f32(num_xs, 5)
+  # Only literals may be constants of their own beside these.
+  (eqn,) = [
+    e
+    for e in jax.make_jaxpr(fn)(*args).jaxpr.eqns
+    if e.primitive.name == "scan"
+  ]
+  got = compat.scan_layout(eqn)
+  assert (got.num_consts, got.num_carry, got.length) == (
+    num_consts, num_carry, 5,
+  )  # fmt: skip
+  assert len(eqn.invars) == num_consts + num_carry + num_xs
+
+
+def test_while_body():
+  fn = lambda k, x: lax.while_loop(
+    lambda y: jnp.tan(y) < 9, lambda y: y * k, x
+  )  # fmt: skip
+  eqn = equation(fn, (), (), name="while")
+  body = compat.while_body(eqn)
+  assert primitives(body) == ["mul"]
+  # Its inputs are the last operands: its constants, then what it changes.
+  assert len(body.invars) == 2 and len(eqn.invars) >= 2
+
+
+MOVING = re.compile(
+  r"jax\._src|jax\.interpreters|jax\.extend|import jaxlib"
+  r"|thread_resources|jax_no_internal"
+  r"|[\"'](num_consts|num_carry|ft_in|ft_out|body_jaxpr|cond_jaxpr"
+  r"|body_nconsts|cond_nconsts|prevent_cse|call_jaxpr|fun_jaxpr)[\"']"
+)
+
+
+def test_nothing_else_reaches_into_jax():
+  files = [
+    path
+    for folder in ("big_vision", "tests")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+  ]
+  assert len(files) > 300
+  found = [
+    f"{path.relative_to(ROOT)}: {match.group()}"
+    for path in files
+    if path.name not in ("compat.py", "test_compat.py")
+    and "bv_venv" not in path.parts
+    for match in MOVING.finditer(path.read_text(encoding="utf-8"))
+  ]
+  assert found == []
+
+
+def test_meshes_are_set_not_entered():
+  """`with mesh:` is deprecated in favor of `jax.set_mesh`."""
+  pattern = re.compile(r"^\s*with (\w+\.)*mesh\b\s*[:,]", re.M)
+  assert pattern.search("  with setup.mesh:\n")
+  for folder in ("big_vision", "tests"):
+    for path in (ROOT / folder).rglob("*.py"):
+      if "bv_venv" not in path.parts:
+        assert not pattern.search(path.read_text(encoding="utf-8")), path
