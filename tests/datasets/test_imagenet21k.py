@@ -126,7 +126,7 @@ def test_damaged_archives(manual):
     zipped[: len(zipped) // 2]: "damaged: Compressed file ended",
     data[:inner]
     + b"X"
-    + data[inner + 1 :]: "n00004475.tar.*at 0|is no tar file",
+    + data[inner + 1 :]: "n00004475.tar.*at 0|is not a tar file",
   }.items():
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
