@@ -308,7 +308,10 @@ def test_labels(folder):
   )
   source = webdataset.DataSource(str(path), num_classes=2)
   for i, message in enumerate(
-    [r"label b'dog' of .*s-08.tar/1 is not an int", r"2 of .*s-08.tar/2 .*\[0, 2\)"]
+    [
+      r"label b'dog' of .*s-08.tar/1 is not an int",
+      r"2 of .*s-08.tar/2 .*\[0, 2\)",
+    ]
   ):
     with pytest.raises(ValueError, match=message):
       source.read(tf.constant(i, tf.int64))
