@@ -4,7 +4,10 @@ As in `data=dict(name="bv:dummy", spec=dict(image=dict(shape=(224, 224, 3),
 dtype="float32")))`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -13,18 +16,18 @@ from big_vision.tf import tf
 
 
 class DataSource(source.DataSource):
-  """The same example of zeros (empty strings), `num_examples` times.
+  """Repeats an example of zeros (empty strings) `num_examples` times.
 
   Args:
     spec: nested dict with `dict(shape=..., dtype=...)` at the leaves; shape is
       a tuple of ints (default: scalar), dtype a name like "float32" or "string".
-    num_examples: int, how many over all processes.
+    num_examples: how many over all processes.
 
   Raises:
     ValueError: malformed spec, or `num_examples` is not positive.
   """
 
-  def __init__(self, spec, num_examples=1024):
+  def __init__(self, spec: Mapping[str, Any], num_examples: int = 1024):
     if num_examples < 1:
       raise ValueError(
         f"data.num_examples={num_examples} of bv:dummy must be at least 1."
@@ -32,7 +35,13 @@ class DataSource(source.DataSource):
     self._example = _zeros(spec, "data.spec")
     self._num_examples = int(num_examples)
 
-  def get_tfdata(self, ordered=False, *, process_split=True, allow_cache=True):
+  def get_tfdata(
+    self,
+    ordered: bool = False,
+    *,
+    process_split: bool = True,
+    allow_cache: bool = True,
+  ) -> tf.data.Dataset:
     """See the base class."""
     del ordered, allow_cache
     count = self._num_examples
@@ -41,10 +50,10 @@ class DataSource(source.DataSource):
     return tf.data.Dataset.from_tensors(self._example).repeat(count)
 
   @property
-  def total_examples(self):
+  def total_examples(self) -> int:
     return self._num_examples
 
-  def num_examples_per_process(self):
+  def num_examples_per_process(self) -> list[int]:
     return source.split_evenly(self._num_examples)
 
 

@@ -4,8 +4,12 @@ The modules `digits` and `shapes` of this package each offer a TFDS `Builder`
 and `prepare(data_dir=None, **kw)`, which both go through this file.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -24,27 +28,29 @@ MODULES = {
 # Not registered: TFDS refuses two classes of one name in a process. A prepared
 # dataset can be opened by its name without the class.
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """Base of builders that generate their examples from code alone."""
+  """Builds datasets from code alone; the base of such builders."""
 
   # TFDS would look for download checksums beside the file named here, with a
   # package (importlib_resources) that it uses but does not ask for.
   code_path = None
 
 
-def default_data_dir(data_dir=None):
-  """The folder that holds prepared datasets, or None for TFDS' own default.
+def default_data_dir(data_dir: str | None = None) -> str | None:
+  """Finds the folder that holds prepared datasets.
 
   Args:
-    data_dir: str or None. None means the environment variable TFDS_DATA_DIR as
+    data_dir: None means the environment variable TFDS_DATA_DIR as
       it is now; TFDS itself reads it only once, when it is imported.
 
   Returns:
-    str, or None (TFDS then uses ~/tensorflow_datasets).
+    The folder, or None for TFDS' own default, ~/tensorflow_datasets.
   """
   return data_dir or os.environ.get("TFDS_DATA_DIR") or None
 
 
-def prepare(make_builder, num_shards=None):
+def prepare(
+  make_builder: Callable[[], Any], num_shards: int | None = None
+) -> Any:
   """Writes a dataset unless it is there already.
 
   Any number of processes may do so at once: each writes into its own temporary
@@ -52,7 +58,7 @@ def prepare(make_builder, num_shards=None):
 
   Args:
     make_builder: function without arguments that returns a new TFDS builder.
-    num_shards: int, files per split; None lets TFDS choose from the size.
+    num_shards: files per split; None lets TFDS choose from the size.
 
   Returns:
     A builder whose dataset is prepared.
@@ -75,8 +81,15 @@ def prepare(make_builder, num_shards=None):
   return builder
 
 
-def is_prepared(builder):
-  """Whether the complete dataset of this TFDS builder is on disk."""
+def is_prepared(builder: Any) -> bool:
+  """Tells whether the complete dataset of a TFDS builder is on disk.
+
+  Args:
+    builder: TFDS builder.
+
+  Returns:
+    bool.
+  """
   return (builder.data_path / "dataset_info.json").exists()
 
 

@@ -6,8 +6,11 @@
 A CSV file of labels may take the place of the class folders.
 """
 
+from __future__ import annotations
+
 import csv
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
@@ -24,29 +27,35 @@ from big_vision.tf import tf
 
 
 class DataSource(source.IndexedDataSource):
-  """Image files, in the order of their paths (with a CSV file: of its rows).
+  """Reads image files, in the order of their paths or of the rows of a CSV file.
 
   Args:
-    path: str, the folder, local or gs://.
-    split: str, sub-folders of `path` and slices of them as in TFDS, for example
+    path: the folder, local or gs://.
+    split: sub-folders of `path` and slices of them as in TFDS, for example
       "train[:90%]" or "train+val"; None or "all": all of `path`. Since slices
       of sorted paths would cut off classes, "[:90%]" are the 90% of images that
       a hash of their paths puts first, still in the order of the paths.
     classes: list of class names, or path of a file with one per line: the label
       is the position in it. By default the sorted names of the class folders,
       those of the other splits included.
-    labels: str, path of a CSV file with a header and the columns `file`
+    labels: path of a CSV file with a header and the columns `file`
       (relative to `path`) and `label` (a class name, or an int); only these
       images are used. `classes` are then by default the sorted names.
-    num_classes: int, labels have to be smaller. By default the number of
+    num_classes: labels have to be smaller. By default the number of
       classes, if they have names.
 
   Raises:
-    ValueError: no images, no such split, folders that are no classes.
+    ValueError: no images, no such split, folders that are not classes.
   """
 
   def __init__(
-    self, path, split=None, *, classes=None, labels=None, num_classes=None
+    self,
+    path: str,
+    split: str | None = None,
+    *,
+    classes: Sequence[str] | str | None = None,
+    labels: str | None = None,
+    num_classes: int | None = None,
   ):
     if not fs.isdir(path):
       raise ValueError(f"config.input.data.path: there is no folder {path!r}.")
@@ -86,13 +95,13 @@ class DataSource(source.IndexedDataSource):
     logging.info(text, len(files), num_classes or "unknown", path, split)
 
   @property
-  def total_examples(self):
+  def total_examples(self) -> int:
     return len(self._labels)
 
-  def bad_examples(self):
+  def bad_examples(self) -> list[str]:
     return self._bad.messages
 
-  def read(self, index):
+  def read(self, index: tf.Tensor) -> source.Example:
     """See the base class.
 
     Args:
@@ -117,15 +126,17 @@ class DataSource(source.IndexedDataSource):
     return {"image": tf.io.read_file(example["tfds_id"]), **example}
 
 
-def read_classes(classes, key="input.data.classes"):
-  """Class names from a config.
+def read_classes(
+  classes: Sequence[str] | str | os.PathLike, key: str = "input.data.classes"
+) -> list[str]:
+  """Reads the class names of a config.
 
   Args:
-    classes: list of str, or path of a file with one name per line.
-    key: str, the config key, for errors.
+    classes: the names, or path of a file with one name per line.
+    key: the config key, for errors.
 
   Returns:
-    List of str.
+    The names.
 
   Raises:
     ValueError: no names, or one twice.
@@ -145,7 +156,7 @@ def read_classes(classes, key="input.data.classes"):
 
 
 def _read_csv(path, key="input.data.labels"):
-  """The rows of a CSV file: (list of files, list of labels), both str."""
+  """Reads a CSV file: (files, labels)."""
   if not fs.exists(path):
     raise ValueError(f"config.{key}: there is no file {path!r}.")
   with fs.open(path) as f:
@@ -188,7 +199,7 @@ def _rows_of_split(rows, name, path):
 
 
 def _slice(files, start, stop):
-  """Sorted positions of those of rank `start` to `stop` by hash."""
+  """Returns the sorted positions of those of rank `start` to `stop` by hash."""
   if stop - start == len(files):
     return range(len(files))
   ranks = tf.strings.to_hash_bucket_fast(files, 2**63 - 1).numpy()
@@ -196,7 +207,7 @@ def _slice(files, start, stop):
 
 
 def _ints(labels):
-  """Array of the labels if all are ints, else None."""
+  """Converts the labels to an array if all are ints, else returns None."""
   try:
     return np.array([int(label) for label in labels], np.int64)
   except ValueError:
@@ -204,7 +215,7 @@ def _ints(labels):
 
 
 def _numbers(labels, classes):
-  """Array of the position in `classes`, -1 for what is no class."""
+  """Returns the positions in `classes`, -1 for what is not a class."""
   number = {name: i for i, name in enumerate(classes)}
   return np.array([number.get(label, -1) for label in labels], np.int64)
 
@@ -218,11 +229,11 @@ def _outside(labels, num_classes):
 
 
 def _bad_label(file, label, classes, num_classes, csv_path):
-  """What is wrong with a label, given as text."""
+  """Says what is wrong with a label that is given as text."""
   where = f"{file} in {csv_path}" if csv_path else file
   number = _ints([label])
   if number is None and label not in (classes or ()):
     hint = lookup.did_you_mean(label, classes)
-    return f"The label {label!r} of {where} is no class{hint}"
+    return f"The label {label!r} of {where} is not a class{hint}"
   number = classes.index(label) if number is None else int(number[0])
   return bad_examples.label_message(number, num_classes, where)

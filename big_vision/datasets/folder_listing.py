@@ -1,9 +1,12 @@
 """Finding the images in folders of classes, in one order for all hosts."""
 
+from __future__ import annotations
+
 import collections
 import concurrent.futures
 import os
 import posixpath
+from collections.abc import Sequence
 
 from absl import logging
 
@@ -17,11 +20,13 @@ _SPLITS = frozenset(
 )
 
 
-def list_splits(root, names, classes=None):
-  """The images of some splits.
+def list_splits(
+  root: str, names: Sequence[str], classes: Sequence[str] | None = None
+) -> tuple[Sequence[str], dict[str, tuple[list[str], list[str]]]]:
+  """Lists the images of some splits.
 
   Args:
-    root: str, ends in "/".
+    root: ends in "/".
     names: sub-folders of `root` to list; "all" is `root` itself.
     classes: names of the classes, or None: those of the folders.
 
@@ -69,7 +74,7 @@ def _class_folders(root, base):
 
 
 def _all_classes(root, folders, found):
-  """Sorted classes of the splits in `found` and of those that go with them.
+  """Lists the classes of the splits in `found` and of those that go with them.
 
   A class may be absent from one split: labels must not depend on that. A folder
   beside that has none of the classes is not a split of this dataset.
@@ -133,14 +138,14 @@ def _is_image(name):
 
 
 def _scan(path):
-  """Sorted names of (folders, files) in a folder."""
+  """Lists a folder: sorted names of (folders, files)."""
   entries = _entries(path)
   folders = [name for name, is_folder in entries if is_folder]
   return folders, [name for name, is_folder in entries if not is_folder]
 
 
 def _entries(path):
-  """Sorted list of (name, is it a folder), without hidden ones."""
+  """Lists (name, is it a folder), sorted, without hidden ones."""
   if fs.is_local(path):
     with os.scandir(path) as it:
       entries = [(e.name, e.is_dir()) for e in it]
@@ -150,7 +155,7 @@ def _entries(path):
 
 
 def _scan_remote(path):
-  """Object stores tell folders by a slash; asking for each name is slow."""
+  """Does it for object stores: a slash tells folders, asking for each is slow."""
   from tensorflow.io import gfile
 
   entries = []

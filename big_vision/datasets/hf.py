@@ -4,9 +4,12 @@ Local folders of Arrow or Parquet files, or a dataset of the hub. Rows are read
 from memory-mapped Arrow files, one by one; images stay encoded.
 """
 
+from __future__ import annotations
+
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import logging
 
@@ -24,23 +27,23 @@ from big_vision.tf import tf
 
 
 class DataSource(python_reader.Reader, source.IndexedDataSource):
-  """The rows of a dataset, in their order. Needs the package `datasets`.
+  """Reads the rows of a dataset, in their order. Needs the package `datasets`.
 
   Args:
-    path: str, a folder that `save_to_disk` wrote; a folder, files or a glob of
+    path: a folder that `save_to_disk` wrote; a folder, files or a glob of
       Parquet or Arrow files; else what `datasets.load_dataset` takes: "org/name"
       of the hub, a local folder of another kind.
-    split: str, with slices as in TFDS, "train[:90%]+validation". For files that
+    split: with slices as in TFDS, "train[:90%]+validation". For files that
       begin with the name of the split, or are in a folder of that name. None:
       all, if there is one split only.
-    config: str, name of the configuration, for `load_dataset`.
-    revision: str, of the hub, for `load_dataset`.
+    config: name of the configuration, for `load_dataset`.
+    revision: of the hub, for `load_dataset`.
     features: dict of feature -> column ("image" -> "img"); columns of a struct
       are "struct/column". By default all columns under their own names, those
-      left out (and logged) that tensors can not hold.
-    num_classes: int, values of `label` have to be smaller. Columns of the type
+      left out (and logged) that tensors cannot hold.
+    num_classes: values of `label` have to be smaller. Columns of the type
       ClassLabel know their number of classes.
-    cache_dir: str, where `datasets` keeps downloads and converted Parquet files.
+    cache_dir: where `datasets` keeps downloads and converted Parquet files.
 
   Raises:
     ValueError: no such dataset, split or column; or `datasets` is missing.
@@ -48,14 +51,14 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
 
   def __init__(
     self,
-    path,
-    split=None,
+    path: str,
+    split: str | None = None,
     *,
-    config=None,
-    revision=None,
-    features=None,
-    num_classes=None,
-    cache_dir=None,
+    config: str | None = None,
+    revision: str | None = None,
+    features: Mapping[str, str] | Sequence[str] | None = None,
+    num_classes: int | None = None,
+    cache_dir: str | None = None,
   ):
     load = {"name": config, "revision": revision, "cache_dir": cache_dir}
     load = {k: v for k, v in load.items() if v is not None}
@@ -87,19 +90,21 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     )
 
   @property
-  def total_examples(self):
+  def total_examples(self) -> int:
     return len(self._rows)
 
-  def bad_examples(self):
+  def bad_examples(self) -> list[str]:
     return self._bad.messages
 
   @functools.cached_property
-  def specs(self):
+  def specs(self) -> list[tf.TensorSpec]:
     """See the base class."""
     specs = [column.spec for column in self._columns.values()]
     return [*specs, tf.TensorSpec([], tf.string)]
 
-  def complete(self, index, fetched):
+  def complete(
+    self, index: tf.Tensor, fetched: Sequence[tf.Tensor]
+  ) -> source.Example:
     """See the base class.
 
     Returns:
@@ -114,7 +119,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     name = tf.strings.join([file_name, ":", tf.strings.as_string(row)])
     return {**example, "tfds_id": tfds_id, "_id": ids.hash_id(name)}
 
-  def read_python(self, index):
+  def read_python(self, index: int) -> list[Any]:
     """See the base class."""
     file, row = self._rows.locate(index)
     where, values = f"{file.path}:{row}", []
@@ -131,7 +136,7 @@ def _choose(known, features):
   usable = {name: column for name, column in known.items() if column}
   if features is None:
     if left_out := sorted(set(known) - set(usable)):
-      logging.warning("Columns that can not be tensors: %s", left_out)
+      logging.warning("Columns that cannot be tensors: %s", left_out)
     return usable
   if not isinstance(features, Mapping):
     features = {name: name for name in features}
@@ -141,8 +146,8 @@ def _choose(known, features):
       raise lookup.unknown("column", name, known, "input.data.features")
     if name not in usable:
       raise ValueError(
-        f"config.input.data.features: the column {name!r} has a type that can "
-        f"not be a tensor. Those that can: {', '.join(sorted(usable))}."
+        f"config.input.data.features: the column {name!r} has a type that "
+        f"cannot be a tensor. Those that can: {', '.join(sorted(usable))}."
       )
     out[feature] = usable[name]
   return out

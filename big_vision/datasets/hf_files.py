@@ -1,10 +1,15 @@
 """Opening Hugging Face datasets: Arrow files, Parquet files, the hub."""
 
+from __future__ import annotations
+
 import collections
 import fnmatch
 import json
 import os
 import re
+import types
+from collections.abc import Mapping
+from typing import Any
 
 from big_vision import fs, lookup
 from big_vision.datasets import slices
@@ -18,27 +23,33 @@ _NO_SPLITS = ("data", "part")  # Usual names of files.
 
 
 class Part:
-  """Rows of one file; if it can not be used, one row that says so.
+  """Holds the rows of one file; if it cannot be used, one row that says so.
 
   Args:
-    path: str, of the file, for errors.
-    name: str, the same on all machines.
+    path: of the file, for errors.
+    name: the same on all machines.
     table: pyarrow.Table or None.
     problem: str or None.
   """
 
-  def __init__(self, path, name, table=None, problem=None):
+  def __init__(
+    self,
+    path: str,
+    name: str,
+    table: Any = None,
+    problem: str | None = None,
+  ):
     self.path = path
     self.name = name
     self.table = table
     self.problem = problem
 
-  def __len__(self):
+  def __len__(self) -> int:
     return 1 if self.problem else self.table.num_rows
 
 
-def library():
-  """The module `datasets`.
+def library() -> types.ModuleType:
+  """Imports the module `datasets`.
 
   Raises:
     ValueError: it is not installed.
@@ -53,7 +64,9 @@ def library():
   return datasets
 
 
-def open_splits(path, split, load):
+def open_splits(
+  path: str, split: str | None, load: Mapping[str, Any]
+) -> tuple[str, dict[str, list[Part]]]:
   """Opens what a split string needs.
 
   Args:
@@ -118,7 +131,7 @@ def _names(split, known):
 
 
 def _saved(folder, prefix):
-  """What `Dataset.save_to_disk` wrote."""
+  """Opens what `Dataset.save_to_disk` wrote."""
   state = os.path.join(folder, "state.json")
   if not os.path.exists(state):
     raise ValueError(
@@ -155,8 +168,8 @@ def _damaged(path, e):
 
 
 def _find(path):
-  """Sorted paths of Arrow or Parquet files: one, those that a glob matches, or
-  all below a folder. Those that the numbers in their names imply are included,
+  """Finds Arrow or Parquet files: one, those that a glob matches, or all below
+  a folder; sorted. Those that the numbers in their names imply are included,
   so that it is noticed when one is missing."""
   if os.path.isfile(path):
     return [path] if path.endswith(_SUFFIXES) else []
@@ -225,7 +238,7 @@ def _from_files(files, root, load):
 
 
 def _loaded(path, split, load):
-  """What `datasets.load_dataset` gives."""
+  """Opens what `datasets.load_dataset` gives."""
   if split:
     names = slices.names(split)
     loaded = {n: _load(path, path, split=n, **load) for n in names}
@@ -245,10 +258,10 @@ def _load(builder, path, **kw):
     return datasets.load_dataset(builder, **kw)
   except (datasets.exceptions.DatasetsError, OSError, ValueError) as e:
     raise ValueError(
-      f"config.input.data.path: {path!r} is no folder of this machine with "
-      f"Arrow or Parquet files, and `datasets` can not load it: {e}"
+      f"config.input.data.path: {path!r} is not a folder of this machine with "
+      f"Arrow or Parquet files, and `datasets` cannot load it: {e}"
       if builder == path
-      else f"config.input.data.path: `datasets` can not read {path!r}: {e}"
+      else f"config.input.data.path: `datasets` cannot read {path!r}: {e}"
     ) from e
 
 

@@ -1,6 +1,10 @@
 """From columns of Hugging Face datasets to tensors."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,37 +19,44 @@ _NUMBERS = (
 
 
 class Column:
-  """A column of a table.
+  """Reads a column of a table.
 
   Args:
     path: tuple of str, name of the column and of those in structs below it.
     dtype: tf.DType.
     shape: list of int or None (any).
-    is_file: bool, values are structs of `bytes` and `path`, one of them null.
-    num_classes: int or None; values have to be smaller.
+    is_file: values are structs of `bytes` and `path`, one of them null.
+    num_classes: values have to be smaller.
   """
 
-  def __init__(self, path, dtype, shape=(), is_file=False, num_classes=None):
+  def __init__(
+    self,
+    path: tuple[str, ...],
+    dtype: tf.DType,
+    shape: Sequence[int | None] = (),
+    is_file: bool = False,
+    num_classes: int | None = None,
+  ):
     self.name = "/".join(path)
     self.spec = tf.TensorSpec(shape, dtype)
     self.num_classes = num_classes
     self._path = path
     self._is_file = is_file
 
-  def read(self, table, row, where):
-    """One value.
+  def read(self, table: Any, row: int, where: str) -> tuple[Any, str | None]:
+    """Reads one value.
 
     Args:
       table: pyarrow.Table.
       row: int.
-      where: str, for errors.
+      where: for errors.
 
     Returns:
       (value, file name or None): bytes, or an array of the shape in `spec`.
 
     Raises:
       ValueError: the value is missing or does not fit the type.
-      OSError: the file of an image can not be read.
+      OSError: the file of an image cannot be read.
     """
     value = table.column(self._path[0])[row].as_py()
     for key in self._path[1:]:
@@ -70,7 +81,7 @@ class Column:
     if not self.spec.shape.is_compatible_with(array.shape):
       raise ValueError(
         f"{self.name!r} of {where} has the shape {array.shape}, not "
-        f"{self.spec.shape}: lists of different lengths can not be a tensor."
+        f"{self.spec.shape}: lists of different lengths cannot be a tensor."
       )
     if self.num_classes is not None:
       for label in array.ravel():
@@ -95,15 +106,15 @@ def _content(value, name, where):
     raise OSError(f"{name!r} of {where}: {e}") from e
 
 
-def columns(schema):
-  """What can be read of a table.
+def columns(schema: Any) -> dict[str, Column | None]:
+  """Finds out what can be read of a table.
 
   Args:
     schema: pyarrow.Schema, with the features of `datasets` in its metadata if
       that library has written it.
 
   Returns:
-    dict of name -> `Column`, or None if its type can not be a tensor.
+    dict of name -> `Column`, or None if its type cannot be a tensor.
   """
   from datasets import Features
 
@@ -123,7 +134,7 @@ def _add(out, path, feature):
 
 
 def _column(path, feature):
-  """A `Column`, or None."""
+  """Makes a `Column`; None if its type cannot be a tensor."""
   kind = type(feature).__name__
   if kind == "Image" or isinstance(feature, dict):
     return Column(path, tf.string, is_file=True)

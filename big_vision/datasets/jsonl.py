@@ -3,9 +3,11 @@
 Values may be paths or URLs of files; their bytes then take their place.
 """
 
+from __future__ import annotations
+
 import concurrent.futures
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import numpy as np
@@ -20,15 +22,15 @@ _NUM_DOWNLOADS = 100  # In parallel.
 
 
 class DataSource(source.DataSource):
-  """The rows of a JSON-lines file.
+  """Reads the rows of a JSON-lines file.
 
   Args:
-    fname: str, path of the file, local or gs://.
+    fname: path of the file, local or gs://.
     fopen_keys: keys whose value is a path; the bytes of that file replace it.
       A dict gives the folder that the paths of each key are relative to.
     download_keys: those of `fopen_keys` that hold URLs.
-    start: int, first line to keep (0-based).
-    stop: int, first line to drop after that; 0, None and inf mean the end.
+    start: first line to keep (0-based).
+    stop: first line to drop after that; 0, None and inf mean the end.
 
   Raises:
     ValueError: invalid JSON, rows whose keys or types differ, no rows.
@@ -37,12 +39,12 @@ class DataSource(source.DataSource):
 
   def __init__(
     self,
-    fname,
+    fname: str,
     *,
-    fopen_keys=(),
-    download_keys=(),
-    start=0,
-    stop=float("inf"),
+    fopen_keys: Iterable[str] | Mapping[str, str] = (),
+    download_keys: Iterable[str] = (),
+    start: int | None = 0,
+    stop: float | None = float("inf"),
   ):
     if not isinstance(fopen_keys, Mapping):
       fopen_keys = dict.fromkeys(_strings(fopen_keys), "")
@@ -61,7 +63,13 @@ class DataSource(source.DataSource):
           f"{sorted(self._columns)}"
         )
 
-  def get_tfdata(self, ordered=False, *, process_split=True, allow_cache=True):
+  def get_tfdata(
+    self,
+    ordered: bool = False,
+    *,
+    process_split: bool = True,
+    allow_cache: bool = True,
+  ) -> tf.data.Dataset:
     """See the base class. Unordered: shuffled once, always in the same way."""
     del allow_cache  # Opening is cheap.
     indices = np.arange(self.total_examples)
@@ -74,17 +82,21 @@ class DataSource(source.DataSource):
       ds = ds.map(_read_files(self._folders), tf.data.AUTOTUNE)
     return ds
 
-  def training_order(self, order_seed=None):
+  def training_order(
+    self, order_seed: tf.Tensor | None = None
+  ) -> tuple[
+    tf.data.Dataset, Callable[[source.Example], source.Example] | None
+  ]:
     """See the base class: files are read by the second return value."""
     del order_seed
     ds = self._rows(np.arange(self.total_examples))
     return ds, _read_files(self._folders) if self._folders else None
 
   @property
-  def total_examples(self):
+  def total_examples(self) -> int:
     return len(self._columns["id"])
 
-  def num_examples_per_process(self):
+  def num_examples_per_process(self) -> list[int]:
     return [len(x) for x in self._process_indices()]
 
   def _process_indices(self):
@@ -93,7 +105,7 @@ class DataSource(source.DataSource):
     return np.array_split(np.arange(n), num_processes)
 
   def _rows(self, indices):
-    """Dataset of the rows at `indices`, paths instead of files."""
+    """Opens the rows at `indices`, paths instead of files."""
     columns = {k: v[indices] for k, v in self._columns.items()}
     for key in self._download_keys:
       columns[key] = np.array(_download_all(columns[key]), object)
@@ -115,14 +127,14 @@ def _strings(keys):
 
 
 def _read_files(keys):
-  """Function that replaces the paths at `keys` by the bytes of the files."""
+  """Makes a function that replaces the paths at `keys` by files' bytes."""
   return lambda row: {
     k: tf.io.read_file(v) if k in keys else v for k, v in row.items()
   }
 
 
 def _read_columns(fname, start, stop):
-  """The rows `start <= line < stop` of a file, as arrays by key, with `id`."""
+  """Reads the rows `start <= line < stop`, as arrays by key, with `id`."""
   rows = []  # (line number, row)
   blank = None  # Line number of the first of the blank lines just read.
   with fs.open(fname) as f:
@@ -150,7 +162,7 @@ def _read_columns(fname, start, stop):
 
 
 def _parse(line, i, fname):
-  """One line as a dict of scalars."""
+  """Parses one line: a dict of scalars."""
   try:
     row = json.loads(line)
   except json.JSONDecodeError as e:
@@ -172,7 +184,7 @@ def _parse(line, i, fname):
 
 
 def _check(row, types, where):
-  """All rows must have the keys and types of the first."""
+  """Checks that a row has the keys and types of the first."""
   if row.keys() != types.keys():
     missing = sorted(types.keys() - row.keys())
     extra = sorted(row.keys() - types.keys())

@@ -18,7 +18,7 @@ _BLOCK = 16  # Examples per call. More gain nothing, measured with JPEGs.
 
 
 class Reader:
-  """Mixin of data sources: `read(index)`, and the same for blocks of examples.
+  """Adds to a data source `read(index)`, and the same for blocks of examples.
 
   Subclasses define `specs`, a list of `tf.TensorSpec`; `read_python(index)`, a
   list of values that NumPy understands, one per spec; and `complete`. What
@@ -29,7 +29,7 @@ class Reader:
 
   @property
   def block_size(self) -> int:
-    """Number of examples that `fetch` may read at a time: 1 if shapes differ."""
+    """How many examples `fetch` may read at a time: 1 if shapes differ."""
     fixed = all(s.shape.is_fully_defined() for s in self.specs)
     return _BLOCK if fixed else 1
 

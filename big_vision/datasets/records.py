@@ -7,6 +7,8 @@ on opening for small local datasets; for others `tools/convert_dataset.py` does
 it once and writes the result beside the shards, as INDEX_FILE.
 """
 
+from __future__ import annotations
+
 import bisect
 import concurrent.futures
 import functools
@@ -15,6 +17,8 @@ import mmap
 import os
 import struct
 import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -36,13 +40,15 @@ _ARRAY_RECORD = tfds.core.FileFormat.ARRAY_RECORD
 _TFRECORD = tfds.core.FileFormat.TFRECORD
 
 
-def open_split(builder, split, random_access=None):
-  """The records of a split, if any can be read on its own.
+def open_split(
+  builder: Any, split: str, random_access: bool | None = None
+) -> Records | None:
+  """Opens the records of a split, if any can be read on its own.
 
   Args:
     builder: TFDS builder of a prepared dataset.
-    split: str, any TFDS split.
-    random_access: bool, True to index TFRecord files however long it takes,
+    split: any TFDS split.
+    random_access: True to index TFRecord files however long it takes,
       False for None as the result; by default small local ones are indexed, and
       others used if there is an index (see the head of this file).
 
@@ -50,7 +56,7 @@ def open_split(builder, split, random_access=None):
     `Records`, or None without random access.
 
   Raises:
-    ValueError: a shard is missing or damaged, or its format can not be indexed.
+    ValueError: a shard is missing or damaged, or its format cannot be indexed.
   """
   files = builder.info.splits[split].file_instructions
   formats = builder.info.available_file_formats()
@@ -82,7 +88,7 @@ def open_split(builder, split, random_access=None):
 
 
 def _in_format(files, info, file_format):
-  """The shards of `files`, as they are called in another format."""
+  """Renames the shards of `files` to those of another format."""
   if info.file_format == file_format:
     return files
   return [
@@ -90,8 +96,16 @@ def _in_format(files, info, file_format):
   ]
 
 
-def path_in_format(path, file_format):
-  """What TFDS calls the same shard in another FileFormat."""
+def path_in_format(path: str, file_format: Any) -> str:
+  """Converts the path of a shard to that of the same shard in another format.
+
+  Args:
+    path: of the shard.
+    file_format: FileFormat of TFDS.
+
+  Returns:
+    The path that TFDS uses.
+  """
   return os.fspath(
     tfds.core.file_adapters.convert_path_to_file_format(path, file_format)
   )
@@ -108,18 +122,18 @@ def _are_small(files):
 
 
 class Records:
-  """Serialised examples by number; thread-safe.
+  """Reads serialized examples by number; thread-safe.
 
   Args:
     files: list of TFDS FileInstruction, the shards and which part of each.
     open_shard: `path -> object` whose items are the bytes of its records.
   """
 
-  def __init__(self, files, open_shard):
+  def __init__(self, files: Sequence[Any], open_shard: Callable[[str], Any]):
     self._files = files
     self._ends = list(itertools.accumulate(f.take for f in files))
     self._open_shard = open_shard
-    self._shards = {}
+    self._shards: dict[str, Any] = {}
     self._lock = threading.Lock()
     _allow_open_files(len(files))
     for f in files:
@@ -128,11 +142,11 @@ class Records:
           f"The shard {f.filename} is missing. Copy or prepare the dataset anew."
         )
 
-  def __len__(self):
+  def __len__(self) -> int:
     return self._ends[-1]
 
-  def __getitem__(self, index):
-    """(record, its TFDS id), bytes."""
+  def __getitem__(self, index: int) -> tuple[bytes, bytes]:
+    """Returns (record, its TFDS id)."""
     number = bisect.bisect_right(self._ends, index)
     f = self._files[number]
     position = f.skip + f.take - (self._ends[number] - index)
@@ -141,7 +155,7 @@ class Records:
     record = self._shard(f.filename)[position]
     return record, f"{name}__{position}".encode()
 
-  def open_all(self):
+  def open_all(self) -> None:
     """Opens all shards now instead of when they are needed."""
     with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
       for _ in pool.map(self._shard, {f.filename for f in self._files}):
@@ -171,7 +185,7 @@ def _allow_open_files(num):
 
 
 class _ArrayRecord:
-  """Shard in the format array_record."""
+  """Reads a shard in the format array_record."""
 
   def __init__(self, path):
     from array_record.python import array_record_module
@@ -186,7 +200,7 @@ class _ArrayRecord:
 
 
 class _TFRecord:
-  """Shard in the format TFRecord.
+  """Reads a shard in the format TFRecord.
 
   Args:
     path: str.
@@ -252,11 +266,11 @@ def _bounds(path, stamp):
   return record_bounds(path)
 
 
-def record_bounds(path):
-  """Where the records of a TFRecord file begin.
+def record_bounds(path: str) -> np.ndarray:
+  """Finds out where the records of a TFRecord file begin.
 
   Args:
-    path: str; remote files are read as a whole.
+    path: remote files are read as a whole.
 
   Returns:
     [N + 1] int64 array, the last entry is the size of the file.

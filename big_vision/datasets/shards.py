@@ -4,6 +4,8 @@ Shards on the web are downloaded first, once. An index is made in one pass over
 the headers of a shard and kept until the shard changes.
 """
 
+from __future__ import annotations
+
 import concurrent.futures
 import contextlib
 import hashlib
@@ -14,6 +16,7 @@ import os
 import re
 import time
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
@@ -28,16 +31,18 @@ _VERSION = 1  # Of the format of stored indices.
 _WEB = ("http://", "https://")
 
 
-def expand(patterns, key="input.data.path"):
-  """Paths of shards.
+def expand(
+  patterns: str | os.PathLike | Sequence[str], key: str = "input.data.path"
+) -> list[str]:
+  """Lists the shards that patterns mean.
 
   Args:
-    patterns: str or list of str: paths or URLs with braces as in a shell,
+    patterns: one or several paths or URLs with braces as in a shell,
       `{000000..000123}` or `{a,b}`; and, not on the web, `*`, `?`, `[…]`.
-    key: str, the config key, for errors.
+    key: the config key, for errors.
 
   Returns:
-    List of str; those of a glob are sorted.
+    Paths; those of a glob are sorted.
 
   Raises:
     ValueError: nothing matches.
@@ -79,17 +84,19 @@ def _braces(pattern):
   )
 
 
-def open_all(paths, cache_dir=None):
-  """Indexes of shards.
+def open_all(
+  paths: Sequence[str], cache_dir: str | None = None
+) -> list[tuple[str, tar_index.Index] | str]:
+  """Makes or loads the indexes of shards.
 
   Args:
-    paths: list of str.
-    cache_dir: str, folder for indices and downloads, local or (without shards
+    paths: of the shards.
+    cache_dir: folder for indices and downloads, local or (without shards
       on the web) gs://; default: `download.cache_dir("webdataset")`.
 
   Returns:
     List with one element per shard, either (local or gs:// path, `Index`), or
-    str: why it can not be used, with its name.
+    str: why it cannot be used, with its name.
   """
   cache_dir = cache_dir or download.cache_dir("webdataset")
   with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
@@ -120,13 +127,13 @@ def _download(url, cache_dir):
     except (OSError, http.client.HTTPException) as e:
       gone = 400 <= getattr(e, "code", 0) < 500
       if gone or attempt == _NUM_TRIES:
-        raise OSError(f"The shard {url} can not be downloaded: {e}") from e
+        raise OSError(f"The shard {url} cannot be downloaded: {e}") from e
       logging.warning("Trying again to download %s: %s", url, e)
       time.sleep(2**attempt)
 
 
 def _index(path, cache_dir):
-  """The index of a shard; from the cache if that is up to date."""
+  """Returns the index of a shard; from the cache if that is up to date."""
   if fs.is_local(path):
     stat = os.stat(path)
     stamp = stat.st_size, stat.st_mtime_ns
@@ -177,4 +184,4 @@ def _store(path, index):
       f.write(buffer.getvalue())
     fs.rename(partial, path)
   except (OSError, tf.errors.OpError) as e:
-    logging.warning("The index %s can not be kept: %s", path, e)
+    logging.warning("The index %s cannot be kept: %s", path, e)

@@ -1,7 +1,10 @@
 """Split strings such as "train[:90%]+val", with the arithmetic of TFDS."""
 
+from __future__ import annotations
+
 import re
 import types
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -12,26 +15,28 @@ ALL = "all"  # The split that is everything.
 _ALL = "all_"  # TFDS does not slice "all".
 
 
-def names(spec):
-  """Names of the splits in a split string, each once, in order.
+def names(spec: str) -> list[str]:
+  """Lists the splits in a split string, each once, in order.
 
   Args:
-    spec: str, for example "train[:90%]+val".
+    spec: for example "train[:90%]+val".
 
   Returns:
-    List of str.
+    Their names.
   """
   parts = [part.split("[")[0].strip() for part in spec.split("+")]
   return list(dict.fromkeys(parts))
 
 
-def resolve(spec, sizes, key="input.data.split"):
-  """Which examples a split string means.
+def resolve(
+  spec: str, sizes: Mapping[str, int], key: str = "input.data.split"
+) -> list[tuple[str, int, int]]:
+  """Finds out which examples a split string means.
 
   Args:
-    spec: str; percentages round to the closest example, as in TFDS.
-    sizes: dict of split name -> number of examples.
-    key: str, the config key that holds the string, for errors.
+    spec: percentages round to the closest example, as in TFDS.
+    sizes: split name -> number of examples.
+    key: the config key that holds the string, for errors.
 
   Returns:
     List of (split name, start, stop), non-empty ranges in order.
@@ -66,12 +71,14 @@ def resolve(spec, sizes, key="input.data.split"):
   return out
 
 
-def positions(spec, sizes, key="input.data.split"):
-  """Like `resolve`, if the splits of `names(spec)` lie one after the other.
+def positions(
+  spec: str, sizes: Mapping[str, int], key: str = "input.data.split"
+) -> np.ndarray:
+  """Does what `resolve` does for splits that lie one after the other.
 
   Args:
     spec, key: as in `resolve`.
-    sizes: dict of split name -> number of examples, for all in `names(spec)`.
+    sizes: split name -> number of examples, for all in `names(spec)`.
 
   Returns:
     int64 array of positions in what they are together.

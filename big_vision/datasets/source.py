@@ -26,10 +26,12 @@ class DataSource:
     random_access: whether `read(index)` reads any example by its number, see
       `IndexedDataSource`.
     bytes_per_example: mean size of a raw example in memory, None if unknown.
+    block_size: how many examples are read at a time, by their numbers.
   """
 
   random_access: bool = False
   bytes_per_example: float | None = None
+  block_size: int = 1
 
   def get_tfdata(
     self,
@@ -101,14 +103,11 @@ class IndexedDataSource(DataSource):
 
   Subclasses define `total_examples` and `read`. The input pipeline shuffles all
   of such a source by index, without a buffer, and resumes in constant time.
-
-  Attributes:
-    block_size: how many examples `fetch` reads at a time. Sources with more
-      than one define `fetch` and `complete`, see `python_reader.Reader`.
+  Sources that read blocks of examples define `fetch` and `complete` too, see
+  `python_reader.Reader`.
   """
 
   random_access = True
-  block_size: int = 1
 
   def read(self, index: tf.Tensor) -> Example:
     """Reads one raw example.
@@ -145,6 +144,7 @@ class IndexedDataSource(DataSource):
 _OPTIONAL = (
   "random_access",
   "bytes_per_example",
+  "block_size",
   "bad_examples",
   "training_order",
 )

@@ -4,8 +4,11 @@ References: POSIX.1-2017, pax, "ustar interchange format" and "pax header block"
 GNU tar manual, "Basic Tar Format" (long names, sizes in base 256).
 """
 
+from __future__ import annotations
+
 import os
 import re
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -19,13 +22,15 @@ _PAX, _PAX_GLOBAL = b"x", b"g"
 _KEY = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 
 
-def members(read, size, path):
+def members(
+  read: Callable[[int, int], bytes], size: float, path: str
+) -> Iterator[tuple[str, int, int]]:
   """Yields the files in a tar file.
 
   Args:
-    read: `(position, number of bytes) -> bytes`, fewer at the end of the file.
-    size: int, bytes of the file.
-    path: str, for errors.
+    read: (position, number of bytes) -> bytes, fewer at the end of the file.
+    size: bytes of the file.
+    path: for errors.
 
   Yields:
     (name, position of the content, bytes of the content).
@@ -76,16 +81,16 @@ def _cut_off(path, name):
 
 
 def _check(header, position, path):
-  """The checksum of a header counts its own field as blanks."""
+  """Checks the checksum of a header, which counts its own field as blanks."""
   total = sum(header) - sum(header[148:156]) + 8 * 32
   if _number(header[148:156], -1) == total:
     return
   if position == 0 and header[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"(\xb5"):
     raise ValueError(
-      f"The shard {path} is compressed, so that its members can not be read one "
+      f"The shard {path} is compressed, so that its members cannot be read one "
       "by one. Decompress it; images do not get smaller anyway."
     )
-  what = "is no tar file" if position == 0 else f"is damaged at {position}"
+  what = "is not a tar file" if position == 0 else f"is damaged at {position}"
   raise ValueError(f"The shard {path} {what}. Copy or download it again.")
 
 
@@ -123,15 +128,16 @@ def _pax(data):
   return out
 
 
-def split_name(name):
-  """A member's name as (key of the sample, extension in lower case).
+def split_name(name: str) -> tuple[str, str] | None:
+  """Splits a member's name into key of the sample and extension.
 
   Args:
-    name: str, for example "train/0001.seg.png".
+    name: for example "train/0001.seg.png".
 
   Returns:
-    ("train/0001", "seg.png"); None for names without an extension, hidden files
-    and those that tools keep for themselves (`__…__`).
+    ("train/0001", "seg.png"), the extension in lower case; None for names
+    without an extension, hidden files and those that tools keep for themselves
+    (`__…__`).
   """
   match = _KEY.fullmatch(name.removeprefix("./"))
   if not match or match[1].rpartition("/")[2].startswith("__"):
@@ -140,7 +146,7 @@ def split_name(name):
 
 
 class Index:
-  """The samples of one shard: N samples with F fields.
+  """Holds the samples of one shard: N samples with F fields.
 
   Attributes:
     keys: list of N str.
@@ -149,14 +155,27 @@ class Index:
     sizes: [N, F] int64 bytes; -1 where there is none.
   """
 
-  def __init__(self, keys, fields, positions, sizes):
+  def __init__(
+    self,
+    keys: list[str],
+    fields: list[str],
+    positions: np.ndarray,
+    sizes: np.ndarray,
+  ):
     self.keys = keys
     self.fields = fields
     self.positions = positions
     self.sizes = sizes
 
-  def column(self, extensions):
-    """(positions, sizes), each [N], of the first of `extensions` there is."""
+  def column(self, extensions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the first of some extensions in each sample.
+
+    Args:
+      extensions: in lower case.
+
+    Returns:
+      (positions, sizes), each [N].
+    """
     positions = np.zeros(len(self.keys), np.int64)
     sizes = np.full(len(self.keys), -1, np.int64)
     for ext in reversed(extensions):
@@ -168,19 +187,20 @@ class Index:
     return positions, sizes
 
 
-def make(path):
-  """Indexes a shard: members that follow each other and share a key belong
-  together.
+def make(path: str) -> Index:
+  """Indexes a shard.
+
+  Members that follow each other and share a key belong together.
 
   Args:
-    path: str, local or gs://.
+    path: local or gs://.
 
   Returns:
     `Index`.
 
   Raises:
     ValueError: the file is cut off, no tar file, or has no samples.
-    OSError, tf.errors.OpError: it can not be read.
+    OSError, tf.errors.OpError: it cannot be read.
   """
   samples, last = [], None
   with fs.open(path, "rb") as f:

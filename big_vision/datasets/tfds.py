@@ -1,14 +1,17 @@
 """TensorFlow Datasets as a data source."""
 
+from __future__ import annotations
+
 import functools
 import importlib
 import os
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import tensorflow_datasets as tfds
 from absl import logging
-from tensorflow_datasets.core import read_only_builder
 
 from big_vision import lookup
 from big_vision.datasets import embedded, ids, python_reader, records, source
@@ -16,16 +19,16 @@ from big_vision.tf import tf
 
 
 class DataSource(python_reader.Reader, source.DataSource):
-  """A dataset that TFDS has prepared on disk.
+  """Reads a dataset that TFDS has prepared on disk.
 
   Args:
-    name: str, TFDS name as in "imagenet2012" or "coco_captions/2014:1.1.0"; or
+    name: TFDS name as in "imagenet2012" or "coco_captions/2014:1.1.0"; or
       "from_data_dir": the one dataset whose files are in `data_dir`.
-    split: str, any TFDS split, for example "train[:99%]".
-    data_dir: str, the TFDS folder; None means $TFDS_DATA_DIR, else
+    split: any TFDS split, for example "train[:99%]".
+    data_dir: the TFDS folder; None means $TFDS_DATA_DIR, else
       ~/tensorflow_datasets.
     skip_decode: names of features that stay encoded bytes.
-    random_access: bool, whether training reads examples by number: shuffled as
+    random_access: whether training reads examples by number: shuffled as
       a whole without a buffer, resumed at once. None: if the files allow it
       without much preparation, see `records.open_split`.
 
@@ -35,11 +38,11 @@ class DataSource(python_reader.Reader, source.DataSource):
 
   def __init__(
     self,
-    name,
-    split,
-    data_dir=None,
-    skip_decode=("image",),
-    random_access=None,
+    name: str,
+    split: str,
+    data_dir: str | None = None,
+    skip_decode: Sequence[str] = ("image",),
+    random_access: bool | None = None,
   ):
     self.builder = get_builder(name, embedded.default_data_dir(data_dir))
     check_split(self.builder, split)
@@ -54,23 +57,25 @@ class DataSource(python_reader.Reader, source.DataSource):
     return records.open_split(self.builder, self.split, self._random_access)
 
   @property
-  def random_access(self):
+  def random_access(self) -> bool:
     return self._records is not None
 
   @property
-  def bytes_per_example(self):
+  def bytes_per_example(self) -> float | None:
     splits = self.builder.info.splits.values()
     num = sum(s.num_examples for s in splits)
     return sum(s.num_bytes for s in splits) / num if num else None
 
-  # For `read`, which needs `random_access`: a serialised example, its TFDS id.
+  # For `read`, which needs `random_access`: a serialized example, its TFDS id.
   specs = (tf.TensorSpec([], tf.string),) * 2
 
-  def read_python(self, index):
+  def read_python(self, index: int) -> list[Any]:
     """See `python_reader.Reader`."""
     return self._records[index]
 
-  def complete(self, index, fetched):
+  def complete(
+    self, index: tf.Tensor, fetched: Sequence[tf.Tensor]
+  ) -> source.Example:
     """See `python_reader.Reader`."""
     record, tfds_id = python_reader.unpack(fetched)
     features = self.builder.info.features
@@ -78,14 +83,19 @@ class DataSource(python_reader.Reader, source.DataSource):
     return _add_id({**example, "tfds_id": tfds_id})
 
   def get_tfdata(
-    self, ordered=False, *, process_split=True, allow_cache=True, **kw
-  ):
-    """The raw examples, with `tfds_id` and its hash `_id` (int32 scalar).
+    self,
+    ordered: bool = False,
+    *,
+    process_split: bool = True,
+    allow_cache: bool = True,
+    **kw: Any,
+  ) -> tf.data.Dataset:
+    """Opens the raw examples, with `tfds_id` and its hash `_id` (int32 scalar).
 
     Args:
-      ordered: bool, file order; otherwise files are shuffled.
-      process_split: bool, only this process' part.
-      allow_cache: bool, keep the dataset object for the next call.
+      ordered: file order; otherwise files are shuffled.
+      process_split: only this process' part.
+      allow_cache: keep the dataset object for the next call.
       **kw: further fields of `tfds.ReadConfig`.
 
     Returns:
@@ -104,7 +114,9 @@ class DataSource(python_reader.Reader, source.DataSource):
       self._datasets[key] = ds
     return ds
 
-  def training_order(self, order_seed=None, **kw):
+  def training_order(
+    self, order_seed: tf.Tensor | None = None, **kw: Any
+  ) -> tuple[tf.data.Dataset, None]:
     """See the base class: with a seed, the order of the files is shuffled."""
     if order_seed is None:
       return self._open(self.split, shuffle_files=False, **kw), None
@@ -112,10 +124,10 @@ class DataSource(python_reader.Reader, source.DataSource):
     return self._open(self.split, shuffle_files=True, **kw), None
 
   @property
-  def total_examples(self):
+  def total_examples(self) -> int:
     return self.builder.info.splits[self.split].num_examples
 
-  def num_examples_per_process(self):
+  def num_examples_per_process(self) -> list[int]:
     splits = self.builder.info.splits
     return [splits[s].num_examples for s in self._process_splits()]
 
@@ -123,7 +135,7 @@ class DataSource(python_reader.Reader, source.DataSource):
     return tfds.even_splits(self.split, jax.process_count())
 
   def _decoders(self):
-    """What TFDS is told about features that are not to be decoded."""
+    """Tells TFDS about features that are not to be decoded."""
     skip = {
       k: tfds.decode.SkipDecoding()
       for k in self._skip_decode
@@ -147,7 +159,7 @@ class DataSource(python_reader.Reader, source.DataSource):
         **kw,
       }
     )
-    # AutoGraph, active while epochs are opened, can not handle TFDS.
+    # AutoGraph, active while epochs are opened, cannot handle TFDS.
     as_dataset = tf.autograph.experimental.do_not_convert(
       self.builder.as_dataset
     )
@@ -164,16 +176,18 @@ def _add_id(example):
   return {**example, "_id": ids.hash_id(example["tfds_id"])}
 
 
-def get_builder(name, data_dir=None, key="input.data.name"):
-  """The builder of a dataset that is prepared on disk.
+def get_builder(
+  name: str, data_dir: str | None = None, key: str = "input.data.name"
+) -> tfds.core.DatasetBuilder:
+  """Opens a dataset that is prepared on disk.
 
   The datasets of `embedded.NAMES` are prepared if need be: they take seconds
   and download nothing.
 
   Args:
-    name: str, as in `DataSource`.
-    data_dir: str or None, the TFDS folder.
-    key: str, the config key that holds the name, for the error.
+    name: as in `DataSource`.
+    data_dir: the TFDS folder.
+    key: the config key that holds the name, for the error.
 
   Returns:
     A TFDS builder.
@@ -217,13 +231,15 @@ def _get_builder(name, data_dir, key):
   return builder
 
 
-def clear_cache():
+def clear_cache() -> None:
   """Forgets the builders: the files of datasets have changed."""
   _get_builder.cache_clear()
 
 
 def _embedded_builder(name, base, data_dir):
   """Opens a prepared copy, whoever made it; makes one if there is none."""
+  from tensorflow_datasets.core import read_only_builder  # Slow to import.
+
   # Without the registry: another class of this name may be registered.
   open_copy = functools.partial(
     read_only_builder.builder_from_files, name, data_dir=data_dir
@@ -243,8 +259,19 @@ def _folder(data_dir):
   return data_dir or "~/tensorflow_datasets"
 
 
-def check_split(builder, split, key="input.data.split"):
-  """Raises ValueError naming the nearest splits if `split` does not exist."""
+def check_split(
+  builder: tfds.core.DatasetBuilder, split: str, key: str = "input.data.split"
+) -> None:
+  """Checks that a split exists and has examples.
+
+  Args:
+    builder: of the dataset.
+    split: any TFDS split.
+    key: the config key that holds it, for the error.
+
+  Raises:
+    ValueError: it does not; names the nearest splits.
+  """
   known = list(builder.info.splits)
   for part in split.split("+"):
     name = part.strip().split("[")[0]

@@ -4,11 +4,14 @@ Files in a tar file that follow each other and share a name up to the first dot
 are one sample, the rest of the name says which field: `0001.jpg`, `0001.cls`.
 """
 
+from __future__ import annotations
+
 import functools
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -34,7 +37,7 @@ _TYPES_OF = {  # JSON writers drop the ".0" of floats.
 
 
 class DataSource(python_reader.Reader, source.IndexedDataSource):
-  """The samples of tar shards, in their order.
+  """Reads the samples of tar shards, in their order.
 
   Any sample is read on its own, so shards must not be compressed. The positions
   of all members are found in one pass over each shard and kept on disk.
@@ -43,22 +46,28 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     path: str or list of str: shards, local, gs:// or http(s)://, with braces
       (`/data/train-{000..123}.tar`) or `*`. Those on the web are downloaded to
       `cache_dir`. Or a dict of split name -> such.
-    split: str, names in that dict and slices as in TFDS, "train[:90%]"; without
+    split: names in that dict and slices as in TFDS, "train[:90%]"; without
       a dict everything is called "all". Slices follow the order of the shards.
       None: everything, if there is one split only.
     features: dict of feature -> where it comes from: extensions, the first that
       a sample has ("jpg;png"), or a value in JSON ("json:size.width"). `cls` is
       an int64, other files are strings of bytes. By default images are called
       `image`, `cls` is `label`, all others have the name of their extension.
-    num_classes: int, values of `label` have to be smaller.
-    cache_dir: str, see `shards.open_all`.
+    num_classes: values of `label` have to be smaller.
+    cache_dir: see `shards.open_all`.
 
   Raises:
     ValueError: no shard can be read, no such split or field.
   """
 
   def __init__(
-    self, path, split=None, *, features=None, num_classes=None, cache_dir=None
+    self,
+    path: str | Sequence[str] | Mapping[str, Any],
+    split: str | None = None,
+    *,
+    features: Mapping[str, str] | None = None,
+    num_classes: int | None = None,
+    cache_dir: str | None = None,
   ):
     patterns = dict(path) if isinstance(path, Mapping) else {slices.ALL: path}
     split = split or _only(patterns)
@@ -91,19 +100,21 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     )
 
   @property
-  def total_examples(self):
+  def total_examples(self) -> int:
     return len(self._samples)
 
-  def bad_examples(self):
+  def bad_examples(self) -> list[str]:
     return self._bad.messages
 
   @functools.cached_property
-  def specs(self):
+  def specs(self) -> list[tf.TensorSpec]:
     """See the base class."""
     dtypes = [*self._dtypes.values(), "string"]
     return [tf.TensorSpec([], tf.as_dtype(name)) for name in dtypes]
 
-  def complete(self, index, fetched):
+  def complete(
+    self, index: tf.Tensor, fetched: Sequence[tf.Tensor]
+  ) -> source.Example:
     """See the base class.
 
     Returns:
@@ -121,7 +132,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     name = tf.strings.substr(tfds_id, tf.gather(begins, shard), tf.int32.max)
     return {**example, "tfds_id": tfds_id, "_id": ids.hash_id(name)}
 
-  def read_python(self, index):
+  def read_python(self, index: int) -> list[Any]:
     """See the base class."""
     shard, number = self._samples.locate(index)
     values = shard.read(number, self._features)
@@ -152,7 +163,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     return "string"
 
   def _check_fields(self, opened):
-    """Every feature has to be in some sample."""
+    """Checks that every feature is in some sample."""
     good = [s.index for s in opened if not s.problem]
     known = set().union(*(i.fields for i in good))
     for name, feature in self._features.items():
@@ -176,7 +187,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
 
 
 def _only(patterns):
-  """The split if there is one only."""
+  """Returns the split if there is one only."""
   if len(patterns) != 1:
     raise ValueError(
       "config.input.data.split: data.path has several splits, name one: "
@@ -186,7 +197,7 @@ def _only(patterns):
 
 
 def _open(paths, cache_dir):
-  """The shards of a split."""
+  """Opens the shards of a split."""
   opened = [
     _Shard(path, result)
     for path, result in zip(
@@ -205,11 +216,11 @@ def _open(paths, cache_dir):
 
 
 class _Feature:
-  """Where a feature comes from.
+  """Knows where a feature comes from.
 
   Args:
-    name: str, of the feature.
-    text: str, as in the config.
+    name: of the feature.
+    text: as in the config.
   """
 
   def __init__(self, name, text):
@@ -227,13 +238,13 @@ class _Feature:
     return shard.column(self)[1][number]
 
   def decode(self, content, where):
-    """Value of the content of a file: int, bytes or what was in the JSON."""
+    """Decodes the content of a file: int, bytes or what was in the JSON."""
     if self.extensions == ("cls",):
       try:
         return int(content)
       except ValueError:
         raise ValueError(
-          f"The label {content!r} of {where} is no int."
+          f"The label {content!r} of {where} is not an int."
         ) from None
     if not self.json_path:
       return content
@@ -252,10 +263,10 @@ class _Feature:
 
 
 class _Shard:
-  """One shard; if it can not be used, one example that says so.
+  """Reads one shard; if it cannot be used, it has one example that says so.
 
   Args:
-    path: str, as in the config.
+    path: as in the config.
     opened: element of `shards.open_all`.
   """
 
@@ -269,14 +280,14 @@ class _Shard:
     return 1 if self.problem else len(self.index.keys)
 
   def column(self, feature):
-    """(positions, sizes) of a feature, each [N]."""
+    """Returns (positions, sizes) of a feature, each [N]."""
     key = feature.extensions
     if key not in self._columns:
       self._columns[key] = self.index.column(key)
     return self._columns[key]
 
   def read(self, number, features):
-    """dict of the features of a sample, all from one stretch of the file."""
+    """Reads the features of a sample, all from one stretch of the file."""
     spans = {}
     for name, feature in features.items():
       positions, sizes = self.column(feature)

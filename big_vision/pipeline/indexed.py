@@ -1,4 +1,4 @@
-"""The stream of a source with random access: order -> blocks -> raw examples."""
+"""The stream of a source with random access: order, blocks, raw examples."""
 
 from __future__ import annotations
 

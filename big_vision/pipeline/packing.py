@@ -30,7 +30,8 @@ def pack_dataset(
     dataset: (nested) dicts of sequences [length, ...].
     batch_size: how many packs make a batch later. It does not influence the
       result.
-    key2length: L, for all keys or key -> int. Longer sequences are cut to L. Keys of nested examples are joined by `FLATTEN_SEPARATOR`.
+    key2length: L, for all keys or key -> int. Longer sequences are cut to L.
+      Keys of nested examples are joined by `FLATTEN_SEPARATOR`.
     keys: which to pack, default all of `key2length`, or all of the example.
       Entries that are not packed are dropped, there is no longer one per row.
 

@@ -1,4 +1,4 @@
-"""Iterators that work ahead of their consumer; needs neither jax nor TensorFlow."""
+"""Iterators that work ahead of their consumer; needs no TensorFlow."""
 
 from __future__ import annotations
 

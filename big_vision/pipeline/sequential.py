@@ -1,4 +1,4 @@
-"""The stream of a source that is read from front to back: buffer, cache, memory."""
+"""The stream of a source that is read in order: buffer, cache, memory."""
 
 from __future__ import annotations
 

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 import sklearn.datasets
-import tensorflow_datasets as tfds
 
 from big_vision.datasets import digits, embedded
+from big_vision.tf import tfds
 
 pytestmark = pytest.mark.tf
 

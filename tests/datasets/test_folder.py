@@ -1,17 +1,26 @@
 """Folders of images: classes, splits, lists of labels, errors."""
 
+import io
 import os
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from PIL import Image
 
 from big_vision import input_pipeline
 from big_vision.datasets import core, folder
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 
-IMAGE = tf.io.encode_png(np.zeros([2, 3, 3], np.uint8)).numpy()
+
+def png():
+  out = io.BytesIO()
+  Image.fromarray(np.zeros([2, 3, 3], np.uint8)).save(out, "png")
+  return out.getvalue()
+
+
+IMAGE = png()
 
 
 def write(root, files, content=IMAGE):

@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pyarrow as pa
 import pytest
-import tensorflow as tf
 
 from big_vision.datasets import core
 from big_vision.datasets import hf as hf_source
+from big_vision.tf import tf
 
 hf = pytest.importorskip("datasets")
 pytestmark = pytest.mark.tf

@@ -6,14 +6,13 @@ import tarfile
 
 import numpy as np
 import pytest
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from big_vision import input_pipeline
 from big_vision.datasets import core
 from big_vision.datasets import tfds as tfds_source
 from big_vision.datasets.imagenet import imagenet21k
 from big_vision.pp import ops_general, ops_image  # noqa: F401 (registers ops)
+from big_vision.tf import tf, tfds
 from big_vision.tools import download_tfds_datasets as tool
 
 pytestmark = pytest.mark.tf
@@ -127,7 +126,7 @@ def test_damaged_archives(manual):
     zipped[: len(zipped) // 2]: "damaged: Compressed file ended",
     data[:inner]
     + b"X"
-    + data[inner + 1 :]: "n00004475.tar.*at 0|is no tar file",
+    + data[inner + 1 :]: "n00004475.tar.*at 0|is not a tar file",
   }.items():
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):

@@ -8,10 +8,10 @@ import urllib.request
 
 import jax
 import pytest
-import tensorflow as tf
 
 from big_vision import input_pipeline
 from big_vision.datasets import jsonl
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

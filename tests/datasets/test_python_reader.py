@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from big_vision.datasets import python_reader
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

@@ -5,11 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from big_vision import input_pipeline
 from big_vision.datasets import digits, embedded, records, tfds
-from big_vision.pipeline import stream
+from big_vision.pipeline import indexed
+from big_vision.tf import tf
 from big_vision.tools import convert_dataset
 
 pytestmark = pytest.mark.tf
@@ -181,7 +181,7 @@ def test_cache_raw_loads_small_datasets(prepared, monkeypatch, kw):
   np.testing.assert_array_equal(got, want)
   assert sorted(read) == list(range(1500))
   del read[:]
-  monkeypatch.setattr(stream, "_LOADED_BYTES", 1000)
+  monkeypatch.setattr(indexed, "_LOADED_BYTES", 1000)
   got = ids(config(prepared, cache_raw=True), 2)
   np.testing.assert_array_equal(got, ids(config(prepared), 2))
   assert len(read) < 1500
@@ -198,11 +198,11 @@ def test_small_datasets_are_filtered_once(prepared, monkeypatch):
   assert not again[labels <= 4].any()
   assert 1500 <= again.sum() <= 1500 + 40 * 50
   # The same where all are read in their turn.
-  monkeypatch.setattr(stream, "_LOADED_BYTES", 1000)
+  monkeypatch.setattr(indexed, "_LOADED_BYTES", 1000)
   np.testing.assert_array_equal(ids(cfg, 30, start_step=7), got)
 
 
-@pytest.mark.parametrize("loaded_bytes", [1000, stream._LOADED_BYTES])
+@pytest.mark.parametrize("loaded_bytes", [1000, indexed._LOADED_BYTES])
 def test_filter_of_a_damaged_file(folder, monkeypatch, loaded_bytes):
   """The error comes in the example's turn, however filters work."""
   path = shard(folder)
@@ -210,7 +210,7 @@ def test_filter_of_a_damaged_file(folder, monkeypatch, loaded_bytes):
   with open(path, "r+b") as f:
     f.seek(int(bounds[3]) + 14)
     f.write(b"\xff" * 40)
-  monkeypatch.setattr(stream, "_LOADED_BYTES", loaded_bytes)
+  monkeypatch.setattr(indexed, "_LOADED_BYTES", loaded_bytes)
   cfg = config(folder, pre_filter_fn=lambda x: x["label"] > 4)
   assert len(ids(cfg, 1)) == 50
   with pytest.raises(ValueError, match="decode"):

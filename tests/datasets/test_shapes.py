@@ -6,12 +6,12 @@ import re
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from PIL import Image
 
 from big_vision.datasets import shapes
 from big_vision.datasets.shapes import render, text
 from big_vision.datasets.shapes import scene as ss
+from big_vision.tf import tfds
 
 pytestmark = pytest.mark.tf
 

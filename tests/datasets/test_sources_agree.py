@@ -20,13 +20,13 @@ import jax.numpy as jnp
 import ml_collections as mlc
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from absl import logging
 from PIL import Image
 
 from big_vision import input_pipeline
 from big_vision.datasets import core, embedded
 from big_vision.pp import ops_general, ops_image  # noqa: F401 (registers ops)
+from big_vision.tf import tfds
 
 hf = pytest.importorskip("datasets")
 pytestmark = pytest.mark.tf

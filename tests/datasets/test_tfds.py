@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from big_vision import input_pipeline
 from big_vision.datasets import digits, embedded, tfds
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

@@ -9,11 +9,11 @@ import threading
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from absl import logging
 
 from big_vision import fs
 from big_vision.datasets import shards, tar_index, webdataset
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 
@@ -271,7 +271,7 @@ def test_damaged_shards(folder, caplog):
     good[:1200]: "cut off .*'a.b/000.jpg'",
     good[:700]: "cut off",
     good[:1024] + b"y" + good[1025:]: "damaged at 1024",
-    b"z" * 5000: "is no tar file",
+    b"z" * 5000: "is not a tar file",
     b"\x1f\x8b" + good: "is compressed",
     b"": "cut off",
     tar_bytes([("README", b"x")]): "no members with an extension",
@@ -308,7 +308,10 @@ def test_labels(folder):
   )
   source = webdataset.DataSource(str(path), num_classes=2)
   for i, message in enumerate(
-    [r"label b'dog' of .*s-08.tar/1 is no int", r"2 of .*s-08.tar/2 .*\[0, 2\)"]
+    [
+      r"label b'dog' of .*s-08.tar/1 is not an int",
+      r"2 of .*s-08.tar/2 .*\[0, 2\)",
+    ]
   ):
     with pytest.raises(ValueError, match=message):
       source.read(tf.constant(i, tf.int64))

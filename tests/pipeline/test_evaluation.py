@@ -4,10 +4,19 @@ import jax
 import numpy as np
 import pytest
 
-from big_vision.evaluators import common, mean
-from big_vision.pipeline import evaluation
+from big_vision.evaluators import mean
+from big_vision.pipeline import evaluation, to_devices
+from big_vision.pp import rng
+from big_vision.tf import tf, tfds
 
 pytestmark = pytest.mark.tf
+
+
+@pytest.fixture
+def ops():
+  """Registers the ops that preprocessing strings of the tests use."""
+  from big_vision.pp import ops_general, ops_image  # noqa: F401  (Registers.)
+
 
 PP = "decode(channels=1)|reshape((8, 8, 1))|value_range(-1, 1)"
 
@@ -59,11 +68,6 @@ def test_what_is_cached(tfds_data_dir, ops, monkeypatch):
     pipeline(cache=cache)
     assert flags_given.get("cache_raw", False) == raw
     assert flags_given.get("cache_final", False) == final
-  # The flags of the past.
-  pipeline(cache="none", cache_final=True)
-  assert flags_given["cache_final"]
-  pipeline(cache_raw=True)
-  assert flags_given["cache_raw"]
 
 
 def test_large_caches_are_not_made(tfds_data_dir, ops, monkeypatch, caplog):
@@ -104,3 +108,65 @@ def test_pipeline_bad_input(tfds_data_dir, ops):
     mean.Evaluator(
       max, data=args[0], pp_fn=PP, batch_size=None, devices=jax.devices()
     )
+
+
+def numbers(n):
+  return tf.data.Dataset.range(n).map(lambda i: {"x": i})
+
+
+def fails_at(bad):
+  def fn(example):
+    ok = example["x"] != bad
+    with tf.control_dependencies([tf.debugging.Assert(ok, ["broken image"])]):
+      return {"x": tf.identity(example["x"])}
+
+  return fn
+
+
+def test_error_of_evaluation_names_the_example():
+  ds, num = evaluation.make_for_inference(numbers(10), fails_at(7), 2, [10])
+  assert num == 5
+  it = to_devices.start_global(ds, np.array(jax.devices()[:1]))
+  with pytest.raises(ValueError, match="index 7 "):
+    for _ in range(num):
+      next(it)
+
+
+def test_inference_pads_and_repeats():
+  data = tf.data.Dataset.range(5).map(lambda i: {"x": i, "_id": i + 100})
+
+  def pp(d):
+    return {"y": d["x"] * 2, "v": tf.range(d["x"]), "r": rng.next_seed()}
+
+  ds, num = evaluation.make_for_inference(data, pp, 2, [5], cache_final=True)
+  assert num == 3
+  b = list(ds.take(6).as_numpy_iterator())
+  assert b[2]["_mask"].tolist() == [True, False]
+  assert b[2]["_id"].tolist() == [104, 0] and b[2]["y"].tolist() == [8, 0]
+  for first, second in zip(b[:3], b[3:], strict=True):
+    np.testing.assert_array_equal(first["r"], second["r"])
+  assert isinstance(ds.element_spec["v"], tf.RaggedTensorSpec)
+  seeds = np.concatenate([x["r"] for x in b[:3]])[:5]
+  assert len({tuple(s) for s in seeds}) == 5
+
+
+def test_inference_more_hosts_than_examples():
+  ds, num = evaluation.make_for_inference(
+    numbers(1), lambda x: x, 2, [1, 5], cache_raw=True
+  )
+  assert num == 3
+  masks = [b["_mask"].numpy().tolist() for b in ds.take(3)]
+  assert masks == [[True, False], [False, False], [False, False]]
+  with pytest.raises(ValueError, match="batch size"):
+    evaluation.make_for_inference(numbers(1), lambda x: x, None, [1])
+
+
+def test_one_word_says_what_is_cached():
+  assert evaluation.cache_mode(None) == "none"
+  assert evaluation.cache_mode("RAW_data") == "raw_data"
+  # Keys of earlier configs.
+  assert evaluation.cache_mode("pipeline", cache_raw=True) == "raw_data"
+  assert evaluation.cache_mode("none", cache_final=True) == "final_data"
+  for error in (ValueError, AssertionError):  # Callers catch either.
+    with pytest.raises(error, match="'all', use one of none, pipeline"):
+      evaluation.cache_mode("all")

@@ -6,10 +6,10 @@ import time
 import jax
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from big_vision import input_pipeline as ip
 from big_vision.pipeline import prefetch
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

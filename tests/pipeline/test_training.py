@@ -1,16 +1,19 @@
-"""Order, restarts, hosts, errors and device transfer of the input pipeline."""
+"""Order, restarts, hosts and errors of the training data."""
 
 import json
 
 import jax
+import jax.numpy as jnp
 import ml_collections as mlc
 import numpy as np
 import pytest
-import tensorflow as tf
 
+import toy
 from big_vision import input_pipeline as ip
-from big_vision.pipeline import order
+from big_vision.datasets import core
 from big_vision.pp import rng
+from big_vision.tf import tf
+from big_vision.training import cli, recipe
 
 pytestmark = pytest.mark.tf
 
@@ -327,3 +330,53 @@ def test_digits_with_random_ops(tfds_data_dir):
   parts = [[b["image"] for b in h.take(3).as_numpy_iterator()] for h in hosts]
   for want, *got in zip(straight[3:], *parts, strict=True):
     np.testing.assert_array_equal(np.concatenate(got), want)
+
+
+@pytest.mark.parametrize("random_access", [None, False])
+@pytest.mark.parametrize("size", [None, 1])
+def test_a_run_without_shuffling_follows_the_source(
+  tfds_data_dir, tmp_path, random_access, size
+):
+  """A whole training sees the examples in the order of the source."""
+  data = {"name": "digits", "split": "train[:10]"}
+  data["random_access"] = random_access
+  run = mlc.ConfigDict(
+    dict(
+      input=dict(
+        data=data, batch_size=8, pp="keep('label')", shuffle_buffer_size=size
+      ),
+      total_steps=4,
+      log_training_steps=1,
+      model_name="vit",  # Not built.
+      optax_name="identity",
+      lr=0.0,
+    )
+  )
+
+  def build(setup):
+    del setup
+
+    def loss_fn(params, batch, rng, state):
+      del rng, state
+      rows = {f"row{i}": batch["label"][i] for i in range(8)}
+      return jnp.sum(params["w"]), rows
+
+    init = lambda rng, batch: {"w": jnp.zeros([1])}
+    return recipe.Recipe(init=init, loss_fn=loss_fn)
+
+  cli.train(build, run, str(tmp_path))
+  rows = toy.rows(tmp_path)
+  got = [[rows[step][f"row{i}"] for i in range(8)] for step in (1, 2, 3, 4)]
+  source = core.get(**data).get_tfdata(ordered=True)
+  labels = [int(x["label"]) for x in source]
+  np.testing.assert_array_equal(np.ravel(got), np.resize(labels, 32))
+
+
+def test_a_buffer_of_two_shuffles(tfds_data_dir):
+  data = {"name": "digits", "split": "train[:10]"}
+  ds, _ = ip.training(
+    dict(data=data, batch_size=10, pp="keep('id')", shuffle_buffer_size=2)
+  )
+  ids = [x["id"].numpy() for x in core.get(**data).get_tfdata(ordered=True)]
+  (batch,) = ds.take(1).as_numpy_iterator()
+  assert sorted(batch["id"]) == sorted(ids) and list(batch["id"]) != ids

@@ -39,6 +39,8 @@ def test_validate_accepts(rows):
     ({"data": {"a": "x"}}, "must be a weight"),
     ({"pp": "no_such_op(3)"}, r"config.input.pp: 'no_such_op\(3\)'"),
     ({"filter_fn": len}, "pre_filter_fn"),
+    ({"my_notes": 1}, "config.input.my_notes is not a known key"),
+    ({"keep_only": ["n"]}, "config.input.keep_only is not a known key"),
   ],
 )
 def test_validate_rejects(rows, change, match):

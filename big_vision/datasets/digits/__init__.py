@@ -1,12 +1,14 @@
 """The 1,797 real handwritten digits that come with scikit-learn.
 
-8x8 grey images of ten classes: small enough to train on within a minute on a
+8x8 gray images of ten classes: small enough to train on within a minute on a
 laptop, real enough for accuracy to mean something. Nothing is downloaded.
 
 References:
   Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits,
   https://doi.org/10.24432/C50P49.
 """
+
+from __future__ import annotations
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -17,8 +19,8 @@ from big_vision.datasets import embedded
 NUM_TRAIN, NUM_TEST = 1500, 297
 
 
-def load_arrays():
-  """All digits in the order of scikit-learn.
+def load_arrays() -> tuple[np.ndarray, np.ndarray]:
+  """Loads all digits in the order of scikit-learn.
 
   Returns:
     images: [1797, 8, 8, 1] uint8 in [0, 255], 0 is background.
@@ -88,11 +90,11 @@ class Digits(embedded.Builder, skip_registration=True):
 Builder = Digits
 
 
-def prepare(data_dir=None):
+def prepare(data_dir: str | None = None) -> tfds.core.DatasetBuilder:
   """Writes the dataset below `data_dir` unless it is there already.
 
   Args:
-    data_dir: str, the TFDS folder; None means $TFDS_DATA_DIR, and without that
+    data_dir: the TFDS folder; None means $TFDS_DATA_DIR, and without that
       ~/tensorflow_datasets.
 
   Returns:

@@ -12,11 +12,14 @@ References:
   archives are at https://image-net.org/download-images.
 """
 
+from __future__ import annotations
+
 import contextlib
 import gzip
 import os
 import pathlib
 import zlib
+from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -72,7 +75,7 @@ class Imagenet21k(embedded.Builder, skip_registration=True):
       if not is_image(image):
         dropped += 1
         logging.warning(
-          "%s: left out %s.tar/%s, which is no image or cut off (%d so far).",
+          "%s: left out %s.tar/%s, which is not an image or cut off (%d so far).",
           archive,
           synset,
           file_name,
@@ -89,11 +92,11 @@ class Imagenet21k(embedded.Builder, skip_registration=True):
 Builder = Imagenet21k
 
 
-def prepare(data_dir=None):
+def prepare(data_dir: str | None = None) -> tfds.core.DatasetBuilder:
   """Writes the dataset below `data_dir` unless it is there already.
 
   Args:
-    data_dir: str, the TFDS folder; None means $TFDS_DATA_DIR, and without that
+    data_dir: the TFDS folder; None means $TFDS_DATA_DIR, and without that
       ~/tensorflow_datasets.
 
   Returns:
@@ -110,8 +113,14 @@ def prepare(data_dir=None):
   return builder
 
 
-def find_archive(folder):
-  """Path of the archive in TFDS' folder for manual downloads.
+def find_archive(folder: str) -> str:
+  """Finds the archive in TFDS' folder for manual downloads.
+
+  Args:
+    folder: TFDS' folder.
+
+  Returns:
+    Path of the archive.
 
   Raises:
     AssertionError: it is not there.
@@ -126,23 +135,23 @@ def find_archive(folder):
   )
 
 
-def published_synsets():
-  """The 21,843 synsets in the order of the outputs of published models."""
+def published_synsets() -> list[str]:
+  """Reads the 21,843 synsets, in the order of outputs of published models."""
   path = pathlib.Path(__file__).parent / SYNSETS_FILE
   return path.read_text(encoding="utf-8").split()
 
 
-def list_synsets(archive):
-  """The classes: a list beside the archive, or that of published models.
+def list_synsets(archive: str) -> list[str]:
+  """Lists the classes: those beside the archive, or those of published models.
 
   An archive that has nothing to do with that list, such as one of one's own,
   has its own synsets as classes, sorted.
 
   Args:
-    archive: str, path.
+    archive: path.
 
   Returns:
-    List of str; position is label.
+    Synsets; the position is the label.
 
   Raises:
     ValueError: some synsets of the archive are not in the list.
@@ -182,14 +191,14 @@ def _unknown_synset(synset, archive, known):
   )
 
 
-def read_archive(archive):
+def read_archive(archive: str) -> Iterator[tuple[str, str, bytes]]:
   """Yields all files in the tar files of an archive, in its order.
 
   Args:
-    archive: str, path; may be compressed with gzip.
+    archive: path; may be compressed with gzip.
 
   Yields:
-    (synset, file name, content): str, str, bytes.
+    (synset, file name, content).
 
   Raises:
     ValueError: the archive or one of its tar files is cut off or damaged.
@@ -200,7 +209,7 @@ def read_archive(archive):
     ):
       if not outer.endswith(".tar"):
         logging.warning(
-          "%s: left out %s, which is no tar file.", archive, outer
+          "%s: left out %s, which is not a tar file.", archive, outer
         )
         continue
       part = _part(read, start, length)
@@ -241,8 +250,8 @@ def _open(archive):
       raise ValueError(f"The archive {archive} is damaged: {e}") from e
 
 
-def is_image(content):
-  """Whether bytes are an image that `decode` of the preprocessing can read.
+def is_image(content: bytes) -> bool:
+  """Tells whether bytes are an image that the preprocessing can decode.
 
   JPEG images that are complete by their first and last bytes are not decoded:
   that would take a day for 14 million.

@@ -1,5 +1,7 @@
 """Which outputs of a model stand for which classes of another dataset."""
 
+from __future__ import annotations
+
 import functools
 
 import numpy as np
@@ -9,13 +11,13 @@ from big_vision.datasets.imagenet import class_names
 
 
 def _i1k_to_i21k():
-  """By their synsets. One class has no output, n04399382 (teddy bear)."""
+  """Maps by synsets. One class has no output, n04399382 (teddy bear)."""
   place = {s: i for i, s in enumerate(class_names.IMAGENET21k_SYNSETS)}
   return np.array([place.get(s, -1) for s in class_names.IMAGENET_SYNSETS])
 
 
 def _only(labels, mapping):
-  """The mapping without the classes that are not among `labels`."""
+  """Drops the classes that are not among `labels` from a mapping."""
   return np.where(np.isin(np.arange(len(mapping)), labels), mapping, -1)
 
 
@@ -27,11 +29,11 @@ _MAPS = {
 
 
 @functools.cache
-def get(name):
-  """The mapping of a name.
+def get(name: str) -> np.ndarray:
+  """Returns the mapping of a name.
 
   Args:
-    name: str. `i1k_i21k` is from the 1000 classes of ImageNet-1k to the 21 843 of
+    name: `i1k_i21k` is from the 1000 classes of ImageNet-1k to the 21 843 of
       ImageNet-21k; `i1ka_i21k` and `i1kr_i21k` from those 200 of the 1000 that
       occur in ImageNet-A and ImageNet-R.
 

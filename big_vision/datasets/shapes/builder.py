@@ -1,4 +1,4 @@
-"""Generated scenes of coloured shapes with the truth about every pixel.
+"""Generated scenes of colored shapes with the truth about every pixel.
 
 One small dataset for every task of this project: classification, captioning,
 contrastive training, question answering, detection, referring expressions,
@@ -9,8 +9,11 @@ panoptic segmentation and depth. Nothing is downloaded; an example depends on
 docs/datasets.md has the table of features.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import io
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -32,10 +35,10 @@ class ShapesConfig(tfds.core.BuilderConfig):
   image_size: side of the pictures in pixels, at least 32.
   num_train, num_validation, num_test: number of examples of the splits.
   max_objects: pictures have 1 to this many objects, at most 8.
-  near, far: range of the distances of objects in metres; the size in the
+  near, far: range of the distances of objects in meters; the size in the
     picture is 0.8 / distance.
   balanced: whether the nearest object of every 64 examples in turn is each
-    combination of shape and colour once, instead of a random one.
+    combination of shape and color once, instead of a random one.
   seed: int >= 0, another one gives other examples.
   """
 
@@ -80,7 +83,7 @@ class ShapesConfig(tfds.core.BuilderConfig):
       )
 
   @property
-  def scene(self):
+  def scene(self) -> dict[str, Any]:
     """Arguments of `make_scene`."""
     names = ("max_objects", "near", "far", "balanced", "seed")
     return {name: getattr(self, name) for name in names}
@@ -193,14 +196,16 @@ class Shapes(embedded.Builder, skip_registration=True):
 Builder = Shapes
 
 
-def make_scene(split, index, *, balanced=False, seed=0, **kw):
-  """The scene of one example, and the generator for the texts about it.
+def make_scene(
+  split: str, index: int, *, balanced: bool = False, seed: int = 0, **kw: Any
+) -> tuple[ss.Scene, np.random.Generator]:
+  """Makes the scene of one example, and the generator for texts about it.
 
   Args:
-    split: str, "train", "validation" or "test".
-    index: int, position in the split.
-    balanced: bool, see ShapesConfig.
-    seed: int, see ShapesConfig.
+    split: "train", "validation" or "test".
+    index: position in the split.
+    balanced: see ShapesConfig.
+    seed: see ShapesConfig.
     **kw: max_objects, near, far, see ShapesConfig.
 
   Returns:
@@ -214,13 +219,15 @@ def make_scene(split, index, *, balanced=False, seed=0, **kw):
   return ss.sample_scene(rng, main=main, **kw), rng
 
 
-def make_example(split, index, *, image_size=64, **scene):
-  """One example as the TFDS builder stores it.
+def make_example(
+  split: str, index: int, *, image_size: int = 64, **scene: Any
+) -> dict[str, Any]:
+  """Makes one example as the TFDS builder stores it.
 
   Args:
-    split: str, "train", "validation" or "test".
-    index: int, position in the split.
-    image_size: int, pixels.
+    split: "train", "validation" or "test".
+    index: position in the split.
+    image_size: pixels.
     **scene: see `make_scene`.
 
   Returns:
@@ -273,13 +280,15 @@ def make_example(split, index, *, image_size=64, **scene):
   }
 
 
-def prepare(data_dir=None, config=None, **overrides):
+def prepare(
+  data_dir: str | None = None, config: str | None = None, **overrides: Any
+) -> tfds.core.DatasetBuilder:
   """Writes the dataset below `data_dir` unless it is there already.
 
   Args:
-    data_dir: str, the TFDS folder; None means $TFDS_DATA_DIR, and without that
+    data_dir: the TFDS folder; None means $TFDS_DATA_DIR, and without that
       ~/tensorflow_datasets.
-    config: str, name of a config of `Shapes`; None means the default.
+    config: name of a config of `Shapes`; None means the default.
     **overrides: fields of ShapesConfig to change, such as `image_size=48`.
       The result is a config of its own; its name lists the changes, for
       example `shapes/64-image_size48`.
@@ -295,8 +304,8 @@ def prepare(data_dir=None, config=None, **overrides):
   return embedded.prepare(lambda: Shapes(data_dir=data_dir, config=chosen))
 
 
-def make_config(config=None, **overrides):
-  """The ShapesConfig that `prepare` uses; same arguments and errors."""
+def make_config(config: str | None = None, **overrides: Any) -> ShapesConfig:
+  """Makes the ShapesConfig that `prepare` uses; same arguments and errors."""
   configs = {c.name: c for c in Shapes.BUILDER_CONFIGS}
   default = Shapes.BUILDER_CONFIGS[0].name
   base = configs.get(config or default)

@@ -3,6 +3,8 @@
 Letters: S side of the picture in pixels, N number of objects.
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import numpy as np
@@ -40,7 +42,7 @@ class Picture:
   image: [S, S, 3] uint8 RGB.
   panoptic: [S, S, 2] uint8; index into SEMANTICS, then 1 + position of the
     object in `scene.objects`, 0 on wall and floor.
-  depth: [S, S] float32 metres.
+  depth: [S, S] float32 meters.
   boxes: [N, 4] float32 (ymin, xmin, ymax, xmax) in [0, 1]: the tightest boxes
     around the visible pixels of each object.
   visible: [N] float32 share in [0, 1] of the pixels of each object that is not
@@ -54,12 +56,12 @@ class Picture:
   visible: np.ndarray
 
 
-def render(scene, size):
+def render(scene: ss.Scene, size: int) -> Picture:
   """Draws a scene.
 
   Args:
     scene: scene.Scene.
-    size: int, side of the picture in pixels, at least MIN_SIZE.
+    size: side of the picture in pixels, at least MIN_SIZE.
 
   Returns:
     A Picture.
@@ -96,7 +98,7 @@ def render(scene, size):
 
 
 def _background(scene, size):
-  """Wall above, floor below: colours, semantic ids and depths."""
+  """Wall above, floor below: colors, semantic ids and depths."""
   y = (np.arange(size) + 0.5) / size
   is_floor = y > ss.floor_y(scene.wall_depth)
   down = np.where(is_floor, y, 1) - ss.HORIZON
@@ -156,7 +158,7 @@ def _coverage(obj, size):
   # The second outline, if there is one, is a hole.
   for outline, color in zip(_OUTLINES[obj.shape], (255, 0), strict=False):
     points = outline @ turn * obj.radius * size + center - low
-    # Pillow's coordinates name the centres of pixels.
+    # Pillow's coordinates name the centers of pixels.
     points = [tuple(p) for p in (points * _OVERSAMPLE - 0.5).tolist()]
     draw_whole.polygon(points, fill=color)
     draw_inner.polygon(points, fill=color)
@@ -171,7 +173,7 @@ def _coverage(obj, size):
 def _paint(patch, obj, scene, fill, inner):
   """Blends an object into its window of the picture, in place."""
   color = np.array(_COLORS[obj.color], np.float32)
-  # Haze: far objects take on a little of the wall's colour.
+  # Haze: far objects take on a little of the wall's color.
   haze = 0.22 * (obj.depth - ss.NEAR) / (ss.FAR - ss.NEAR)
   wall = np.array(_SURFACES[scene.wall], np.float32)
   color = color * (1 - haze) + wall * haze

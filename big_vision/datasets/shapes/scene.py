@@ -2,12 +2,15 @@
 
 Space: the picture is the unit square, x to the right, y down. The camera sees
 a floor that meets a wall; objects are flat, face the camera, are all equally
-large (radius `RADIUS` metres) and float or stand at different depths, so that
+large (radius `RADIUS` meters) and float or stand at different depths, so that
 near ones are larger and hide far ones.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,25 +38,25 @@ SURFACES = ("grey", "beige", "brown", "black")
 SPLITS = ("train", "validation", "test")
 MAX_OBJECTS = 8
 
-RADIUS = 0.5  # Of every object, metres.
+RADIUS = 0.5  # Of every object, meters.
 FOCAL = 0.8  # Picture widths: apparent size = FOCAL * size / depth.
 HORIZON = 0.42  # y of the horizon, picture heights.
-CAMERA = 1.2  # Height of the camera above the floor, metres.
-NEAR, FAR = 1.7, 4.2  # Range of object depths, metres, unless others are asked.
+CAMERA = 1.2  # Height of the camera above the floor, meters.
+NEAR, FAR = 1.7, 4.2  # Range of object depths, meters, unless others are asked.
 NEAREST = 0.85  # At which an object is nearly as wide as the picture.
-WALL = (5.0, 7.0)  # Range of the depth of the wall, metres.
+WALL = (5.0, 7.0)  # Range of the depth of the wall, meters.
 # The nearest object, which gives the picture its label, stands out by more.
 GAP_FIRST, GAP = math.log(1.15), math.log(1.08)
 
 _MAX_HIDDEN = 0.4  # Of the circumscribed disc of an object.
-_MAX_TWINS = 2  # Objects of one shape and colour, so that texts can name each.
+_MAX_TWINS = 2  # Objects of one shape and color, so that texts can name each.
 
 
 @dataclasses.dataclass(frozen=True)
 class Object:
-  """One object; `x`, `y` its centre in the unit square.
+  """One object; `x`, `y` its center in the unit square.
 
-  `depth` in metres, `angle` in radians clockwise.
+  `depth` in meters, `angle` in radians clockwise.
   """
 
   shape: str
@@ -64,12 +67,13 @@ class Object:
   angle: float
 
   @property
-  def radius(self):
+  def radius(self) -> float:
     """Of the circle around it, in picture widths."""
     return FOCAL * RADIUS / self.depth
 
   @property
-  def kind(self):
+  def kind(self) -> str:
+    """Color and shape: "red star"."""
     return f"{self.color} {self.shape}"
 
 
@@ -77,7 +81,7 @@ class Object:
 class Scene:
   """One picture. `objects` are sorted by depth, nearest first.
 
-  `wall` and `floor` are from `SURFACES`, `wall_depth` is in metres, `noise`
+  `wall` and `floor` are from `SURFACES`, `wall_depth` is in meters, `noise`
   seeds the grain of the picture.
   """
 
@@ -88,28 +92,52 @@ class Scene:
   noise: int
 
   @property
-  def main(self):
+  def main(self) -> Object:
+    """The nearest object."""
     return self.objects[0]
 
 
-def floor_y(depth):
-  """Where the floor is seen at this depth (metres); y in picture heights."""
+def floor_y(depth: float) -> float:
+  """Computes where the floor appears in the picture.
+
+  Args:
+    depth: meters.
+
+  Returns:
+    y in picture heights.
+  """
   return HORIZON + FOCAL * CAMERA / depth
 
 
-def generator(seed, split, index):
-  """The random numbers of one example: `[seed, position of split, index]`."""
+def generator(seed: int, split: str, index: int) -> np.random.Generator:
+  """Makes the generator of one example's random numbers.
+
+  Args:
+    seed: of the dataset.
+    split: name of the split.
+    index: position in the split.
+
+  Returns:
+    Generator seeded with [seed, position of the split, index].
+  """
   return np.random.default_rng([seed, SPLITS.index(split), index])
 
 
-def sample_scene(rng, max_objects=5, *, near=NEAR, far=FAR, main=None):
+def sample_scene(
+  rng: np.random.Generator,
+  max_objects: int = 5,
+  *,
+  near: float = NEAR,
+  far: float = FAR,
+  main: Sequence[str] | None = None,
+) -> Scene:
   """Draws a scene.
 
   Args:
-    rng: np.random.Generator.
-    max_objects: int in [1, MAX_OBJECTS].
-    near: float, smallest depth of an object in metres.
-    far: float, largest depth.
+    rng: generator of `generator`.
+    max_objects: in [1, MAX_OBJECTS].
+    near: smallest depth of an object in meters.
+    far: largest depth.
     main: (shape, color) of the nearest object; None draws it, too.
 
   Returns:
@@ -129,7 +157,7 @@ def sample_scene(rng, max_objects=5, *, near=NEAR, far=FAR, main=None):
   return Scene(str(wall), str(floor), float(wall_depth), tuple(objects), noise)
 
 
-def depth_range(num):
+def depth_range(num: int) -> float:
   """The least ratio of the farthest to the nearest of `num` objects."""
   return math.exp(_gaps(num).sum())
 
@@ -148,7 +176,7 @@ def _depths(rng, num, near, far):
 
 
 def _kind(rng, objects):
-  """Shape and colour of the next object; often the shape of another again."""
+  """Draws shape and color of the next object, often a shape that is there."""
   while True:
     if objects and rng.random() < 0.35:
       shape = objects[rng.integers(len(objects))].shape
@@ -161,7 +189,7 @@ def _kind(rng, objects):
 
 
 def _place(rng, depth, nearer, attempts=30):
-  """A centre (x, y) within the picture, above the floor, not hidden; or None.
+  """Draws a center (x, y) above the floor, not hidden; None if there is no place.
 
   What is hidden is judged by discs, not by pixels, so that a scene does not
   depend on the size at which it is drawn.

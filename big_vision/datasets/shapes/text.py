@@ -3,7 +3,11 @@
 Every statement follows from the scene alone, and is true.
 """
 
+from __future__ import annotations
+
 import collections
+
+import numpy as np
 
 from big_vision.datasets.shapes import scene as ss
 
@@ -27,34 +31,43 @@ NUMBERS = (
   "seven",
   "eight",
 )
-# Centres closer than this are neither left nor right, picture widths.
+# Centers closer than this are neither left nor right, picture widths.
 MIN_SHIFT = 0.12
 
 
-def expressions(scene):
-  """Texts that each single out one object, in the order of the objects."""
+def expressions(scene: ss.Scene) -> list[str]:
+  """Names each object so that no other is meant.
+
+  Args:
+    scene: the scene.
+
+  Returns:
+    One text per object, in their order.
+  """
   kinds = collections.Counter(o.kind for o in scene.objects)
-  seen = collections.Counter()
+  num_before = collections.Counter()
   texts = []
   for o in scene.objects:
     # Objects come nearest first, and there are at most two of a kind.
-    order = ("nearest ", "farthest ")[seen[o.kind]] if kinds[o.kind] > 1 else ""
-    seen[o.kind] += 1
+    order = (
+      ("nearest ", "farthest ")[num_before[o.kind]] if kinds[o.kind] > 1 else ""
+    )
+    num_before[o.kind] += 1
     texts.append(f"the {order}{o.kind}")
   return texts
 
 
-def captions(scene, rng):
-  """NUM_CAPTIONS different texts about the scene, in varied wording.
+def captions(scene: ss.Scene, rng: np.random.Generator) -> list[str]:
+  """Writes NUM_CAPTIONS different texts about the scene, in varied wording.
 
   In this order: all objects, the nearest object, how many, where, background.
 
   Args:
-    scene: scene.Scene.
-    rng: np.random.Generator, chooses the wording and what is told.
+    scene: the scene.
+    rng: chooses the wording and what is told.
 
   Returns:
-    List of str.
+    The texts.
   """
   return [
     _pick(rng, _all_objects(scene)),
@@ -65,15 +78,17 @@ def captions(scene, rng):
   ]
 
 
-def questions(scene, rng):
-  """Questions about the scene with their answers, lower case.
+def questions(
+  scene: ss.Scene, rng: np.random.Generator
+) -> list[dict[str, str]]:
+  """Asks questions about the scene and answers them, in lower case.
 
   Args:
-    scene: scene.Scene.
-    rng: np.random.Generator, chooses what is asked.
+    scene: the scene.
+    rng: chooses what is asked.
 
   Returns:
-    List of dicts with str `question`, `answer` and `type`.
+    Dicts with `question`, `answer` and `type`.
   """
   made = [
     _ask_total(scene),
@@ -88,14 +103,31 @@ def questions(scene, rng):
   return [dict(type=t, question=q, answer=a) for t, q, a in made]
 
 
-def plural(noun, count):
+def plural(noun: str, count: int) -> str:
+  """Puts a noun into the plural unless it is one.
+
+  Args:
+    noun: of one object.
+    count: how many there are.
+
+  Returns:
+    The noun.
+  """
   if count == 1:
     return noun
   return noun + ("es" if noun.endswith("s") else "s")
 
 
-def relations(a, b):
-  """How object `a` lies relative to `b`: those of left, right, above, below."""
+def relations(a: ss.Object, b: ss.Object) -> list[str]:
+  """Says how one object lies relative to another in the picture.
+
+  Args:
+    a: one object.
+    b: the other.
+
+  Returns:
+    What is true of left, right, above and below.
+  """
   found = []
   if abs(a.x - b.x) >= MIN_SHIFT:
     found.append("to the left of" if a.x < b.x else "to the right of")
@@ -237,7 +269,7 @@ def _ask_shape(scene, rng):
 def _ask_presence(scene, rng):
   kinds = {o.kind for o in scene.objects}
   obj = _pick(rng, scene.objects)
-  # Half right is the hard kind of wrong: a shape that is there, recoloured.
+  # Half right is the hard kind of wrong: a shape that is there, recolored.
   wrong = [f"{c} {obj.shape}" for c in ss.COLORS]
   wrong = [kind for kind in wrong if kind not in kinds]
   if wrong and rng.random() < 0.5:

@@ -1,0 +1,48 @@
+"""Seeds, and which rows of a batch a host delivers: without TensorFlow."""
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from big_vision.pipeline import order
+
+
+def test_seeds_are_the_same_on_every_machine():
+  digest = hashlib.sha256(b"(3, 'toy', 'shuffle')").digest()
+  number = int.from_bytes(digest[:8], "little")
+  assert order.hash_seed(3, "toy", "shuffle") == number % (2**31 - 1) + 1
+  assert order.hash_seed(3, "toy") != order.hash_seed(3, "toys")
+
+
+@pytest.mark.parametrize("num_hosts", [1, 2, 4])
+def test_hosts_deliver_contiguous_rows(num_hosts):
+  batches = np.arange(24).reshape(3, 8)
+  for host in range(num_hosts):
+    layout = order.Layout(8, host, num_hosts)
+    mine = np.arange(24)[layout.is_mine(np.arange(24))]
+    rows = np.split(batches, num_hosts, axis=1)[host]
+    np.testing.assert_array_equal(mine, rows.ravel())
+    assert layout.local_batch_size == rows.shape[1]
+
+
+def test_batch_size_must_divide():
+  assert order.local_batch_size(12, 4) == 3
+  assert order.local_batch_size(None, 4) == 0
+  with pytest.raises(ValueError, match="Batch size 10 .* processes, 4"):
+    order.local_batch_size(10, 4)
+
+
+@pytest.mark.parametrize(
+  "size, shuffled", [(None, False), (0, False), (1, False), (2, True)]
+)
+def test_a_buffer_of_one_keeps_the_order(size, shuffled):
+  assert order.is_shuffled(size) == shuffled
+
+
+def test_needs_no_tensorflow():
+  code = "import sys; import big_vision.pipeline.order as o; o.hash_seed(1)\n"
+  code += "assert not {'tensorflow', 'big_vision.tf'} & set(sys.modules)"
+  subprocess.run([sys.executable, "-c", code], check=True)
