@@ -98,13 +98,11 @@ class IndexedStream:
     ds = tf.data.Dataset.range(self.size)
     if epoch is not None:
       ds = ds.map(lambda i: stream.permuted(i, self.size, self.seed, epoch))
-    if self._kept is not None:
-      return ds.filter(lambda i: self._kept[i]).map(lambda i: (i, i))
-    read = self._read
+    kept, keep, read = self._kept, self.pre_filter_fn, self._read
+    if kept is not None:
+      return ds.filter(lambda i: kept[i]).map(lambda i: (i, i))
     ds = ds.map(lambda i: (i, read(i)), tf.data.AUTOTUNE, deterministic=True)
-    if not self.pre_filter_fn:
-      return ds
-    return ds.filter(lambda _, example: self.pre_filter_fn(example))
+    return ds.filter(lambda _, example: keep(example)) if keep else ds
 
   def _in_blocks(self, elements: stream.Stream) -> stream.Stream:
     """Reads what comes next in the stream, a block at a time."""
@@ -133,12 +131,12 @@ class IndexedStream:
 
     With it, what is filtered out is not read every time.
     """
-    if not (self.pre_filter_fn and self._is_small):
+    keep, read = self.pre_filter_fn, self._read
+    if not (keep and self._is_small):
       return None
-    read = self._read
-    keep = lambda i: tf.cast(self.pre_filter_fn(read(i)), tf.bool)
+    judge = lambda i: tf.cast(keep(read(i)), tf.bool)
     ds = tf.data.Dataset.range(self.size)
-    ds = ds.map(keep, tf.data.AUTOTUNE, deterministic=True)
+    ds = ds.map(judge, tf.data.AUTOTUNE, deterministic=True)
     return self._get_all(ds, "pre_filter_fn")
 
   @functools.cached_property
