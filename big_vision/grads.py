@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision import lookup
-from big_vision.types import Array, PyTree
+from big_vision.types import (
+  Array,
+  Batch,
+  Key,
+  Measurements,
+  Params,
+  PyTree,
+  TrainState,
+)
 
 
 def accumulate_gradient(
@@ -208,20 +216,26 @@ class EmbeddingLoss:
   It is called as `Recipe.loss_fn`; its method `accumulate` is the recipe's.
 
   Attributes:
-    embed: `(params, batch, rng, state, *static) -> (z, shared, out)`: a tree of
-      arrays [b, ...], one entry for each example of a micro-batch; a tree of
-      what is the same for all examples, such as a temperature; all outputs of
-      the model, which `compare` does not get but which further losses may use.
+    embed: `(params, batch, rng, state, *static) -> (z, shared, out)`. `z` is a
+      tree of arrays [b, ...] of the examples of a micro-batch. `shared` is a
+      tree of values for all examples, such as a temperature. `out` has all
+      outputs of the model; `compare` does not get it, but losses that are added
+      from outside can use it.
     compare: `(z, shared, state) -> (loss [], measurements)`; `z` is of the whole
       batch, [B, ...].
   """
 
-  embed: Callable[..., tuple[Any, Any, Any]]
-  compare: Callable[..., tuple[Any, dict[str, Any]]]
+  embed: Callable[..., tuple[PyTree, PyTree, PyTree]]
+  compare: Callable[..., tuple[Array, Measurements]]
 
   def __call__(
-    self, params: Any, batch: Any, rng: Any, state: Any, *static: Any
-  ) -> tuple[Any, dict[str, Any]]:
+    self,
+    params: Params,
+    batch: Batch,
+    rng: Key,
+    state: TrainState,
+    *static: Any,
+  ) -> tuple[Array, Measurements]:
     """Computes the loss of a batch at once.
 
     Args:
@@ -239,14 +253,14 @@ class EmbeddingLoss:
 
   def accumulate(
     self,
-    params: Any,
-    batch: Any,
-    rng: Any,
-    state: Any,
+    params: Params,
+    batch: Batch,
+    rng: Key,
+    state: TrainState,
     *static: Any,
     steps: int,
-    constrain: Callable[[Any], Any],
-  ) -> tuple[Any, Any]:
+    constrain: Callable[[Params], Params],
+  ) -> tuple[tuple[Array, Measurements], Params]:
     """Computes loss and gradient on micro-batches, see `through_embeddings`.
 
     Args:

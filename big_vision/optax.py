@@ -15,7 +15,7 @@ import inspect
 import operator
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -311,6 +311,10 @@ def find_states(opt_state: PyTree, cls: type) -> list[Any]:
   return [s for s in leaves if isinstance(s, cls)]
 
 
+@overload
+def get_count(opt_state: PyTree, jittable: Literal[False] = False) -> int: ...
+@overload
+def get_count(opt_state: PyTree, jittable: Literal[True]) -> Array: ...
 def get_count(opt_state: PyTree, jittable: bool = False) -> int | Array:
   """Returns the number of updates so far, by the counters of the schedules.
 

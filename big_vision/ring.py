@@ -77,18 +77,39 @@ class Ring:
     )(*split, *scalars)
 
   def shift(self, tree: PyTree) -> PyTree:
-    """Sends arrays to the device before and gets those of the next."""
+    """Sends arrays to the device before and gets those of the next.
+
+    Args:
+      tree: arrays of this device.
+
+    Returns:
+      The arrays of the next device.
+    """
     if self.size == 1:
       return tree
     to = [(i, (i - 1) % self.size) for i in range(self.size)]
     return jax.tree.map(lambda x: lax.ppermute(x, self.axes, to), tree)
 
   def mean(self, tree: PyTree) -> PyTree:
-    """Averages over devices."""
+    """Averages over devices.
+
+    Args:
+      tree: arrays of this device.
+
+    Returns:
+      The mean, the same on all devices.
+    """
     return lax.pmean(tree, self.axes) if self.size > 1 else tree
 
   def sum(self, tree: PyTree) -> PyTree:
-    """Sums over devices."""
+    """Sums over devices.
+
+    Args:
+      tree: arrays of this device.
+
+    Returns:
+      The sum, the same on all devices.
+    """
     return lax.psum(tree, self.axes) if self.size > 1 else tree
 
   def blocks(

@@ -143,52 +143,74 @@ def test_collect_orphans(prefix):
   }
 
 
+# Saves all the time, from the step of each line of stdin on. Every line gets a
+# process of its own, which prints its id and then the steps that it has saved. It
+# is forked, since importing jax and orbax takes seconds.
 _LOOP = """
-import sys, time
-import jax
+import os, sys
 import numpy as np
+import orbax.checkpoint
 from big_vision import checkpoints
-prefix = sys.argv[1]
-manager = checkpoints.CheckpointManager()
-checkpoints.collect_orphans(prefix)
-step = int(sys.argv[2])
-while True:
-  tree = {f"l{i}": np.full((64, 64), step) for i in range(6)}
-  if step % 3 == 0:  # The same step more than once, too.
-    checkpoints.save_checkpoint_ts(manager, tree, prefix, step, False)
-  checkpoints.save_checkpoint_ts(manager, tree, prefix, step, step % 5 == 0)
-  print(step, flush=True)
-  step += 1
+
+def loop(prefix, step):
+  manager = checkpoints.CheckpointManager()
+  checkpoints.collect_orphans(prefix)
+  while True:
+    tree = {f"l{i}": np.full((64, 64), step) for i in range(6)}
+    if step % 3 == 0:  # The same step more than once, too.
+      checkpoints.save_checkpoint_ts(manager, tree, prefix, step, False)
+    checkpoints.save_checkpoint_ts(manager, tree, prefix, step, step % 5 == 0)
+    print(step, flush=True)
+    step += 1
+
+for line in sys.stdin:
+  pid = os.fork()
+  if not pid:
+    print("pid", os.getpid(), flush=True)
+    loop(sys.argv[1], int(line))
+  os.waitpid(pid, 0)
+  print("dead", flush=True)
 """
 
 
 def test_killed_while_saving(tmp_path):
   """SIGKILL at arbitrary moments of a loop that saves all the time."""
   prefix = str(tmp_path / "checkpoint.bv")
-  env = {**os.environ, "JAX_PLATFORMS": "cpu"}
   rng = np.random.default_rng(0)
   step = 1
-  for _ in range(6):
-    cmd = [sys.executable, "-c", _LOOP, prefix, str(step)]
-    process = subprocess.Popen(cmd, stdout=subprocess.PIPE, env=env)
-    try:
+  with subprocess.Popen(
+    [sys.executable, "-c", _LOOP, prefix],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    text=True,
+  ) as server:
+    for _ in range(6):
+      print(step, file=server.stdin, flush=True)
+      word, pid = server.stdout.readline().split()
+      assert word == "pid"
       for _ in range(3):  # The third line: two are complete.
-        assert process.stdout.readline()
+        assert server.stdout.readline()
       time.sleep(rng.uniform(0, 0.03))
-    finally:
-      process.send_signal(signal.SIGKILL)
-      process.communicate()
-    got = checkpoints.load_checkpoint_ts(prefix)
-    values = {int(v) for x in got.values() for v in np.unique(x)}
-    assert len(got) == 6 and len(values) == 1
-    (last,) = values
-    assert last >= step + 1
-    assert checkpoints._read_last(prefix).startswith(f"{last:09d}")
-    step = last + 1
+      os.kill(int(pid), signal.SIGKILL)
+      # Further steps may come first.
+      assert "dead\n" in iter(server.stdout.readline, "")
+      step = check_killed(prefix, step) + 1
   checkpoints.collect_orphans(prefix)
   for name in set(_names(prefix)) - {"LAST"}:
     assert name.isdigit() or name == checkpoints._read_last(prefix)
     checkpoints.tsload(f"{prefix}-{name}")
+
+
+def check_killed(prefix, first):
+  """Checks the newest checkpoint of a run from `first` on; returns its step."""
+  got = checkpoints.load_checkpoint_ts(prefix)
+  values = {int(v) for x in got.values() for v in np.unique(x)}
+  assert len(got) == 6 and len(values) == 1
+  (last,) = values
+  assert last >= first + 1
+  assert checkpoints._read_last(prefix).startswith(f"{last:09d}")
+  return last
 
 
 def test_program_that_just_ends_completes_its_save(tmp_path):

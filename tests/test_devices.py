@@ -134,7 +134,9 @@ def test_make_fsarray_errors():
 
 @pytest.mark.tf
 def test_make_fsarray_from_tensorflow():
-  tf = pytest.importorskip("tensorflow")
+  pytest.importorskip("tensorflow_datasets")
+  from big_vision.tf import tf
+
   x = tf.reshape(tf.range(16.0), (8, 2))
   for dtype in (tf.float32, tf.bfloat16, tf.int32):
     y = devices.make_fsarray_from_local_slice(tf.cast(x, dtype), jax.devices())

@@ -54,6 +54,8 @@ def parse_arg(
     value = given.pop(name)
     try:
       result[name] = convert(value)
+    except lookup.ConfigError:
+      raise  # Says what is wrong.
     except (TypeError, ValueError) as e:
       raise ValueError(
         f"Config arg {name}={value!r} is not of type {convert.__name__}."

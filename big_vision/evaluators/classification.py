@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision import losses
-from big_vision.evaluators import common, iteration
+from big_vision.evaluators import iteration
+from big_vision.pipeline import evaluation
 from big_vision.types import Array, Batch, PredictFn, TrainState
 
 API = "jit"
@@ -88,7 +89,7 @@ class Evaluator:
   An example counts as correct if the largest logit is at a positive label.
   """
 
-  forwards = staticmethod(common.eval_input_pipeline)
+  forwards = staticmethod(evaluation.eval_input_pipeline)
 
   def __init__(
     self,
@@ -104,7 +105,7 @@ class Evaluator:
         without labels and mask.
       loss_name: for example "softmax_xent".
       label_key: feature with the (multi-hot) labels [B, C].
-      **kw: arguments of `common.eval_input_pipeline`.
+      **kw: arguments of `evaluation.eval_input_pipeline`.
     """
     self.eval_fn = get_eval_fn(predict_fn, loss_name)
     self.label_key = label_key

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from big_vision import trees
+from big_vision.pipeline import evaluation
 from big_vision.types import AnyArray, Batch, Devices, PyTree
 
 # Results that are computed ahead of the one that the host waits for.
@@ -76,7 +77,7 @@ def open_batches(
     pp_fn: preprocessing string.
     batch_size: global batch size, divisible by the number of devices.
     devices: flat array of devices in the order of the mesh.
-    **kw: further arguments of `eval_input_pipeline`.
+    **kw: further arguments of `pipeline.evaluation.eval_input_pipeline`.
 
   Returns:
     The batches.
@@ -85,9 +86,7 @@ def open_batches(
     ValueError: `batch_size` does not fit the devices, or there is no such
       dataset.
   """
-  from big_vision.evaluators import common
-
-  get_iter, steps = common.eval_input_pipeline(
+  get_iter, steps = evaluation.eval_input_pipeline(
     data, pp_fn, batch_size, devices, **kw
   )
   return Batches(get_iter, steps, batch_size, devices)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from big_vision import lookup
-from big_vision.evaluators import common, iteration
+from big_vision.evaluators import iteration
+from big_vision.pipeline import evaluation
 from big_vision.types import Array, Batch, PredictFn, TrainState
 
 API = "jit"
@@ -55,14 +56,14 @@ def get_eval_fn(
 class Evaluator:
   """Yields the mean over examples of each value of the predict function."""
 
-  forwards = staticmethod(common.eval_input_pipeline)
+  forwards = staticmethod(evaluation.eval_input_pipeline)
 
   def __init__(self, predict_fn: PredictFn, **kw: Any) -> None:
     """Opens the data.
 
     Args:
       predict_fn: `(train_state, batch) -> dict of name -> [B]`.
-      **kw: arguments of `common.eval_input_pipeline`.
+      **kw: arguments of `evaluation.eval_input_pipeline`.
     """
     self.eval_fn = get_eval_fn(predict_fn)
     self.batches = iteration.open_batches(**kw)

@@ -6,7 +6,8 @@ from typing import Any
 
 from big_vision import devices as bv_devices
 from big_vision import lookup, losses
-from big_vision.evaluators import build, common
+from big_vision.evaluators import build
+from big_vision.pipeline import evaluation
 from big_vision.types import ConfigLike, Devices
 
 # Arguments of evaluators that are preprocessing strings.
@@ -75,8 +76,10 @@ def _validate(
   if isinstance(cfg.get("loss_name"), str):
     losses.get(cfg["loss_name"], key=f"evals.{name}.loss_name")
   cache = cfg.get("cache")
-  if isinstance(cache, str) and cache.lower() not in common.CACHES:
-    raise lookup.unknown("cache", cache, common.CACHES, f"evals.{name}.cache")
+  if isinstance(cache, str) and cache.lower() not in evaluation.CACHES:
+    raise lookup.unknown(
+      "cache", cache, evaluation.CACHES, f"evals.{name}.cache"
+    )
   _validate_pp(where, cfg)
   _validate_data(where, module, cfg)
 

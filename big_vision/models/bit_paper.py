@@ -87,7 +87,7 @@ class GroupNorm(nn.Module):
     return (x * scale + bias).astype(dtype)
 
   def _mean(self, x):
-    """Mean over positions and groups, [B, 1, 1, C]."""
+    """Averages over positions and groups, [B, 1, 1, C]."""
     # Channel by channel first: on CPU, and in the backward pass, that is up to
     # five times as fast as one reduction of [B, h, w, groups, C / groups].
     x = jnp.mean(x, axis=(1, 2))
@@ -270,7 +270,7 @@ class Model(convnet.ResNet):
 
 _SIZES = ("R50x1", "R50x3", "R101x1", "R101x3", "R152x2", "R152x4")
 
-# Besides those of the paper, which `load` explains.
+# Names of public checkpoints; `load` also takes the names of the paper.
 VANITY_NAMES = {
   "FunMatch-224px-i1k82.8": "gs://bit_models/distill/R50x1_224.npz",
   "FunMatch-160px-i1k80.5": "gs://bit_models/distill/R50x1_160.npz",
@@ -312,7 +312,7 @@ def load(
 
 
 def _paper_file(upstream, downstream, model_cfg):
-  """Where the paper's authors have put a model."""
+  """Returns the path of a model of the paper."""
   depth, width = model_cfg.get("depth", 50), model_cfg.get("width", 1)
   is_number = isinstance(width, int | float)
   size = f"R{depth}x{width:g}" if is_number else f"R{depth}x{width}"
@@ -372,7 +372,7 @@ def maybe_convert_big_transfer_format(tree: Mapping[str, Any]) -> Params:
 
 
 def _convert_name(name):
-  """The name in `Model`, or None."""
+  """Converts a name to that in `Model`; None if it has no counterpart."""
   # Convolutions were numbered over the whole network.
   name = re.sub(r"\bstandardized_conv2d_\d+/", "standardized_conv2d/", name)
   for pattern, new in _CONVERSION.items():

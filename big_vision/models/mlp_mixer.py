@@ -176,7 +176,7 @@ _SIZES = {
 def Model(
   num_classes: int | None = None, *, variant: str | None = None, **kw: Any
 ) -> MlpMixer:
-  """MLP-Mixer, possibly of a named size.
+  """Makes an MLP-Mixer, possibly of a named size.
 
   Args:
     num_classes: int, outputs of the head; None or 0 leaves out the head.
@@ -195,7 +195,7 @@ def Model(
 
 
 def _decode_variant(variant):
-  """Fields of `MlpMixer` for a name such as "B/16", none for None."""
+  """Decodes a name such as "B/16" to fields of `MlpMixer`; {} for None."""
   if variant is None:
     return {}
   size, _, patch = str(variant).partition("/")
@@ -245,13 +245,13 @@ def load(
 
 
 def _convert(params):
-  """Parameters of any age and format as those of `MlpMixer`."""
+  """Converts parameters of any age and format to those of `MlpMixer`."""
   params = common.convert_pre_linen(params)
   return _convert_published(params) if "Mixer" in params else params
 
 
 def _convert_published(params):
-  """Parameters in the format of the published files as those of `MlpMixer`."""
+  """Converts parameters of the published files to those of `MlpMixer`."""
   params = dict(params)
   mixer = params.pop("Mixer")
   if "embedding" in params:
@@ -272,7 +272,7 @@ def _convert_published(params):
 
 
 def _convert_mlp(mlp):
-  """The four arrays of a mixing phase as two dense layers."""
+  """Converts the four arrays of a mixing phase to two dense layers."""
   if "kernel1" not in mlp:
     return mlp  # A normalization.
   return {

@@ -361,7 +361,7 @@ RESOLUTIONS = {name: res for name, (_, res) in _VARIANTS.items()}
 def Model(
   num_classes: int | None = None, variant: str | None = "F0", **kw: Any
 ) -> _Model:
-  """NFNet of a named size.
+  """Makes an NFNet of a named size.
 
   Args:
     num_classes: int, outputs of the head; None or 0 leaves out the head.

@@ -136,16 +136,16 @@ def resample(
 
 
 def _corner_weights(num_old, num_new):
-  """Matrix [new, old] that samples a line and keeps both its ends."""
+  """Computes the matrix [new, old] that samples a line and keeps its ends."""
   at = np.arange(num_new) * ((num_old - 1) / max(num_new - 1, 1))
   distance = np.abs(at[:, None] - np.arange(num_old)[None, :])
   return np.maximum(1.0 - distance, 0.0)
 
 
 def _linear_at(posemb, size, at):
-  """Some embeddings [B, T, D] of the grids that `jax.image.resize` computes.
+  """Computes some embeddings [B, T, D] of the grids of `jax.image.resize`.
 
-  Sizes may be traced here, and differ between examples.
+  Here sizes may be traced, and differ between examples.
   """
   n, m, d = posemb.shape
   (height, width), (y, x) = size, at
@@ -160,7 +160,7 @@ def _linear_at(posemb, size, at):
 
 
 def _linear_weights(index, size, num):
-  """[B, T, num] float32 weights of `num` values stretched over `size`."""
+  """Computes weights [B, T, num], float32, of values stretched over `size`."""
   scale = (num / size)[:, None]  # Stored values per patch.
   center = (index + 0.5) * scale - 0.5
   stored = jnp.arange(num, dtype=jnp.float32)[None, None]

@@ -53,7 +53,7 @@ __all__ = [
 
 
 def _constrain(x):
-  """Sharding hint for activations [B, T, D]; nothing without axis rules."""
+  """Hints at the sharding of activations [B, T, D], if there are axis rules."""
   return nn.with_logical_constraint(x, ("act_batch", "act_len", "act_emb"))
 
 
@@ -219,7 +219,7 @@ class Encoder(nn.Module):
 
 
 def _remat_policy(name):
-  """The function in `jax.checkpoint_policies`, None to save nothing."""
+  """Finds the function in `jax.checkpoint_policies`; None saves nothing."""
   if name in (None, "none"):
     return None
   known = [n for n in dir(jax.checkpoint_policies) if not n.startswith("_")]
@@ -375,7 +375,7 @@ class _Model(nn.Module):
     if self.pool_type != "none":
       out["head_input"] = x
 
-    # The same layers also see each token, for segmentation and visualization.
+    # The same layers run on each token, for segmentation and visualization.
     x_2d = tokens.reshape(n, h, w, -1)
     if self.rep_size:
       rep_size = self.width if self.rep_size is True else self.rep_size
@@ -394,7 +394,7 @@ class _Model(nn.Module):
 def Model(
   num_classes: int | None = None, *, variant: str | None = None, **kw: Any
 ) -> _Model:
-  """ViT of a named size.
+  """Makes a ViT of a named size.
 
   Args:
     num_classes: int, outputs of the head; None or 0 leaves out the head.

@@ -79,7 +79,7 @@ def fix_old_checkpoints(
       if "cls" in params:
         params["cls"] = params["cls"] + pos[:, :1]
 
-  # The MAP head was not a module of its own.
+  # The MAP head did not have a module of its own.
   if "probe" in params:
     params["MAPHead_0"] = {
       name: params.pop(name)
@@ -112,7 +112,7 @@ def pyloop_to_scan(params: Mapping[str, Any]) -> Params:
 
 
 def _stack(*leaves):
-  """On the host, where loaded arrays belong, unless traced."""
+  """Stacks on the host, where loaded arrays belong, unless traced."""
   if any(isinstance(x, jax.core.Tracer) for x in leaves):
     return jnp.stack(leaves)
   return np.stack([np.asarray(x) for x in leaves])

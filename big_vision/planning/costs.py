@@ -95,7 +95,15 @@ class Costs:
 
 
 def fits_in(nbytes: float, chip: chips.Chip) -> bool:
-  """Tells whether a device of a chip has room for so many bytes, and the reserve."""
+  """Tells whether a device of a chip has room for so many bytes.
+
+  Args:
+    nbytes: bytes that a program needs.
+    chip: Chip.
+
+  Returns:
+    Whether they fit beside the reserve.
+  """
   return nbytes <= chip.bytes * (1 - RESERVE)
 
 

@@ -1,4 +1,4 @@
-"""The operations of a traced function, with calls inlined.
+"""Graphs: the operations of a traced function, with calls inlined.
 
 A jaxpr still has what XLA removes before it decides anything: results that
 nobody reads, the same expression twice, calls, copies. `from_jaxpr` removes
@@ -9,7 +9,7 @@ Loops stay what they are: an `Op` with a `Graph` as its body.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -97,7 +97,7 @@ class Graph:
   outputs: list[Value]
 
 
-def from_function(fn, *args: Any) -> Graph:
+def from_function(fn: Callable[..., Any], *args: Any) -> Graph:
   """Traces a function.
 
   Args:

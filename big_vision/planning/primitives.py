@@ -1,4 +1,4 @@
-"""What the planner knows about each operation of a traced step.
+"""Table of what the planner knows about each operation of a traced step.
 
 One table says for every primitive of JAX that can be in a step how XLA treats
 its buffers, what it costs, and how a split of its operands goes on to its
@@ -12,6 +12,10 @@ import collections
 import dataclasses
 import enum
 import functools
+import typing
+
+if typing.TYPE_CHECKING:
+  from big_vision.planning.graph import Graph, Op
 
 # Marks where a step needs parameters whole, and where it has gradients that may
 # be split again. Traced around `Recipe.grad_fn`, see `trace.py`.
@@ -129,11 +133,11 @@ KNOWN = {name: row for names, row in _TABLE for name in names.split()}
 _ELEMENTWISE = Primitive(Buffers.CHEAP, 1)
 
 
-def of(op) -> Primitive:
+def of(op: "Op") -> Primitive:
   """Looks up an operation.
 
   Args:
-    op: graph.Op.
+    op: the operation.
 
   Returns:
     Its properties; those of an elementwise one if the planner does not know it
@@ -157,7 +161,15 @@ def _assume(name, operands, results):
 
 
 def unknown(name: str, shapes: str = "") -> ValueError:
-  """Makes the error for an operation that cannot be planned."""
+  """Makes the error for an operation that cannot be planned.
+
+  Args:
+    name: of the primitive.
+    shapes: text about its operands and results.
+
+  Returns:
+    The error, to be raised.
+  """
   return ValueError(
     f"The planner does not know the operation {name!r} of JAX{shapes}, so any "
     "figure would be a guess. Add it to the table in "
@@ -165,11 +177,11 @@ def unknown(name: str, shapes: str = "") -> ValueError:
   )
 
 
-def assumed(graph) -> dict[str, int]:
+def assumed(graph: "Graph") -> dict[str, int]:
   """Lists what a graph has that the planner does not know.
 
   Args:
-    graph: graph.Graph.
+    graph: a traced function.
 
   Returns:
     Name of a primitive -> how many there are. All are taken as elementwise.

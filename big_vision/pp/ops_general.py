@@ -123,7 +123,7 @@ def get_onehot(
   on: float = 1.0,
   off: float = 0.0,
 ) -> ExampleFn:
-  """One-hot encoding of a label, or multi-hot encoding of several.
+  """Encodes a label as one-hot vector, or several labels as multi-hot vector.
 
   Args:
     depth: int, number of classes.

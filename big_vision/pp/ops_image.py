@@ -170,7 +170,7 @@ def get_inception_crop(
   method: str = "bilinear",
   antialias: bool = False,
 ) -> TensorFn:
-  """Random crop of random area and aspect ratio (in [0.75, 1.33]).
+  """Crops a random part of random area and aspect ratio (in [0.75, 1.33]).
 
   Args:
     size: int or (int, int), pixels to resize the crop to; None keeps it.
@@ -215,7 +215,7 @@ def get_decode_jpeg_and_inception_crop(
   antialias: bool = False,
   dct_scale: bool = False,
 ) -> TensorFn:
-  """Like `decode`, then `inception_crop`, but decodes only what is needed.
+  """Decodes only the part that `inception_crop` crops.
 
   Args:
     size: int or (int, int), pixels to resize the crop to; None keeps it.

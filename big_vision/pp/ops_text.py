@@ -180,7 +180,7 @@ def get_pp_tokenize(
 
 @Registry.register("preprocess_ops.coco_captions")
 def get_coco_captions(outkey: str = "captions") -> ExampleFn:
-  """Moves the captions of COCO, string [N], out of their nested features.
+  """Takes the captions of COCO, string [N], from their nested features.
 
   Args:
     outkey: str, entry for the result.

@@ -185,7 +185,7 @@ class Embedder:
     Raises:
       ValueError: another `loss_fn`.
     """
-    loss_fn = loss_fn or self.loss_fn
+    loss_fn = str(loss_fn or self.loss_fn)
     if loss_fn == "sigmoid":
       # This form of the sigmoid never overflows.
       return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)), np.float32)

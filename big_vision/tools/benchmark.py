@@ -125,14 +125,14 @@ def make_trainer(args: argparse.Namespace) -> tuple[Any, Any]:
   """
   import jax.numpy as jnp
 
-  from big_vision import lookup, losses
+  from big_vision import losses, models
   from big_vision import optax as bv_optax
   from big_vision.training import recipe as recipe_lib
 
-  model = lookup.module("models", args.model, kind="model").Model(
-    args.classes,
-    variant=args.variant,
-    **{"dtype_mm": args.dtype, **json.loads(args.model_kw)},
+  kw = {"dtype_mm": args.dtype, **json.loads(args.model_kw)}
+  model, _ = models.build(
+    {"model_name": args.model, "model": {"variant": args.variant, **kw}},
+    num_classes=args.classes,
   )
 
   def init(rng, batch):

@@ -154,9 +154,8 @@ def write_dataset(folder: str, num_examples: int, num_classes: int) -> int:
   Returns:
     Size of the dataset in bytes.
   """
-  import tensorflow_datasets as tfds
-
   from big_vision.datasets import embedded
+  from big_vision.tf import tfds
 
   jpegs = make_jpegs(min(num_examples, 500))
 

@@ -21,17 +21,16 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import logging
 
 from big_vision import fs
 from big_vision.datasets import embedded, records
 from big_vision.datasets import tfds as bv_tfds
-from big_vision.tf import tf
+from big_vision.tf import tf, tfds
 
 _FORMATS = ("index", "array_record")
-_ARRAY_RECORD = tfds.core.FileFormat.ARRAY_RECORD
-_TFRECORD = tfds.core.FileFormat.TFRECORD
+# Names of formats in TFDS.
+_ARRAY_RECORD, _TFRECORD = "array_record", "tfrecord"
 
 
 def convert(
@@ -66,7 +65,7 @@ def convert(
   builder = bv_tfds.get_builder(name, data_dir, "NAME")
   folder = os.fspath(builder.data_path)
   builder = tfds.builder_from_directory(folder)
-  if builder.info.file_format != _TFRECORD:
+  if builder.info.file_format.value != _TFRECORD:
     raise ValueError(
       f"{name}: the files in {folder} have the format "
       f"{builder.info.file_format.value}; only tfrecord can be converted."
@@ -110,7 +109,7 @@ def _copy(path, num_examples):
   from array_record.python import array_record_module
 
   _check_exists(path)
-  out = records.path_in_format(path, _ARRAY_RECORD)
+  out = records.path_in_format(path, tfds.core.FileFormat(_ARRAY_RECORD))
   if fs.exists(out):
     return
   if not fs.is_local(out):
@@ -132,10 +131,10 @@ def _copy(path, num_examples):
 def _announce(builder, folder, replace):
   """Tells TFDS (in dataset_info.json) about the new files."""
   proto = builder.info.as_proto
-  formats = set(proto.alternative_file_formats) | {_ARRAY_RECORD.value}
+  formats = set(proto.alternative_file_formats) | {_ARRAY_RECORD}
   if replace:
-    proto.file_format = _ARRAY_RECORD.value
-    formats.discard(_ARRAY_RECORD.value)
+    proto.file_format = _ARRAY_RECORD
+    formats.discard(_ARRAY_RECORD)
   proto.alternative_file_formats[:] = sorted(formats)
   builder.info.write_dataset_info_json(folder)
 

@@ -16,11 +16,11 @@ import importlib
 import re
 from collections.abc import Sequence
 
-import tensorflow_datasets as tfds
 from absl import app, logging
 
 from big_vision import lookup
 from big_vision.datasets import embedded
+from big_vision.tf import tfds
 
 DEFAULT_NAMES = (
   "cifar10",

@@ -12,12 +12,10 @@ training; `no_profile`, names of evaluators not to profile.
 Evaluators may use the predict functions `predict`, `loss` and `model`.
 """
 
-from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections as mlc
 from absl import app, flags, logging
 from flax import linen as nn
 
@@ -27,6 +25,7 @@ from big_vision import (
   lookup,
   losses,
   metrics,
+  models,
   profiler,
   sharding,
   trees,
@@ -36,7 +35,7 @@ from big_vision.chrono import chrono
 from big_vision.evaluators import common as eval_common
 from big_vision.evaluators import validate as eval_validate
 from big_vision.training import cli, console
-from big_vision.types import ConfigLike, Params
+from big_vision.types import ConfigLike, LoadFn, Params
 
 # Features that are the first, second input of a model, as when training.
 INPUTS = ("image", "labels")
@@ -73,14 +72,14 @@ def make_predict_fns(config: ConfigLike, model: Any) -> dict[str, Any]:
 
 
 def make_params(
-  config: ConfigLike, module: ModuleType, model: nn.Module
+  config: ConfigLike, model: nn.Module | None, load: LoadFn | None
 ) -> Params:
   """Makes parameters on the CPU: initialized, then loaded from `model_init`.
 
   Args:
     config: ConfigDict of the run.
-    module: Python module of the model, with `load`.
     model: linen module.
+    load: reads `config.model_init`, see `models.build`; None if there is none.
 
   Returns:
     Tree of arrays.
@@ -100,14 +99,7 @@ def make_params(
     return nn.unbox(model.init(jax.random.PRNGKey(42), *zeros)["params"])
 
   params = init()
-  if config.get("model_init"):
-    params = module.load(
-      params,
-      config.model_init,
-      config.get("model"),
-      **config.get("model_load", {}),
-    )
-  return params
+  return load(params) if load else params
 
 
 def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
@@ -132,13 +124,8 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
   )
   flat = mesh.devices.flatten()
   lookup.preprocessing(config)
-  module = lookup.module(
-    "models", config.model_name, kind="model", key="model_name"
-  )
-  kw = config.get("model", mlc.ConfigDict()).to_dict()
-  if "num_classes" in config:
-    kw["num_classes"] = config.num_classes
-  model = module.Model(**kw)
+  kw = {"num_classes": config.num_classes} if "num_classes" in config else {}
+  model, load = models.build(config, **kw)
   predict_fns = make_predict_fns(config, model)
   eval_validate.validate(config, predict_fns, flat)
 
@@ -149,7 +136,7 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
   try:
     writer.step_start(0)
     with chrono.log_timing("z/secs/init"):
-      params = make_params(config, module, model)
+      params = make_params(config, model, load)
       num_params = sum(x.size for x in jax.tree.leaves(params))
       strategy = config.get("sharding_strategy", [(".*", "replicate")])
       rules = sharding.axis_rules(config)

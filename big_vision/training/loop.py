@@ -56,7 +56,8 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
     recipe, plan.tx, config, plan.shardings, plan.replicated
   )
   schedules = [devices.jit_cpu()(fn) for fn in plan.schedules]
-  manager = checkpoints.CheckpointManager() if setup.workdir else None
+  prefix = setup.checkpoint_prefix
+  manager = checkpoints.CheckpointManager() if prefix else None
   progress = console.Progress(total_steps)
   stop = preemption.Preemption()
   prof = None
@@ -67,8 +68,8 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
     for resource in (progress, stop, manager, batches):
       if resource is not None:
         stack.callback(resource.close)
-    if manager:
-      checkpoints.collect_orphans(setup.checkpoint_prefix)
+    if prefix:
+      checkpoints.collect_orphans(prefix)
 
     writer.step_start(first_step)
     for name, tree in _models(recipe, plan):
@@ -110,11 +111,12 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
 
       preempted = stop.reached(step)
       keep = _keep(setup, step)
-      if manager and (_checkpoint(setup, step, keep) or preempted):
+      due = _checkpoint(setup, step, keep) or preempted
+      if manager and prefix and due:
         chrono.pause(wait_for=state)
         # Nothing that is broken may replace the last good checkpoint.
         _check_finite(jax.device_get(measured), step, log_every)
-        state_lib.save(manager, state, setup, step, chrono, keep)
+        state_lib.save(manager, state, prefix, step, chrono, keep)
         chrono.resume()
       if preempted:
         writer.step_end()

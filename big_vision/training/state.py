@@ -134,7 +134,7 @@ def start(
       batches = setup.batches(0)
     state = initialize(recipe, setup, plan)
     params_lib.log(state["params"], "Parameters")
-  first_step = bv_optax.get_count(state["opt"])
+  first_step = int(bv_optax.get_count(state["opt"]))
   setup.chrono.inform(first_step=first_step)
   if batches is None and first_step < setup.total_steps:
     # The position in the data follows from the step.
@@ -213,7 +213,7 @@ def resume_path(setup: Setup) -> str | None:
 def save(
   manager: checkpoints.CheckpointManager,
   state: TrainState,
-  setup: Setup,
+  prefix: str,
   step: int,
   chrono: Chrono,
   keep: bool,
@@ -223,7 +223,7 @@ def save(
   Args:
     manager: writes in the background.
     state: the state.
-    setup: the Setup.
+    prefix: path that names of checkpoints start with.
     step: number of finished steps.
     chrono: the Chrono.
     keep: whether the checkpoint is permanent.
@@ -236,7 +236,7 @@ def save(
   checkpoints.save_checkpoint_ts(
     manager,
     {**state, "chrono": clock},
-    setup.checkpoint_prefix,
+    prefix,
     step,
     keep,
   )

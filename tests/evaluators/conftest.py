@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from big_vision.evaluators import common
+from big_vision import devices as bv_devices
+from big_vision.pipeline import evaluation
 
 
 def padding(x, n):
@@ -20,7 +21,7 @@ def arrays(monkeypatch):
 
   def pipeline(data, pp_fn, batch_size, devices, **kw):
     del pp_fn, kw
-    common.check_batch_size(batch_size, devices)
+    bv_devices.check_batch_size(batch_size, devices)
     mesh = Mesh(np.asarray(devices), ("devices",))
     split = NamedSharding(mesh, PartitionSpec("devices"))
     n = len(next(iter(data.values())))
@@ -35,7 +36,7 @@ def arrays(monkeypatch):
     ]
     return lambda: (jax.device_put(b, split) for b in batches), steps
 
-  monkeypatch.setattr(common, "eval_input_pipeline", pipeline)
+  monkeypatch.setattr(evaluation, "eval_input_pipeline", pipeline)
 
 
 @pytest.fixture

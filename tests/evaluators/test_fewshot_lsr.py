@@ -4,14 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from big_vision.evaluators import common, fewshot_lsr
+from big_vision.evaluators import fewshot_lsr
+from big_vision.pipeline import evaluation
 
 
 def clusters(n, dim, num_classes, seed=0, noise=1.0):
   rng = np.random.RandomState(seed)
-  centres = np.random.RandomState(99).randn(num_classes, dim)
+  centers = np.random.RandomState(99).randn(num_classes, dim)
   y = np.arange(n) % num_classes
-  x = centres[y] + noise * rng.randn(n, dim)
+  x = centers[y] + noise * rng.randn(n, dim)
   return x.astype(np.float32), y
 
 
@@ -79,13 +80,13 @@ def make(arrays, monkeypatch):
     k: dict(zip(("image", "label"), clusters(90, 6, 3, i, 1.5), strict=True))
     for i, k in enumerate(("train", "test", "other"))
   }
-  pipeline = common.eval_input_pipeline
+  pipeline = evaluation.eval_input_pipeline
 
   def by_name(data, *args):
     assert data["name"] == "toy"
     return pipeline(splits[data["split"]], *args)
 
-  monkeypatch.setattr(common, "eval_input_pipeline", by_name)
+  monkeypatch.setattr(evaluation, "eval_input_pipeline", by_name)
   monkeypatch.setattr(
     fewshot_lsr.Evaluator, "_num_classes", lambda self, name, split: 3
   )

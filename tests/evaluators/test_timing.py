@@ -65,10 +65,10 @@ def test_times(state, monkeypatch):
 
 
 def test_two_inputs(state):
-  seen = {}
+  given = {}
 
   def fn(state, batch):
-    seen.update(jax.tree.map(lambda x: (x.shape, x.dtype), batch))
+    given.update(jax.tree.map(lambda x: (x.shape, x.dtype), batch))
     return batch["image"].sum() + state["params"]["w"].sum()
 
   evaluator = make(
@@ -76,8 +76,8 @@ def test_two_inputs(state):
   )
   list(evaluator.run(state))
   n = 8 * jax.device_count()
-  assert seen["image"] == ((n, 4, 4, 3), jnp.bfloat16)
-  assert seen["labels"] == ((n, 7), np.int32)
+  assert given["image"] == ((n, 4, 4, 3), jnp.bfloat16)
+  assert given["labels"] == ((n, 7), np.int32)
 
 
 def test_bad_input():

@@ -16,6 +16,7 @@ from big_vision.evaluators import (
   mean,
   save,
 )
+from big_vision.pipeline import evaluation
 
 N, CLASSES, BATCH_SIZE = 21, 4, 8
 IMAGE = np.random.RandomState(0).randn(N, 6).astype(np.float32)
@@ -61,7 +62,7 @@ def predict_top(state, batch):
 
 def main(folder):
   """Writes what every evaluator gives to `<folder>/result<process>.json`."""
-  common.eval_input_pipeline = pipeline
+  evaluation.eval_input_pipeline = pipeline
   fewshot_lsr.Evaluator._num_classes = lambda *args: CLASSES
   devices = np.asarray(jax.devices())
   mesh = Mesh(devices, ("data",))

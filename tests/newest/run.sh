@@ -154,9 +154,9 @@ in_debian() {
 
 run_all() {
   if (($#)); then
-    "$inside" -m pytest "$@"
+    inside -m pytest "$@"
   else
-    "$inside" -m pytest -n 2 --dist loadfile
+    inside -m pytest -n 2 --dist loadfile
   fi
 }
 
@@ -164,16 +164,16 @@ run_all() {
 # each family against known numbers, checkpoints of one version in the other.
 run_quick() {
   local other="$repo/bv_venv/bin/python" exchange="$exchange_outside"
-  "$inside" -m pytest -q -n 2 --dist loadfile "$@" tests/newest/quick.py \
+  inside -m pytest -q -n 2 --dist loadfile "$@" tests/newest/quick.py \
     tests/test_compat.py tests/planning tests/test_imports.py
-  "$inside" -m pytest -q -n 2 --dist loadfile "$@" tests/models -k \
+  inside -m pytest -q -n 2 --dist loadfile "$@" tests/models -k \
     "test_known_numbers or test_initial_values or test_reference_forward"
-  "$inside" -m pytest -q "$@" tests/test_train.py -k test_curves
+  inside -m pytest -q "$@" tests/test_train.py -k test_curves
   bash "$repo/setup.sh"
   rm -rf "$exchange/ours" "$exchange/theirs"
   (cd "$repo" && PYTHONPATH="$repo:$repo/tests" "$other" tests/newest/checkpoint.py write "$exchange/ours")
-  "$inside" tests/newest/checkpoint.py read "$exchange_inside/ours"
-  "$inside" tests/newest/checkpoint.py write "$exchange_inside/theirs"
+  inside tests/newest/checkpoint.py read "$exchange_inside/ours"
+  inside tests/newest/checkpoint.py write "$exchange_inside/theirs"
   (cd "$repo" && PYTHONPATH="$repo:$repo/tests" "$other" tests/newest/checkpoint.py read "$exchange/theirs")
 }
 
@@ -188,7 +188,6 @@ while (($#)); do
   shift
 done
 
-inside=inside
 if [[ "$release" == oldest ]]; then
   found="${BV_OLDEST_PYTHON:-$(find_python 3.11)}" ||
     die "no Python 3.11 here; install one and set BV_OLDEST_PYTHON to it"

@@ -1,5 +1,8 @@
 """FLOPs against counts by hand."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,6 +104,16 @@ def test_of_function():
   assert flops.of_function(loss, params, x) == forward + 7 * 5
   # The gradient by the weights is one more product; the sum is not needed.
   assert flops.of_function(jax.grad(loss), params, x) == forward
+
+
+def test_counting_needs_nothing_of_a_training():
+  """So a training can use it."""
+  code = """
+import sys
+from big_vision.planning import flops
+assert not [m for m in sys.modules if m.startswith("big_vision.training")]
+"""
+  subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_derivatives_cost_the_same_on_all_versions():

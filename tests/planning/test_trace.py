@@ -115,10 +115,11 @@ def test_steps_within_a_shard_map_are_an_error():
     spec = jax.sharding.PartitionSpec()
 
     def grad_fn(*args):
-      whole = lambda: recipe.grad_fn(*args)
-      return jax.shard_map(
-        whole, mesh=setup.mesh, in_specs=(), out_specs=spec, check_vma=False
-      )()
+      (loss, measured), grads = recipe.grad_fn(*args)
+      twice = jax.shard_map(
+        lambda x: 2 * x, mesh=setup.mesh, in_specs=spec, out_specs=spec
+      )
+      return (twice(loss), measured), grads
 
     return dataclasses.replace(recipe, grad_fn=grad_fn)
 

@@ -1,8 +1,8 @@
 """Download tool: which names it takes, what it prepares, how it fails."""
 
 import pytest
-import tensorflow_datasets as tfds
 
+from big_vision.tf import tfds
 from big_vision.tools import download_tfds_datasets as tool
 
 pytestmark = pytest.mark.tf

@@ -1,3 +1,3 @@
-"""Another name of `big_vision.pp.autoaugment`."""
+"""Old name of `big_vision.pp.autoaugment`."""
 
 from big_vision.pp.autoaugment import *  # noqa: F403 The names of `__all__`.

@@ -1,4 +1,4 @@
-"""The preprocessing op `randaug`."""
+"""RandAugment as a preprocessing op, `randaug`."""
 
 import math
 

@@ -1,4 +1,7 @@
-"""What configs of image-text models share: checkpoints of towers, evaluators."""
+"""Parts shared by configs of image-text models: towers, pairs, evaluators."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import ml_collections as mlc
 
@@ -21,25 +24,39 @@ inits = {
 }
 
 
-def pp_square(size):
-  """Preprocessing of images that ignores their aspect ratio."""
+def pp_square(size: int) -> str:
+  """Makes preprocessing of images that ignores their aspect ratio.
+
+  Args:
+    size: side in pixels.
+
+  Returns:
+    Preprocessing string.
+  """
   return f"resize({int(size / 0.875)})|central_crop({size})|value_range(-1,1)"
 
 
-def pp_aspect(size):
-  """Preprocessing of images that keeps their aspect ratio."""
+def pp_aspect(size: int) -> str:
+  """Makes preprocessing of images that keeps their aspect ratio.
+
+  Args:
+    size: side in pixels.
+
+  Returns:
+    Preprocessing string.
+  """
   return (
     f"resize_small({int(size / 0.75)})|central_crop({size})|value_range(-1,1)"
   )
 
 
 def _has_real_label(example):
-  """Whether anybody found a class in an image of ImageNet ReaL."""
+  """Tells whether anybody found a class in an image of ImageNet ReaL."""
   return len(example["real_label"]) > 0
 
 
-# What differs from the defaults of the zero-shot classifier, by dataset. `pp_img`
-# is a function of the size.
+# Changes of the zero-shot classifier's defaults, by dataset. `pp_img` is a function
+# of the size.
 DISCLF_DATASET_OVERRIDES = {
   "imagenet2012": dict(class_names="clip", split="validation"),
   "imagenet2012_minival": dict(
@@ -66,14 +83,19 @@ DISCLF_DATASET_OVERRIDES = {
 }
 
 
-def get_disclf(size, *, pp_txt=None, dataset_names=("imagenet2012",), **kw):
-  """Config of zero-shot classification.
+def get_disclf(
+  size: int,
+  *,
+  pp_txt: str | None = None,
+  dataset_names: Sequence[str] = ("imagenet2012",),
+  **kw: Any,
+) -> mlc.ConfigDict:
+  """Makes the config of zero-shot classification.
 
   Args:
-    size: int, pixels of the images.
-    pp_txt: str, preprocessing of prompts; None is that of the evaluator.
-    dataset_names: sequence of str, TFDS names or keys of
-      `DISCLF_DATASET_OVERRIDES`.
+    size: pixels of the images.
+    pp_txt: preprocessing of prompts; None is that of the evaluator.
+    dataset_names: TFDS names or keys of `DISCLF_DATASET_OVERRIDES`.
     **kw: further settings, such as `log_steps`.
 
   Returns:
@@ -103,17 +125,17 @@ def get_disclf(size, *, pp_txt=None, dataset_names=("imagenet2012",), **kw):
 
 def get_coco(
   *,
-  pp_img="resize(224)|value_range(-1, 1)",
-  pp_txt='tokenize(max_len=16, inkey="texts", eos="sticky", pad_value=1)',
-  prefix="z/retr/coco_",
-  **kw,
-):
-  """Config of retrieval on COCO captions.
+  pp_img: str = "resize(224)|value_range(-1, 1)",
+  pp_txt: str = 'tokenize(max_len=16, inkey="texts", eos="sticky", pad_value=1)',
+  prefix: str = "z/retr/coco_",
+  **kw: Any,
+) -> mlc.ConfigDict:
+  """Makes the config of retrieval on COCO captions.
 
   Args:
-    pp_img: str, preprocessing of images.
-    pp_txt: str, preprocessing of captions.
-    prefix: str, before the names of the metrics.
+    pp_img: preprocessing of images.
+    pp_txt: preprocessing of captions.
+    prefix: of the names of the metrics.
     **kw: further settings, such as `log_steps`.
 
   Returns:
@@ -132,7 +154,7 @@ def get_coco(
   )
 
 
-# Arguments of configs for pairs of image and text of one's own.
+# Arguments of configs for your own pairs of image and text.
 PAIRS = dict(
   source="tfds",
   path="coco_captions",
@@ -141,7 +163,7 @@ PAIRS = dict(
   image="",
   text="",
 )
-# Where images and texts are by default.
+# Names of the default features of images and texts.
 _PLACES = {
   "tfds": ("image", "captions/text"),
   "webdataset": ("jpg;jpeg;png;webp", "txt"),
@@ -149,14 +171,14 @@ _PLACES = {
 }
 
 
-def parse_arg(arg, **spec):
-  """Arguments of configs that train two towers on pairs of one's own.
+def parse_arg(arg: str | None, **spec: Any) -> mlc.ConfigDict:
+  """Parses arguments of configs that train two towers on your own pairs.
 
-  With `naflex`, images keep their aspect ratio and become as many patches as
-  `seqlen` says, or as one of several drawn for each image: `128-256-576`.
+  With `naflex`, images keep their aspect ratio and become at most `seqlen`
+  patches, or at most one of several numbers drawn for each image: `128-256-576`.
 
   Args:
-    arg: str, the argument of `get_config`.
+    arg: the argument of `get_config`.
     **spec: further arguments and other defaults, see `bvcc.parse_arg`.
 
   Returns:
@@ -181,15 +203,15 @@ def parse_arg(arg, **spec):
   return arg
 
 
-def pp_image(arg, train=False):
-  """Preprocessing of decoded images.
+def pp_image(arg: Any, train: bool = False) -> str:
+  """Makes the preprocessing of decoded images.
 
   Args:
     arg: parsed arguments with `naflex`, `seqlen`, `variant`, `res` and `demo`.
-    train: bool, whether to draw one of several lengths; else it is the longest.
+    train: whether to draw one of several lengths; else it is the longest.
 
   Returns:
-    str.
+    Preprocessing string.
 
   Raises:
     ValueError: `seqlen` is not of numbers.
@@ -208,15 +230,15 @@ def pp_image(arg, train=False):
   return preprocessing.naflex(patch, lengths if several else lengths[-1])
 
 
-def pairs(arg, split):
-  """Config of a dataset of images and texts.
+def pairs(arg: Any, split: str) -> tuple[dict[str, Any], str]:
+  """Makes the config of a dataset of images and texts.
 
   Args:
     arg: parsed arguments of a config with `PAIRS`: `source` is one of "tfds",
-      "webdataset" and "hf"; `path` the TFDS name, the shards, or the Hugging
-      Face dataset; `image` and `text` where both are: features, file name
-      extensions or columns.
-    split: str.
+      "webdataset" and "hf"; `path` is the TFDS name, the shards, or the Hugging
+      Face dataset; `image` and `text` are features, file name extensions or
+      columns.
+    split: of the dataset.
 
   Returns:
     (dict for `config.input.data`, str: feature of the text, which may have
@@ -238,8 +260,17 @@ def pairs(arg, split):
   return data, "text"
 
 
-def get_contrastive(data, pp, **kw):
-  """Config of the loss on held-out pairs, and of how many are matched."""
+def get_contrastive(data: Any, pp: str, **kw: Any) -> mlc.ConfigDict:
+  """Makes the config of the loss and accuracy on held-out pairs.
+
+  Args:
+    data: config of the dataset.
+    pp: preprocessing string.
+    **kw: further settings, such as `log_steps`.
+
+  Returns:
+    ConfigDict.
+  """
   return mlc.ConfigDict(
     dict(
       type="proj.image_text.contrastive",
@@ -251,7 +282,12 @@ def get_contrastive(data, pp, **kw):
   )
 
 
-def set_pairs(config, arg, tokenize, also=None):
+def set_pairs(
+  config: Any,
+  arg: Any,
+  tokenize: Callable[[str], str],
+  also: Callable[[str], str] | None = None,
+) -> None:
   """Sets `config.input` to the pairs that the arguments name, see `PAIRS`.
 
   Args:
@@ -275,10 +311,10 @@ def set_pairs(config, arg, tokenize, also=None):
   )
 
 
-def set_evals(config, arg, tokenize):
-  """Sets `config.evals` to what the arguments ask for.
+def set_evals(config: Any, arg: Any, tokenize: Callable[[str], str]) -> None:
+  """Sets `config.evals` to the evaluators that the arguments ask for.
 
-  Also `config.embed`, by which `big_vision/embedder.py` preprocesses.
+  Also sets `config.embed`, the preprocessing of `big_vision/embedder.py`.
 
   Args:
     config: ConfigDict, of which `input.pp` is used.
@@ -301,14 +337,16 @@ def set_evals(config, arg, tokenize):
     config.evals.retrieval_coco = get_coco(**pp, log_steps=5000)
 
 
-def siglip_model(variant, vocab_size, naflex=False):
-  """`config.model` of SigLIP, as of the published checkpoints.
+def siglip_model(
+  variant: str, vocab_size: int, naflex: bool = False
+) -> dict[str, Any]:
+  """Makes `config.model` of SigLIP, as of the published checkpoints.
 
   Args:
-    variant: str, of the image tower, for example "B/16"; the text tower is of
-      the same size.
-    vocab_size: int.
-    naflex: bool, whether images have any aspect ratio.
+    variant: of the image tower, for example "B/16"; the text tower has the same
+      size.
+    vocab_size: number of tokens.
+    naflex: whether images have any aspect ratio.
 
   Returns:
     dict.
@@ -322,7 +360,7 @@ def siglip_model(variant, vocab_size, naflex=False):
     image=image,
     text_model="proj.image_text.text_transformer",
     text=dict(variant=size, vocab_size=vocab_size),
-    # Images need no head: what MAP pooling gives is free to become anything.
+    # Images need no head, since MAP pooling ends in layers of its own.
     out_dim=(None, vit.decode_variant(size)["width"]),
     temperature_init=10.0,
     bias_init=-10.0,

@@ -1,17 +1,19 @@
 """The argument `demo` of image-text configs: captions of generated pictures.
 
-As `big_vision/configs/demo.py`, whose parts it uses, for what has captions in
-place of classes: `shapes/closeup`, pictures of one object, instead of all
-datasets; tiny towers; minutes on two CPU cores.
+Does for configs with captions what `big_vision/configs/demo.py`, whose parts it
+uses, does for configs with classes: `shapes/closeup`, pictures of one object,
+replaces all datasets; towers are tiny; training takes minutes on two CPU cores.
 
-Training never sees 8 of the 64 combinations of a colour and a shape, although
-it sees each colour and each shape. Zero-shot classification is evaluated for
+The training data lacks 8 of the 64 combinations of a color and a shape, although
+it has each color and each shape. Zero-shot classification is evaluated for
 `heldout`, pictures of these eight among their eight names, and `all`, any
 picture among all 64 names. Retrieval is among one caption each of 64 pictures
 with as many different objects.
 """
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from big_vision.configs import demo
 from big_vision.datasets.shapes import scene
@@ -33,7 +35,7 @@ _name = lambda shape, color: f"{_COLORS[color]} {_SHAPES[shape]}"
 # An image tower to start from, see `demo_tower.py`.
 TOWER = str(pathlib.Path(__file__).parent / "tower.npz")
 
-# The towers: what to change in `config.model.image` and `config.model.text`.
+# Tiny towers: changes of `config.model.image` and `config.model.text`.
 WIDTH = 64
 _SIZE = dict(width=WIDTH, mlp_dim=128, num_heads=4)
 IMAGE = dict(variant=f"mu/{PATCH}", depth=3, **_SIZE)
@@ -41,12 +43,14 @@ TEXT = dict(variant="mu", depth=1, vocab_size=512, **_SIZE)
 PROMPTS = ("a {}", "a picture of a {}", "an image showing a {}")
 
 
-def is_held_out(shape, color):
-  """Whether a combination is kept from training; each value once.
+def is_held_out(shape: Any, color: Any) -> Any:
+  """Tells whether a combination is kept from training.
+
+  Each shape and each color is in one such combination.
 
   Args:
     shape: int or int tensor, index of the shape.
-    color: the same of the colour.
+    color: int or int tensor, index of the color.
 
   Returns:
     bool or bool tensor.
@@ -54,24 +58,44 @@ def is_held_out(shape, color):
   return (shape + color) % len(_COLORS) == 0
 
 
-def for_training(example):
-  """Whether a raw example of the dataset may be trained on."""
+def for_training(example: Mapping[str, Any]) -> Any:
+  """Tells whether a raw example belongs to the training data.
+
+  Args:
+    example: features of the dataset.
+
+  Returns:
+    bool tensor.
+  """
   return ~is_held_out(example["label"], example["color"])
 
 
-def held_out(example):
-  """Whether a raw example shows what is never trained on."""
+def held_out(example: Mapping[str, Any]) -> Any:
+  """Tells whether a raw example shows a combination kept from training.
+
+  Args:
+    example: features of the dataset.
+
+  Returns:
+    bool tensor.
+  """
   return is_held_out(example["label"], example["color"])
 
 
-def apply(config, *, size=SIZE, total_steps=TOTAL_STEPS, **changes):
+def apply(
+  config: Any,
+  *,
+  size: int = SIZE,
+  total_steps: int = TOTAL_STEPS,
+  **changes: Any,
+) -> None:
   """Makes a config of images and texts small, in place.
 
   Args:
-    config: ConfigDict, complete. Its retrieval evaluator says how texts are
-      preprocessed.
-    size: int, pixels of the images.
-    total_steps: int.
+    config: ConfigDict, complete. Its retrieval evaluator has the preprocessing
+      of texts.
+    size: pixels of the images.
+    total_steps: length of the training.
     **changes: other values to set, such as `model` and `lr`.
   """
   with config.ignore_type():
@@ -89,13 +113,17 @@ def apply(config, *, size=SIZE, total_steps=TOTAL_STEPS, **changes):
     config.evals.disclf = _zero_shot(retrieval.pp_img, retrieval.pp_txt)
     demo.shorten(config, total_steps)
     config.model_init, config.model_load = None, {}
-    if "init_shapes" in config:  # `tools/eval_only` wants to know.
+    if "init_shapes" in config:  # `tools/eval_only` reads it.
       config.init_shapes = [(1, size, size, 3), *config.init_shapes[1:]]
     config.update(changes)
 
 
-def shrink_two_towers(config):
-  """Tiny towers in place of those of SigLIP."""
+def shrink_two_towers(config: Any) -> None:
+  """Replaces the towers of SigLIP by tiny ones, in place.
+
+  Args:
+    config: ConfigDict with `model` of two towers.
+  """
   with config.ignore_type():
     # In so short a time, MAP heads learn less than means.
     config.model.image.update(IMAGE, pool_type="gap")
@@ -106,7 +134,7 @@ def shrink_two_towers(config):
 
 
 def _change_eval(cfg, size):
-  """One evaluator: data, preprocessing, interval."""
+  """Changes data, preprocessing and interval of an evaluator."""
   if "data" in cfg:
     cfg.data = dict(name=DATASET, split="test")
     cfg.batch_size = BATCH_SIZE
@@ -121,7 +149,7 @@ def _change_eval(cfg, size):
 
 
 def _zero_shot(pp_img, pp_txt):
-  """Config of the zero-shot evaluation of kinds of objects."""
+  """Makes the config of the zero-shot evaluation of kinds of objects."""
   names = [_name(*kind) for kind in _KINDS]
   # Each shape is once among these, in their order: `label` is the number.
   held_out_names = [_name(*kind) for kind in _KINDS if is_held_out(*kind)]

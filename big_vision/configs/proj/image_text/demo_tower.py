@@ -3,7 +3,7 @@ r"""The image tower that demos of LiT and of fine-tuning start from.
   python -m big_vision.train \
     --config big_vision/configs/proj/image_text/demo_tower.py --workdir DIR
 
-A tiny ViT that has learned to name colour and shape on the training data of
+A tiny ViT that has learned to name color and shape on the training data of
 `demo.py`. `tower.npz`, which comes with the package, has its parameters without
 the head, in half precision. Expected: 86% of the test pictures, of which one in
 eight shows a combination that was not trained on.
@@ -16,8 +16,8 @@ from big_vision.configs.proj.image_text import demo
 NUM_CLASSES = 64
 
 
-def get_config():
-  """A classifier of colour and shape."""
+def get_config() -> mlc.ConfigDict:
+  """Makes the config of a classifier of color and shape."""
   config = mlc.ConfigDict()
   config.seed = 0
   config.total_steps = 2000

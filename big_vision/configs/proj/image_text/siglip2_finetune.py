@@ -1,4 +1,4 @@
-r"""SigLIP 2 fine-tuned on pairs of image and text of one's own.
+r"""SigLIP 2 fine-tuned on your own pairs of image and text.
 
 https://arxiv.org/abs/2502.14786 ("SigLIP 2: Multilingual Vision-Language
 Encoders with Improved Semantic Understanding, Localization, and Dense
@@ -8,21 +8,21 @@ Features").
     --config big_vision/configs/proj/image_text/siglip2_finetune.py:source=webdataset,path=/data/mine-{000..123}.tar \
     --workdir /path/to/workdir
 
-Where the pairs are from is said as in `siglip_pretrain.py` beside this file.
+The pairs are named as in `siglip_pretrain.py` beside this file.
 
-  init=hf://google/siglip2-base-patch16-256    of the Hugging Face hub (default)
+  init=hf://google/siglip2-base-patch16-256    from the Hugging Face hub (default)
   init=/data/siglip2-base-patch16-256          a clone of it, with its tokenizer
   init=SigLIP2 B/16 256                        public name, in a bucket
   variant=L/16,res=512,init=...                another model
   naflex                                       images of any aspect ratio, see below
   lit                                          only the text tower is trained
 
-`naflex` starts with google/siglip2-base-patch16-naflex unless `init` says
-otherwise; `seqlen=128-256-576-784-1024` are the numbers of patches of an image, of
-which one is drawn each time, as for SigLIP 2 (default: always 256).
+`naflex` starts with google/siglip2-base-patch16-naflex unless `init` is given.
+`seqlen=128-256-576-784-1024` are the numbers of patches of an image, of which one
+is drawn each time, as for SigLIP 2 (default: always 256).
 
-Texts are lower-cased, as all that the model has seen. A vocabulary elsewhere is
-`vocab=/path/tokenizer.model`.
+Texts are lower-cased, as in the model's training. `vocab=/path/tokenizer.model` is
+another place of the vocabulary.
 
 Expected: without training (`--config.total_steps 0`), zero-shot and retrieval
 are those of the paper: B/16 at 256 pixels has 79.1% on ImageNet (`imagenet`),
@@ -31,7 +31,7 @@ are those of the paper: B/16 at 256 pixels has 79.1% on ImageNet (`imagenet`),
 `:runlocal` is for trying it on one machine: a small batch.
 
 `:demo` really trains, in a minute or two on a CPU, tiny towers on captions of
-generated pictures, see `demo.py` beside this file; only the image tower has been
+generated pictures, see `demo.py` beside this file. Only the image tower has been
 trained before. Expected: more than 80% zero-shot accuracy.
 """
 
@@ -43,8 +43,15 @@ from big_vision.models.proj.image_text import preprocessing
 _GEMMA_VOCAB = "gs://big_vision/gemma_tokenizer.model"
 
 
-def get_config(arg=None):
-  """SigLIP 2, fine-tuned; arguments here and of `common.parse_arg`."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Makes the config of fine-tuning SigLIP 2.
+
+  Args:
+    arg: arguments listed here and of `common.parse_arg`.
+
+  Returns:
+    The config.
+  """
   arg = common.parse_arg(
     arg,
     init="",
@@ -93,7 +100,7 @@ def get_config(arg=None):
   if arg.demo:
     demo.apply(config, lr=0.003 if arg.naflex else 0.001)
     demo.shrink_two_towers(config)
-    if not arg.naflex:  # The tower to start from is none.
+    if not arg.naflex:  # The tower to start from has no NaFlex.
       config.model.image.pool_type = "tok"
       config.model_init = dict(image=demo.TOWER)
   return config

@@ -7,8 +7,8 @@ Text Tuning"), with the sigmoid loss of https://arxiv.org/abs/2303.15343.
     --config big_vision/configs/proj/image_text/siglip_lit_coco.py:batch_size=512 \
     --workdir /path/to/workdir
 
-`:txt=bert_large,img=L/16` chooses the towers. Published models are evaluated
-with `init=`, their vocabulary lies beside them:
+`:txt=bert_large,img=L/16` chooses the towers. `init=` evaluates published models,
+whose vocabulary lies beside them:
 
   python -m big_vision.tools.eval_only \
     --config big_vision/configs/proj/image_text/siglip_lit_coco.py:txt=bert_base,img=B/16,img_head,init=gs://vit_models/lit/LiT-B16B.npz \
@@ -32,8 +32,15 @@ import big_vision.configs.common as bvcc
 from big_vision.configs.proj.image_text import common, demo
 
 
-def get_config(arg=None):
-  """LiT on COCO; the arguments are those of `parse_arg` below."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Makes the config of LiT on COCO.
+
+  Args:
+    arg: arguments of `parse_arg` below.
+
+  Returns:
+    The config.
+  """
   arg = bvcc.parse_arg(
     arg,
     res=224,
@@ -94,7 +101,7 @@ def get_config(arg=None):
     image=dict(variant=img_variant, pool_type="tok", head_zeroinit=False),
     text_model="proj.flaxformer.bert",
     text=dict(config=txt_config, head_zeroinit=False),
-    # Without a head for images, what the frozen tower gives is the embedding.
+    # Without a head for images, the frozen tower's output is the embedding.
     out_dim=(width if arg.img_head else None, width),
     temperature_init=10.0,
     bias_init=-2.71,

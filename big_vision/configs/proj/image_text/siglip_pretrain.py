@@ -1,4 +1,4 @@
-r"""SigLIP from scratch, on pairs of image and text of one's own.
+r"""SigLIP from scratch, on your own pairs of image and text.
 
 https://arxiv.org/abs/2303.15343 ("Sigmoid Loss for Language Image
 Pre-Training").
@@ -7,32 +7,33 @@ Pre-Training").
     --config big_vision/configs/proj/image_text/siglip_pretrain.py:path=coco_captions \
     --workdir /path/to/workdir
 
-Where the pairs are from, see docs/datasets.md:
+Sources of pairs, see docs/datasets.md:
 
   :path=coco_captions                                    TFDS, `captions/text`
   :path=my_dataset,text=caption,split=train[1%:]         TFDS
   :source=webdataset,path=/data/cc12m-{00000..01242}.tar
   :source=hf,path=org/dataset,image=image,text=caption
 
-and `val_split=train[:1%]` for the loss on others. `imagenet` and `coco`
+`val_split=train[:1%]` evaluates the loss on other pairs. `imagenet` and `coco`
 evaluate zero-shot classification and retrieval; they need these datasets.
 
 Expected: the paper has 73.4% zero-shot on ImageNet (B/16 at 224 pixels), after
-9 billion pairs of WebLI in batches of 32,768. With data of one's own, what that
-data gives: pairs by the hundred million are needed for half of that.
+9 billion pairs of WebLI in batches of 32,768. The accuracy depends on the data:
+half of it takes hundreds of millions of pairs.
 
-`naflex,seqlen=128-256-576` keeps the aspect ratio of images, which become as many
-patches, one of these numbers each time.
+`naflex,seqlen=128-256-576` keeps the aspect ratio of images, which become at most
+as many patches as one of these numbers, drawn for each image.
 
-`captioning` and `self_distill` add what SigLIP 2 adds, see docs/siglip2.md; where
-there are boxes, change `p` of the op `locca` for dense captioning.
+`captioning` and `self_distill` add the further losses of SigLIP 2, see
+docs/siglip2.md. If your data has boxes, change `p` of the op `locca` for dense
+captioning.
 
 `:runlocal` is for trying it on one machine: a small batch.
 
 `:demo` really trains, in minutes on a CPU, a tiny model on captions of
 generated pictures, see `demo.py` beside this file. Expected: more than 90%
 zero-shot accuracy among eight objects that no picture of the training data has
-in these colours, and more than 80% of 64 captions found.
+in these colors, and more than 80% of 64 captions found.
 """
 
 import ml_collections as mlc
@@ -45,8 +46,15 @@ from big_vision.models.proj.image_text import preprocessing
 _SELF_DISTILL = {"B": 0.25, "L": 0.5, "So400m": 1.0, "g-opt": 0.5}
 
 
-def get_config(arg=None):
-  """SigLIP from scratch; arguments here and of `common.parse_arg`."""
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Makes the config of SigLIP from scratch.
+
+  Args:
+    arg: arguments listed here and of `common.parse_arg`.
+
+  Returns:
+    The config.
+  """
   arg = common.parse_arg(
     arg,
     vocab="c4_en",

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision.evaluators import common, iteration
+from big_vision.evaluators import iteration
 from big_vision.evaluators.proj.distill import distance
+from big_vision.pipeline import evaluation
 from big_vision.types import Array, ArrayLike, Batch, PredictFn, TrainState
 
 API = "jit"
@@ -76,7 +77,7 @@ def get_eval_fn(
 class Evaluator:
   """Yields `cka` of student and teacher: 1 if they agree up to a rotation."""
 
-  forwards = staticmethod(common.eval_input_pipeline)
+  forwards = staticmethod(evaluation.eval_input_pipeline)
 
   def __init__(
     self,
@@ -90,7 +91,7 @@ class Evaluator:
       student_teacher_fwd: `(train_state, batch) -> ((_, out_student), (_,
         out_teacher))`; the batch is without mask.
       what: paths in the two `out` of what is compared, flattened to [B, -1].
-      **kw: arguments of `common.eval_input_pipeline`. Results depend (little) on
+      **kw: arguments of `evaluation.eval_input_pipeline`. Results depend (little) on
         the batch size, and fewer than 4 examples in the last batch are left out.
     """
     self.eval_fn = get_eval_fn(student_teacher_fwd, tuple(what))

@@ -10,9 +10,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from big_vision import losses, trees
 from big_vision import partial as bv_partial
-from big_vision.evaluators import common, iteration
+from big_vision.evaluators import iteration
 from big_vision.lookup import ConfigError
 from big_vision.losses import distance as dist  # noqa: F401  (The old name.)
+from big_vision.pipeline import evaluation
 from big_vision.types import (
   Array,
   Batch,
@@ -81,7 +82,7 @@ class Evaluator:
   The name tells the arguments of `losses.distance`, for example `kind=kl_t=2`.
   """
 
-  forwards = staticmethod(common.eval_input_pipeline)
+  forwards = staticmethod(evaluation.eval_input_pipeline)
 
   def __init__(
     self,
@@ -106,7 +107,7 @@ class Evaluator:
       what: paths in the two `out` of what is compared, flattened to [B, -1].
       devices: flat array of devices in the order of the mesh.
       batch_size: global batch size.
-      **kw: further arguments of `common.eval_input_pipeline`.
+      **kw: further arguments of `evaluation.eval_input_pipeline`.
 
     Raises:
       ConfigError: unknown kind of distance.

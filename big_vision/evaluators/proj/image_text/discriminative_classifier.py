@@ -92,7 +92,7 @@ def prepare_datasets(
   texts = tf.data.Dataset.from_tensor_slices(
     {
       "label": np.array(labels, np.int32),
-      # Without a class there is no text, but still the type of one.
+      # The type has to be given for the case without classes.
       "texts": tf.constant([text for _, text in prompts], tf.string),
     }
   )

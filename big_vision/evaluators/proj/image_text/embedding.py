@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from big_vision import devices as bv_devices
+from big_vision.pipeline import evaluation, to_devices
 from big_vision.types import Array, Batch, Devices, PredictFn, TrainState
 
 
@@ -235,14 +236,12 @@ class Batches:
 
   def __iter__(self) -> Iterator[Batch]:
     """Yields dicts of arrays [batch_size, ...], `_mask` is False on padding."""
-    from big_vision import input_pipeline
-
     if self._batched is None:
       self._batched = self._make_batches()
     dataset, steps = self._batched
     iterator = self._iterator
     if iterator is None:
-      iterator = input_pipeline.start_global(dataset, self.devices)
+      iterator = to_devices.start_global(dataset, self.devices)
     # Only after a full pass it is at the first batch again.
     self._iterator = None
     for _ in range(steps):
@@ -250,8 +249,6 @@ class Batches:
     self._iterator = iterator
 
   def _make_batches(self) -> tuple[Any, int]:
-    from big_vision import input_pipeline
-
     ds, cache = self._ds, self._cache_final
     if cache and int(ds.cardinality()) < 0:
       ds, cache = ds.cache(), False  # It is complete once they are counted.
@@ -261,7 +258,7 @@ class Batches:
         "There are no examples: is the split empty, or does pre_filter_fn "
         "leave nothing?"
       )
-    return input_pipeline.make_for_inference(
+    return evaluation.make_for_inference(
       ds, lambda example: example, self.batch_size, counts, cache_final=cache
     )
 

@@ -458,7 +458,7 @@ def convert_name(name: str) -> str | None:
 
 
 def _read_original(folder):
-  """Nested dict of the parameters of `BertEncoder` in an original BERT."""
+  """Reads the parameters of `BertEncoder` from an original BERT."""
   from big_vision.tf import tf
 
   reader = tf.train.load_checkpoint(fs.join(folder, "bert_model.ckpt"))

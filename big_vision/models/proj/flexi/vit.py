@@ -193,7 +193,7 @@ class _Model(vit._Model):
 def Model(
   num_classes: int | None, *, variant: str | None = None, **kw: Any
 ) -> _Model:
-  """FlexiViT of a named size.
+  """Makes a FlexiViT of a named size.
 
   Args:
     num_classes: int, outputs of the head; None or 0 leaves out the head.

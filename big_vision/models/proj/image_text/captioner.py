@@ -202,7 +202,7 @@ def complete(
 
 
 def Model(vocab_size: int, *, variant: str | None = None, **kw: Any) -> _Model:
-  """Decoder of a named size.
+  """Makes a decoder of a named size.
 
   Args:
     vocab_size: int, V.

@@ -217,7 +217,7 @@ def from_params(
 
 
 def _image_fields(shapes, image_size):
-  """Fields of the image tower, from the shapes of parameters."""
+  """Derives the fields of the image tower from the shapes of parameters."""
   fields = _sizes(shapes, "img/Transformer")
   kernel = _shape(shapes, "img/embedding/kernel")
   positions = _shape(shapes, "img/pos_embedding")
@@ -247,7 +247,7 @@ def _image_fields(shapes, image_size):
 
 
 def _text_fields(shapes):
-  """Fields of the text tower, from the shapes of parameters."""
+  """Derives the fields of the text tower from the shapes of parameters."""
   return _sizes(shapes, "txt/Encoder_0") | dict(
     vocab_size=_shape(shapes, "txt/Embed_0/embedding")[0],
     length=_shape(shapes, "txt/pos_embedding")[1],
@@ -256,7 +256,7 @@ def _text_fields(shapes):
 
 
 def _sizes(shapes, encoder):
-  """Fields that both towers have."""
+  """Derives the fields that both towers have."""
   block = f"{encoder}/encoderblock_0"
   attention = f"{block}/MultiHeadDotProductAttention_0/query/kernel"
   width, num_heads, _ = _shape(shapes, attention)
@@ -271,14 +271,14 @@ def _sizes(shapes, encoder):
 def _shape(shapes, name):
   if name not in shapes:
     raise ValueError(
-      f"There is no parameter {name}, which Hugging Face's SigLIP has. It has "
+      f"The parameter {name} of Hugging Face's SigLIP is missing. SigLIP has "
       "learned positions, and config.model.out_dim = (None, <size>)."
     )
   return shapes[name]
 
 
 def _unstacked(part):
-  """A tower with one subtree per block; anything else as it is."""
+  """Gives a tower one subtree per block; returns anything else as it is."""
   for encoder in ("Transformer", "Encoder_0"):
     if hasattr(part, "items") and "encoderblock" in part.get(encoder, {}):
       # The function knows the encoder by its name in image models.

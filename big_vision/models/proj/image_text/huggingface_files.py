@@ -1,4 +1,4 @@
-"""Checkpoints of Hugging Face's SigLIP: reading and writing their files.
+"""Reads and writes the files of checkpoints of Hugging Face's SigLIP.
 
 A checkpoint is a folder, local or `hf://org/repo[@revision]` on the hub, with
 
@@ -164,7 +164,7 @@ def save(
 
 
 def _fetch(path, name):
-  """Local path of a file of a checkpoint."""
+  """Fetches a file of a checkpoint; returns its local path."""
   uri = f"{path.rstrip('/')}/{name}"
   return download.fetch(uri, download.cache_dir("huggingface"))
 
@@ -178,14 +178,14 @@ def _read_json(path, name):
 
 
 def _read(path, select):
-  """Dict of tensors, those that `select` returns from a list of names."""
+  """Reads the tensors that `select` picks from a list of names: dict."""
   try:
     files = [_fetch(path, _WEIGHTS)]
   except ValueError as e:
     try:
       where = _read_json(path, _INDEX)["weight_map"]
     except ValueError:
-      raise e from None  # It is the usual one of the two that is missing.
+      raise e from None  # Most checkpoints have this file, not the index.
     files = [_fetch(path, f) for f in sorted({where[n] for n in select(where)})]
   out = {}
   for file in files:

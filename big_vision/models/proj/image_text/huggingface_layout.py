@@ -210,7 +210,7 @@ def _mlp(there, here, f):
 
 
 def _dense(there, here, inputs, outputs):
-  """A dense layer, whose inputs or outputs may be [H, K] here."""
+  """Lists a dense layer; its inputs or outputs may be [H, K] in parameters."""
   num_in, num_out = math.prod(inputs), math.prod(outputs)
   return [
     Entry(

@@ -166,7 +166,7 @@ def _pool(x, mask, pool_type):
 def Model(
   num_classes: int | None = None, *, variant: str | None = None, **kw: Any
 ) -> _Model:
-  """NaFlex ViT of a named size.
+  """Makes a NaFlex ViT of a named size.
 
   Args:
     num_classes: int, outputs of the head; None or 0 leaves out the head.

@@ -115,7 +115,7 @@ def _not_padding(text, pad_token):
 def Model(
   num_classes: int | None, *, variant: str | None = None, **kw: Any
 ) -> _Model:
-  """Text transformer of a named size.
+  """Makes a text transformer of a named size.
 
   Args:
     num_classes: int, outputs of the head; None or 0 leaves out the head.

@@ -103,7 +103,7 @@ class Model(nn.Module):
     return self.out_dim
 
   def _embed(self, name, x, model_name, config, out_dim, out, kw):
-    """Output of a new tower, see `embed`."""
+    """Makes a tower and applies it, see `embed`."""
     config = {"num_classes": out_dim, **(config or {})}
     tower = tower_module(name, model_name).Model(**config, name=name)
     return embed(tower, name, x, out, **kw)

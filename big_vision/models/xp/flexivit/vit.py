@@ -1,3 +1,3 @@
-"""FlexiViT under its name of before the release, which configs still use."""
+"""Old name of FlexiViT, which configs still use."""
 
 from big_vision.models.proj.flexi.vit import Model, load  # noqa: F401

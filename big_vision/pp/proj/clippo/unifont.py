@@ -94,7 +94,7 @@ def _find():
   if paths := _download():
     return paths
   if not _ASCII_FILE.exists():
-    raise ValueError(f"There are no glyphs of Unifont: {HOW_TO_GET}.")
+    raise ValueError(f"Found no glyphs of Unifont: {HOW_TO_GET}.")
   return (str(_ASCII_FILE),)
 
 

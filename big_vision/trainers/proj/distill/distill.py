@@ -11,8 +11,8 @@ each of the names in `teachers`:
   t_name, t, t_init, t_load: a teacher; t_init is required, "" is for one with
     random parameters.
   t_dtype: dtype to keep its parameters in, for example "bfloat16".
-  distance, distance_kw: see `evaluators.proj.distill.distance.dist`; default kl.
-    None: logits are not compared.
+  distance, distance_kw: see `losses.distance`; default kl. None: logits are not
+    compared.
   features: layers of teachers that the student predicts, see `features.py`.
 
 A batch may hold an image for one model alone, under the name of the model.
@@ -27,7 +27,6 @@ import jax.numpy as jnp
 from absl import app
 
 from big_vision import losses, mixup
-from big_vision.evaluators.proj.distill.distance import dist
 from big_vision.trainers.proj.distill import features
 from big_vision.training import cli, loading
 from big_vision.training.recipe import Recipe
@@ -76,7 +75,9 @@ def build(setup: Setup, mixup_shards: int = 1) -> Recipe:
   models = {name: model for name, (model, _) in made.items()}
   matched = features.from_config(config)
   distance = functools.partial(
-    dist, kind=config.get("distance", "kl"), **config.get("distance_kw", {})
+    losses.distance,
+    kind=config.get("distance", "kl"),
+    **config.get("distance_kw", {}),
   )
   compares_logits = config.get("distance", "kl") is not None
   # One key per model, in this order, whatever key the loop gives.

@@ -5,8 +5,7 @@
   teacher: name of the teacher.
   student_layer, teacher_layer: paths in the `out` of the two models.
   weight: of the loss, default 1.
-  distance: see `evaluators.proj.distill.distance.dist`, default "l2"; further
-    keys are its arguments.
+  distance: see `losses.distance`, default "l2"; further keys are its arguments.
 
 A linear layer of its own maps the student's layer to the width of the teacher's.
 Thus teachers without classes can be used.
@@ -19,8 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision import trees
-from big_vision.evaluators.proj.distill.distance import dist
+from big_vision import losses, trees
 from big_vision.types import Array, ConfigLike, Key, Params, PyTree
 
 PROJECTIONS = "distill_projections"  # Name of the linear layers' parameters.
@@ -28,7 +26,14 @@ _KEYS = ("teacher", "student_layer", "teacher_layer", "weight", "distance")
 
 
 def from_config(config: ConfigLike) -> list[dict[str, Any]]:
-  """Returns `config.features` as plain dicts; empty if there are none."""
+  """Reads `config.features`.
+
+  Args:
+    config: config of the run.
+
+  Returns:
+    Plain dicts with the keys above; empty if there are none.
+  """
   return [dict(f) for f in config.get("features") or ()]
 
 
@@ -74,7 +79,8 @@ def loss(
   """
   x = trees.tree_get(outs["student"], feature["student_layer"])
   z = trees.tree_get(outs[feature["teacher"]], feature["teacher_layer"])
-  x = nn.Dense(z.shape[-1]).apply({"params": projection}, x)
+  layer: Any = nn.Dense(z.shape[-1])
+  x = layer.apply({"params": projection}, x)
   if x.shape != z.shape:
     if x.ndim != 4 or z.ndim != 4:
       raise ValueError(
@@ -84,5 +90,5 @@ def loss(
       )
     x = jax.image.resize(x, z.shape, "bilinear")
   rest = {k: v for k, v in feature.items() if k not in _KEYS}
-  each = dist(x, z, feature.get("distance", "l2"), **rest)
+  each = losses.distance(x, z, feature.get("distance", "l2"), **rest)
   return feature.get("weight", 1.0) * jnp.mean(each)

@@ -71,7 +71,7 @@ def make(setup: Setup, model: Any) -> AuxLoss:
       f"config.captioning does not fit the decoder {captioner.__name__}: {e}"
     ) from e
 
-  def decode(params, batch, encoded, parallel=None, **kw):
+  def decode(params, batch, encoded, parallel=None, **kw) -> Any:
     return decoder.apply(
       {"params": params[NAME]},
       encoded,

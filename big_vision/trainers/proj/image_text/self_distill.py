@@ -68,8 +68,11 @@ def make(setup: Setup, model: Any) -> AuxLoss:
     del params, batch
     features = jnp.zeros([1, tower.width])
     *keys, key = jax.random.split(rng, 3)
-    of_term = dict(zip(("local", "masked"), keys, strict=True))
-    own: Params = {t: head.init(of_term[t], features)["params"] for t in terms}
+    own: Params = {
+      name: head.init(key, features)["params"]
+      for name, key in zip(("local", "masked"), keys, strict=True)
+      if name in terms
+    }
     if "masked" in terms:
       own["mask_token"] = 0.02 * jax.random.normal(key, (tower.stem_width,))
     return own

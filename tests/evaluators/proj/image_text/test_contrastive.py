@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from big_vision.evaluators import common
 from big_vision.evaluators.proj.image_text import contrastive
+from big_vision.pipeline import evaluation
 
 N = 21
 RNG = np.random.RandomState(3)
@@ -82,12 +82,12 @@ def test_no_temperature(arrays, state):
 
 def test_data_options(monkeypatch, arrays):
   given = {}
-  pipeline = common.eval_input_pipeline
+  pipeline = evaluation.eval_input_pipeline
 
   def record(*args, **kw):
     given.update(kw)
     return pipeline(*args, **kw)
 
-  monkeypatch.setattr(common, "eval_input_pipeline", record)
+  monkeypatch.setattr(evaluation, "eval_input_pipeline", record)
   make(use_global_batch=False, cache_final=False, cache_raw=True, prefetch=3)
   assert given == {"cache_final": False, "cache_raw": True, "prefetch": 3}

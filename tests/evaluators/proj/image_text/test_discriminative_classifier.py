@@ -76,7 +76,7 @@ def in_memory(monkeypatch):
 
 
 def embed_text(text):
-  """What the model makes of a text."""
+  """Returns the embedding of a text."""
   codes = np.zeros(LENGTH, int)
   codes[: len(text)] = [*text.encode()]
   return LETTER_TABLE[codes, np.arange(LENGTH)].sum(axis=0)

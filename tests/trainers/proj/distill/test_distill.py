@@ -15,6 +15,8 @@ from big_vision.models import vit
 from big_vision.trainers.proj.distill import distill, features
 from big_vision.training import loop
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALL = dict(patch_size=(4, 4), depth=1, num_heads=2, head_zeroinit=False)
 STUDENT = dict(SMALL, width=8)
 TEACHER = dict(SMALL, width=16)

@@ -14,6 +14,8 @@ from big_vision.models.proj.flexi import vit as flexivit
 from big_vision.trainers.proj.flexi import common, distill
 from big_vision.training import loop
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SIZES = (2, 4)
 SMALL = dict(depth=1, num_heads=2, head_zeroinit=False)
 STUDENT = dict(SMALL, patch_size=(4, 4), posemb_size=(3, 3), width=16)

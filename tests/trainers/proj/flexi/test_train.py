@@ -11,6 +11,8 @@ from big_vision.models.proj.flexi import vit
 from big_vision.trainers.proj.flexi import common, train
 from big_vision.training import loop
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SIZES = (2, 3, 4)
 MODEL = dict(
   patch_size=(4, 4), posemb_size=(3, 3), width=16, depth=1, num_heads=2,

@@ -12,6 +12,8 @@ from big_vision import losses
 from big_vision import optax as bv_optax
 from big_vision.trainers.proj.gsam import gsam, train
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 GSAM = dict(rho_max=0.5, rho_min=0.1, alpha=0.4, lr_max=0.02, lr_min=0.002)
 BATCH = {
   "image": np.random.default_rng(0).normal(size=(16, 8, 8, 1)),

@@ -16,6 +16,8 @@ from big_vision.trainers.proj.image_text import (
 )
 from big_vision.training import loop
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 L, VOCAB = 4, 12
 MODEL = dict(
   image=dict(patch_size=(4, 4), width=16, depth=1, num_heads=2,
