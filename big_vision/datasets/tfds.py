@@ -66,8 +66,10 @@ class DataSource(python_reader.Reader, source.DataSource):
     num = sum(s.num_examples for s in splits)
     return sum(s.num_bytes for s in splits) / num if num else None
 
-  # For `read`, which needs `random_access`: a serialized example, its TFDS id.
-  specs = (tf.TensorSpec([], tf.string),) * 2
+  @property
+  def specs(self) -> Sequence[tf.TensorSpec]:
+    """See `python_reader.Reader`: a serialized example, its TFDS id."""
+    return [tf.TensorSpec([], tf.string)] * 2
 
   def read_python(self, index: int) -> list[Any]:
     """See `python_reader.Reader`."""
