@@ -14,7 +14,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from big_vision import lookup
-from big_vision.datasets import embedded, ids, python_reader, records, source
+from big_vision.datasets import embedded, python_reader, records, source
+from big_vision.datasets.ids import hash_id
 from big_vision.tf import tf
 
 
@@ -175,7 +176,7 @@ class DataSource(python_reader.Reader, source.DataSource):
 
 
 def _add_id(example):
-  return {**example, "_id": ids.hash_id(example["tfds_id"])}
+  return {**example, "_id": hash_id(example["tfds_id"])}
 
 
 def get_builder(
