@@ -11,7 +11,7 @@ from big_vision import lookup
 KINDS = {
   "models": ("Model", ()),
   "evaluators": ("Evaluator", ()),
-  "datasets": ("DataSource", ("core",)),
+  "datasets": ("DataSource", ("core", "source")),
 }
 
 

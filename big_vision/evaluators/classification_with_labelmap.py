@@ -40,9 +40,9 @@ class Evaluator(classification.Evaluator):
       ValueError: unknown mapping, or none of the classes has an output.
     """
     super().__init__(predict_fn, loss_name, **kw)
-    if isinstance(label_mapping, str):
-      label_mapping = label_maps.get(label_mapping)
-    mapping = tuple(np.asarray(label_mapping).tolist())
+    named = isinstance(label_mapping, str)
+    outputs = label_maps.get(label_mapping) if named else label_mapping
+    mapping = tuple(np.asarray(outputs).tolist())
     if max(mapping, default=-1) < 0:
       raise ValueError("label_mapping: no class has an output.")
     self.eval_fn = classification.get_eval_fn(predict_fn, loss_name, mapping)

@@ -300,12 +300,13 @@ class Evaluator:
     from big_vision.datasets import core as ds_core
 
     source = ds_core.get(**self._data(name, split))
-    if not hasattr(source, "builder"):
+    builder: Any = getattr(source, "builder", None)
+    if builder is None:
       raise ValueError(
         f"datasets: {name!r} is not a TFDS dataset, which alone tells its "
         "number of classes."
       )
-    features = source.builder.info.features
+    features = builder.info.features
     feature = features[self.label_key] if self.label_key in features else None
     num_classes = getattr(feature, "num_classes", None)
     if num_classes is None:

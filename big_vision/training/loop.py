@@ -56,8 +56,8 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
     recipe, plan.tx, config, plan.shardings, plan.replicated
   )
   schedules = [devices.jit_cpu()(fn) for fn in plan.schedules]
-  prefix = setup.checkpoint_prefix
-  manager = checkpoints.CheckpointManager() if prefix else None
+  ckpt_prefix = setup.checkpoint_prefix
+  manager = checkpoints.CheckpointManager() if ckpt_prefix else None
   progress = console.Progress(total_steps)
   stop = preemption.Preemption()
   prof = None
@@ -68,8 +68,8 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
     for resource in (progress, stop, manager, batches):
       if resource is not None:
         stack.callback(resource.close)
-    if prefix:
-      checkpoints.collect_orphans(prefix)
+    if ckpt_prefix:
+      checkpoints.collect_orphans(ckpt_prefix)
 
     writer.step_start(first_step)
     for name, tree in _models(recipe, plan):
@@ -112,11 +112,11 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
       preempted = stop.reached(step)
       keep = _keep(setup, step)
       due = _checkpoint(setup, step, keep) or preempted
-      if manager and prefix and due:
+      if manager and ckpt_prefix and due:
         chrono.pause(wait_for=state)
         # Nothing that is broken may replace the last good checkpoint.
         _check_finite(jax.device_get(measured), step, log_every)
-        state_lib.save(manager, state, prefix, step, chrono, keep)
+        state_lib.save(manager, state, ckpt_prefix, step, chrono, keep)
         chrono.resume()
       if preempted:
         writer.step_end()

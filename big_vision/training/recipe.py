@@ -64,7 +64,7 @@ class Recipe:
     predict_fns: name -> `(train_state, batch, **kw) -> anything`; what
       evaluators call. Not jitted here. `train_state` has `frozen` if set.
     load: `params -> params`. Gets a tree of `jax.ShapeDtypeStruct`, returns it
-      with arrays where a checkpoint has them; what is left is initialised.
+      with arrays where a checkpoint has them; what is left is initialized.
     augment: `(batch, rng) -> (batch, rng)`, once per step and on device, before
       the batch is cut into micro-batches. Returns the advanced key.
     frozen: trees that the step needs but does not train (teachers, tokenizer

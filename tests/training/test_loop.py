@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import types
 
 import jax
 import numpy as np
@@ -79,6 +81,31 @@ def test_checkpoints_kept_and_dropped(tmp_path):
     "checkpoint.bv-000000004", "checkpoint.bv-000000006", "checkpoint.bv-LAST",
   }  # fmt: skip
   assert (tmp_path / "w/checkpoint.bv-LAST").read_text() == "000000006"
+
+
+def test_checkpoints_stay_in_the_workdir_of_a_run_with_evaluators(
+  tmp_path, monkeypatch
+):
+  class Evaluator:
+    def __init__(self, predict_fn, batch_size, devices):
+      pass
+
+    def run(self, state):
+      yield "count", 1.0
+
+  module = types.ModuleType("bvcounts")
+  module.API, module.Evaluator = "jit", Evaluator
+  monkeypatch.setitem(sys.modules, "bvcounts", module)
+  for folder in ("w", "here"):
+    os.makedirs(tmp_path / folder)
+  monkeypatch.chdir(tmp_path / "here")
+  evals = dict(val=dict(type="bvcounts", log_steps=1))
+  recipe = toy.make(predict_fns={"predict": len})
+  run(tmp_path / "w", recipe=recipe, evals=evals, total_steps=3, ckpt_steps=2)
+  names = {f for f in os.listdir(tmp_path / "w") if "checkpoint" in f}
+  assert names == {"checkpoint.bv-000000003", "checkpoint.bv-LAST"}
+  assert os.listdir() == []
+  assert toy.rows(tmp_path / "w")[1]["val/count"] == 1.0
 
 
 def test_no_checkpoints_without_interval(tmp_path):

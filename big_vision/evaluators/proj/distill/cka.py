@@ -16,12 +16,12 @@ import numpy as np
 from big_vision.evaluators import iteration
 from big_vision.evaluators.proj.distill import distance
 from big_vision.pipeline import evaluation
-from big_vision.types import Array, ArrayLike, Batch, PredictFn, TrainState
+from big_vision.types import AnyArray, Array, Batch, PredictFn, TrainState
 
 API = "jit"
 
 
-def hsic(k: ArrayLike, l: ArrayLike, mask: ArrayLike) -> Array:
+def hsic(k: AnyArray, l: AnyArray, mask: AnyArray) -> Array:
   """Estimates the Hilbert-Schmidt independence criterion, without bias.
 
   The names are those of the paper.
@@ -34,7 +34,7 @@ def hsic(k: ArrayLike, l: ArrayLike, mask: ArrayLike) -> Array:
   Returns:
     [] float32; 0 if there are less than 4 examples.
   """
-  mask = (mask != 0).astype(jnp.float32)
+  mask = jnp.not_equal(mask, 0).astype(jnp.float32)
   n = jnp.maximum(mask.sum(), 4.0)
   pairs = mask[:, None] * mask[None, :] * (1 - jnp.eye(len(mask)))
   # Not a product alone: padding may be NaN, and 0 * NaN is NaN.

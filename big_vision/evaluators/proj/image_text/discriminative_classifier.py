@@ -89,13 +89,12 @@ def prepare_datasets(
 
   prompts = _prompts(class_names, prompt_templates)
   labels = [class_name_offset + c for c, _ in prompts]
-  texts = tf.data.Dataset.from_tensor_slices(
-    {
-      "label": np.array(labels, np.int32),
-      # The type has to be given for the case without classes.
-      "texts": tf.constant([text for _, text in prompts], tf.string),
-    }
-  )
+  # The types have to be given for the case without classes.
+  entries: Any = {
+    "label": tf.constant(labels, tf.int32),
+    "texts": tf.constant([text for _, text in prompts], tf.string),
+  }
+  texts = tf.data.Dataset.from_tensor_slices(entries)
   texts = embedding.preprocess(texts, pp_txt, ("label", "labels"))
   if cache_final:
     images, texts = images.cache(), texts.cache()

@@ -110,7 +110,7 @@ def preprocess(ds: Any, pp: str, keep: Sequence[str]) -> Any:
   from big_vision.tf import tf
 
   fn = pp_builder.get_preprocess_fn(pp)
-  zero = np.zeros([], np.int64)
+  zero = tf.zeros([], tf.int64)
   found: set[str] = set()
 
   def one(index, example):
