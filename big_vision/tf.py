@@ -52,8 +52,10 @@ def _import(name: str) -> types.ModuleType:
 
 
 if TYPE_CHECKING:
-  import tensorflow as tf
-  import tensorflow_datasets as tfds
+  # The types that there are of TensorFlow lack half of what it has. Modules that
+  # do not exist are of unknown type: their names are allowed in annotations.
+  import tensorflow_of_unknown_type as tf  # pyright: ignore
+  import tfds_of_unknown_type as tfds  # pyright: ignore
 else:
   tf = _LazyModule("tensorflow")
   tfds = _LazyModule("tensorflow_datasets")

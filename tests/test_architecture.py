@@ -32,9 +32,7 @@ LAYERS = (
 # Modules at old paths, which import what has moved up.
 DOORS = {"datasets.sequence_packing"}
 # To be mended: (importing, imported) module.
-EXCEPTIONS = {
-  ("evaluators.iteration", "evaluators.common"),  # A circle.
-}
+EXCEPTIONS: set[tuple[str, str]] = set()
 
 
 @functools.cache
@@ -54,7 +52,7 @@ def imports(name, inside_functions=True):
   """Names of the modules of the package that a module imports."""
   tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
   found = set()
-  for node in ast.walk(tree) if inside_functions else at_import(tree):
+  for node in nodes(tree, inside_functions):
     if isinstance(node, ast.ImportFrom) and not node.level:
       found |= {f"{node.module}.{alias.name}" for alias in node.names}
     elif isinstance(node, ast.Import):
@@ -70,16 +68,16 @@ def imports(name, inside_functions=True):
   return {other for other in out - {name} if (name, other) not in EXCEPTIONS}
 
 
-def at_import(tree):
-  """Nodes that run when the module is imported."""
+def nodes(tree, inside_functions):
+  """Nodes that are run: not what is for type checkers only."""
   for node in ast.iter_child_nodes(tree):
     is_function = isinstance(node, ast.FunctionDef | ast.Lambda)
     is_typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(
       node.test
     )
-    if not is_function and not is_typing:
+    if not is_typing and (inside_functions or not is_function):
       yield node
-      yield from at_import(node)
+      yield from nodes(node, inside_functions)
 
 
 def layer(name):

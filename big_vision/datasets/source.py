@@ -125,6 +125,29 @@ class IndexedDataSource(DataSource):
     """
     raise RuntimeError(f"{type(self).__name__} must override read")
 
+  def fetch(self, indices: tf.Tensor) -> Sequence[tf.Tensor]:
+    """Reads a block of examples, for sources whose `block_size` is not 1.
+
+    Args:
+      indices: [N] int64, N <= `block_size`.
+
+    Returns:
+      Tensors [N, ...], whatever `complete` needs.
+    """
+    raise RuntimeError(f"{type(self).__name__} must override fetch")
+
+  def complete(self, index: tf.Tensor, fetched: Sequence[tf.Tensor]) -> Example:
+    """Makes a raw example of its rows of what was fetched.
+
+    Args:
+      index: int64 scalar, number of the example.
+      fetched: one row of each tensor that `fetch` returned.
+
+    Returns:
+      See `read`.
+    """
+    raise RuntimeError(f"{type(self).__name__} must override complete")
+
   def get_tfdata(
     self,
     ordered: bool = False,

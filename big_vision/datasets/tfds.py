@@ -14,7 +14,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from big_vision import lookup
-from big_vision.datasets import embedded, ids, python_reader, records, source
+from big_vision.datasets import embedded, python_reader, records, source
+from big_vision.datasets.ids import hash_id
 from big_vision.tf import tf
 
 
@@ -66,8 +67,10 @@ class DataSource(python_reader.Reader, source.DataSource):
     num = sum(s.num_examples for s in splits)
     return sum(s.num_bytes for s in splits) / num if num else None
 
-  # For `read`, which needs `random_access`: a serialized example, its TFDS id.
-  specs = (tf.TensorSpec([], tf.string),) * 2
+  @property
+  def specs(self) -> Sequence[tf.TensorSpec]:
+    """See `python_reader.Reader`: a serialized example, its TFDS id."""
+    return [tf.TensorSpec([], tf.string)] * 2
 
   def read_python(self, index: int) -> list[Any]:
     """See `python_reader.Reader`."""
@@ -173,7 +176,7 @@ class DataSource(python_reader.Reader, source.DataSource):
 
 
 def _add_id(example):
-  return {**example, "_id": ids.hash_id(example["tfds_id"])}
+  return {**example, "_id": hash_id(example["tfds_id"])}
 
 
 def get_builder(

@@ -67,7 +67,7 @@ class IndexedStream:
     if self._loaded or one_by_one or self.source.block_size == 1:
       read = self._read
       return elements, lambda index, _: read(index)
-    return self._in_blocks(elements), self.source.complete
+    return _fetch_blocks(elements, self.source), self.source.complete
 
   def number(self, index: tf.Tensor, example: Example) -> tf.Tensor:
     """Identifies an example: the same number from any kind of source."""
@@ -98,23 +98,11 @@ class IndexedStream:
     ds = tf.data.Dataset.range(self.size)
     if epoch is not None:
       ds = ds.map(lambda i: stream.permuted(i, self.size, self.seed, epoch))
-    if self._kept is not None:
-      return ds.filter(lambda i: self._kept[i]).map(lambda i: (i, i))
-    read = self._read
+    kept, keep, read = self._kept, self.pre_filter_fn, self._read
+    if kept is not None:
+      return ds.filter(lambda i: kept[i]).map(lambda i: (i, i))
     ds = ds.map(lambda i: (i, read(i)), tf.data.AUTOTUNE, deterministic=True)
-    if not self.pre_filter_fn:
-      return ds
-    return ds.filter(lambda _, example: self.pre_filter_fn(example))
-
-  def _in_blocks(self, elements: stream.Stream) -> stream.Stream:
-    """Reads what comes next in the stream, a block at a time."""
-
-    def fetch(position, x):
-      epoch, (index, _) = x
-      return position, (epoch, (index, tuple(self.source.fetch(index))))
-
-    blocks = elements.batch(self.source.block_size)
-    return blocks.map(fetch, _FETCHES, deterministic=True).unbatch()
+    return ds.filter(lambda _, example: keep(example)) if keep else ds
 
   @property
   def _read(self) -> Callable[[tf.Tensor], Example]:
@@ -133,13 +121,13 @@ class IndexedStream:
 
     With it, what is filtered out is not read every time.
     """
-    if not (self.pre_filter_fn and self._is_small):
+    keep, read = self.pre_filter_fn, self._read
+    if not (keep and self._is_small):
       return None
-    read = self._read
-    keep = lambda i: tf.cast(self.pre_filter_fn(read(i)), tf.bool)
+    judge = lambda i: tf.cast(keep(read(i)), tf.bool)
     ds = tf.data.Dataset.range(self.size)
-    ds = ds.map(keep, tf.data.AUTOTUNE, deterministic=True)
-    return self._get_all(ds, "pre_filter_fn")
+    ds = ds.map(judge, tf.data.AUTOTUNE, deterministic=True)
+    return _get_all(ds, self.size, f"pre_filter_fn of {self.name}")
 
   @functools.cached_property
   def _loaded(self) -> Callable[[tf.Tensor], Example] | None:
@@ -154,17 +142,31 @@ class IndexedStream:
     shapes = [getattr(s, "shape", None) for s in specs]
     if not all(s is not None and s.is_fully_defined() for s in shapes):
       return None
-    loaded = self._get_all(ds, "cache_raw")
+    loaded = _get_all(ds, self.size, f"cache_raw of {self.name}")
     if loaded is None:
       return None
     return lambda i: tf.nest.map_structure(lambda x: x[i], loaded)
 
-  def _get_all(self, ds: tf.data.Dataset, key: str) -> Any:
-    """Returns all elements, stacked; None if an example cannot be read."""
-    try:
-      return ds.batch(self.size).get_single_element()
-    except (tf.errors.OpError, UnicodeDecodeError) as e:
-      # (TensorFlow decodes messages that quote broken examples.) The error comes
-      # again in the example's turn, where it is named or skipped.
-      logging.warning("config.input.%s of %s: %s", key, self.name, e)
-      return None
+
+def _fetch_blocks(
+  elements: stream.Stream, source: IndexedDataSource
+) -> stream.Stream:
+  """Reads what comes next in a stream, a block at a time."""
+
+  def fetch(position, x):
+    epoch, (index, _) = x
+    return position, (epoch, (index, tuple(source.fetch(index))))
+
+  blocks = elements.batch(source.block_size)
+  return blocks.map(fetch, _FETCHES, deterministic=True).unbatch()
+
+
+def _get_all(ds: tf.data.Dataset, size: int, what: str) -> Any:
+  """Returns all elements, stacked; None if an example cannot be read."""
+  try:
+    return ds.batch(size).get_single_element()
+  except (tf.errors.OpError, UnicodeDecodeError) as e:
+    # (TensorFlow decodes messages that quote broken examples.) The error comes
+    # again in the example's turn, where it is named or skipped.
+    logging.warning("config.input.%s: %s", what, e)
+    return None

@@ -84,10 +84,8 @@ class SequentialStream:
     ds, read = self.source.training_order(order_seed, **self.tfdata)
     if read and not self._read_late:
       ds = ds.map(read, tf.data.AUTOTUNE, deterministic=True)
-    ds = ds.enumerate()
-    if not self.pre_filter_fn:
-      return ds
-    return ds.filter(lambda _, example: self.pre_filter_fn(example))
+    ds, keep = ds.enumerate(), self.pre_filter_fn
+    return ds.filter(lambda _, example: keep(example)) if keep else ds
 
   def _epoch_size(self) -> int:
     """Counts the examples that pass the filter."""
@@ -110,11 +108,12 @@ class SequentialStream:
   @functools.cached_property
   def _buffer_size(self) -> int | None:
     """Raw examples to shuffle among; those in the cache cost nothing extra."""
-    wanted = self.shuffle_buffer_size
-    fit = lambda: self._fit(min(wanted, self.size or wanted))
-    if self._is_cached or not wanted or fit():
+    wanted, each = self.shuffle_buffer_size, self.source.bytes_per_example
+    if self._is_cached or not wanted or not each or self.memory_gb is None:
       return wanted
-    return max(int(self.memory_gb * 2**30 / self.source.bytes_per_example), 1)
+    if self._fit(min(wanted, self.size or wanted)):
+      return wanted
+    return max(int(self.memory_gb * 2**30 / each), 1)
 
   def _fit(self, num: int | None) -> bool:
     return stream.fits(num, self.source.bytes_per_example, self.memory_gb)
@@ -131,7 +130,7 @@ class SequentialStream:
       " gives a dataset random access: it is then shuffled as a whole, without "
       "memory.",
       self.name,
-      self.source.bytes_per_example / 1e3,
+      (self.source.bytes_per_example or 0) / 1e3,
       self.memory_gb,
       "cached" if self._is_cached else "not cached",
       self._buffer_size,

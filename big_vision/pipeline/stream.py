@@ -44,7 +44,7 @@ def epochs(
     The stream, from `start` on. Examples before it are read (those of the same
     epoch only), but never more than that.
   """
-  first_epoch, skip = divmod(start, size) if start else (0, 0)
+  first_epoch, skip = divmod(start, size) if start and size else (0, 0)
 
   def one_epoch(epoch):
     # The seed of this function's graph. Otherwise that of the process would

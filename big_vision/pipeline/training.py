@@ -11,7 +11,7 @@ import jax
 import ml_collections as mlc
 
 from big_vision.datasets import core
-from big_vision.datasets.source import DataSource, Example, GivenDataSource
+from big_vision.datasets.source import Example, GivenDataSource
 from big_vision.lookup import ConfigError
 from big_vision.pipeline import failures, mixture, order, validate
 from big_vision.pipeline.examples import Examples, Preprocess
@@ -66,7 +66,7 @@ def training(
       bad weights.
     ConfigError: a key of one dataset at the top of a mixture; `filter_fn`.
   """
-  config = mlc.ConfigDict(input_config)
+  config: ConfigLike = mlc.ConfigDict(input_config)
   host = jax.process_index() if process_index is None else process_index
   num_hosts = jax.process_count() if process_count is None else process_count
   local = order.local_batch_size(config.batch_size, num_hosts)
@@ -91,7 +91,7 @@ def training(
   exact = all(d.exact for d in datasets)
   prefetch = config.get("prefetch", 2)
   ds = _batches(examples, local, prefetch, start_step, exact)
-  return ds, sum(d.size for d in datasets)
+  return ds, sum(d.size or 0 for d in datasets)
 
 
 def make_for_train(
@@ -196,15 +196,15 @@ def _open_dataset(
 
 
 def _make_stream(
-  source: DataSource,
-  config: mlc.ConfigDict,
+  source: Any,
+  config: ConfigLike,
   name: str,
   key: str,
   seed: int,
   memory_gb: float,
 ) -> IndexedStream | SequentialStream:
   """Makes the stream of a source. Only here it matters how it can be read."""
-  options = dict(
+  options: dict[str, Any] = dict(
     name=name,
     seed=order.hash_seed(seed, key, "shuffle"),
     pre_filter_fn=config.get("pre_filter_fn"),

@@ -51,7 +51,7 @@ def validate(
   Raises:
     ValueError: what is wrong and what to do.
   """
-  config = mlc.ConfigDict(input_config)
+  config: ConfigLike = mlc.ConfigDict(input_config)
   if "data" not in config:
     raise ValueError(
       f"config.{key}.data is missing: set it to dict(name=..., split=...), or "

@@ -5,6 +5,8 @@ TensorFlow processes these ten times as fast as bytes. No sum may leave its
 lane.
 """
 
+from __future__ import annotations
+
 from big_vision.tf import tf
 
 

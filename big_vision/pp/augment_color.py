@@ -7,6 +7,8 @@ These run on every training image. TensorFlow's arithmetic on long rows is fast;
 `tf.where`, broadcasting along 3 channels, and stacking channels are slow.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from big_vision.tf import tf

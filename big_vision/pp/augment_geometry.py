@@ -7,6 +7,8 @@ origin of each value separately. Here the origins of all pixels are computed
 once if the size is known when the graph is made.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 

@@ -49,6 +49,8 @@ References: Cubuk et al. 2018, https://arxiv.org/abs/1805.09501, and Cubuk et
 2019, https://arxiv.org/abs/1909.13719.
 """
 
+from __future__ import annotations
+
 import functools
 
 from big_vision import lookup

@@ -5,6 +5,8 @@ as `preprocess_ops.<name>`, separated by `|`. Each one maps a dict of tensors
 (an example) to a dict.
 """
 
+from __future__ import annotations
+
 import inspect
 import re
 

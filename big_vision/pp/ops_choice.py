@@ -1,5 +1,7 @@
 """Preprocessing ops that choose items: `choice`, `choice_no_replacement`."""
 
+from __future__ import annotations
+
 import collections
 import threading
 from collections.abc import Sequence

@@ -3,6 +3,8 @@
 Importing this also registers the ops of `ops_choice`.
 """
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Sequence
 from typing import Any

@@ -1,5 +1,7 @@
 """Preprocessing ops for images: [H, W, C], or encoded as a string."""
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Sequence

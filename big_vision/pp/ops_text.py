@@ -3,6 +3,8 @@
 Shapes: `B` texts, `T` tokens.
 """
 
+from __future__ import annotations
+
 import string
 from typing import Any
 

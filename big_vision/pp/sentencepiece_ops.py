@@ -6,6 +6,8 @@ an installed tensorflow_text, which requires the full TensorFlow next to
 tensorflow-cpu, in a matching version.
 """
 
+from __future__ import annotations
+
 from big_vision.pp import sentencepiece_model, string_ops
 from big_vision.tf import tf
 

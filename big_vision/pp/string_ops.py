@@ -6,6 +6,8 @@ functions must not keep state between calls.
 Shapes: `B` texts, `T` tokens.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Callable, Sequence

@@ -9,6 +9,8 @@ The package has the tokenizers
   bert(vocab, …)              word pieces, `proj/flaxformer/bert_ops.py`
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Iterable
 from typing import Any, Protocol

@@ -3,6 +3,8 @@
 Importing this does not import TensorFlow.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 

@@ -104,7 +104,7 @@ def test_csv_of_names(pets, tmp_path):
   assert rows(pets, labels=str(labels)) == [*want, ("val/dog/9.png", 1)]
   kw = dict(labels=str(labels), classes=["ant", "dog", "wolff"])
   source = folder.DataSource(pets, **kw)
-  (problem,) = source.problems()
+  (problem,) = source.bad_examples()
   assert "'wolf' of" in problem and "10.jpg" in problem
   assert "Did you mean 'wolff'" in problem
   with pytest.raises(tf.errors.InvalidArgumentError, match="10.jpg"):
@@ -119,11 +119,11 @@ def test_csv_of_ints(pets, tmp_path):
   source = folder.DataSource(pets, labels=str(labels))
   assert source.classes is None and source.total_examples == 3
   assert source.read(tf.constant(0, tf.int64))["label"] == 4
-  (problem,) = source.problems()  # More is not known without num_classes.
+  (problem,) = source.bad_examples()  # More is not known without num_classes.
   assert "label -1 of" in problem and "3.webp" in problem
   problems = folder.DataSource(
     pets, labels=str(labels), num_classes=4
-  ).problems()
+  ).bad_examples()
   assert len(problems) == 2 and r"outside of [0, 4)" in problems[0]
 
 

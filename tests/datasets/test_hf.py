@@ -164,7 +164,7 @@ def test_parquet_files(tmp_path):
   assert ns(rows(data / "train-0000[0]-of-*.parquet")) == [0, 1]
   (data / "train-00000-of-00002.parquet").rename(data / "away")
   source = hf_source.DataSource(str(data / "train-*.parquet"))
-  assert source.total_examples == 4 and "00000-of" in source.problems()[0]
+  assert source.total_examples == 4 and "00000-of" in source.bad_examples()[0]
   (data / "away").rename(data / "train-00000-of-00002.parquet")
   with pytest.raises(ValueError, match="name one: 'train', 'validation'"):
     rows(tmp_path)
@@ -212,7 +212,7 @@ def test_hub(monkeypatch):
   parts.pop("test")
   assert ns(rows("org/pets")) == [4, 0, 2]
   with pytest.raises(
-    ValueError, match="'org/none' is no folder of this machine"
+    ValueError, match="'org/none' is not a folder of this machine"
   ):
     rows("org/none", "train")
   with pytest.raises(ValueError, match="gs://.*Copy"):

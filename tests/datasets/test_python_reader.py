@@ -8,19 +8,22 @@ from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 
-SPECS = [
-  tf.TensorSpec([], tf.string),
-  tf.TensorSpec([2], tf.float32),
-  tf.TensorSpec([1], tf.string),
-]
+
+def make_specs():
+  return [
+    tf.TensorSpec([], tf.string),
+    tf.TensorSpec([2], tf.float32),
+    tf.TensorSpec([1], tf.string),
+  ]
 
 
 def value(i):
   return [b"%d\0\0" % i, [i, i / 2], [f"\N{SNOWMAN}{i}"]]
 
 
-def read(fn, n, specs=SPECS):
+def read(fn, n, specs=None):
   """What comes of n examples, in blocks of 4: values, or the error."""
+  specs = specs or make_specs()
   ds = tf.data.Dataset.range(n).batch(4)
   ds = ds.map(lambda i: tuple(python_reader.fetch(fn, i, specs))).unbatch()
   ds = ds.map(lambda *x: tuple(python_reader.unpack(x)))
@@ -71,7 +74,7 @@ def test_outside_of_graphs():
     raise ValueError("file.x")
 
   one = lambda fn: [
-    x[0] for x in python_reader.fetch(fn, tf.constant([3]), SPECS)
+    x[0] for x in python_reader.fetch(fn, tf.constant([3]), make_specs())
   ]
   assert python_reader.unpack(one(value))[0] == b"3\0\0"
   with pytest.raises(ValueError, match="^file.x$"):
@@ -80,7 +83,7 @@ def test_outside_of_graphs():
 
 def test_reader():
   class Source(python_reader.Reader):
-    specs = SPECS
+    specs = make_specs()
 
     def read_python(self, index):
       return value(index)
@@ -93,7 +96,7 @@ def test_reader():
   for i, x in enumerate(ds.as_numpy_iterator()):
     assert x == {"index": i, "text": b"%d\0\0" % i}
   assert source.block_size > 1
-  source.specs = [*SPECS, tf.TensorSpec([None], tf.int64)]
+  source.specs = [*make_specs(), tf.TensorSpec([None], tf.int64)]
   assert source.block_size == 1
   # One at a time, anything goes.
   ds = tf.data.Dataset.range(3).map(

@@ -91,7 +91,7 @@ def config(data_dir, **kw):
   return {
     "batch_size": 50,
     "data": {"name": "digits", "split": "train", "data_dir": data_dir},
-    "shuffle_buffer_size": 1,  # How large it is does not matter.
+    "shuffle_buffer_size": 2,  # How large it is does not matter.
     **kw,
   }
 

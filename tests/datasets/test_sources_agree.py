@@ -396,7 +396,7 @@ def test_labels_outside_the_range_in_csv_and_arrow(forms, tmp_path, caplog):
   labels.write_text("\n".join(["file,label", *lines]))
   data = dict(forms["folder"], labels=str(labels), num_classes=3)
   message = r"label 3 of \S*cat/05.jpg in \S*labels.csv is outside of \[0, 3\)"
-  (problem,) = core.get(**data).problems()
+  (problem,) = core.get(**data).bad_examples()
   assert "cat/05.jpg" in problem
   with pytest.raises(ValueError, match=message):
     run_epochs(config(data), 5)

@@ -167,7 +167,7 @@ def test_features(tmp_path):
   ):
     rows(str(path), features=dict(h="json:size.h"))
   source = webdataset.DataSource(str(path), features=dict(image="jpg"))
-  (problem,) = source.problems()
+  (problem,) = source.bad_examples()
   assert "x.tar: the sample '1' has no 'jpg'" in problem
 
 
@@ -252,7 +252,7 @@ def test_web(server, folder, monkeypatch):
   source = webdataset.DataSource(
     url + "/s-{07..10}.tar", cache_dir=str(folder / "other")
   )
-  missing, cut = source.problems()
+  missing, cut = source.bad_examples()
   assert f"{url}/s-07.tar" in missing and "404" in missing
   assert f"{url}/s-10.tar is cut off" in cut
   assert source.total_examples == 4 + 3 + 2
@@ -279,7 +279,7 @@ def test_damaged_shards(folder, caplog):
   }.items():
     shard.write_bytes(data)
     source = webdataset.DataSource(str(folder / "s-*.tar"))
-    (problem,) = source.problems()
+    (problem,) = source.bad_examples()
     assert str(shard) in problem
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
       source.read(tf.constant(0, tf.int64))

@@ -8,12 +8,12 @@ import jax
 import numpy as np
 import pytest
 import scipy.special
-import tensorflow_datasets as tfds
 
 from big_vision.configs import common
 from big_vision.datasets import embedded
 from big_vision.evaluators import classification
 from big_vision.pp import ops_general, ops_image  # noqa: F401 (registers ops)
+from big_vision.tf import tfds
 
 pytestmark = pytest.mark.tf
 

@@ -1,8 +1,12 @@
 """What is wrong with a config of the input pipeline, and what to do."""
 
+import json
+import pathlib
+
 import pytest
 
 from big_vision import input_pipeline as ip
+from big_vision.pipeline import validate
 
 pytestmark = pytest.mark.tf
 
@@ -57,3 +61,24 @@ def test_validate_other_keys(rows):
     ip.validate(cfg)
   with pytest.raises(ValueError, match="processes, 3"):
     ip.validate(config(rows), process_count=3, device_count=4)
+
+
+def test_no_key_of_our_configs_is_refused(monkeypatch):
+  """Nor what published configs carry although nothing reads it."""
+  monkeypatch.setattr(validate, "_check_dataset", lambda config, key: None)
+  path = pathlib.Path(__file__).parent.parent / "golden" / "configs.json"
+  inputs = [
+    config["input"]
+    for variants in json.loads(path.read_text()).values()
+    for config in variants.values()
+    if "data" in config.get("input", {})
+  ]
+  assert len(inputs) > 20
+  for config in inputs:
+    ip.validate(config, process_count=1, device_count=1)
+
+
+def test_what_is_not_read_is_logged(rows, caplog):
+  with caplog.at_level("INFO"):
+    ip.validate({**config(rows), "cache": "pipeline"}, device_count=8)
+  assert "config.input.cache is not read" in caplog.text

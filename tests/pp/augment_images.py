@@ -1,7 +1,8 @@
 """Images for the tests of augmentations, and the ways kernels are run."""
 
 import numpy as np
-import tensorflow as tf
+
+from big_vision.tf import tf
 
 
 def noise(h, w, seed=0):

@@ -2,10 +2,10 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import pytest
-import tensorflow as tf
 from pp.augment_images import dark, noise, run
 
 from big_vision.pp import augment_color
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

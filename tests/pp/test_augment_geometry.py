@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-import tensorflow as tf
 from pp.augment_images import noise, run
 
 from big_vision.pp import augment_geometry, rng
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

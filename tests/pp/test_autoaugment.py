@@ -6,12 +6,12 @@ import zlib
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from pp.augment_images import dark, noise, run
 from scipy import stats
 
 from big_vision.pp import autoaugment, builder, rng
 from big_vision.pp.archive import autoaugment as archived
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

@@ -2,13 +2,13 @@ import ast
 import logging
 
 import pytest
-import tensorflow as tf
 
 from big_vision.pp import (
   builder,
   ops_general,  # noqa: F401  (Registers ops.)
   registry,
 )
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from big_vision.pp import builder, ops_general, rng
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

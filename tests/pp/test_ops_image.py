@@ -5,10 +5,10 @@ import io
 import numpy as np
 import PIL.Image
 import pytest
-import tensorflow as tf
 from scipy import ndimage, stats
 
 from big_vision.pp import builder, ops_image, rng
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

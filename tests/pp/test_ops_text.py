@@ -2,9 +2,9 @@ import types
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from big_vision.pp import builder, ops_text, rng, sentencepiece_model
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

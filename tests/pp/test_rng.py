@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-import tensorflow as tf
 from scipy import stats
 
 from big_vision.pp import builder, registry, rng
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

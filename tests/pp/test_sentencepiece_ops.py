@@ -5,10 +5,10 @@ import pathlib
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from big_vision.pp import sentencepiece_model
 from big_vision.pp.sentencepiece_ops import SentencepieceOps
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from big_vision.pp import string_ops
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sentencepiece
-import tensorflow as tf
 
 from big_vision.chrono import chrono
 from big_vision.pp import (
@@ -18,6 +17,7 @@ from big_vision.pp import (
 )
 from big_vision.pp.registry import Registry
 from big_vision.pp.sentencepiece_tokenizer import SentencepieceTokenizer
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

@@ -3,11 +3,11 @@ import functools
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from scipy import stats
 
 from big_vision.pp import autoaugment, builder, rng
 from big_vision.pp.archive import randaug  # noqa: F401 Registers the op.
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

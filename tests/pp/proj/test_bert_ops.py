@@ -1,10 +1,10 @@
 """Word pieces as a preprocessing op and as a tokenizer."""
 
 import pytest
-import tensorflow as tf
 
 from big_vision.pp import builder, rng, tokenizer
 from big_vision.pp.proj.flaxformer import bert_ops
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

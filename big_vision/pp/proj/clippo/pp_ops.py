@@ -7,6 +7,8 @@ Shapes: `n` glyphs, `S` side of the image, `F` size of the font, `R` rows of
 text.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Sequence
 

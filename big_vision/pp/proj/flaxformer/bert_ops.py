@@ -1,5 +1,7 @@
 """Word pieces for BERT text towers: `bert_tokenize` and `tokenizers.bert`."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from big_vision import download

@@ -9,6 +9,8 @@ References:
 1].
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 

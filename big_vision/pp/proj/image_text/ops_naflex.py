@@ -23,6 +23,8 @@ References:
 Shapes: `N` patches.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 
 from big_vision import trees

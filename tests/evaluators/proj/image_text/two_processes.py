@@ -7,7 +7,6 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tensorflow as tf
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from big_vision import devices as bv_devices
@@ -17,6 +16,7 @@ from big_vision.evaluators.proj.image_text import (
   retrieval,
 )
 from big_vision.pp import ops_general, ops_image, registry  # noqa: F401
+from big_vision.tf import tf
 
 LENGTH = 24
 

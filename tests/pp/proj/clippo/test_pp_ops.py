@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from big_vision.pp import builder
 from big_vision.pp.proj.clippo import pp_ops, unifont
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

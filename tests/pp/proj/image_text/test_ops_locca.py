@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from big_vision.datasets import shapes
 from big_vision.pp import builder, ops_general, ops_text, rng, tokenizer
 from big_vision.pp.proj.image_text import ops_locca
+from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
 

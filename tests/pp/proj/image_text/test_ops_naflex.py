@@ -8,7 +8,6 @@ import zlib
 import jax
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import toy
 from big_vision import input_pipeline
@@ -16,6 +15,7 @@ from big_vision.datasets import shapes
 from big_vision.evaluators import common
 from big_vision.pp import builder, ops_general, ops_image, ops_text, rng
 from big_vision.pp.proj.image_text import ops_naflex
+from big_vision.tf import tf
 from big_vision.trainers.proj.image_text import siglip
 from big_vision.training import cli
 
