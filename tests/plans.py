@@ -4,7 +4,7 @@ import jax
 import ml_collections as mlc
 import numpy as np
 
-from big_vision.planning import graph, partition
+from big_vision.planning import jaxpr, partition
 
 F32 = 4  # Bytes.
 
@@ -41,7 +41,7 @@ def make_config(batch=32, model=None, **kw):
 def trace(fn, *shapes):
   """Graph of a function of float32 arrays."""
   args = [jax.ShapeDtypeStruct(s, np.float32) for s in shapes]
-  return graph.from_function(fn, *args)
+  return jaxpr.from_function(fn, *args)
 
 
 def names(g):

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from big_vision.planning import graph as graph_lib
-from big_vision.planning import primitives
+from big_vision.planning import jaxpr, primitives
 from big_vision.planning.graph import Graph, Op
 from big_vision.planning.primitives import Buffers
 
@@ -33,7 +32,7 @@ def of_function(fn: Callable[..., Any], *args: Any) -> int:
   Raises:
     ValueError: it contains an operation that the planner does not know.
   """
-  return count(graph_lib.from_function(fn, *args))[0]
+  return count(jaxpr.from_function(fn, *args))[0]
 
 
 def count(

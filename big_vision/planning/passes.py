@@ -1,7 +1,7 @@
 """Where XLA's partitioner puts the communication of parameters and gradients.
 
 A traced step has a mark where parameters become whole and one where gradients
-are split (`graph.gather_p`, `graph.scatter_p`), both around the whole gradient.
+are split (`jaxpr.gather_p`, `jaxpr.scatter_p`), both around the whole gradient.
 These passes move the marks to where the communication happens.
 """
 
@@ -15,7 +15,7 @@ def place_communication(graph: Graph) -> None:
   """Moves the marks to where the communication happens; changes the graph.
 
   Args:
-    graph: Graph of an update step, fresh from `graph.from_jaxpr`.
+    graph: Graph of an update step, fresh from `jaxpr.from_jaxpr`.
   """
   _gather_in_loops(graph)
   _scatter_in_loops(graph)

@@ -12,10 +12,8 @@ import collections
 import dataclasses
 import enum
 import functools
-import typing
 
-if typing.TYPE_CHECKING:
-  from big_vision.planning.graph import Graph, Op
+from big_vision.planning.graph import Graph, Op
 
 # Marks where a step needs parameters whole, and where it has gradients that may
 # be split again. Traced around `Recipe.grad_fn`, see `trace.py`.
@@ -133,7 +131,7 @@ KNOWN = {name: row for names, row in _TABLE for name in names.split()}
 _ELEMENTWISE = Primitive(Buffers.CHEAP, 1)
 
 
-def of(op: "Op") -> Primitive:
+def of(op: Op) -> Primitive:
   """Looks up an operation.
 
   Args:
@@ -177,7 +175,7 @@ def unknown(name: str, shapes: str = "") -> ValueError:
   )
 
 
-def assumed(graph: "Graph") -> dict[str, int]:
+def assumed(graph: Graph) -> dict[str, int]:
   """Lists what a graph has that the planner does not know.
 
   Args:

@@ -18,6 +18,7 @@ import numpy as np
 
 from big_vision import compat, schedules, sharding, trees
 from big_vision.planning import graph as graph_lib
+from big_vision.planning import jaxpr as jaxpr_lib
 from big_vision.planning import passes
 from big_vision.planning.partition import spec_of
 from big_vision.training import recipe as recipe_lib
@@ -166,7 +167,7 @@ def trace(
   key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
   with setup.context():
     closed = jax.make_jaxpr(fn)(plan.shapes, batch, {}, key)
-  graph = graph_lib.from_jaxpr(closed)
+  graph = jaxpr_lib.from_jaxpr(closed)
   passes.place_communication(graph)
   for v, s in zip(graph.inputs, jax.tree.leaves(plan.shardings), strict=False):
     v.spec = spec_of(s, len(v.shape))
@@ -201,10 +202,10 @@ def _marked(grad_fn, shardings):
   """`grad_fn` with marks on the parameters it reads and the gradients."""
 
   def marked(loss_fn, params, *args):
-    params = jax.tree.map(graph_lib.gather_p.bind, params)
+    params = jax.tree.map(jaxpr_lib.gather_p.bind, params)
     out, grads = grad_fn(loss_fn, params, *args)
     grads = jax.tree.map(
-      lambda g, s: graph_lib.scatter_p.bind(g, spec=spec_of(s, g.ndim)),
+      lambda g, s: jaxpr_lib.scatter_p.bind(g, spec=spec_of(s, g.ndim)),
       grads,
       shardings,
     )

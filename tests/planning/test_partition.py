@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from big_vision import compat
-from big_vision.planning import flops, graph, partition, primitives
+from big_vision.planning import flops, jaxpr, partition, primitives
 from plans import F32, names, split
 
 M = ("model",)
@@ -152,10 +152,10 @@ def test_parameters_are_gathered_and_gradients_scattered():
   mesh, data = {"data": 4}, ("data",)
 
   def fn(w, v):
-    whole = graph.gather_p.bind(w)
+    whole = jaxpr.gather_p.bind(w)
     return (
-      graph.scatter_p.bind(whole * 2, spec=(data, ())),
-      graph.scatter_p.bind(v * 2, spec=((), ())),
+      jaxpr.scatter_p.bind(whole * 2, spec=(data, ())),
+      jaxpr.scatter_p.bind(v * 2, spec=((), ())),
     )
 
   g, parts = split(fn, [(8, 6), (8, 6)], [(data, ()), ((), ())], mesh)

@@ -5,18 +5,18 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from big_vision.planning import graph, passes
+from big_vision.planning import jaxpr, passes
 from plans import F32, names, split, trace
 
-gather = graph.gather_p.bind
-scatter = lambda x: graph.scatter_p.bind(x, spec=((),) * x.ndim)
+gather = jaxpr.gather_p.bind
+scatter = lambda x: jaxpr.scatter_p.bind(x, spec=((),) * x.ndim)
 
 
 def test_small_sums_are_combined():
   """Up to 30 MiB in one, in the order in which they are computed."""
 
   def fn(*xs):
-    return [graph.scatter_p.bind(x * 2, spec=((),)) for x in xs]
+    return [jaxpr.scatter_p.bind(x * 2, spec=((),)) for x in xs]
 
   mib = 2**20 // F32
   g, parts = split(

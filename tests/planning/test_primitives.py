@@ -11,7 +11,7 @@ from big_vision import losses, mixup, train
 from big_vision import optax as bv_optax
 from big_vision.models import bit, bit_paper, mlp_mixer, nfnet, vit
 from big_vision.models.proj.flexi import vit as flexi
-from big_vision.planning import costs, flops, graph, primitives
+from big_vision.planning import costs, flops, jaxpr, primitives
 from big_vision.tools import plan
 from plans import make_config, trace
 
@@ -36,7 +36,7 @@ MODELS = {
 
 def check(fn, *args):
   """All operations of a function have a row in the table."""
-  assert primitives.assumed(graph.from_function(fn, *args)) == {}
+  assert primitives.assumed(jaxpr.from_function(fn, *args)) == {}
 
 
 @pytest.mark.parametrize("name", MODELS)

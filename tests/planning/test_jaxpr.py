@@ -8,7 +8,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from big_vision import compat
-from big_vision.planning import graph
+from big_vision.planning import graph, jaxpr
 from plans import names, trace
 
 
@@ -97,7 +97,7 @@ def test_values():
   g = trace(lambda x: x.astype(jnp.bfloat16), (3, 4))
   (v,) = g.outputs
   assert (v.shape, v.size, v.itemsize, v.spec) == ((3, 4), 12, 2, ((), ()))
-  keys = graph.from_function(jax.random.split, jax.random.key(0)).outputs[0]
+  keys = jaxpr.from_function(jax.random.split, jax.random.key(0)).outputs[0]
   assert keys.shape == (2,) and keys.itemsize == 8
 
 
