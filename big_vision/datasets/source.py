@@ -1,4 +1,4 @@
-"""What a source of raw examples offers to the input pipeline.
+"""Sources of raw examples: the contract with the input pipeline.
 
 A source of one's own needs three things: `get_tfdata`, `total_examples` and
 `num_examples_per_process`. All else has defaults, in `DataSource` for those that

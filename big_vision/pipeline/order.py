@@ -1,4 +1,4 @@
-"""What the order of training examples depends on: the config, and nothing else.
+"""The order of training examples, a function of the config alone.
 
 The order is that of one endless stream of examples, the same on all hosts.
 Batch n is made of its positions n * B to (n + 1) * B, B being the global batch

@@ -95,7 +95,7 @@ class SequentialStream:
 
   @functools.cached_property
   def _read_late(self) -> Callable[[Example], Example] | None:
-    """What completes an example in its turn; None if it is complete before."""
+    """Completes an example in its turn; None if it is complete before."""
     if self.pre_filter_fn or self._is_cached:
       return None
     return self.source.training_order(None, **self.tfdata)[1]

@@ -1,1 +1,1 @@
-"""What a training step costs, told from shapes alone; see `tools/plan.py`."""
+"""Predicts the costs of a training step from shapes; see `tools/plan.py`."""

@@ -75,7 +75,7 @@ class Fusion:
     return any(v in self.stored for v in op.outputs)
 
   def _must_store(self):
-    """What is stored whatever it costs."""
+    """Stores the results that XLA keeps whatever they cost."""
     for op in self._graph.ops:
       buffers = primitives.of(op).buffers
       if buffers in primitives.FUSIBLE or self._is_no_op(op):

@@ -139,7 +139,7 @@ class Partition:
     self._add(op, "all-reduce", self.bytes(out), rest, times)
 
   def _constrain(self, op, times):
-    """What the model asks for, along the axes that do not split the batch."""
+    """Follows a constraint along the axes that do not split the batch."""
     (source,), (out,) = op.inputs, op.outputs
     asked = spec_of(op.params["sharding"], len(out.shape))
     spec = []

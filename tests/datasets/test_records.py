@@ -149,7 +149,7 @@ def test_memory_limit(prepared, caplog, monkeypatch):
   assert 100 < size < 1000
   free = config(prepared, cache_raw=True, shuffle_buffer_size=1500)
   tight = {**free, "memory_gb": 200.5 * size / 2**30}
-  with caplog.at_level("WARNING"):
+  with caplog.at_level("WARNING", logger="absl"):
     ids(free, 1)
     assert "memory_gb" not in caplog.text
     got = ids(tight, 4)
@@ -223,7 +223,7 @@ def test_cache_raw_of_a_damaged_file(folder, caplog):
   with open(path, "r+b") as f:
     f.seek(int(bounds[3]) + 14)
     f.write(b"\xff" * 40)
-  with caplog.at_level("WARNING"):
+  with caplog.at_level("WARNING", logger="absl"):
     got = ids(config(folder, cache_raw=True, skip_errors=True), 60)
   assert "config.input.cache_raw of digits" in caplog.text
   assert "input.skip_errors: dropped 1" in caplog.text

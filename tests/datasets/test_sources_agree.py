@@ -381,7 +381,7 @@ def test_errors_name_the_file_and_are_counted(
   if damage is lose_file_of_folder:
     shutil.copyfile(copy / "train/dog/02.jpg", copy / what)
   logging.set_verbosity(logging.INFO)
-  with caplog.at_level("WARNING"):
+  with caplog.at_level("WARNING", logger="absl"):
     run_epochs(config(data, skip_errors=True), 9, after)
   dropped = [r.getMessage() for r in caplog.records if "dropped" in r.msg]
   assert any(f"{num} since the start" in text for text in dropped)
@@ -400,7 +400,7 @@ def test_labels_outside_the_range_in_csv_and_arrow(forms, tmp_path, caplog):
   assert "cat/05.jpg" in problem
   with pytest.raises(ValueError, match=message):
     run_epochs(config(data), 5)
-  with caplog.at_level("WARNING"):
+  with caplog.at_level("WARNING", logger="absl"):
     run_epochs(config(data, skip_errors=True), 5)
   assert any("dropped 1 of" in r.getMessage() for r in caplog.records)
   arrow = dict(forms["hf_arrow"], num_classes=2)

@@ -81,7 +81,7 @@ def test_large_caches_are_not_made(tfds_data_dir, ops, monkeypatch, caplog):
   monkeypatch.setattr(evaluation, "make_for_inference", spy_on)
   keep = "|keep('image', 'label')"  # 8 * 8 float32, int64, bool, int32 (_id).
   size = 297 * (4 * 64 + 8 + 1 + 4) / 2**30
-  with caplog.at_level("INFO"):
+  with caplog.at_level("INFO", logger="absl"):
     pipeline(PP + keep, cache="final_data", memory_gb=1.01 * size)
     assert {"cache_raw": False, "cache_final": True} in flags_given
     assert "not cached" not in caplog.text

@@ -296,7 +296,7 @@ def test_skip_errors_warns_and_counts(caplog):
   ds = ip.make_for_train(
     numbers(6), fails_at(1, 2, 4), 3, skip_errors=True, name="toy"
   )
-  with caplog.at_level("WARNING"):
+  with caplog.at_level("WARNING", logger="absl"):
     got = [b["x"].numpy().tolist() for _, b in zip(range(2), ds, strict=False)]
   assert got == [[0, 3, 5], [0, 3, 5]]
   dropped = [r.getMessage() for r in caplog.records if "toy" in r.getMessage()]

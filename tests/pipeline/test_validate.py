@@ -79,6 +79,6 @@ def test_no_key_of_our_configs_is_refused(monkeypatch):
 
 
 def test_what_is_not_read_is_logged(rows, caplog):
-  with caplog.at_level("INFO"):
+  with caplog.at_level("INFO", logger="absl"):
     ip.validate({**config(rows), "cache": "pipeline"}, device_count=8)
   assert "config.input.cache is not read" in caplog.text

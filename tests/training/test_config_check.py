@@ -68,7 +68,7 @@ def test_batch_size():
 
 
 def test_what_published_configs_carry_is_no_mistake(caplog):
-  with caplog.at_level("INFO"):
+  with caplog.at_level("INFO", logger="absl"):
     config_check.check_training(config(mixup=dict(p=0.2, n=2, fold_in=None)))
   assert "config.mixup.fold_in has no effect" in caplog.text
   caplog.clear()

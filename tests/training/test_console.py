@@ -27,7 +27,7 @@ def test_progress_on_a_terminal():
 
 def test_progress_elsewhere_is_plain_lines(caplog):
   logging.set_verbosity(logging.INFO)
-  with caplog.at_level("INFO"):
+  with caplog.at_level("INFO", logger="absl"):
     console.Progress(8, io.StringIO()).update(2, {"training_loss": 3.0})
   assert "step 2/8  25%  loss 3" in caplog.text
   assert "\r" not in caplog.text

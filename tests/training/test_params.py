@@ -32,7 +32,7 @@ def complete(loaded):
 @pytest.mark.parametrize("missing", [{}, {"a": SHAPES["a"]}])
 def test_loads_what_there_is_and_initializes_the_rest(missing, caplog):
   ones = np.ones([2, 3], np.float64)
-  with caplog.at_level("INFO"):
+  with caplog.at_level("INFO", logger="absl"):
     got, where = complete({"b": {"c": ones}, **missing})
   assert "Loaded 1 of 2 parameter arrays; initializing: a" in caplog.text
   np.testing.assert_array_equal(got["a"], np.full(8, 7.0))

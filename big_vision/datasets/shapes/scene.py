@@ -1,4 +1,4 @@
-"""What is in a picture of `shapes`: scenes as plain data, drawn at random.
+"""Describes pictures of `shapes`: scenes as plain data, drawn at random.
 
 Space: the picture is the unit square, x to the right, y down. The camera sees
 a floor that meets a wall; objects are flat, face the camera, are all equally

@@ -1,4 +1,4 @@
-"""What can be said about a scene of `shapes`: captions, questions, names.
+"""Describes a scene of `shapes` in words: captions, questions, names.
 
 Every statement follows from the scene alone, and is true.
 """

@@ -9,7 +9,9 @@ process alone, and only to this machine unless `--host` says otherwise.
 
 import argparse
 import io
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -82,6 +84,19 @@ def caption_prompts(captions: Iterable[str]) -> list[str]:
   lines = dict.fromkeys(" ".join(caption.split()) for caption in captions)
   fits = lambda line: 0 < len(line) <= similarity.MAX_PROMPT_CHARS
   return [line for line in lines if fits(line)][:MAX_DEFAULT_PROMPTS]
+
+
+def stop_at_ctrl_c(httpd: server.Server) -> None:
+  """Makes Ctrl-C end `serve_forever`.
+
+  A KeyboardInterrupt can be lost: where it comes in a callback of the garbage
+  collector, such as the one of JAX, Python prints and ignores it.
+
+  Args:
+    httpd: serves in the main thread, which must not wait for its own end.
+  """
+  shut_down = lambda *_: threading.Thread(target=httpd.shutdown).start()
+  signal.signal(signal.SIGINT, shut_down)
 
 
 def load(args: argparse.Namespace) -> similarity.Demo:
@@ -176,12 +191,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     httpd.demo = load(args)
     name = httpd.demo.embedder.name
+    stop_at_ctrl_c(httpd)
     print(f"Demo of {name}: {httpd.url} (Ctrl-C stops it)", flush=True)
     httpd.serve_forever()
+    print("Stopped.")
   except (ValueError, FileNotFoundError) as e:
     print(e, file=sys.stderr)
     return 1
-  except KeyboardInterrupt:
+  except KeyboardInterrupt:  # While it loads.
     print("Stopped.")
   finally:
     httpd.server_close()

@@ -110,7 +110,7 @@ def test_order_of_places(places, monkeypatch, tmp_path):
 
 
 def test_without_network(places, caplog):
-  with caplog.at_level("WARNING"):
+  with caplog.at_level("WARNING", logger="absl"):
     assert unifont.get().only_ascii
     assert unifont.get().only_ascii
   (record,) = caplog.records  # It is tried, and said, once.
