@@ -34,7 +34,7 @@ def parse_arg(
 
   Raises:
     ValueError: a key that is not in the spec, or a value of the wrong type.
-    lookup.ConfigError: a default is a list, or a flag is neither true nor false.
+    AssertionError: a default is a list, or a flag is neither true nor false.
   """
   arg = arg or ""
   if arg and spec and not set(arg) & set(",=") and arg not in spec:
@@ -54,8 +54,6 @@ def parse_arg(
     value = given.pop(name)
     try:
       result[name] = convert(value)
-    except lookup.ConfigError:
-      raise  # Says what is wrong.
     except (TypeError, ValueError) as e:
       raise ValueError(
         f"Config arg {name}={value!r} is not of type {convert.__name__}."
@@ -81,11 +79,11 @@ def get_type_with_default(v: Any) -> tuple[Any, Callable[[str], Any]]:
     (default, converter).
 
   Raises:
-    lookup.ConfigError: `v` is another tuple or list.
+    AssertionError: `v` is another tuple or list.
   """
   if isinstance(v, (tuple, list)):
     if len(v) != 2 or not isinstance(v[1], type):
-      raise lookup.ConfigError(
+      raise AssertionError(
         f"List and tuple types are not supported, got {v!r}: the comma "
         "separates the args. Use a string instead and evaluate it in the "
         "config."
@@ -100,7 +98,8 @@ def get_type_with_default(v: Any) -> tuple[Any, Callable[[str], Any]]:
 def _parse_bool(x: str) -> bool:
   """Converts true or false, in any case; an empty string means false."""
   if x.lower() not in ("true", "false", ""):
-    raise lookup.ConfigError(
+    # Of this very type, which callers compare by name.
+    raise AssertionError(
       f"A flag in the config arg must be true or false, not {x!r}."
     )
   return x.lower() == "true"
@@ -116,7 +115,7 @@ def autotype(x: str) -> bool | int | float | str:
     The value; `x` itself if it has none of these forms.
   """
   if not isinstance(x, str):
-    raise lookup.ConfigError(f"{x!r} is not a string.")
+    raise AssertionError(f"{x!r} is not a string.")
   if x.lower() in ("true", "false"):
     return x.lower() == "true"
   for convert in (int, float):
@@ -137,11 +136,11 @@ def pack_arg(**kw: Any) -> str:
     "key=value,...".
 
   Raises:
-    lookup.ConfigError: a value contains a comma.
+    AssertionError: a value contains a comma.
   """
   for key, value in kw.items():
     if "," in f"{value}":
-      raise lookup.ConfigError(f"The value of {key} has a comma: {value}")
+      raise AssertionError(f"The value of {key} has a comma: {value}")
   return ",".join(f"{key}={value}" for key, value in kw.items())
 
 
@@ -170,7 +169,7 @@ def format_str(format_string: str, config: mlc.ConfigDict) -> Any:
     string if there are no fields in it.
 
   Raises:
-    lookup.ConfigError: the string has a format (`{res:03d}`) or a conversion
+    AssertionError: the string has a format (`{res:03d}`) or a conversion
       (`{res!r}`).
   """
   result = ""
@@ -179,7 +178,7 @@ def format_str(format_string: str, config: mlc.ConfigDict) -> Any:
     if field is None:
       continue
     if not field or spec or conversion:
-      raise lookup.ConfigError(
+      raise AssertionError(
         f"Only plain fields like {{res}} are supported: {format_string!r}"
       )
     *path, last = field.split(".")
