@@ -1,5 +1,6 @@
 """The half of the package that needs jax only imports without TensorFlow."""
 
+import ast
 import pathlib
 import subprocess
 import sys
@@ -74,3 +75,28 @@ def test_import_is_fast():
     "print(time.time() - t)"
   )
   assert float(done.stdout) < 5.0, done.stdout
+
+
+def test_collection_of_tests_leaves_tensorflow_alone():
+  """Every worker collects all tests, and TensorFlow takes 10 seconds of that."""
+  used = [
+    f"{path.relative_to(ROOT)}:{node.lineno}"
+    for path in sorted((ROOT / "tests").rglob("*.py"))
+    for node in run_at_import(ast.parse(path.read_text(encoding="utf-8")))
+    if (isinstance(node, ast.Name) and node.id == "tf")
+    or (isinstance(node, ast.Constant) and node.value == "tensorflow")
+    or (isinstance(node, ast.Import) and node.names[0].name == "tensorflow")
+  ]
+  assert not used
+
+
+def run_at_import(tree):
+  """Nodes that are evaluated when a module is imported."""
+  for name, value in ast.iter_fields(tree):
+    is_function = isinstance(tree, ast.FunctionDef | ast.Lambda)
+    if (is_function and name == "body") or name in ("annotation", "returns"):
+      continue
+    for node in value if isinstance(value, list) else [value]:
+      if isinstance(node, ast.AST):
+        yield node
+        yield from run_at_import(node)

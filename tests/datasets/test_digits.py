@@ -4,7 +4,6 @@ import sys
 
 import numpy as np
 import pytest
-import sklearn.datasets
 
 from big_vision.datasets import digits, embedded
 from big_vision.tf import tfds
@@ -24,11 +23,17 @@ def builder(tfds_data_dir):
   return digits.prepare(tfds_data_dir)
 
 
+@pytest.fixture(scope="module")
+def raw():
+  from sklearn import datasets  # Seconds, which other tests need not wait.
+
+  return datasets.load_digits()
+
+
 @pytest.mark.parametrize(
   "split,first,size", [("train", 0, 1500), ("test", 1500, 297)]
 )
-def test_examples_are_those_of_scikit_learn(builder, split, first, size):
-  raw = sklearn.datasets.load_digits()
+def test_examples_are_those_of_scikit_learn(builder, raw, split, first, size):
   examples = list(builder.as_dataset(split=split).as_numpy_iterator())
   assert len(examples) == size
   assert [e["id"].decode() for e in examples[:3]] == FIRST[split]
@@ -41,11 +46,11 @@ def test_examples_are_those_of_scikit_learn(builder, split, first, size):
   assert sorted(indices) == list(range(first, first + size))
 
 
-def test_arrays_use_the_whole_range():
+def test_arrays_use_the_whole_range(raw):
   images, labels = digits.load_arrays()
   assert images.shape == (1797, 8, 8, 1) and images.dtype == np.uint8
   assert (images.min(), images.max()) == (0, 255)
-  half = images[sklearn.datasets.load_digits().images == 8]
+  half = images[raw.images == 8]
   np.testing.assert_array_equal(half, 128)  # 127.5, to even.
   assert set(labels) == set(range(10))
 

@@ -13,11 +13,11 @@ from big_vision.evaluators.proj.image_text import (
   discriminative_classifier as dc,
 )
 from big_vision.evaluators.proj.image_text import embedding, prompt_engineering
+from big_vision.pp import registry
+from big_vision.tf import tf
 
-tf = pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.tf
 
-from big_vision.pp import registry  # noqa: E402
 
 NAMES = ["Red,  crimson", "green_", "Blue,navy,azure", "black"]
 NUM, LENGTH, DIM = 21, 40, 6

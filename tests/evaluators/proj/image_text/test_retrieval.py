@@ -12,11 +12,11 @@ from big_vision.evaluators.proj.image_text import (
   image_text_retrieval,
   retrieval,
 )
+from big_vision.pp import registry
+from big_vision.tf import tf
 
-tf = pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.tf
 
-from big_vision.pp import registry  # noqa: E402
 
 NUM, MOST = 21, 4  # Images, and texts that an image may have.
 TEXTS = [[f"{i} {j}" for j in range(i % MOST)] for i in range(NUM)]
