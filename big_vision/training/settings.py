@@ -54,7 +54,8 @@ def make(
       )
     if old in values:
       values[new] = values.pop(old)
-  fields: tuple[Any, ...] = dataclasses.fields(cls)  # type: ignore[arg-type]
+  kind: Any = cls  # A type variable cannot be bound to dataclasses.
+  fields = dataclasses.fields(kind)
   lookup.check_keys(values, [f.name for f in fields], key)
   out = cls(**values)
   for field in fields:
