@@ -44,6 +44,6 @@ def too_new(lines, installed=importlib.metadata.version):
 
 
 if __name__ == "__main__":
-  sys.exit(
-    "\n".join(too_new((REPO / "requirements.txt").read_text().splitlines()))
-  )
+  # `sys.exit("")` would be a failure.
+  found = too_new((REPO / "requirements.txt").read_text().splitlines())
+  sys.exit("\n".join(found) or 0)
