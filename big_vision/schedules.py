@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from big_vision import lookup
 from big_vision.types import ConfigLike, Schedule
@@ -150,6 +151,31 @@ def check_schedule(schedule: ConfigLike, key: str = "schedule") -> None:
   decay_type = schedule.get("decay_type", "stair")
   if decay_type not in _DECAYS:
     raise lookup.unknown("decay type", decay_type, _DECAYS, f"{key}.decay_type")
+  # A learning rate below zero climbs.
+  for name in ("mult", "end", "linear_end", "timescale", "shift"):
+    check_not_negative(schedule.get(name), f"config.{key}.{name}")
+  for mult in schedule.get("mults") or ():
+    check_not_negative(mult, f"config.{key}.mults")
+
+
+def check_not_negative(value: Any, key: str) -> None:
+  """Refuses numbers below zero, NaN, and what cannot be compared with zero.
+
+  Args:
+    value: number; None stands for an absent key. Traced ones are left alone.
+    key: what holds it, for the error message.
+
+  Raises:
+    lookup.ConfigError: it is negative or not a number.
+  """
+  if value is None or isinstance(value, jax.core.Tracer):
+    return
+  try:
+    allowed = bool(value >= 0)
+  except TypeError:
+    allowed = False
+  if not allowed:
+    raise lookup.ConfigError(f"{key} = {value!r} must be a number, at least 0.")
 
 
 def create_learning_rate_schedule(
@@ -220,8 +246,9 @@ def create_learning_rate_schedule(
   power = kw.get("power", 1)
   timescale = duration("timescale", kw.get("timescale", 10_000))
   shift = duration("shift", kw.get("shift", 0))
-  boundaries = jnp.array(kw.get("steps", []), jnp.float32)
-  mults = jnp.array([1.0, *kw.get("mults", [])], jnp.float32)
+  # On the host: `step_fn` moves them, where a transfer guard lets it.
+  boundaries = np.array(kw.get("steps", []), np.float32)
+  mults = np.array([1.0, *kw.get("mults", [])], np.float32)
   if decay_type == "stair" and len(mults) <= len(boundaries):
     raise ValueError(
       f"config.schedule.mults has {len(mults) - 1} entries; it needs one for "
@@ -244,7 +271,7 @@ def create_learning_rate_schedule(
       since = jnp.maximum(step - warmup, 0.0)
       lr = base / jnp.sqrt(1.0 + (since + shift) / timescale)
     elif decay_type == "stair":
-      lr = base * mults[jnp.sum(boundaries <= step)]
+      lr = base * jnp.asarray(mults)[jnp.sum(boundaries <= step)]
     else:
       raise lookup.unknown(
         "decay type", decay_type, _DECAYS, "schedule.decay_type"
