@@ -134,6 +134,25 @@ def check(config: ConfigLike) -> None:
       _check_schedule(sched)
 
 
+def check_lengths(config: ConfigLike, sched_kw: Mapping[str, Any]) -> None:
+  """Checks that the schedules of a config fit into its run.
+
+  Args:
+    config: mapping with `schedule`, see `make`.
+    sched_kw: as for `make`; schedules with epochs are left unchecked without
+      `data_size`.
+
+  Raises:
+    ValueError: for example, the warm-up is as long as the run.
+  """
+  for _, sched in _schedule_rules(config.get("schedule", {})):
+    if sched is None:
+      continue
+    in_epochs = [k for k in sched if k.endswith("_epochs")]
+    if not in_epochs or sched_kw.get("data_size"):
+      _make_schedule(sched, sched_kw)
+
+
 def _check_config(config: ConfigLike) -> None:
   """Refuses keys of earlier versions, negative numbers, and unreadable rules."""
   if "optim" in config:

@@ -14,6 +14,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from big_vision import devices, fs, metrics, profiler, schedules
+from big_vision import optax as bv_optax
 from big_vision import workdir as workdir_lib
 from big_vision.chrono import chrono
 from big_vision.training import config_check, console, flat_config, loop
@@ -164,6 +165,12 @@ def _set_up(
   total_steps = int(steps)
   if total_steps != steps:
     raise ValueError(f"config.total_steps={steps} is not a whole number.")
+  bv_optax.check_lengths(
+    config,
+    dict(
+      total_steps=total_steps, batch_size=batch_size, data_size=num_examples
+    ),
+  )
   chrono.inform(
     total_steps=total_steps,
     global_bs=batch_size,
