@@ -4,7 +4,7 @@ Shapes: B global batch size, C classes.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -81,6 +81,29 @@ def _mapped(
     )
   has_output = mapping >= 0
   return labels[:, has_output], logits[:, mapping[has_output]]
+
+
+def trial(
+  predict_fn: PredictFn,
+  train_state: TrainState,
+  batch: Batch,
+  cfg: Mapping[str, Any],
+) -> Any:
+  """Computes what `run` computes of one batch, to find out whether it fits.
+
+  Args:
+    predict_fn: as for `Evaluator`.
+    train_state: first argument of the predict function.
+    batch: of the data, with `_mask`.
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Anything.
+  """
+  labels = iteration.take(batch, cfg.get("label_key", "labels"))
+  mask = batch.pop("_mask")
+  fn = get_eval_fn(predict_fn, cfg["loss_name"])
+  return fn(train_state, batch, labels, mask)
 
 
 class Evaluator:
