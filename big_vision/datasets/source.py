@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
+from big_vision.datasets.classes import Classes
 from big_vision.tf import tf
 
 # Features of one example: name -> tensor.
@@ -27,11 +28,16 @@ class DataSource:
       `IndexedDataSource`.
     bytes_per_example: mean size of a raw example in memory, None if unknown.
     block_size: how many examples are read at a time, by their numbers.
+    class_names: names of the classes of `label` in the order of the labels,
+      None if they have none.
+    num_classes: number of these classes; None: that of the names, or unknown.
   """
 
   random_access: bool = False
   bytes_per_example: float | None = None
   block_size: int = 1
+  class_names: Sequence[str] | None = None
+  num_classes: int | None = None
 
   def get_tfdata(
     self,
@@ -72,6 +78,38 @@ class DataSource:
       what is wrong with it. Whoever opens the source may stop right away.
     """
     return []
+
+  def classes_of(self, feature: str) -> Classes | None:
+    """Finds the classes of a feature, in all that the source can see.
+
+    They must not depend on the split: what is compared at the start of a run is
+    that training and evaluation mean the same by a label.
+
+    Args:
+      feature: its name; of nested ones a path, "objects/label".
+
+    Returns:
+      The classes; None if the feature is no label or nothing is known.
+    """
+    names, num = self.class_names, self.num_classes
+    if feature != "label" or (names is None and num is None):
+      return None
+    if names is None or num is None:
+      num = num if names is None else len(names)
+    named = names is not None and len(names) == num
+    return Classes(int(num or 0), tuple(names) if named and names else None)
+
+  def example_spec(self) -> Any:
+    """Describes a raw example, as `element_spec` of `get_tfdata` does.
+
+    Returns:
+      Dict of `tf.TypeSpec`.
+    """
+    if self.random_access:
+      read: Any = getattr(self, "read")  # noqa: B009 - of those that have it
+      return tf.data.Dataset.range(1).map(read).element_spec
+    ds = self.get_tfdata(ordered=True, process_split=False, allow_cache=False)
+    return ds.element_spec
 
   def training_order(
     self, order_seed: tf.Tensor | None = None, **kw: Any
@@ -169,6 +207,10 @@ _OPTIONAL = (
   "bytes_per_example",
   "block_size",
   "bad_examples",
+  "class_names",
+  "num_classes",
+  "classes_of",
+  "example_spec",
   "training_order",
 )
 

@@ -14,7 +14,14 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from big_vision import lookup
-from big_vision.datasets import embedded, python_reader, records, source
+from big_vision.datasets import (
+  bad_examples,
+  embedded,
+  python_reader,
+  records,
+  source,
+)
+from big_vision.datasets.classes import Classes
 from big_vision.datasets.ids import hash_id
 from big_vision.tf import tf
 
@@ -83,7 +90,31 @@ class DataSource(python_reader.Reader, source.DataSource):
     record, tfds_id = python_reader.unpack(fetched)
     features = self.builder.info.features
     example = features.deserialize_example(record, decoders=self._decoders())
-    return _add_id({**example, "tfds_id": tfds_id})
+    return self._finish({**example, "tfds_id": tfds_id})
+
+  def classes_of(self, feature: str) -> Classes | None:
+    """See the base class: what TFDS says about the feature."""
+    found = self.builder.info.features
+    for name in feature.split("/"):
+      found = getattr(found, "feature", found)  # Of a sequence.
+      if not hasattr(found, "keys") or name not in found:
+        return None
+      found = found[name]
+    found = getattr(found, "feature", found)
+    if not isinstance(found, tfds.features.ClassLabel):
+      return None
+    num = found.num_classes
+    return Classes(num, tuple(found.names)) if num else None
+
+  def example_spec(self) -> Any:
+    """See the base class; opens no file."""
+    features, decoders = self.builder.info.features, self._decoders()
+
+    def example(record):
+      raw = features.deserialize_example(record, decoders=decoders)
+      return self._finish({**raw, "tfds_id": record})
+
+    return tf.data.Dataset.from_tensors("").map(example).element_spec
 
   def get_tfdata(
     self,
@@ -172,11 +203,18 @@ class DataSource(python_reader.Reader, source.DataSource):
       read_config=read_config,
       decoders=self._decoders(),
     )
-    return ds.map(_add_id, num_parallel_calls=tf.data.AUTOTUNE)
+    return ds.map(self._finish, num_parallel_calls=tf.data.AUTOTUNE)
 
-
-def _add_id(example):
-  return {**example, "_id": hash_id(example["tfds_id"])}
+  def _finish(self, example):
+    """Checks the labels of a raw example and adds `_id`."""
+    for name, feature in self.builder.info.features.items():
+      is_label = isinstance(feature, tfds.features.ClassLabel)
+      if is_label and feature.num_classes and name in example:
+        # -1 is TFDS' label of examples without one.
+        example = bad_examples.check_label(
+          example, name, feature.num_classes, example.get("tfds_id", ""), -1
+        )
+    return {**example, "_id": hash_id(example["tfds_id"])}
 
 
 def get_builder(
