@@ -13,51 +13,30 @@ class Classes:
 
   Attributes:
     num: labels are in [0, num).
-    names: names of the classes in the order of the labels, or None.
+    names: names of the first classes in the order of the labels; None: the
+      classes are called by their numbers.
   """
 
   num: int
   names: tuple[str, ...] | None = None
 
   @property
-  def numbered(self) -> bool:
-    """Whether the classes have no names but their numbers, as "0", "1", …"""
-    return self.names is None or all(
-      name == str(i) for i, name in enumerate(self.names)
-    )
+  def known(self) -> tuple[str, ...]:
+    """Names of the classes as far as they are known."""
+    if self.names is None:
+      return tuple(map(str, range(self.num)))
+    return self.names[: self.num]
 
-  def name(self, label: int) -> str:
-    """Returns the name of a class, its number if it has none."""
-    return str(label) if self.names is None else self.names[label]
+  @property
+  def numbered(self) -> bool:
+    """Whether the classes are called by their numbers, "0", "1", …"""
+    return self.names is None or self.known == Classes(len(self.known)).known
 
   def __str__(self) -> str:
-    if self.names is None:
+    if self.numbered:
       return f"0 to {self.num - 1}"
-    shown = ", ".join(map(repr, self.names[:_MAX_SHOWN]))
-    more = ", …" if len(self.names) > _MAX_SHOWN else ""
-    return f"{shown}{more} ({self.num})"
-
-
-def first_difference(a: Classes, b: Classes) -> int | None:
-  """Finds the first label that two datasets use for different classes.
-
-  Names are compared without regard to upper case and underscores. Where one
-  list goes on behind the end of the other, nothing differs.
-
-  Args:
-    a: classes of one dataset.
-    b: classes of the other.
-
-  Returns:
-    The label; None if there is none, or if the names cannot be compared since
-    the two have none in common.
-  """
-  if not comparable(a, b):
-    return None
-  for label in range(min(a.num, b.num)):
-    if _plain(a.name(label)) != _plain(b.name(label)):
-      return label
-  return None
+    shown = ", ".join(map(repr, self.known[:_MAX_SHOWN]))
+    return shown + (", …" if self.num > _MAX_SHOWN else "")
 
 
 def comparable(a: Classes, b: Classes) -> bool:
@@ -68,14 +47,28 @@ def comparable(a: Classes, b: Classes) -> bool:
     b: classes of the other.
 
   Returns:
-    Whether they have a name in common. Classes without names are called by
-    their numbers.
+    Whether they have a name in common. Case and underscores do not matter.
   """
-  return bool(_names(a) & _names(b))
+  return bool(set(map(_plain, a.known)) & set(map(_plain, b.known)))
 
 
-def _names(classes):
-  return {_plain(classes.name(label)) for label in range(classes.num)}
+def first_difference(a: Classes, b: Classes) -> int | None:
+  """Finds the first label that two datasets use for different classes.
+
+  Where one list goes on behind the end of the other, nothing differs.
+
+  Args:
+    a: classes of one dataset.
+    b: classes of the other.
+
+  Returns:
+    The label; None if there is none, or the names are not `comparable`.
+  """
+  if comparable(a, b):
+    for label, (x, y) in enumerate(zip(a.known, b.known, strict=False)):
+      if _plain(x) != _plain(y):
+        return label
+  return None
 
 
 def _plain(name):

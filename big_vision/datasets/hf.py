@@ -104,8 +104,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
       return None
     num, names = column.num_classes, column.names
     if num is not None:
-      named = names is not None and len(names) == num
-      return Classes(num, tuple(names)) if named else Classes(num)
+      return Classes(num, tuple(names) if names else None)
     tables = [p.table for p in self._rows.parts if not p.problem]
     largest = column.largest(tables)
     return None if largest is None or largest < 0 else Classes(largest + 1)

@@ -92,12 +92,10 @@ class DataSource:
       The classes; None if the feature is no label or nothing is known.
     """
     names, num = self.class_names, self.num_classes
-    if feature != "label" or (names is None and num is None):
+    num = len(names or ()) if num is None else num
+    if feature != "label" or not num:
       return None
-    if names is None or num is None:
-      num = num if names is None else len(names)
-    named = names is not None and len(names) == num
-    return Classes(int(num or 0), tuple(names) if named and names else None)
+    return Classes(num, tuple(names) if names else None)
 
   def example_spec(self) -> Any:
     """Describes a raw example, as `element_spec` of `get_tfdata` does.
