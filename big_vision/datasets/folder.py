@@ -206,7 +206,9 @@ def _check_types(labels, lines, classes, path):
   for i, kind in enumerate(kinds):
     if kind == kinds[first] != "a number" or not kind:
       continue
-    where = f"config.input.data.labels: line {lines[i]} of {path} has the label "
+    where = (
+      f"config.input.data.labels: line {lines[i]} of {path} has the label "
+    )
     if kind == "a number":
       raise lookup.ConfigError(
         f"{where}{labels[i]!r}, which is no integer. Write integers, such as 1, "

@@ -67,7 +67,9 @@ class DataSource(source.DataSource):
       )
       for i, label in enumerate(labels.tolist() if num_classes else ())
     }
-    self._bad = bad_examples.BadExamples({i: m for i, m in messages.items() if m})
+    self._bad = bad_examples.BadExamples(
+      {i: m for i, m in messages.items() if m}
+    )
     for key in self._folders:
       values = self._columns.get(key)
       if values is None or values.dtype != object:

@@ -94,27 +94,13 @@ class DataSource(python_reader.Reader, source.DataSource):
 
   def classes_of(self, feature: str) -> Classes | None:
     """See the base class: what TFDS says about the feature."""
-    found = self.builder.info.features
-    for name in feature.split("/"):
-      found = getattr(found, "feature", found)  # Of a sequence.
-      if not hasattr(found, "keys") or name not in found:
-        return None
-      found = found[name]
-    found = getattr(found, "feature", found)
-    if not isinstance(found, tfds.features.ClassLabel):
-      return None
-    num = found.num_classes
-    return Classes(num, tuple(found.names)) if num else None
+    return classes_of(self.builder, feature)
 
   def example_spec(self) -> Any:
     """See the base class; opens no file."""
-    features, decoders = self.builder.info.features, self._decoders()
-
-    def example(record):
-      raw = features.deserialize_example(record, decoders=decoders)
-      return self._finish({**raw, "tfds_id": record})
-
-    return tf.data.Dataset.from_tensors("").map(example).element_spec
+    spec = example_spec(self.builder, self._skip_decode)
+    text = tf.TensorSpec([], tf.string)
+    return {**spec, "tfds_id": text, "_id": tf.TensorSpec([], tf.int32)}
 
   def get_tfdata(
     self,
@@ -169,13 +155,7 @@ class DataSource(python_reader.Reader, source.DataSource):
     return tfds.even_splits(self.split, jax.process_count())
 
   def _decoders(self):
-    """Tells TFDS about features that are not to be decoded."""
-    skip = {
-      k: tfds.decode.SkipDecoding()
-      for k in self._skip_decode
-      if k in self.builder.info.features
-    }
-    return skip or None
+    return _decoders(self.builder, self._skip_decode)
 
   def _open(self, split, shuffle_files, **kw):
     """Opens a split; the read config's own options come last."""
@@ -215,6 +195,57 @@ class DataSource(python_reader.Reader, source.DataSource):
           example, name, feature.num_classes, example.get("tfds_id", ""), -1
         )
     return {**example, "_id": hash_id(example["tfds_id"])}
+
+
+def _decoders(builder, skip_decode):
+  """Tells TFDS about features that are not to be decoded."""
+  skip = {
+    k: tfds.decode.SkipDecoding()
+    for k in skip_decode
+    if k in builder.info.features
+  }
+  return skip or None
+
+
+def classes_of(
+  builder: tfds.core.DatasetBuilder, feature: str
+) -> Classes | None:
+  """Finds the classes of a feature; the dataset need not be prepared.
+
+  Args:
+    builder: of the dataset.
+    feature: its name; of nested ones a path, "objects/label".
+
+  Returns:
+    The classes; None if it is no ClassLabel.
+  """
+  found: Any = builder.info.features
+  for name in feature.split("/"):
+    found = getattr(found, "feature", found)  # Of a sequence.
+    if not hasattr(found, "keys") or name not in found:
+      return None
+    found = found[name]
+  found = getattr(found, "feature", found)
+  if not isinstance(found, tfds.features.ClassLabel) or not found.num_classes:
+    return None
+  return Classes(found.num_classes, tuple(found.names))
+
+
+def example_spec(
+  builder: tfds.core.DatasetBuilder, skip_decode: Sequence[str] = ("image",)
+) -> Any:
+  """Describes a raw example; the dataset need not be prepared.
+
+  Args:
+    builder: of the dataset.
+    skip_decode: names of features that stay encoded bytes.
+
+  Returns:
+    Nested dict of `tf.TypeSpec`.
+  """
+  features, decoders = builder.info.features, _decoders(builder, skip_decode)
+  read = lambda record: features.deserialize_example(record, decoders=decoders)
+  return tf.data.Dataset.from_tensors("").map(read).element_spec
 
 
 def get_builder(

@@ -8,12 +8,13 @@ source alone, those of all classes are computed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from absl import logging
 
+from big_vision.datasets import core
 from big_vision.datasets.classes import Classes
 from big_vision.datasets.source import DataSource
 from big_vision.lookup import ConfigError
@@ -70,11 +71,17 @@ class Trace:
   names: frozenset[str] = frozenset()
 
 
-def trace(source: DataSource, pp: str | None, *outputs: str) -> Trace:
+def trace(
+  spec: Any,
+  classes_of: Callable[[str], Classes | None],
+  pp: str | None,
+  *outputs: str,
+) -> Trace:
   """Finds out what preprocessing does with the labels of a source.
 
   Args:
-    source: where the raw examples come from.
+    spec: of a raw example, see `DataSource.example_spec`.
+    classes_of: see `DataSource.classes_of`.
     pp: preprocessing string.
     *outputs: entries of the result to describe.
 
@@ -85,9 +92,7 @@ def trace(source: DataSource, pp: str | None, *outputs: str) -> Trace:
   Raises:
     ConfigError: an op that reads labels gets text.
   """
-  spec = source.example_spec()
   flat = tf.nest.flatten(spec)
-  fn = builder.get_preprocess_fn(pp, log_data=False)
   feeds, uses, results = {}, [], {}
 
   def run(*values):
@@ -95,6 +100,7 @@ def trace(source: DataSource, pp: str | None, *outputs: str) -> Trace:
     for name, value in tree_flatten_with_names(example)[0]:
       if tf.is_tensor(value) and not isinstance(value, tf.RaggedTensor):
         feeds[name] = value
+    fn = builder.get_preprocess_fn(pp, log_data=False)
     zero = tf.zeros([], tf.int64)
     with label_lib.record() as noted, rng.example_seed([0, 0], zero):
       results.update(fn(example))
@@ -108,7 +114,7 @@ def trace(source: DataSource, pp: str | None, *outputs: str) -> Trace:
   except Exception as e:  # Ops of users raise anything.
     logging.info("Cannot compare the labels of %r: %s", pp, e)
     return Trace()
-  known = _Known(source, graph, feeds)
+  known = _Known(classes_of, graph, feeds)
   onehots = tuple(OneHot(use, known.labels(use.labels)) for use in uses)
   described = {k: known.labels(results[k]) for k in outputs if k in results}
   return Trace(
@@ -121,8 +127,8 @@ def trace(source: DataSource, pp: str | None, *outputs: str) -> Trace:
 class _Known:
   """Finds out about tensors of a traced preprocessing."""
 
-  def __init__(self, source, graph, feeds):
-    self._source, self._graph = source, graph
+  def __init__(self, classes_of, graph, feeds):
+    self._classes_of, self._graph = classes_of, graph
     self._feeds = {id(tensor): name for name, tensor in feeds.items()}
     self._by_op = {tensor.op.name: tensor for tensor in feeds.values()}
 
@@ -134,7 +140,7 @@ class _Known:
       return None
     feed = self._origin(tensor)
     name = self._feeds.get(id(feed))
-    classes = None if name is None else self._source.classes_of(name)
+    classes = None if name is None else self._classes_of(name)
     if classes is None or not classes.num:
       return None
     if feed is tensor:
@@ -196,10 +202,10 @@ def check(
   Raises:
     ConfigError: labels of the data do not fit into it, or they are text.
   """
-  if "onehot" not in (pp or ""):
+  if "onehot" not in (pp or "") or not _tells(source):
     return ()
   try:
-    onehots = trace(source, pp).onehots
+    onehots = trace(source.example_spec(), source.classes_of, pp).onehots
   except ConfigError as e:
     raise ConfigError(f"config.{pp_key}: {e}") from e
   for onehot in onehots:
@@ -216,3 +222,46 @@ def check(
       f"set config.num_classes={num}, or take out of the data what is too much."
     )
   return onehots
+
+
+def _tells(source: DataSource) -> bool:
+  """Tells whether to look at a source: one of this project or with classes.
+
+  Sources of users need not expect to be opened more often than they are read.
+  """
+  own = getattr(source, "_source", source)
+  if type(own).__module__.startswith("big_vision."):
+    return True
+  overrides = getattr(type(own), "classes_of", DataSource.classes_of)
+  return bool(
+    overrides is not DataSource.classes_of
+    or source.class_names
+    or source.num_classes
+  )
+
+
+def check_data(
+  data: Mapping[str, Any], pp: str | None, pp_key: str, data_key: str
+) -> tuple[OneHot, ...]:
+  """Does `check` for the source of a config.
+
+  Args:
+    data: arguments of `datasets.core.get`.
+    pp, pp_key, data_key: as in `check`.
+
+  Returns:
+    The ops `onehot`.
+
+  Raises:
+    ConfigError: as `check`.
+    ValueError: the data cannot be opened, or what else its source raises.
+  """
+  try:
+    source = core.get(**data)
+  except ValueError as e:
+    usual, text = "config.input.data", str(e)
+    if not text.startswith(usual) or data_key == "input.data":
+      raise
+    # Sources name the key of training.
+    raise ConfigError(f"config.{data_key}{text.removeprefix(usual)}") from e
+  return check(source, pp, pp_key, data_key)

@@ -28,12 +28,14 @@ class Use:
     key_result: the entry that was written.
     depth: labels have to be smaller.
     labels: the tensor, as it was in the entry.
+    rank: number of its dimensions: 0 for one label per example.
   """
 
   key: str
   key_result: str
   depth: int
   labels: Any
+  rank: int | None
 
 
 _uses: contextvars.ContextVar[list[Use] | None] = contextvars.ContextVar(
@@ -76,9 +78,10 @@ def read(
     tf.errors.InvalidArgumentError: (when it is run) within an input pipeline, a
       scalar is neither an integer in [0, depth) nor -1.
   """
-  labels = tf.convert_to_tensor(value)
+  ragged = isinstance(value, tf.RaggedTensor)
+  labels = value if ragged else tf.convert_to_tensor(value)
   if (uses := _uses.get()) is not None:
-    uses.append(Use(key, key_result, depth, value))
+    uses.append(Use(key, key_result, depth, value, labels.shape.rank))
   if labels.dtype == tf.string:
     raise ConfigError(
       f"{op}({depth}, key={key!r}): {key!r} holds text, but labels are integers. "

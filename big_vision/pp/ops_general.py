@@ -100,7 +100,7 @@ def _read_table(path, npzkey, sep):
       keys = npz[npzkey].tolist()
     return keys, np.arange(len(keys), dtype=np.int64)
   with fs.open(path, "rb") as f:
-    lines = f.read().decode("utf-8").splitlines()
+    lines = f.read().decode("utf-8-sig").splitlines()
   if sep is None:
     return lines, np.arange(len(lines), dtype=np.int64)
   keys, values = [], []

@@ -149,7 +149,10 @@ def test_classes_do_not_depend_on_the_split(tmp_path):
 @pytest.mark.parametrize(
   "labels, message",
   [
-    (["0", "1", "cat"], "line 4 of .*'cat', a name, but line 2 has '0', an int"),
+    (
+      ["0", "1", "cat"],
+      "line 4 of .*'cat', a name, but line 2 has '0', an int",
+    ),
     (["cat", "", "3"], "line 4 of .*'3', an integer, but line 2 has 'cat'"),
     (["1", "2.0", "1"], "line 3 of .*'2.0', which is no integer"),
     (["1.0", "2.0", "1.5e3"], "line 2 of .*'1.0', which is no integer"),
