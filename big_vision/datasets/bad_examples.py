@@ -71,7 +71,7 @@ def check_label(
 
   Args:
     example: dict of tensors.
-    name: the entry with the label; if it is no integer nothing is checked.
+    name: the entry with the label; other types than integers are not checked.
     num: number of classes.
     where: string scalar, names the example.
     low: the smallest label.

@@ -98,7 +98,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     return self._bad.messages
 
   def classes_of(self, feature: str) -> Classes | None:
-    """See the base class. Of integers that are no ClassLabel: the largest."""
+    """See the base class. Of other integers than ClassLabel: the largest."""
     column = self._columns.get(feature)
     if column is None:
       return None

@@ -89,7 +89,7 @@ class DataSource:
       feature: its name; of nested ones a path, "objects/label".
 
     Returns:
-      The classes; None if the feature is no label or nothing is known.
+      The classes; None if the feature is not a label or nothing is known.
     """
     names, num = self.class_names, self.num_classes
     num = len(names or ()) if num is None else num

@@ -217,7 +217,7 @@ def classes_of(
     feature: its name; of nested ones a path, "objects/label".
 
   Returns:
-    The classes; None if it is no ClassLabel.
+    The classes; None if it is not a ClassLabel.
   """
   found: Any = builder.info.features
   for name in feature.split("/"):
