@@ -79,8 +79,8 @@ def _grid(
     return None
   if any(grid.left_out):
     logging.info(
-      "config.%s: the patches of %dx%d pixels leave out %d rows and %d columns "
-      "of pixels, at the bottom and at the right.",
+      "config.%s: the patches of an image of %dx%d pixels leave out its last %d "
+      "rows and %d columns of pixels.",
       key, *size, *grid.left_out,
     )  # fmt: skip
   return grid.stored

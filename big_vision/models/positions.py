@@ -47,8 +47,14 @@ def image_grid(
     The ImageGrid of a model with one position per patch.
 
   Raises:
-    ConfigError: the patch is larger than the image.
+    ConfigError: the patch is larger than the image, or not a pair.
   """
+  pair = isinstance(patch_size, Sequence) and len(patch_size) == 2
+  if not pair or not all(isinstance(p, int) and p > 0 for p in patch_size):
+    raise lookup.ConfigError(
+      f"config.{key}.patch_size={patch_size!r} should be (height, width) in "
+      "pixels, for example (16, 16)."
+    )
   (height, width), (ph, pw) = size, patch_size
   if ph > height or pw > width:
     raise lookup.ConfigError(

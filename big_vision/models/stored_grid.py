@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from big_vision import fs, lookup
@@ -51,7 +52,7 @@ def _grids(config: ConfigLike) -> Iterator[tuple[int, int]]:
   """Yields the grids of the models of a run."""
   pp = (config.get("input") or {}).get("pp")
   texts = [pp] if isinstance(pp, str) else list((pp or {}).values())
-  for size in filter(None, (_image_size(config, text) for text in texts)):
+  for size in filter(None, map(_image_size, texts)):
     for key in ("model", "student"):
       name = config.get(f"{key}_name")
       # Nothing of the user's is imported because a file names it.
@@ -63,26 +64,27 @@ def _grids(config: ConfigLike) -> Iterator[tuple[int, int]]:
             yield grid.stored
 
 
-def _image_size(config, pp):
+def _image_size(pp):
   """Computes (height, width) of the images that a preprocessing makes."""
   try:  # The TensorFlow wing, which a machine may lack.
-    from big_vision.pp import builder
+    from big_vision.pp import builder, ops_image, registry
     from big_vision.tf import tf
   except ImportError:
     return None
-  own = lookup.known_modules("pp", lookup.OPS)
-  lookup.preprocessing(
-    {"pp_modules": [m for m in config.get("pp_modules", own) if m in own]}
-  )
+  prefix, own = "preprocess_ops.", ops_image.__name__
   sections = builder.split_pipeline(pp)
   image = tf.zeros([64, 64, 3], tf.uint8)
   if sections and sections[0].startswith("decode"):
     image = tf.io.encode_jpeg(image)
   data = {"image": image}
   for section in sections:
-    try:
-      data = builder.get_preprocess_fn(section, log_data=False)(dict(data))
-    except Exception:  # noqa: BLE001, S112 (of features that only data has)
-      continue
-  shape = getattr(data.get("image"), "shape", ())
-  return tuple(shape[:2]) if len(shape) == 3 else None
+    # Others do not change the size, and may need files or other features.
+    if registry.Registry.knows(prefix + section):
+      op = registry.Registry.lookup(prefix + section)
+      if op.func.__module__ == own:
+        try:
+          data = op()(data)
+        except Exception as e:  # Of features that only data has.
+          logging.info("No image size in the pp of a stored config: %s", e)
+          return None
+  return tuple(data["image"].shape[:2])

@@ -279,16 +279,13 @@ def fit_posemb(
     new: [1, h * w, D] array or shape.
     init_file: the checkpoint.
     grid: (h, w), see `resample_posemb`.
-    from_grid: (n, m); None looks for the run's config where the number of
-      positions does not tell.
+    from_grid: (n, m); None looks for the run's config, if `grid` is given.
 
   Returns:
     As `resample_posemb`.
   """
-  # A square is what nearly all checkpoints have; of one that fits as it is we
-  # have to know: 16 positions are 4x4, or 2x8 as the model's own.
-  is_open = grid is not None and grid[0] != grid[1]
-  if is_open and from_grid is None:
+  # Nearly all checkpoints have a square, but 16 positions may be 2x8, too.
+  if grid is not None and from_grid is None:
     from_grid = stored_grid.find(init_file, old.shape[1])
   return resample_posemb(old, new, grid, from_grid)
 
