@@ -42,7 +42,7 @@ _CHUNK = 4096
 
 def _precompute_cache(
   x: AnyArray, y: AnyArray, num_classes: int
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
   """Computes what does not depend on the weight of the regularization.
 
   The decomposition is that of the smaller one of XᵀX and XXᵀ (the kernel form,
@@ -60,6 +60,7 @@ def _precompute_cache(
     Dict of float64 arrays: `mean`, `std` [1, D] to standardize with; `eigs`,
     `lhs`, `rhs` such that the weights [D + 1, C] are
     `(lhs / (eigs + l2_reg)) @ rhs`. All NaN if a representation is not finite.
+    The first three are under `exact`, and rounded to float32 beside it.
   """
   x = np.asarray(x, np.float64)
   finite = np.isfinite(x).all()
@@ -84,11 +85,13 @@ def _precompute_cache(
   lhs[-1, -1] = 1.0
   rhs = np.concatenate([rhs, BIAS_CONSTANT * y.sum(axis=0, keepdims=True)])
   eigs = np.append(np.square(singular), num_rows * BIAS_CONSTANT**2)
-  return {"mean": mean, "std": std, "eigs": eigs, "lhs": lhs, "rhs": rhs}
+  exact = {"mean": mean, "std": std, "eigs": eigs}
+  rounded = {k: v.astype(np.float32) for k, v in exact.items()}
+  return {**rounded, "lhs": lhs, "rhs": rhs, "exact": exact}
 
 
 def _eig_fewshot_acc_fn(
-  cache: dict[str, np.ndarray],
+  cache: dict[str, Any],
   x_test: AnyArray,
   y_test: AnyArray,
   l2_reg: float,
@@ -105,12 +108,13 @@ def _eig_fewshot_acc_fn(
     Fraction of test images whose largest output is the right class, a float;
     NaN if an output is not finite.
   """
-  w = (cache["lhs"] / (cache["eigs"] + np.float64(l2_reg))) @ cache["rhs"]
+  exact = cache["exact"]
+  w = (cache["lhs"] / (exact["eigs"] + np.float64(l2_reg))) @ cache["rhs"]
   x_test, y_test = np.asarray(x_test), np.asarray(y_test)
   num_correct = 0
   for start in range(0, len(x_test), _CHUNK):
     rows = slice(start, start + _CHUNK)
-    x = (x_test[rows].astype(np.float64) - cache["mean"]) / cache["std"]
+    x = (x_test[rows].astype(np.float64) - exact["mean"]) / exact["std"]
     outputs = x @ w[:-1] + BIAS_CONSTANT * w[-1]  # [M, C]
     if not np.isfinite(outputs).all():
       return float("nan")

@@ -64,7 +64,7 @@ def test_near_singular_covariance(n, dim, rank, l2_reg):
   (x, y), (x_test, y_test) = features(n, 0), features(3000, 1)
   cache = fewshot_lsr._precompute_cache(x, y, 5)
   got = fewshot_lsr._eig_fewshot_acc_fn(cache, x_test, y_test, l2_reg)
-  w = (cache["lhs"] / (cache["eigs"] + l2_reg)) @ cache["rhs"]
+  w = (cache["lhs"] / (cache["exact"]["eigs"] + l2_reg)) @ cache["rhs"]
   # A solve of the normal equations loses the digits that this test is about:
   # least squares of the rows and of sqrt(l2_reg) I does not.
   _, prepare = ridge(x, y, 5, 1.0)
