@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from big_vision import lookup
+from big_vision import guards, lookup
 from big_vision.types import Array, ArrayLike
 
 
@@ -52,6 +52,7 @@ def get(name: str, key: str = "loss") -> Callable[..., Any]:
   return fn
 
 
+@guards.transfers
 def onehot(
   labels: ArrayLike,
   num_classes: int,
@@ -78,6 +79,7 @@ def onehot(
   return jnp.where(hit, on_value, off_value).astype(jnp.float32)
 
 
+@guards.transfers
 def sigmoid_xent(
   *, logits: Array, labels: Array, reduction: bool = True
 ) -> Array:
@@ -100,6 +102,7 @@ def sigmoid_xent(
   return jnp.mean(loss) if reduction else loss
 
 
+@guards.transfers
 def softmax_xent(
   *,
   logits: Array,
@@ -127,6 +130,7 @@ def softmax_xent(
   return jnp.mean(loss) if reduction else loss
 
 
+@guards.transfers
 def weighted_softmax_xent(
   *,
   logits: Array,
@@ -226,6 +230,7 @@ def self_distillation_xent(
   return -jnp.sum(p * logq, axis=-1)
 
 
+@guards.transfers
 def bidirectional_contrastive_loss(
   zimg: Array,
   ztxt: Array,

@@ -9,8 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from big_vision import lookup
+from big_vision import guards, lookup
 from big_vision.types import ConfigLike, Schedule
 
 _UNITS = ("steps", "examples", "epochs", "percent")
@@ -220,8 +221,9 @@ def create_learning_rate_schedule(
   power = kw.get("power", 1)
   timescale = duration("timescale", kw.get("timescale", 10_000))
   shift = duration("shift", kw.get("shift", 0))
-  boundaries = jnp.array(kw.get("steps", []), jnp.float32)
-  mults = jnp.array([1.0, *kw.get("mults", [])], jnp.float32)
+  # On the host: where transfers are disallowed, only explicit ones may happen.
+  boundaries = np.asarray(kw.get("steps", []), np.float32)
+  mults = np.asarray([1.0, *kw.get("mults", [])], np.float32)
   if decay_type == "stair" and len(mults) <= len(boundaries):
     raise ValueError(
       f"config.schedule.mults has {len(mults) - 1} entries; it needs one for "
@@ -234,6 +236,7 @@ def create_learning_rate_schedule(
     q = (step - warmup) / (total_steps - warmup)
     return jnp.clip(q, 0.0, 1.0)
 
+  @guards.transfers
   def step_fn(step):
     step = jnp.asarray(step, jnp.float32)
     if decay_type in ("linear", "polynomial"):
@@ -244,7 +247,7 @@ def create_learning_rate_schedule(
       since = jnp.maximum(step - warmup, 0.0)
       lr = base / jnp.sqrt(1.0 + (since + shift) / timescale)
     elif decay_type == "stair":
-      lr = base * mults[jnp.sum(boundaries <= step)]
+      lr = base * jnp.asarray(mults)[jnp.sum(boundaries <= step)]
     else:
       raise lookup.unknown(
         "decay type", decay_type, _DECAYS, "schedule.decay_type"

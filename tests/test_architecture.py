@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
   # Functions that stand alone.
   "types compat lookup partial fs tf download trees schedules losses mixup views"
-  " ring contrastive grads clipping profiler workdir",
+  " ring contrastive grads clipping profiler workdir guards",
   # Labels and names of classes: facts.
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
   # Parts of a run.

@@ -84,7 +84,7 @@ def make_params(
   Returns:
     Tree of arrays.
   """
-  shapes = config.get("init_shapes", [(1, 224, 224, 3)])
+  shapes = _input_shapes(config)
   types = config.get("init_types", ["float32"] * len(shapes))
   if len(types) != len(shapes):
     raise ValueError(
@@ -100,6 +100,10 @@ def make_params(
 
   params = init()
   return load(params) if load else params
+
+
+def _input_shapes(config):
+  return config.get("init_shapes", [(1, 224, 224, 3)])
 
 
 def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
@@ -125,7 +129,9 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
   flat = mesh.devices.flatten()
   lookup.preprocessing(config)
   kw = {"num_classes": config.num_classes} if "num_classes" in config else {}
-  model, load = models.build(config, **kw)
+  shape = tuple(_input_shapes(config)[0])
+  size = shape[1:3] if len(shape) == 4 else None
+  model, load = models.build(config, image_size=size, **kw)
   predict_fns = make_predict_fns(config, model)
   eval_validate.validate(config, predict_fns, flat)
 
