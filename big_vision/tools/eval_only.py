@@ -34,7 +34,7 @@ from big_vision import (
 from big_vision.chrono import chrono
 from big_vision.evaluators import common as eval_common
 from big_vision.evaluators import validate as eval_validate
-from big_vision.training import cli, console
+from big_vision.training import cli, console, label_check
 from big_vision.types import ConfigLike, LoadFn, Params
 
 # Features that are the first, second input of a model, as when training.
@@ -134,6 +134,7 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
   model, load = models.build(config, image_size=size, **kw)
   predict_fns = make_predict_fns(config, model)
   eval_validate.validate(config, predict_fns, flat)
+  label_check.check_evaluators(config)
 
   if output_dir:
     fs.makedirs(output_dir)

@@ -124,7 +124,11 @@ def train(
   config = flat_config.modern(config)
   if chrono.prev_step is not None:  # Not the first run of this process.
     chrono.reset()
-  config_check.check(config, model)
+  from big_vision.datasets import core as sources  # The TensorFlow wing.
+
+  opened: dict[str, Any] = {}
+  with sources.shared(opened):
+    config_check.check(config, model)
   mesh = devices.create_device_mesh(
     config.get("mesh", [("data", jax.device_count())]),
     allow_split_physical_axes=config.get(
@@ -137,7 +141,9 @@ def train(
     stack.enter_context(workdir_lib.lock(workdir))
     writer = metrics.BigVisionMetricWriter(workdir=workdir, config=config)
     stack.callback(writer.close)
-    setup = _set_up(config, workdir, mesh, writer)
+    with sources.shared(opened):
+      setup = _set_up(config, workdir, mesh, writer)
+    opened.clear()
     if profile and workdir:
       profiler.configure(fs.join(workdir, "profile"))
     recipe = build(setup)

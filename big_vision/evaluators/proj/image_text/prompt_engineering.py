@@ -128,7 +128,7 @@ def _tfds_names(
 
 def _names_in_file(path: str) -> list[str]:
   """Reads the lines of a text file, without empty ones at its end."""
-  with open(download.fetch(path), encoding="utf-8") as f:
+  with open(download.fetch(path), encoding="utf-8-sig") as f:
     names = [line.strip() for line in f.read().rstrip().splitlines()]
   if not names or not all(names):
     where = f"line {names.index('') + 1} is empty" if names else "it is empty"
