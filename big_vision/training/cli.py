@@ -16,7 +16,13 @@ from ml_collections import config_flags
 from big_vision import devices, fs, metrics, profiler, schedules
 from big_vision import workdir as workdir_lib
 from big_vision.chrono import chrono
-from big_vision.training import config_check, console, flat_config, loop
+from big_vision.training import (
+  config_check,
+  console,
+  flat_config,
+  loop,
+  user_errors,
+)
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
 from big_vision.types import Batches, ConfigLike, TrainState
@@ -57,15 +63,16 @@ def main_for(
       raise SystemExit(
         "--config is required, for example configs/quickstart.py"
       )
-    start_jax()
-    train(
-      build,
-      config,
-      flags.FLAGS.workdir,
-      cleanup=flags.FLAGS.cleanup,
-      profile=flags.FLAGS.profile,
-      model=model,
-    )
+    with user_errors.one_line():
+      start_jax()
+      train(
+        build,
+        config,
+        flags.FLAGS.workdir,
+        cleanup=flags.FLAGS.cleanup,
+        profile=flags.FLAGS.profile,
+        model=model,
+      )
 
   return main
 
