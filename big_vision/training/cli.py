@@ -11,13 +11,13 @@ from typing import Any
 
 import jax
 from absl import flags, logging
-from ml_collections import config_flags
 
 from big_vision import devices, fs, metrics, profiler, schedules
 from big_vision import workdir as workdir_lib
 from big_vision.chrono import chrono
 from big_vision.training import (
   config_check,
+  config_flag,
   console,
   flat_config,
   loop,
@@ -27,11 +27,9 @@ from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
 from big_vision.types import Batches, ConfigLike, TrainState
 
-config_flags.DEFINE_config_file(
+config_flag.define(
   "config",
-  None,
-  "Training configuration: path.py[:argument].",
-  lock_config=True,
+  "Training configuration: path.py[:argument]. --config.key=value changes a key.",
 )
 flags.DEFINE_string("workdir", None, "Folder for logs and checkpoints.")
 flags.DEFINE_boolean(
@@ -57,13 +55,15 @@ def main_for(
   """
 
   def main(argv: Sequence[str]) -> None:
-    del argv
+    config_flag.check_arguments(argv)
     config = flags.FLAGS.config
     if config is None:
       raise SystemExit(
         "--config is required, for example configs/quickstart.py"
       )
     with user_errors.one_line():
+      changed = flags.FLAGS["config"].override_values
+      config_flag.check_method(changed, build)
       start_jax()
       train(
         build,
