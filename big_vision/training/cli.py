@@ -13,9 +13,11 @@ import jax
 from absl import flags, logging
 
 from big_vision import devices, fs, metrics, profiler, schedules
+from big_vision import optax as bv_optax
 from big_vision import workdir as workdir_lib
 from big_vision.chrono import chrono
 from big_vision.training import (
+  config_changes,
   config_check,
   config_flag,
   console,
@@ -34,6 +36,13 @@ config_flag.define(
 flags.DEFINE_string("workdir", None, "Folder for logs and checkpoints.")
 flags.DEFINE_boolean(
   "cleanup", False, "Delete the workdir after successful completion."
+)
+flags.DEFINE_enum(
+  "config_changed",
+  "refuse",
+  ["refuse", "continue"],
+  "What to do if the workdir holds a run of another model, optimizer, seed, data "
+  "or batch size.",
 )
 flags.DEFINE_boolean(
   "profile", False, "Trace a few steps into <workdir>/profile."
@@ -72,6 +81,7 @@ def main_for(
         cleanup=flags.FLAGS.cleanup,
         profile=flags.FLAGS.profile,
         model=model,
+        config_changed=flags.FLAGS.config_changed,
       )
 
   return main
@@ -104,6 +114,7 @@ def train(
   cleanup: bool = False,
   profile: bool = False,
   model: str = "model",
+  config_changed: str = "refuse",
 ) -> TrainState:
   """Runs a training from its config.
 
@@ -114,12 +125,15 @@ def train(
     cleanup: delete the workdir after success.
     profile: trace a few steps.
     model: what the config calls the model that is trained.
+    config_changed: "continue" goes on although the workdir holds a run with
+      another config, see `config_changes`.
 
   Returns:
     The final state.
 
   Raises:
-    ValueError: the config is wrong; raised before data is read.
+    ValueError: the config is wrong, or another than that of the workdir; raised
+      before data is read.
   """
   console.note(
     f"Hello from process {jax.process_index()} of {jax.process_count()} with "
@@ -138,13 +152,19 @@ def train(
       "mesh_allow_split_physical_axes", False
     ),
   )
-  if workdir:
-    fs.makedirs(workdir)  # On every host.
+  config_changes.check(config, workdir, config_changed)
   with contextlib.ExitStack() as stack:
-    stack.enter_context(workdir_lib.lock(workdir))
-    writer = metrics.BigVisionMetricWriter(workdir=workdir, config=config)
+    lock = stack.enter_context(workdir_lib.lock(workdir))
+    writer = metrics.BigVisionMetricWriter(
+      workdir=workdir, config=config, hold=True
+    )
+    # A start that fails leaves no trace.
+    stack.callback(lambda: None if writer.has_begun else lock.undo())
     stack.callback(writer.close)
     setup = _set_up(config, workdir, mesh, writer)
+    note = config_changes.batch_size_note(config, workdir, setup.num_examples)
+    if note:
+      console.note(note)
     if profile and workdir:
       profiler.configure(fs.join(workdir, "profile"))
     recipe = build(setup)
@@ -171,6 +191,10 @@ def _set_up(
   total_steps = int(steps)
   if total_steps != steps:
     raise ValueError(f"config.total_steps={steps} is not a whole number.")
+  size = dict(
+    total_steps=total_steps, batch_size=batch_size, data_size=num_examples
+  )
+  bv_optax.schedule_fns(config, size)  # Raises if they do not fit the run.
   chrono.inform(
     total_steps=total_steps,
     global_bs=batch_size,
