@@ -34,7 +34,7 @@ from big_vision import (
 from big_vision.chrono import chrono
 from big_vision.evaluators import common as eval_common
 from big_vision.evaluators import validate as eval_validate
-from big_vision.training import cli, console, label_check
+from big_vision.training import cli, console, label_check, user_errors
 from big_vision.types import ConfigLike, LoadFn, Params
 
 # Features that are the first, second input of a model, as when training.
@@ -201,7 +201,8 @@ def main(argv: Any) -> None:
   cli.start_jax()
   if args.profile and args.workdir:
     profiler.configure(fs.join(args.workdir, "profile"))
-  evaluate(args.config, args.workdir)
+  with user_errors.one_line():
+    evaluate(args.config, args.workdir)
   workdir.maybe_cleanup_workdir(args.workdir, args.cleanup, logging.info)
 
 
