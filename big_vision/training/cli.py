@@ -197,10 +197,12 @@ def _set_up(
   total_steps = int(steps)
   if total_steps != steps:
     raise ValueError(f"config.total_steps={steps} is not a whole number.")
-  size = dict(
-    total_steps=total_steps, batch_size=batch_size, data_size=num_examples
+  bv_optax.check_lengths(
+    config,
+    dict(
+      total_steps=total_steps, batch_size=batch_size, data_size=num_examples
+    ),
   )
-  bv_optax.schedule_fns(config, size)  # Raises if they do not fit the run.
   chrono.inform(
     total_steps=total_steps,
     global_bs=batch_size,
