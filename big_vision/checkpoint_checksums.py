@@ -310,5 +310,10 @@ def _read(path):
 
 
 def _parallel(fn: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
-  with futures.ThreadPoolExecutor(_THREADS) as pool:
-    return list(pool.map(fn, jobs))
+  """Calls a function for each job, in threads as long as there can be some."""
+  try:
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+      results = [pool.submit(fn, job) for job in jobs]
+  except RuntimeError:  # The program ends while its last save is under way.
+    return [fn(job) for job in jobs]
+  return [r.result() for r in results]
