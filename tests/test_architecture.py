@@ -17,8 +17,8 @@ LAYERS = (
   # Labels and names of classes: facts.
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
   # Parts of a run.
-  "chrono devices metrics sharding optimizers optax checkpoint_io checkpoint_npz"
-  " checkpoints models pp datasets",
+  "chrono devices metrics sharding optimizers optax checkpoint_checksums"
+  " checkpoint_io checkpoint_npz checkpoints models pp datasets",
   # Old names, collected.
   "utils",
   # Measuring a state; weights in and out; records -> batches; costs.
