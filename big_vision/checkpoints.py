@@ -23,7 +23,14 @@ from typing import Any
 import jax
 from absl import logging
 
-from big_vision import checkpoint_io, checkpoint_npz, fs, lookup, trees
+from big_vision import (
+  checkpoint_checksums,
+  checkpoint_io,
+  checkpoint_npz,
+  fs,
+  lookup,
+  trees,
+)
 from big_vision.checkpoint_io import CheckpointManager
 from big_vision.checkpoint_npz import (
   load_checkpoint,
@@ -210,6 +217,7 @@ def tsload(
     FileNotFoundError: the folder does not exist.
     ValueError: `tree` and `regex` given; a leaf is missing or has another
       shape; nothing matches `regex`.
+    lookup.ConfigError: a file is damaged, see `checkpoint_checksums.py`.
   """
   if tree is not None and regex is not None:
     raise ValueError("Pass tree or regex to say what to read, not both.")
@@ -229,7 +237,7 @@ def tsload(
   leaves, treedef = checkpoint_npz.named_leaves(tree)
   names = [n for n, _ in leaves]
   checkpoint_npz.check_present(names, stored, path)
-  described = checkpoint_io.describe(path, names)
+  described = checkpoint_checksums.describe(path, names)
   checkpoint_npz.check_shapes(leaves, described, path)
 
   if shardings is None:
@@ -324,6 +332,7 @@ def _save(mngr, pytree, staged, commit):
     finish()
     checkpoint_io.barrier("written")
     if jax.process_index() == 0:
+      checkpoint_checksums.collect(staged)
       commit(staged)
     checkpoint_io.barrier("committed")
 

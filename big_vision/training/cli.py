@@ -145,7 +145,11 @@ def train(
   config = flat_config.modern(config)
   if chrono.prev_step is not None:  # Not the first run of this process.
     chrono.reset()
-  config_check.check(config, model)
+  from big_vision.datasets import core as sources  # The TensorFlow wing.
+
+  opened: dict[str, Any] = {}
+  with sources.shared(opened):
+    config_check.check(config, model)
   mesh = devices.create_device_mesh(
     config.get("mesh", [("data", jax.device_count())]),
     allow_split_physical_axes=config.get(
@@ -161,7 +165,9 @@ def train(
     # A start that fails leaves no trace.
     stack.callback(lambda: None if writer.has_begun else lock.undo())
     stack.callback(writer.close)
-    setup = _set_up(config, workdir, mesh, writer)
+    with sources.shared(opened):
+      setup = _set_up(config, workdir, mesh, writer)
+    opened.clear()
     note = config_changes.batch_size_note(config, workdir, setup.num_examples)
     if note:
       console.note(note)
@@ -191,10 +197,12 @@ def _set_up(
   total_steps = int(steps)
   if total_steps != steps:
     raise ValueError(f"config.total_steps={steps} is not a whole number.")
-  size = dict(
-    total_steps=total_steps, batch_size=batch_size, data_size=num_examples
+  bv_optax.check_lengths(
+    config,
+    dict(
+      total_steps=total_steps, batch_size=batch_size, data_size=num_examples
+    ),
   )
-  bv_optax.schedule_fns(config, size)  # Raises if they do not fit the run.
   chrono.inform(
     total_steps=total_steps,
     global_bs=batch_size,

@@ -22,6 +22,7 @@ from big_vision import (
   checkpoints,
   lookup,
   sharding,
+  trees,
 )
 from big_vision import optax as bv_optax
 from big_vision.chrono import Chrono
@@ -96,8 +97,11 @@ def plan(recipe: Recipe, setup: Setup) -> Plan:
 
   strategy = config.get("sharding_strategy", [(".*", "replicate")])
   with setup.context():
-    shardings = sharding.infer_sharding(boxed, strategy=strategy, mesh=mesh)
     frozen = dict(recipe.frozen)
+    every = {**nn.unbox(boxed), "frozen": frozen}
+    names = [name for name, _ in trees.tree_flatten_with_names(every)[0]]
+    sharding.check_strategy(strategy, names)
+    shardings = sharding.infer_sharding(boxed, strategy=strategy, mesh=mesh)
     if frozen:
       named = {"frozen": frozen}
       where = sharding.infer_sharding(named, strategy=strategy, mesh=mesh)
