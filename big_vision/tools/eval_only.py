@@ -34,7 +34,7 @@ from big_vision import (
 from big_vision.chrono import chrono
 from big_vision.evaluators import common as eval_common
 from big_vision.evaluators import validate as eval_validate
-from big_vision.training import cli, console
+from big_vision.training import cli, console, label_check, user_errors
 from big_vision.types import ConfigLike, LoadFn, Params
 
 # Features that are the first, second input of a model, as when training.
@@ -84,7 +84,7 @@ def make_params(
   Returns:
     Tree of arrays.
   """
-  shapes = config.get("init_shapes", [(1, 224, 224, 3)])
+  shapes = _input_shapes(config)
   types = config.get("init_types", ["float32"] * len(shapes))
   if len(types) != len(shapes):
     raise ValueError(
@@ -100,6 +100,10 @@ def make_params(
 
   params = init()
   return load(params) if load else params
+
+
+def _input_shapes(config):
+  return config.get("init_shapes", [(1, 224, 224, 3)])
 
 
 def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
@@ -125,9 +129,12 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
   flat = mesh.devices.flatten()
   lookup.preprocessing(config)
   kw = {"num_classes": config.num_classes} if "num_classes" in config else {}
-  model, load = models.build(config, **kw)
+  shape = tuple(_input_shapes(config)[0])
+  size = shape[1:3] if len(shape) == 4 else None
+  model, load = models.build(config, image_size=size, **kw)
   predict_fns = make_predict_fns(config, model)
   eval_validate.validate(config, predict_fns, flat)
+  label_check.check_evaluators(config)
 
   if output_dir:
     fs.makedirs(output_dir)
@@ -194,7 +201,8 @@ def main(argv: Any) -> None:
   cli.start_jax()
   if args.profile and args.workdir:
     profiler.configure(fs.join(args.workdir, "profile"))
-  evaluate(args.config, args.workdir)
+  with user_errors.one_line():
+    evaluate(args.config, args.workdir)
   workdir.maybe_cleanup_workdir(args.workdir, args.cleanup, logging.info)
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from big_vision import chrono as chrono_lib
-from big_vision import metrics, models, schedules, sharding
+from big_vision import lookup, metrics, models, schedules, sharding
 from big_vision.types import Batches, ConfigLike, LoadFn
 
 
@@ -40,11 +40,25 @@ class Setup:
   num_examples: int
   total_steps: int
   chrono: chrono_lib.Chrono = chrono_lib.chrono
+  # Made once, although several parts of a method may ask for them.
+  _models: dict[Any, tuple[Any, LoadFn | None]] = dataclasses.field(
+    default_factory=dict, init=False, repr=False, compare=False
+  )
 
   @property
   def batch_size(self) -> int:
     """Global batch size, in examples."""
     return self.config.input.batch_size
+
+  @property
+  def num_classes(self) -> Any:
+    """Number of classes; raises ConfigError if the config does not say it."""
+    if "num_classes" not in self.config:
+      raise lookup.ConfigError(
+        "config.num_classes is required: the number of classes that the model "
+        "tells apart, as in onehot(N, ...) of config.input.pp."
+      )
+    return self.config.num_classes
 
   @property
   def sched_kw(self) -> dict[str, int]:
@@ -111,4 +125,12 @@ class Setup:
       (model, load): the linen module; and `params -> params` that reads
       `config.<key>_init`, or None if the config has none.
     """
-    return models.build(self.config, key, **kw)
+    which = (key, *sorted(kw.items()))
+    if which not in self._models:
+      image = self.batch_shapes.get(key, self.batch_shapes.get("image"))
+      shape = getattr(image, "shape", ())  # NaFlex has several arrays.
+      size = shape[1:3] if len(shape) == 4 else None
+      self._models[which] = models.build(
+        self.config, key, image_size=size, **kw
+      )
+    return self._models[which]
