@@ -22,6 +22,7 @@ from flax import linen as nn
 from big_vision import (
   devices,
   fs,
+  guards,
   lookup,
   losses,
   metrics,
@@ -106,6 +107,7 @@ def _input_shapes(config):
   return config.get("init_shapes", [(1, 224, 224, 3)])
 
 
+@guards.transfers
 def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
   """Runs all evaluators of a config.
 

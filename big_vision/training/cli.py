@@ -13,7 +13,7 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from big_vision import devices, fs, metrics, profiler, schedules
+from big_vision import devices, fs, guards, metrics, profiler, schedules
 from big_vision import workdir as workdir_lib
 from big_vision.chrono import chrono
 from big_vision.training import config_check, console, flat_config, loop
@@ -89,6 +89,7 @@ def start_jax() -> None:
     jax.config.update("jax_compilation_cache_dir", cache)
 
 
+@guards.transfers  # But for the loop, which disallows them.
 def train(
   build: Callable[[Setup], Recipe],
   config: ConfigLike,

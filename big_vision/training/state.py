@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from big_vision import checkpoints, fs, sharding
+from big_vision import checkpoints, fs, guards, sharding
 from big_vision import optax as bv_optax
 from big_vision.chrono import Chrono
 from big_vision.devices import reshard
@@ -51,6 +51,7 @@ class Plan:
   frozen: dict[str, Params]
 
 
+@guards.transfers
 def seed_keys(seed: int) -> tuple[Key, Key]:
   """Makes the two keys of a run, (rng_init, rng_loop), from its seed."""
   with jax.default_device(jax.local_devices(backend="cpu")[0]):

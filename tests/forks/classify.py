@@ -191,7 +191,9 @@ def main(argv):
         mw.measure(name, value)
       u.chrono.tick(step)
       u.log_memory(mw.measure)
-    keep = u.itstime(step, get_steps("keep_ckpt", None), total_steps, first=False)
+    keep = u.itstime(
+      step, get_steps("keep_ckpt", None), total_steps, first=False
+    )
     if keep or u.itstime(step, get_steps("ckpt", None), total_steps):
       u.chrono.pause(wait_for=state)
       clock = multihost_utils.broadcast_one_to_all(u.chrono.save())
@@ -201,7 +203,9 @@ def main(argv):
       )
       u.chrono.resume()
     evaluate(
-      lambda n, step=step: u.itstime(step, n, total_steps, first=False, last=True)
+      lambda n, step=step: u.itstime(
+        step, n, total_steps, first=False, last=True
+      )
     )
     mw.step_end()
     if step == config.get("stop_after"):  # As if the machine went away.

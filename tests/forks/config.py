@@ -21,7 +21,7 @@ def get_config(arg=None):
   )
   config.model_name = "vit"
   config.model = dict(
-    width=8, depth=2, mlp_dim=16, num_heads=2, patch_size=(4, 4), dropout=0.1
+    width=8, depth=1, mlp_dim=16, num_heads=2, patch_size=(4, 4), dropout=0.1
   )
   config.loss = "sigmoid_xent"
   config.mixup = dict(p=0.2)
