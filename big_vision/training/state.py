@@ -20,6 +20,7 @@ from big_vision import (
   checkpoint_io,
   checkpoint_npz,
   checkpoints,
+  guards,
   lookup,
   sharding,
   trees,
@@ -58,6 +59,7 @@ class Plan:
   frozen: dict[str, Params]
 
 
+@guards.transfers
 def seed_keys(seed: int) -> tuple[Key, Key]:
   """Makes the two keys of a run, (rng_init, rng_loop), from its seed."""
   with jax.default_device(jax.local_devices(backend="cpu")[0]):
