@@ -274,23 +274,32 @@ class Chrono:
     self._timings.clear()
 
   def log_memory(self, measure: Measure) -> None:
-    """Measures the memory of the host and of the first two devices in bytes.
+    """Measures memory, see the function of this name.
 
     Args:
       measure: `measure(name, value)`, receives the metrics.
     """
-    try:
-      import psutil
-    except ImportError:
-      psutil = None  # Optional: then there are no host metrics.
-    if psutil:
-      mem = psutil.virtual_memory()
-      measure("y/hostmem/total", mem.total)
-      measure("y/hostmem/available", mem.available)
-      measure("y/hostmem/used", mem.used)
-    for i, device in enumerate(jax.local_devices()[:2]):
-      for k, v in (device.memory_stats() or {}).items():
-        measure(f"y/devmem/dev{i}/{k}", v)
+    log_memory(measure)
+
+
+def log_memory(measure: Measure) -> None:
+  """Measures the memory of the host and of the first two devices in bytes.
+
+  Args:
+    measure: `measure(name, value)`, receives the metrics.
+  """
+  try:
+    import psutil
+  except ImportError:
+    psutil = None  # Optional: then there are no host metrics.
+  if psutil:
+    mem = psutil.virtual_memory()
+    measure("y/hostmem/total", mem.total)
+    measure("y/hostmem/available", mem.available)
+    measure("y/hostmem/used", mem.used)
+  for i, device in enumerate(jax.local_devices()[:2]):
+    for k, v in (device.memory_stats() or {}).items():
+      measure(f"y/devmem/dev{i}/{k}", v)
 
 
 chrono = Chrono()

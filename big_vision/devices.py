@@ -166,7 +166,9 @@ def reshard(tree: PyTree, shardings: PyTree) -> PyTree:
       host.shape, sharding, lambda index: host[index]
     )
 
-  return jax.tree.map(move, tree, trees.tree_broadcast(shardings, tree))
+  # This is an explicit transfer, also where implicit ones are disallowed.
+  with jax.transfer_guard("allow"):
+    return jax.tree.map(move, tree, trees.tree_broadcast(shardings, tree))
 
 
 def batch_sharding(devices: Devices) -> NamedSharding:

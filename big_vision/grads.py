@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision import lookup
+from big_vision import guards, lookup
 from big_vision.types import (
   Array,
   Batch,
@@ -21,6 +21,7 @@ from big_vision.types import (
 )
 
 
+@guards.transfers
 def accumulate_gradient(
   loss_and_grad_fn: Callable[..., PyTree],
   params: PyTree,

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision import lookup
+from big_vision import guards, lookup
 from big_vision.types import Array, ArrayLike
 
 
@@ -53,6 +53,7 @@ def get(name: str, key: str = "loss") -> Callable[..., Any]:
   return fn
 
 
+@guards.transfers
 def onehot(
   labels: ArrayLike,
   num_classes: int,
@@ -112,6 +113,7 @@ def _check_several(num_classes: int) -> None:
     )
 
 
+@guards.transfers
 def sigmoid_xent(
   *, logits: Array, labels: Array, reduction: bool = True
 ) -> Array:
@@ -138,6 +140,7 @@ def sigmoid_xent(
   return jnp.mean(loss) if reduction else loss
 
 
+@guards.transfers
 def softmax_xent(
   *,
   logits: Array,
@@ -171,6 +174,7 @@ def softmax_xent(
   return jnp.mean(loss) if reduction else loss
 
 
+@guards.transfers
 def weighted_softmax_xent(
   *,
   logits: Array,
@@ -276,6 +280,7 @@ def self_distillation_xent(
   return -jnp.sum(p * logq, axis=-1)
 
 
+@guards.transfers
 def bidirectional_contrastive_loss(
   zimg: Array,
   ztxt: Array,

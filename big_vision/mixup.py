@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from big_vision import guards
 from big_vision.types import Key
 
 
+@guards.transfers
 def get_mixup(
   rng: Key, p: float, num_shards: int = 1, n: int = 2
 ) -> Callable[..., tuple[Key, tuple[Any, ...], dict[str, Any]]]:
@@ -52,6 +54,7 @@ def get_mixup(
     ]
     return sum(w * y for w, y in zip(weights, [x, *before], strict=True))
 
+  @guards.transfers
   def fn(*things, **more_things):
     for path, x in jax.tree_util.tree_leaves_with_path(more_things):
       if not np.ndim(x):

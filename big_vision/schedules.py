@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision import lookup
+from big_vision import guards, lookup
 from big_vision.types import ConfigLike, Schedule
 
 _UNITS = ("steps", "examples", "epochs", "percent")
@@ -256,9 +256,9 @@ def create_learning_rate_schedule(
   power = kw.get("power", 1)
   timescale = duration("timescale", kw.get("timescale", 10_000))
   shift = duration("shift", kw.get("shift", 0))
-  # On the host: `step_fn` moves them, where a transfer guard lets it.
-  boundaries = np.array(kw.get("steps", []), np.float32)
-  mults = np.array([1.0, *kw.get("mults", [])], np.float32)
+  # On the host: where transfers are disallowed, only explicit ones may happen.
+  boundaries = np.asarray(kw.get("steps", []), np.float32)
+  mults = np.asarray([1.0, *kw.get("mults", [])], np.float32)
   if decay_type == "stair" and len(mults) <= len(boundaries):
     raise ValueError(
       f"config.schedule.mults has {len(mults) - 1} entries; it needs one for "
@@ -271,6 +271,7 @@ def create_learning_rate_schedule(
     q = (step - warmup) / (total_steps - warmup)
     return jnp.clip(q, 0.0, 1.0)
 
+  @guards.transfers
   def step_fn(step):
     step = jnp.asarray(step, jnp.float32)
     if decay_type in ("linear", "polynomial"):

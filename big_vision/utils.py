@@ -17,7 +17,7 @@ from big_vision.checkpoints import (
   tsload,
   tssave,
 )
-from big_vision.chrono import Chrono, chrono, hms
+from big_vision.chrono import Chrono, chrono, hms, log_memory
 from big_vision.devices import (
   assert_local_slices_same,
   create_device_mesh,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -63,8 +64,37 @@ def fail_with(message: tf.Tensor, example: Example) -> Example:
     return tf.nest.map_structure(tf.identity, example)
 
 
+def check_label(
+  example: Example, name: str, num: int, where: Any, low: int = 0
+) -> Example:
+  """Fails for a label that is out of range.
+
+  Args:
+    example: dict of tensors.
+    name: the entry with the label; other types than integers are not checked.
+    num: number of classes.
+    where: string scalar, names the example.
+    low: the smallest label.
+
+  Returns:
+    `example`.
+
+  Raises:
+    tf.errors.InvalidArgumentError: (when it is run) the label is outside of
+      [low, num).
+  """
+  label = tf.convert_to_tensor(example[name])
+  if not label.dtype.is_integer or label.shape.rank != 0:
+    return example
+  label = tf.cast(label, tf.int64)
+  parts = ["The label ", tf.strings.as_string(label), " (", name, ") of "]
+  parts += [where, f" is outside of [0, {num})."]
+  good = (label >= low) & (label < num)
+  return fail_with(tf.where(good, "", tf.strings.join(parts)), example)
+
+
 def label_message(
-  label: int, num_classes: int | None, where: str
+  label: Any, num_classes: int | None, where: str
 ) -> str | None:
   """Says what is wrong with a label.
 
@@ -74,8 +104,12 @@ def label_message(
     where: the file that has the label.
 
   Returns:
-    A message; None if the label is in [0, num_classes).
+    A message; None if the label is an integer in [0, num_classes).
   """
+  if isinstance(label, str | bytes):
+    return f"The label {label!r} of {where} is text, not an integer."
+  if isinstance(label, float) and not label.is_integer():
+    return f"The label {label} of {where} is not an integer."
   if label >= 0 and (num_classes is None or label < num_classes):
     return None
   known = "must not be negative" if num_classes is None else "is outside of "

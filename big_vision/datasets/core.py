@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from big_vision import lookup
@@ -15,11 +17,34 @@ __all__ = [
   "IndexedDataSource",
   "by_index",
   "get",
+  "shared",
   "source_class",
 ]
 
 # Modules of this folder that define `DataSource` without being a source.
 _NO_SOURCES = ("core", "source")
+
+
+# Sources that are open already, by their arguments; see `shared`.
+_opened: contextvars.ContextVar[dict[str, DataSource] | None] = (
+  contextvars.ContextVar("big_vision_sources", default=None)
+)
+
+
+@contextlib.contextmanager
+def shared(opened: dict[str, DataSource] | None = None) -> Iterator[None]:
+  """Opens sources with equal arguments once, inside the `with` block.
+
+  The start of a run compares all its sources before it reads the first.
+
+  Args:
+    opened: what is open already, and what is opened now.
+  """
+  token = _opened.set({} if opened is None else opened)
+  try:
+    yield
+  finally:
+    _opened.reset(token)
 
 
 def get(name: str, **kw: Any) -> DataSource:
@@ -39,8 +64,15 @@ def get(name: str, **kw: Any) -> DataSource:
   """
   # Sources need not know about ConfigDict.
   plain = lambda x: x.to_dict() if hasattr(x, "to_dict") else x
-  opened = source_class(name)(**{k: plain(v) for k, v in kw.items()})
-  return source.complete(opened)
+  kw = {k: plain(v) for k, v in kw.items()}
+  opened = _opened.get()
+  key = repr((name, sorted(kw.items())))
+  if opened is not None and key in opened:
+    return opened[key]
+  found = source.complete(source_class(name)(**kw))
+  if opened is not None:
+    opened[key] = found
+  return found
 
 
 def source_class(name: str, key: str = "input.data.name") -> Callable[..., Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +24,7 @@ from big_vision.datasets import (
   slices,
   source,
 )
+from big_vision.datasets.classes import Classes
 from big_vision.tf import tf
 
 
@@ -39,13 +41,15 @@ class DataSource(source.IndexedDataSource):
       is the position in it. By default the sorted names of the class folders,
       those of the other splits included.
     labels: path of a CSV file with a header and the columns `file`
-      (relative to `path`) and `label` (a class name, or an int); only these
-      images are used. `classes` are then by default the sorted names.
+      (relative to `path`) and `label` (all class names, or all ints); only
+      these images are used. `classes` are then by default the sorted names in
+      all rows, those of the other splits included.
     num_classes: labels have to be smaller. By default the number of
       classes, if they have names.
 
   Raises:
-    ValueError: no images, no such split, folders that are not classes.
+    ValueError: no images, no such split, folders that are not classes, labels
+      of several types.
   """
 
   def __init__(
@@ -63,9 +67,14 @@ class DataSource(source.IndexedDataSource):
     split = split or slices.ALL
     names = slices.names(split)
     classes = None if classes is None else read_classes(classes)
+    are_ints, self._largest = False, -1
     if labels:
-      rows = _read_csv(labels)
+      *rows, lines = _read_csv(labels)
+      are_ints = _check_types(rows[1], lines, classes, labels)
+      if classes is None and not are_ints:
+        classes = sorted({label for label in rows[1] if label})
       parts = {name: _rows_of_split(rows, name, labels) for name in names}
+      self._largest = int(max(_ints(rows[1]))) if are_ints else -1
     else:
       classes, parts = folder_listing.list_splits(self._root, names, classes)
     sizes = {name: len(files) for name, (files, _) in parts.items()}
@@ -75,13 +84,11 @@ class DataSource(source.IndexedDataSource):
       chosen = _slice(of_split[0], start, stop)
       files += [of_split[0][i] for i in chosen]
       targets += [of_split[1][i] for i in chosen]
-    ints = _ints(targets) if labels else None
-    if classes is None and ints is None:
-      classes = sorted({t for rows in parts.values() for t in rows[1] if t})
     if num_classes is None and classes is not None:
       num_classes = len(classes)
-    self.classes = classes
-    self._labels = _numbers(targets, classes) if ints is None else ints
+    self.classes = self.class_names = classes
+    self.num_classes = num_classes
+    self._labels = _ints(targets) if are_ints else _numbers(targets, classes)
     self._bad = bad_examples.BadExamples(
       {
         int(i): _bad_label(
@@ -97,6 +104,12 @@ class DataSource(source.IndexedDataSource):
   @property
   def total_examples(self) -> int:
     return len(self._labels)
+
+  def classes_of(self, feature: str) -> Classes | None:
+    """See the base class. Of ints in a CSV file: the largest."""
+    if feature == "label" and self.num_classes is None and self._largest >= 0:
+      return Classes(self._largest + 1)
+    return super().classes_of(feature)
 
   def bad_examples(self) -> list[str]:
     return self._bad.messages
@@ -146,7 +159,8 @@ def read_classes(
     if not fs.exists(classes):
       raise ValueError(f"config.{key}: there is no file {classes!r}.")
     with fs.open(classes) as f:
-      classes = [line.strip() for line in f.read().splitlines()]
+      text = f.read().lstrip("\ufeff")
+      classes = [line.strip() for line in text.splitlines()]
   classes = [str(c) for c in classes if c != ""]
   if not classes or len(set(classes)) < len(classes):
     twice = sorted({c for c in classes if classes.count(c) > 1})
@@ -156,7 +170,7 @@ def read_classes(
 
 
 def _read_csv(path, key="input.data.labels"):
-  """Reads a CSV file: (files, labels)."""
+  """Reads a CSV file: (files, labels, numbers of the lines)."""
   if not fs.exists(path):
     raise ValueError(f"config.{key}: there is no file {path!r}.")
   with fs.open(path) as f:
@@ -169,7 +183,7 @@ def _read_csv(path, key="input.data.labels"):
         f"and label; it has {header}."
       )
   rows.fieldnames = header
-  files, labels = [], []
+  files, labels, lines = [], [], []
   for row in rows:
     if not row["file"]:
       raise ValueError(
@@ -177,7 +191,44 @@ def _read_csv(path, key="input.data.labels"):
       )
     files.append(row["file"].strip())
     labels.append((row["label"] or "").strip())
-  return files, labels
+    lines.append(rows.line_num)
+  return files, labels, lines
+
+
+def _check_types(labels, lines, classes, path):
+  """Tells whether the labels of a CSV file are ints; all must be alike."""
+  kinds = [_kind(label) for label in labels]
+  first = next((i for i, kind in enumerate(kinds) if kind), None)
+  if classes is not None and set(labels) <= {"", *classes}:
+    return False  # Classes may be called "0" and "1".
+  if first is None or (classes is not None and kinds[first] != "an integer"):
+    return False
+  for i, kind in enumerate(kinds):
+    if kind == kinds[first] != "a number" or not kind:
+      continue
+    where = (
+      f"config.input.data.labels: line {lines[i]} of {path} has the label "
+    )
+    if kind == "a number":
+      raise lookup.ConfigError(
+        f"{where}{labels[i]!r}, which is no integer. Write integers, such as 1, "
+        "or names of classes."
+      )
+    raise lookup.ConfigError(
+      f"{where}{labels[i]!r}, {kind}, but line {lines[first]} has "
+      f"{labels[first]!r}, {kinds[first]}. Write all labels as names of classes "
+      "or all as integers; or list the names in data.classes."
+    )
+  return kinds[first] == "an integer"
+
+
+def _kind(label):
+  """Says what a label in text is; "" for none."""
+  if re.fullmatch(r"[+-]?\d+", label):
+    return "an integer"
+  if re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=e))(e[+-]?\d+)?", label.lower()):
+    return "a number"
+  return "a name" if label else ""
 
 
 def _rows_of_split(rows, name, path):
@@ -207,11 +258,8 @@ def _slice(files, start, stop):
 
 
 def _ints(labels):
-  """Converts the labels to an array if all are ints, else returns None."""
-  try:
-    return np.array([int(label) for label in labels], np.int64)
-  except ValueError:
-    return None
+  """Converts labels that are ints; the missing ones become -1."""
+  return np.array([int(label or -1) for label in labels], np.int64)
 
 
 def _numbers(labels, classes):
@@ -231,9 +279,13 @@ def _outside(labels, num_classes):
 def _bad_label(file, label, classes, num_classes, csv_path):
   """Says what is wrong with a label that is given as text."""
   where = f"{file} in {csv_path}" if csv_path else file
-  number = _ints([label])
-  if number is None and label not in (classes or ()):
+  if not label:
+    return f"There is no label of {where}."
+  if label in (classes or ()):
+    number = classes.index(label)
+  elif _kind(label) == "an integer":
+    number = int(label)
+  else:
     hint = lookup.did_you_mean(label, classes)
     return f"The label {label!r} of {where} is not a class{hint}"
-  number = classes.index(label) if number is None else int(number[0])
   return bad_examples.label_message(number, num_classes, where)

@@ -23,6 +23,7 @@ from big_vision.datasets import (
   slices,
   source,
 )
+from big_vision.datasets.classes import Classes
 from big_vision.tf import tf
 
 
@@ -95,6 +96,18 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
 
   def bad_examples(self) -> list[str]:
     return self._bad.messages
+
+  def classes_of(self, feature: str) -> Classes | None:
+    """See the base class. Of other integers than ClassLabel: the largest."""
+    column = self._columns.get(feature)
+    if column is None:
+      return None
+    num, names = column.num_classes, column.names
+    if num is not None:
+      return Classes(num, tuple(names) if names else None)
+    tables = [p.table for p in self._rows.parts if not p.problem]
+    largest = column.largest(tables)
+    return None if largest is None or largest < 0 else Classes(largest + 1)
 
   @functools.cached_property
   def specs(self) -> list[tf.TensorSpec]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ class Column:
     shape: list of int or None (any).
     is_file: values are structs of `bytes` and `path`, one of them null.
     num_classes: values have to be smaller.
+    names: those of the classes, if they have any.
   """
 
   def __init__(
@@ -36,10 +37,12 @@ class Column:
     shape: Sequence[int | None] = (),
     is_file: bool = False,
     num_classes: int | None = None,
+    names: Sequence[str] | None = None,
   ):
     self.name = "/".join(path)
     self.spec = tf.TensorSpec(shape, dtype)
     self.num_classes = num_classes
+    self.names = names
     self._path = path
     self._is_file = is_file
 
@@ -65,6 +68,8 @@ class Column:
       raise ValueError(f"{self.name!r} of {where} is null.")
     if self._is_file:
       return _content(value, self.name, where)
+    if self.num_classes is not None:
+      self._check_labels(value, where)
     if not self.spec.shape.rank and self.spec.dtype == tf.string:
       return (value.encode() if isinstance(value, str) else value), None
     return self._array(value, where), None
@@ -83,12 +88,34 @@ class Column:
         f"{self.name!r} of {where} has the shape {array.shape}, not "
         f"{self.spec.shape}: lists of different lengths cannot be a tensor."
       )
-    if self.num_classes is not None:
-      for label in array.ravel():
-        text = bad_examples.label_message(int(label), self.num_classes, where)
-        if text:
-          raise ValueError(text)
     return array
+
+  def _check_labels(self, value, where):
+    for label in np.array(value, object).ravel():
+      text = bad_examples.label_message(label, self.num_classes, where)
+      if text:
+        raise ValueError(text)
+
+  def largest(self, tables: Iterable[Any]) -> int | None:
+    """Finds the largest value of a column of integers.
+
+    Args:
+      tables: pyarrow.Table each.
+
+    Returns:
+      int; None if the column is not one of scalar integers, or empty.
+    """
+    import pyarrow.compute as pc
+
+    if self.spec.shape.rank or not self.spec.dtype.is_integer:
+      return None
+    found = []
+    for table in tables:
+      column = table.column(self._path[0])
+      for key in self._path[1:]:
+        column = pc.struct_field(column, key)
+      found.append(pc.max(column).as_py())
+    return max((x for x in found if x is not None), default=None)
 
 
 def _content(value, name, where):
@@ -147,8 +174,8 @@ def _column(path, feature):
   if kind.startswith("Array") and not shape:
     shape, dtype = list(feature.shape), feature.dtype
   elif kind == "ClassLabel":
-    n = feature.num_classes
-    return Column(path, tf.int64, shape, num_classes=n)
+    n, names = feature.num_classes, feature.names
+    return Column(path, tf.int64, shape, num_classes=n, names=names)
   elif kind == "Value":
     dtype = feature.dtype
   else:

@@ -13,11 +13,13 @@ import jax
 import numpy as np
 
 from big_vision import fs
-from big_vision.datasets import source
+from big_vision.datasets import bad_examples, source
+from big_vision.datasets.classes import Classes
 from big_vision.download import cached_download
 from big_vision.tf import tf
 
 _TYPES = {bool: np.bool_, int: np.int32, float: np.float32, str: object}
+_NUMBER = "_number"  # Of a row, where some rows are wrong.
 _NUM_DOWNLOADS = 100  # In parallel.
 
 
@@ -31,6 +33,7 @@ class DataSource(source.DataSource):
     download_keys: those of `fopen_keys` that hold URLs.
     start: first line to keep (0-based).
     stop: first line to drop after that; 0, None and inf mean the end.
+    num_classes: values of `label` have to be integers in [0, num_classes).
 
   Raises:
     ValueError: invalid JSON, rows whose keys or types differ, no rows.
@@ -45,6 +48,7 @@ class DataSource(source.DataSource):
     download_keys: Iterable[str] = (),
     start: int | None = 0,
     stop: float | None = float("inf"),
+    num_classes: int | None = None,
   ):
     if not isinstance(fopen_keys, Mapping):
       fopen_keys = dict.fromkeys(_strings(fopen_keys), "")
@@ -54,7 +58,18 @@ class DataSource(source.DataSource):
       f"data.download_keys={sorted(self._download_keys)} must all be in "
       f"data.fopen_keys={sorted(self._folders)}"
     )
+    self.num_classes = num_classes
     self._columns = _read_columns(fname, start or 0, stop or float("inf"))
+    labels = self._columns.get("label", np.zeros([0]))
+    messages = {
+      i: bad_examples.label_message(
+        label, num_classes, f"line {i + (start or 0)} of {fname}"
+      )
+      for i, label in enumerate(labels.tolist() if num_classes else ())
+    }
+    self._bad = bad_examples.BadExamples(
+      {i: m for i, m in messages.items() if m}
+    )
     for key in self._folders:
       values = self._columns.get(key)
       if values is None or values.dtype != object:
@@ -78,9 +93,28 @@ class DataSource(source.DataSource):
     if not ordered:
       indices = np.random.default_rng(0).permutation(indices)
     ds = self._rows(indices)
-    if self._folders:
-      ds = ds.map(_read_files(self._folders), tf.data.AUTOTUNE)
+    if self._folders or self._bad.messages:
+      ds = ds.map(self._complete, tf.data.AUTOTUNE)
     return ds
+
+  def bad_examples(self) -> list[str]:
+    return self._bad.messages
+
+  def classes_of(self, feature: str) -> Classes | None:
+    """See the base class. Of integers: the largest."""
+    values = self._columns.get(feature)
+    if feature == "label" and self.num_classes is not None:
+      return Classes(self.num_classes)
+    if values is None or values.dtype.kind != "i" or values.max() < 0:
+      return None
+    return Classes(int(values.max()) + 1)
+
+  def example_spec(self) -> dict[str, tf.TensorSpec]:
+    """See the base class."""
+    return {
+      k: tf.TensorSpec([], tf.string if v.dtype == object else v.dtype)
+      for k, v in self._columns.items()
+    }
 
   def training_order(
     self, order_seed: tf.Tensor | None = None
@@ -90,7 +124,8 @@ class DataSource(source.DataSource):
     """See the base class: files are read by the second return value."""
     del order_seed
     ds = self._rows(np.arange(self.total_examples))
-    return ds, _read_files(self._folders) if self._folders else None
+    needed = self._folders or self._bad.messages
+    return ds, self._complete if needed else None
 
   @property
   def total_examples(self) -> int:
@@ -113,6 +148,8 @@ class DataSource(source.DataSource):
       if folder and key not in self._download_keys:
         paths = [fs.join(folder, path) for path in columns[key]]
         columns[key] = np.array(paths, object)
+    if self._bad.messages:
+      columns[_NUMBER] = np.asarray(indices, np.int64)
     # Python strings become UTF-8.
     return tf.data.Dataset.from_tensor_slices(
       {
@@ -121,16 +158,19 @@ class DataSource(source.DataSource):
       }
     )
 
+  def _complete(self, row):
+    """Fails for rows with wrong labels; replaces paths by files' bytes."""
+    row = dict(row)
+    if _NUMBER in row:
+      number = row.pop(_NUMBER)
+      row = self._bad.check(number, row)
+    return {
+      k: tf.io.read_file(v) if k in self._folders else v for k, v in row.items()
+    }
+
 
 def _strings(keys):
   return [keys] if isinstance(keys, str) else sorted(keys)
-
-
-def _read_files(keys):
-  """Makes a function that replaces the paths at `keys` by files' bytes."""
-  return lambda row: {
-    k: tf.io.read_file(v) if k in keys else v for k, v in row.items()
-  }
 
 
 def _read_columns(fname, start, stop):

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
+from big_vision.datasets.classes import Classes
 from big_vision.tf import tf
 
 # Features of one example: name -> tensor.
@@ -27,11 +28,16 @@ class DataSource:
       `IndexedDataSource`.
     bytes_per_example: mean size of a raw example in memory, None if unknown.
     block_size: how many examples are read at a time, by their numbers.
+    class_names: names of the classes of `label` in the order of the labels,
+      None if they have none.
+    num_classes: number of these classes; None: that of the names, or unknown.
   """
 
   random_access: bool = False
   bytes_per_example: float | None = None
   block_size: int = 1
+  class_names: Sequence[str] | None = None
+  num_classes: int | None = None
 
   def get_tfdata(
     self,
@@ -72,6 +78,36 @@ class DataSource:
       what is wrong with it. Whoever opens the source may stop right away.
     """
     return []
+
+  def classes_of(self, feature: str) -> Classes | None:
+    """Finds the classes of a feature, in all that the source can see.
+
+    They must not depend on the split: what is compared at the start of a run is
+    that training and evaluation mean the same by a label.
+
+    Args:
+      feature: its name; of nested ones a path, "objects/label".
+
+    Returns:
+      The classes; None if the feature is not a label or nothing is known.
+    """
+    names, num = self.class_names, self.num_classes
+    num = len(names or ()) if num is None else num
+    if feature != "label" or not num:
+      return None
+    return Classes(num, tuple(names) if names else None)
+
+  def example_spec(self) -> Any:
+    """Describes a raw example, as `element_spec` of `get_tfdata` does.
+
+    Returns:
+      Dict of `tf.TypeSpec`.
+    """
+    if self.random_access:
+      read: Any = getattr(self, "read")  # noqa: B009 - of those that have it
+      return tf.data.Dataset.range(1).map(read).element_spec
+    ds = self.get_tfdata(ordered=True, process_split=False, allow_cache=False)
+    return ds.element_spec
 
   def training_order(
     self, order_seed: tf.Tensor | None = None, **kw: Any
@@ -169,6 +205,10 @@ _OPTIONAL = (
   "bytes_per_example",
   "block_size",
   "bad_examples",
+  "class_names",
+  "num_classes",
+  "classes_of",
+  "example_spec",
   "training_order",
 )
 

@@ -14,7 +14,14 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from big_vision import lookup
-from big_vision.datasets import embedded, python_reader, records, source
+from big_vision.datasets import (
+  bad_examples,
+  embedded,
+  python_reader,
+  records,
+  source,
+)
+from big_vision.datasets.classes import Classes
 from big_vision.datasets.ids import hash_id
 from big_vision.tf import tf
 
@@ -83,7 +90,17 @@ class DataSource(python_reader.Reader, source.DataSource):
     record, tfds_id = python_reader.unpack(fetched)
     features = self.builder.info.features
     example = features.deserialize_example(record, decoders=self._decoders())
-    return _add_id({**example, "tfds_id": tfds_id})
+    return self._finish({**example, "tfds_id": tfds_id})
+
+  def classes_of(self, feature: str) -> Classes | None:
+    """See the base class: what TFDS says about the feature."""
+    return classes_of(self.builder, feature)
+
+  def example_spec(self) -> Any:
+    """See the base class; opens no file."""
+    spec = example_spec(self.builder, tuple(self._skip_decode))
+    text = tf.TensorSpec([], tf.string)
+    return {**spec, "tfds_id": text, "_id": tf.TensorSpec([], tf.int32)}
 
   def get_tfdata(
     self,
@@ -138,13 +155,7 @@ class DataSource(python_reader.Reader, source.DataSource):
     return tfds.even_splits(self.split, jax.process_count())
 
   def _decoders(self):
-    """Tells TFDS about features that are not to be decoded."""
-    skip = {
-      k: tfds.decode.SkipDecoding()
-      for k in self._skip_decode
-      if k in self.builder.info.features
-    }
-    return skip or None
+    return _decoders(self.builder, self._skip_decode)
 
   def _open(self, split, shuffle_files, **kw):
     """Opens a split; the read config's own options come last."""
@@ -172,11 +183,72 @@ class DataSource(python_reader.Reader, source.DataSource):
       read_config=read_config,
       decoders=self._decoders(),
     )
-    return ds.map(_add_id, num_parallel_calls=tf.data.AUTOTUNE)
+    return ds.map(self._finish, num_parallel_calls=tf.data.AUTOTUNE)
+
+  def _finish(self, example):
+    """Checks the labels of a raw example and adds `_id`."""
+    for name, feature in self.builder.info.features.items():
+      is_label = isinstance(feature, tfds.features.ClassLabel)
+      if is_label and feature.num_classes and name in example:
+        # -1 is TFDS' label of examples without one.
+        example = bad_examples.check_label(
+          example, name, feature.num_classes, example.get("tfds_id", ""), -1
+        )
+    return {**example, "_id": hash_id(example["tfds_id"])}
 
 
-def _add_id(example):
-  return {**example, "_id": hash_id(example["tfds_id"])}
+def _decoders(builder, skip_decode):
+  """Tells TFDS about features that are not to be decoded."""
+  skip = {
+    k: tfds.decode.SkipDecoding()
+    for k in skip_decode
+    if k in builder.info.features
+  }
+  return skip or None
+
+
+def classes_of(
+  builder: tfds.core.DatasetBuilder, feature: str
+) -> Classes | None:
+  """Finds the classes of a feature; the dataset need not be prepared.
+
+  Args:
+    builder: of the dataset.
+    feature: its name; of nested ones a path, "objects/label".
+
+  Returns:
+    The classes; None if it is not a ClassLabel.
+  """
+  found: Any = builder.info.features
+  for name in feature.split("/"):
+    found = getattr(found, "feature", found)  # Of a sequence.
+    if not hasattr(found, "keys") or name not in found:
+      return None
+    found = found[name]
+  found = getattr(found, "feature", found)
+  if not isinstance(found, tfds.features.ClassLabel) or not found.num_classes:
+    return None
+  return Classes(found.num_classes, tuple(found.names))
+
+
+@functools.lru_cache(16)
+def example_spec(
+  builder: tfds.core.DatasetBuilder, skip_decode: tuple[str, ...] = ("image",)
+) -> Any:
+  """Describes a raw example; the dataset need not be prepared.
+
+  Args:
+    builder: of the dataset.
+    skip_decode: names of features that stay encoded bytes.
+
+  Returns:
+    Nested dict of `tf.TypeSpec`.
+  """
+  features, decoders = builder.info.features, _decoders(builder, skip_decode)
+  read = tf.autograph.experimental.do_not_convert(
+    lambda record: features.deserialize_example(record, decoders=decoders)
+  )
+  return tf.data.Dataset.from_tensors("").map(read).element_spec
 
 
 def get_builder(

@@ -74,7 +74,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     for name in slices.names(split):
       if name not in patterns:
         raise lookup.unknown("split", name, patterns, "input.data.split")
-    self._num_classes = num_classes
+    self.num_classes = num_classes
     opened: list[_Shard] = []
     sizes = {}
     for name in slices.names(split):
@@ -138,9 +138,10 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     values = shard.read(number, self._features)
     key = shard.index.keys[number]
     for name, value in values.items():
-      if name == "label" and isinstance(value, int):
+      is_label = name == "label" and not self._features[name].is_file
+      if is_label and (self.num_classes is not None or isinstance(value, int)):
         where = f"{shard.path}/{key}"
-        message = bad_examples.label_message(value, self._num_classes, where)
+        message = bad_examples.label_message(value, self.num_classes, where)
         if message:
           raise ValueError(message)
       if type(value) not in _TYPES_OF[self._dtypes[name]]:
@@ -234,6 +235,11 @@ class _Feature:
     self.extensions = tuple(e.strip().lower() for e in extensions.split(";"))
     self.json_path = json_path.split(".") if json_path else None
 
+  @property
+  def is_file(self):
+    """Whether the feature is the content of a file as it is."""
+    return self.extensions != ("cls",) and not self.json_path
+
   def size(self, shard, number):
     return shard.column(self)[1][number]
 
@@ -246,7 +252,7 @@ class _Feature:
         raise ValueError(
           f"The label {content!r} of {where} is not an int."
         ) from None
-    if not self.json_path:
+    if self.is_file:
       return content
     try:
       value = json.loads(content)

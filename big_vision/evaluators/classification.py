@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from big_vision import losses
 from big_vision.evaluators import iteration
@@ -83,6 +84,20 @@ def _mapped(
   return labels[:, has_output], logits[:, mapping[has_output]]
 
 
+@jax.jit
+def count_unlabeled(labels: Array, mask: Array) -> Array:
+  """Counts examples that have no label.
+
+  Args:
+    labels: [B, C] multi-hot labels.
+    mask: [B], 0 on padding.
+
+  Returns:
+    int32 scalar.
+  """
+  return ((labels.max(axis=-1) == 0) & (mask != 0)).sum(dtype=jnp.int32)
+
+
 def trial(
   predict_fn: PredictFn,
   train_state: TrainState,
@@ -109,10 +124,13 @@ def trial(
 class Evaluator:
   """Yields `prec@1`, the fraction of correct examples, and the mean `loss`.
 
-  An example counts as correct if the largest logit is at a positive label.
+  An example counts as correct if the largest logit is at a positive label. If
+  images have one label each, but some have none (-1), `unlabeled` is how many.
   """
 
   forwards = staticmethod(evaluation.eval_input_pipeline)
+  # Labels mean the same as in training, see `training.label_check`.
+  classes_of_training = True
 
   def __init__(
     self,
@@ -134,6 +152,7 @@ class Evaluator:
     self.label_key = label_key
     self.batches = iteration.open_batches(**kw)
     self.steps = self.batches.steps
+    self._data, self._warned = kw.get("data"), False
 
   def run(self, train_state: TrainState) -> Iterator[tuple[str, float]]:
     """Evaluates once over the whole dataset.
@@ -143,17 +162,28 @@ class Evaluator:
 
     Yields:
       ("prec@1", float), ("loss", float); NaN if no example has a label.
+      ("unlabeled", float) if there are such, unless examples have sets of
+      labels, which may be empty.
     """
-    correct, loss, weight = iteration.totals(
+    correct, loss, weight, unlabeled = iteration.totals(
       self._sums(train_state, batch) for batch in self.batches
     )
     with np.errstate(invalid="ignore"):
       yield "prec@1", float(correct / weight)
       yield "loss", float(loss / weight)
+    if unlabeled and self.label_key in self.batches.one_label:
+      if not self._warned:
+        logging.warning(
+          "%d examples of %s have no label (-1): they are left out of prec@1 and "
+          "loss.", unlabeled, self._data
+        )  # fmt: skip
+      self._warned = True
+      yield "unlabeled", float(unlabeled)
 
   def _sums(
     self, train_state: TrainState, batch: Batch
-  ) -> tuple[Array, Array, Array]:
+  ) -> tuple[Array, Array, Array, Array]:
     labels = iteration.take(batch, self.label_key)
     mask = batch.pop("_mask")
-    return self.eval_fn(train_state, batch, labels, mask)
+    sums = self.eval_fn(train_state, batch, labels, mask)
+    return *sums, count_unlabeled(labels, mask)

@@ -44,6 +44,8 @@ def trial(
 class Evaluator(classification.Evaluator):
   """Yields `prec@1` and the mean `loss` over the classes of the labels."""
 
+  classes_of_training = False
+
   def __init__(
     self,
     predict_fn: PredictFn,

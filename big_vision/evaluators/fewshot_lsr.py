@@ -36,15 +36,20 @@ API = "jit"
 BIAS_CONSTANT = 100.0
 
 
+# Test images that are converted to float64 at a time.
+_CHUNK = 4096
+
+
 def _precompute_cache(
   x: AnyArray, y: AnyArray, num_classes: int
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
   """Computes what does not depend on the weight of the regularization.
 
-  The eigendecomposition is of the smaller one of XᵀX and XXᵀ (the kernel form,
+  The decomposition is that of the smaller one of XᵀX and XXᵀ (the kernel form,
   W = Xᵀ(XXᵀ + λI)⁻¹Y), which have the same non-zero eigenvalues. In NumPy and
-  float64: the constant feature makes one eigenvalue 10⁴ N, beside which the
-  others lose most of their digits in float32.
+  float64, and from the singular values of X: those of a product lose half of
+  the digits. The constant feature, whose eigenvalue 10⁴ N would drown small
+  ones, is orthogonal to the standardized ones and thus an eigenvector itself.
 
   Args:
     x: [N, D] training representations.
@@ -52,9 +57,10 @@ def _precompute_cache(
     num_classes: C.
 
   Returns:
-    Dict of float32 arrays: `mean`, `std` [1, D] to standardise with; `eigs`,
+    Dict of float64 arrays: `mean`, `std` [1, D] to standardize with; `eigs`,
     `lhs`, `rhs` such that the weights [D + 1, C] are
     `(lhs / (eigs + l2_reg)) @ rhs`. All NaN if a representation is not finite.
+    The first three are under `exact`, and rounded to float32 beside it.
   """
   x = np.asarray(x, np.float64)
   finite = np.isfinite(x).all()
@@ -63,21 +69,29 @@ def _precompute_cache(
   mean = x.mean(axis=0, keepdims=True)
   std = x.std(axis=0, keepdims=True) + 1e-5
   x = (x - mean) / std
-  x = np.pad(x, ((0, 0), (0, 1)), constant_values=BIAS_CONSTANT)
   num_rows, num_columns = x.shape
-  tall = num_rows >= num_columns
-  gram = x.T @ x if tall else x @ x.T
+  tall = num_rows > num_columns
+  narrow = x if tall else x.T
+  rank = narrow.shape[1]
   if finite:
-    eigs, q = np.linalg.eigh(gram)
+    # X = QR, and R is small: XᵀX = RᵀR.
+    _, singular, vt = np.linalg.svd(np.linalg.qr(narrow, mode="r"))
   else:  # LAPACK does not take it, but a diverged model is no reason to stop.
-    eigs, q = np.full(len(gram), np.nan), np.full_like(gram, np.nan)
-  lhs, rhs = (q, q.T @ (x.T @ y)) if tall else (x.T @ q, q.T @ y)
-  cache = {"mean": mean, "std": std, "eigs": eigs, "lhs": lhs, "rhs": rhs}
-  return {k: v.astype(np.float32) for k, v in cache.items()}
+    singular, vt = np.full(rank, np.nan), np.full([rank, rank], np.nan)
+  if not tall:  # The sum of all rows is 0: so is the smallest value.
+    singular, vt = singular[:-1], vt[:-1]
+  lhs, rhs = (vt.T, vt @ (x.T @ y)) if tall else (x.T @ vt.T, vt @ y)
+  lhs = np.pad(lhs, ((0, 1), (0, 1)))
+  lhs[-1, -1] = 1.0
+  rhs = np.concatenate([rhs, BIAS_CONSTANT * y.sum(axis=0, keepdims=True)])
+  eigs = np.append(np.square(singular), num_rows * BIAS_CONSTANT**2)
+  exact = {"mean": mean, "std": std, "eigs": eigs}
+  rounded = {k: v.astype(np.float32) for k, v in exact.items()}
+  return {**rounded, "lhs": lhs, "rhs": rhs, "exact": exact}
 
 
 def _eig_fewshot_acc_fn(
-  cache: dict[str, np.ndarray],
+  cache: dict[str, Any],
   x_test: AnyArray,
   y_test: AnyArray,
   l2_reg: float,
@@ -94,14 +108,18 @@ def _eig_fewshot_acc_fn(
     Fraction of test images whose largest output is the right class, a float;
     NaN if an output is not finite.
   """
-  scaling = 1.0 / (cache["eigs"].astype(np.float64) + np.float64(l2_reg))
-  w = (cache["lhs"] * scaling) @ cache["rhs"].astype(np.float64)  # [D + 1, C]
-  w = w.astype(np.float32)
-  x_test = (np.asarray(x_test, np.float32) - cache["mean"]) / cache["std"]
-  outputs = x_test @ w[:-1] + BIAS_CONSTANT * w[-1]  # [M, C]
-  if not np.isfinite(outputs).all():
-    return float("nan")
-  return float(np.mean(outputs.argmax(axis=1) == np.asarray(y_test)))
+  exact = cache["exact"]
+  w = (cache["lhs"] / (exact["eigs"] + np.float64(l2_reg))) @ cache["rhs"]
+  x_test, y_test = np.asarray(x_test), np.asarray(y_test)
+  num_correct = 0
+  for start in range(0, len(x_test), _CHUNK):
+    rows = slice(start, start + _CHUNK)
+    x = (x_test[rows].astype(np.float64) - exact["mean"]) / exact["std"]
+    outputs = x @ w[:-1] + BIAS_CONSTANT * w[-1]  # [M, C]
+    if not np.isfinite(outputs).all():
+      return float("nan")
+    num_correct += np.sum(outputs.argmax(axis=1) == y_test[rows])
+  return float(num_correct / len(x_test))
 
 
 @functools.cache  # One compilation for all evaluators of a predict function.

@@ -19,6 +19,7 @@ import numpy as np
 
 from big_vision import trees
 from big_vision.pipeline import evaluation
+from big_vision.pp import labels as pp_labels
 from big_vision.types import AnyArray, Batch, Devices, PyTree
 
 # Results that are computed ahead of the one that the host waits for.
@@ -50,12 +51,15 @@ class Batches:
     steps: number of batches of one pass.
     batch_size: global batch size.
     devices: devices that the batches are split over, in their order.
+    one_label: names of features that an op `onehot` made of one label per
+      example, as opposed to sets of labels such as ReaL's.
   """
 
   get_iter: Callable[[], Iterator[Batch]]
   steps: int
   batch_size: int
   devices: Devices
+  one_label: frozenset[str] = frozenset()
 
   def __iter__(self) -> Iterator[Batch]:
     """Yields each batch as a new dict, which the caller may change."""
@@ -86,10 +90,12 @@ def open_batches(
     ValueError: `batch_size` does not fit the devices, or there is no such
       dataset.
   """
-  get_iter, steps = evaluation.eval_input_pipeline(
-    data, pp_fn, batch_size, devices, **kw
-  )
-  return Batches(get_iter, steps, batch_size, devices)
+  with pp_labels.record() as uses:
+    get_iter, steps = evaluation.eval_input_pipeline(
+      data, pp_fn, batch_size, devices, **kw
+    )
+  one_label = frozenset(u.key_result for u in uses if u.rank == 0)
+  return Batches(get_iter, steps, batch_size, devices, one_label)
 
 
 def take(batch: Batch, key: str, argument: str = "label_key") -> Any:

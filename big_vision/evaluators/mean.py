@@ -78,6 +78,8 @@ class Evaluator:
   """Yields the mean over examples of each value of the predict function."""
 
   forwards = staticmethod(evaluation.eval_input_pipeline)
+  # Labels, if any, mean the same as in training, see `training.label_check`.
+  classes_of_training = True
 
   def __init__(self, predict_fn: PredictFn, **kw: Any) -> None:
     """Opens the data.

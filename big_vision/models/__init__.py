@@ -1,19 +1,30 @@
 """Models; `build` is the one way from a config to one of them."""
 
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
+from absl import logging
+
 from big_vision import lookup
+from big_vision.models import positions
 from big_vision.types import ConfigLike, LoadFn, Params
 
 
 def build(
-  config: ConfigLike, key: str = "model", **kw: Any
+  config: ConfigLike,
+  key: str = "model",
+  *,
+  image_size: Sequence[int] | None = None,
+  **kw: Any,
 ) -> tuple[Any, LoadFn | None]:
   """Builds the model `config.<key>_name` with the arguments `config.<key>`.
 
   Args:
     config: mapping; reads `<key>_name`, `<key>`, `<key>_init`, `<key>_load`.
     key: what the config calls the model, for example "model" or "teacher".
+    image_size: (height, width) in pixels of the images, if they are known:
+      `load` resamples positions to their grid.
     **kw: further arguments of the model, such as `num_classes`; the config's
       own win.
 
@@ -23,7 +34,8 @@ def build(
     config has none.
 
   Raises:
-    ValueError: unknown model, or arguments that it does not take.
+    ValueError: unknown model, or arguments that it does not take, or images
+      that are too small for it.
   """
   name = config.get(f"{key}_name")
   if name is None:
@@ -38,6 +50,7 @@ def build(
     raise ValueError(
       f"config.{key} does not fit config.{key}_name={name!r}: {e}"
     ) from e
+  grid = _grid(module, args, image_size, key)
   init = config.get(f"{key}_init")
   if not init:
     return model, None
@@ -48,6 +61,26 @@ def build(
     )
 
   def load(params: Params) -> Params:
-    return module.load(params, init, args, **(config.get(f"{key}_load") or {}))
+    load_kw = positions.grid_kw(module, grid)
+    load_kw |= config.get(f"{key}_load") or {}
+    return module.load(params, init, args, **load_kw)
 
   return model, load
+
+
+def _grid(
+  module: ModuleType, args: ConfigLike, size: Sequence[int] | None, key: str
+) -> tuple[int, int] | None:
+  """Finds the grid of positions of a model; logs which pixels it ignores."""
+  if size is None or not hasattr(module, "image_grid"):
+    return None
+  grid = module.image_grid(args, size, key)
+  if grid is None:
+    return None
+  if any(grid.left_out):
+    logging.info(
+      "config.%s: the patches of an image of %dx%d pixels leave out its last %d "
+      "rows and %d columns of pixels.",
+      key, *size, *grid.left_out,
+    )  # fmt: skip
+  return grid.stored

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from big_vision import lookup
+from big_vision.models import fields
 from big_vision.types import Array
 
 _BLOCKS = {
@@ -146,9 +147,10 @@ class ResNet(nn.Module):
       named intermediates.
 
     Raises:
-      ValueError: unknown depth.
+      ValueError: unknown depth or dtype.
     """
     del train  # There is neither dropout nor a state.
+    fields.check_dtype(self.dtype_mm, f"{fields.key(self)}.dtype_mm")
     out = {}
     width = int(64 * self.width)
     x = out["stem"] = self.stem(image, width)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from big_vision import lookup
-from big_vision.models import common
+from big_vision.models import common, fields
 from big_vision.types import Array, ConfigLike, Params
 
 
@@ -136,6 +136,7 @@ class MlpMixer(nn.Module):
       (x, out): x is [B, C], or [B, D] without classes; out is a dict of named
       intermediates.
     """
+    fields.check_dtype(self.dtype_mm, f"{fields.key(self)}.dtype_mm")
     out = {}
     patch_size = tuple(self.patch_size)
     x = out["stem"] = nn.Conv(

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from big_vision import lookup
-from big_vision.models import common, convnet
+from big_vision.models import common, convnet, fields
 from big_vision.types import Array, ConfigLike, Params
 
 # 1 / standard deviation of gelu(z) of a standard normal z, as the authors have
@@ -282,6 +282,7 @@ class _Model(nn.Module):
         f"config.model.width={tuple(self.width)} and config.model.depth="
         f"{tuple(self.depth)} need one entry per stage each."
       )
+    fields.check_dtype(self.dtype_mm, f"{fields.key(self)}.dtype_mm")
     out = {}
     stem = [max(1, self.width[0] // n) for n in (16, 8, 4, 2)]
     x = out["stem"] = Stem(stem, self.dtype_mm, name="stem")(image)

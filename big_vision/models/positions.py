@@ -4,7 +4,10 @@ Shapes: `n, m` rows and columns of the stored grid, `h, w` those of the new one,
 `B` batch, `T` tokens, `D` width.
 """
 
+import inspect
 from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,6 +18,68 @@ from big_vision import lookup
 from big_vision.types import AnyArray, Array, DType
 
 _METHODS = ("linear", "corners")
+
+
+class ImageGrid(NamedTuple):
+  """Describes how a model lays out the positions of its images.
+
+  Attributes:
+    stored: (rows, columns) of the grid of positions among the parameters.
+    left_out: (rows, columns) of pixels at the bottom and at the right that no
+      patch covers.
+  """
+
+  stored: tuple[int, int]
+  left_out: tuple[int, int] = (0, 0)
+
+
+def image_grid(
+  size: Sequence[int], patch_size: Sequence[int], key: str = "model"
+) -> ImageGrid:
+  """Cuts an image into patches that do not overlap.
+
+  Args:
+    size: (height, width) of the image in pixels.
+    patch_size: (height, width) of a patch in pixels.
+    key: config key of the model, for the error message.
+
+  Returns:
+    The ImageGrid of a model with one position per patch.
+
+  Raises:
+    ConfigError: the patch is larger than the image, or not a pair.
+  """
+  pair = isinstance(patch_size, Sequence) and len(patch_size) == 2
+  if not pair or not all(isinstance(p, int) and p > 0 for p in patch_size):
+    raise lookup.ConfigError(
+      f"config.{key}.patch_size={patch_size!r} should be (height, width) in "
+      "pixels, for example (16, 16)."
+    )
+  (height, width), (ph, pw) = size, patch_size
+  if ph > height or pw > width:
+    raise lookup.ConfigError(
+      f"config.{key}.patch_size: a patch of {ph}x{pw} pixels is larger than the "
+      f"image of {height}x{width} pixels. Use smaller patches (a variant "
+      "'B/16' has 16x16 pixels), or larger images in config.input.pp."
+    )
+  return ImageGrid((height // ph, width // pw), (height % ph, width % pw))
+
+
+def grid_kw(module: ModuleType, grid: tuple[int, int] | None) -> dict[str, Any]:
+  """Makes the keyword of a model's `load` that is the grid of positions.
+
+  Args:
+    module: module of the model.
+    grid: (rows, columns), or None.
+
+  Returns:
+    {"grid": grid}; {} without a grid, or if `load` does not take it, as that of
+    a model of one's own.
+  """
+  if grid is None:
+    return {}
+  takes = inspect.signature(module.load).parameters
+  return {"grid": grid} if "grid" in takes else {}
 
 
 def posemb_sincos_2d(

@@ -18,7 +18,12 @@ import jax
 import jax.numpy as jnp
 
 from big_vision import lookup
-from big_vision.models.positions import get_posemb, posemb_sincos_2d
+from big_vision.models import fields, positions
+from big_vision.models.positions import (
+  ImageGrid,
+  get_posemb,
+  posemb_sincos_2d,
+)
 from big_vision.models.vit_checkpoints import (
   SIGLIP_CHECKPOINTS,
   VANITY_NAMES,
@@ -29,7 +34,8 @@ from big_vision.models.vit_checkpoints import (
   restack,
   scan_to_pyloop,
 )
-from big_vision.types import Array
+from big_vision.models.vit_sizes import decode_size, decode_variant
+from big_vision.types import Array, ConfigLike
 
 __all__ = [
   "Encoder",
@@ -43,6 +49,7 @@ __all__ = [
   "decode_variant",
   "fix_old_checkpoints",
   "get_posemb",
+  "image_grid",
   "load",
   "posemb_sincos_2d",
   "pyloop_to_scan",
@@ -185,9 +192,12 @@ class Encoder(nn.Module):
       ([B, T, D], dict of intermediates, for example `block00/sa`).
 
     Raises:
-      ValueError: unknown `remat_policy`.
+      ValueError: unknown `remat_policy` or dtype, or the number of heads does
+        not divide D.
     """
     out = {}
+    fields.check_dtype(self.dtype_mm, f"{fields.key(self)}.dtype_mm")
+    fields.check_heads(self.num_heads, x.shape[-1], fields.key(self))
     block = dict(
       mlp_dim=self.mlp_dim,
       num_heads=self.num_heads,
@@ -251,6 +261,7 @@ class MAPHead(nn.Module):
       [B, D].
     """
     n, _, d = x.shape
+    fields.check_heads(self.num_heads, d, fields.key(self))
     init = nn.initializers.xavier_uniform()
     probe = self.param("probe", init, (1, 1, d), x.dtype)
     probe = jnp.tile(probe, [n, 1, 1])
@@ -304,8 +315,13 @@ class _Model(nn.Module):
     Returns:
       (x, out): x is [B, C], or [B, D] without classes, or [B, T, ...] with pool
       type "none"; out is a dict of named intermediates.
+
+    Raises:
+      ConfigError: the patch is larger than the image, or unknown dtype.
     """
     out = {}
+    fields.check_dtype(self.dtype_mm, f"{fields.key(self)}.dtype_mm")
+    positions.image_grid(image.shape[1:3], self.patch_size, fields.key(self))
     image = jnp.asarray(image, self.dtype_mm)
     x = out["stem"] = nn.Conv(
       self.width,
@@ -420,76 +436,20 @@ def Model(
   return _Model(num_classes, **{**decode_variant(variant), **kw})
 
 
-_SIZES = {
-  # name: (width, depth, mlp_dim, num_heads)
-  "mu": (32, 1, 128, 2),
-  "Ti": (192, 12, 768, 3),
-  "S": (384, 12, 1536, 6),
-  "M": (512, 12, 2048, 8),
-  "B": (768, 12, 3072, 12),
-  "L": (1024, 24, 4096, 16),
-  "So400m": (1152, 27, 4304, 16),
-  "H": (1280, 32, 5120, 16),
-  "g": (1408, 40, 6144, 16),
-  "g-opt": (1536, 40, 6144, 16),
-  "G": (1664, 48, 8192, 16),
-  "G-opt": (1536, 48, 8192, 16),
-  "e": (1792, 56, 15360, 16),
-}
-
-
-def decode_variant(variant: str | None) -> dict[str, Any]:
-  """Decodes the name of a size, such as "B", "B/16" or "So400m/14".
+def image_grid(
+  model_cfg: ConfigLike, size: Sequence[int], key: str = "model"
+) -> ImageGrid:
+  """Tells how a ViT cuts images into patches.
 
   Args:
-    variant: str, a size and optionally "/<side of a patch in pixels>", or None.
+    model_cfg: mapping, `config.model`, or None.
+    size: (height, width) of the images in pixels.
+    key: config key of the model, for error messages.
 
   Returns:
-    dict, fields of `_Model`: width, depth, mlp_dim, num_heads, and patch_size
-    if the variant has it; {} for None.
+    The ImageGrid.
 
   Raises:
-    KeyError: unknown size.
-    ValueError: the patch size is not a number.
+    ConfigError: the patch is larger than the image.
   """
-  if variant is None:
-    return {}
-  size, slash, patch = str(variant).partition("/")
-  if size not in _SIZES:
-    raise KeyError(
-      str(lookup.unknown("ViT variant", variant, _SIZES, "model.variant"))
-    )
-  names = ("width", "depth", "mlp_dim", "num_heads")
-  kw: dict[str, Any] = dict(zip(names, _SIZES[size], strict=True))
-  if slash:
-    if not patch.isdecimal():
-      raise ValueError(
-        f"config.model.variant: {variant!r} must be '<size>/<pixels>', for "
-        f"example '{size}/16'."
-      )
-    kw["patch_size"] = (int(patch), int(patch))
-  return kw
-
-
-def decode_size(variant: str | None, key: str, why: str) -> dict[str, Any]:
-  """Decodes variants of models that have no patch size, such as text models.
-
-  Args:
-    variant: str, a size such as "B", or None.
-    key: str, the config key of the variant, for the error message.
-    why: str, a clause about patch sizes, for the error message.
-
-  Returns:
-    dict: width, depth, mlp_dim, num_heads; {} for None.
-
-  Raises:
-    KeyError: unknown size.
-    ValueError: the variant has a patch size.
-  """
-  fields = decode_variant(variant)
-  if "patch_size" in fields:
-    size = variant.partition("/")[0]
-    raise ValueError(
-      f"config.{key}: {variant!r} has a patch size, {why}; use {size!r}."
-    )
-  return fields
+  return positions.image_grid(size, Model(**(model_cfg or {})).patch_size, key)

@@ -10,41 +10,83 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from big_vision import checkpoints
-from big_vision.models import common, positions
+from big_vision.models import common, positions, stored_grid
 from big_vision.types import AnyArray, ConfigLike, Params
 
 
 def resample_posemb(
-  old: AnyArray, new: AnyArray | jax.ShapeDtypeStruct
+  old: AnyArray,
+  new: AnyArray | jax.ShapeDtypeStruct,
+  grid: Sequence[int] | None = None,
+  from_grid: Sequence[int] | None = None,
 ) -> AnyArray:
-  """Resamples learned positions of square images, with the corners kept.
+  """Resamples learned positions to another grid, with the corners kept.
 
   Args:
-    old: [1, g * g, D] array.
-    new: [1, n * n, D] array or shape; only its shape matters.
+    old: [1, n * m, D] array.
+    new: [1, h * w, D] array or shape; only its shape matters.
+    grid: (h, w); None keeps positions of the same number as they are, and
+      means a square otherwise.
+    from_grid: (n, m); None means a square where that is possible, and `grid`
+      otherwise.
 
   Returns:
-    `old` itself if the shapes are equal, else a NumPy array [1, n * n, D] in
+    `old` itself if the grids are equal, else a NumPy array [1, h * w, D] in
     the dtype of `old`; `positions.resample` describes the method "corners".
 
   Raises:
-    ValueError: the shapes differ, and one of the grids is not a square.
+    ValueError: a grid does not have the number of positions, or it is not
+      given and they do not make a square.
   """
-  if tuple(old.shape) == tuple(new.shape):
+  num_old, num_new = old.shape[1], new.shape[1]
+  _check_grid("grid", grid, num_new, "the model")
+  _check_grid("from_grid", from_grid, num_old, "the checkpoint")
+  if num_old == num_new and grid is None:
     return old
-  g_old, g_new = math.isqrt(old.shape[1]), math.isqrt(new.shape[1])
-  if (g_old**2, g_new**2) != (old.shape[1], new.shape[1]):
+  stored = tuple(from_grid or _square(num_old) or ())
+  wanted = tuple(grid or _square(num_new) or ())
+  if num_old == num_new and not stored:
+    return old
+  if not stored or not wanted:
     raise ValueError(
       f"Cannot resample pos_embedding from {tuple(old.shape)} to "
-      f"{tuple(new.shape)}: both must have a square number of positions. Train "
-      "at the checkpoint's resolution, or list pos_embedding in "
+      f"{tuple(new.shape)}: both must have a square number of positions, or "
+      "config.model_load must say grid=(rows, columns) of the model and "
+      "from_grid=(rows, columns) of the checkpoint. Or train at the "
+      "checkpoint's resolution, or list pos_embedding in "
       "config.model_load.dont_load."
     )
-  grid = old.reshape(g_old, g_old, -1)
-  grid = positions.resample(grid, (g_new, g_new), method="corners")
-  return grid.reshape(1, g_new**2, -1)
+  if stored == wanted:
+    return old
+  if num_old == num_new and from_grid is None:
+    logging.info(
+      "pos_embedding: %d positions, taken as a grid of %dx%d, are resampled to "
+      "%dx%d. Say config.model_load.from_grid=(rows, columns) if the "
+      "checkpoint has another grid.",
+      *(num_old, *stored, *wanted),
+    )
+  resampled = positions.resample(
+    old.reshape(*stored, -1), wanted, method="corners"
+  )
+  return resampled.reshape(1, num_new, -1)
+
+
+def _square(num):
+  """Returns (side, side) of a square number of positions, else None."""
+  side = math.isqrt(num)
+  return (side, side) if side**2 == num else None
+
+
+def _check_grid(key, grid, num, owner):
+  """Raises ValueError if a grid has another number of positions."""
+  if grid is not None and (len(grid) != 2 or math.prod(grid) != num):
+    raise ValueError(
+      f"config.model_load.{key}={tuple(grid)} should be (rows, columns) of the "
+      f"{num} positions of {owner}."
+    )
 
 
 def fix_old_checkpoints(
@@ -93,16 +135,21 @@ def fix_old_checkpoints(
   return params
 
 
-def pyloop_to_scan(params: Mapping[str, Any]) -> Params:
+def pyloop_to_scan(
+  params: Mapping[str, Any] | None = None,
+  *,
+  params_pyloop: Mapping[str, Any] | None = None,
+) -> Params:
   """Stacks the parameters of the blocks, as models with `scan=True` have them.
 
   Args:
     params: nested mapping with `Transformer/encoderblock_{0..n-1}`.
+    params_pyloop: another name of `params`.
 
   Returns:
     Nested dict with `Transformer/encoderblock`, leaves [n, ...].
   """
-  params = _copy(params)
+  params = _copy(_one_of(params, params_pyloop))
   encoder = params["Transformer"]
   names = [n for n in encoder if n.startswith("encoderblock_")]
   depth = 1 + max(int(n.removeprefix("encoderblock_")) for n in names)
@@ -118,21 +165,33 @@ def _stack(*leaves):
   return np.stack([np.asarray(x) for x in leaves])
 
 
-def scan_to_pyloop(params: Mapping[str, Any]) -> Params:
+def scan_to_pyloop(
+  params: Mapping[str, Any] | None = None,
+  *,
+  params_scan: Mapping[str, Any] | None = None,
+) -> Params:
   """Unstacks the parameters of the blocks; the inverse of `pyloop_to_scan`.
 
   Args:
     params: nested mapping with `Transformer/encoderblock`, leaves [n, ...].
+    params_scan: another name of `params`.
 
   Returns:
     Nested dict with `Transformer/encoderblock_{0..n-1}`.
   """
-  params = _copy(params)
+  params = _copy(_one_of(params, params_scan))
   encoder = params["Transformer"]
   stacked = encoder.pop("encoderblock")
   for i in range(len(stacked["LayerNorm_0"]["bias"])):
     encoder[f"encoderblock_{i}"] = jax.tree.map(lambda x, i=i: x[i], stacked)
   return params
+
+
+def _one_of(params, same):
+  """Returns the argument that was given; TypeError for none or both."""
+  if (params is None) == (same is None):
+    raise TypeError("Expected the parameters once, by one of their two names.")
+  return same if params is None else params
 
 
 def restack(params: Params, scan: bool | None) -> Params:
@@ -165,6 +224,8 @@ def load(
   init_file: str,
   model_cfg: ConfigLike,
   dont_load: str | Sequence[str] = (),
+  grid: Sequence[int] | None = None,
+  from_grid: Sequence[int] | None = None,
 ) -> Params:
   """Loads a checkpoint of any age, resolution, and stacking of the blocks.
 
@@ -175,13 +236,18 @@ def load(
     model_cfg: mapping, `config.model`, or None.
     dont_load: regexes of parameters that keep their initial values, for example
       ["head/.*"].
+    grid: (rows, columns) of the positions of the model, which runs know from
+      the size of their images; see `resample_posemb`.
+    from_grid: (rows, columns) of the positions in the checkpoint; None finds
+      it in the workdir of the checkpoint, or takes a square.
 
   Returns:
     Nested dict of parameters; leaves that are not loaded are those of
     `init_params`.
 
   Raises:
-    ValueError: parameters do not match, see `common.merge_params`.
+    ValueError: parameters do not match, see `common.merge_params` and
+      `resample_posemb`.
   """
   params = checkpoints.load_params(VANITY_NAMES.get(init_file, init_file))
 
@@ -192,9 +258,36 @@ def load(
 
   params = restack(params, (model_cfg or {}).get("scan"))
   params = common.merge_params(params, init_params, dont_load)
-  if posemb is not None:
-    params["pos_embedding"] = resample_posemb(params["pos_embedding"], posemb)
+  if posemb is not None and params["pos_embedding"] is not posemb:
+    params["pos_embedding"] = fit_posemb(
+      params["pos_embedding"], posemb, init_file, grid, from_grid
+    )
   return params
+
+
+def fit_posemb(
+  old: AnyArray,
+  new: AnyArray | jax.ShapeDtypeStruct,
+  init_file: Any,
+  grid: Sequence[int] | None = None,
+  from_grid: Sequence[int] | None = None,
+) -> AnyArray:
+  """Resamples positions from the grid that the run of a checkpoint had.
+
+  Args:
+    old: [1, n * m, D] array.
+    new: [1, h * w, D] array or shape.
+    init_file: the checkpoint.
+    grid: (h, w), see `resample_posemb`.
+    from_grid: (n, m); None looks for the run's config, if `grid` is given.
+
+  Returns:
+    As `resample_posemb`.
+  """
+  # Nearly all checkpoints have a square, but 16 positions may be 2x8, too.
+  if grid is not None and from_grid is None:
+    from_grid = stored_grid.find(init_file, old.shape[1])
+  return resample_posemb(old, new, grid, from_grid)
 
 
 _AUGREG = (

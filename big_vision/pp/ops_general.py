@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from big_vision import fs, lookup, trees
+from big_vision.pp import labels as label_lib
 from big_vision.pp import utils
 from big_vision.pp.ops_choice import get_choice, get_choice_no_replacement
 from big_vision.pp.registry import Registry
@@ -99,7 +100,7 @@ def _read_table(path, npzkey, sep):
       keys = npz[npzkey].tolist()
     return keys, np.arange(len(keys), dtype=np.int64)
   with fs.open(path, "rb") as f:
-    lines = f.read().decode("utf-8").splitlines()
+    lines = f.read().decode("utf-8-sig").splitlines()
   if sep is None:
     return lines, np.arange(len(lines), dtype=np.int64)
   keys, values = [], []
@@ -139,15 +140,17 @@ def get_onehot(
   Returns:
     `dict -> dict`. Multi-hot vectors are float32 [depth], and labels outside
     [0, depth) are an error. Others have the type of `on`, float32 or int32, and
-    labels outside become all `off`.
+    labels outside become all `off`; within an input pipeline, a scalar label
+    outside is an error of its example unless it is -1, see `pp.labels`.
 
   Raises:
+    ConfigError: when called with text.
     ValueError: when called with `multi` and labels that are neither scalar nor
       vector.
   """
 
   def onehot(data):
-    labels = tf.cast(data[key], tf.int64)
+    labels = label_lib.read(data[key], key, key_result or key, depth)
     rank = labels.shape.rank
     if multi and (rank is None or rank > 1):
       raise ValueError(

@@ -73,10 +73,14 @@ class Embedder:
 
     # The run started from another checkpoint, which is not read.
     own = {k: config[k] for k in ("model_name", "model") if k in config}
-    self._model, load = models.build({**own, "model_init": init})
+    inputs = self._image(np.zeros([16, 16, 3], np.uint8)), self._text("")
+    shape = np.shape(inputs[0]) if isinstance(inputs[0], np.ndarray) else ()
+    self._model, load = models.build(
+      {**own, "model_init": init},
+      image_size=shape[:2] if len(shape) == 3 else None,
+    )
     if load is None:
       raise ValueError(f"No checkpoint: init={init!r}.")
-    inputs = self._image(np.zeros([16, 16, 3], np.uint8)), self._text("")
     shapes = jax.eval_shape(
       self._model.init, jax.random.key(0), *_stack([inputs])
     )

@@ -9,6 +9,7 @@ from absl import logging
 from big_vision import lookup, losses, schedules
 from big_vision import optax as bv_optax
 from big_vision.evaluators import validate as eval_validate
+from big_vision.training import label_check
 from big_vision.types import ConfigLike
 
 # Keys of the loop, the optimizer and the trainers. Others are allowed (configs
@@ -53,6 +54,7 @@ def check(config: ConfigLike, model: str = "model") -> None:
   lookup.preprocessing(config)
   input_pipeline.validate(config.input)
   eval_validate.validate(config, None, jax.devices())
+  label_check.check(config)
 
 
 def check_training(config: ConfigLike, model: str = "model") -> None:

@@ -70,9 +70,6 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
     for resource in (progress, stop, manager, batches):
       if resource is not None:
         stack.callback(resource.close)
-    if ckpt_prefix:
-      checkpoints.collect_orphans(ckpt_prefix)
-
     writer.step_start(first_step)
     for name, tree in _models(recipe, plan):
       writer.measure(name, params_lib.count(tree))
@@ -105,6 +102,8 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
         for i, fn in enumerate(schedules):
           writer.measure(f"global_schedule{i or ''}", fn(at))
         measured = jax.device_get(measured)
+        if step == first_step + 1:
+          _begin(setup)  # It compiles, fits and computes.
         for name, value in sorted(measured.items()):
           writer.measure(name, value)
         chrono.tick(step)
@@ -134,8 +133,17 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
       writer.step_end()
 
     profiler.startstop_prof(prof)
+    if first_step == total_steps:
+      _begin(setup)
   console.note(f"Done!\n{chrono.note}")
   return state
+
+
+def _begin(setup: Setup) -> None:
+  """Writes to the workdir for the first time, as the run has started."""
+  setup.writer.begin()
+  if setup.checkpoint_prefix:
+    checkpoints.collect_orphans(setup.checkpoint_prefix)
 
 
 def _models(recipe: Recipe, plan: state_lib.Plan) -> Iterator[tuple[str, Any]]:

@@ -40,6 +40,10 @@ class Setup:
   num_examples: int
   total_steps: int
   chrono: chrono_lib.Chrono = chrono_lib.chrono
+  # Made once, although several parts of a method may ask for them.
+  _models: dict[Any, tuple[Any, LoadFn | None]] = dataclasses.field(
+    default_factory=dict, init=False, repr=False, compare=False
+  )
 
   @property
   def batch_size(self) -> int:
@@ -121,4 +125,12 @@ class Setup:
       (model, load): the linen module; and `params -> params` that reads
       `config.<key>_init`, or None if the config has none.
     """
-    return models.build(self.config, key, **kw)
+    which = (key, *sorted(kw.items()))
+    if which not in self._models:
+      image = self.batch_shapes.get(key, self.batch_shapes.get("image"))
+      shape = getattr(image, "shape", ())  # NaFlex has several arrays.
+      size = shape[1:3] if len(shape) == 4 else None
+      self._models[which] = models.build(
+        self.config, key, image_size=size, **kw
+      )
+    return self._models[which]

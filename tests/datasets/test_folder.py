@@ -9,6 +9,7 @@ from PIL import Image
 
 from big_vision import input_pipeline
 from big_vision.datasets import core, folder
+from big_vision.datasets.classes import Classes
 from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
@@ -100,7 +101,7 @@ def test_csv_of_names(pets, tmp_path):
     'wolf,train/dog/10.jpg,"x, y"\nant,train/ant/b.gif,\ndog,val/dog/9.png,\n'
   )
   want = [("train/dog/10.jpg", 2), ("train/ant/b.gif", 0)]
-  assert rows(pets, "train", labels=str(labels))[0] == ("train/dog/10.jpg", 1)
+  assert rows(pets, "train", labels=str(labels)) == want  # "dog" counts, too.
   assert rows(pets, labels=str(labels)) == [*want, ("val/dog/9.png", 1)]
   kw = dict(labels=str(labels), classes=["ant", "dog", "wolff"])
   source = folder.DataSource(pets, **kw)
@@ -125,6 +126,64 @@ def test_csv_of_ints(pets, tmp_path):
     pets, labels=str(labels), num_classes=4
   ).bad_examples()
   assert len(problems) == 2 and r"outside of [0, 4)" in problems[0]
+
+
+def test_classes_do_not_depend_on_the_split(tmp_path):
+  """One CSV file, one root: what is absent from val moves nothing."""
+  files = ["train/ant/1.png", "train/bee/2.png", "train/cat/3.png",
+           "val/bee/4.png", "val/cat/5.png"]  # fmt: skip
+  write(tmp_path, files)
+  labels = tmp_path / "labels.csv"
+  text = "".join(f"{file},{file.split('/')[1]}\n" for file in files)
+  labels.write_text("file,label\n" + text)
+  for kw in (dict(labels=str(labels)), {}):
+    val = folder.DataSource(str(tmp_path), "val", **kw)
+    assert rows(str(tmp_path), "val", **kw) == [(files[3], 1), (files[4], 2)]
+    assert val.classes_of("label") == Classes(3, ("ant", "bee", "cat"))
+    assert val.classes_of("image") is None
+  labels.write_text(f"file,label\n{files[0]},6\n{files[4]},2\n")
+  val = folder.DataSource(str(tmp_path), "val", labels=str(labels))
+  assert val.classes_of("label") == Classes(7)
+
+
+@pytest.mark.parametrize(
+  "labels, message",
+  [
+    (
+      ["0", "1", "cat"],
+      "line 4 of .*'cat', a name, but line 2 has '0', an int",
+    ),
+    (["cat", "", "3"], "line 4 of .*'3', an integer, but line 2 has 'cat'"),
+    (["1", "2.0", "1"], "line 3 of .*'2.0', which is no integer"),
+    (["1.0", "2.0", "1.5e3"], "line 2 of .*'1.0', which is no integer"),
+  ],
+)
+def test_labels_are_of_one_type(pets, tmp_path, labels, message):
+  path = tmp_path / "labels.csv"
+  lines = [f"train/dog/10.jpg,{label}" for label in labels]
+  path.write_text("\n".join(["file,label", *lines]))
+  with pytest.raises(ValueError, match="config.input.data.labels: " + message):
+    folder.DataSource(pets, labels=str(path))
+  # Names are whatever is listed as one.
+  named = folder.DataSource(
+    pets, labels=str(path), classes=[label for label in set(labels) if label]
+  )
+  assert len(named.bad_examples()) == labels.count("")
+
+
+def test_missing_labels_are_errors_of_their_rows(pets, tmp_path):
+  path = tmp_path / "labels.csv"
+  path.write_text("file,label\nval/dog/9.png,10\nval/cat/3.webp,\n")
+  source = folder.DataSource(pets, labels=str(path))
+  assert source.read(tf.constant(0, tf.int64))["label"] == 10
+  (problem,) = source.bad_examples()
+  assert "no label of" in problem and "3.webp" in problem
+
+
+def test_names_in_a_file_with_a_byte_order_mark(pets, tmp_path):
+  path = tmp_path / "names.txt"
+  path.write_bytes("\ufeffant\r\ncat\r\ndog\r\n".encode())
+  assert folder.read_classes(str(path)) == ["ant", "cat", "dog"]
 
 
 def test_remote_folder():

@@ -43,6 +43,45 @@ def test_regression(n, dim, l2_reg):
   assert got == expected
 
 
+@pytest.mark.parametrize(
+  "n,dim,rank", [(200, 60, 20), (200, 60, 60), (40, 60, 20)]
+)
+@pytest.mark.parametrize("l2_reg", [1e-6, 1e-3, 1024.0])
+def test_near_singular_covariance(n, dim, rank, l2_reg):
+  """Features that others explain but for a millionth, and constant ones."""
+  mix = (
+    np.random.RandomState(3).randn(rank, dim)
+    * np.logspace(0, -2, rank)[:, None]
+  )
+
+  def features(n, seed):
+    x, y = clusters(n, rank, 5, seed)
+    tiny = np.random.RandomState(seed + 7).randn(n, dim)
+    x = 30 + x @ mix + 1e-6 * tiny
+    x[:, 0] = 0.1
+    return x.astype(np.float32), y
+
+  (x, y), (x_test, y_test) = features(n, 0), features(3000, 1)
+  cache = fewshot_lsr._precompute_cache(x, y, 5)
+  got = fewshot_lsr._eig_fewshot_acc_fn(cache, x_test, y_test, l2_reg)
+  w = (cache["lhs"] / (cache["exact"]["eigs"] + l2_reg)) @ cache["rhs"]
+  # A solve of the normal equations loses the digits that this test is about:
+  # least squares of the rows and of sqrt(l2_reg) I does not.
+  _, prepare = ridge(x, y, 5, 1.0)
+  rows, targets = prepare(x), 2 * np.eye(5)[y] - 1
+  ridge_rows = np.sqrt(l2_reg) * np.eye(dim + 1)
+  want, *_ = np.linalg.lstsq(
+    np.concatenate([rows, ridge_rows]),
+    np.concatenate([targets, np.zeros([dim + 1, 5])]),
+    rcond=None,
+  )
+  outputs = prepare(x_test) @ want
+  np.testing.assert_allclose(
+    prepare(x_test) @ w, outputs, rtol=1e-4, atol=1e-4 * np.abs(outputs).max()
+  )
+  assert abs(got - (outputs.argmax(axis=1) == y_test).mean()) < 1e-3
+
+
 def test_diverged_representations_give_nan():
   x, y = clusters(20, 4, 5)
   x_test, y_test = clusters(10, 4, 5)

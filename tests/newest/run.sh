@@ -192,7 +192,12 @@ done
 if [[ "$release" == oldest ]]; then
   found="${BV_OLDEST_PYTHON:-$(find_python 3.11)}" ||
     die "no Python 3.11 here; install one and set BV_OLDEST_PYTHON to it"
-  UV_RESOLUTION=lowest-direct make_env oldest "$found"
+  # Resolution alone gives up a lower bound when a new release of an indirect
+  # dependency comes first.
+  bounds="$(mktemp)"
+  sed 's/>=/==/' "$repo/requirements.txt" >"$bounds"
+  UV_CONSTRAINT="$bounds" make_env oldest "$found"
+  rm "$bounds"
   inside tests/newest/bounds.py
 elif [[ "${BV_NEWEST_PYTHON:-}" != debian ]] &&
   found="${BV_NEWEST_PYTHON:-$(find_python 3.13 3.12)}"; then

@@ -11,6 +11,7 @@ References: Radford et al. 2021, section 3.1.4, Prompt engineering and
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -182,9 +183,10 @@ def get_classify_fn(
 
   Returns:
     `fn(train_state, batch, ztxt [C, E]) -> ((number correct, number of
-    examples), examples)`, two int32 scalars and, if `return_embeddings`, a dict
-    of `label` and `embedding` with the mask, else None. Labels are [B] or
-    [B, K]: any of the K is right.
+    examples, number without label), examples)`, three int32 scalars and, if
+    `return_embeddings`, a dict of `label` and `embedding` with the mask, else
+    None. Labels are [B] or [B, K]: any of the K is right. Without label are
+    those whose label [B] is none of the C classes.
   """
 
   def fn(train_state, batch, ztxt):
@@ -194,7 +196,10 @@ def get_classify_fn(
     correct = best[:, None] == label.reshape(len(best), -1)
     correct = jnp.any(correct, axis=1) & mask
     examples = {"label": label, "embedding": zimg}, mask
-    sums = correct.sum(dtype=jnp.int32), mask.sum(dtype=jnp.int32)
+    none = jnp.zeros_like(mask)
+    if label.ndim == 1:  # Sets of labels, such as ReaL's, may be empty.
+      none = ((label < 0) | (label >= len(ztxt))) & mask
+    sums = [x.sum(dtype=jnp.int32) for x in (correct, mask, none)]
     return sums, examples if return_embeddings else None
 
   return jax.jit(fn, out_shardings=sharding)
@@ -275,6 +280,72 @@ def trial(
   return fn(train_state, batch)
 
 
+def check_labels(cfg: Mapping[str, Any]) -> None:
+  """Checks that there are enough names of classes, before data is opened.
+
+  Args:
+    cfg: arguments of the evaluator.
+
+  Raises:
+    ConfigError: a dataset can have labels without a name; begins with the key.
+  """
+  names = tuple(cfg.get("dataset_names", DATASET_NAMES))
+  own = cfg.get("dataset_overrides", overrides.DEFAULT_OVERRIDES)
+  signature = inspect.signature(Evaluator).parameters
+  defaults = {
+    k: cfg.get(k, signature[k].default)
+    for k in overrides.OVERRIDE_KEYS
+    if k in signature
+  }
+  for name, s in overrides.resolve(defaults, names, own).items():
+    key = "class_names"
+    if isinstance(own, Mapping) and key in own.get(name, {}):
+      key = f"dataset_overrides.{name}.class_names"
+    builder = embedding.get_builder(s["dataset_name"], s["data_dir"])
+    _check_names(s, _class_names(s), builder, key)
+
+
+def _class_names(s: Mapping[str, Any]) -> list[str]:
+  """Returns the names of classes, given the settings of a dataset."""
+  return prompt_engineering.get_class_names(
+    dataset_name=s["class_names_dataset_name"],
+    source=s["class_names"],
+    canonicalize=s["canonicalize"],
+    data_dir=s["data_dir"],
+  )
+
+
+def _check_names(
+  s: Mapping[str, Any],
+  class_names: Sequence[str],
+  builder: Any,
+  key: str = "class_names",
+) -> None:
+  """Refuses fewer names than labels, as far as these are known.
+
+  Images of the other classes would count as wrong, whatever the model says.
+  More names are fine: they are further choices.
+  """
+  from big_vision.datasets import tfds as tfds_source
+  from big_vision.pipeline import labels
+
+  if s["pre_filter_fn"] is not None or builder.info is None:
+    return  # A filter may leave the classes with names.
+  found = labels.trace(
+    tfds_source.example_spec(builder, skip_decode=()),
+    lambda feature: tfds_source.classes_of(builder, feature),
+    s["pp_img"],
+    "label",
+  ).outputs.get("label")
+  if found is not None and found.largest >= len(class_names):
+    more = "" if found.unchanged else " after pp_img"
+    raise ConfigError(
+      f"{key}: there are {len(class_names)} names, but {s['dataset_name']} has labels up to "
+      f"{found.largest}{more} ({found.feature!r}, classes {found.classes}). "
+      f"Give {found.largest + 1} names, or map the labels in pp_img."
+    )
+
+
 class Evaluator:
   """Gives `<name>_accuracy` for each of `dataset_names`, in [0, 1]."""
 
@@ -340,6 +411,7 @@ class Evaluator:
     self.first_class_name_only = first_class_name_only
     self._predict_fn = predict_fn
     self._everywhere = embedding.replicated(devices)
+    self._warned: set[str] = set()  # Datasets with labels that are no class.
     defaults = {
       "data_dir": data_dir,
       "class_names": class_names,
@@ -363,17 +435,13 @@ class Evaluator:
 
   def _open(self, s: dict[str, Any]) -> dict[str, Any]:
     """Makes the entry of `datasets`, given the settings."""
-    class_names = prompt_engineering.get_class_names(
-      dataset_name=s["class_names_dataset_name"],
-      source=s["class_names"],
-      canonicalize=s["canonicalize"],
-      data_dir=s["data_dir"],
-    )
+    class_names = _class_names(s)
     if self.first_class_name_only:
       class_names = [name.split(",")[0] for name in class_names]
-    _, examples = embedding.open_split(
+    builder, examples = embedding.open_split(
       s["dataset_name"], s["split"], s["data_dir"]
     )
+    _check_names(s, class_names, builder)
     # Each process embeds the texts of some of the classes.
     part = np.array_split(np.arange(len(class_names)), jax.process_count())
     part = part[jax.process_index()]
@@ -451,7 +519,14 @@ class Evaluator:
     batches = self._batches[dataset_name][0]
     results = (classify_fn(train_state, batch, ztxt) for batch in batches)
     on_host = list(iteration.fetch(results, self.async_delay))
-    correct, count = map(int, iteration.totals(sums for sums, _ in on_host))
+    sums = iteration.totals(sums for sums, _ in on_host)
+    correct, count, without = map(int, sums)
+    if without and dataset_name not in self._warned:
+      self._warned.add(dataset_name)
+      logging.warning(
+        "%d of %d examples of %s have a label that is none of the %d classes: "
+        "they count as wrong.", without, count, dataset_name, len(ztxt)
+      )  # fmt: skip
     result: dict[str, Any] = {
       "accuracy": correct / count,
       "correct": correct,

@@ -7,12 +7,12 @@ from absl import logging
 
 from big_vision import download
 from big_vision.datasets.imagenet import class_names as imagenet
-from big_vision.evaluators.proj.image_text import clip_prompts, embedding
+from big_vision.evaluators.proj.image_text import embedding
+from big_vision.evaluators.proj.image_text.prompt_engineering_constants import (
+  CLIP_BEST_PROMPT_TEMPLATES,
+  CLIP_PAPER_PROMPT_TEMPLATES,
+)
 from big_vision.lookup import ConfigError
-
-# As in CLIP, with the bare name in addition.
-CLIP_PAPER_PROMPT_TEMPLATES = (*clip_prompts.IMAGENET, "{}")
-CLIP_BEST_PROMPT_TEMPLATES = (*clip_prompts.IMAGENET_SELECTED, "{}")
 
 _PROMPT_TEMPLATES = {
   "class_name_only": ("{}",),
@@ -128,7 +128,7 @@ def _tfds_names(
 
 def _names_in_file(path: str) -> list[str]:
   """Reads the lines of a text file, without empty ones at its end."""
-  with open(download.fetch(path), encoding="utf-8") as f:
+  with open(download.fetch(path), encoding="utf-8-sig") as f:
     names = [line.strip() for line in f.read().rstrip().splitlines()]
   if not names or not all(names):
     where = f"line {names.index('') + 1} is empty" if names else "it is empty"
@@ -156,7 +156,10 @@ def _known_names(dataset_name: str, source: str) -> list[str]:
 
 
 def get_prompt_templates(
-  name: str | Sequence[str], *, canonicalize: bool = True
+  name: str | Sequence[str] | None = None,
+  *,
+  canonicalize: bool = True,
+  prompt_templates_name: str | Sequence[str] | None = None,
 ) -> list[str]:
   """Returns sentences in which "{}" stands for the name of a class.
 
@@ -165,6 +168,7 @@ def get_prompt_templates(
       "clip_best" (the 7 that contribute most, and the bare name); or a sequence
       of str, the templates.
     canonicalize: whether to apply `canonicalize_text`, keeping "{}".
+    prompt_templates_name: another name of `name`.
 
   Returns:
     New list of str.
@@ -172,6 +176,7 @@ def get_prompt_templates(
   Raises:
     KeyError: unknown name.
   """
+  name = prompt_templates_name if name is None else name
   if isinstance(name, Sequence) and not isinstance(name, str):
     templates = list(name)
   elif name in _PROMPT_TEMPLATES:

@@ -15,8 +15,12 @@ from typing import Any
 import flax.linen as nn
 
 from big_vision import checkpoints
+from big_vision.models import positions
 from big_vision.models.proj.image_text import two_towers
+from big_vision.models.proj.image_text.two_towers import image_grid
 from big_vision.types import Array, ConfigLike, Params
+
+__all__ = ["Model", "image_grid", "load"]
 
 _IMAGE_MODEL = "vit"
 
@@ -75,6 +79,7 @@ def load(
   init_files: str | Mapping[str, Any],
   model_cfg: ConfigLike,
   img_load_kw: Mapping[str, Any] | None = None,
+  grid: tuple[int, int] | None = None,
 ) -> Params:
   """Loads tower and temperature from one checkpoint, or each from its own.
 
@@ -87,6 +92,7 @@ def load(
       values.
     model_cfg: mapping, `config.model`, or None.
     img_load_kw: mapping, further arguments of the image model's `load`.
+    grid: (rows, columns) of the positions, for the image model's `load`.
 
   Returns:
     Dict of parameters; leaves that are not loaded are those of `init_params`,
@@ -105,11 +111,10 @@ def load(
   params = dict(init_params or {"img": None})
   if parts["img"]:
     name = model_cfg.get("image_model") or _IMAGE_MODEL
-    params["img"] = two_towers.tower_module("img", name).load(
-      params["img"],
-      parts["img"],
-      model_cfg.get("image"),
-      **(img_load_kw or {}),
+    module = two_towers.tower_module("img", name)
+    kw = positions.grid_kw(module, grid) | dict(img_load_kw or {})
+    params["img"] = module.load(
+      params["img"], parts["img"], model_cfg.get("image"), **kw
     )
   if parts["t"]:
     params["t"] = checkpoints.load_params(parts["t"])

@@ -6,6 +6,7 @@ stored at one size, and resampled to fit.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +14,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
-from big_vision import checkpoints, lookup
-from big_vision.models import common, positions, vit, vit_checkpoints
+from big_vision import checkpoints, guards, lookup
+from big_vision.models import (
+  common,
+  fields,
+  positions,
+  vit,
+  vit_checkpoints,
+)
 from big_vision.types import AnyArray, Array, ConfigLike, Params
 
 
+@guards.transfers
 def resample_patchemb(old: AnyArray, new_hw: Sequence[int]) -> AnyArray:
   """Resamples a kernel that embeds patches, for patches of another size.
 
@@ -139,6 +148,12 @@ class Patchify(nn.Module):
         f"FlexiViT: an image of {h}x{w} pixels has no {seqhw} tokens per side "
         "(seqhw)."
       )
+    if seqhw and (h // patch[0], w // patch[1]) != (rows, columns):
+      logging.info(
+        "FlexiViT: seqhw=%s does not divide an image of %dx%d pixels: patches of "
+        "%dx%d make a grid of %dx%d.",
+        seqhw, h, w, *patch, h // patch[0], w // patch[1],
+      )  # fmt: skip
     kernel = resample_patchemb(kernel, patch)
     return jnp.reshape(bias, (1, 1, 1, -1)) + jax.lax.conv_general_dilated(
       image,
@@ -174,6 +189,7 @@ class _Model(vit._Model):
     Returns:
       (x, out) as `vit.Model`.
     """
+    fields.check_dtype(self.dtype_mm, f"{fields.key(self)}.dtype_mm")
     out = {}
     image = jnp.asarray(image, self.dtype_mm)
     x = out["stem"] = Patchify(
@@ -216,19 +232,49 @@ def Model(
   return _Model(num_classes, **{**vit.decode_variant(variant), **kw})
 
 
+def image_grid(
+  model_cfg: ConfigLike, size: Sequence[int], key: str = "model"
+) -> positions.ImageGrid:
+  """Tells which grid of positions a FlexiViT stores, for images of any size.
+
+  Args:
+    model_cfg: mapping, `config.model`, or None.
+    size: not used.
+    key: not used.
+
+  Returns:
+    The ImageGrid.
+  """
+  del size, key
+  return positions.ImageGrid(tuple(_fields(model_cfg).posemb_size))
+
+
+def _fields(model_cfg):
+  """Makes the model of a config, to read its fields and their defaults."""
+  return Model(**{"num_classes": None, **(model_cfg or {})})
+
+
 def load(
-  init_params: Params,
+  init_params: Params | None,
   init_file: str,
-  model_cfg: ConfigLike,
+  model_cfg: ConfigLike = None,
   dont_load: str | Sequence[str] = (),
+  grid: Sequence[int] | None = None,
+  from_grid: Sequence[int] | None = None,
 ) -> Params:
   """Loads a FlexiViT or a ViT, and resamples what it stores at another size.
 
   Args:
-    init_params: parameters of the model, arrays or shapes.
+    init_params: parameters of the model, arrays or shapes; None returns all
+      that the checkpoint has.
     init_file: str, a path `<path>[:<sub/tree>]` or one of `VANITY_NAMES`.
-    model_cfg: `config.model`; its `patch_size` is the size of the kernel.
+    model_cfg: mapping, `config.model`, or None. The sizes of the kernel and of
+      the grid are those of `init_params`.
     dont_load: regexes of parameters that keep their initial values.
+    grid: (rows, columns) of the positions of the model; None: `posemb_size`,
+      if the checkpoint has another number of positions.
+    from_grid: (rows, columns) of the positions in the checkpoint; None finds
+      it in the workdir of the checkpoint, or takes a square.
 
   Returns:
     Nested dict of parameters; leaves that are not loaded are those of
@@ -238,15 +284,43 @@ def load(
     ValueError: parameters do not match, see `common.merge_params`.
   """
   params = checkpoints.load_params(VANITY_NAMES.get(init_file, init_file))
-  want = init_params["pos_embedding"]
-  params = vit_checkpoints.fix_old_checkpoints(params, want.shape[1])
-  params["pos_embedding"] = vit_checkpoints.resample_posemb(
-    params["pos_embedding"], want
+  # Without learned positions, or without a model, there is none.
+  posemb = (init_params or {}).get("pos_embedding")
+  params = vit_checkpoints.fix_old_checkpoints(
+    params, None if posemb is None else posemb.shape[1]
   )
-  params["embedding"]["kernel"] = resample_patchemb(
-    params["embedding"]["kernel"], model_cfg.patch_size
-  )
-  return common.merge_params(params, init_params, dont_load)
+  params = vit_checkpoints.restack(params, _scan(init_params, model_cfg))
+  params = common.merge_params(params, init_params, dont_load)
+  if not init_params:
+    return params
+  old = params.get("pos_embedding")
+  if old is not None and old is not posemb:
+    if grid is None and old.shape[1] != posemb.shape[1]:
+      grid = _posemb_size(model_cfg, posemb.shape[1])
+    params["pos_embedding"] = vit_checkpoints.fit_posemb(
+      old, posemb, init_file, grid, from_grid
+    )
+  kernel = init_params["embedding"]["kernel"]
+  if params["embedding"]["kernel"] is not kernel:
+    params["embedding"]["kernel"] = resample_patchemb(
+      params["embedding"]["kernel"], kernel.shape[:2]
+    )
+  return params
+
+
+def _scan(init_params, model_cfg):
+  """Tells whether the blocks of the model are stacked."""
+  if init_params:
+    return "encoderblock" in init_params.get("Transformer", {})
+  get = getattr(model_cfg, "get", lambda key: None)
+  return get("scan")
+
+
+def _posemb_size(model_cfg, num):
+  """Returns the grid of `num` positions that a config says; None if none."""
+  get = getattr(model_cfg, "get", lambda key, default: default)
+  size = tuple(get("posemb_size", ()))
+  return size if math.prod(size) == num and size else None
 
 
 # Names of public checkpoints that `config.model_init` accepts.

@@ -24,7 +24,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision.models import vit
+from big_vision.models import fields, vit
 from big_vision.types import Array
 
 
@@ -64,6 +64,8 @@ class DecoderBlock(nn.Module):
     Returns:
       [B, L, D].
     """
+    fields.check_dtype(self.dtype_mm, "captioning.dtype_mm")
+    fields.check_heads(self.num_heads, x.shape[-1], "captioning")
     drop = nn.Dropout(rate=self.dropout)
 
     def attention(name):
@@ -221,5 +223,5 @@ def Model(vocab_size: int, *, variant: str | None = None, **kw: Any) -> _Model:
     ValueError: the variant has a patch size.
     TypeError: unknown keyword.
   """
-  fields = vit.decode_size(variant, "captioning.variant", "which text does not")
-  return _Model(vocab_size, **{**fields, **kw})
+  size = vit.decode_size(variant, "captioning.variant", "which text does not")
+  return _Model(vocab_size, **{**size, **kw})

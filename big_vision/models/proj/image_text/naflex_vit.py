@@ -23,8 +23,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision import checkpoints, lookup
-from big_vision.models import common, positions, vit
+from big_vision import checkpoints, guards, lookup
+from big_vision.models import common, fields, positions, vit
 from big_vision.types import Array, ConfigLike, Params
 
 
@@ -81,6 +81,7 @@ class _Model(nn.Module):
       raise lookup.unknown(
         "pool type", self.pool_type, _POOL_TYPES, "model.pool_type"
       )
+    fields.check_dtype(self.dtype_mm, f"{fields.key(self)}.dtype_mm")
     out = {}
     patches, ptype, yabs, xabs = image
     is_patch = ptype == 1  # [B, T]
@@ -192,10 +193,10 @@ def Model(
     ValueError: the variant has a patch size.
     TypeError: unknown keyword.
   """
-  fields = vit.decode_size(
+  size = vit.decode_size(
     variant, "model.variant", "which the patches themselves have here"
   )
-  return _Model(num_classes, **{**fields, **kw})
+  return _Model(num_classes, **{**size, **kw})
 
 
 def load(
@@ -203,6 +204,7 @@ def load(
   init_file: str | Params,
   model_cfg: ConfigLike,
   dont_load: str | Sequence[str] = (),
+  grid: Sequence[int] | None = None,
 ) -> Params:
   """Loads a checkpoint with any grid of positions and stacking of the blocks.
 
@@ -213,6 +215,7 @@ def load(
     model_cfg: mapping, `config.model`, or None.
     dont_load: regexes of parameters that keep their initial values, for example
       ["head/.*"].
+    grid: not used: the shapes of positions are those of their grids.
 
   Returns:
     Nested dict of parameters; leaves that are not loaded are those of
@@ -222,6 +225,7 @@ def load(
     ValueError: parameters do not match, see `common.merge_params`, or the
       checkpoint belongs to another ViT.
   """
+  del grid
   params = checkpoints.load_params(vit.VANITY_NAMES.get(init_file, init_file))
 
   params = vit.restack(params, (model_cfg or {}).get("scan"))
@@ -233,6 +237,7 @@ def load(
   return params
 
 
+@guards.transfers
 def _resize_posemb(old, shape, init_file):
   """Resizes a grid [n, n, D] as the model does, unless it has the shape."""
   if tuple(old.shape) == tuple(shape):

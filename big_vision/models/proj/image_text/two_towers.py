@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision import checkpoints, lookup
-from big_vision.models import vit
+from big_vision.models import positions, vit
 from big_vision.models.proj.image_text import huggingface_files
 from big_vision.types import Array, ConfigLike, Params
 
@@ -105,7 +105,15 @@ class Model(nn.Module):
   def _embed(self, name, x, model_name, config, out_dim, out, kw):
     """Makes a tower and applies it, see `embed`."""
     config = {"num_classes": out_dim, **(config or {})}
-    tower = tower_module(name, model_name).Model(**config, name=name)
+    module = tower_module(name, model_name)
+    try:
+      tower = module.Model(**config, name=name)
+    except TypeError as e:
+      kind = _LONG_NAMES[name]
+      raise lookup.ConfigError(
+        f"config.model.{kind} does not fit config.model.{kind}_model="
+        f"{model_name!r}: {e}"
+      ) from e
     return embed(tower, name, x, out, **kw)
 
 
@@ -186,6 +194,7 @@ def load(
   model_cfg: ConfigLike,
   img_load_kw: Mapping[str, Any] | None = None,
   txt_load_kw: Mapping[str, Any] | None = None,
+  grid: tuple[int, int] | None = None,
 ) -> Params:
   """Loads both towers from one checkpoint, or each part from its own.
 
@@ -201,6 +210,8 @@ def load(
     model_cfg: mapping, `config.model`, or None.
     img_load_kw: mapping, further arguments of the image model's `load`.
     txt_load_kw: mapping, further arguments of the text model's `load`.
+    grid: (rows, columns) of the positions of images, for the image model's
+      `load`, which knows what to do without.
 
   Returns:
     Dict of parameters; leaves that are not loaded are those of `init_params`,
@@ -238,8 +249,10 @@ def load(
         "load, as in config.model_init = {'img': ...}."
       )
     module = tower_module(name, model_cfg.get(f"{kind}_model") or default)
+    kw = positions.grid_kw(module, grid if name == "img" else None)
+    kw |= load_kw or {}
     params[name] = module.load(
-      init_params[name], parts[name], model_cfg.get(kind), **(load_kw or {})
+      init_params[name], parts[name], model_cfg.get(kind), **kw
     )
   for name in ("t", "b"):
     if isinstance(parts[name], np.ndarray):
@@ -247,6 +260,30 @@ def load(
     elif parts[name]:
       params[name] = checkpoints.load_params(parts[name])
   return params
+
+
+def image_grid(
+  model_cfg: ConfigLike, size: Sequence[int], key: str = "model"
+) -> positions.ImageGrid | None:
+  """Tells how the image tower cuts images into patches.
+
+  Args:
+    model_cfg: mapping, `config.model` of two towers or of one, or None.
+    size: (height, width) of the images in pixels.
+    key: config key of the model, for error messages.
+
+  Returns:
+    The ImageGrid, or None if the model of the tower does not have such a grid.
+
+  Raises:
+    ConfigError: the patch is larger than the image.
+  """
+  model_cfg = model_cfg or {}
+  name = model_cfg.get("image_model") or _IMAGE_MODEL
+  module = tower_module("img", name)
+  if not hasattr(module, "image_grid"):
+    return None
+  return module.image_grid(model_cfg.get("image"), size, f"{key}.image")
 
 
 _LONG_NAMES = {"img": "image", "txt": "text", "t": "temperature", "b": "bias"}

@@ -1,0 +1,90 @@
+"""Finds the grid of positions that a run trained with, in its workdir.
+
+Checkpoints store positions as a list: 16 of them may be a grid of 4x4 or of 2x8.
+The config of the run, beside its checkpoints, tells which.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from big_vision import fs, lookup
+from big_vision.types import ConfigLike
+
+
+def find(init_file: Any, num: int) -> tuple[int, int] | None:
+  """Finds the grid of a checkpoint in a workdir.
+
+  Args:
+    init_file: the checkpoint; anything but a path `<path>[:<sub/tree>]` has no
+      workdir.
+    num: number of positions in the checkpoint.
+
+  Returns:
+    (rows, columns); None if there is no such workdir, or its images do not
+    have that many patches.
+  """
+  config = _run_config(init_file)
+  for grid in _grids(config) if config else ():
+    if math.prod(grid) == num:
+      return grid
+  return None
+
+
+def _run_config(init_file):
+  """Reads the config beside a checkpoint; None if there is none of a run."""
+  match = re.fullmatch(r"(.*?/.*?)(?::[\w/]+)?", str(init_file))
+  path = match and fs.join(fs.dirname(match[1].rstrip("/")), "config.json")
+  if not path or not fs.exists(path):
+    return None
+  with fs.open(path) as f:
+    config = json.load(f)
+  is_run = isinstance(config, dict) and "input" in config
+  return ConfigDict(config) if is_run else None
+
+
+def _grids(config: ConfigLike) -> Iterator[tuple[int, int]]:
+  """Yields the grids of the models of a run."""
+  pp = (config.get("input") or {}).get("pp")
+  texts = [pp] if isinstance(pp, str) else list((pp or {}).values())
+  for size in filter(None, map(_image_size, texts)):
+    for key in ("model", "student"):
+      name = config.get(f"{key}_name")
+      # Nothing of the user's is imported because a file names it.
+      if name in lookup.known_modules("models", "Model"):
+        module = lookup.module("models", name, kind="model", needs="Model")
+        if hasattr(module, "image_grid"):
+          grid = module.image_grid(config.get(key), size)
+          if grid is not None:
+            yield grid.stored
+
+
+def _image_size(pp):
+  """Computes (height, width) of the images that a preprocessing makes."""
+  try:  # The TensorFlow wing, which a machine may lack.
+    from big_vision.pp import builder, ops_image, registry
+    from big_vision.tf import tf
+  except ImportError:
+    return None
+  prefix, own = "preprocess_ops.", ops_image.__name__
+  sections = builder.split_pipeline(pp)
+  image = tf.zeros([64, 64, 3], tf.uint8)
+  if sections and sections[0].startswith("decode"):
+    image = tf.io.encode_jpeg(image)
+  data = {"image": image}
+  for section in sections:
+    # Others do not change the size, and may need files or other features.
+    if registry.Registry.knows(prefix + section):
+      op = registry.Registry.lookup(prefix + section)
+      if op.func.__module__ == own:
+        try:
+          data = op()(data)
+        except Exception as e:  # Of features that only data has.
+          logging.info("No image size in the pp of a stored config: %s", e)
+          return None
+  return tuple(data["image"].shape[:2])

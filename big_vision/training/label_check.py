@@ -1,0 +1,148 @@
+"""Compares what labels mean in training, in evaluation and in the model.
+
+At the start of a run: no example is read, nothing is compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+from absl import logging
+
+from big_vision import lookup
+from big_vision.datasets.classes import Classes, comparable, first_difference
+from big_vision.types import ConfigLike
+
+
+@dataclasses.dataclass(frozen=True)
+class _Space:
+  """Classes that an `onehot` writes, unchanged labels of a source.
+
+  Attributes:
+    key: the config key of the source.
+    classes: those of the source.
+    depth: of the `onehot`.
+    key_result: the entry that it writes.
+  """
+
+  key: str
+  classes: Classes
+  depth: int
+  key_result: str
+
+
+def check(config: ConfigLike) -> None:
+  """Checks the labels of training and of all evaluators.
+
+  Args:
+    config: ConfigDict of a run.
+
+  Raises:
+    ConfigError: labels of some data are not in the range that its preprocessing
+      knows, or mean other classes elsewhere.
+  """
+  trained = list(_training(config.input))
+  for a, b in itertools.combinations(trained, 2):
+    _compare(a, b)
+  check_evaluators(config, trained)
+
+
+def check_evaluators(
+  config: ConfigLike, trained: list[_Space] | None = None
+) -> None:
+  """Checks the labels of all evaluators.
+
+  Args:
+    config: ConfigDict of a run.
+    trained: what labels mean in training, if there is any.
+
+  Raises:
+    ConfigError: see `check`.
+  """
+  from big_vision.evaluators import build
+
+  for name, cfg in (config.get("evals") or {}).items():
+    cfg, where = build.as_dict(cfg), f"evals.{name}"
+    module = build.module_of(cfg.get("type", name), name)
+    if hasattr(module, "check_labels"):
+      _check_by_itself(module, cfg, where)
+      continue
+    data, pp = cfg.get("data"), cfg.get("pp_fn")
+    if not isinstance(data, Mapping) or not isinstance(pp, str):
+      continue
+    spaces = list(_spaces(data, pp, f"{where}.pp_fn", f"{where}.data"))
+    if getattr(module.Evaluator, "classes_of_training", False):
+      for a, b in itertools.product(trained or (), spaces):
+        _compare(a, b)
+
+
+def _check_by_itself(
+  module: ModuleType, cfg: Mapping[str, Any], where: str
+) -> None:
+  """Has an evaluator check its labels; errors name the config key."""
+  try:
+    module.check_labels(cfg)
+  except lookup.ConfigError as e:
+    raise lookup.ConfigError(f"config.{where}.{e}") from e
+
+
+def _training(config: ConfigLike) -> Iterator[_Space]:
+  """Yields what labels mean in the datasets of `config.input`."""
+  from big_vision.pipeline import mixture, validate  # The TensorFlow wing.
+
+  if validate.is_single(config):
+    datasets = {"input": config}
+  else:
+    names = mixture.weights_of(config)
+    datasets = {f"input.{name}": config[name] for name in names}
+  for key, dataset in datasets.items():
+    pp = dataset.get("pp")
+    # What filters leave is only known when they run.
+    if dataset.get("pre_filter_fn") or dataset.get("post_filter_fn"):
+      continue
+    if isinstance(pp, str):
+      data = dataset.data.to_dict()
+      yield from _spaces(data, pp, f"{key}.pp", f"{key}.data")
+
+
+def _spaces(
+  data: Mapping[str, Any], pp: str, pp_key: str, data_key: str
+) -> Iterator[_Space]:
+  """Checks the labels of one dataset; yields what they mean."""
+  from big_vision.pipeline import labels
+
+  if "onehot" not in pp:
+    return
+  for onehot in labels.check_data(data, pp, pp_key, data_key):
+    known, use = onehot.labels, onehot.use
+    if known is not None and known.unchanged:
+      yield _Space(data_key, known.classes, use.depth, use.key_result)
+
+
+def _compare(a: _Space, b: _Space) -> None:
+  """Refuses labels that mean other classes in another dataset."""
+  if (a.depth, a.key_result) != (b.depth, b.key_result):
+    return  # Labels of other kinds, for other outputs.
+  if a.classes == b.classes or (a.classes.numbered and b.classes.numbered):
+    return
+  if not comparable(a.classes, b.classes):
+    if not a.classes.numbered and not b.classes.numbered:
+      logging.warning(
+        "config.%s and config.%s have no class name in common (%s; %s): labels "
+        "are compared by their numbers.", a.key, b.key, a.classes, b.classes
+      )  # fmt: skip
+    return
+  label = first_difference(a.classes, b.classes)
+  if label is None:
+    return
+  raise lookup.ConfigError(
+    f"config.{b.key}: the label {label} means {b.classes.known[label]!r} here, "
+    f"but {a.classes.known[label]!r} in config.{a.key}. Classes here are "
+    f"{b.classes}; there {a.classes}. Give both the same list of classes "
+    "(data.classes of bv:folder), or put them into one folder and name the "
+    "split of each."
+  )
