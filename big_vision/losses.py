@@ -201,7 +201,7 @@ def weighted_softmax_xent(
 
   Raises:
     lookup.ConfigError: `logits` does not have exactly one dimension more than
-      `labels`, or labels are no integers.
+      `labels`, or labels are not integers.
   """
   if logits.ndim != labels.ndim + 1 or logits.shape[:-1] != labels.shape:
     raise lookup.ConfigError(

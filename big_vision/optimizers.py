@@ -121,7 +121,9 @@ def _without_step(name: str) -> str:
   """Returns what is nearest to an optimizer and does not step itself."""
   if f"big_vision.{name}" in _OPTIMIZERS:
     return f"big_vision.{name}"
+  steps = ("scale_by_schedule", "scale_by_learning_rate")
   known = [n for n in dir(optax) if n.startswith("scale_by_")]
+  known = [n for n in known if n not in steps]
   last = name.rpartition(".")[-1]
   stem = lambda n: n.rpartition("scale_by_")[-1]
   near = [n for n in (*_OPTIMIZERS, *known) if last.startswith(stem(n))]

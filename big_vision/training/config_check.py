@@ -112,7 +112,7 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
 
 
 def _check_num_classes(num: Any) -> None:
-  """Refuses what is not a number of classes; None and 0 are no head."""
+  """Refuses what is not a number of classes; None and 0 mean without head."""
   if num is not None and (not isinstance(num, int) or num < 0):
     raise lookup.ConfigError(
       f"config.num_classes = {num!r} must be a number of classes, such as 1000."
