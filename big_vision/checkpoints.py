@@ -329,8 +329,10 @@ def _save(mngr, pytree, staged, commit):
   finish = checkpoint_io.start_write(staged, leaves)
 
   def complete():
-    finish()
-    checkpoint_io.barrier("written")
+    written = finish()
+    checkpoint_io.barrier("written")  # Metadata may be from another process.
+    checkpoint_checksums.leave(staged, written, jax.process_index())
+    checkpoint_io.barrier("summed")
     if jax.process_index() == 0:
       checkpoint_checksums.collect(staged)
       commit(staged)
