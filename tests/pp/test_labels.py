@@ -80,7 +80,7 @@ def test_training_on_labels_out_of_range():
 
 
 def predict(state, batch):
-  return jax.nn.one_hot(batch["image"][:, 0], 10) * state, None
+  return jax.nn.one_hot(batch["image"][:, 0].astype(int), 10) * state, None
 
 
 def evaluate(label, depth=10, more=""):
