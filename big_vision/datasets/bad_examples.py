@@ -110,6 +110,8 @@ def label_message(
     return f"The label {label!r} of {where} is text, not an integer."
   if isinstance(label, float) and not label.is_integer():
     return f"The label {label} of {where} is not an integer."
+  if abs(label) >= 2**63:
+    return f"The label {label} of {where} does not fit into int64."
   if label >= 0 and (num_classes is None or label < num_classes):
     return None
   known = "must not be negative" if num_classes is None else "is outside of "

@@ -259,7 +259,9 @@ def _slice(files, start, stop):
 
 def _ints(labels):
   """Converts labels that are ints; the missing ones become -1."""
-  return np.array([int(label or -1) for label in labels], np.int64)
+  limit = np.iinfo(np.int64).max  # What is beyond is out of range anyway.
+  ints = (int(label or -1) for label in labels)
+  return np.array([max(min(i, limit), -limit) for i in ints], np.int64)
 
 
 def _numbers(labels, classes):

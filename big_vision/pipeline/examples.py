@@ -11,7 +11,7 @@ from big_vision.datasets.source import Example
 from big_vision.pipeline import failures, order, packing, stream
 from big_vision.pipeline.indexed import IndexedStream
 from big_vision.pipeline.sequential import SequentialStream
-from big_vision.pp import rng
+from big_vision.pp import labels, rng
 from big_vision.tf import tf
 
 Preprocess: TypeAlias = Callable[[Example], Example]
@@ -159,7 +159,10 @@ class Examples:
       epoch, (index, example) = x
       example = complete(index, example)
       seed = tf.stack([high + epoch, self.stream.number(index, example)])
-      with rng.example_seed(seed, epoch, run_seed):
+      with (
+        rng.example_seed(seed, epoch, run_seed),
+        labels.filtered(self.post_filter_fn),
+      ):
         return self.preprocess_fn(example)
 
     return prepare

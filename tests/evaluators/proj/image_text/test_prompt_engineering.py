@@ -127,6 +127,11 @@ def test_class_names_of_a_file(tmp_path):
   path.write_text("Tabby_cat, tabby\nDog\n\n")
   names = pe.get_class_names(dataset_name="mine", source=f"file:{path}")
   assert names == ["tabby cat, tabby", "dog"]
+  path.write_bytes("\ufeffDog\r\nCat\r\n".encode())  # As Windows writes it.
+  names = pe.get_class_names(
+    dataset_name="mine", source=f"file:{path}", canonicalize=False
+  )
+  assert names == ["Dog", "Cat"]
   path.write_text("a\n\nb")
   with pytest.raises(ValueError, match="names.txt.*line 2 is empty"):
     pe.get_class_names(dataset_name="mine", source=f"file:{path}")
