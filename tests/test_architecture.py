@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # below, also within functions.
 LAYERS = (
   # Functions that stand alone.
-  "types compat lookup rules partial fs tf download trees schedules losses mixup"
+  "types compat lookup rules partial fs tf transfer download trees schedules losses mixup"
   " views ring contrastive grads clipping profiler workdir guards",
   # Labels and names of classes: facts.
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
