@@ -75,7 +75,7 @@ class _Parser(config_flags.ConfigFileFlagParser):
     flag, file = f"--{self.name}={path}", path.split(":", 1)[0]
     if not os.path.exists(file):
       there = glob.glob(os.path.join(os.path.dirname(file) or ".", "*.py"))
-      names = [os.path.basename(f) for f in there]
+      names = [n for f in there if (n := os.path.basename(f))[0] != "_"]
       near = lookup.did_you_mean(os.path.basename(file), names)
       _stop(f"{flag}: there is no file {file!r}{near}")
     try:

@@ -331,6 +331,8 @@ def _model(
   name: Any, cfg: ConfigLike, rest: Sequence[str], key: str
 ) -> Types | None:
   """Lists the arguments of a model, or of a tower in it."""
+  if name is None:  # That it is missing is said later.
+    return None
   module = lookup.module("models", name, kind="model", key=key, needs="Model")
   known = parameters(module.Model)
   if not rest or known is None:
