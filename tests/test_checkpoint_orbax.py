@@ -1,6 +1,7 @@
 """Checkpoints of orbax's checkpointers load here."""
 
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -117,3 +118,42 @@ def test_parts_in_other_shardings(folder):
     checkpoints.tsload(folder, tree=tree)
   with pytest.raises(ValueError, match="lacks 'params/b'.*'params/a'"):
     checkpoints.tsload(folder, tree={"params": {"b": 0}})
+
+
+def test_code_of_the_docs(tmp_path, monkeypatch):
+  """Plain orbax opens what is written here, and what is exported from it."""
+  monkeypatch.chdir(tmp_path)
+  tree = {"params": {"head": {"kernel": jnp.arange(6.0).reshape(2, 3)}}}
+  tree["opt"] = [jnp.int32(3), {"half": jnp.full(3, 1.5, jnp.bfloat16)}]
+  manager = checkpoints.CheckpointManager()
+  checkpoints.save_checkpoint_ts(manager, tree, "workdir/checkpoint.bv", 100)
+  manager.close()
+  docs = pathlib.Path(__file__).parents[1] / "docs" / "checkpoints.md"
+  blocks = re.findall(r"```python\n(.*?)```", docs.read_text("utf-8"), re.S)
+  read, open_flat, export, open_export = blocks
+  scope = {}
+  exec(read, scope)
+  kernel = scope["state"]["params"]["head"]["kernel"]
+  np.testing.assert_array_equal(kernel, tree["params"]["head"]["kernel"])
+
+  assert len(open_flat.strip().splitlines()) <= 5
+  scope = {}
+  exec(open_flat, scope)
+  flat = scope["flat"]
+  assert set(flat) == {"params~head~kernel", "opt~0", "opt~1~half"}
+  np.testing.assert_array_equal(flat["params~head~kernel"], kernel)
+  assert flat["opt~1~half"].dtype == jnp.bfloat16
+
+  exec(export, {})
+  # Each of the three ways on its own.
+  start, *ways = re.split(r"^tree = ", open_export, flags=re.M)
+  assert len(ways) == 3
+  for way in ways:
+    scope = {}
+    exec(f"{start}tree = {way}", scope)
+    got = scope["tree"]
+    np.testing.assert_array_equal(got["params"]["head"]["kernel"], kernel)
+    assert got["opt"]["1"]["half"].dtype == jnp.bfloat16
+  np.testing.assert_array_equal(
+    checkpoints.load_params("./exported:head")["kernel"], kernel
+  )
