@@ -10,7 +10,7 @@ from typing import Any
 from absl import logging
 
 from big_vision.datasets.source import Example, IndexedDataSource
-from big_vision.pipeline import stream
+from big_vision.pipeline import failures, stream
 from big_vision.tf import tf
 
 _FETCHES = 4  # Blocks of examples that are read at a time.
@@ -31,7 +31,7 @@ class IndexedStream:
     name: what errors call it.
     seed: of the shuffling.
     shuffle: whether each epoch is another permutation of all examples.
-    pre_filter_fn, cache_raw, memory_gb: as in `config.input`.
+    pre_filter_fn, cache_raw, memory_gb, skip_errors: as in `config.input`.
   """
 
   source: IndexedDataSource
@@ -41,6 +41,12 @@ class IndexedStream:
   pre_filter_fn: Callable[[Example], Any] | None = None
   cache_raw: bool = False
   memory_gb: float | None = None
+  skip_errors: bool = False
+
+  @property
+  def seekable(self) -> bool:
+    """Whether opening at any position is fast."""
+    return not self.pre_filter_fn
 
   @property
   def size(self) -> int:
@@ -74,6 +80,10 @@ class IndexedStream:
     del example
     return index
 
+  def first_error(self) -> str | None:
+    """Says what the first error is in reading the examples, if any."""
+    return failures.first_error(self._epoch())
+
   def _locate(self, start: int, select: stream.Select) -> stream.Stream:
     """Makes the stream, with the index in place of the example if possible."""
     if self.size and not self.pre_filter_fn:
@@ -83,13 +93,16 @@ class IndexedStream:
         elements, self.size, seed=self.seed, shuffle=self.shuffle
       )
     in_order = self._epoch()
-    stream.check_not_empty(in_order, self.name, bool(self.pre_filter_fn))
+    stream.check_not_empty(
+      in_order, self.name, bool(self.pre_filter_fn), self.skip_errors
+    )
     elements = stream.epochs(
       lambda epoch: self._epoch(epoch) if self.shuffle else in_order,
       seed=self.seed,
       shuffle_buffer_size=None,
       size=stream.count(in_order) if start else None,
       start=start,
+      skip_errors=self.skip_errors,
     )
     return select(elements)
 

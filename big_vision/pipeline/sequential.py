@@ -11,7 +11,7 @@ from absl import logging
 
 from big_vision.datasets import ids
 from big_vision.datasets.source import DataSource, Example
-from big_vision.pipeline import order, stream
+from big_vision.pipeline import failures, order, stream
 from big_vision.tf import tf
 
 
@@ -24,7 +24,7 @@ class SequentialStream:
     name: what errors call it.
     seed: of the shuffling.
     tfdata: further arguments of the source's `training_order`.
-    shuffle_buffer_size, pre_filter_fn, cache_raw, memory_gb: as in
+    shuffle_buffer_size, pre_filter_fn, cache_raw, memory_gb, skip_errors: as in
       `config.input`.
   """
 
@@ -36,6 +36,12 @@ class SequentialStream:
   pre_filter_fn: Callable[[Example], Any] | None = None
   cache_raw: bool = False
   memory_gb: float | None = None
+  skip_errors: bool = False
+
+  @property
+  def seekable(self) -> bool:
+    """Whether opening at any position is fast."""
+    return False
 
   @property
   def size(self) -> int | None:
@@ -57,7 +63,9 @@ class SequentialStream:
       example in the stream; it is called in parallel.
     """
     in_order = self._epoch()
-    stream.check_not_empty(in_order, self.name, bool(self.pre_filter_fn))
+    stream.check_not_empty(
+      in_order, self.name, bool(self.pre_filter_fn), self.skip_errors
+    )
     if not one_by_one:
       self._warn_of_memory()
       in_order = in_order.cache() if self._is_cached else in_order
@@ -70,6 +78,7 @@ class SequentialStream:
       shuffle_buffer_size=self._buffer_size,
       size=self._epoch_size() if start else None,
       start=start,
+      skip_errors=self.skip_errors,
     )
     late = self._read_late
     complete = (lambda _, x: late(x)) if late else (lambda _, x: x)
@@ -78,6 +87,10 @@ class SequentialStream:
   def number(self, index: tf.Tensor, example: Example) -> tf.Tensor:
     """Identifies an example: by its name if it has one."""
     return ids.example_number(index, example)
+
+  def first_error(self) -> str | None:
+    """Says what the first error is in reading the examples, if any."""
+    return failures.first_error(self._epoch())
 
   def _epoch(self, order_seed: tf.Tensor | None = None) -> tf.data.Dataset:
     """Makes (index, example) of what passes the filter, before shuffling."""

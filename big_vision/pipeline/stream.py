@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from big_vision.pipeline import order
+from big_vision.pipeline import failures, order
 from big_vision.tf import tf
 
 Stream: TypeAlias = "tf.data.Dataset"
@@ -30,6 +30,7 @@ def epochs(
   shuffle_buffer_size: int | None,
   size: int | None,
   start: int,
+  skip_errors: bool = False,
 ) -> Stream:
   """Joins all epochs, each shuffled differently.
 
@@ -39,18 +40,23 @@ def epochs(
     shuffle_buffer_size: number of examples, or None to keep the order.
     size: examples per epoch; may be None if `start` is 0.
     start: position to start from.
+    skip_errors: whether examples that cannot be read are left out; the stream
+      ends after an epoch without any.
 
   Returns:
     The stream, from `start` on. Examples before it are read (those of the same
     epoch only), but never more than that.
   """
   first_epoch, skip = divmod(start, size) if start and size else (0, 0)
+  skipping = _EpochsWithErrors(first_epoch) if skip_errors else None
 
   def one_epoch(epoch):
     # The seed of this function's graph. Otherwise that of the process would
     # take part in the order.
     tf.random.set_seed(seed)
     ds = open_epoch(epoch)
+    if skipping:
+      ds = skipping.readable(ds)
     if shuffle_buffer_size:
       ds = ds.shuffle(
         shuffle_buffer_size, seed=epoch, reshuffle_each_iteration=False
@@ -62,8 +68,38 @@ def epochs(
       )
     return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(epoch).repeat(), ds)
 
-  ds = tf.data.Dataset.range(first_epoch, FOREVER).flat_map(one_epoch)
-  return ds.enumerate(start)
+  numbers = tf.data.Dataset.range(first_epoch, FOREVER)
+  if skipping:
+    numbers = numbers.take_while(skipping.goes_on)
+  return numbers.flat_map(one_epoch).enumerate(start)
+
+
+class _EpochsWithErrors:
+  """Leaves out what cannot be read, and ends after an epoch with nothing else.
+
+  Args:
+    first_epoch: number of the first epoch.
+  """
+
+  def __init__(self, first_epoch):
+    self._first = first_epoch
+    with tf.device("CPU"):
+      self._num_read = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+  def readable(self, epoch):
+    """Keeps what can be read of an epoch (the log has the rest) and counts."""
+
+    def count(*example):
+      self._num_read.assign_add(1)
+      return example
+
+    return epoch.ignore_errors(log_warning=True).map(count)
+
+  def goes_on(self, number):
+    """Tells whether the epoch before had examples."""
+    goes_on = (number == self._first) | (self._num_read > 0)
+    self._num_read.assign(0)
+    return goes_on
 
 
 def positions(start: int) -> Stream:
@@ -138,7 +174,10 @@ def rows_of_host(stream: Stream, layout: order.Layout) -> Stream:
 
 
 def check_not_empty(
-  epoch: tf.data.Dataset, name: str, is_filtered: bool
+  epoch: tf.data.Dataset,
+  name: str,
+  is_filtered: bool,
+  skip_errors: bool = False,
 ) -> None:
   """Checks that an epoch has examples: an endless stream of nothing would hang.
 
@@ -146,18 +185,26 @@ def check_not_empty(
     epoch: dataset of one epoch.
     name: what errors call it.
     is_filtered: whether there is a `pre_filter_fn`; only then it is read.
+    skip_errors: whether examples that cannot be read do not count.
 
   Raises:
     ValueError: there are no examples.
   """
   some = epoch.cardinality() != 0
   if some and is_filtered:
-    some = any(True for _ in epoch.take(1))
+    readable = epoch.ignore_errors() if skip_errors else epoch
+    some = any(True for _ in readable.take(1))
   if not some:
     raise ValueError(
       f"No examples in the dataset {name!r}"
       + (" after pre_filter_fn." if is_filtered else ".")
+      + (skip_errors and _last_error(epoch) or "")
     )
+
+
+def _last_error(epoch):
+  error = failures.first_error(epoch)
+  return f" They fail: {error}" if error else ""
 
 
 def count(epoch: tf.data.Dataset) -> int:
