@@ -10,8 +10,15 @@ from typing import Any
 from absl import logging
 
 from big_vision.datasets.source import DataSource
+from big_vision.lookup import ConfigError
 from big_vision.tf import tf
 
+# What TensorFlow says of its own parts in messages.
+_NOISE = (
+  r"\{\{function_node [^}]*\}\} *",
+  r"^Error in user-defined function passed to .* with iterator: [\w:\[\]]+: ",
+  r" *\[Op:\w+\].*",
+)
 _SEARCH_SECONDS = 60  # How long to look for the example behind an error.
 
 
@@ -81,7 +88,9 @@ def find_failure(
   return record.current if error else None
 
 
-def first_error(ds: tf.data.Dataset, record: Record | None = None) -> str | None:
+def first_error(
+  ds: tf.data.Dataset, record: Record | None = None
+) -> str | None:
   """Reads a dataset until it fails.
 
   Args:
@@ -124,14 +133,18 @@ def reason(e: Exception) -> str:
   Returns:
     One line.
   """
+  lines = [line.strip() for line in _message(e).splitlines() if line.strip()]
+  text = lines[0] if lines else type(e).__name__
+  for pattern in _NOISE:
+    text = re.sub(pattern, "", text)
+  text = re.sub(r"^assertion failed: \[(.*)\]$", r"\1", text)
+  return text.replace("] [", " ")
+
+
+def _message(e):
   if isinstance(e, UnicodeDecodeError):
-    text = readable(e.object)
-  else:
-    text = getattr(e, "message", None) or str(e)
-  text = re.sub(r"\{\{function_node [^}]*\}\}", "", text).strip()
-  text = re.sub(r"^assertion failed: \[(b?'?)(.*?)'?\].*", r"\2", text)
-  lines = [line.strip() for line in text.splitlines() if line.strip()]
-  return re.sub(r" *\[Op:\w+\].*", "", lines[0]) if lines else type(e).__name__
+    return readable(e.object)
+  return getattr(e, "message", None) or str(e)
 
 
 def readable(text: bytes) -> str:
@@ -140,7 +153,9 @@ def readable(text: bytes) -> str:
 
 
 def explained_by(
-  ds: tf.data.Dataset, explain: Callable[[int], str | Exception | None]
+  ds: tf.data.Dataset,
+  explain: Callable[[int], str | None],
+  ended: Callable[[], str | None] = lambda: None,
 ) -> tf.data.Dataset:
   """Attaches to a dataset how to find out what is behind an error.
 
@@ -149,13 +164,14 @@ def explained_by(
 
   Args:
     ds: dataset of batches.
-    explain: number of batches that came before the error -> what failed, or the
-      error to raise; None if that is not known.
+    explain: number of batches that came before the error -> what failed, None
+      if that is not known.
+    ended: says why there are no more examples, None if that is not the reason.
 
   Returns:
     The dataset, for `iterate`.
   """
-  ds.explain_failure = explain
+  ds.explain_failure, ds.why_ended = explain, ended
   return ds
 
 
@@ -170,6 +186,7 @@ def iterate(ds: tf.data.Dataset) -> Any:
 
   Raises:
     ValueError: an example could not be preprocessed; names it.
+    ConfigError: no example is left.
   """
   it = iter(ds)
   num_batches = 0
@@ -185,20 +202,20 @@ def iterate(ds: tf.data.Dataset) -> Any:
     num_batches += 1
 
 
-def _explain(
-  ds: tf.data.Dataset, num_batches: int, e: tf.errors.OpError
-) -> Exception:
+def _explain(ds: tf.data.Dataset, num_batches: int, e: Exception) -> Exception:
   """Makes an error that names the example; `e` if it cannot be found."""
   if not hasattr(ds, "explain_failure"):
     return e
-  logging.error("An input pipeline failed, looking for the example: %s", e)
+  if message := ds.why_ended():
+    return ConfigError(message)
+  logging.error(
+    "An input pipeline failed, looking for the example: %s", reason(e)
+  )
   failed = ds.explain_failure(num_batches)
-  if isinstance(failed, Exception):
-    return failed
   if not failed:
     return e
   return ValueError(
-    f"Preprocessing failed for the example with {failed}\n{getattr(e, 'message', None) or reason(e)}"
+    f"Preprocessing failed for the example with {failed}\n{_message(e)}"
   )
 
 

@@ -11,7 +11,7 @@ from absl import logging
 
 from big_vision.datasets import ids
 from big_vision.datasets.source import DataSource, Example
-from big_vision.pipeline import failures, order, stream
+from big_vision.pipeline import failures, order, skipping, stream
 from big_vision.tf import tf
 
 
@@ -62,9 +62,12 @@ class SequentialStream:
       (stream, complete): `complete` makes the raw example of the index and the
       example in the stream; it is called in parallel.
     """
-    in_order = self._epoch()
+    errors = None
+    if self.skip_errors:
+      errors = skipping.ReadErrors(self.name, self.size, self.first_error)
+    in_order = self._epoch(errors=errors)
     stream.check_not_empty(
-      in_order, self.name, bool(self.pre_filter_fn), self.skip_errors
+      in_order, self.name, bool(self.pre_filter_fn), self.first_error
     )
     if not one_by_one:
       self._warn_of_memory()
@@ -73,15 +76,20 @@ class SequentialStream:
     vary = order.is_shuffled(self.shuffle_buffer_size) and not self._is_cached
     elements = stream.epochs(
       # The seed is an offset, so that datasets shuffle their files differently.
-      lambda epoch: self._epoch(self.seed + epoch) if vary else in_order,
+      lambda epoch: (
+        self._epoch(self.seed + epoch, errors) if vary else in_order
+      ),
       seed=self.seed,
       shuffle_buffer_size=self._buffer_size,
       size=self._epoch_size() if start else None,
       start=start,
-      skip_errors=self.skip_errors,
+      errors=errors,
     )
     late = self._read_late
-    complete = (lambda _, x: late(x)) if late else (lambda _, x: x)
+
+    def complete(_, example):
+      return late(example) if late else example
+
     return select(elements), complete
 
   def number(self, index: tf.Tensor, example: Example) -> tf.Tensor:
@@ -92,13 +100,16 @@ class SequentialStream:
     """Says what the first error is in reading the examples, if any."""
     return failures.first_error(self._epoch())
 
-  def _epoch(self, order_seed: tf.Tensor | None = None) -> tf.data.Dataset:
+  def _epoch(
+    self,
+    order_seed: tf.Tensor | None = None,
+    errors: skipping.ReadErrors | None = None,
+  ) -> tf.data.Dataset:
     """Makes (index, example) of what passes the filter, before shuffling."""
     ds, read = self.source.training_order(order_seed, **self.tfdata)
     if read and not self._read_late:
       ds = ds.map(read, tf.data.AUTOTUNE, deterministic=True)
-    ds, keep = ds.enumerate(), self.pre_filter_fn
-    return ds.filter(lambda _, example: keep(example)) if keep else ds
+    return stream.filtered(ds.enumerate(), self.pre_filter_fn, errors)
 
   def _epoch_size(self) -> int:
     """Counts the examples that pass the filter."""

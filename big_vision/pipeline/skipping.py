@@ -7,7 +7,6 @@ without a result. Such a stream ends with an error instead: see `Skipping`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from absl import logging
 
@@ -16,7 +15,7 @@ from big_vision.tf import tf
 # So many losses are explained in the log one by one; later ones each time that
 # their number has doubled.
 _NUM_EXPLAINED = 10
-_NUM_TRIED = 5  # How many examples to look at for a reason.
+_NUM_TRIED = 3  # How many examples to look at for a reason.
 
 # Raw elements of a stream -> (place, is it kept, result), see `Skipping.run`.
 Process = Callable[["tf.data.Dataset"], "tf.data.Dataset"]
@@ -76,7 +75,8 @@ class Skipping:
       num_tried = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def place_of(number, element):
-      return tf.stack([number, element[1][0]]), element
+      _, (epoch, _) = element
+      return tf.stack([number, epoch]), element
 
     def is_useful(place, _):
       number, epoch = place[0], place[1]
@@ -137,25 +137,107 @@ class Skipping:
   def _end(self, last, num):
     """Says why the stream ends; returns it."""
     last, num = int(last), int(num)
-    reason = None
+    reason = self._explain(None) if num == 0 else None
     for number in reversed(range(max(last + 1, num - _NUM_TRIED), num)):
       reason = reason or self._explain(number)
+    what = [f"none of the last {num - 1 - last} can be used"]
     if num == 0:
-      reason = self._explain(None)
-    again = f"The last {num - 1 - last}" if last >= 0 else f"All {num}"
-    left_out = "fail or are dropped by config.input.post_filter_fn"
-    if reason is None and self._filters:
-      left_out = "are dropped by config.input.post_filter_fn"
-    elif not self._filters:
-      left_out = "fail (config.input.skip_errors=True leaves them out)"
-    self.message = (
-      f"config.input: no example of the dataset {self._name!r} is left. {again} "
-      f"examples {left_out}."
-    )
-    if num == 0:
-      self.message = (
-        f"config.input: no example of the dataset {self._name!r} can be read."
-      )
+      what = ["none can be read"]
+    if self._filters and reason:
+      what.append("some fail, config.input.post_filter_fn drops the others")
+    elif self._filters:
+      what.append("config.input.post_filter_fn drops them all")
     if reason:
-      self.message += f" The last: {reason}"
+      what.append(f"the last error: {reason.rstrip('.')}")
+    name = self._name
+    self.message = f"config.input: no example of {name!r} is left: "
+    self.message += "; ".join(what) + ". Check config.input.data and its pp."
     return self.message
+
+
+class ReadErrors:
+  """Leaves out what cannot be read in the epochs of a source.
+
+  Args:
+    name: of the dataset.
+    size: number of examples per epoch, None if unknown.
+    first_error: finds out what is wrong with the data.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    size: int | None,
+    first_error: Callable[[], str | None],
+  ):
+    self._name = name
+    self._size = size
+    self._first_error = first_error
+    self._num_epochs = 0
+    with tf.device("CPU"):
+      self._num_read = tf.Variable(0, dtype=tf.int64, trainable=False)
+      self._num_left = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+  def drop(self, examples: tf.data.Dataset) -> tf.data.Dataset:
+    """Drops the examples of an epoch that fail.
+
+    Args:
+      examples: of the whole epoch.
+
+    Returns:
+      The others.
+    """
+    return _counted(examples.ignore_errors(log_warning=False), self._num_read)
+
+  def count(self, epoch: tf.data.Dataset) -> tf.data.Dataset:
+    """Counts what is left of an epoch, after filters and caches.
+
+    Args:
+      epoch: dataset.
+
+    Returns:
+      The same.
+    """
+    return _counted(epoch, self._num_left)
+
+  def goes_on(self, number: tf.Tensor, first: int) -> tf.Tensor:
+    """Tells whether the epoch before this one had examples, and warns.
+
+    Args:
+      number: int64, of the epoch.
+      first: number of the first epoch.
+
+    Returns:
+      bool scalar.
+    """
+    # What is cached is read once.
+    if self._size is not None and self._size < tf.int64.max:
+      lost = tf.where(self._num_read > 0, self._size - self._num_read, 0)
+      lost = tf.where(number == first, tf.zeros_like(lost), lost)
+      warn = lambda: tf.py_function(self._warn, [lost], tf.bool)
+      tf.cond(lost > 0, warn, lambda: False)
+    goes_on = (number == first) | (self._num_left > 0)
+    for variable in (self._num_read, self._num_left):
+      variable.assign(0)
+    return goes_on
+
+  def _warn(self, num_lost):
+    self._num_epochs += 1
+    if self._num_epochs & (self._num_epochs - 1) == 0:  # A power of two.
+      logging.warning(
+        "input.skip_errors: %d of %d examples of %s could not be read. The "
+        "first: %s",
+        num_lost,
+        self._size,
+        self._name,
+        self._first_error() or "unknown",
+      )
+    return True
+
+
+def _counted(ds, variable):
+  def count(*element):
+    variable.assign_add(1)
+    return element
+
+  return ds.map(count)

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from big_vision.pipeline import failures, order
+from big_vision.datasets.source import Example
+from big_vision.pipeline import order, skipping
 from big_vision.tf import tf
 
 Stream: TypeAlias = "tf.data.Dataset"
@@ -30,7 +31,7 @@ def epochs(
   shuffle_buffer_size: int | None,
   size: int | None,
   start: int,
-  skip_errors: bool = False,
+  errors: skipping.ReadErrors | None = None,
 ) -> Stream:
   """Joins all epochs, each shuffled differently.
 
@@ -40,23 +41,22 @@ def epochs(
     shuffle_buffer_size: number of examples, or None to keep the order.
     size: examples per epoch; may be None if `start` is 0.
     start: position to start from.
-    skip_errors: whether examples that cannot be read are left out; the stream
-      ends after an epoch without any.
+    errors: what leaves out examples that cannot be read, if anything does; the
+      stream then ends after an epoch without examples.
 
   Returns:
     The stream, from `start` on. Examples before it are read (those of the same
     epoch only), but never more than that.
   """
   first_epoch, skip = divmod(start, size) if start and size else (0, 0)
-  skipping = _EpochsWithErrors(first_epoch) if skip_errors else None
 
   def one_epoch(epoch):
     # The seed of this function's graph. Otherwise that of the process would
     # take part in the order.
     tf.random.set_seed(seed)
     ds = open_epoch(epoch)
-    if skipping:
-      ds = skipping.readable(ds)
+    if errors:
+      ds = errors.count(ds)
     if shuffle_buffer_size:
       ds = ds.shuffle(
         shuffle_buffer_size, seed=epoch, reshuffle_each_iteration=False
@@ -69,37 +69,9 @@ def epochs(
     return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(epoch).repeat(), ds)
 
   numbers = tf.data.Dataset.range(first_epoch, FOREVER)
-  if skipping:
-    numbers = numbers.take_while(skipping.goes_on)
+  if errors:
+    numbers = numbers.take_while(lambda n: errors.goes_on(n, first_epoch))
   return numbers.flat_map(one_epoch).enumerate(start)
-
-
-class _EpochsWithErrors:
-  """Leaves out what cannot be read, and ends after an epoch with nothing else.
-
-  Args:
-    first_epoch: number of the first epoch.
-  """
-
-  def __init__(self, first_epoch):
-    self._first = first_epoch
-    with tf.device("CPU"):
-      self._num_read = tf.Variable(0, dtype=tf.int64, trainable=False)
-
-  def readable(self, epoch):
-    """Keeps what can be read of an epoch (the log has the rest) and counts."""
-
-    def count(*example):
-      self._num_read.assign_add(1)
-      return example
-
-    return epoch.ignore_errors(log_warning=True).map(count)
-
-  def goes_on(self, number):
-    """Tells whether the epoch before had examples."""
-    goes_on = (number == self._first) | (self._num_read > 0)
-    self._num_read.assign(0)
-    return goes_on
 
 
 def positions(start: int) -> Stream:
@@ -173,11 +145,35 @@ def rows_of_host(stream: Stream, layout: order.Layout) -> Stream:
   return stream.filter(lambda position, _: layout.is_mine(position))
 
 
+def filtered(
+  examples: tf.data.Dataset,
+  keep: Callable[[Example], tf.Tensor] | None,
+  errors: skipping.ReadErrors | None,
+) -> tf.data.Dataset:
+  """Keeps the raw examples that a filter accepts.
+
+  Args:
+    examples: (index, example).
+    keep: the filter, None for none.
+    errors: what leaves out examples that cannot be read or judged.
+
+  Returns:
+    The dataset of the others.
+  """
+  if errors is None:
+    return examples.filter(lambda _, x: keep(x)) if keep else examples
+  if keep is None:
+    return errors.drop(examples)
+  judged = errors.drop(examples.map(lambda i, x: (keep(x), (i, x))))
+  judged = judged.filter(lambda is_good, _: is_good)
+  return judged.map(lambda _, element: element)
+
+
 def check_not_empty(
   epoch: tf.data.Dataset,
   name: str,
   is_filtered: bool,
-  skip_errors: bool = False,
+  first_error: Callable[[], str | None],
 ) -> None:
   """Checks that an epoch has examples: an endless stream of nothing would hang.
 
@@ -185,26 +181,24 @@ def check_not_empty(
     epoch: dataset of one epoch.
     name: what errors call it.
     is_filtered: whether there is a `pre_filter_fn`; only then it is read.
-    skip_errors: whether examples that cannot be read do not count.
+    first_error: finds out what is wrong with the data.
 
   Raises:
     ValueError: there are no examples.
   """
   some = epoch.cardinality() != 0
   if some and is_filtered:
-    readable = epoch.ignore_errors() if skip_errors else epoch
-    some = any(True for _ in readable.take(1))
+    some = any(True for _ in epoch.take(1))
   if not some:
     raise ValueError(
       f"No examples in the dataset {name!r}"
       + (" after pre_filter_fn." if is_filtered else ".")
-      + (skip_errors and _last_error(epoch) or "")
+      + _reason(first_error())
     )
 
 
-def _last_error(epoch):
-  error = failures.first_error(epoch)
-  return f" They fail: {error}" if error else ""
+def _reason(error):
+  return f" An error: {error}" if error else ""
 
 
 def count(epoch: tf.data.Dataset) -> int:

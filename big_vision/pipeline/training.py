@@ -246,9 +246,6 @@ def _batches(datasets, examples, local_batch_size, prefetch, start_step):
 
   def explain(num_batches):
     """Describes the example after whose failure only so many batches came."""
-    for dataset in datasets:
-      if not dataset.exact and dataset.skipping.message:
-        return ConfigError(dataset.skipping.message)
     # Without `exact`, the search is one from the beginning.
     step = start_step + num_batches if exact else 0
     num = (local_batch_size or 1) if exact else None
@@ -256,7 +253,11 @@ def _batches(datasets, examples, local_batch_size, prefetch, start_step):
     remedy = " Set config.input.skip_errors=True to drop such examples."
     return failed and failed + "." + remedy
 
-  return failures.explained_by(ds, explain)
+  def ended():
+    messages = (None if d.exact else d.skipping.message for d in datasets)
+    return next(filter(None, messages), None)
+
+  return failures.explained_by(ds, explain, ended)
 
 
 def host_options() -> tf.data.Options:
