@@ -23,7 +23,14 @@ from typing import Any
 import jax
 from absl import logging
 
-from big_vision import checkpoint_io, checkpoint_npz, fs, lookup, trees
+from big_vision import (
+  checkpoint_checksums,
+  checkpoint_io,
+  checkpoint_npz,
+  fs,
+  lookup,
+  trees,
+)
 from big_vision.checkpoint_io import CheckpointManager
 from big_vision.checkpoint_npz import (
   load_checkpoint,
@@ -36,6 +43,7 @@ from big_vision.types import PyTree
 __all__ = [
   "CheckpointManager",
   "collect_orphans",
+  "latest",
   "load_checkpoint",
   "load_checkpoint_np",
   "load_checkpoint_ts",
@@ -123,10 +131,48 @@ def _read_last(path):
     return None
 
 
+def latest(path: str) -> str | None:
+  """Finds the newest complete checkpoint of a run.
+
+  Args:
+    path: prefix of the folders, `<workdir>/checkpoint.bv`.
+
+  Returns:
+    The folder that LAST names. If there is no LAST, or no such folder, the newest
+    of those that are complete for certain; None if there is none.
+  """
+  last = _read_last(path)
+  if last and fs.isdir(f"{path}-{last}"):
+    return f"{path}-{last}"
+  folders = _complete(path)
+  if not folders:
+    return None
+  logging.warning(
+    "%s-LAST %s. Taking the newest complete checkpoint, %s.",
+    path,
+    f"names {last}, which is not there" if last else "is missing",
+    folders[-1],
+  )
+  return folders[-1]
+
+
+def _complete(path):
+  """Lists the folders of complete checkpoints, oldest first."""
+  folder, base = fs.dirname(path) or ".", os.path.basename(path)
+  if not fs.isdir(folder):
+    return []
+  pattern = re.compile(re.escape(base) + r"-(\d{9,})(-tmp)?")
+  matches = [m for n in fs.listdir(folder) if (m := pattern.fullmatch(n))]
+  matches.sort(key=lambda m: (int(m[1]), not m[2]))
+  if not fs.is_local(path):
+    # Written under its name, the newest may be incomplete; those before are not.
+    matches = [m for m in matches if m[1] != matches[-1][1]]
+  return [fs.join(folder, m[0]) for m in matches]
+
+
 def _resolve(path):
   """Returns the folder of the newest checkpoint with prefix `path`, or `path`."""
-  last = _read_last(path)
-  return f"{path}-{last}" if last else os.fspath(path)
+  return latest(os.fspath(path)) or os.fspath(path)
 
 
 def load_checkpoint_ts(path: str, **tsload_kw: Any) -> PyTree:
@@ -171,6 +217,7 @@ def tsload(
     FileNotFoundError: the folder does not exist.
     ValueError: `tree` and `regex` given; a leaf is missing or has another
       shape; nothing matches `regex`.
+    lookup.ConfigError: a file is damaged, see `checkpoint_checksums.py`.
   """
   if tree is not None and regex is not None:
     raise ValueError("Pass tree or regex to say what to read, not both.")
@@ -190,7 +237,7 @@ def tsload(
   leaves, treedef = checkpoint_npz.named_leaves(tree)
   names = [n for n, _ in leaves]
   checkpoint_npz.check_present(names, stored, path)
-  described = checkpoint_io.describe(path, names)
+  described = checkpoint_checksums.describe(path, names)
   checkpoint_npz.check_shapes(leaves, described, path)
 
   if shardings is None:
@@ -282,9 +329,12 @@ def _save(mngr, pytree, staged, commit):
   finish = checkpoint_io.start_write(staged, leaves)
 
   def complete():
-    finish()
-    checkpoint_io.barrier("written")
+    written = finish()
+    checkpoint_io.barrier("written")  # Metadata may be from another process.
+    checkpoint_checksums.leave(staged, written, jax.process_index())
+    checkpoint_io.barrier("summed")
     if jax.process_index() == 0:
+      checkpoint_checksums.collect(staged)
       commit(staged)
     checkpoint_io.barrier("committed")
 
@@ -385,6 +435,14 @@ def collect_orphans(path: str) -> list[str]:
     if pattern.fullmatch(old) and not fs.exists(target):
       # Interrupted between two renames: its replacement is still elsewhere.
       fs.rename(fs.join(folder, old), target)
+
+  if not last or not fs.isdir(f"{path}-{last}"):
+    newest = latest(path)
+    if newest is None and not fs.is_local(path):
+      return []  # A checkpoint that may be complete is not ours to remove.
+    if newest is not None:
+      last = newest.removeprefix(f"{path}-")
+      _point(path, last)
 
   removed = []
   for name in fs.listdir(folder):

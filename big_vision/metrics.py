@@ -33,6 +33,8 @@ class BigVisionMetricWriter:
     wid: int = -1,
     workdir: str | None = None,
     config: ConfigLike = None,
+    *,
+    hold: bool = False,
   ) -> None:
     """Prepares the files.
 
@@ -41,11 +43,15 @@ class BigVisionMetricWriter:
         file is called `big_vision_<xid>_<wid>_metrics.txt`.
       workdir: folder of the run; created if missing. None: only logs.
       config: ConfigDict or dict, written to `<workdir>/config.json`.
+      hold: whether to write nothing before `begin` is called, so that a start
+        that fails leaves the folder as it was.
     """
     self.step = 0
     self.step_metrics = {}
     self.latest = {}
     self.workdir = workdir if jax.process_index() == 0 else None
+    self._config = config
+    self._held = None  # Else a list of lines that wait for `begin`.
     self._pool = None
     self._pending = None
     self._tensorboard = None
@@ -57,13 +63,29 @@ class BigVisionMetricWriter:
       name = f"big_vision_{xid}_{wid}_metrics.txt"
     self.fname = fs.join(workdir, name)
     self.fname_initial = fs.join(workdir, "big_vision_initial_metrics.txt")
-    fs.makedirs(workdir)
-    if config is not None:
-      with fs.open(fs.join(workdir, "config.json"), "w") as f:
-        f.write(_to_json(config))
+    self._held = []
+    if not hold:
+      self.begin()
+
+  def begin(self) -> None:
+    """Writes the config and what was held back; once, later calls do nothing."""
+    if self._held is None or self.workdir is None:
+      return
+    held, self._held = self._held, None
+    fs.makedirs(self.workdir)
+    if self._config is not None:
+      with fs.open(fs.join(self.workdir, "config.json"), "w") as f:
+        f.write(to_json(self._config))
     _repair(self.fname)
     _repair(self.fname_initial)
     self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="metrics")
+    for line in held:
+      self._submit(*line)
+
+  @property
+  def has_begun(self) -> bool:
+    """Whether the folder may have been written to."""
+    return self._held is None
 
   def step_start(self, step: int) -> None:
     """Begins a step; drops values that no `step_end` has written.
@@ -105,13 +127,19 @@ class BigVisionMetricWriter:
     # Taken away here and handed over: the thread never sees a later step.
     step, metrics = self.step, self.step_metrics
     self.step_metrics = {}
-    if metrics and self._pool is not None:
-      self._wait()
-      fname = self.fname_initial if initial else self.fname
-      self._pending = self._pool.submit(self._write, fname, step, metrics)
+    if not metrics or self.workdir is None:
+      return
+    fname = self.fname_initial if initial else self.fname
+    if self._held is not None:
+      self._held.append((fname, step, metrics))
+    elif self._pool is not None:
+      self._submit(fname, step, metrics)
 
   def close(self) -> None:
-    """Writes what is left and waits until it is written."""
+    """Writes what is left and waits until it is written.
+
+    Before `begin`, nothing is left: the run has not started.
+    """
     self.step_end()
     if self._pool is None:
       return
@@ -122,6 +150,10 @@ class BigVisionMetricWriter:
       self._pool = None
       if self._tensorboard is not None:
         self._tensorboard.close()
+
+  def _submit(self, fname, step, metrics):
+    self._wait()
+    self._pending = self._pool.submit(self._write, fname, step, metrics)
 
   def _wait(self):
     if self._pending is not None:
@@ -146,8 +178,15 @@ class BigVisionMetricWriter:
     self._tensorboard.flush()
 
 
-def _to_json(config):
-  """Formats a ConfigDict or plain containers as JSON."""
+def to_json(config: ConfigLike) -> str:
+  """Formats a ConfigDict or plain containers as JSON.
+
+  Args:
+    config: what `config.json` is to hold.
+
+  Returns:
+    The text; values that JSON does not know are described.
+  """
   if not hasattr(config, "to_json"):
     return json.dumps(config)
   try:

@@ -4,19 +4,30 @@ import contextlib
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import IO, Any
 
 import jax
 
-from big_vision import fs
+from big_vision import fs, lookup
+
+
+class InUse(lookup.ConfigError, RuntimeError):
+  """Another run writes to the folder."""
 
 
 class Lock:
   """Holds `<workdir>/.lock` until `release`, or until the process dies."""
 
-  def __init__(self, file: IO[Any] | None = None) -> None:
-    self._file = file
+  def __init__(
+    self, file: IO[Any] | None = None, undo: Callable[[], Any] | None = None
+  ) -> None:
+    self._file, self._undo = file, undo
+
+  def undo(self) -> None:
+    """Leaves the folder as it was before `lock`, which made it if need be."""
+    if self._undo is not None:
+      self._undo()
 
   def release(self) -> None:
     """Lets other runs use the folder; may be called twice."""
@@ -45,14 +56,16 @@ def lock(workdir: str | None) -> Lock:
     A `Lock`. Keep it: when it is garbage collected the folder is free.
 
   Raises:
-    RuntimeError: another run holds the lock; tells which.
+    InUse: another run holds the lock; tells which.
   """
   if not workdir or not fs.is_local(workdir) or jax.process_index() != 0:
     return Lock()
   import fcntl  # Here, since Windows does not have it.
 
+  made = _missing_folders(workdir)
   fs.makedirs(workdir)
   path = fs.join(workdir, ".lock")
+  is_new = not os.path.exists(path)
   file = open(path, "a+", encoding="utf-8")
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -60,14 +73,45 @@ def lock(workdir: str | None) -> Lock:
     file.seek(0)
     holder = file.read().strip() or "unknown"
     file.close()
-    raise RuntimeError(
+    raise InUse(
       f"Another run writes to workdir {workdir!r} (held by {holder}). Stop "
       "that run or choose another --workdir."
     ) from e
-  file.truncate(0)
-  file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-  file.flush()
-  return Lock(file)
+  if not os.fstat(
+    file.fileno()
+  ).st_nlink:  # Another run has just removed it, failing to start.
+    file.close()
+    return lock(workdir)
+  file.seek(0)
+  before = file.read()
+
+  def say(text):
+    file.truncate(0)
+    file.write(text)
+    file.flush()
+
+  def undo():
+    os.remove(path) if is_new else say(before)
+    _remove_empty(made)
+
+  say(f"process {os.getpid()} on {socket.gethostname()}\n")
+  return Lock(file, undo)
+
+
+def _missing_folders(path: str) -> list[str]:
+  """Lists a folder and its parents as far as they do not exist."""
+  missing, path = [], os.path.abspath(path)
+  while not os.path.exists(path):
+    missing.append(path)
+    path = os.path.dirname(path)
+  return missing
+
+
+def _remove_empty(folders: Iterable[str]) -> None:
+  """Removes folders, inner ones first, unless something is in them."""
+  with contextlib.suppress(OSError):
+    for folder in folders:
+      os.rmdir(folder)
 
 
 def maybe_cleanup_workdir(

@@ -163,9 +163,10 @@ def test_layout_and_pointer(prefix, make):
   ]
   assert sorted(os.listdir(folder + "/params~head~kernel")) == [
     ".zarray",
+    ".zattrs",
     "0.0",
   ]
-  assert sorted(os.listdir(folder + "/opt~0")) == [".zarray", "0"]
+  assert sorted(os.listdir(folder + "/opt~0")) == [".zarray", ".zattrs", "0"]
   with open(folder + "/opt~1~mu/.zarray", encoding="utf-8") as f:
     meta = json.load(f)
   assert meta["zarr_format"] == 2 and meta["dtype"] == "bfloat16"
@@ -352,8 +353,8 @@ def test_shardings(prefix):
   _save(prefix, 1, tree={"p": {"x": put(x, "a", "b"), "y": put(x)}, "z": x[0]})
   folder = prefix + "-000000001"
   # One chunk per shard, one in all where all devices hold the same.
-  assert len(os.listdir(folder + "/p~x")) == 1 + 8
-  assert len(os.listdir(folder + "/p~y")) == 1 + 1
+  assert len(os.listdir(folder + "/p~x")) == 2 + 8
+  assert len(os.listdir(folder + "/p~y")) == 2 + 1
   with open(folder + "/p~x/.zarray", encoding="utf-8") as f:
     assert json.load(f)["chunks"] == [2, 4]
 
@@ -449,7 +450,9 @@ def test_remote_protocol(prefix, monkeypatch):
     fs, "_gfile", lambda: pytest.fail("only renames of files are expected")
   )
   local = {
-    "open": lambda p, mode="r": open(p, mode, encoding="utf-8"),
+    "open": lambda p, mode="r": open(
+      p, mode, encoding=None if "b" in mode else "utf-8"
+    ),
     "exists": os.path.exists,
     "isdir": os.path.isdir,
     "makedirs": lambda p: os.makedirs(p, exist_ok=True),

@@ -98,7 +98,7 @@ class DataSource(python_reader.Reader, source.DataSource):
 
   def example_spec(self) -> Any:
     """See the base class; opens no file."""
-    spec = example_spec(self.builder, self._skip_decode)
+    spec = example_spec(self.builder, tuple(self._skip_decode))
     text = tf.TensorSpec([], tf.string)
     return {**spec, "tfds_id": text, "_id": tf.TensorSpec([], tf.int32)}
 
@@ -231,8 +231,9 @@ def classes_of(
   return Classes(found.num_classes, tuple(found.names))
 
 
+@functools.lru_cache(16)
 def example_spec(
-  builder: tfds.core.DatasetBuilder, skip_decode: Sequence[str] = ("image",)
+  builder: tfds.core.DatasetBuilder, skip_decode: tuple[str, ...] = ("image",)
 ) -> Any:
   """Describes a raw example; the dataset need not be prepared.
 
@@ -244,7 +245,9 @@ def example_spec(
     Nested dict of `tf.TypeSpec`.
   """
   features, decoders = builder.info.features, _decoders(builder, skip_decode)
-  read = lambda record: features.deserialize_example(record, decoders=decoders)
+  read = tf.autograph.experimental.do_not_convert(
+    lambda record: features.deserialize_example(record, decoders=decoders)
+  )
   return tf.data.Dataset.from_tensors("").map(read).element_spec
 
 

@@ -4,7 +4,7 @@ Shapes: B global batch size, C classes.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -96,6 +96,29 @@ def count_unlabeled(labels: Array, mask: Array) -> Array:
     int32 scalar.
   """
   return ((labels.max(axis=-1) == 0) & (mask != 0)).sum(dtype=jnp.int32)
+
+
+def trial(
+  predict_fn: PredictFn,
+  train_state: TrainState,
+  batch: Batch,
+  cfg: Mapping[str, Any],
+) -> Any:
+  """Computes what `run` computes of one batch, to find out whether it fits.
+
+  Args:
+    predict_fn: as for `Evaluator`.
+    train_state: first argument of the predict function.
+    batch: of the data, with `_mask`.
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Anything.
+  """
+  labels = iteration.take(batch, cfg.get("label_key", "labels"))
+  mask = batch.pop("_mask")
+  fn = get_eval_fn(predict_fn, cfg["loss_name"])
+  return fn(train_state, batch, labels, mask)
 
 
 class Evaluator:

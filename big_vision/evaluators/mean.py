@@ -53,6 +53,27 @@ def get_eval_fn(
   return eval_fn
 
 
+def trial(
+  predict_fn: PredictFn,
+  train_state: TrainState,
+  batch: Batch,
+  cfg: Mapping[str, Any],
+) -> Any:
+  """Computes what `run` computes of one batch, to find out whether it fits.
+
+  Args:
+    predict_fn: as for `Evaluator`.
+    train_state: first argument of the predict function.
+    batch: of the data, with `_mask`.
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Anything.
+  """
+  del cfg
+  return get_eval_fn(predict_fn)(train_state, batch)
+
+
 class Evaluator:
   """Yields the mean over examples of each value of the predict function."""
 

@@ -94,7 +94,8 @@ def read(
   good = (ints >= -1) & (ints < depth)
   if labels.dtype.is_floating:
     good &= tf.equal(tf.cast(ints, labels.dtype), labels)
-  message = f" in {key!r} is no integer in [0, {depth}), the labels of "
+  # Without quotes, which TensorFlow would escape.
+  message = f" ({key}) is not an integer in [0, {depth}), the labels of "
   message += f"{op}({depth}), nor -1, which means that there is none."
   text = tf.strings.join(["The label ", tf.strings.as_string(labels), message])
   with tf.control_dependencies([tf.debugging.Assert(good, [text])]):

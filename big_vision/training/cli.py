@@ -11,25 +11,38 @@ from typing import Any
 
 import jax
 from absl import flags, logging
-from ml_collections import config_flags
 
-from big_vision import devices, fs, metrics, profiler, schedules
+from big_vision import devices, fs, guards, metrics, profiler, schedules
+from big_vision import optax as bv_optax
 from big_vision import workdir as workdir_lib
 from big_vision.chrono import chrono
-from big_vision.training import config_check, console, flat_config, loop
+from big_vision.training import (
+  config_changes,
+  config_check,
+  config_flag,
+  console,
+  flat_config,
+  loop,
+  user_errors,
+)
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
 from big_vision.types import Batches, ConfigLike, TrainState
 
-config_flags.DEFINE_config_file(
+config_flag.define(
   "config",
-  None,
-  "Training configuration: path.py[:argument].",
-  lock_config=True,
+  "Training configuration: path.py[:argument]. --config.key=value changes a key.",
 )
 flags.DEFINE_string("workdir", None, "Folder for logs and checkpoints.")
 flags.DEFINE_boolean(
   "cleanup", False, "Delete the workdir after successful completion."
+)
+flags.DEFINE_enum(
+  "config_changed",
+  "refuse",
+  ["refuse", "continue"],
+  "What to do if the workdir holds a run of another model, optimizer, seed, data "
+  "or batch size.",
 )
 flags.DEFINE_boolean(
   "profile", False, "Trace a few steps into <workdir>/profile."
@@ -51,21 +64,25 @@ def main_for(
   """
 
   def main(argv: Sequence[str]) -> None:
-    del argv
+    config_flag.check_arguments(argv)
     config = flags.FLAGS.config
     if config is None:
       raise SystemExit(
         "--config is required, for example configs/quickstart.py"
       )
-    start_jax()
-    train(
-      build,
-      config,
-      flags.FLAGS.workdir,
-      cleanup=flags.FLAGS.cleanup,
-      profile=flags.FLAGS.profile,
-      model=model,
-    )
+    with user_errors.one_line():
+      changed = flags.FLAGS["config"].override_values
+      config_flag.check_method(changed, build)
+      start_jax()
+      train(
+        build,
+        config,
+        flags.FLAGS.workdir,
+        cleanup=flags.FLAGS.cleanup,
+        profile=flags.FLAGS.profile,
+        model=model,
+        config_changed=flags.FLAGS.config_changed,
+      )
 
   return main
 
@@ -89,6 +106,7 @@ def start_jax() -> None:
     jax.config.update("jax_compilation_cache_dir", cache)
 
 
+@guards.transfers  # But for the loop, which disallows them.
 def train(
   build: Callable[[Setup], Recipe],
   config: ConfigLike,
@@ -97,6 +115,7 @@ def train(
   cleanup: bool = False,
   profile: bool = False,
   model: str = "model",
+  config_changed: str = "refuse",
 ) -> TrainState:
   """Runs a training from its config.
 
@@ -107,12 +126,15 @@ def train(
     cleanup: delete the workdir after success.
     profile: trace a few steps.
     model: what the config calls the model that is trained.
+    config_changed: "continue" goes on although the workdir holds a run with
+      another config, see `config_changes`.
 
   Returns:
     The final state.
 
   Raises:
-    ValueError: the config is wrong; raised before data is read.
+    ValueError: the config is wrong, or another than that of the workdir; raised
+      before data is read.
   """
   console.note(
     f"Hello from process {jax.process_index()} of {jax.process_count()} with "
@@ -135,15 +157,21 @@ def train(
       "mesh_allow_split_physical_axes", False
     ),
   )
-  if workdir:
-    fs.makedirs(workdir)  # On every host.
+  config_changes.check(config, workdir, config_changed)
   with contextlib.ExitStack() as stack:
-    stack.enter_context(workdir_lib.lock(workdir))
-    writer = metrics.BigVisionMetricWriter(workdir=workdir, config=config)
+    lock = stack.enter_context(workdir_lib.lock(workdir))
+    writer = metrics.BigVisionMetricWriter(
+      workdir=workdir, config=config, hold=True
+    )
+    # A start that fails leaves no trace.
+    stack.callback(lambda: None if writer.has_begun else lock.undo())
     stack.callback(writer.close)
     with sources.shared(opened):
       setup = _set_up(config, workdir, mesh, writer)
     opened.clear()
+    note = config_changes.batch_size_note(config, workdir, setup.num_examples)
+    if note:
+      console.note(note)
     if profile and workdir:
       profiler.configure(fs.join(workdir, "profile"))
     recipe = build(setup)
@@ -170,6 +198,12 @@ def _set_up(
   total_steps = int(steps)
   if total_steps != steps:
     raise ValueError(f"config.total_steps={steps} is not a whole number.")
+  bv_optax.check_lengths(
+    config,
+    dict(
+      total_steps=total_steps, batch_size=batch_size, data_size=num_examples
+    ),
+  )
   chrono.inform(
     total_steps=total_steps,
     global_bs=batch_size,

@@ -16,7 +16,7 @@ import numpy as np
 from big_vision import checkpoints, devices, lookup, profiler
 from big_vision.evaluators import common as eval_common
 from big_vision.schedules import itstime
-from big_vision.training import console, preemption
+from big_vision.training import console, preemption, shape_check
 from big_vision.training import params as params_lib
 from big_vision.training import state as state_lib
 from big_vision.training import step as step_lib
@@ -48,13 +48,15 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
   total_steps = setup.total_steps
   plan = state_lib.plan(recipe, setup)
   evaluators = _Evaluators(setup, recipe, plan.frozen)
-  state, first_step, batches = state_lib.start(setup, recipe, plan)
-
   _, rng_loop = state_lib.seed_keys(config.get("seed", 0))
   rng_loop = devices.reshard(rng_loop, plan.replicated)
   update = step_lib.make_update(
     recipe, plan.tx, config, plan.shardings, plan.replicated
   )
+  shape_check.check(
+    setup, recipe, plan.shapes, plan.shardings, plan.frozen, update, rng_loop
+  )
+  state, first_step, batches = state_lib.start(setup, recipe, plan)
   schedules = [devices.jit_cpu()(fn) for fn in plan.schedules]
   ckpt_prefix = setup.checkpoint_prefix
   manager = checkpoints.CheckpointManager() if ckpt_prefix else None
@@ -68,9 +70,6 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
     for resource in (progress, stop, manager, batches):
       if resource is not None:
         stack.callback(resource.close)
-    if ckpt_prefix:
-      checkpoints.collect_orphans(ckpt_prefix)
-
     writer.step_start(first_step)
     for name, tree in _models(recipe, plan):
       writer.measure(name, params_lib.count(tree))
@@ -103,6 +102,8 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
         for i, fn in enumerate(schedules):
           writer.measure(f"global_schedule{i or ''}", fn(at))
         measured = jax.device_get(measured)
+        if step == first_step + 1:
+          _begin(setup)  # It compiles, fits and computes.
         for name, value in sorted(measured.items()):
           writer.measure(name, value)
         chrono.tick(step)
@@ -132,8 +133,17 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
       writer.step_end()
 
     profiler.startstop_prof(prof)
+    if first_step == total_steps:
+      _begin(setup)
   console.note(f"Done!\n{chrono.note}")
   return state
+
+
+def _begin(setup: Setup) -> None:
+  """Writes to the workdir for the first time, as the run has started."""
+  setup.writer.begin()
+  if setup.checkpoint_prefix:
+    checkpoints.collect_orphans(setup.checkpoint_prefix)
 
 
 def _models(recipe: Recipe, plan: state_lib.Plan) -> Iterator[tuple[str, Any]]:

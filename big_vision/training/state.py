@@ -16,11 +16,19 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from big_vision import checkpoints, fs, sharding
+from big_vision import (
+  checkpoint_io,
+  checkpoint_npz,
+  checkpoints,
+  guards,
+  lookup,
+  sharding,
+  trees,
+)
 from big_vision import optax as bv_optax
 from big_vision.chrono import Chrono
 from big_vision.devices import reshard
-from big_vision.training import console
+from big_vision.training import console, hosts, shape_check
 from big_vision.training import params as params_lib
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
@@ -51,6 +59,7 @@ class Plan:
   frozen: dict[str, Params]
 
 
+@guards.transfers
 def seed_keys(seed: int) -> tuple[Key, Key]:
   """Makes the two keys of a run, (rng_init, rng_loop), from its seed."""
   with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -76,7 +85,8 @@ def plan(recipe: Recipe, setup: Setup) -> Plan:
     zeros = lambda s: jnp.zeros(s.shape, s.dtype)
     return recipe.init(rng, jax.tree.map(zeros, setup.batch_shapes))
 
-  boxed = {"params": jax.eval_shape(make_params, rng_init)}
+  with shape_check.explained(setup):
+    boxed = {"params": jax.eval_shape(make_params, rng_init)}
   tx, schedules = bv_optax.make(
     config,
     nn.unbox(boxed["params"]),
@@ -90,8 +100,11 @@ def plan(recipe: Recipe, setup: Setup) -> Plan:
 
   strategy = config.get("sharding_strategy", [(".*", "replicate")])
   with setup.context():
-    shardings = sharding.infer_sharding(boxed, strategy=strategy, mesh=mesh)
     frozen = dict(recipe.frozen)
+    every = {**nn.unbox(boxed), "frozen": frozen}
+    names = [name for name, _ in trees.tree_flatten_with_names(every)[0]]
+    sharding.check_strategy(strategy, names)
+    shardings = sharding.infer_sharding(boxed, strategy=strategy, mesh=mesh)
     if frozen:
       named = {"frozen": frozen}
       where = sharding.infer_sharding(named, strategy=strategy, mesh=mesh)
@@ -124,6 +137,10 @@ def start(
   Returns:
     (state, first_step, batches): the state after `first_step` steps, and an
     iterator of the batches that follow, None if there are no more steps.
+
+  Raises:
+    lookup.ConfigError: the checkpoint is of a later step than the last one of
+      the config, or of another state.
   """
   path, batches = resume_path(setup), None
   if path:
@@ -135,6 +152,12 @@ def start(
     state = initialize(recipe, setup, plan)
     params_lib.log(state["params"], "Parameters")
   first_step = int(bv_optax.get_count(state["opt"]))
+  if first_step > setup.total_steps:
+    raise lookup.ConfigError(
+      f"The run is {setup.total_steps} steps long (config.total_*), but its "
+      f"checkpoint {path} is of step {first_step} already. Give more steps, or "
+      "choose another --workdir."
+    )
   setup.chrono.inform(first_step=first_step)
   if batches is None and first_step < setup.total_steps:
     # The position in the data follows from the step.
@@ -191,23 +214,55 @@ def restore(path: str, plan: Plan, chrono: Chrono) -> TrainState:
 
   Raises:
     ValueError: a leaf is missing or has another shape.
+    lookup.ConfigError: the checkpoint has leaves that the state lacks.
   """
   clock = {k: jax.ShapeDtypeStruct((), np.float64) for k in chrono.save()}
+  tree = {**plan.shapes, "chrono": clock}
+  path = checkpoints.latest(path) or path
+  _check_no_surplus(path, tree)
   loaded = checkpoints.load_checkpoint_ts(
     path,
-    tree={**plan.shapes, "chrono": clock},
+    tree=tree,
     shardings={**plan.shardings, "chrono": "host"},
   )
   chrono.load(loaded.pop("chrono"))
   return loaded
 
 
+def _check_no_surplus(path: str, tree: TrainState) -> None:
+  """Refuses a checkpoint of a state that has more than the run's."""
+  leaves, _ = checkpoint_npz.named_leaves(tree)
+  known = {name for name, _ in leaves}
+  surplus = [
+    name
+    for name in checkpoint_io.leaf_names(path)
+    if name not in known and not name.startswith("chrono/")
+  ]
+  if surplus:
+    shown = ", ".join(map(repr, surplus[:5]))
+    more = f" and {len(surplus) - 5} more" if len(surplus) > 5 else ""
+    raise lookup.ConfigError(
+      f"Checkpoint {path!r} is of a run with another model or optimizer, it has "
+      f"{shown}{more}, which this config would drop. Continue it with its own "
+      "config, or choose another --workdir and start from its parameters by "
+      f"config.model_init={path!r}."
+    )
+
+
 def resume_path(setup: Setup) -> str | None:
-  """Finds a checkpoint of the workdir, else `config.resume`, else None."""
+  """Finds a checkpoint of the workdir, else `config.resume`, else None.
+
+  Args:
+    setup: the Setup.
+
+  Returns:
+    The path, the same on all hosts.
+  """
   prefix = setup.checkpoint_prefix
-  if prefix and fs.exists(f"{prefix}-LAST"):
-    return prefix
-  return setup.config.get("resume") or None
+  found = (
+    hosts.from_first(lambda: checkpoints.latest(prefix) or "") if prefix else ""
+  )
+  return found or setup.config.get("resume") or None
 
 
 def save(

@@ -11,7 +11,7 @@ import pytest
 import sentencepiece
 from scipy import special
 
-from big_vision import checkpoint_npz, checkpoints, embedder
+from big_vision import checkpoint_npz, checkpoints, embedder, lookup
 from big_vision.configs.proj.clippo import train_clippo
 from big_vision.configs.proj.image_text import siglip_lit_coco, siglip_pretrain
 from big_vision.models.proj.clippo import one_tower
@@ -270,3 +270,38 @@ def test_no_example_images_without_data(workdir, tmp_path):
   assert embedder.example_images(config, 3) == []
   config.evals = {}
   assert embedder.example_images(config, 3) == []
+
+
+@pytest.mark.parametrize("kind", ["pp_modules", "tower", "model_name"])
+def test_modules_of_a_stored_config(workdir, tmp_path, monkeypatch, kind):
+  """A file beside the config is not run unless the call names it."""
+  (tmp_path / "bv_stray.py").write_text(
+    "import pathlib\n"
+    "from big_vision.models.vit import Model\n"
+    "pathlib.Path(__file__).with_suffix('.ran').touch()\n"
+  )
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend("")
+  config = workdir[1].copy_and_resolve_references()
+  if kind == "pp_modules":
+    config.pp_modules = [*config.get("pp_modules", ()), "bv_stray"]
+  elif kind == "tower":
+    config.model.image_model = "bv_stray"
+  else:
+    config.model_name = "bv_stray"
+  (tmp_path / "config.json").write_text(config.to_json_best_effort())
+  load = lambda **kw: embedder.load(
+    tmp_path, init=f"{workdir[0]}/checkpoint.bv", **kw
+  )
+  with pytest.raises(ValueError, match="bv_stray"):
+    load()
+  assert not (tmp_path / "bv_stray.ran").exists()
+  if kind == "pp_modules":
+    load(pp_modules=["bv_stray"])
+    assert (tmp_path / "bv_stray.ran").exists()
+
+
+def test_config_that_cannot_be_read(tmp_path):
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(lookup.ConfigError, match=f"{tmp_path}/config.json"):
+    embedder.load(tmp_path)

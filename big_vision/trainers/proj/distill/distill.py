@@ -69,7 +69,7 @@ def build(setup: Setup, mixup_shards: int = 1) -> Recipe:
   config = setup.config
   names = ["student", *config.teachers]
   made = {
-    name: setup.make_model(name, num_classes=config.num_classes)
+    name: setup.make_model(name, num_classes=setup.num_classes)
     for name in names
   }
   models = {name: model for name, (model, _) in made.items()}

@@ -1,0 +1,80 @@
+"""Shows what a user got wrong as one line instead of a traceback."""
+
+import contextlib
+import os
+import traceback
+from collections.abc import Iterator
+
+from absl import logging
+
+import big_vision
+from big_vision import lookup
+
+# Of what a user supplies if a statement of this package raises it; from
+# anywhere else it may as well be a mistake in code, which needs its traceback.
+_OF_THE_USER = (ValueError, FileNotFoundError)
+
+
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+  """Ends the program with one line if a user's input turns out to be wrong.
+
+  For the `main` of command lines: "Error: ..." on stderr, exit status 1. With
+  `-v 1` the error propagates, and with it its traceback. Functions that are
+  called from Python raise as ever.
+
+  Yields:
+    Nothing; used as `with one_line():` around what may raise.
+
+  Raises:
+    SystemExit: instead of the user's errors. All others propagate.
+  """
+  try:
+    yield
+  except Exception as e:
+    if not is_of_user(e) or logging.get_verbosity() >= logging.DEBUG:
+      raise
+    raise SystemExit(f"Error: {message(e)}") from None
+
+
+def is_of_user(error: BaseException) -> bool:
+  """Tells whether an error is about what a user supplied.
+
+  Args:
+    error: what was raised.
+
+  Returns:
+    True for a `ConfigError`, and for a ValueError or a missing file that
+    a statement of this package raised.
+  """
+  if isinstance(error, lookup.ConfigError):
+    return True
+  return isinstance(error, _OF_THE_USER) and raised_here(error)
+
+
+def raised_here(error: BaseException) -> bool:
+  """Tells whether a statement of this package raised an error.
+
+  Args:
+    error: what was raised.
+
+  Returns:
+    Whether the innermost frame of its traceback is in a file of big_vision.
+  """
+  frames = traceback.extract_tb(error.__traceback__)
+  roots = [os.path.realpath(p) + os.sep for p in big_vision.__path__]
+  path = os.path.realpath(frames[-1].filename) if frames else ""
+  return any(path.startswith(root) for root in roots)
+
+
+def message(error: BaseException) -> str:
+  """Formats an error as one line.
+
+  Args:
+    error: what was raised.
+
+  Returns:
+    Its text, without line breaks; its class if it has none.
+  """
+  text = error.args[0] if isinstance(error, KeyError) and error.args else error
+  return " ".join(str(text).split()) or type(error).__name__

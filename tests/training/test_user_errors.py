@@ -1,0 +1,45 @@
+"""Users' mistakes as one line on the command line."""
+
+import os
+
+import numpy as np
+import pytest
+from absl import logging
+
+from big_vision import fs, lookup
+from big_vision.training import user_errors
+
+
+def test_a_config_error_is_one_line():
+  with pytest.raises(SystemExit) as e, user_errors.one_line():
+    raise lookup.ConfigError("config.lr is\n  negative.")
+  assert e.value.code == "Error: config.lr is negative."
+
+
+def test_errors_of_this_package_are_shown_without_traceback():
+  with pytest.raises(SystemExit, match="Error: config.x is not a known key"):
+    with user_errors.one_line():
+      lookup.check_keys({"x": 1}, ["lr"])
+  with pytest.raises(SystemExit, match="no/such/file"):
+    with user_errors.one_line():
+      fs.open("no/such/file")
+
+
+def test_other_errors_keep_their_traceback():
+  for wrong in (lambda: np.zeros(3).reshape(2), lambda: int("x")):
+    with pytest.raises(ValueError), user_errors.one_line():
+      wrong()
+  with pytest.raises(FileNotFoundError), user_errors.one_line():
+    os.listdir("no/such/folder")
+  with pytest.raises(KeyboardInterrupt), user_errors.one_line():
+    raise KeyboardInterrupt
+
+
+def test_verbose_logging_shows_the_traceback():
+  before = logging.get_verbosity()
+  logging.set_verbosity(1)
+  try:
+    with pytest.raises(lookup.ConfigError), user_errors.one_line():
+      raise lookup.ConfigError("config.lr")
+  finally:
+    logging.set_verbosity(before)
