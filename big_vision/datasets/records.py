@@ -17,6 +17,7 @@ import mmap
 import os
 import struct
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,12 +28,14 @@ import tensorflow_datasets as tfds
 from big_vision import fs
 from big_vision.datasets.crc32c import masked_crc32c
 from big_vision.lookup import ConfigError
+from big_vision.tf import tf
 
 INDEX_FILE = "big_vision_index.npz"
 
 # What is indexed on opening, without being asked: takes a second at most.
 _MAX_EXAMPLES = 200_000
 _MAX_BYTES = 2 << 30
+_SEARCH_SECONDS = 60  # How long to look for a damaged record.
 _NUM_THREADS = 16  # To look into shards; the disk is what takes the time.
 
 # A TFRecord is its length (uint64), a checksum of that (uint32), the data and
@@ -88,6 +91,32 @@ def open_split(
     scanned = Records(files, _scanned)
     scanned.open_all()
     return scanned
+  return None
+
+
+def find_damage(builder: Any, split: str) -> str | None:
+  """Looks for the first damaged record, as TensorFlow's errors do not name it.
+
+  Args:
+    builder: TFDS builder of a prepared dataset.
+    split: any TFDS split.
+
+  Returns:
+    A message with the file and the record; None if there is none, the format is
+    not TFRecord, or it takes too long.
+  """
+  if builder.info.file_format != _TFRECORD:
+    return None
+  deadline = time.monotonic() + _SEARCH_SECONDS
+  for f in builder.info.splits[split].file_instructions:
+    try:
+      shard = _TFRecord(f.filename, record_bounds(f.filename))
+      for position in range(len(shard)):
+        if time.monotonic() > deadline:
+          return None
+        shard[position]  # noqa: B018 - checks it
+    except (OSError, ValueError, tf.errors.OpError) as e:
+      return str(e)
   return None
 
 
@@ -198,15 +227,24 @@ class _ArrayRecord:
     from array_record.python import array_record_module
 
     # Nothing is read ahead: the next record is somewhere else.
-    self._reader = array_record_module.ArrayRecordReader(
-      path, options="readahead_buffer_size:0", file_reader_buffer_size=1 << 15
-    )
+    self._path = path
+    try:
+      self._reader = array_record_module.ArrayRecordReader(
+        path, options="readahead_buffer_size:0", file_reader_buffer_size=1 << 15
+      )
+    except (RuntimeError, ValueError, IndexError) as e:
+      raise ValueError(f"The shard {path} is damaged: {e}. {_REMEDY}") from e
 
   def __len__(self):
     return self._reader.num_records()
 
   def __getitem__(self, position):
-    return self._reader.read([position])[0]
+    try:
+      return self._reader.read([position])[0]
+    except (RuntimeError, ValueError, IndexError) as e:
+      raise ValueError(
+        f"Record {position} of {self._path} is damaged: {e}. {_REMEDY}"
+      ) from e
 
 
 class _TFRecord:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import logging
@@ -156,6 +156,7 @@ def explained_by(
   ds: tf.data.Dataset,
   explain: Callable[[int], str | None],
   ended: Callable[[], str | None] = lambda: None,
+  sources: Sequence[DataSource] = (),
 ) -> tf.data.Dataset:
   """Attaches to a dataset how to find out what is behind an error.
 
@@ -167,11 +168,12 @@ def explained_by(
     explain: number of batches that came before the error -> what failed, None
       if that is not known.
     ended: says why there are no more examples, None if that is not the reason.
+    sources: where the examples come from.
 
   Returns:
     The dataset, for `iterate`.
   """
-  ds.explain_failure, ds.why_ended = explain, ended
+  ds.explain_failure, ds.why_ended, ds.sources = explain, ended, sources
   return ds
 
 
@@ -208,6 +210,11 @@ def _explain(ds: tf.data.Dataset, num_batches: int, e: Exception) -> Exception:
     return e
   if message := ds.why_ended():
     return ConfigError(message)
+  if isinstance(e, tf.errors.DataLossError):
+    logging.error("Data is lost, looking for the file: %s", reason(e))
+    found = (source.find_damage() for source in ds.sources)
+    if message := next(filter(None, found), None):
+      return ValueError(message)
   logging.error(
     "An input pipeline failed, looking for the example: %s", reason(e)
   )

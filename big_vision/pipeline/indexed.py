@@ -82,7 +82,8 @@ class IndexedStream:
 
   def first_error(self) -> str | None:
     """Says what the first error is in reading the examples, if any."""
-    return failures.first_error(self._epoch())
+    error = failures.first_error(self._epoch())
+    return error and (self.source.find_damage() or error)
 
   def _locate(self, start: int, select: stream.Select) -> stream.Stream:
     """Makes the stream, with the index in place of the example if possible."""

@@ -98,7 +98,8 @@ class SequentialStream:
 
   def first_error(self) -> str | None:
     """Says what the first error is in reading the examples, if any."""
-    return failures.first_error(self._epoch())
+    error = failures.first_error(self._epoch())
+    return error and (self.source.find_damage() or error)
 
   def _epoch(
     self,

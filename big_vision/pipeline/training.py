@@ -257,7 +257,8 @@ def _batches(datasets, examples, local_batch_size, prefetch, start_step):
     messages = (None if d.exact else d.skipping.message for d in datasets)
     return next(filter(None, messages), None)
 
-  return failures.explained_by(ds, explain, ended)
+  sources = [d.stream.source for d in datasets]
+  return failures.explained_by(ds, explain, ended, sources)
 
 
 def host_options() -> tf.data.Options:
