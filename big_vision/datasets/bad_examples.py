@@ -42,7 +42,8 @@ class BadExamples:
     place = tf.searchsorted(self._numbers, index[None])[0]
     place = tf.minimum(place, len(self._numbers) - 1)
     fails = tf.equal(tf.gather(self._numbers, place), index)
-    message = tf.where(fails, tf.gather(self.messages, place), "")
+    texts = [m.encode("utf-8", "backslashreplace") for m in self.messages]
+    message = tf.where(fails, tf.gather(texts, place), "")
     return fail_with(message, example)
 
 
