@@ -17,7 +17,6 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from big_vision import (
-  checkpoint_io,
   checkpoint_npz,
   checkpoints,
   guards,
@@ -189,6 +188,7 @@ def initialize(recipe: Recipe, setup: Setup, plan: Plan) -> TrainState:
       rng_init,
       plan.shapes["params"],
       plan.shardings["params"],
+      key=recipe.params_name or "model",
     )
     opt = jax.jit(
       lambda p: nn.unbox(plan.make["opt"](p)),
@@ -235,7 +235,7 @@ def _check_no_surplus(path: str, tree: TrainState) -> None:
   known = {name for name, _ in leaves}
   surplus = [
     name
-    for name in checkpoint_io.leaf_names(path)
+    for name in checkpoints.leaf_names(path)
     if name not in known and not name.startswith("chrono/")
   ]
   if surplus:
