@@ -12,7 +12,6 @@ its devices need. NumPy leaves must be the same in all processes.
 
 import asyncio
 import itertools
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -119,7 +118,7 @@ def leaf_names(folder: str) -> list[str]:
 
 def start_write(
   folder: str, named_leaves: Sequence[tuple[str, Any]]
-) -> Callable[[], None]:
+) -> Callable[[], list[tuple[str, list[checkpoint_checksums.Index]]]]:
   """Copies leaves to host memory and begins to write them.
 
   Args:
@@ -127,10 +126,9 @@ def start_write(
     named_leaves: list of (name, array): jax.Array, NumPy or Python number.
 
   Returns:
-    A function that blocks until the leaves of this process and their checksums
-    are on disk. The leaves may be deleted or donated meanwhile. When it has
-    returned in all processes, `checkpoint_checksums.collect` completes the
-    folder.
+    A function that blocks until the leaves of this process are on disk, and
+    returns what it has written, for `checkpoint_checksums.leave`. The leaves may
+    be deleted or donated meanwhile.
 
   Raises:
     ValueError: a leaf is not numeric.
@@ -180,7 +178,7 @@ def start_write(
         errors.append(e)
     if errors:
       raise errors[0]
-    checkpoint_checksums.leave(folder, written, jax.process_index())
+    return written
 
   return finish
 
@@ -218,13 +216,7 @@ def read(
 
 def _read_batch(folder, batch):
   """Reads some leaves, given as (name, sharding, description), all at once."""
-  canonical = jax.dtypes.canonicalize_dtype
-  # JAX would cut 64-bit values to 32 bits unchecked, so the host looks first.
-  on_host = [
-    i
-    for i, (_, sharding, d) in enumerate(batch)
-    if isinstance(sharding, str) or canonical(d.dtype) != d.dtype
-  ]
+  on_host = [i for i, (_, s, d) in enumerate(batch) if is_for_host(s, d.dtype)]
   direct = sorted(set(range(len(batch))) - set(on_host))
 
   wanted = []
@@ -261,17 +253,25 @@ def _read_batch(folder, batch):
   try:
     arrays, values = _run(deserialize)
   except Exception as e:
-    raise _readable(e, folder) from e
+    raise readable_error(e, folder) from e
   for i, x in zip(direct, arrays, strict=True):
     out[i] = x
   for i, x in zip(on_host, values, strict=True):
     sharding = batch[i][1]
-    out[i] = x if isinstance(sharding, str) else _put_narrow(x, sharding)
+    out[i] = x if isinstance(sharding, str) else put(x, sharding)
   return out
 
 
-def _readable(error: Exception, folder: str) -> Exception:
-  """Makes one line of an error of orbax, which says the reason in its cause."""
+def readable_error(error: Exception, folder: str) -> Exception:
+  """Makes one line of an error of orbax, which says the reason in its cause.
+
+  Args:
+    error: what orbax raised while it read arrays.
+    folder: folder of the checkpoint.
+
+  Returns:
+    The exception, to be raised by the caller.
+  """
   cause: BaseException = error
   while cause.__cause__ is not None:
     cause = cause.__cause__
@@ -284,10 +284,29 @@ def _readable(error: Exception, folder: str) -> Exception:
   )
 
 
-def _put_narrow(x: np.ndarray, sharding: jax.sharding.Sharding) -> AnyArray:
-  """Moves a 64-bit NumPy array into a 32-bit jax.Array.
+def is_for_host(sharding: Any, dtype: Any) -> bool:
+  """Tells whether an array is read into host memory first.
 
-  Values that do not fit into 32 bits stay in the NumPy array.
+  Args:
+    sharding: jax.sharding.Sharding or "host".
+    dtype: type of the stored values.
+
+  Returns:
+    Whether it is wanted there, or JAX would cut 64 bits to 32 unchecked.
+  """
+  canonical = jax.dtypes.canonicalize_dtype
+  return isinstance(sharding, str) or canonical(dtype) != dtype
+
+
+def put(x: np.ndarray, sharding: jax.sharding.Sharding) -> AnyArray:
+  """Moves a NumPy array into a jax.Array, of 32 bits if it has 64.
+
+  Args:
+    x: the array; it is the same in all processes.
+    sharding: where to.
+
+  Returns:
+    jax.Array; `x` if its values do not fit into 32 bits.
   """
   dtype = jax.dtypes.canonicalize_dtype(x.dtype)
   if jnp.issubdtype(dtype, np.integer) and x.size:
@@ -297,7 +316,8 @@ def _put_narrow(x: np.ndarray, sharding: jax.sharding.Sharding) -> AnyArray:
   x = x.astype(dtype)
   if sharding.is_fully_addressable:
     return jax.device_put(x, sharding)
-  return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+  with jax.transfer_guard("allow"):  # It is meant to be one.
+    return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
 
 
 def _array_handler():
@@ -317,9 +337,7 @@ def _infos(folder, names):
   # One context for all leaves; a new one each time, so that nothing is cached
   # from a folder that was replaced since.
   context = ts.Context({"file_io_concurrency": {"limit": 128}})
-  parent = epath.Path(
-    os.path.abspath(folder) if fs.is_local(folder) else folder
-  )
+  parent = epath.Path(fs.absolute(folder))
   return [
     ocp.type_handlers.ParamInfo(
       name=name.replace("/", "~"),

@@ -14,6 +14,7 @@ after a crash. Remote stores (gs://) cannot rename folders: there a folder is
 written under its name at once, and only LAST tells that it is complete.
 """
 
+import functools
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ from big_vision import (
   checkpoint_checksums,
   checkpoint_io,
   checkpoint_npz,
+  checkpoint_orbax,
   fs,
   lookup,
   trees,
@@ -43,6 +45,7 @@ from big_vision.types import PyTree
 __all__ = [
   "CheckpointManager",
   "collect_orphans",
+  "leaf_names",
   "latest",
   "load_checkpoint",
   "load_checkpoint_np",
@@ -106,7 +109,7 @@ def load_params(ckpt: str | os.PathLike | Mapping[str, Any], **kw: Any) -> Any:
 def _load_params_ts(path, key, **kw):
   folder = _resolve(path)
   regex = f"params/{key}($|/.*)" if key else "params/.*"
-  names = checkpoint_io.leaf_names(folder)
+  names = leaf_names(folder)
   if not any(re.match(regex, n) for n in names):
     tree = trees.tree_unflatten([(n, 0) for n in names])
     if "params" not in tree:
@@ -175,6 +178,22 @@ def _resolve(path):
   return latest(os.fspath(path)) or os.fspath(path)
 
 
+def leaf_names(folder: str) -> list[str]:
+  """Lists the names of the leaves of a checkpoint.
+
+  Args:
+    folder: folder of the checkpoint, also one of orbax's checkpointers.
+
+  Returns:
+    Sorted list of names.
+
+  Raises:
+    FileNotFoundError: the folder does not exist.
+  """
+  found = checkpoint_orbax.find(folder)
+  return found.names if found else checkpoint_io.leaf_names(folder)
+
+
 def load_checkpoint_ts(path: str, **tsload_kw: Any) -> PyTree:
   """Reads the newest checkpoint with a prefix, or the one in a folder.
 
@@ -198,7 +217,7 @@ def tsload(
   """Reads a tree, or a part of it, from the folder of a checkpoint.
 
   Args:
-    path: folder of the checkpoint.
+    path: folder of the checkpoint, also one of orbax's checkpointers.
     tree: pytree whose names say what to read and whose structure is returned.
       Shapes of leaves that are jax.ShapeDtypeStruct are checked; other leaves
       do not matter.
@@ -222,7 +241,8 @@ def tsload(
   if tree is not None and regex is not None:
     raise ValueError("Pass tree or regex to say what to read, not both.")
 
-  stored = checkpoint_io.leaf_names(path)
+  found = checkpoint_orbax.find(path)
+  stored = found.names if found else checkpoint_io.leaf_names(path)
   if tree is None:
     names = [n for n in stored if re.match(regex or "", n)]
     if not names:
@@ -237,7 +257,8 @@ def tsload(
   leaves, treedef = checkpoint_npz.named_leaves(tree)
   names = [n for n, _ in leaves]
   checkpoint_npz.check_present(names, stored, path)
-  described = checkpoint_checksums.describe(path, names)
+  describe = functools.partial(checkpoint_checksums.describe, path)
+  described = found.describe(names) if found else describe(names)
   checkpoint_npz.check_shapes(leaves, described, path)
 
   if shardings is None:
@@ -247,6 +268,8 @@ def tsload(
   for name, s in zip(names, shardings, strict=True):
     if isinstance(s, str) and s != "host":
       raise ValueError(f"Sharding {s!r} of leaf {name!r}: did you mean 'host'?")
+  if found:
+    return treedef.unflatten(found.read(names, shardings))
   return treedef.unflatten(
     checkpoint_io.read(path, names, shardings, described)
   )
@@ -329,8 +352,10 @@ def _save(mngr, pytree, staged, commit):
   finish = checkpoint_io.start_write(staged, leaves)
 
   def complete():
-    finish()
-    checkpoint_io.barrier("written")
+    written = finish()
+    checkpoint_io.barrier("written")  # Metadata may be from another process.
+    checkpoint_checksums.leave(staged, written, jax.process_index())
+    checkpoint_io.barrier("summed")
     if jax.process_index() == 0:
       checkpoint_checksums.collect(staged)
       commit(staged)

@@ -23,6 +23,7 @@ from big_vision import (
   checkpoints,
   devices,
   fs,
+  guards,
   lookup,
   losses,
   metrics,
@@ -113,6 +114,7 @@ def _input_shapes(config):
   return config.get("init_shapes", [(1, 224, 224, 3)])
 
 
+@guards.transfers
 def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
   """Runs all evaluators of a config.
 

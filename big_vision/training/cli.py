@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from absl import flags, logging
 
-from big_vision import devices, fs, metrics, profiler, schedules
+from big_vision import devices, fs, guards, metrics, profiler, schedules
 from big_vision import optax as bv_optax
 from big_vision import workdir as workdir_lib
 from big_vision.chrono import chrono
@@ -106,6 +106,7 @@ def start_jax() -> None:
     jax.config.update("jax_compilation_cache_dir", cache)
 
 
+@guards.transfers  # But for the loop, which disallows them.
 def train(
   build: Callable[[Setup], Recipe],
   config: ConfigLike,
