@@ -147,30 +147,30 @@ def latest(path: str) -> str | None:
   last = _read_last(path)
   if last and fs.isdir(f"{path}-{last}"):
     return f"{path}-{last}"
-  folders = _complete(path)
-  if not folders:
-    return None
-  logging.warning(
-    "%s-LAST %s. Taking the newest complete checkpoint, %s.",
-    path,
-    f"names {last}, which is not there" if last else "is missing",
-    folders[-1],
-  )
-  return folders[-1]
+  why = f"names {last}, which is not there" if last else "is missing"
+  for folder, is_complete in _found(path):
+    if is_complete and checkpoint_io.leaf_names(folder):
+      logging.warning(
+        "%s-LAST %s. Taking the newest complete checkpoint, %s.",
+        path, why, folder,
+      )  # fmt: skip
+      return folder
+    logging.warning("%s-LAST %s. %s may be incomplete.", path, why, folder)
+  return None
 
 
-def _complete(path):
-  """Lists the folders of complete checkpoints, oldest first."""
+def _found(path):
+  """Yields (folder, whether it is complete for certain), the newest first."""
   folder, base = fs.dirname(path) or ".", os.path.basename(path)
   if not fs.isdir(folder):
-    return []
+    return
   pattern = re.compile(re.escape(base) + r"-(\d{9,})(-tmp)?")
   matches = [m for n in fs.listdir(folder) if (m := pattern.fullmatch(n))]
-  matches.sort(key=lambda m: (int(m[1]), not m[2]))
-  if not fs.is_local(path):
-    # Written under its name, the newest may be incomplete; those before are not.
-    matches = [m for m in matches if m[1] != matches[-1][1]]
-  return [fs.join(folder, m[0]) for m in matches]
+  matches.sort(key=lambda m: (int(m[1]), not m[2]), reverse=True)
+  for m in matches:
+    # A remote one is written under its name; when the next begins, it is done.
+    complete = fs.is_local(path) or m[1] != matches[0][1]
+    yield fs.join(folder, m[0]), complete
 
 
 def _resolve(path):

@@ -475,3 +475,32 @@ def test_remote_protocol(prefix, monkeypatch):
   os.makedirs(prefix + "-000000001-tmp")
   assert len(checkpoints.collect_orphans(prefix)) == 1
   assert names() == ["000000002", "LAST"]
+
+
+def test_latest_without_last(prefix):
+  """The newest complete checkpoint is found, and survives a start."""
+  assert checkpoints.latest(prefix) is None
+  tree = {"x": np.arange(3)}
+  for step, keep in ((1, True), (2, False)):
+    checkpoints.save_checkpoint_ts(_Now(), tree, prefix, step, keep)
+  newest = f"{prefix}-000000002-tmp"
+  assert checkpoints.latest(prefix) == newest
+  os.makedirs(f"{prefix}-000000003")  # Nothing in it.
+  for content in (None, "000000009", ""):
+    os.remove(f"{prefix}-LAST")
+    if content is not None:
+      with open(f"{prefix}-LAST", "w", encoding="utf-8") as f:
+        f.write(content)
+    assert checkpoints.latest(prefix) == newest
+    np.testing.assert_array_equal(
+      checkpoints.load_checkpoint_ts(prefix)["x"], tree["x"]
+    )
+    checkpoints.collect_orphans(prefix)
+    assert os.path.isdir(newest) and checkpoints._read_last(prefix)
+
+
+class _Now:
+  """A manager with which every save is complete at once."""
+
+  def wait_until_finished(self):
+    pass

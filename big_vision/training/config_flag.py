@@ -205,6 +205,11 @@ def prepare(config: mlc.ConfigDict, given: Mapping[str, str | None]) -> None:
     try:
       config_path.get_type(key, config)
     except (AttributeError, LookupError, TypeError, ValueError) as e:
+      if named and isinstance(config.get(path[0]), list | tuple):
+        raise lookup.ConfigError(
+          f"config.{key} is not there: config.{path[0]} is a list, whose "
+          f"entries are config.{path[0]}[0] and so on."
+        ) from e
       raise lookup.ConfigError(
         f"config.{key} is not there: {user_errors.message(e)}"
       ) from e

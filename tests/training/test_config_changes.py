@@ -29,7 +29,9 @@ def workdir_of(path, config, checkpoint=True):
   """A workdir as a run leaves it."""
   metrics.BigVisionMetricWriter(workdir=str(path), config=config).close()
   if checkpoint:
-    (path / "checkpoint.bv-000000005").mkdir()
+    leaf = path / "checkpoint.bv-000000005/x"
+    leaf.mkdir(parents=True)
+    (leaf / ".zarray").touch()
     (path / "checkpoint.bv-LAST").write_text("000000005")
   return str(path)
 
