@@ -38,7 +38,7 @@ def make(config: ConfigLike) -> optax.GradientTransformation:
       else than an optimizer.
   """
   name = config["optax_name"]
-  factory = _find(name)
+  factory = find(name)
   kw = {**(config.get("optax") or {})}
   try:
     inspect.signature(factory).bind(**kw)
@@ -65,8 +65,18 @@ def make(config: ConfigLike) -> optax.GradientTransformation:
   return tx
 
 
-def _find(name: str) -> Callable[..., Any]:
-  """Looks up `config.optax_name`."""
+def find(name: str) -> Callable[..., Any]:
+  """Looks up `config.optax_name`.
+
+  Args:
+    name: see `big_vision.optax.make`.
+
+  Returns:
+    The function that makes the optimizer.
+
+  Raises:
+    ValueError: there is none; names the nearest ones.
+  """
   if name in _OPTIMIZERS:
     return _OPTIMIZERS[name]
   found = optax

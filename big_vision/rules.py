@@ -125,7 +125,7 @@ def _nearest(words: Sequence[str], names: Sequence[str]) -> list[str]:
 
   def score(name: str) -> float:
     best = [max(alike(w, p) for p in name.split("/")) for w in words]
-    return min(best, default=0.0)
+    return sum(best) / len(best) if best else 0.0
 
   scores = {name: score(name) for name in names}
   top = max(scores.values())

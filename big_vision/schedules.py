@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import core
 
 from big_vision import guards, lookup
 from big_vision.types import ConfigLike, Schedule
@@ -176,7 +177,7 @@ def check_not_negative(value: Any, key: str) -> None:
   Raises:
     lookup.ConfigError: it is negative or not a number.
   """
-  if value is None or isinstance(value, jax.core.Tracer):
+  if value is None or isinstance(value, core.Tracer):
     return
   try:
     allowed = bool(value >= 0)

@@ -166,3 +166,14 @@ def test_resume_of_another_run_says_the_differences(first, tmp_path, said):
   start(tmp_path / "w", c)
   assert [t for t in said if "config.resume" in t and "config.seed = 1" in t]
   assert list(toy.rows(tmp_path / "w")) == [5]
+
+
+def test_evaluation_keeps_the_config_of_a_training(workdir):
+  from big_vision.tools import eval_only
+
+  before = (workdir / "config.json").read_bytes()
+  c = config()
+  c.evals = {}
+  c.init_shapes = [(1, 8, 8, 1)]
+  eval_only.evaluate(c, str(workdir))
+  assert (workdir / "config.json").read_bytes() == before

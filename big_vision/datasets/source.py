@@ -79,6 +79,14 @@ class DataSource:
     """
     return []
 
+  def find_damage(self) -> str | None:
+    """Finds out which file is damaged, after reading lost data.
+
+    Returns:
+      A message with the file and the place; None if nobody knows.
+    """
+    return None
+
   def classes_of(self, feature: str) -> Classes | None:
     """Finds the classes of a feature, in all that the source can see.
 
@@ -205,6 +213,7 @@ _OPTIONAL = (
   "bytes_per_example",
   "block_size",
   "bad_examples",
+  "find_damage",
   "class_names",
   "num_classes",
   "classes_of",

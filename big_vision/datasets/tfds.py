@@ -96,6 +96,10 @@ class DataSource(python_reader.Reader, source.DataSource):
     """See the base class: what TFDS says about the feature."""
     return classes_of(self.builder, feature)
 
+  def find_damage(self) -> str | None:
+    """See the base class."""
+    return records.find_damage(self.builder, self.split)
+
   def example_spec(self) -> Any:
     """See the base class; opens no file."""
     spec = example_spec(self.builder, tuple(self._skip_decode))

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
 from big_vision import losses
 from big_vision.evaluators import iteration
@@ -84,20 +83,6 @@ def _mapped(
   return labels[:, has_output], logits[:, mapping[has_output]]
 
 
-@jax.jit
-def count_unlabeled(labels: Array, mask: Array) -> Array:
-  """Counts examples that have no label.
-
-  Args:
-    labels: [B, C] multi-hot labels.
-    mask: [B], 0 on padding.
-
-  Returns:
-    int32 scalar.
-  """
-  return ((labels.max(axis=-1) == 0) & (mask != 0)).sum(dtype=jnp.int32)
-
-
 def trial(
   predict_fn: PredictFn,
   train_state: TrainState,
@@ -152,7 +137,7 @@ class Evaluator:
     self.label_key = label_key
     self.batches = iteration.open_batches(**kw)
     self.steps = self.batches.steps
-    self._data, self._warned = kw.get("data"), False
+    self._data = kw.get("data")
 
   def run(self, train_state: TrainState) -> Iterator[tuple[str, float]]:
     """Evaluates once over the whole dataset.
@@ -172,12 +157,8 @@ class Evaluator:
       yield "prec@1", float(correct / weight)
       yield "loss", float(loss / weight)
     if unlabeled and self.label_key in self.batches.one_label:
-      if not self._warned:
-        logging.warning(
-          "%d examples of %s have no label (-1): they are left out of prec@1 and "
-          "loss.", unlabeled, self._data
-        )  # fmt: skip
-      self._warned = True
+      what = "they are left out of prec@1 and loss"
+      iteration.warn_once(self, unlabeled, self._data, what)
       yield "unlabeled", float(unlabeled)
 
   def _sums(
@@ -186,4 +167,4 @@ class Evaluator:
     labels = iteration.take(batch, self.label_key)
     mask = batch.pop("_mask")
     sums = self.eval_fn(train_state, batch, labels, mask)
-    return *sums, count_unlabeled(labels, mask)
+    return *sums, iteration.count_unlabeled(labels, mask)

@@ -350,6 +350,9 @@ class Evaluator:
       return self.representation_fn(train_state, batch, labels, mask)
 
     x, y = iteration.rows(map(represent, batches), batches)
+    what = "in the test split they count as wrong"
+    data = f"{name} ({split})"
+    iteration.warn_once(self, int((np.asarray(y) < 0).sum()), data, what)
     return x.astype(np.float32), y
 
   def _num_classes(self, name: str, split: str) -> int:

@@ -11,6 +11,8 @@ Evaluators without `trial` are not tried.
 """
 
 import functools
+import linecache
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,13 +22,20 @@ import jax.numpy as jnp
 from big_vision import devices as bv_devices
 from big_vision import lookup
 from big_vision.evaluators import build
-from big_vision.types import ConfigLike, Devices, PredictFns, TrainState
+from big_vision.types import (
+  Batch,
+  ConfigLike,
+  Devices,
+  PredictFns,
+  TrainState,
+)
 
 
 def check(
   config: ConfigLike,
   predict_fns: PredictFns,
   train_state: TrainState,
+  training: Batch,
   devices: Devices,
 ) -> None:
   """Traces what the evaluators of a config compute, once per input shape.
@@ -35,11 +44,13 @@ def check(
     config: ConfigDict of a run, which `validate` has passed.
     predict_fns: name -> `(train_state, batch, **kw) -> anything`.
     train_state: shapes of the first argument of the predict functions.
+    training: shapes of a batch of training.
     devices: flat array of devices in the order of the mesh.
 
   Raises:
     lookup.ConfigError: names the preprocessing that does not fit.
   """
+  known: dict[Any, Any] = {}
   for name, cfg in config.get("evals", {}).items():
     cfg = build.as_dict(cfg)
     module = build.module_of(cfg.get("type", name), name)
@@ -50,7 +61,7 @@ def check(
     )
     batch_size, _ = build.batch_size_of(config, name, cfg)
     cfg = {**cfg, "devices": devices, "batch_size": batch_size}
-    for key, shapes, on_host in _batches(module, cfg):
+    for key, shapes, on_host in _batches(module, cfg, known):
       trial = functools.partial(module.trial, fn, cfg=cfg)
       where = f"config.evals.{name}.{key}"
       try:
@@ -59,13 +70,14 @@ def check(
         text = misfit(e)
         if text is None:
           raise
+        given = describe(shapes, on_host if is_missing(text) else {})
         raise lookup.ConfigError(
-          f"{where}{describe(shapes, on_host)} does not fit: {text}"
+          f"{where}{given} does not fit: {text}{_compare(shapes, training)}"
         ) from e
 
 
 def _batches(
-  module: Any, cfg: dict[str, Any]
+  module: Any, cfg: dict[str, Any], known: dict[Any, Any]
 ) -> Iterator[tuple[str, dict[str, Any], dict[str, str]]]:
   """Yields key, shapes of a batch, and why other features stay on the host."""
   from big_vision.pipeline import abstract  # The TensorFlow wing.
@@ -75,7 +87,7 @@ def _batches(
   for key, data, pp_fn, needs in inputs:
     if data is None:
       continue
-    features = abstract.features(data, pp_fn)
+    features = abstract.features(data, pp_fn, known)
     shapes = abstract.batch_shapes(features, cfg["batch_size"])
     on_host = {
       k: abstract.why_on_host(v) for k, v in features.items() if k not in shapes
@@ -104,9 +116,25 @@ def describe(shapes: dict[str, Any], on_host: dict[str, str]) -> str:
   def one(x):
     return str(list(x.shape)) if hasattr(x, "shape") else "…"
 
-  parts = [f"{k} {one(v)}" for k, v in shapes.items() if k != "_mask"]
+  parts = [f"{k} {one(v)}" for k, v in shapes.items() if k[:1] != "_"]
   parts += [f"{k}, which {why}" for k, why in on_host.items()]
   return f" ({'; '.join(parts) or 'nothing'})"
+
+
+def _compare(shapes: Batch, training: Batch) -> str:
+  """Ends an error with the features that training has in other sizes."""
+  size = lambda x: getattr(x, "shape", [None])[1:]
+  other = {
+    k: training[k]
+    for k in shapes
+    if k in training and size(training[k]) != size(shapes[k])
+  }
+  return f" Training has{describe(other, {})}." if other else ""
+
+
+def is_missing(text: str) -> bool:
+  """Tells whether a text of `misfit` is about a feature that is not there."""
+  return text.startswith("there is no ") or " is not in the batch" in text
 
 
 # What errors say that are about shapes, in JAX, Flax, NumPy and this library.
@@ -141,8 +169,10 @@ def _without_feature(e: KeyError) -> str | None:
   last = e.__traceback__
   while last is not None and last.tb_next is not None:
     last = last.tb_next
-  batch = last.tb_frame.f_locals.get("batch") if last is not None else None
-  if not isinstance(batch, dict) or e.args[0] in batch:
+  if last is None:
+    return None
+  line = linecache.getline(last.tb_frame.f_code.co_filename, last.tb_lineno)
+  if not re.search(rf"\bbatch\[[\"']{re.escape(e.args[0])}[\"']\]", line):
     return None
   return (
     f"there is no {e.args[0]!r} of fixed size. Does the preprocessing make and "

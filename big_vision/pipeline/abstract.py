@@ -13,13 +13,18 @@ from big_vision.pp import builder, rng
 from big_vision.tf import tf
 
 
-def features(data: Mapping[str, Any], pp_fn: str | None) -> dict[str, Any]:
+def features(
+  data: Mapping[str, Any],
+  pp_fn: str | None,
+  known: dict[Any, Any] | None = None,
+) -> dict[str, Any]:
   """Derives the features of preprocessed examples.
 
   Args:
     data: arguments of `datasets.core.get`; or what raw examples are, a dict of
       tf.TensorSpec.
     pp_fn: preprocessing string.
+    known: keeps results for calls with the same kind of raw examples.
 
   Returns:
     Name -> tf.TensorSpec or another spec of TensorFlow, without batch axis.
@@ -30,14 +35,21 @@ def features(data: Mapping[str, Any], pp_fn: str | None) -> dict[str, Any]:
     raw = tf.data.Dataset.from_generator(
       lambda: iter(()), output_signature=dict(data)
     )
+  key = (pp_fn, str(raw.element_spec))
+  if known is not None and key in known:
+    return known[key]
   preprocess_fn = builder.get_preprocess_fn(pp_fn, log_data=False)
 
   def prepare(example):
     zero = tf.zeros([], tf.int64)
+    number = {k: example[k] for k in ("_id",) if k in example}
     with rng.example_seed(tf.stack([zero, zero]), zero):
-      return preprocess_fn(dict(example))
+      return {**number, **preprocess_fn(dict(example))}
 
-  return dict(raw.map(prepare).element_spec)
+  out = dict(raw.map(prepare).element_spec)
+  if known is not None:
+    known[key] = out
+  return out
 
 
 def batch_shapes(

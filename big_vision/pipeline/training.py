@@ -88,9 +88,8 @@ def training(
     mixture.log_shares(weights, datasets)
     draws = mixture.Draws(list(weights.values()), seed, layout)
     examples = functools.partial(mixture.mix, datasets, draws, layout)
-  exact = all(d.exact for d in datasets)
   prefetch = config.get("prefetch", 2)
-  ds = _batches(examples, local, prefetch, start_step, exact)
+  ds = _batches(datasets, examples, local, prefetch, start_step)
   return ds, sum(d.size or 0 for d in datasets)
 
 
@@ -150,6 +149,7 @@ def make_for_train(
       shuffle_buffer_size=shuffle_buffer_size,
       pre_filter_fn=pre_filter_fn,
       cache_raw=cache_raw,
+      skip_errors=skip_errors,
     ),
     preprocess_fn=preprocess_fn,
     seed=seed,
@@ -160,9 +160,7 @@ def make_for_train(
     pack=pack,
     skip_errors=skip_errors,
   )
-  return _batches(
-    examples.from_step, local, prefetch, start_step, examples.exact
-  )
+  return _batches([examples], examples.from_step, local, prefetch, start_step)
 
 
 def _open_dataset(
@@ -210,6 +208,7 @@ def _make_stream(
     pre_filter_fn=config.get("pre_filter_fn"),
     cache_raw=config.get("cache_raw", False),
     memory_gb=config.get("memory_gb", memory_gb),
+    skip_errors=config.get("skip_errors", False),
   )
   size = config.get("shuffle_buffer_size")
   if source.random_access:
@@ -235,8 +234,9 @@ def _keep_only(preprocess_fn, keys, name):
   return fn
 
 
-def _batches(examples, local_batch_size, prefetch, start_step, exact):
+def _batches(datasets, examples, local_batch_size, prefetch, start_step):
   """Makes batches of `examples(step, record=None)`, which starts anywhere."""
+  exact = all(d.exact for d in datasets)
   ds = examples(start_step)
   if local_batch_size:
     ds = ds.batch(local_batch_size, drop_remainder=True)
@@ -253,7 +253,12 @@ def _batches(examples, local_batch_size, prefetch, start_step, exact):
     remedy = " Set config.input.skip_errors=True to drop such examples."
     return failed and failed + "." + remedy
 
-  return failures.explained_by(ds, explain)
+  def ended():
+    messages = (None if d.exact else d.skipping.message for d in datasets)
+    return next(filter(None, messages), None)
+
+  sources = [d.stream.source for d in datasets]
+  return failures.explained_by(ds, explain, ended, sources)
 
 
 def host_options() -> tf.data.Options:

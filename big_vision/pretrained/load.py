@@ -106,6 +106,7 @@ def from_huggingface(path: str, **kw: str | None) -> Embedder:
   Raises:
     ValueError: there is no such checkpoint, or it lacks one of the towers.
   """
+  huggingface_files.check_kind(path)
   hf_config = huggingface_files.read_config(path)
   if huggingface_config.parts_of(hf_config) != huggingface_config.PARTS:
     raise ValueError(f"{path} has one tower: it cannot compare.")

@@ -241,7 +241,8 @@ def _prepare_key(
   name = path[-1]
   is_there = name in node
   value = node.get(name)
-  current = node.get_type(name) if is_there else None
+  current: Any = node.get_type(name) if is_there else None
+  kind: type
   if text is not None and text.lower() == "none":
     kind = object
   elif is_there and isinstance(value, list):

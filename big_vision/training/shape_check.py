@@ -55,7 +55,13 @@ def check(
       with explained(setup):
         update.eval_shape(state, global_batch(setup), frozen, rng, static)  # pyright: ignore[reportFunctionMemberAccess]
     state = step_lib.with_frozen(state, frozen)
-    trial.check(setup.config, recipe.predict_fns, state, setup.devices)
+    trial.check(
+      setup.config,
+      recipe.predict_fns,
+      state,
+      global_batch(setup),
+      setup.devices,
+    )
 
 
 def global_batch(setup: Setup) -> dict[str, Any]:
@@ -96,10 +102,10 @@ def explained(setup: Setup) -> Iterator[None]:
     text = trial.misfit(e)
     if text is None or text.startswith("config."):
       raise
-    batch = trial.describe(setup.batch_shapes, _on_host(setup.config))
-    what = (
-      "a batch" if isinstance(e, KeyError) else "config.model or config.loss"
-    )
+    missing = trial.is_missing(text)
+    on_host = _on_host(setup.config) if missing else {}
+    batch = trial.describe(setup.batch_shapes, on_host)
+    what = "config.model" if missing else "config.model or config.loss"
     raise lookup.ConfigError(
       f"config.input.pp{batch} does not fit {what}: {text}"
     ) from e

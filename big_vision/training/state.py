@@ -188,6 +188,7 @@ def initialize(recipe: Recipe, setup: Setup, plan: Plan) -> TrainState:
       rng_init,
       plan.shapes["params"],
       plan.shardings["params"],
+      key=recipe.params_name or "model",
     )
     opt = jax.jit(
       lambda p: nn.unbox(plan.make["opt"](p)),

@@ -319,3 +319,25 @@ def test_labels(folder):
   assert source.read(tf.constant(1, tf.int64))["label"] == 2
   with pytest.raises(ValueError, match="not be negative"):
     source.read(tf.constant(2, tf.int64))
+  assert source.classes_of("label") is None
+  values = [b"1", b"1.5", b'"dog"', b"1" + b"0" * 30]
+  for value, message in zip(
+    values,
+    (
+      None,
+      "1.5 of .*/0 is not an integer",
+      "b'dog' of .*/0 is text",
+      "does not fit into int64",
+    ),
+    strict=True,
+  ):
+    path.write_bytes(tar_bytes([("0.json", b'{"y": %s}' % value)]))
+    source = webdataset.DataSource(
+      str(path), features=dict(label="json:y"), num_classes=2
+    )
+    assert source.classes_of("label").num == 2
+    if message is None:
+      assert source.read(tf.constant(0, tf.int64))["label"] == 1
+    else:
+      with pytest.raises(ValueError, match=message):
+        source.read(tf.constant(0, tf.int64))

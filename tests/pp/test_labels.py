@@ -74,10 +74,13 @@ def test_training_on_labels_out_of_range():
     batches(5)
   assert all((x.sum(axis=1) == 1).all() for x in batches(5, skip_errors=True))
   assert all((x.sum(axis=1) == 1).all() for x in batches(10))
+  has_label = lambda e: tf.reduce_any(e["labels"] > 0)
+  kept = batches(5, post_filter_fn=has_label)
+  assert all((x.sum(axis=1) == 1).all() for x in kept)
 
 
 def predict(state, batch):
-  return jax.nn.one_hot(batch["image"][:, 0], 10) * state, None
+  return jax.nn.one_hot(batch["image"][:, 0].astype(int), 10) * state, None
 
 
 def evaluate(label, depth=10, more=""):
@@ -114,7 +117,7 @@ def test_examples_without_label_are_counted_and_said(caplog):
   with caplog.at_level("WARNING", logger="absl"):
     first, second = evaluate([0, 1, -1, 3, -1])
   assert first == second and first["unlabeled"] == 2 and first["prec@1"] == 1
-  assert caplog.text.count("2 examples of {'name': 'mine'} have no label") == 1
+  assert caplog.text.count("2 examples of {'name': 'mine'} have no label:") == 1
   caplog.clear()
   with caplog.at_level("WARNING", logger="absl"):
     first, _ = evaluate([0, 1, 2])

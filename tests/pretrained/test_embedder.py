@@ -14,6 +14,7 @@ from scipy import special
 from big_vision import checkpoint_npz, checkpoints, embedder, lookup
 from big_vision.configs.proj.clippo import train_clippo
 from big_vision.configs.proj.image_text import siglip_lit_coco, siglip_pretrain
+from big_vision.models import vit
 from big_vision.models.proj.clippo import one_tower
 from big_vision.models.proj.image_text import preprocessing, two_towers
 
@@ -90,6 +91,19 @@ def test_model_of_a_run(workdir, model):
   want = np.exp(params["t"]) * cosines + params["b"]
   np.testing.assert_allclose(model.logits(*got), want, atol=1e-5)
   np.testing.assert_allclose(out["t"], np.exp(params["t"]), rtol=1e-6)
+
+
+def test_positions_of_images_that_are_no_squares(workdir):
+  """16 positions of 4x4 are not those of 2x8."""
+  path, _, params = workdir
+  stored = params["img"]["pos_embedding"]
+  assert stored.shape[1] == 16
+  pp = "resize((16, 64))|value_range(-1, 1)"
+  wide = embedder.load(path, pp_img=pp)
+  want = vit.resample_posemb(stored, stored, grid=(2, 8))
+  got = np.asarray(wide.params["img"]["pos_embedding"])
+  np.testing.assert_array_equal(got, want)
+  assert np.abs(got - stored).max() > 0.1
 
 
 def test_any_number_of_any_size(model):

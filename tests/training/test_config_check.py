@@ -1,5 +1,9 @@
 """What is wrong with a config is said before anything starts."""
 
+import importlib
+import json
+import pathlib
+
 import jax
 import pytest
 
@@ -163,3 +167,20 @@ def test_the_one_check_covers_data_and_evaluators(change, message):
   else:
     with pytest.raises(ValueError, match=message):
       config_check.check(c)
+
+
+def test_published_configs_pass():
+  """What concerns neither data nor the number of devices."""
+  golden = pathlib.Path(__file__).parents[1] / "golden/configs.json"
+  stored = json.loads(golden.read_text())
+  for name, arg in ((n, a) for n in stored for a in stored[n]):
+    module = importlib.import_module(f"big_vision.configs.{name}")
+    c = module.get_config(*([arg] if arg else []))
+    if "optax_name" not in c:  # Of the speed of models; not for a trainer.
+      continue
+    config_check._check_dtypes(c, "config")
+    config_check._check_num_classes(c.get("num_classes"))
+    config_check._check_mixup(c.get("mixup") or {})
+    bv_optax.check(c)
+    if "input" in c:
+      config_check._check_lengths(c)
