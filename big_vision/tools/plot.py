@@ -183,8 +183,7 @@ def _initial_file(path):
 def _merge(initial, series):
   """Puts the values from before the first step in front of the curves.
 
-  What is no curve and not of an evaluator, such as the number of parameters, is
-  left out.
+  The number of parameters and timings, which make no curve, are left out.
   """
   out = dict(series)
   for name, before in initial.items():
