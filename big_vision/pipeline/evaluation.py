@@ -224,8 +224,7 @@ def make_for_inference(
       named = named.map(functools.partial(record.begin, "evaluation"))
       return named.map(lambda _, x: prepare(*x[1])).map(record.end)
 
-    failed = failures.find_failure(examples, None)
-    return failed and failed + "."
+    return failures.find_failure(examples, None)
 
   sources = [source] if source else []
   return failures.explained_by(ds, explain, sources=sources), num_batches

@@ -48,7 +48,7 @@ class Record:
 
     def note(index, epoch, tfds_id):
       tfds_id = readable(tfds_id.numpy())
-      which = f"tfds_id={tfds_id!r}" if tfds_id else f"index {int(index)}"
+      which = f"tfds_id='{tfds_id}'" if tfds_id else f"index {int(index)}"
       self.current = f"{which} of the dataset {name!r} in epoch {int(epoch)}"
 
     tf.py_function(note, [index, epoch, tfds_id], [])
@@ -157,6 +157,7 @@ def explained_by(
   explain: Callable[[int], str | None],
   ended: Callable[[], str | None] = lambda: None,
   sources: Sequence[DataSource] = (),
+  remedy: str = "",
 ) -> tf.data.Dataset:
   """Attaches to a dataset how to find out what is behind an error.
 
@@ -169,11 +170,13 @@ def explained_by(
       if that is not known.
     ended: says why there are no more examples, None if that is not the reason.
     sources: where the examples come from.
+    remedy: what errors advise.
 
   Returns:
     The dataset, for `iterate`.
   """
-  ds.explain_failure, ds.why_ended, ds.sources = explain, ended, sources
+  ds.explain_failure, ds.why_ended = explain, ended
+  ds.sources, ds.remedy = sources, remedy
   return ds
 
 
@@ -187,8 +190,8 @@ def iterate(ds: tf.data.Dataset) -> Any:
     Its elements.
 
   Raises:
-    ValueError: an example could not be preprocessed; names it.
-    ConfigError: no example is left.
+    ConfigError: an example could not be preprocessed (names it), or none is
+      left.
   """
   it = iter(ds)
   num_batches = 0
@@ -216,14 +219,13 @@ def _explain(ds: tf.data.Dataset, num_batches: int, e: Exception) -> Exception:
     if message := next(filter(None, found), None):
       return ValueError(message)
   logging.error(
-    "An input pipeline failed, looking for the example: %s", reason(e)
+    "An input pipeline failed, looking for the example: %s", _message(e)
   )
   failed = ds.explain_failure(num_batches)
   if not failed:
     return e
-  return ValueError(
-    f"Preprocessing failed for the example with {failed}\n{_message(e)}"
-  )
+  text = f"Preprocessing failed for the example with {failed}: {reason(e)}"
+  return ConfigError(" ".join([text.rstrip(".") + ".", ds.remedy]).strip())
 
 
 def report_bad_examples(

@@ -249,16 +249,15 @@ def _batches(datasets, examples, local_batch_size, prefetch, start_step):
     # Without `exact`, the search is one from the beginning.
     step = start_step + num_batches if exact else 0
     num = (local_batch_size or 1) if exact else None
-    failed = failures.find_failure(functools.partial(examples, step), num)
-    remedy = " Set config.input.skip_errors=True to drop such examples."
-    return failed and failed + "." + remedy
+    return failures.find_failure(functools.partial(examples, step), num)
 
   def ended():
     messages = (None if d.exact else d.skipping.message for d in datasets)
     return next(filter(None, messages), None)
 
   sources = [d.stream.source for d in datasets]
-  return failures.explained_by(ds, explain, ended, sources)
+  remedy = "Set config.input.skip_errors=True to drop such examples."
+  return failures.explained_by(ds, explain, ended, sources, remedy)
 
 
 def host_options() -> tf.data.Options:
