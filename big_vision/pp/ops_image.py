@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from big_vision import lookup
-from big_vision.pp import rng, utils
+from big_vision.pp import decoding, rng, utils
 from big_vision.pp.registry import Registry
 from big_vision.pp.types import TensorFn
 from big_vision.tf import tf
@@ -17,26 +17,42 @@ InKeyOutKey = utils.InKeyOutKey
 
 @Registry.register("preprocess_ops.decode")
 @InKeyOutKey()
-def get_decode(channels: int = 3, precise: bool = False) -> TensorFn:
-  """Decodes a JPEG, PNG, GIF (first frame) or BMP image.
+def get_decode(
+  channels: int = 3,
+  precise: bool = False,
+  exif: bool = False,
+  background: str | int | Sequence[int] | None = None,
+  max_pixels: int | None = None,
+  followed_by: str | None = None,
+) -> TensorFn:
+  """Decodes an image file: JPEG, PNG, WebP, GIF (first frame), BMP and others.
 
   Args:
     channels: int, of the result; 0 for as many as the image has.
-    precise: bool, decodes JPEG with the most accurate method; takes only JPEG
-      and PNG.
+    precise: bool, decodes JPEG with the most accurate method.
+    exif: bool, turns photographs that were taken on the side.
+    background: "white", "black", "gray", a brightness or three of them: the
+      color behind transparent images. None drops alpha: a clear pixel has
+      whatever color the file stores for it.
+    max_pixels: int, images with more pixels are errors; None means the
+      environment variable BV_MAX_IMAGE_PIXELS, else 178,956,970.
+    followed_by: str, the next op, which the builder fills in: JPEGs of more than
+      67 million pixels are decoded at a fraction if it makes them small.
 
   Returns:
     `string [] -> uint8 [H, W, channels]`.
+
+  Raises:
+    ConfigError: an argument cannot be used.
   """
-
-  def decode(image):
-    if precise:
-      return tf.image.decode_jpeg(
-        image, channels=channels, dct_method="INTEGER_ACCURATE"
-      )
-    return tf.io.decode_image(image, channels=channels, expand_animations=False)
-
-  return decode
+  return decoding.Decoder(
+    channels=channels,
+    precise=precise,
+    exif=exif,
+    background=background,
+    max_pixels=max_pixels,
+    wanted=decoding.wanted_by(followed_by),
+  )
 
 
 # These methods average with positive weights: results stay in the range of the
@@ -216,6 +232,7 @@ def get_decode_jpeg_and_inception_crop(
   method: str = "bilinear",
   antialias: bool = False,
   dct_scale: bool = False,
+  max_pixels: int | None = None,
 ) -> TensorFn:
   """Decodes only the part that `inception_crop` crops.
 
@@ -229,10 +246,13 @@ def get_decode_jpeg_and_inception_crop(
     antialias: bool, as for `resize`.
     dct_scale: bool, whether crops of at least 2, 4 or 8 times `size` are
       decoded at 1/2, 1/4 or 1/8 of the resolution: faster, and smoother than
-      `resize` without antialias; docs/benchmarks.md has by how much.
+      `resize` without antialias; docs/benchmarks.md has by how much. Crops of
+      more than 67 million pixels are in any case.
+    max_pixels: int, as for `decode`.
 
   Returns:
-    `string [] -> uint8 [h, w, 3]`; only for JPEG.
+    `string [] -> uint8 [h, w, 3]`. Other formats than JPEG are decoded in full,
+    as `decode` does it, and cropped by the same box.
 
   Raises:
     ValueError: unknown method.
@@ -241,31 +261,47 @@ def get_decode_jpeg_and_inception_crop(
   """
   _check_method("decode_jpeg_and_inception_crop", method)
 
-  def decode_jpeg_and_inception_crop(jpeg):
-    begin, extent = _inception_box(
-      tf.image.extract_jpeg_shape(jpeg),
-      area_min,
-      area_max,
-      aspect_ratio_range=(ratio_min, ratio_max),
+  decode = decoding.Decoder(max_pixels=max_pixels)
+  hw = tuple(utils.maybe_repeat(size, 2)) if size else None
+
+  def decode_jpeg_and_inception_crop(data):
+    data = tf.convert_to_tensor(data)
+    partly = decode.reads_as_jpeg(data)
+    # What is not a JPEG cannot be decoded in part.
+    image = tf.cond(
+      partly, lambda: tf.zeros([0, 0, 3], tf.uint8), lambda: decode(data)
     )
-    window = tf.concat([begin[:2], extent[:2]], 0)
-    if not size:
-      return _decode_window(jpeg, window, 1)
-    hw = tuple(utils.maybe_repeat(size, 2))
+    shape = tf.cond(
+      partly, lambda: tf.image.extract_jpeg_shape(data), lambda: tf.shape(image)
+    )
+    begin, extent = _inception_box(
+      shape, area_min, area_max, aspect_ratio_range=(ratio_min, ratio_max)
+    )
+    crop = tf.cond(
+      partly,
+      lambda: crop_jpeg(data, begin[:2], extent[:2]),
+      lambda: tf.slice(image, begin, extent),
+    )
+    crop = tf.ensure_shape(crop, [None, None, 3])
+    return _resize(crop, hw, method, antialias) if hw else crop
+
+  def crop_jpeg(data, begin, extent):
+    window = tf.concat([begin, extent], 0)
+    whole = functools.partial(_decode_window, data, window, 1)
+    if not hw:
+      return whole()
+
+    def reduced(wanted=hw):
+      branch = decoding.ratio_branch(extent, wanted)
+      ratios = [
+        functools.partial(_decode_window, data, window, ratio)
+        for ratio in decoding.RATIOS
+      ]
+      return tf.switch_case(branch, ratios)
+
     if dct_scale:
-      # The largest of 2^0 ... 2^3 that leaves as many pixels as are wanted.
-      factor = tf.reduce_min(extent[:2] // hw)
-      branch = tf.reduce_sum(tf.cast(factor >= [2, 4, 8], tf.int32))
-      image = tf.switch_case(
-        branch,
-        [
-          functools.partial(_decode_window, jpeg, window, ratio)
-          for ratio in (1, 2, 4, 8)
-        ],
-      )
-    else:
-      image = _decode_window(jpeg, window, 1)
-    return _resize(image, hw, method, antialias)
+      return reduced()
+    return tf.cond(decoding.is_huge(extent), reduced, whole)
 
   return decode_jpeg_and_inception_crop
 
