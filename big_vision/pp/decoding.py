@@ -18,12 +18,10 @@ from big_vision import lookup
 from big_vision.pp import image_files, registry, utils
 from big_vision.tf import tf
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 # JPEGs above this many pixels are decoded at a fraction of their resolution if
 # that leaves `_MARGIN` times the sides that are wanted.
 HUGE_PIXELS = 1 << 26
 _MARGIN = 2
-_BIG_ENDIAN = (1 << 24, 1 << 16, 1 << 8, 1)
 RATIOS = (1, 2, 4, 8)
 # Ops that keep the picture as a whole -> their argument for its size.
 _SIZE_OF = {
@@ -31,6 +29,10 @@ _SIZE_OF = {
   "resize_small": "smaller_size",
   "resize_long": "longer_size",
 }
+# The first four bytes of a PNG and the first three of a JPEG, as int32.
+_PNG, _JPEG = (
+  int.from_bytes(b, signed=True) for b in (b"\x89PNG", b"\xff\xd8\xff")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,174 +89,234 @@ class Decoder:
       tf.errors.InvalidArgumentError: (when it is run) it cannot be read.
     """
     data = tf.convert_to_tensor(data)
+    size, is_jpeg, is_png = read_header(data)
+    num_pixels = tf.reduce_prod(size)
+    plain = (is_jpeg | is_png) & (num_pixels <= self.max_pixels)
+    if self.wanted:
+      plain &= num_pixels <= HUGE_PIXELS
+    if self.channels == 1:
+      plain &= ~(is_jpeg & has_four_colors(data, is_jpeg))
+    if self.channels == 4:
+      plain &= is_png
+    if 4 in (self.channels, self._channels):
+      plain &= is_jpeg | (bits_of_png(data) >= 8)
+    # `read` would do for all, but takes a call of Python for each image.
     image = tf.cond(
-      is_jpeg(data),
-      lambda: self._jpeg(data),
-      lambda: tf.cond(
-        _begins(data, _PNG), lambda: self._png(data), lambda: self._other(data)
-      ),
+      plain,
+      lambda: self._plain(data, is_jpeg),
+      lambda: call(self.read, [data], [tf.uint8], [[None] * 3])[0],
     )
-    if self.exif or self.background is not None:
-      image = tf.numpy_function(
-        self._finish, [image, data], tf.uint8, stateful=False
-      )
     return tf.ensure_shape(image, [None, None, self.channels or None])
 
-  def _finish(self, image, data):
-    """Turns an array and lays it on the background."""
-    return image_files.finish(image, _bytes(data), self.exif, self.background)
-
-  def reads_as_jpeg(self, data: tf.Tensor) -> tf.Tensor:
-    """Tells whether TensorFlow reads a file as JPEG, in part if need be.
-
-    Args:
-      data: string scalar.
-
-    Returns:
-      bool scalar; False also for a JPEG that is too large.
-    """
-    return tf.cond(
-      is_jpeg(data), lambda: self._checks(data)[1], lambda: tf.constant(False)
-    )
-
-  def _checks(self, data):
-    """Reads the (height, width) of a JPEG, and whether TensorFlow can."""
-    shape = tf.image.extract_jpeg_shape(data)
-    size = tf.cast(shape[:2], tf.int64)
-    good = tf.reduce_prod(size) <= self.max_pixels
-    if self.channels == 1:
-      good &= shape[2] != 4  # TensorFlow cannot make four colors gray.
-    return size, good
-
-  def _jpeg(self, data):
-    size, good = self._checks(data)
-    decode = functools.partial(self._decode_jpeg, data)
-    whole = functools.partial(decode, 1)
-    if self.wanted is None:
-      return tf.cond(good, whole, lambda: self._pillow(data))
-    wanted = [_MARGIN * max(side, 1) for side in self.wanted]
-
-    def reduced():
-      fractions = [functools.partial(decode, ratio) for ratio in RATIOS]
-      return tf.switch_case(ratio_branch(size, wanted), fractions)
-
-    read = lambda: tf.cond(is_huge(size), reduced, whole)
-    return tf.cond(good, read, lambda: self._pillow(data))
-
-  def _decode_jpeg(self, data, ratio):
-    """Decodes a JPEG at 1 / `ratio` of its resolution."""
-    channels = min(self.channels, 3)
-    if self.precise or ratio > 1:
-      method = "INTEGER_ACCURATE" if self.precise else ""
-      image = tf.io.decode_jpeg(data, channels, ratio, dct_method=method)
-    else:
-      image = _decode(data, channels)
-    if self.channels < 4:
-      return image
-    opaque = tf.fill(tf.shape(image[..., :1]), tf.constant(255, tf.uint8))
-    return tf.concat([image, opaque], -1)
-
-  def _png(self, data):
-    head = tf.strings.substr(data, 0, 25)
-    head = tf.cast(tf.io.decode_raw(head, tf.uint8, fixed_length=25), tf.int64)
-    side = lambda i: tf.reduce_sum(head[i : i + 4] * _BIG_ENDIAN)
-    good = side(16) * side(20) <= self.max_pixels
-    channels = self.channels_of_file
-    if channels == 4:
-      # Of colors of few bits, it takes 1, 3 or 15 of 255 as fully opaque.
-      good &= head[24] >= 8
-    return tf.cond(
-      good, lambda: _decode(data, channels), lambda: self._pillow(data)
-    )
-
-  def _other(self, data):
-    def judge(data):
-      return self.background is None and image_files.tensorflow_reads(
-        _bytes(data), self.channels, self.max_pixels
-      )
-
-    return tf.cond(
-      tf.numpy_function(judge, [data], tf.bool, stateful=False),
-      lambda: _decode(data, self.channels),
-      lambda: self._pillow(data),
-    )
-
   @property
-  def channels_of_file(self) -> int:
+  def _channels(self):
     """Number of channels to read: four to show what is behind them."""
     return self.channels if self.background is None else 4
 
-  def _pillow(self, data):
-    def read(data):
-      try:
-        channels = self.channels_of_file
-        image = image_files.read(_bytes(data), channels, self.max_pixels)
-        return image, b""
-      except ValueError as e:  # TensorFlow would add a traceback.
-        return np.zeros([0, 0, 0], np.uint8), str(e).encode()
-
-    image, message = tf.numpy_function(
-      read, [data], [tf.uint8, tf.string], stateful=False
-    )
-    if tf.executing_eagerly():
-      if text := message.numpy().decode():
-        raise tf.errors.InvalidArgumentError(None, None, text)
+  def _plain(self, data, is_jpeg):
+    if self.background is None:
+      image = self._decode(data, self.channels)
+    else:
+      image = tf.cond(
+        is_jpeg,
+        lambda: self._decode(data, 3),
+        lambda: self._decode(data, 4),
+      )
+    if not self.exif and self.background is None:
       return image
-    good = tf.debugging.Assert(tf.equal(message, ""), [message])
-    with tf.control_dependencies([good]):
-      return tf.ensure_shape(tf.identity(image), [None, None, None])
+    return call(self._finish, [image, data], [tf.uint8], [[None] * 3])[0]
+
+  def _decode(self, data, channels, ratio=1):
+    if ratio > 1 or (self.precise and channels < 4):
+      method = "INTEGER_ACCURATE" if self.precise else ""
+      return tf.io.decode_jpeg(data, channels, ratio, dct_method=method)
+    return tf.io.decode_image(data, channels, expand_animations=False)
+
+  def _finish(self, image, data):
+    return [image_files.finish(image, data, self.exif, self.background)]
+
+  def read(self, data: bytes) -> list[np.ndarray]:
+    """Decodes one file outside of a graph; TensorFlow's decoders go first.
+
+    Args:
+      data: content of the file.
+
+    Returns:
+      List of one array, uint8 [H, W, C].
+
+    Raises:
+      ValueError: it cannot be read, or has more than `max_pixels`.
+    """
+    max_pixels, channels = image_files.limit(self.max_pixels), self._channels
+    name, image = image_files.format_of(data), None
+    # The fourth byte of a pixel of BMP may be anything, and is rarely alpha.
+    unsure = name == "BMP" and self.background is not None
+    try:
+      if name == "JPEG":
+        image = self._read_jpeg(data, max_pixels)
+      elif not unsure and image_files.tensorflow_reads(
+        data, channels, max_pixels
+      ):
+        image = self._decode(data, channels).numpy()
+    except tf.errors.InvalidArgumentError:
+      image = None  # Pillow can read it, or says better why it cannot be read.
+    if image is None:
+      image = image_files.read(data, channels, max_pixels)
+    return self._finish(image, data)
+
+  def can_crop(self, data: bytes) -> bool:
+    """Tells whether parts of a file can be decoded: of JPEG within the limit.
+
+    Args:
+      data: content of the file.
+
+    Returns:
+      Whether they can.
+    """
+    if image_files.format_of(data) != "JPEG":
+      return False
+    height, width, _ = tf.image.extract_jpeg_shape(data).numpy().tolist()
+    return height * width <= image_files.limit(self.max_pixels)
+
+  def _read_jpeg(self, data, max_pixels):
+    """Decodes a JPEG; None for what TensorFlow must not or cannot decode."""
+    height, width, colors = tf.image.extract_jpeg_shape(data).numpy().tolist()
+    size = height, width
+    if height * width > max_pixels or (colors == 4 and self.channels == 1):
+      return None
+    ratio = 1
+    if self.wanted and height * width > HUGE_PIXELS:
+      ratio = largest_ratio(size, [_MARGIN * side for side in self.wanted])
+    image = self._decode(data, min(self.channels, 3), ratio).numpy()
+    if self.channels < 4:
+      return image
+    return np.pad(image, [(0, 0), (0, 0), (0, 1)], constant_values=255)
 
 
-def _bytes(data):
-  """Content of a string that a NumPy function gets; an array if it is eager."""
-  return data if isinstance(data, bytes) else data.item()
-
-
-def _decode(data, channels):
-  return tf.io.decode_image(data, channels, expand_animations=False)
-
-
-def is_jpeg(data: tf.Tensor) -> tf.Tensor:
-  """Tells whether a file is a JPEG, by its first bytes.
+def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+  """Reads what the header of a JPEG or PNG says.
 
   Args:
     data: string scalar.
 
   Returns:
-    bool scalar.
+    (int64 [2], height and width in pixels; bool [], whether it is a JPEG; bool
+    [], whether it is a PNG). The size is meaningless if it is neither.
+
+  Raises:
+    tf.errors.InvalidArgumentError: (when it is run) it is a broken JPEG.
   """
-  return _begins(data, b"\xff\xd8\xff")
+  words = _words(data)
+  is_jpeg, is_png = tf.equal(words[0] // 256, _JPEG), tf.equal(words[0], _PNG)
+  shape = _jpeg_shape(data, is_jpeg)
+  size = tf.where(is_jpeg, shape[:2], words[5:3:-1])
+  return tf.cast(size, tf.int64), is_jpeg, is_png
 
 
-def _begins(data, signature):
-  return tf.equal(tf.strings.substr(data, 0, len(signature)), signature)
+def _words(data):
+  """The first 28 bytes as numbers, or fewer and zeros: int32 [7]."""
+  return tf.io.decode_raw(data, tf.int32, little_endian=False, fixed_length=28)
 
 
-def is_huge(size: tf.Tensor) -> tf.Tensor:
-  """Tells whether an image takes so much memory that a fraction is decoded.
+def _jpeg_shape(data, is_jpeg):
+  # Of other files, the header of some JPEG; a condition would take longer.
+  return tf.image.extract_jpeg_shape(tf.where(is_jpeg, data, _any_jpeg()))
+
+
+@functools.cache
+def _any_jpeg():
+  """Makes a JPEG of one pixel."""
+  with tf.init_scope():
+    return tf.io.encode_jpeg(np.zeros([1, 1, 1], np.uint8)).numpy()
+
+
+def has_four_colors(data: tf.Tensor, is_jpeg: tf.Tensor) -> tf.Tensor:
+  """Tells whether a JPEG is CMYK, which TensorFlow cannot make gray.
 
   Args:
-    size: int [2], height and width in pixels.
+    data: string scalar.
+    is_jpeg: bool scalar.
 
   Returns:
     bool scalar.
   """
-  return tf.reduce_prod(tf.cast(size, tf.int64)) > HUGE_PIXELS
+  return tf.equal(_jpeg_shape(data, is_jpeg)[2], 4)
 
 
-def ratio_branch(size: tf.Tensor, wanted: Sequence[int]) -> tf.Tensor:
-  """Selects the largest of `RATIOS` that leaves the size that is wanted.
+def bits_of_png(data: tf.Tensor) -> tf.Tensor:
+  """Reads the bits per color of a PNG.
+
+  Of less than 8, TensorFlow makes the alpha of opaque pixels 1, 3 or 15.
 
   Args:
-    size: int [2], height and width in pixels.
-    wanted: two integers: height and width that should be left.
+    data: string scalar.
 
   Returns:
-    int32 scalar, position in `RATIOS`.
+    int32 scalar.
   """
-  wanted = tf.constant(list(wanted), size.dtype)
-  factor = tf.reduce_min(size // wanted)
-  return tf.reduce_sum(tf.cast(factor >= RATIOS[1:], tf.int32))
+  return _words(data)[6] // (1 << 24)
+
+
+def largest_ratio(size: Sequence[int], wanted: Sequence[int]) -> int:
+  """Selects the fraction of its resolution to decode a JPEG at.
+
+  Args:
+    size: height and width in pixels.
+    wanted: height and width that should be left, at least.
+
+  Returns:
+    One of `RATIOS`.
+  """
+  factor = min(s // max(w, 1) for s, w in zip(size, wanted, strict=True))
+  return max(ratio for ratio in RATIOS if ratio == 1 or ratio <= factor)
+
+
+def call(
+  fn: Any, args: Sequence[Any], dtypes: Sequence[Any], shapes: Sequence[Any]
+) -> list[tf.Tensor]:
+  """Calls a function of NumPy in a graph, or now; its errors are one line.
+
+  Args:
+    fn: maps arrays, and bytes for strings, to a list of arrays; may raise
+      ValueError.
+    args: tensors.
+    dtypes: of the results.
+    shapes: of the results, as far as they are known.
+
+  Returns:
+    List of tensors.
+
+  Raises:
+    tf.errors.InvalidArgumentError: (when it is run) with the message of the
+      ValueError.
+  """
+
+  def run(*args):
+    try:
+      return [*fn(*map(_plain_bytes, args)), b""]
+    except ValueError as e:  # TensorFlow would add its traceback.
+      nothing = zip(shapes, dtypes, strict=True)
+      nothing = [np.zeros([0] * len(s), t.as_numpy_dtype) for s, t in nothing]
+      return [*nothing, str(e).encode()]
+
+  *results, message = tf.numpy_function(
+    run, args, [*dtypes, tf.string], stateful=False
+  )
+  if tf.executing_eagerly():
+    if text := message.numpy().decode():
+      raise tf.errors.InvalidArgumentError(None, None, text)
+    return results
+  good = tf.debugging.Assert(tf.equal(message, ""), [message])
+  with tf.control_dependencies([good]):
+    return [
+      tf.ensure_shape(tf.identity(x), shape)
+      for x, shape in zip(results, shapes, strict=True)
+    ]
+
+
+def _plain_bytes(x):
+  """Content of a string; outside of graphs TensorFlow puts it into an array."""
+  return x.item() if isinstance(x, np.ndarray) and x.dtype.kind == "O" else x
 
 
 def decode(data: bytes, **kw: Any) -> np.ndarray:
@@ -262,8 +324,7 @@ def decode(data: bytes, **kw: Any) -> np.ndarray:
 
   Args:
     data: content of the file.
-    **kw: arguments of the op: `channels`, `precise`, `exif`, `background`,
-      `max_pixels`; see `Decoder`.
+    **kw: `channels`, `precise`, `exif`, `background`, `max_pixels` of `Decoder`.
 
   Returns:
     uint8 [H, W, C].
@@ -272,31 +333,7 @@ def decode(data: bytes, **kw: Any) -> np.ndarray:
     ValueError: it cannot be read, or has more than `max_pixels`.
     ConfigError: an argument cannot be used.
   """
-  decoder = Decoder(**kw)
-  try:
-    return decoder(data).numpy()
-  except tf.errors.InvalidArgumentError:
-    return repair(data, decoder).numpy()
-
-
-def repair(data: bytes, decoder: Decoder) -> tf.Tensor:
-  """Reads what TensorFlow has failed to read, or says why nobody can.
-
-  Args:
-    data: content of the file.
-    decoder: what has failed.
-
-  Returns:
-    uint8 [H, W, C].
-
-  Raises:
-    ValueError: it cannot be read, or has more than `max_pixels`.
-  """
-  limit = image_files.limit(decoder.max_pixels)
-  image = image_files.read(data, decoder.channels_of_file, limit)
-  return tf.constant(
-    image_files.finish(image, data, decoder.exif, decoder.background)
-  )
+  return Decoder(**kw).read(data)[0]
 
 
 def wanted_by(section: str | None) -> tuple[int, int] | None:

@@ -105,10 +105,11 @@ def color(background: str | int | Sequence[int]) -> tuple[int, ...]:
 
 
 def tensorflow_reads(data: bytes, channels: int, max_pixels: int) -> bool:
-  """Tells whether TensorFlow reads a file other than JPEG and PNG right.
+  """Tells whether TensorFlow reads a file that is not a JPEG right.
 
   It shows the indices of palettes in BMP as gray, refuses WebP of another
-  number of channels, and reads all frames of a GIF to show the first.
+  number of channels, reads all frames of a GIF to show the first, and gives a
+  PNG of few bits almost no opacity.
 
   Args:
     data: content of the file.
@@ -122,6 +123,9 @@ def tensorflow_reads(data: bytes, channels: int, max_pixels: int) -> bool:
     width, height, alpha, animated = header
     fits = channels in ((0, 4) if alpha else (0, 3))
     return fits and not animated and width * height <= max_pixels
+  if format_of(data) == "PNG" and len(data) > 24:
+    width, height, bits = struct.unpack_from(">IIB", data, 16)
+    return (bits >= 8 or channels < 4) and width * height <= max_pixels
   if format_of(data) == "BMP" and len(data) > 34:
     header, width, height = struct.unpack_from("<Iii", data, 14)
     bits, compression = struct.unpack_from("<HI", data, 28)
@@ -268,7 +272,10 @@ def finish(
     uint8 [H, W, C], of other sides if it was turned.
   """
   if background is not None and pixels.shape[-1] == 4:
-    pixels = _on_background(pixels, np.array(background, np.uint16))
+    if (pixels[..., 3] == 255).all():
+      pixels = pixels[..., :3]
+    else:
+      pixels = _on_background(pixels, np.array(background, np.uint16))
   orientation = _orientation(data) if exif else 1
   if orientation in (5, 6, 7, 8):
     pixels = pixels.swapaxes(0, 1)

@@ -6,6 +6,8 @@ import functools
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from big_vision import lookup
 from big_vision.pp import decoding, rng, utils
 from big_vision.pp.registry import Registry
@@ -261,49 +263,76 @@ def get_decode_jpeg_and_inception_crop(
   """
   _check_method("decode_jpeg_and_inception_crop", method)
 
-  decode = decoding.Decoder(max_pixels=max_pixels)
   hw = tuple(utils.maybe_repeat(size, 2)) if size else None
+  decoder = decoding.Decoder(max_pixels=max_pixels)
+  most = min(decoder.max_pixels, decoding.HUGE_PIXELS)
 
   def decode_jpeg_and_inception_crop(data):
     data = tf.convert_to_tensor(data)
-    partly = decode.reads_as_jpeg(data)
-    # What is not a JPEG cannot be decoded in part.
-    image = tf.cond(
-      partly, lambda: tf.zeros([0, 0, 3], tf.uint8), lambda: decode(data)
-    )
-    shape = tf.cond(
-      partly, lambda: tf.image.extract_jpeg_shape(data), lambda: tf.shape(image)
+    sides, is_jpeg, _ = decoding.read_header(data)
+    plain = is_jpeg & (tf.reduce_prod(sides) <= most)
+    sides, image = tf.cond(
+      plain,
+      lambda: [tf.cast(sides, tf.int32), tf.zeros([0, 0, 3], tf.uint8)],
+      lambda: decoding.call(
+        functools.partial(_whole_if_needed, decoder),
+        [data],
+        [tf.int32, tf.uint8],
+        [[2], [None, None, 3]],
+      ),
     )
     begin, extent = _inception_box(
-      shape, area_min, area_max, aspect_ratio_range=(ratio_min, ratio_max)
+      tf.concat([sides, [3]], 0),
+      area_min,
+      area_max,
+      aspect_ratio_range=(ratio_min, ratio_max),
     )
+    window = tf.concat([begin[:2], extent[:2]], 0)
     crop = tf.cond(
-      partly,
-      lambda: crop_jpeg(data, begin[:2], extent[:2]),
-      lambda: tf.slice(image, begin, extent),
+      plain,
+      lambda: _decode_small(data, window, hw if dct_scale else None),
+      lambda: decoding.call(
+        lambda *args: [_crop(*args, hw)],
+        [data, image, window],
+        [tf.uint8],
+        [[None, None, 3]],
+      )[0],
     )
-    crop = tf.ensure_shape(crop, [None, None, 3])
     return _resize(crop, hw, method, antialias) if hw else crop
 
-  def crop_jpeg(data, begin, extent):
-    window = tf.concat([begin, extent], 0)
-    whole = functools.partial(_decode_window, data, window, 1)
-    if not hw:
-      return whole()
-
-    def reduced(wanted=hw):
-      branch = decoding.ratio_branch(extent, wanted)
-      ratios = [
-        functools.partial(_decode_window, data, window, ratio)
-        for ratio in decoding.RATIOS
-      ]
-      return tf.switch_case(branch, ratios)
-
-    if dct_scale:
-      return reduced()
-    return tf.cond(decoding.is_huge(extent), reduced, whole)
-
   return decode_jpeg_and_inception_crop
+
+
+def _whole_if_needed(decoder, data):
+  """Decodes what is not a JPEG: its sides and pixels; else sides, no pixels."""
+  if decoder.can_crop(data):
+    sides = tf.image.extract_jpeg_shape(data)[:2].numpy()
+    return sides, np.zeros([0, 0, 3], np.uint8)
+  (image,) = decoder.read(data)
+  return np.array(image.shape[:2], np.int32), image
+
+
+def _crop(data, image, window, hw):
+  """Cuts a window out of an image, or out of a huge JPEG."""
+  if not image.size:
+    ratio = decoding.largest_ratio(window[2:], hw) if hw else 1
+    return _decode_window(data, tf.constant(window), ratio).numpy()
+  top, left, height, width = window
+  return image[top : top + height, left : left + width]
+
+
+def _decode_small(data, window, hw):
+  """Decodes part of a JPEG, at the lowest resolution of at least `hw`."""
+  if hw is None:
+    return _decode_window(data, window, 1)
+  # The largest of 2^0 ... 2^3 that leaves as many pixels as are wanted.
+  factor = tf.reduce_min(window[2:] // hw)
+  branch = tf.reduce_sum(tf.cast(factor >= decoding.RATIOS[1:], tf.int32))
+  ratios = [
+    functools.partial(_decode_window, data, window, ratio)
+    for ratio in decoding.RATIOS
+  ]
+  return tf.switch_case(branch, ratios)
 
 
 def _decode_window(jpeg, window, ratio):
