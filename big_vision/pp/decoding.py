@@ -164,19 +164,42 @@ class Decoder:
       image = image_files.read(data, channels, max_pixels)
     return self._finish(image, data)
 
-  def can_crop(self, data: bytes) -> bool:
-    """Tells whether parts of a file can be decoded: of JPEG within the limit.
+  def sides_and_pixels(self, data: bytes) -> list[np.ndarray]:
+    """Decodes what has to be decoded to know how large it is.
 
     Args:
       data: content of the file.
 
     Returns:
-      Whether they can.
+      List of int32 [2], height and width, and uint8 [H, W, C]. Of JPEG, parts of
+      which can be decoded later, the second is [0, 0, C].
+
+    Raises:
+      ValueError: it cannot be read, or has more than `max_pixels`.
     """
-    if image_files.format_of(data) != "JPEG":
-      return False
-    height, width, _ = tf.image.extract_jpeg_shape(data).numpy().tolist()
-    return height * width <= image_files.limit(self.max_pixels)
+    if image_files.format_of(data) == "JPEG":
+      sides = tf.image.extract_jpeg_shape(data)[:2].numpy()
+      if np.prod(sides, dtype=np.int64) <= image_files.limit(self.max_pixels):
+        return [sides, np.zeros([0, 0, self.channels], np.uint8)]
+    (image,) = self.read(data)
+    return [np.array(image.shape[:2], np.int32), image]
+
+  def tensor(self, data: bytes) -> tf.Tensor:
+    """Decodes one file now, without a copy of large images.
+
+    Args:
+      data: content of the file.
+
+    Returns:
+      uint8 [H, W, C].
+
+    Raises:
+      ValueError: it cannot be read, or has more than `max_pixels`.
+    """
+    try:
+      return self(data)
+    except tf.errors.InvalidArgumentError:
+      return tf.convert_to_tensor(self.read(data)[0])
 
   def _read_jpeg(self, data, max_pixels):
     """Decodes a JPEG; None for what TensorFlow must not or cannot decode."""
@@ -255,6 +278,18 @@ def bits_of_png(data: tf.Tensor) -> tf.Tensor:
     int32 scalar.
   """
   return _words(data)[6] // (1 << 24)
+
+
+def is_huge(size: tf.Tensor) -> tf.Tensor:
+  """Tells whether an image takes so much memory that results may differ.
+
+  Args:
+    size: int [2], height and width in pixels.
+
+  Returns:
+    bool scalar.
+  """
+  return tf.reduce_prod(tf.cast(size, tf.int64)) > HUGE_PIXELS
 
 
 def largest_ratio(size: Sequence[int], wanted: Sequence[int]) -> int:

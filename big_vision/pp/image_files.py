@@ -287,16 +287,17 @@ def finish(
 
 
 def _orientation(data):
-  """Reads the orientation of EXIF, 1 to 8; 1 if there is none."""
-  name = format_of(data)
-  # Most have none, and to search is faster than to parse.
-  if name not in ("JPEG", "PNG", "WEBP") and name is not None:
-    return 1
-  marker = {"JPEG": b"Exif\0", "PNG": b"eXIf", "WEBP": b"EXIF"}.get(name or "")
-  if marker and marker not in data:
+  """Reads the orientation of EXIF, 1 to 8; 1 if there is none.
+
+  Pillow has turned TIFF already, whose tag it is.
+  """
+  name = format_of(data) or ""
+  marker = {"JPEG": b"Exif\0", "PNG": b"eXIf", "WEBP": b"EXIF"}.get(name)
+  # Most files have none, and to search is faster than to parse.
+  if marker is None or marker not in data:
     return 1
   try:
-    image = _open(data, [name] if name else _OTHER_FORMATS)
+    image = _open(data, [name])
     return int(image.getexif().get(_ORIENTATION, 1)) if image else 1
   except Exception:  # Damaged EXIF data: the image is as good as without.
     return 1

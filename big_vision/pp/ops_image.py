@@ -6,8 +6,6 @@ import functools
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from big_vision import lookup
 from big_vision.pp import decoding, rng, utils
 from big_vision.pp.registry import Registry
@@ -60,6 +58,8 @@ def get_decode(
 # These methods average with positive weights: results stay in the range of the
 # input, up to rounding errors that the cast to integers cuts off.
 _AVERAGING = ("area", "bilinear", "gaussian", "nearest")
+# These take integers; all other ways to resize make float32 of the image.
+_WITHOUT_FLOATS = ("area", "bicubic", "bilinear", "nearest")
 _SMALL_INTEGERS = ("uint8", "int8", "uint16", "int16")
 
 
@@ -77,10 +77,20 @@ def _resize(image, size, method, antialias):
   """Resizes to [h, w] without changing the dtype."""
   image = tf.convert_to_tensor(image)
   dtype = image.dtype
+  if antialias or method not in _WITHOUT_FLOATS:
+    image = _shrink_huge(image, size)
   resized = tf.image.resize(image, size, method=method, antialias=antialias)
   if method not in _AVERAGING or dtype.name not in _SMALL_INTEGERS:
     resized = tf.clip_by_value(resized, dtype.min, dtype.max)
   return tf.cast(resized, dtype)
+
+
+def _shrink_huge(image, size):
+  """Averages pixels of what would take gigabytes as float32, down to 4x `size`."""
+  sides, wanted = tf.shape(image)[:2], 4 * tf.convert_to_tensor(size)
+  smaller = tf.reduce_all(sides >= 2 * wanted)
+  shrink = lambda: tf.cast(tf.image.resize(image, wanted, "area"), image.dtype)
+  return tf.cond(decoding.is_huge(sides) & smaller, shrink, lambda: image)
 
 
 @Registry.register("preprocess_ops.resize")
@@ -275,7 +285,7 @@ def get_decode_jpeg_and_inception_crop(
       plain,
       lambda: [tf.cast(sides, tf.int32), tf.zeros([0, 0, 3], tf.uint8)],
       lambda: decoding.call(
-        functools.partial(_whole_if_needed, decoder),
+        decoder.sides_and_pixels,
         [data],
         [tf.int32, tf.uint8],
         [[2], [None, None, 3]],
@@ -301,15 +311,6 @@ def get_decode_jpeg_and_inception_crop(
     return _resize(crop, hw, method, antialias) if hw else crop
 
   return decode_jpeg_and_inception_crop
-
-
-def _whole_if_needed(decoder, data):
-  """Decodes what is not a JPEG: its sides and pixels; else sides, no pixels."""
-  if decoder.can_crop(data):
-    sides = tf.image.extract_jpeg_shape(data)[:2].numpy()
-    return sides, np.zeros([0, 0, 3], np.uint8)
-  (image,) = decoder.read(data)
-  return np.array(image.shape[:2], np.int32), image
 
 
 def _crop(data, image, window, hw):
