@@ -76,7 +76,11 @@ def get_preprocess_fn(
     KeyError: an op is not registered.
     TypeError: an op does not take these arguments.
   """
-  ops = [(s, *_build(s)) for s in split_pipeline(pp_pipeline)]
+  sections = split_pipeline(pp_pipeline)
+  ops = [
+    (s, *_build(s, following))
+    for s, following in zip(sections, [*sections[1:], None], strict=True)
+  ]
   label = log_data
 
   def preprocess(data):
@@ -100,8 +104,8 @@ def get_preprocess_fn(
   return preprocess
 
 
-def _build(section):
-  """Makes the (name, op) of one section."""
+def _build(section, following):
+  """Makes the (name, op) of one section; some want to know the next one."""
   try:
     make_op = Registry.lookup(_PREFIX + section)
     name = parse_name(section)[0]
@@ -109,8 +113,11 @@ def _build(section):
     raise ValueError(f"Syntax error on: {section}") from e
   except KeyError as e:
     raise KeyError(_unknown_op(e.args[0].removeprefix(_PREFIX))) from e
+  extra = {}
+  if following and "key" not in section and _looks_ahead(make_op.func):
+    extra = {"followed_by": following}
   try:
-    op = make_op()
+    op = make_op(**extra)
   except TypeError as e:
     raise TypeError(f"{section}: {e}.{_usage(name, make_op.func)}") from e
   # AutoGraph rewrites the source of functions for the sake of `if` and `for` on
@@ -118,6 +125,14 @@ def _build(section):
   if make_op.func.__module__.split(".")[0] == "big_vision":
     op = tf.autograph.experimental.do_not_convert(op)
   return name, op
+
+
+def _looks_ahead(factory):
+  """Tells whether a factory wants to know the op that follows."""
+  try:
+    return "followed_by" in inspect.signature(factory).parameters
+  except (TypeError, ValueError):  # Some callables have no signature.
+    return False
 
 
 def _usage(name, factory):

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from big_vision import lookup
-from big_vision.pp import rng, utils
+from big_vision.pp import decoding, rng, utils
 from big_vision.pp.registry import Registry
 from big_vision.pp.types import TensorFn
 from big_vision.tf import tf
@@ -17,31 +17,49 @@ InKeyOutKey = utils.InKeyOutKey
 
 @Registry.register("preprocess_ops.decode")
 @InKeyOutKey()
-def get_decode(channels: int = 3, precise: bool = False) -> TensorFn:
-  """Decodes a JPEG, PNG, GIF (first frame) or BMP image.
+def get_decode(
+  channels: int = 3,
+  precise: bool = False,
+  exif: bool = False,
+  background: str | int | Sequence[int] | None = None,
+  max_pixels: int | None = None,
+  followed_by: str | None = None,
+) -> TensorFn:
+  """Decodes an image file: JPEG, PNG, WebP, GIF (first frame), BMP and others.
 
   Args:
     channels: int, of the result; 0 for as many as the image has.
-    precise: bool, decodes JPEG with the most accurate method; takes only JPEG
-      and PNG.
+    precise: bool, decodes JPEG with the most accurate method.
+    exif: bool, turns photographs that were taken on the side.
+    background: "white", "black", "gray", a brightness or three of them: the
+      color behind transparent images. None drops alpha: a clear pixel has
+      whatever color the file stores for it.
+    max_pixels: int, images with more pixels are errors; None means the
+      environment variable BV_MAX_IMAGE_PIXELS, else 178,956,970.
+    followed_by: str, the next op, which the builder fills in: JPEGs of more than
+      67 million pixels are decoded at a fraction if it makes them small.
 
   Returns:
     `string [] -> uint8 [H, W, channels]`.
+
+  Raises:
+    ConfigError: an argument cannot be used.
   """
-
-  def decode(image):
-    if precise:
-      return tf.image.decode_jpeg(
-        image, channels=channels, dct_method="INTEGER_ACCURATE"
-      )
-    return tf.io.decode_image(image, channels=channels, expand_animations=False)
-
-  return decode
+  return decoding.Decoder(
+    channels=channels,
+    precise=precise,
+    exif=exif,
+    background=background,
+    max_pixels=max_pixels,
+    wanted=decoding.wanted_by(followed_by),
+  )
 
 
 # These methods average with positive weights: results stay in the range of the
 # input, up to rounding errors that the cast to integers cuts off.
 _AVERAGING = ("area", "bilinear", "gaussian", "nearest")
+# These take integers; all other ways to resize make float32 of the image.
+_WITHOUT_FLOATS = ("area", "bicubic", "bilinear", "nearest")
 _SMALL_INTEGERS = ("uint8", "int8", "uint16", "int16")
 
 
@@ -59,10 +77,20 @@ def _resize(image, size, method, antialias):
   """Resizes to [h, w] without changing the dtype."""
   image = tf.convert_to_tensor(image)
   dtype = image.dtype
+  if antialias or method not in _WITHOUT_FLOATS:
+    image = _shrink_huge(image, size)
   resized = tf.image.resize(image, size, method=method, antialias=antialias)
   if method not in _AVERAGING or dtype.name not in _SMALL_INTEGERS:
     resized = tf.clip_by_value(resized, dtype.min, dtype.max)
   return tf.cast(resized, dtype)
+
+
+def _shrink_huge(image, size):
+  """Averages pixels of what would take gigabytes as float32, down to 4x `size`."""
+  sides, wanted = tf.shape(image)[:2], 4 * tf.convert_to_tensor(size)
+  smaller = tf.reduce_all(sides >= 2 * wanted)
+  shrink = lambda: tf.cast(tf.image.resize(image, wanted, "area"), image.dtype)
+  return tf.cond(decoding.is_huge(sides) & smaller, shrink, lambda: image)
 
 
 @Registry.register("preprocess_ops.resize")
@@ -216,6 +244,7 @@ def get_decode_jpeg_and_inception_crop(
   method: str = "bilinear",
   antialias: bool = False,
   dct_scale: bool = False,
+  max_pixels: int | None = None,
 ) -> TensorFn:
   """Decodes only the part that `inception_crop` crops.
 
@@ -229,10 +258,13 @@ def get_decode_jpeg_and_inception_crop(
     antialias: bool, as for `resize`.
     dct_scale: bool, whether crops of at least 2, 4 or 8 times `size` are
       decoded at 1/2, 1/4 or 1/8 of the resolution: faster, and smoother than
-      `resize` without antialias; docs/benchmarks.md has by how much.
+      `resize` without antialias; docs/benchmarks.md has by how much. Crops of
+      more than 67 million pixels are in any case.
+    max_pixels: int, as for `decode`.
 
   Returns:
-    `string [] -> uint8 [h, w, 3]`; only for JPEG.
+    `string [] -> uint8 [h, w, 3]`. Other formats than JPEG are decoded in full,
+    as `decode` does it, and cropped by the same box.
 
   Raises:
     ValueError: unknown method.
@@ -241,33 +273,67 @@ def get_decode_jpeg_and_inception_crop(
   """
   _check_method("decode_jpeg_and_inception_crop", method)
 
-  def decode_jpeg_and_inception_crop(jpeg):
+  hw = tuple(utils.maybe_repeat(size, 2)) if size else None
+  decoder = decoding.Decoder(max_pixels=max_pixels)
+  most = min(decoder.max_pixels, decoding.HUGE_PIXELS)
+
+  def decode_jpeg_and_inception_crop(data):
+    data = tf.convert_to_tensor(data)
+    sides, is_jpeg, _ = decoding.read_header(data)
+    plain = is_jpeg & (tf.reduce_prod(sides) <= most)
+    sides, image = tf.cond(
+      plain,
+      lambda: [tf.cast(sides, tf.int32), tf.zeros([0, 0, 3], tf.uint8)],
+      lambda: decoding.call(
+        decoder.sides_and_pixels,
+        [data],
+        [tf.int32, tf.uint8],
+        [[2], [None, None, 3]],
+      ),
+    )
     begin, extent = _inception_box(
-      tf.image.extract_jpeg_shape(jpeg),
+      tf.concat([sides, [3]], 0),
       area_min,
       area_max,
       aspect_ratio_range=(ratio_min, ratio_max),
     )
     window = tf.concat([begin[:2], extent[:2]], 0)
-    if not size:
-      return _decode_window(jpeg, window, 1)
-    hw = tuple(utils.maybe_repeat(size, 2))
-    if dct_scale:
-      # The largest of 2^0 ... 2^3 that leaves as many pixels as are wanted.
-      factor = tf.reduce_min(extent[:2] // hw)
-      branch = tf.reduce_sum(tf.cast(factor >= [2, 4, 8], tf.int32))
-      image = tf.switch_case(
-        branch,
-        [
-          functools.partial(_decode_window, jpeg, window, ratio)
-          for ratio in (1, 2, 4, 8)
-        ],
-      )
-    else:
-      image = _decode_window(jpeg, window, 1)
-    return _resize(image, hw, method, antialias)
+    crop = tf.cond(
+      plain,
+      lambda: _decode_small(data, window, hw if dct_scale else None),
+      lambda: decoding.call(
+        lambda *args: [_crop(*args, hw)],
+        [data, image, window],
+        [tf.uint8],
+        [[None, None, 3]],
+      )[0],
+    )
+    return _resize(crop, hw, method, antialias) if hw else crop
 
   return decode_jpeg_and_inception_crop
+
+
+def _crop(data, image, window, hw):
+  """Cuts a window out of an image, or out of a huge JPEG."""
+  if not image.size:
+    ratio = decoding.largest_ratio(window[2:], hw) if hw else 1
+    return _decode_window(data, tf.constant(window), ratio).numpy()
+  top, left, height, width = window
+  return image[top : top + height, left : left + width]
+
+
+def _decode_small(data, window, hw):
+  """Decodes part of a JPEG, at the lowest resolution of at least `hw`."""
+  if hw is None:
+    return _decode_window(data, window, 1)
+  # The largest of 2^0 ... 2^3 that leaves as many pixels as are wanted.
+  factor = tf.reduce_min(window[2:] // hw)
+  branch = tf.reduce_sum(tf.cast(factor >= decoding.RATIOS[1:], tf.int32))
+  ratios = [
+    functools.partial(_decode_window, data, window, ratio)
+    for ratio in decoding.RATIOS
+  ]
+  return tf.switch_case(branch, ratios)
 
 
 def _decode_window(jpeg, window, ratio):

@@ -6,20 +6,36 @@ are for the evaluators in `evaluators/proj/image_text`, which use all devices.
 Shapes: I images, T texts, E size of the embeddings.
 """
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from big_vision import lookup, models
 from big_vision.pretrained import images
-from big_vision.pretrained.preprocessing import preprocessing_of
+from big_vision.pretrained.preprocessing import (
+  decoding_of,
+  preprocessing_of,
+)
 from big_vision.types import ConfigLike
 
 MODELS = ("proj.image_text.two_towers", "proj.clippo.one_tower")
 _BATCH_SIZE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """Holds an image as the model takes it.
+
+  Attributes:
+    value: array or tuple of arrays.
+  """
+
+  value: Any
 
 
 class Embedder:
@@ -50,7 +66,8 @@ class Embedder:
         `<workdir>/checkpoint.bv` or `hf://org/repo`.
       name: None is `init`.
       pp_img: preprocessing of the feature `image`, uint8 [H, W, 3], to `image`;
-        None is that of the config.
+        None is that of the config. Files are decoded as its first op says if
+        that is `decode`, else as that of `config.input.pp`.
       pp_txt: preprocessing of the feature `texts`, a string scalar, to `labels`;
         None is that of the config.
 
@@ -58,7 +75,7 @@ class Embedder:
       ValueError: the config has no preprocessing, or the checkpoint does not
         fit the model.
     """
-    from big_vision.pp import builder
+    from big_vision.pp import builder, decoding
 
     if config.get("model_name") not in MODELS:
       raise ValueError(
@@ -68,6 +85,11 @@ class Embedder:
     self.name, self.config = name or init, config
     lookup.preprocessing(config)
     pp_img, pp_txt = preprocessing_of(config, pp_img, pp_txt)
+    decode, pp_img = decoding_of(config, pp_img)
+    first = builder.split_pipeline(pp_img)[:1]
+    wanted = decoding.wanted_by(*first) if first else None
+    self._decoder = decoding.Decoder(**decode, wanted=wanted)
+    self._decode = decode
     self._pp_img = builder.get_preprocess_fn(pp_img)
     self._pp_txt = builder.get_preprocess_fn(pp_txt)
 
@@ -105,8 +127,11 @@ class Embedder:
 
   def _image(self, image):
     """Turns one image into the model's input."""
+    if isinstance(image, Prepared):
+      return image.value
     if isinstance(image, bytes):
-      image = images.decode(image)
+      image = self._decoder.tensor(image)
+      return _numpy(self._pp_img({"image": image})["image"])
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
       raise ValueError(
@@ -119,12 +144,42 @@ class Embedder:
     """Turns one text into the model's input."""
     return _numpy(self._pp_txt({"texts": text})["labels"])
 
-  def images(self, images: Sequence[np.ndarray | bytes]) -> np.ndarray:
+  def decode(self, data: bytes) -> np.ndarray:
+    """Reads an image file as the run that trained the model does.
+
+    Args:
+      data: content of the file.
+
+    Returns:
+      uint8 [H, W, 3].
+
+    Raises:
+      ValueError: it is not an image, is damaged, or has too many pixels.
+    """
+    return images.decode(data, **self._decode)
+
+  def prepare(self, image: np.ndarray | bytes) -> "Prepared":
+    """Decodes and preprocesses an image, for `images`.
+
+    Args:
+      image: as for `images`.
+
+    Returns:
+      What `images` takes instead of the image.
+
+    Raises:
+      ValueError: it is not an image.
+    """
+    return Prepared(self._image(image))
+
+  def images(
+    self, images: "Sequence[np.ndarray | bytes | Prepared]"
+  ) -> np.ndarray:
     """Embeds images.
 
     Args:
-      images: uint8 arrays [H, W, 3] of any sizes, or contents of files (JPEG,
-        PNG, WebP, GIF...).
+      images: uint8 arrays [H, W, 3] of any sizes, contents of files (JPEG, PNG,
+        WebP, GIF...), which are decoded as in training, or what `prepare` made.
 
     Returns:
       float32 [I, E], of unit length.

@@ -1,33 +1,26 @@
-"""Reads image files, with Pillow."""
+"""Reads image files as the preprocessing of training does."""
 
-import io
+from typing import Any
 
 import numpy as np
 
 
-def decode(data: bytes) -> np.ndarray:
-  """Reads an image file as people see it.
+def decode(data: bytes, **kw: Any) -> np.ndarray:
+  """Reads an image file: the same pixels as those of the op `decode`.
 
-  Unlike the op `decode` of training data it turns photos that were taken on the
-  side, and puts transparent pictures on white.
+  `Embedder.decode` has the arguments that the run was trained with.
 
   Args:
     data: content of the file.
+    **kw: arguments of the op, such as `exif=True`, which turns photographs that
+      were taken on the side, and `background="white"` for transparent images.
 
   Returns:
     uint8 [H, W, 3].
 
   Raises:
-    ValueError: it is not an image.
+    ValueError: it is not an image, is damaged, or has too many pixels.
   """
-  from PIL import Image, ImageOps, UnidentifiedImageError
+  from big_vision.pp import decoding
 
-  try:
-    with Image.open(io.BytesIO(data)) as image:
-      image = ImageOps.exif_transpose(image).convert("RGBA")
-  except UnidentifiedImageError as e:
-    raise ValueError("This is not an image that can be read.") from e
-  except (OSError, Image.DecompressionBombError) as e:
-    raise ValueError(f"This image cannot be read: {e}") from e
-  white = Image.new("RGBA", image.size, "white")
-  return np.asarray(Image.alpha_composite(white, image).convert("RGB"))
+  return decoding.decode(data, **kw)

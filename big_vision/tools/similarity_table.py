@@ -110,10 +110,8 @@ def boxes(
     out.value = table(images, list(wanted), values)
 
   def add(change):
-    from big_vision import embedder  # Takes jax with it.
-
     try:
-      new = [embedder.decode(bytes(f["content"])) for f in change["new"]]
+      new = [model.decode(bytes(f["content"])) for f in change["new"]]
     except ValueError as e:
       out.value = html.escape(str(e))
       return

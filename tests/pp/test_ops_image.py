@@ -382,9 +382,27 @@ def test_jpeg_crop_shapes_and_errors():
     assert ds.element_spec["image"].shape.as_list() == static
     assert next(iter(ds))["image"].dtype == tf.uint8
   op = ops_image.get_decode_jpeg_and_inception_crop()
-  for data in (encode(smooth_image(), "PNG"), b"", jpeg[:50]):
+  for data in (b"", jpeg[:50], encode(smooth_image(), "PNG")[:50]):
     with pytest.raises(tf.errors.InvalidArgumentError):
       op({"image": tf.constant(data)})
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "BMP", "WEBP"])
+def test_crop_of_other_formats_than_jpeg(fmt):
+  """The same box as that of a JPEG of the same size."""
+  image = coordinates(60, 90).astype(np.uint8)
+  data = encode(image, fmt, **(dict(lossless=True) if fmt == "WEBP" else {}))
+  jpeg = encode(image, "JPEG")
+  crop = "decode_jpeg_and_inception_crop"
+  for got, part in zip(draw(crop, data, 10), draw(crop, jpeg, 10), strict=True):
+    assert got.shape == part.shape
+    top, left = got[0, 0, :2]
+    window = image[top : top + got.shape[0], left : left + got.shape[1]]
+    np.testing.assert_array_equal(got, window)
+    assert np.abs(got - part.astype(int)).mean() < 6
+  whole = draw("decode|inception_crop(8)", data, 5)
+  for got, want in zip(draw(f"{crop}(8)", data, 5), whole, strict=True):
+    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_any_number_of_any_size(model):
     model.texts([])
 
 
-def test_files_are_read_as_people_see_them(model):
+def test_files_are_read_as_in_training(model, workdir):
   (image,) = pictures((20, 30))
   np.testing.assert_array_equal(embedder.decode(encoded(image)), image)
   np.testing.assert_array_equal(
@@ -126,15 +126,37 @@ def test_files_are_read_as_people_see_them(model):
   )
   exif = Image.Exif()
   exif[0x0112] = 6  # The camera was turned.
-  turned = embedder.decode(encoded(image, exif=exif))
+  aside = encoded(image, exif=exif)
+  np.testing.assert_array_equal(embedder.decode(aside), image)
+  turned = embedder.decode(aside, exif=True)
   np.testing.assert_array_equal(turned, np.rot90(image, -1))
 
   clear = np.dstack([image, np.full((20, 30), 255, np.uint8)])
   clear[:5, :, 3] = 0
-  got = embedder.decode(encoded(clear))
+  np.testing.assert_array_equal(embedder.decode(encoded(clear)), image)
+  got = embedder.decode(encoded(clear), background="white")
   assert (got[:5] == 255).all()
   np.testing.assert_array_equal(got[5:], image[5:])
 
+  # As the run says it, or the preprocessing that replaces the run's.
+  _, config, _ = workdir
+  own = str(config.embed.pp_img)
+  pp = 'decode(exif=True, background="white")'
+  replaced = embedder.load(workdir[0], pp_img=f"{pp}|{own}")
+  config = config.copy_and_resolve_references()
+  config.input.pp = config.input.pp.replace("decode", pp, 1)
+  of_run = embedder.Embedder(config, str(workdir[0] / "checkpoint.bv"))
+  for other in (replaced, of_run):
+    np.testing.assert_array_equal(other.decode(aside), turned)
+    np.testing.assert_array_equal(other.decode(encoded(clear)), got)
+    z = other.images([aside, other.prepare(aside), encoded(clear)])
+    np.testing.assert_array_equal(z, model.images([turned, turned, got]))
+
+  with pytest.raises(ValueError, match="600 pixels, at most 599 can be"):
+    embedder.decode(encoded(image), max_pixels=599)
+  deep = Image.fromarray(image[..., 0].astype(np.uint16) * 256 + 99)
+  grey = embedder.decode(encoded(deep))
+  np.testing.assert_array_equal(grey, np.dstack([image[..., 0]] * 3))
   grey = embedder.decode(encoded(Image.fromarray(image[..., 0])))
   np.testing.assert_array_equal(grey, np.dstack([image[..., 0]] * 3))
   with pytest.raises(ValueError, match="not an image that can be read"):

@@ -13,6 +13,7 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -295,6 +296,79 @@ def test_wrong_content_length(httpd, length):
     conn.putheader("Content-Length", length)
   conn.endheaders()
   assert conn.getresponse().status == 411
+
+
+@pytest.mark.parametrize("kind", ["EPS", "TIFF", "PDF", "ICO"])
+def test_files_of_other_formats_are_not_opened(httpd, demo, kind):
+  file = io.BytesIO()
+  Image.new("RGB", (20, 20)).save(file, kind)
+  status, answer = ask(httpd, image=encoded(file.getvalue()), prompts=["a"])
+  assert status == 400 and "JPEG, PNG, WebP, GIF or BMP" in answer["error"]
+  assert not demo.embedder.seen
+
+
+def test_large_images_are_decoded_while_others_are_answered(demo):
+  begun, done = threading.Event(), threading.Event()
+
+  def prepare(data):
+    begun.set()
+    assert done.wait(20)
+    return data
+
+  demo.similarity({"example": 0, "prompts": ["a"]})
+  demo.embedder.prepare = prepare
+  data = encoded(picture(7).data)
+  request = {"image": data, "prompts": ["a"]}
+  thread = threading.Thread(target=demo.similarity, args=[request])
+  thread.start()
+  assert begun.wait(20)
+  demo.similarity({"example": 0, "prompts": ["b"]})
+  done.set()
+  thread.join(20)
+  assert picture(7).data in demo.embedder.seen
+
+
+def test_many_connections_at_the_same_time(httpd):
+  """All are answered, and by a limited number of threads."""
+  num = server.MAX_THREADS + 40
+  connections = []
+  for _ in range(num):  # None has been answered before all are open.
+    conn = http.client.HTTPConnection(*httpd.server_address, timeout=60)
+    conn.connect()
+    connections.append(conn)
+  assert threading.active_count() < server.MAX_THREADS + 20
+  for conn in connections:
+    conn.request("GET", "/api/model")
+  assert [c.getresponse().status for c in connections] == [200] * num
+
+
+def test_slow_senders_are_cut_off(monkeypatch):
+  monkeypatch.setattr(server, "SECONDS", 0.3)
+  httpd = start(similarity.Demo(FakeEmbedder()))
+  slow = []
+  for start_of_request in (b"GET / HT", b"", None):
+    sock = socket.create_connection(httpd.server_address, timeout=20)
+    if start_of_request is None:
+      head = b"POST /api/similarity HTTP/1.0\r\nContent-Length: 999\r\n\r\n{"
+      sock.sendall(head)
+    else:
+      sock.sendall(start_of_request)
+    slow.append(sock)
+  for sock in slow:
+    assert sock.recv(1000) == b""  # Closed by the server.
+    sock.close()
+  assert fetch(httpd, "/api/model")[0] == 200
+  # A request that goes on is not slow.
+  sock = socket.create_connection(httpd.server_address, timeout=20)
+  sock.sendall(b"GET /api/model HTTP/1.0\r\nHost: localhost\r\n")
+  for _ in range(8):
+    time.sleep(0.1)
+    sock.sendall(b"X: " + b"x" * 30_000 + b"\r\n")
+  sock.sendall(b"\r\n")
+  assert sock.recv(1000).startswith(b"HTTP/1.0 200")
+  sock.close()
+  httpd.shutdown()
+  httpd.server_close()
 
 
 def test_failures_of_the_model(httpd, demo, capsys):

@@ -25,6 +25,7 @@ TYPES = {  # File name extension -> content type.
   "png": "image/png",
   "webp": "image/webp",
   "gif": "image/gif",
+  "bmp": "image/bmp",
 }
 MAX_DEFAULT_PROMPTS = 8
 

@@ -10,17 +10,26 @@ A wrong request is answered with status 4xx and {"error": sentence}.
 
 import http.server
 import importlib.resources
+import io
 import ipaddress
 import json
+import queue
 import re
 import socket
 import sys
+import threading
+import time
 import traceback
 from typing import Any
 
 from big_vision.tools.demo import similarity
 
 MAX_BODY_BYTES = 28_000_000  # An image in base64, and prompts.
+MAX_THREADS = 32  # Answer at the same time; others wait.
+MAX_WAITING = 256  # Connections; more are closed.
+# A request has this long, and longer by what it has sent at this rate: who sends
+# a byte now and then does not keep a thread.
+SECONDS, BYTES_PER_SECOND = 20, 50_000
 FILES = {
   "/": ("page.html", "text/html; charset=utf-8"),
   "/page.css": ("page.css", "text/css; charset=utf-8"),
@@ -34,8 +43,10 @@ POLICY = (
 )
 
 
-class Server(http.server.ThreadingHTTPServer):
+class Server(http.server.HTTPServer):
   """Listens from the start; set `demo` before `serve_forever`.
+
+  Requests are answered by `MAX_THREADS` threads.
 
   Args:
     host: name or address to listen at.
@@ -46,22 +57,83 @@ class Server(http.server.ThreadingHTTPServer):
   """
 
   demo: similarity.Demo | None = None
+  request_queue_size = 128  # Connections that the system accepts for us.
 
   def __init__(self, host: str, port: int) -> None:
     if ":" in host:
       self.address_family = socket.AF_INET6
     super().__init__((host, port), Handler)
+    self._waiting = queue.Queue(MAX_WAITING)
+    for _ in range(MAX_THREADS):
+      threading.Thread(target=self._work, daemon=True).start()
     self.is_local = ipaddress.ip_address(self.server_address[0]).is_loopback
     if host in ("0.0.0.0", "::"):
       host = socket.gethostname()
     self.hostname = f"[{host}]" if ":" in host else host
     self.url = f"http://{self.hostname}:{self.server_address[1]}/"
 
+  def process_request(self, request: Any, client_address: Any) -> None:
+    """Leaves a connection to the threads.
+
+    Args:
+      request: the socket.
+      client_address: whose it is.
+    """
+    try:
+      self._waiting.put_nowait((request, client_address))
+    except queue.Full:
+      self.shutdown_request(request)
+
+  def _work(self):
+    """Answers requests until the server is closed."""
+    while (item := self._waiting.get()) is not None:
+      try:
+        self.finish_request(*item)
+      except OSError:
+        pass  # The browser has left, or is too slow.
+      except Exception:
+        traceback.print_exc(file=sys.stderr)
+      finally:
+        self.shutdown_request(item[0])
+
+  def server_close(self) -> None:
+    """Stops to listen, and ends the threads that have nothing to do."""
+    super().server_close()
+    for _ in range(MAX_THREADS):
+      try:
+        self._waiting.put_nowait(None)
+      except queue.Full:
+        break
+
+
+class _Patient(io.RawIOBase):
+  """Reads from a socket, but not for ever; see `SECONDS`."""
+
+  def __init__(self, connection):
+    self._connection = connection
+    self._deadline = time.monotonic() + SECONDS
+
+  def readable(self):
+    return True
+
+  def readinto(self, buffer):
+    left = self._deadline - time.monotonic()
+    if left <= 0:
+      raise TimeoutError("The request takes too long.")
+    self._connection.settimeout(left)
+    num = self._connection.recv_into(buffer)
+    self._deadline += num / BYTES_PER_SECOND
+    return num
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
   """Answers one request."""
 
-  timeout = 60  # Seconds without a byte.
+  def setup(self) -> None:
+    """Opens the connection."""
+    super().setup()
+    self.rfile.close()
+    self.rfile = io.BufferedReader(_Patient(self.connection))
 
   def do_GET(self) -> None:
     """Answers a GET request."""
@@ -142,6 +214,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
       )
 
   def _send(self, status, content_type, data):
+    self.connection.settimeout(SECONDS + len(data) / BYTES_PER_SECOND)
     self.send_response(status)
     self.send_header("Content-Type", content_type)
     self.send_header("Content-Length", str(len(data)))

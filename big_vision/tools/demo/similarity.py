@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from big_vision.pp import image_files
+
 MAX_IMAGE_BYTES = 20_000_000
 MAX_PROMPTS = 64
 MAX_PROMPT_CHARS = 500
@@ -89,7 +91,7 @@ class Demo:
   """Holds a model, example images and the embeddings computed so far.
 
   Args:
-    embedder: `Embedder`.
+    embedder: `Embedder`; what has no method `prepare` does all in `images`.
     examples: list of `Example`.
     prompts: first prompts of the page.
   """
@@ -104,6 +106,9 @@ class Demo:
     self.examples = list(examples)
     self.prompts = list(prompts)
     self.lock = threading.Lock()  # Of the model and the caches.
+    # A large image takes a second, and nobody else should wait for that. Two at
+    # a time would take twice the memory.
+    self._decoding = threading.Lock()
     self._images = Cache(CACHED_IMAGES)  # SHA-256 of the file -> [E].
     self._texts = Cache(CACHED_TEXTS)
 
@@ -137,8 +142,8 @@ class Demo:
       raise RequestError(400, "The request should be a JSON object.")
     prompts = _checked_prompts(request.get("prompts"))
     data, key = self._image(request)
+    zimg = self._embed_image(data, key)
     with self.lock:
-      zimg = self._embed_image(data, key)
       logits = self.embedder.logits(zimg[None], self._embed_texts(prompts))
       values = {
         "logits": logits[0],
@@ -188,18 +193,29 @@ class Demo:
         raise RequestError(400, '"image" should be a file in base64.') from None
       if len(data) > MAX_IMAGE_BYTES:
         raise RequestError(413, too_large(len(data)))
+      if image_files.format_of(data) is None:
+        raise RequestError(
+          400,
+          "There is no image in this file that can be read: send a JPEG, PNG, "
+          "WebP, GIF or BMP.",
+        )
     return data, hashlib.sha256(data).hexdigest()
 
   def _embed_image(self, data, key):
-    zimg = self._images.get(key)
-    if zimg is None:
-      if data is None:
-        raise RequestError(410, "This image is forgotten: choose it again.")
-      try:
-        (zimg,) = self.embedder.images([data])
-      except ValueError as e:
-        raise RequestError(400, str(e)) from e
-      self._images.put(key, zimg)
+    with self.lock:
+      zimg = self._images.get(key)
+    if zimg is not None:
+      return zimg  # [E]
+    if data is None:
+      raise RequestError(410, "This image is forgotten: choose it again.")
+    try:
+      with self._decoding:
+        image = getattr(self.embedder, "prepare", lambda x: x)(data)
+      with self.lock:
+        (zimg,) = self.embedder.images([image])
+        self._images.put(key, zimg)
+    except ValueError as e:
+      raise RequestError(400, str(e)) from e
     return zimg  # [E]
 
   def _embed_texts(self, prompts):

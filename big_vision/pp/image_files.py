@@ -1,0 +1,316 @@
+"""Reads image files that TensorFlow cannot read or reads wrong, with Pillow.
+
+`decoding.py` decides which those are. Nothing here needs TensorFlow.
+Axes: H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+
+from big_vision import lookup
+
+MAX_PIXELS = 178_956_970  # What Pillow refuses: 512 MiB of 3 bytes a pixel.
+ENV = "BV_MAX_IMAGE_PIXELS"
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# Pixels without programs: EPS and the like start an interpreter.
+_OTHER_FORMATS = "TIFF PPM JPEG2000 AVIF TGA ICO PCX SGI QOI".split()
+_COLORS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128,) * 3}
+_ORIENTATION = 0x0112  # Tag of EXIF.
+
+
+def format_of(data: bytes) -> str | None:
+  """Tells the format of a file by its first bytes, whatever its name.
+
+  Args:
+    data: content of the file, or its beginning.
+
+  Returns:
+    One of `FORMATS`, None for all others.
+  """
+  if data[:3] == b"\xff\xd8\xff":
+    return "JPEG"
+  if data[:8] == b"\x89PNG\r\n\x1a\n":
+    return "PNG"
+  if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+    return "WEBP"
+  if data[:6] in (b"GIF87a", b"GIF89a"):
+    return "GIF"
+  return "BMP" if data[:2] == b"BM" else None
+
+
+def limit(max_pixels: int | None = None) -> int:
+  """Returns the largest number of pixels that an image may have.
+
+  Args:
+    max_pixels: what the user asks for; None for the environment variable
+      `BV_MAX_IMAGE_PIXELS`, else 178,956,970.
+
+  Returns:
+    The number.
+
+  Raises:
+    ConfigError: it is not a positive integer.
+  """
+  where, value = "decode(max_pixels=...)", max_pixels
+  if value is None:
+    where, value = f"The environment variable {ENV}", os.environ.get(ENV)
+    if not value:
+      return MAX_PIXELS
+    value = int(value) if value.isdecimal() else value
+  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    raise lookup.ConfigError(
+      f"{where} is {value!r}: it should be a number of pixels, such as "
+      f"{MAX_PIXELS}."
+    )
+  return value
+
+
+def color(background: str | int | Sequence[int]) -> tuple[int, ...]:
+  """Returns the color that a config names.
+
+  Args:
+    background: "white", "black" or "gray", a brightness, or three of them (red,
+      green, blue), in [0, 255].
+
+  Returns:
+    Three integers.
+
+  Raises:
+    ConfigError: it is something else.
+  """
+  if isinstance(background, str) and background in _COLORS:
+    return _COLORS[background]
+  values = background
+  if isinstance(background, int):
+    values = (background,) * 3
+  if (
+    not isinstance(values, list | tuple)
+    or len(values) != 3
+    or any(type(v) is not int or not 0 <= v <= 255 for v in values)
+  ):
+    raise lookup.ConfigError(
+      f"decode(background={background!r}): it should be one of "
+      f"{', '.join(map(repr, _COLORS))}, or red, green and blue in [0, 255], "
+      "such as (255, 255, 255)."
+    )
+  return tuple(values)
+
+
+def tensorflow_reads(data: bytes, channels: int, max_pixels: int) -> bool:
+  """Tells whether TensorFlow reads a file that is not a JPEG right.
+
+  It shows the indices of palettes in BMP as gray, refuses WebP of another
+  number of channels, reads all frames of a GIF to show the first, and gives a
+  PNG of few bits almost no opacity.
+
+  Args:
+    data: content of the file.
+    channels: 0, 1, 3 or 4, as for the op `decode`.
+    max_pixels: see `limit`.
+
+  Returns:
+    True if `tf.io.decode_image` is to be used.
+  """
+  if format_of(data) == "WEBP" and (header := _webp_header(data)):
+    width, height, alpha, animated = header
+    fits = channels in ((0, 4) if alpha else (0, 3))
+    return fits and not animated and width * height <= max_pixels
+  if format_of(data) == "PNG" and len(data) > 24:
+    width, height, bits = struct.unpack_from(">IIB", data, 16)
+    return (bits >= 8 or channels < 4) and width * height <= max_pixels
+  if format_of(data) == "BMP" and len(data) > 34:
+    header, width, height = struct.unpack_from("<Iii", data, 14)
+    bits, compression = struct.unpack_from("<HI", data, 28)
+    plain = header >= 40 and bits in (24, 32) and compression == 0
+    return plain and channels != 1 and abs(width * height) <= max_pixels
+  return False
+
+
+def _webp_header(data):
+  """Reads (width, height, has alpha, is animated); None if it cannot."""
+  chunk, bits = data[12:16], int.from_bytes(data[20:30], "little")
+  if len(data) < 30:
+    return None
+  if chunk == b"VP8X":
+    alpha, animated = bool(bits & 0x10), bool(bits & 0x02)
+    side = lambda shift: (bits >> shift & 0xFFFFFF) + 1
+    return side(32), side(56), alpha, animated
+  if chunk == b"VP8L":
+    side = lambda shift: (bits >> shift & 0x3FFF) + 1
+    return side(8), side(22), bool(bits >> 36 & 1), False
+  if chunk == b"VP8 ":
+    return bits >> 48 & 0x3FFF, bits >> 64 & 0x3FFF, False, False
+  return None
+
+
+def read(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
+  """Reads an image (of an animation, the first one) with Pillow.
+
+  Only formats that hold nothing but pixels are opened.
+
+  Args:
+    data: content of the file.
+    channels: 1, 3 or 4; 0 for as many as the image has. With 1 and 3, alpha is
+      dropped: a transparent pixel has the color that is stored for it.
+    max_pixels: see `limit`.
+
+  Returns:
+    uint8 [H, W, C].
+
+  Raises:
+    ValueError: it is not an image, is damaged, or has too many pixels.
+  """
+  name = format_of(data)
+  if name == "WEBP" and (header := _webp_header(data)):
+    _check_size(*header[:2], max_pixels)  # Pillow makes room when it opens it.
+  try:
+    image = _open(data, [name] if name else _OTHER_FORMATS)
+    if image is not None:
+      _check_size(*image.size, max_pixels)
+      return _pixels(image, name, channels)
+  except TooLarge:
+    raise
+  except Exception as e:  # Pillow has no class for what it cannot read.
+    reason = str(e).partition("\n")[0] or type(e).__name__
+    raise ValueError(f"This image cannot be read: {reason}") from e
+  if not data:
+    raise ValueError("This is not an image that can be read: it is empty.")
+  beginning = re.sub(r"[^ -~]", ".", data[:12].decode("latin1"))
+  raise ValueError(
+    f"This is not an image that can be read: it begins with {beginning}"
+  )
+
+
+class TooLarge(ValueError):
+  """An image has more pixels than it may have."""
+
+
+def _check_size(width, height, max_pixels):
+  """Raises TooLarge for an image of this size."""
+  if width * height > max_pixels:
+    raise TooLarge(
+      f"This image has {width} x {height} = {width * height:,} pixels, at most "
+      f"{max_pixels:,} can be: leave it out, make it smaller, or allow more by "
+      f"decode(max_pixels={width * height}) or the environment variable {ENV}."
+    )
+
+
+def _open(data, names):
+  """Opens a file as the first format that accepts it; None if none does.
+
+  As `PIL.Image.open`, whose own limit has to be changed for all threads.
+  """
+  from PIL import Image
+
+  Image.init()
+  for name in names:
+    factory, accept = Image.OPEN.get(name, (None, None))
+    if factory is None:  # This Pillow does not know the format.
+      continue
+    accepted = accept is None or accept(data[:16])
+    if accepted and not isinstance(accepted, str):  # A str is a complaint.
+      try:
+        return factory(io.BytesIO(data), "")
+      except (SyntaxError, IndexError, TypeError, KeyError, struct.error):
+        continue  # What Pillow raises for files of other formats.
+  return None
+
+
+def _pixels(image, name, channels):
+  """Turns a Pillow image into an array; of 16 bits, the upper 8 are kept."""
+  from PIL import Image
+
+  # Pillow gives PNG and PPM of 16 bits as integers of 32, up to version 11.
+  if image.mode.startswith("I;16") or (image.mode == "I" and name == "PNG"):
+    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+  elif image.mode == "I" and image.format == "PPM":
+    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+  elif image.mode in ("I", "F"):
+    raise ValueError(
+      f"its pixels are numbers of 32 bits (Pillow's mode {image.mode!r}), whose "
+      "range is not known: save it with 8 or 16 bits"
+    )
+  if channels:
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+  elif image.mode in ("1", "L"):
+    mode = "L"
+  elif image.mode in ("LA", "RGBA"):
+    mode = image.mode
+  else:
+    alpha = image.mode in ("PA", "La", "RGBa") or (
+      image.mode == "P" and "transparency" in image.info and name != "GIF"
+    )
+    mode = "RGBA" if alpha else "RGB"
+  pixels = np.asarray(image.convert(mode))
+  return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def finish(
+  pixels: np.ndarray,
+  data: bytes,
+  exif: bool = False,
+  background: tuple[int, ...] | None = None,
+) -> np.ndarray:
+  """Turns an image and lays it on a background, if that is asked for.
+
+  Args:
+    pixels: uint8 [H, W, C] of a file.
+    data: content of the file.
+    exif: whether to turn and mirror it as the camera's EXIF data say.
+    background: what is seen through transparent pixels of [H, W, 4], which
+      become [H, W, 3]; None leaves them as they are.
+
+  Returns:
+    uint8 [H, W, C], of other sides if it was turned.
+  """
+  if background is not None and pixels.shape[-1] == 4:
+    if (pixels[..., 3] == 255).all():
+      pixels = pixels[..., :3]
+    else:
+      pixels = _on_background(pixels, np.array(background, np.uint16))
+  orientation = _orientation(data) if exif else 1
+  if orientation in (5, 6, 7, 8):
+    pixels = pixels.swapaxes(0, 1)
+  if orientation in (2, 3, 6, 7):
+    pixels = pixels[:, ::-1]
+  if orientation in (3, 4, 7, 8):
+    pixels = pixels[::-1]
+  return np.ascontiguousarray(pixels)
+
+
+def _orientation(data):
+  """Reads the orientation of EXIF, 1 to 8; 1 if there is none.
+
+  Pillow has turned TIFF already, whose tag it is.
+  """
+  name = format_of(data) or ""
+  marker = {"JPEG": b"Exif\0", "PNG": b"eXIf", "WEBP": b"EXIF"}.get(name)
+  # Most files have none, and to search is faster than to parse.
+  if marker is None or marker not in data:
+    return 1
+  try:
+    image = _open(data, [name])
+    return int(image.getexif().get(_ORIENTATION, 1)) if image else 1
+  except Exception:  # Damaged EXIF data: the image is as good as without.
+    return 1
+
+
+def _on_background(pixels, background):
+  """Mixes [H, W, 4] with a color; a strip at a time, to need little memory."""
+  height, width = pixels.shape[:2]
+  out = np.empty([height, width, 3], np.uint8)
+  strip = max(1, (1 << 20) // max(width, 1))
+  for i in range(0, height, strip):
+    part = pixels[i : i + strip].astype(np.uint16)
+    alpha = part[..., 3:]
+    mixed = part[..., :3] * alpha + background * (255 - alpha)
+    out[i : i + strip] = (mixed + 127) // 255  # At most 65152: it fits.
+  return out
