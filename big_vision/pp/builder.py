@@ -79,7 +79,7 @@ def get_preprocess_fn(
   sections = split_pipeline(pp_pipeline)
   ops = [
     (s, *_build(s, following))
-    for s, following in zip(sections, [*sections[1:], None], strict=True)
+    for s, following in zip(sections, [*sections, None][1:], strict=True)
   ]
   label = log_data
 
