@@ -117,6 +117,7 @@ def differences(
     old = json.loads(metrics.to_json(old))
   before = dict(_leaves(old))
   now = dict(_leaves(json.loads(metrics.to_json(config))))
+  before, now = ({**_DEFAULTS, **leaves} for leaves in (before, now))
   return {
     k: (before.get(k), now.get(k))
     for k in sorted({*before, *now})

@@ -82,6 +82,19 @@ def test_near_singular_covariance(n, dim, rank, l2_reg):
   assert abs(got - (outputs.argmax(axis=1) == y_test).mean()) < 1e-3
 
 
+def test_a_feature_without_variance_has_no_weight():
+  """One that is constant in training, such as 0 after a ReLU."""
+  x, y = clusters(20, 6, 3)
+  more = np.insert(x, 3, 5.0, axis=1)
+  w, want = (
+    (c["lhs"] / (c["exact"]["eigs"] + 1e-6)) @ c["rhs"]
+    for c in (fewshot_lsr._precompute_cache(f, y, 3) for f in (more, x))
+  )
+  # Its standard deviation is 1e-5, so that tests multiply it by as much.
+  assert np.abs(w[3]).max() < 1e-9
+  np.testing.assert_allclose(np.delete(w, 3, axis=0), want, atol=1e-9)
+
+
 def test_diverged_representations_give_nan():
   x, y = clusters(20, 4, 5)
   x_test, y_test = clusters(10, 4, 5)
