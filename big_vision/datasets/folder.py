@@ -118,6 +118,11 @@ class DataSource(source.IndexedDataSource):
       return Classes(self._largest + 1)
     return super().classes_of(feature)
 
+  def some_labels(self, num: int) -> list[int]:
+    """See the base class."""
+    picked = source.at_equal_distances(self.total_examples, num)
+    return self._labels[picked].tolist()
+
   def bad_examples(self) -> list[str]:
     return self._bad.messages
 
