@@ -128,7 +128,7 @@ def _check_quotes(text, delimiter):
 
 
 def printable(name: str | bytes | os.PathLike) -> str:
-  r"""Shows the name of a file: bytes that are no UTF-8 as \xe9.
+  r"""Shows the name of a file: bytes that are not UTF-8 as \xe9.
 
   Args:
     name: as the file system gives it.

@@ -151,7 +151,7 @@ def _message(e):
 
 
 def readable(text: bytes) -> str:
-  """Decodes bytes; those that are no UTF-8 are shown as `\\xff`."""
+  """Decodes bytes; those that are not UTF-8 are shown as `\\xff`."""
   return bytes(text).decode("utf-8", "backslashreplace")
 
 
