@@ -4,6 +4,7 @@ Every leaf is a zarr-v2 array in its own folder, called like the leaf with "~"
 for "/". The handlers are used below orbax's checkpointers because those add
 files of their own and one database for all leaves, while here a folder holds
 leaves and nothing else: any of them can be read, copied or deleted alone.
+Beside its chunks it has their checksums, see `checkpoint_checksums.py`.
 
 Each process writes the shards it has (replica 0 of each), and reads only what
 its devices need. NumPy leaves must be the same in all processes.
@@ -11,7 +12,6 @@ its devices need. NumPy leaves must be the same in all processes.
 
 import asyncio
 import itertools
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision import fs
+from big_vision import checkpoint_checksums, fs, lookup
+from big_vision.checkpoint_checksums import Stored
 from big_vision.types import AnyArray
 
 # While loading, about this much is in flight between disk and devices. Bytes.
@@ -117,7 +118,7 @@ def leaf_names(folder: str) -> list[str]:
 
 def start_write(
   folder: str, named_leaves: Sequence[tuple[str, Any]]
-) -> Callable[[], None]:
+) -> Callable[[], list[tuple[str, list[checkpoint_checksums.Index]]]]:
   """Copies leaves to host memory and begins to write them.
 
   Args:
@@ -125,18 +126,21 @@ def start_write(
     named_leaves: list of (name, array): jax.Array, NumPy or Python number.
 
   Returns:
-    A function that blocks until the leaves of this process are on disk. The
-    leaves may be deleted or donated meanwhile.
+    A function that blocks until the leaves of this process are on disk, and
+    returns what it has written, for `checkpoint_checksums.leave`. The leaves may
+    be deleted or donated meanwhile.
 
   Raises:
     ValueError: a leaf is not numeric.
   """
-  arrays, values = [], []
+  arrays, values, written = [], [], []
   for name, x in named_leaves:
     if isinstance(x, jax.Array) and not (
       jax.process_count() > 1 and x.is_fully_addressable
     ):
       arrays.append((name, x))
+      shards = [s.index for s in x.addressable_shards if s.replica_id == 0]
+      written.append((name, shards))
     else:  # An array of each process alone is treated as a host value.
       x = np.asarray(jax.device_get(x))
       if not (jnp.issubdtype(x.dtype, np.number) or x.dtype == bool):
@@ -145,6 +149,8 @@ def start_write(
           "saved."
         )
       values.append((name, x))
+      first = jax.process_index() == 0
+      written.append((name, [(slice(None),) * x.ndim] if first else []))
 
   async def serialize():
     import orbax.checkpoint as ocp
@@ -172,48 +178,31 @@ def start_write(
         errors.append(e)
     if errors:
       raise errors[0]
+    return written
 
   return finish
-
-
-def describe(folder: str, names: Sequence[str]) -> Sequence[Any]:
-  """Reads the shapes and types of stored leaves.
-
-  Args:
-    folder: folder of the checkpoint.
-    names: names of the leaves.
-
-  Returns:
-    Objects with `shape` and `dtype`, in the order of `names`.
-  """
-
-  async def metadata():
-    import orbax.checkpoint as ocp
-
-    return await ocp.type_handlers.NumpyHandler().metadata(
-      _infos(folder, names)
-    )
-
-  return _run(metadata) if names else []
 
 
 def read(
   folder: str,
   names: Sequence[str],
   shardings: Sequence[Any],
-  described: Sequence[Any],
+  described: Sequence[Stored],
 ) -> list[AnyArray]:
-  """Reads leaves, each directly into its sharding.
+  """Reads leaves, each directly into its sharding, and checks their checksums.
 
   Args:
     folder: folder of the checkpoint.
     names: names of the leaves.
     shardings: list of jax.sharding.Sharding or "host".
-    described: result of `describe(folder, names)`.
+    described: result of `checkpoint_checksums.describe(folder, names)`.
 
   Returns:
     List of jax.Array. NumPy arrays where the sharding is "host", and for
     integers too large for the 32 bits of JAX.
+
+  Raises:
+    lookup.ConfigError: a file is damaged or missing; names it.
   """
   out, batch, size = [], [], 0
   for leaf in zip(names, shardings, described, strict=True):
@@ -227,17 +216,25 @@ def read(
 
 def _read_batch(folder, batch):
   """Reads some leaves, given as (name, sharding, description), all at once."""
-  canonical = jax.dtypes.canonicalize_dtype
-  # JAX would cut 64-bit values to 32 bits unchecked, so the host looks first.
-  on_host = [
-    i
-    for i, (_, sharding, d) in enumerate(batch)
-    if isinstance(sharding, str) or canonical(d.dtype) != d.dtype
-  ]
+  on_host = [i for i, (_, s, d) in enumerate(batch) if is_for_host(s, d.dtype)]
   direct = sorted(set(range(len(batch))) - set(on_host))
+
+  wanted = []
+  for i, (name, sharding, d) in enumerate(batch):
+    if i in on_host:
+      wanted.append((name, d, d.all_files()))
+    else:
+      indices = sharding.addressable_devices_indices_map(d.shape)
+      wanted.append((name, d, d.files_of(indices.values())))
+  # Before the arrays: what reads them reports damage at length, if at all.
+  checkpoint_checksums.verify(folder, wanted)
 
   async def deserialize():
     import orbax.checkpoint as ocp
+
+    # Of several errors the first is raised, the others would be printed.
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda *_: None)
 
     async def nothing():
       return []
@@ -253,19 +250,63 @@ def _read_batch(folder, batch):
     )
 
   out: list[Any] = [None] * len(batch)
-  arrays, values = _run(deserialize)
+  try:
+    arrays, values = _run(deserialize)
+  except Exception as e:
+    raise readable_error(e, folder) from e
   for i, x in zip(direct, arrays, strict=True):
     out[i] = x
   for i, x in zip(on_host, values, strict=True):
     sharding = batch[i][1]
-    out[i] = x if isinstance(sharding, str) else _put_narrow(x, sharding)
+    out[i] = x if isinstance(sharding, str) else put(x, sharding)
   return out
 
 
-def _put_narrow(x: np.ndarray, sharding: jax.sharding.Sharding) -> AnyArray:
-  """Moves a 64-bit NumPy array into a 32-bit jax.Array.
+def readable_error(error: Exception, folder: str) -> Exception:
+  """Makes one line of an error of orbax, which says the reason in its cause.
 
-  Values that do not fit into 32 bits stay in the NumPy array.
+  Args:
+    error: what orbax raised while it read arrays.
+    folder: folder of the checkpoint.
+
+  Returns:
+    The exception, to be raised by the caller.
+  """
+  cause: BaseException = error
+  while cause.__cause__ is not None:
+    cause = cause.__cause__
+  reason = " ".join(str(cause).split())
+  if not isinstance(cause, ValueError):  # For example memory or rights.
+    return RuntimeError(f"Checkpoint {folder!r} cannot be read: {reason}")
+  return lookup.ConfigError(
+    f"Checkpoint {folder!r} is damaged: {reason}. Restore it from a copy, or "
+    "use another checkpoint."
+  )
+
+
+def is_for_host(sharding: Any, dtype: Any) -> bool:
+  """Tells whether an array is read into host memory first.
+
+  Args:
+    sharding: jax.sharding.Sharding or "host".
+    dtype: type of the stored values.
+
+  Returns:
+    Whether it is wanted there, or JAX would cut 64 bits to 32 unchecked.
+  """
+  canonical = jax.dtypes.canonicalize_dtype
+  return isinstance(sharding, str) or canonical(dtype) != dtype
+
+
+def put(x: np.ndarray, sharding: jax.sharding.Sharding) -> AnyArray:
+  """Moves a NumPy array into a jax.Array, of 32 bits if it has 64.
+
+  Args:
+    x: the array; it is the same in all processes.
+    sharding: where to.
+
+  Returns:
+    jax.Array; `x` if its values do not fit into 32 bits.
   """
   dtype = jax.dtypes.canonicalize_dtype(x.dtype)
   if jnp.issubdtype(dtype, np.integer) and x.size:
@@ -275,7 +316,8 @@ def _put_narrow(x: np.ndarray, sharding: jax.sharding.Sharding) -> AnyArray:
   x = x.astype(dtype)
   if sharding.is_fully_addressable:
     return jax.device_put(x, sharding)
-  return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+  with jax.transfer_guard("allow"):  # It is meant to be one.
+    return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
 
 
 def _array_handler():
@@ -295,9 +337,7 @@ def _infos(folder, names):
   # One context for all leaves; a new one each time, so that nothing is cached
   # from a folder that was replaced since.
   context = ts.Context({"file_io_concurrency": {"limit": 128}})
-  parent = epath.Path(
-    os.path.abspath(folder) if fs.is_local(folder) else folder
-  )
+  parent = epath.Path(fs.absolute(folder))
   return [
     ocp.type_handlers.ParamInfo(
       name=name.replace("/", "~"),

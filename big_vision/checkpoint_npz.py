@@ -13,6 +13,8 @@ import numpy as np
 from big_vision import fs, lookup, trees
 from big_vision.types import PyTree
 
+_START = 64  # So many bytes tell what a file is.
+
 
 def named_leaves(tree: PyTree) -> tuple[list[tuple[str, Any]], Any]:
   """Flattens a tree into pairs of name and leaf.
@@ -41,16 +43,46 @@ def npload(fname: str | os.PathLike) -> np.ndarray | dict[str, np.ndarray]:
 
   Returns:
     The array of a `.npy`, a dict of name -> array of a `.npz` file.
+
+  Raises:
+    FileNotFoundError: the file does not exist.
+    lookup.ConfigError: it is not such a file, or damaged; names it.
   """
-  if fs.is_local(fname):
-    loaded = np.load(fname, allow_pickle=False)
-  else:
-    with fs.open(fname, "rb") as f:
-      loaded = np.load(io.BytesIO(f.read()), allow_pickle=False)
-  if isinstance(loaded, np.ndarray):
-    return loaded
-  with loaded:
-    return dict(loaded)
+  with fs.open(fname, "rb") as f:
+    # Remote files are read at once, as the parts of a zip file lie at its end.
+    buffer = f if fs.is_local(fname) else io.BytesIO(f.read())
+    start = buffer.read(_START)
+    buffer.seek(0)
+    try:
+      loaded = np.load(buffer, allow_pickle=False)
+      if isinstance(loaded, np.ndarray):
+        return loaded
+      with loaded:
+        return dict(loaded)
+    # Damage gets to zipfile, zlib, struct, pickle, and to sizes of arrays.
+    except Exception as e:
+      raise lookup.ConfigError(
+        f"{os.fspath(fname)} {_what_is_wrong(start, e)}"
+      ) from e
+
+
+def _what_is_wrong(start, error):
+  """Ends a sentence about a file by its first bytes and the error it gave."""
+  if not start:
+    return "is empty: download or copy it again."
+  if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+    return (
+      "is a web page, not a NumPy file: download it again, from the address "
+      "of the file itself."
+    )
+  if start.startswith(b"version https://git-lfs"):
+    return "is a pointer of Git LFS, not the file: run `git lfs pull`."
+  if not start.startswith((b"PK", b"\x93NUMPY")):
+    return f"is not a NumPy file (.npz or .npy): it begins with {start[:8]!r}."
+  if "Object arrays" in str(error):
+    return "holds Python objects, which are not read: store arrays of numbers."
+  reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+  return f"is damaged or incomplete ({reason}): download or copy it again."
 
 
 def load_checkpoint_np(

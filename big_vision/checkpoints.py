@@ -14,6 +14,7 @@ after a crash. Remote stores (gs://) cannot rename folders: there a folder is
 written under its name at once, and only LAST tells that it is complete.
 """
 
+import functools
 import os
 import re
 import shutil
@@ -23,7 +24,15 @@ from typing import Any
 import jax
 from absl import logging
 
-from big_vision import checkpoint_io, checkpoint_npz, fs, lookup, trees
+from big_vision import (
+  checkpoint_checksums,
+  checkpoint_io,
+  checkpoint_npz,
+  checkpoint_orbax,
+  fs,
+  lookup,
+  trees,
+)
 from big_vision.checkpoint_io import CheckpointManager
 from big_vision.checkpoint_npz import (
   load_checkpoint,
@@ -36,6 +45,7 @@ from big_vision.types import PyTree
 __all__ = [
   "CheckpointManager",
   "collect_orphans",
+  "leaf_names",
   "latest",
   "load_checkpoint",
   "load_checkpoint_np",
@@ -99,7 +109,7 @@ def load_params(ckpt: str | os.PathLike | Mapping[str, Any], **kw: Any) -> Any:
 def _load_params_ts(path, key, **kw):
   folder = _resolve(path)
   regex = f"params/{key}($|/.*)" if key else "params/.*"
-  names = checkpoint_io.leaf_names(folder)
+  names = leaf_names(folder)
   if not any(re.match(regex, n) for n in names):
     tree = trees.tree_unflatten([(n, 0) for n in names])
     if "params" not in tree:
@@ -137,35 +147,51 @@ def latest(path: str) -> str | None:
   last = _read_last(path)
   if last and fs.isdir(f"{path}-{last}"):
     return f"{path}-{last}"
-  folders = _complete(path)
-  if not folders:
-    return None
-  logging.warning(
-    "%s-LAST %s. Taking the newest complete checkpoint, %s.",
-    path,
-    f"names {last}, which is not there" if last else "is missing",
-    folders[-1],
-  )
-  return folders[-1]
+  why = f"names {last}, which is not there" if last else "is missing"
+  for folder, is_complete in _found(path):
+    if is_complete and checkpoint_io.leaf_names(folder):
+      logging.warning(
+        "%s-LAST %s. Taking the newest complete checkpoint, %s.",
+        path, why, folder,
+      )  # fmt: skip
+      return folder
+    logging.warning("%s-LAST %s. %s may be incomplete.", path, why, folder)
+  return None
 
 
-def _complete(path):
-  """Lists the folders of complete checkpoints, oldest first."""
+def _found(path):
+  """Yields (folder, whether it is complete for certain), the newest first."""
   folder, base = fs.dirname(path) or ".", os.path.basename(path)
   if not fs.isdir(folder):
-    return []
+    return
   pattern = re.compile(re.escape(base) + r"-(\d{9,})(-tmp)?")
   matches = [m for n in fs.listdir(folder) if (m := pattern.fullmatch(n))]
-  matches.sort(key=lambda m: (int(m[1]), not m[2]))
-  if not fs.is_local(path):
-    # Written under its name, the newest may be incomplete; those before are not.
-    matches = [m for m in matches if m[1] != matches[-1][1]]
-  return [fs.join(folder, m[0]) for m in matches]
+  matches.sort(key=lambda m: (int(m[1]), not m[2]), reverse=True)
+  for m in matches:
+    # A remote one is written under its name; when the next begins, it is done.
+    complete = fs.is_local(path) or m[1] != matches[0][1]
+    yield fs.join(folder, m[0]), complete
 
 
 def _resolve(path):
   """Returns the folder of the newest checkpoint with prefix `path`, or `path`."""
   return latest(os.fspath(path)) or os.fspath(path)
+
+
+def leaf_names(folder: str) -> list[str]:
+  """Lists the names of the leaves of a checkpoint.
+
+  Args:
+    folder: folder of the checkpoint, also one of orbax's checkpointers.
+
+  Returns:
+    Sorted list of names.
+
+  Raises:
+    FileNotFoundError: the folder does not exist.
+  """
+  found = checkpoint_orbax.find(folder)
+  return found.names if found else checkpoint_io.leaf_names(folder)
 
 
 def load_checkpoint_ts(path: str, **tsload_kw: Any) -> PyTree:
@@ -191,7 +217,7 @@ def tsload(
   """Reads a tree, or a part of it, from the folder of a checkpoint.
 
   Args:
-    path: folder of the checkpoint.
+    path: folder of the checkpoint, also one of orbax's checkpointers.
     tree: pytree whose names say what to read and whose structure is returned.
       Shapes of leaves that are jax.ShapeDtypeStruct are checked; other leaves
       do not matter.
@@ -210,11 +236,13 @@ def tsload(
     FileNotFoundError: the folder does not exist.
     ValueError: `tree` and `regex` given; a leaf is missing or has another
       shape; nothing matches `regex`.
+    lookup.ConfigError: a file is damaged, see `checkpoint_checksums.py`.
   """
   if tree is not None and regex is not None:
     raise ValueError("Pass tree or regex to say what to read, not both.")
 
-  stored = checkpoint_io.leaf_names(path)
+  found = checkpoint_orbax.find(path)
+  stored = found.names if found else checkpoint_io.leaf_names(path)
   if tree is None:
     names = [n for n in stored if re.match(regex or "", n)]
     if not names:
@@ -229,7 +257,8 @@ def tsload(
   leaves, treedef = checkpoint_npz.named_leaves(tree)
   names = [n for n, _ in leaves]
   checkpoint_npz.check_present(names, stored, path)
-  described = checkpoint_io.describe(path, names)
+  describe = functools.partial(checkpoint_checksums.describe, path)
+  described = found.describe(names) if found else describe(names)
   checkpoint_npz.check_shapes(leaves, described, path)
 
   if shardings is None:
@@ -239,6 +268,8 @@ def tsload(
   for name, s in zip(names, shardings, strict=True):
     if isinstance(s, str) and s != "host":
       raise ValueError(f"Sharding {s!r} of leaf {name!r}: did you mean 'host'?")
+  if found:
+    return treedef.unflatten(found.read(names, shardings))
   return treedef.unflatten(
     checkpoint_io.read(path, names, shardings, described)
   )
@@ -321,9 +352,12 @@ def _save(mngr, pytree, staged, commit):
   finish = checkpoint_io.start_write(staged, leaves)
 
   def complete():
-    finish()
-    checkpoint_io.barrier("written")
+    written = finish()
+    checkpoint_io.barrier("written")  # Metadata may be from another process.
+    checkpoint_checksums.leave(staged, written, jax.process_index())
+    checkpoint_io.barrier("summed")
     if jax.process_index() == 0:
+      checkpoint_checksums.collect(staged)
       commit(staged)
     checkpoint_io.barrier("committed")
 

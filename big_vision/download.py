@@ -13,25 +13,21 @@ are in $BV_CACHE_DIR/vocab, by default ~/.cache/big_vision/vocab, each with a
 file `*.sha256` beside it, which `sha256sum -c` understands.
 
 Environment variables of the hub: HF_ENDPOINT, a mirror of it; HF_TOKEN, for
-repositories that ask for one.
+repositories that ask for one. Limits and interrupted downloads: see transfer.py.
 """
 
-import contextlib
 import hashlib
 import os
 import re
 import tempfile
 import urllib.parse
-import urllib.request
 
 from absl import logging
 
-from big_vision import fs
+from big_vision import fs, lookup
+from big_vision.transfer import HUB, transfer
 
-_CHUNK = 1 << 20  # Bytes.
-_TIMEOUT = 60  # Seconds without any data.
 _PIN = "#sha256="
-_HUB = "https://huggingface.co"
 _HUB_PATH = re.compile(
   r"""
   hf://
@@ -47,7 +43,8 @@ _HUB_PATH = re.compile(
 def fetch(uri: str, folder: str | None = None) -> str:
   """Makes a file local that is given by path or URL, see the top of this file.
 
-  Any number of threads and processes may ask for the same file. A file that is
+  Any number of threads and processes may ask for the same file: one of them
+  downloads it, the others wait. A file that is
   in the folder already is not downloaded again, but its checksum is verified.
 
   Args:
@@ -115,7 +112,7 @@ def hub_url(uri: str) -> str:
       f"{uri!r} is not of the form hf://org/repo/file, hf://org/repo@revision/"
       "file or hf://datasets/org/repo/file."
     )
-  endpoint = (os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/")
+  endpoint = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
   quote = urllib.parse.quote
   revision = quote(urllib.parse.unquote(match["rev"] or "main"), safe="")
   repo = (match["kind"] or "") + match["repo"]
@@ -140,8 +137,7 @@ def cached_download(
   if not os.path.exists(path):
     if verbose:
       logging.info("Downloading %s to %s", url, path)
-    with _new_file(path) as out:
-      _copy(url, out)
+    transfer(url, path, is_done=lambda: os.path.exists(path))
   return path
 
 
@@ -182,67 +178,29 @@ def _verify(path, digest, remedy):
 
 
 def _download_to_cache(uri, path, pin):
-  """Downloads and returns the checksum; errors leave nothing behind."""
+  """Downloads and returns the checksum."""
   url = hub_url(uri) if uri.startswith("hf://") else uri
-  logging.info("Downloading %s to %s", url, path)
-  with _new_file(path) as out:
-    try:
-      digest = _copy(url, out)
-    except ImportError:
-      raise  # Says what to install.
-    except Exception as e:  # urllib, http.client, TensorFlow: no common base.
-      raise ValueError(
-        f"Cannot download {uri}: {type(e).__name__}: {e}. Without network, give "
-        "the path of a local copy instead."
-      ) from e
+
+  def accept(digest):
     if pin and pin != digest:
-      raise ValueError(
+      raise lookup.ConfigError(
         f"{uri} has the sha256 {digest}, but {pin} is asked for. If the new "
         f"content is right, correct the pin ({_PIN}…)."
       )
     # Before the file itself gets its name: a file without it counts as absent.
-    with _new_file(f"{path}.sha256") as record:
-      record.write(f"{digest}  {os.path.basename(path)}\n".encode())
-  return digest
+    record = f"{path}.sha256"
+    with open(f"{record}.part", "w", encoding="utf-8") as f:
+      f.write(f"{digest}  {os.path.basename(path)}\n")
+    os.replace(f"{record}.part", record)
 
-
-@contextlib.contextmanager
-def _new_file(path):
-  """Opens a binary file that gets its name when it is complete."""
-  folder = os.path.dirname(path)
-  os.makedirs(folder, exist_ok=True)
-  fd, partial = tempfile.mkstemp(dir=folder, suffix=".part")
+  logging.info("Downloading %s to %s", url, path)
   try:
-    with os.fdopen(fd, "wb") as f:
-      yield f
-    os.replace(partial, path)
-  except BaseException:
-    os.unlink(partial)
-    raise
-
-
-def _copy(url, out):
-  """Writes the content of a URL into a file and returns its sha256."""
-  digest, size = hashlib.sha256(), 0
-  with _open(url) as source:
-    while chunk := source.read(_CHUNK):
-      out.write(chunk)
-      digest.update(chunk)
-      size += len(chunk)
-    # When the connection breaks, `read` ends as it does at the end of the file.
-    headers = getattr(source, "headers", None)
-    expected = headers and headers.get("Content-Length")
-    if expected and int(expected) != size:
-      raise ConnectionError(f"{url}: only {size} of {expected} bytes arrived")
-  return digest.hexdigest()
-
-
-def _open(url):
-  if not url.startswith(("http:", "https:", "file:", "ftp:", "data:")):
-    return fs.open(url, "rb")
-  request = urllib.request.Request(url, headers={"User-Agent": "big_vision"})
-  hub, token = os.environ.get("HF_ENDPOINT") or _HUB, os.environ.get("HF_TOKEN")
-  if token and url.startswith(hub.rstrip("/") + "/"):
-    # The hub redirects to other servers, which must not see it.
-    request.add_unredirected_header("Authorization", f"Bearer {token}")
-  return urllib.request.urlopen(request, timeout=_TIMEOUT)
+    transfer(url, path, lambda: _recorded_digest(path) is not None, accept)
+  except (ImportError, lookup.ConfigError):
+    raise  # They say what to do.
+  except Exception as e:  # urllib, http.client, TensorFlow: no common base.
+    raise ValueError(
+      f"Cannot download {uri}: {type(e).__name__}: {e}. Without network, give "
+      "the path of a local copy instead."
+    ) from e
+  return _recorded_digest(path)

@@ -195,3 +195,15 @@ def dirname(path: Path) -> str:
   if is_local(path):
     return os.path.dirname(path)
   return posixpath.dirname(os.fspath(path))
+
+
+def absolute(path: Path) -> str:
+  """Returns a path that does not depend on the current folder.
+
+  Args:
+    path: file or folder.
+
+  Returns:
+    The path; remote ones as they are.
+  """
+  return os.path.abspath(path) if is_local(path) else os.fspath(path)

@@ -5,13 +5,15 @@ user's own module is accepted wherever a name is.
 """
 
 import ast
+import contextlib
+import contextvars
 import difflib
 import functools
 import importlib
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +21,9 @@ from big_vision.types import ConfigLike
 
 # What `module(needs=...)` says for modules that register preprocessing ops.
 OPS = "Registry.register"
+# Modules of others that may be imported; None is any. See `stored_config`.
+_allowed: contextvars.ContextVar[tuple[str, ...] | None]
+_allowed = contextvars.ContextVar("allowed", default=None)
 # So many known names are listed if none is near.
 _MAX_LISTED = 40
 
@@ -108,6 +113,47 @@ def check_keys(
     )
 
 
+@contextlib.contextmanager
+def stored_config(modules: Iterable[str] = ()) -> Iterator[None]:
+  """Restricts what names mean while a config is used that came with data.
+
+  A config of the command line is code and may name any module. The `config.json`
+  of a workdir may be from somebody else, and importing runs code: of its names
+  only modules of big_vision are imported.
+
+  Args:
+    modules: further modules that may be imported, with those inside of them,
+      since the command or the call names them.
+
+  Yields:
+    Nothing; names are restricted in the body, in this thread.
+  """
+  token = _allowed.set(tuple(map(str, modules)))
+  try:
+    yield
+  finally:
+    _allowed.reset(token)
+
+
+def _check_allowed(path: str, key: str | None) -> None:
+  """Refuses a module that exists but may not be imported."""
+  allowed = _allowed.get()
+  if allowed is None or any(
+    path == name or path.startswith(f"{name}.")
+    for name in ("big_vision", *allowed)
+  ):
+    return
+  root = path.split(".")[0]  # Found without an import, unlike what is inside.
+  if root in sys.modules or importlib.util.find_spec(root) is not None:
+    where = f"config.{key}" if key else "The config"
+    raise ConfigError(
+      f"{where} of a stored run names the module {path!r}, which is not part of "
+      "big_vision and therefore not imported. If you trust it, name it "
+      f"yourself: pp_modules=[{path!r}] in Python, --pp_modules={path} on the "
+      "command line."
+    )
+
+
 def module(
   package: str,
   name: str,
@@ -136,10 +182,11 @@ def module(
     ValueError: no such module, or it lacks what it needs; names the key and the
       nearest known names. Errors inside of a module that exists propagate
       unchanged.
+    ConfigError: `stored_config` does not allow the module.
   """
   name, reason = str(name), ""
   for path in (f"big_vision.{package}.{name}", name):
-    if not _exists(path):
+    if not _exists(path, key):
       continue
     found = importlib.import_module(path)
     own = path.removeprefix(f"big_vision.{package}.")
@@ -187,10 +234,11 @@ def attribute(path: str) -> Any:
   return getattr(import_if_exists(name), attr, None) if attr else None
 
 
-def _exists(path: str) -> bool:
+def _exists(path: str, key: str | None = None) -> bool:
   """Tells whether `path` names a module; imports only its parents."""
   if not all(part.isidentifier() for part in path.split(".")):
     return False
+  _check_allowed(path, key)
   if sys.modules.get(path) is not None:
     return True
   try:

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from big_vision import guards, lookup
 from big_vision.types import Array, ArrayLike
@@ -79,6 +80,39 @@ def onehot(
   return jnp.where(hit, on_value, off_value).astype(jnp.float32)
 
 
+def _check_shapes(name: str, logits: ArrayLike, labels: ArrayLike) -> None:
+  """Refuses what would broadcast to a wrong loss, as indices as labels do."""
+  got, want = np.shape(labels), np.shape(logits)
+  dtype = jnp.result_type(logits)
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise lookup.ConfigError(
+      f"{name}: logits must be floating point numbers, not {dtype}."
+    )
+  if got == want:
+    return
+  key = f"{name}: labels {got} must have the shape of logits {want}"
+  if len(got) == len(want) - 1 or got == (*want[:-1], 1) != want:
+    raise lookup.ConfigError(
+      f"{key}: they look like indices of classes. Make vectors of them in "
+      f'config.input.pp (evaluators: pp_fn), |onehot({want[-1]}, key="label", '
+      'key_result="labels").'
+    )
+  raise lookup.ConfigError(
+    f"{key}: config.num_classes and the number of classes in "
+    "config.input.pp (evaluators: pp_fn), onehot(N, ...), have to be equal."
+  )
+
+
+def _check_several(num_classes: int) -> None:
+  """Refuses a softmax over one class, which is sure of it from the start."""
+  if num_classes == 1:
+    raise lookup.ConfigError(
+      "A softmax over one class has loss 0 whatever the model says: use "
+      "config.num_classes = 2 or more, or for one yes-or-no label "
+      "config.loss = 'sigmoid_xent'."
+    )
+
+
 @guards.transfers
 def sigmoid_xent(
   *, logits: Array, labels: Array, reduction: bool = True
@@ -93,9 +127,13 @@ def sigmoid_xent(
   Returns:
     [] if `reduction`, else [...] per example.
 
+  Raises:
+    lookup.ConfigError: labels do not have the shape of logits.
+
   References:
     Beyer et al. 2020, Section 3.1, https://arxiv.org/abs/2006.07159.
   """
+  _check_shapes("sigmoid_xent", logits, labels)
   # 1 - sigmoid(x) = sigmoid(-x); the left side has no digits left at large x.
   on, off = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
   loss = -jnp.sum(labels * on + (1.0 - labels) * off, axis=-1)
@@ -123,7 +161,13 @@ def softmax_xent(
 
   Returns:
     [] if `reduction`, else the shape of `logits` without `axis`.
+
+  Raises:
+    lookup.ConfigError: labels do not have the shape of logits, or there is one
+      class only.
   """
+  _check_shapes("softmax_xent", logits, labels)
+  _check_several(np.shape(logits)[axis])
   loss = -jnp.sum(labels * jax.nn.log_softmax(logits, axis=axis), axis=axis)
   if kl:
     loss += jnp.sum(labels * jnp.log(jnp.maximum(labels, 1e-8)), axis=axis)
@@ -156,12 +200,18 @@ def weighted_softmax_xent(
     [] if `reduction`, else [B].
 
   Raises:
-    ValueError: `logits` does not have exactly one dimension more than `labels`.
+    lookup.ConfigError: `logits` does not have exactly one dimension more than
+      `labels`, or labels are not integers.
   """
-  if logits.ndim != labels.ndim + 1:
-    raise ValueError(
+  if logits.ndim != labels.ndim + 1 or logits.shape[:-1] != labels.shape:
+    raise lookup.ConfigError(
       f"logits {logits.shape} must have one dimension more than labels "
       f"{labels.shape}; labels are indices here, not one-hot vectors."
+    )
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise lookup.ConfigError(
+      f"weighted_softmax_xent: labels are indices, so they must be integers, "
+      f"not {labels.dtype}."
     )
   vocab = logits.shape[-1]
   targets = onehot(
@@ -324,11 +374,17 @@ def distance(
     [...] array without `feat_axis`.
 
   Raises:
-    ConfigError: unknown kind.
+    ConfigError: unknown kind, or the shapes differ.
   """
   if kind not in DISTANCES:
     raise lookup.ConfigError(
       f"Unknown kind of distance {kind!r}, not in {DISTANCES}."
+    )
+  if student.shape != teacher.shape:
+    raise lookup.ConfigError(
+      f"distance {kind!r}: the student's {student.shape} and the teacher's "
+      f"{teacher.shape} must have equal shapes: do config.num_classes and the "
+      "classes of the teacher agree?"
     )
   if kind == "l2":
     return jnp.sum(jnp.square(student - teacher), axis=feat_axis)

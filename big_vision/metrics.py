@@ -152,6 +152,7 @@ class BigVisionMetricWriter:
         self._tensorboard.close()
 
   def _submit(self, fname, step, metrics):
+    assert self._pool is not None  # `begin` has made it.
     self._wait()
     self._pending = self._pool.submit(self._write, fname, step, metrics)
 

@@ -11,18 +11,18 @@ decoupled from the optimizer and from the learning rate. Parameters whose
 schedule is None are frozen.
 """
 
-import inspect
 import operator
-import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from big_vision import clipping, lookup, schedules, trees
-from big_vision.types import Array, ConfigLike, DType, PyTree, Schedule
+from big_vision import clipping, lookup, optimizers, rules, schedules, trees
+from big_vision.optimizers import momentum_hp as momentum_hp
+from big_vision.optimizers import scale_by_adafactor as scale_by_adafactor
+from big_vision.types import Array, ConfigLike, PyTree, Schedule
 
 
 def make(
@@ -64,14 +64,17 @@ def make(
   Raises:
     ValueError: unknown optimizer, or wrong arguments of it, of a schedule or of
       clipping.
-    lookup.ConfigError: a parameter has no schedule, a multiplier of `lr_mults`
-      is not positive, or the config has keys of earlier versions.
+    lookup.ConfigError: a parameter has no schedule, a rule matches no parameter,
+      a number is negative, a multiplier of `lr_mults` is not positive, the
+      optimizer steps by itself, or the config has keys of earlier versions.
   """
   _check_config(config)
+  optimizer = optimizers.make(config)
 
   # Schedules, and which parameters are frozen.
-  rules = _schedule_rules(config.get("schedule", {}))
-  masks, scheds = _make_mask_trees(params, rules, "config.schedule")
+  sched_rules = _schedule_rules(config.get("schedule", {}))
+  masks, scheds = _make_mask_trees(params, sched_rules, "config.schedule")
+  _check_rules_used(config, params)
   frozen, masks, scheds = _split_frozen(masks, scheds)
   not_frozen = jax.tree.map(operator.not_, frozen)
   schedule_fns = [_make_schedule(sched, sched_kw) for sched in scheds]
@@ -86,13 +89,6 @@ def make(
   # Multipliers of the learning rate.
   lr_rules: Sequence[tuple[str, float]] = config.get("lr_mults") or ()
   masks, mults = _make_mask_trees(params, lr_rules, "config.lr_mults")
-  for (regex, _), mult in zip(lr_rules, mults, strict=True):
-    if mult <= 0:
-      raise lookup.ConfigError(
-        f"config.lr_mults: {mult} for {regex!r} must be positive; use the "
-        "schedule to freeze parameters: "
-        f"config.schedule = [({regex!r}, None), …]."
-      )
   lr_txs = [
     optax.masked(optax.scale(mult), mask)
     for mult, mask in zip(mults, masks, strict=True)
@@ -111,7 +107,7 @@ def make(
   # Positions in this chain are part of the names of leaves in checkpoints.
   tx = optax.chain(
     _make_clipping(config, params, frozen, not_frozen),
-    optax.masked(_make_optimizer(config), not_frozen),
+    optax.masked(optimizer, not_frozen),
     optax.scale(config["lr"]),
     *lr_txs,
     *wd_txs,
@@ -122,8 +118,43 @@ def make(
   return tx, schedule_fns
 
 
+def check(config: ConfigLike) -> None:
+  """Checks what needs neither parameters nor the length of the run.
+
+  Args:
+    config: mapping, see `make`.
+
+  Raises:
+    ValueError: names the key that is wrong, as `make` would.
+  """
+  _check_config(config)
+  optimizers.make(config)
+  for _, sched in _schedule_rules(config.get("schedule", {})):
+    if sched is not None:
+      _check_schedule(sched)
+
+
+def check_lengths(config: ConfigLike, sched_kw: Mapping[str, Any]) -> None:
+  """Checks that the schedules of a config fit into its run.
+
+  Args:
+    config: mapping with `schedule`, see `make`.
+    sched_kw: as for `make`; schedules with epochs are left unchecked without
+      `data_size`.
+
+  Raises:
+    ValueError: for example, the warm-up is as long as the run.
+  """
+  for _, sched in _schedule_rules(config.get("schedule", {})):
+    if sched is None:
+      continue
+    in_epochs = [k for k in sched if k.endswith("_epochs")]
+    if not in_epochs or sched_kw.get("data_size"):
+      _make_schedule(sched, sched_kw)
+
+
 def _check_config(config: ConfigLike) -> None:
-  """Refuses keys of earlier versions."""
+  """Refuses keys of earlier versions, negative numbers, and unreadable rules."""
   if "optim" in config:
     raise lookup.ConfigError(
       "config.optim is deprecated: use config.optax for the optimizer's "
@@ -137,6 +168,39 @@ def _check_config(config: ConfigLike) -> None:
     raise lookup.ConfigError(
       "config.weight_decay_decouple: coupled weight decay is not supported."
     )
+  for key in ("lr", "wd", "grad_clip_norm", "grad_clip_agc"):
+    schedules.check_not_negative(config.get(key), f"config.{key}")
+  for key in _RULES_OF_NUMBERS:
+    if not config.get(key):
+      continue
+    for regex, mult in rules.check_pairs(config.get(key), f"config.{key}"):
+      if key == "lr_mults" and isinstance(mult, (int, float)) and mult <= 0:
+        raise lookup.ConfigError(
+          f"config.lr_mults: {mult} for {regex!r} must be positive; use the "
+          "schedule to freeze parameters: "
+          f"config.schedule = [({regex!r}, None), …]."
+        )
+      where = f"config.{key}, the multiplier of {regex!r}"
+      schedules.check_not_negative(mult, where)
+  if isinstance(config.get("schedule"), (list, tuple)):
+    rules.check_pairs(config.get("schedule"), "config.schedule")
+
+
+# Keys that hold lists of (regex, multiplier).
+_RULES_OF_NUMBERS = ("lr_mults", "wd_mults", "grad_clip_agc_mults")
+
+
+def _check_rules_used(config: ConfigLike, params: PyTree) -> None:
+  """Refuses rules that the user wrote and that match no parameter."""
+  names = [name for name, _ in trees.tree_flatten_with_names(params)[0]]
+  for key in ("schedule", *_RULES_OF_NUMBERS):
+    given = config.get(key)
+    if not isinstance(given, (list, tuple)):
+      continue
+    # A config may spell out the default.
+    default = dict(clipping.NOT_THE_HEAD) if "agc" in key else {}
+    patterns = [regex for regex, _ in given if regex not in default]
+    rules.check_used(patterns, names, f"config.{key}")
 
 
 def _schedule_rules(schedule: Any) -> list[tuple[str, Any]]:
@@ -167,17 +231,27 @@ def _make_schedule(
   sched: Mapping[str, Any], sched_kw: Mapping[str, Any]
 ) -> Schedule:
   """Builds the function step -> multiplier of one dict of `config.schedule`."""
+  _check_schedule(sched)
   sched = {**sched}
+  base = sched.pop("mult", 1.0)
+  return schedules.create_learning_rate_schedule(
+    **{**sched_kw, **sched}, base=base
+  )
+
+
+def _check_schedule(sched: Mapping[str, Any]) -> None:
+  """Checks one dict of `config.schedule`, as far as it goes without a length."""
+  if not isinstance(sched, Mapping) and not hasattr(sched, "keys"):
+    raise lookup.ConfigError(
+      f"config.schedule: {sched!r} must be a dict such as "
+      "dict(decay_type='cosine', warmup_steps=1000), or None to freeze."
+    )
   if "base" in sched:
     raise lookup.ConfigError(
       "config.schedule.base: the base learning rate is config.lr; use "
       "config.schedule.mult to scale one schedule."
     )
   schedules.check_schedule(sched)
-  base = sched.pop("mult", 1.0)
-  return schedules.create_learning_rate_schedule(
-    **{**sched_kw, **sched}, base=base
-  )
 
 
 def _make_clipping(
@@ -214,35 +288,6 @@ def _clip_by_norm(
     # The others lose the axis of examples as well.
     optax.masked(mean, frozen),
   )
-
-
-def _make_optimizer(config: ConfigLike) -> optax.GradientTransformation:
-  """Builds the optimizer `config.optax_name` with arguments `config.optax`."""
-  name = config["optax_name"]
-  factory = _find_optimizer(name)
-  kw = {**(config.get("optax") or {})}
-  try:
-    inspect.signature(factory).bind(**kw)
-  except TypeError as e:
-    raise ValueError(f"config.optax does not fit {name!r}: {e}.") from e
-  return factory(**kw)
-
-
-def _find_optimizer(name: str) -> Callable[..., Any]:
-  """Looks up `config.optax_name`."""
-  if name in _OPTIMIZERS:
-    return _OPTIMIZERS[name]
-  found = optax
-  for part in str(name).split("."):
-    found = getattr(found, part, None)
-  if found is None:  # A function in a user's own module.
-    found = lookup.attribute(str(name))
-  if not callable(found):
-    known = [n for n in dir(optax) if n.startswith("scale_by_")]
-    raise lookup.unknown(
-      "optimizer", name, [*_OPTIMIZERS, *known, "identity"], "optax_name"
-    )
-  return found
 
 
 def _make_mask_trees(
@@ -411,85 +456,3 @@ def _check_example_axis(grad, param):
       f"{param.shape}. Use config.grad_clip_norm alone with trainers that "
       "average over the batch."
     )
-
-
-def scale_by_adafactor(
-  min_dim_size_to_factor: int = 32,
-  decay_rate: float = 0.8,
-  decay_offset: int = 0,
-  beta2_cap: float = 0.999,
-  clipping_threshold: float | None = None,
-  momentum: float | None = 0.9,
-  dtype_momentum: DType = jnp.bfloat16,
-  eps: float = 1e-30,
-) -> optax.GradientTransformation:
-  """Scales updates as the Adafactor of "Scaling Vision Transformers".
-
-  Args:
-    min_dim_size_to_factor: the two largest dimensions must have this size
-      for second moments to be factored.
-    decay_rate: second moments decay as 1 - (i + 1)^-decay_rate.
-    decay_offset: subtracted from the number of updates to obtain i.
-    beta2_cap: upper bound of that decay.
-    clipping_threshold: largest root mean square of the update of a
-      parameter; a falsy value does not clip.
-    momentum: decay of the average of updates; a falsy value does not average.
-    dtype_momentum: dtype in which that is stored.
-    eps: added to squared gradients.
-
-  Returns:
-    optax.GradientTransformation.
-
-  References:
-    Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235
-    Zhai et al. 2021, section 3.4, https://arxiv.org/abs/2106.04560
-  """
-
-  def decay(i, exponent):
-    i = jnp.asarray(i, jnp.float32)
-    return jnp.minimum(beta2_cap, 1.0 - (i + 1.0) ** (-exponent))
-
-  rms = optax.scale_by_factored_rms(
-    factored=True,
-    decay_rate=decay_rate,
-    step_offset=decay_offset,
-    min_dim_size_to_factor=min_dim_size_to_factor,
-    epsilon=eps,
-    decay_rate_fn=decay,
-  )
-  clip, average = optax.identity(), optax.identity()
-  if clipping_threshold:
-    clip = optax.clip_by_block_rms(clipping_threshold)
-  if momentum:
-    average = optax.ema(
-      momentum, debias=False, accumulator_dtype=dtype_momentum
-    )
-  return optax.chain(rms, clip, average)
-
-
-def momentum_hp(
-  momentum: float = 0.9, dtype: DType = jnp.bfloat16, nesterov: bool = False
-) -> optax.GradientTransformation:
-  """Adds heavy-ball momentum with an accumulator of low precision.
-
-  Args:
-    momentum: the accumulator t becomes g + momentum * t.
-    dtype: dtype of t.
-    nesterov: whether to look one step ahead.
-
-  Returns:
-    optax.GradientTransformation.
-  """
-  return optax.trace(decay=momentum, nesterov=nesterov, accumulator_dtype=dtype)
-
-
-_OPTIMIZERS = {
-  "big_vision.scale_by_adafactor": scale_by_adafactor,
-  "big_vision.momentum_hp": momentum_hp,
-  "big_vision.sgd": optax.identity,
-}
-
-# For code that looks there; `make` uses the table.
-optax.big_vision = types.SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
-  **{name.removeprefix("big_vision."): f for name, f in _OPTIMIZERS.items()}
-)

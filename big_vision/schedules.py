@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import core
 
 from big_vision import guards, lookup
 from big_vision.types import ConfigLike, Schedule
@@ -18,8 +19,16 @@ _UNITS = ("steps", "examples", "epochs", "percent")
 _DECAYS = ("linear", "polynomial", "cosine", "rsqrt", "stair")
 
 
-def _given(prefix: str, config: ConfigLike) -> list[str]:
-  """Returns the keys of `config` that set the duration `prefix`."""
+def given(prefix: str, config: ConfigLike) -> list[str]:
+  """Lists the keys of a config that set the duration `prefix`.
+
+  Args:
+    prefix: name of the duration, for example "total".
+    config: mapping.
+
+  Returns:
+    Those of `<prefix>_{steps,examples,epochs,percent}` that count.
+  """
   keys = [f"{prefix}_{unit}" for unit in _UNITS]
   # Negative is the same as absent, so that a sweep can disable an entry.
   return [k for k in keys if config.get(k) is not None and config[k] >= 0]
@@ -53,20 +62,20 @@ def steps(
     ValueError: nothing applies and `default` is the class ValueError.
     lookup.ConfigError: more than one key is given, or a percent is above 1.
   """
-  given = _given(prefix, config)
-  if len(given) > 1:
+  keys = given(prefix, config)
+  if len(keys) > 1:
     raise lookup.ConfigError(
-      f"Only one of {', '.join('config.' + k for k in given)} can be set; set "
+      f"Only one of {', '.join('config.' + k for k in keys)} can be set; set "
       "the others to None or -1."
     )
-  if given:
-    value = config[given[0]]
-    unit = given[0].removeprefix(f"{prefix}_")
+  if keys:
+    value = config[keys[0]]
+    unit = keys[0].removeprefix(f"{prefix}_")
     if unit == "steps":
       return value
     if unit == "percent" and value > 1:
       raise lookup.ConfigError(
-        f"config.{given[0]} = {value} is a fraction of all steps, so it must "
+        f"config.{keys[0]} = {value} is a fraction of all steps, so it must "
         "lie in [0, 1]."
       )
     exact = None
@@ -151,6 +160,31 @@ def check_schedule(schedule: ConfigLike, key: str = "schedule") -> None:
   decay_type = schedule.get("decay_type", "stair")
   if decay_type not in _DECAYS:
     raise lookup.unknown("decay type", decay_type, _DECAYS, f"{key}.decay_type")
+  # A learning rate below zero climbs.
+  for name in ("mult", "end", "linear_end", "timescale", "shift"):
+    check_not_negative(schedule.get(name), f"config.{key}.{name}")
+  for mult in schedule.get("mults") or ():
+    check_not_negative(mult, f"config.{key}.mults")
+
+
+def check_not_negative(value: Any, key: str) -> None:
+  """Refuses numbers below zero, NaN, and what cannot be compared with zero.
+
+  Args:
+    value: number; None stands for an absent key. Traced ones are left alone.
+    key: what holds it, for the error message.
+
+  Raises:
+    lookup.ConfigError: it is negative or not a number.
+  """
+  if value is None or isinstance(value, core.Tracer):
+    return
+  try:
+    allowed = bool(value >= 0)
+  except TypeError:
+    allowed = False
+  if not allowed:
+    raise lookup.ConfigError(f"{key} = {value!r} must be a number, at least 0.")
 
 
 def create_learning_rate_schedule(
@@ -200,14 +234,16 @@ def create_learning_rate_schedule(
 
   def duration(prefix, default):
     # A duration in a unit that cannot be resolved must not become the default.
-    default = ValueError if _given(prefix, kw) else default
+    default = ValueError if given(prefix, kw) else default
     return steps(prefix, kw, data_size, batch_size, total_steps, default)
 
   warmup, cooldown = duration("warmup", 0), duration("cooldown", 0)
   if total_steps > 1 and not warmup < total_steps:
+    key = "".join(given("warmup", kw))
     raise lookup.ConfigError(
-      f"config.schedule: the warm-up of {warmup} steps must be shorter than the "
-      f"run of {total_steps} steps."
+      f"config.schedule.{key}: the warm-up of {warmup} steps must be shorter "
+      f"than the run of {total_steps} steps. Use for example "
+      f"config.schedule.warmup_steps = {total_steps // 10}, or a longer run."
     )
   if scale_with_batchsize:
     if not batch_size:

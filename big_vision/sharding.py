@@ -24,7 +24,7 @@ from absl import logging
 from flax.linen import spmd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from big_vision import lookup, trees
+from big_vision import lookup, rules, trees
 from big_vision.pp.registry import Registry
 from big_vision.types import ConfigLike, PyTree
 
@@ -83,7 +83,7 @@ def infer_sharding(
     ValueError: a rule cannot be read, or does not fit a leaf or the mesh.
     KeyError: a tactic has an unknown op.
   """
-  rules = [_parse_rule(rule) for rule in strategy or ()]
+  parsed = [_parse_rule(rule) for rule in strategy or ()]
   is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)
   boxed = jax.tree.leaves(params, is_leaf=is_box)
   unboxed = jax.tree.map(
@@ -97,9 +97,28 @@ def infer_sharding(
   shardings = []
   for (name, x), box in zip(named, boxed, strict=True):
     leaf = Leaf(tuple(x.shape), x.dtype, box if is_box(box) else None)
-    spec = _apply_rules(rules, mesh, name, leaf)
+    spec = _apply_rules(parsed, mesh, name, leaf)
     shardings.append(NamedSharding(mesh, PartitionSpec(*spec)))
   return treedef.unflatten(shardings)
+
+
+def check_strategy(
+  strategy: Sequence[Rule] | None, names: Sequence[str]
+) -> None:
+  """Refuses rules of a strategy that match no leaf.
+
+  `infer_sharding` itself cannot tell: it may be given a part of the state.
+
+  Args:
+    strategy: list of (regex, tactic).
+    names: full names of all leaves of the state and of frozen trees.
+
+  Raises:
+    ValueError: a rule cannot be read, or its regex matches no name; suggests
+      the nearest.
+  """
+  patterns = [_parse_rule(rule)[0].pattern for rule in strategy or ()]
+  rules.check_used(patterns, names, _KEY, "leaf of the state")
 
 
 def axis_rules(config: ConfigLike) -> list[tuple[Any, ...]]:
@@ -111,8 +130,8 @@ def axis_rules(config: ConfigLike) -> list[tuple[Any, ...]]:
   Returns:
     List of pairs (logical axis, mesh axes), for `nn.logical_axis_rules`.
   """
-  rules = config.get("sharding_rules") or [("act_batch", "data")]
-  return [tuple(rule) for rule in rules]
+  pairs = config.get("sharding_rules") or [("act_batch", "data")]
+  return [tuple(rule) for rule in pairs]
 
 
 def batch_axes(config: ConfigLike, mesh: Mapping[str, int]) -> tuple[str, ...]:
@@ -196,11 +215,11 @@ def _split_tactic(tactic: str) -> list[str]:
 
 
 def _apply_rules(
-  rules: Sequence[Any], mesh: Mesh, name: str, leaf: Leaf
+  parsed: Sequence[Any], mesh: Mesh, name: str, leaf: Leaf
 ) -> Spec:
   """Returns the spec of a leaf by the first matching rule."""
   spec = (None,) * leaf.ndim
-  for pattern, tactic, ops in rules:
+  for pattern, tactic, ops in parsed:
     if not pattern.fullmatch(name):
       continue
     try:

@@ -29,7 +29,7 @@ def build(setup: Setup) -> Recipe:
   """
   config = setup.config
   # From config.model_name, config.model; `load` reads config.model_init.
-  model, load = setup.make_model(num_classes=config.num_classes)
+  model, load = setup.make_model(num_classes=setup.num_classes)
   loss = losses.get(config.get("loss", "sigmoid_xent"), "loss")
 
   def init(rng, batch):

@@ -12,13 +12,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 # below, also within functions.
 LAYERS = (
   # Functions that stand alone.
-  "types compat lookup partial fs tf download trees schedules losses mixup views"
-  " ring contrastive grads clipping profiler workdir guards",
+  "types compat lookup rules partial fs tf transfer download trees schedules losses mixup"
+  " views ring contrastive grads clipping profiler workdir guards",
   # Labels and names of classes: facts.
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
   # Parts of a run.
-  "chrono devices metrics sharding optax checkpoint_io checkpoint_npz"
-  " checkpoints models pp datasets",
+  "chrono devices metrics sharding optimizers optax checkpoint_checksums"
+  " checkpoint_io checkpoint_npz checkpoint_orbax checkpoints models pp datasets",
   # Old names, collected.
   "utils",
   # Measuring a state; weights in and out; records -> batches; costs.

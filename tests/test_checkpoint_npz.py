@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from big_vision import checkpoints, trees
+from big_vision import checkpoints, lookup, trees
 
 
 def _tree(offset=0.0):
@@ -95,3 +95,58 @@ def test_load_checkpoint(tmp_path):
   wrong = {"params": {"bias": jax.ShapeDtypeStruct((4,), np.float32)}}
   with pytest.raises(ValueError, match=r"params/bias.*\(4,\).*\(3,\)"):
     checkpoints.load_checkpoint(wrong, path)
+
+
+# Files that are damaged, or something else.
+
+
+@pytest.mark.parametrize(
+  "content, reason",
+  [
+    (b"", "is empty"),
+    (b"\n<!DOCTYPE html><html>Sign in</html>", "web page"),
+    (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+    (b"\x80\x04\x95 a pickle", "not a NumPy file"),
+    (b"PK\x03\x04", "damaged or incomplete"),
+  ],
+)
+@pytest.mark.parametrize(
+  "load",
+  [
+    checkpoints.npload,
+    checkpoints.load_params,
+    checkpoints.load_checkpoint_np,
+    lambda path: checkpoints.load_checkpoint({"a": 0}, path),
+  ],
+)
+def test_other_files(tmp_path, content, reason, load):
+  path = tmp_path / "x.npz"
+  path.write_bytes(content)
+  with pytest.raises(lookup.ConfigError, match=reason) as e:
+    load(str(path))
+  assert str(e.value).startswith(str(path)) and "\n" not in str(e.value)
+  assert "allow_pickle" not in str(e.value)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_damaged_npz(tmp_path, compressed):
+  path = tmp_path / "x.npz"
+  checkpoints.save_checkpoint(
+    {"a": np.arange(60.0), "b": {"c": np.ones(3)}}, str(path), compressed
+  )
+  good = path.read_bytes()
+  bad = [good[:n] for n in range(0, len(good), 29)]
+  for i in range(70, 140, 3):  # Within the first array.
+    bad.append(good[:i] + bytes([good[i] ^ 4]) + good[i + 1 :])
+  for content in bad:
+    path.write_bytes(content)
+    with pytest.raises(lookup.ConfigError) as e:
+      checkpoints.npload(path)
+    assert str(e.value).startswith(str(path)) and "\n" not in str(e.value)
+  np.savez(path, x=np.array([{}]))
+  with pytest.raises(lookup.ConfigError, match="Python objects"):
+    checkpoints.npload(path)
+  np.save(tmp_path / "x.npy", np.arange(5))
+  np.testing.assert_array_equal(
+    checkpoints.npload(tmp_path / "x.npy"), range(5)
+  )

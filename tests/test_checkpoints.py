@@ -163,9 +163,10 @@ def test_layout_and_pointer(prefix, make):
   ]
   assert sorted(os.listdir(folder + "/params~head~kernel")) == [
     ".zarray",
+    ".zattrs",
     "0.0",
   ]
-  assert sorted(os.listdir(folder + "/opt~0")) == [".zarray", "0"]
+  assert sorted(os.listdir(folder + "/opt~0")) == [".zarray", ".zattrs", "0"]
   with open(folder + "/opt~1~mu/.zarray", encoding="utf-8") as f:
     meta = json.load(f)
   assert meta["zarr_format"] == 2 and meta["dtype"] == "bfloat16"
@@ -352,8 +353,8 @@ def test_shardings(prefix):
   _save(prefix, 1, tree={"p": {"x": put(x, "a", "b"), "y": put(x)}, "z": x[0]})
   folder = prefix + "-000000001"
   # One chunk per shard, one in all where all devices hold the same.
-  assert len(os.listdir(folder + "/p~x")) == 1 + 8
-  assert len(os.listdir(folder + "/p~y")) == 1 + 1
+  assert len(os.listdir(folder + "/p~x")) == 2 + 8
+  assert len(os.listdir(folder + "/p~y")) == 2 + 1
   with open(folder + "/p~x/.zarray", encoding="utf-8") as f:
     assert json.load(f)["chunks"] == [2, 4]
 
@@ -449,7 +450,9 @@ def test_remote_protocol(prefix, monkeypatch):
     fs, "_gfile", lambda: pytest.fail("only renames of files are expected")
   )
   local = {
-    "open": lambda p, mode="r": open(p, mode, encoding="utf-8"),
+    "open": lambda p, mode="r": open(
+      p, mode, encoding=None if "b" in mode else "utf-8"
+    ),
     "exists": os.path.exists,
     "isdir": os.path.isdir,
     "makedirs": lambda p: os.makedirs(p, exist_ok=True),
@@ -472,3 +475,32 @@ def test_remote_protocol(prefix, monkeypatch):
   os.makedirs(prefix + "-000000001-tmp")
   assert len(checkpoints.collect_orphans(prefix)) == 1
   assert names() == ["000000002", "LAST"]
+
+
+def test_latest_without_last(prefix):
+  """The newest complete checkpoint is found, and survives a start."""
+  assert checkpoints.latest(prefix) is None
+  tree = {"x": np.arange(3)}
+  for step, keep in ((1, True), (2, False)):
+    checkpoints.save_checkpoint_ts(_Now(), tree, prefix, step, keep)
+  newest = f"{prefix}-000000002-tmp"
+  assert checkpoints.latest(prefix) == newest
+  os.makedirs(f"{prefix}-000000003")  # Nothing in it.
+  for content in (None, "000000009", ""):
+    os.remove(f"{prefix}-LAST")
+    if content is not None:
+      with open(f"{prefix}-LAST", "w", encoding="utf-8") as f:
+        f.write(content)
+    assert checkpoints.latest(prefix) == newest
+    np.testing.assert_array_equal(
+      checkpoints.load_checkpoint_ts(prefix)["x"], tree["x"]
+    )
+    checkpoints.collect_orphans(prefix)
+    assert os.path.isdir(newest) and checkpoints._read_last(prefix)
+
+
+class _Now:
+  """A manager with which every save is complete at once."""
+
+  def wait_until_finished(self):
+    pass

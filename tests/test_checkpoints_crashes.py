@@ -274,7 +274,9 @@ def test_two_processes(prefix):
   for i, log in enumerate(logs):
     assert log.endswith(f"done {i}\n")
   assert _names(prefix) == ["000000003", "LAST"]
-  assert len(os.listdir(prefix + "-000000003/x")) == 1 + 4
+  # Four chunks of two processes, whose checksums are together in one file.
+  assert len(os.listdir(prefix + "-000000003/x")) == 2 + 4
+  assert not [n for n in os.listdir(prefix + "-000000003") if n[0] == "."]
   got = checkpoints.load_checkpoint_ts(prefix)
   np.testing.assert_array_equal(got["y"], np.arange(32).reshape(8, 4))
   np.testing.assert_array_equal(got["local"], np.ones(3))

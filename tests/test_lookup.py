@@ -120,3 +120,32 @@ def test_config_error_is_what_callers_catch():
   error = lookup.unknown("thing", "a", ["b"], "c", error=lookup.ConfigError)
   assert isinstance(error, ValueError) and isinstance(error, AssertionError)
   assert type(lookup.unknown("thing", "a", ["b"])) is ValueError
+
+
+def test_stored_configs_import_what_is_named_only(user):
+  user(mine="Model = dict\ndef loss(): pass", other="raise SystemExit('ran')")
+  find = lambda name: lookup.module("models", name, kind="m", key="model_name")
+  with lookup.stored_config():
+    for use in (
+      lambda: find("bvuser.other"),
+      lambda: lookup.attribute("bvuser.other:loss"),
+      lambda: lookup.import_if_exists("bvuser"),
+      lambda: lookup.attribute("os:system"),
+      lambda: lookup.preprocessing({"pp_modules": ["bvuser.other"]}),
+    ):
+      with pytest.raises(lookup.ConfigError, match="trust"):
+        use()
+    assert not [n for n in sys.modules if n.startswith("bvuser")]
+    with pytest.raises(lookup.ConfigError, match=r"config.model_name .*bvuser"):
+      find("bvuser.mine")
+    with pytest.raises(ValueError, match="unknown m 'vitt'.*'vit'"):
+      find("vitt")
+    for name in ("vit", "big_vision.models.vit", "proj.clippo.one_tower"):
+      assert find(name).Model
+  with lookup.stored_config(["bvuser.mine"]):
+    assert find("bvuser.mine").Model is dict
+    for name in ("bvuser.other", "bvuser.mine2", "bvuser"):
+      with pytest.raises(lookup.ConfigError):
+        find(name)
+  with pytest.raises(SystemExit, match="ran"):  # Free again.
+    find("bvuser.other")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from big_vision import losses
+from big_vision import lookup, losses
 
 
 def _randn(*shape, seed=0, scale=1.0):
@@ -286,3 +286,45 @@ def test_self_distillation_xent():
 def test_get_offers_only_losses_of_logits_and_labels(name):
   with pytest.raises(ValueError, match=f"unknown loss '{name}'"):
     losses.get(name)
+
+
+@pytest.mark.parametrize("name", ["softmax_xent", "sigmoid_xent"])
+@pytest.mark.parametrize(
+  "labels, message",
+  [
+    # As many examples as classes: it would broadcast.
+    (np.arange(4), r"\(4,\) must have the shape of logits \(4, 4\).*onehot\(4"),
+    (np.ones((4, 1), np.int32), "indices of classes.*onehot"),
+    (np.ones((4, 5), np.float32), "num_classes.*pp.*have to be equal"),
+    (np.ones((1, 4), np.float32), "num_classes"),
+    (np.ones((2, 4, 4), np.float32), "num_classes"),
+  ],
+)
+def test_labels_have_the_shape_of_logits(name, labels, message):
+  loss = losses.get(name)
+  logits = jnp.zeros((4, 4))
+  with pytest.raises(lookup.ConfigError, match=f"^{name}: .*{message}") as e:
+    jax.eval_shape(lambda x: loss(logits=x, labels=labels), logits)
+  assert "\n" not in str(e.value)
+  loss(
+    logits=logits, labels=jnp.eye(4, dtype=jnp.int32)
+  )  # Integers may be 0, 1.
+  loss(logits=logits.astype(jnp.bfloat16), labels=jnp.eye(4))
+  with pytest.raises(lookup.ConfigError, match="floating point"):
+    loss(logits=jnp.eye(4, dtype=jnp.int32), labels=jnp.eye(4))
+
+
+def test_softmax_of_one_class():
+  one = jnp.ones((4, 1))
+  with pytest.raises(lookup.ConfigError, match="num_classes = 2.*sigmoid_xent"):
+    losses.softmax_xent(logits=one, labels=one)
+  with pytest.raises(lookup.ConfigError, match="one class"):
+    losses.distance(one.T, one.T, "kl", feat_axis=0)
+  np.testing.assert_allclose(  # Yes or no: -log(sigmoid(1)).
+    losses.sigmoid_xent(logits=one, labels=one), np.log1p(np.exp(-1)), rtol=1e-6
+  )
+
+
+def test_distance_between_different_numbers_of_classes():
+  with pytest.raises(lookup.ConfigError, match=r"student's \(2, 3\).*\(2, 1\)"):
+    losses.distance(jnp.ones((2, 3)), jnp.ones((2, 1)), "kl")

@@ -47,6 +47,8 @@ def workdir(tmp_path_factory):
       writer.measure("val/loss", 1.0 / step)
     writer.step_end()
   writer.close()
+  with open(path / "big_vision_initial_metrics.txt", "w") as f:
+    f.write('{"step": 0, "val/prec@1": 0.125, "before/acc": 0.1}\n')
   # As if the run was interrupted and is writing again.
   with open(path / "big_vision_metrics.txt", "a") as f:
     f.write('{"step": 20, "val/prec@1": 0.875}\n{"step": 30, "val/pr')
@@ -70,7 +72,8 @@ def test_read_logs_and_checkpoints(workdir, monkeypatch):
   assert pictures == 4  # Loss, accuracy, learning rate, filters.
   assert str(workdir) in text
   assert 'model: {"width": 8}' in text
-  assert "3 logged steps, the last is 20." in text
+  assert "4 logged steps, the last is 20." in text  # Of both files.
+  assert "before/acc: 0.1000 at step 0" in text
   assert "val/prec@1: 0.8750 at step 20" in text  # The later line counts.
   assert "a/digits_10shot-seed-0: 0.5000 at step 20" in text
   assert "Last checkpoint: 000000020-tmp" in text

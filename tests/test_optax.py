@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 
+from big_vision import lookup, trees
 from big_vision import optax as bv_optax
-from big_vision import trees
 
 SCHED_KW = dict(total_steps=20, batch_size=32, data_size=100)
 SHAPES = {
@@ -479,12 +479,13 @@ def agc_update(grad_scale, shapes=AGC_SHAPES, **config):
   )
   grads = jax.tree.map(lambda g: grad_scale * g, grads)
   params["conv"]["skip"] = np.zeros((), np.float32)
-  config = dict(optax_name="big_vision.sgd", lr=-1.0, **config)
+  config = dict(optax_name="big_vision.sgd", lr=1.0, **config)
   tx, _ = bv_optax.make(
     ml_collections.ConfigDict(config), params, sched_kw=SCHED_KW
   )
   state = tx.init(params)
   updates, _ = jax.jit(tx.update)(grads, state, params)
+  updates = jax.tree.map(jnp.negative, updates)  # Updates go downhill.
   return named(params), named(grads), named(updates), state
 
 
@@ -538,20 +539,20 @@ def test_adaptive_clipping_after_the_global_norm():
 def test_adaptive_clipping_of_averages_over_examples():
   params = {"a": np.full((2, 3), 2.0, np.float32), "b": np.ones(3, np.float32)}
   grads = jax.tree.map(lambda p: np.stack([p, 3 * p]), params)
-  config = dict(optax_name="big_vision.sgd", lr=-1.0, grad_clip_agc=0.1,
+  config = dict(optax_name="big_vision.sgd", lr=1.0, grad_clip_agc=0.1,
                 grad_clip_norm=1e3, grad_clip_per_example=True)  # fmt: skip
   tx, _ = bv_optax.make(config, params, sched_kw=SCHED_KW)
   updates, _ = tx.update(grads, tx.init(params), params)
   for k, p in params.items():
-    np.testing.assert_allclose(updates[k], 0.1 * p, rtol=1e-5)
+    np.testing.assert_allclose(updates[k], -0.1 * p, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
   "config, message",
   [
-    (dict(grad_clip_agc=-0.1), "config.grad_clip_agc: -0.1"),
+    (dict(grad_clip_agc=-0.1), "config.grad_clip_agc = -0.1"),
     (dict(grad_clip_agc=0.1, grad_clip_agc_eps=-1), "grad_clip_agc_eps"),
-    (dict(grad_clip_agc=0.1, grad_clip_agc_mults=[("a", -2)]), "agc_mults: -2"),
+    (dict(grad_clip_agc=0.1, grad_clip_agc_mults=[("a", -2)]), "agc_mults.*-2"),
   ],
 )
 def test_adaptive_clipping_errors(config, message):
@@ -563,3 +564,127 @@ def test_no_adaptive_clipping_by_default():
   for kw in ({}, dict(grad_clip_agc=None), dict(grad_clip_agc=0)):
     _, grads, updates, _ = agc_update(100.0, **kw)
     jax.tree.map(np.testing.assert_array_equal, updates, grads)
+
+
+@pytest.mark.parametrize(
+  "config, message",
+  [
+    # The names that are nearest; the tree has a/, b/, kernel.
+    (dict(schedule=[("hed/.*", {}), (".*", None)]),
+     r"^config.schedule: 'hed/\.\*' matches .* no parameter.*start with 'a'"),
+    (dict(schedule=[("a/kernl", None), (".*", {})]), "nearest.*'a/kernel'"),
+    (dict(lr_mults=[("b/bais", 0.1)]), "^config.lr_mults: .*nearest.*'b/bias'"),
+    # Also without decay: one who turns it on would not get what is said.
+    (dict(wd_mults=[("a/kernle", 1.0)]), "^config.wd_mults: .*'a/kernel'"),
+    (dict(lr_mults=[("bias", 2.0)]), "only a part of 'a/bias', 'b/bias'.*first"),
+    (dict(grad_clip_agc=0.1, grad_clip_agc_mults=[("x/.*", 0)]), "agc_mults"),
+    (dict(lr_mults=[("(", 1.0)]), "config.lr_mults: .*regular expression"),
+    (dict(lr_mults=["a/.*"]), "config.lr_mults is a list of pairs.*'a/.*'"),
+    (dict(schedule=[("a/.*", None), (".*",)]), "config.schedule.*pairs"),
+    (dict(schedule=[(".*", 0.1)]), "config.schedule: 0.1 must be a dict"),
+  ],
+)  # fmt: skip
+def test_rules_without_a_match(config, message):
+  with pytest.raises(lookup.ConfigError, match=message) as e:
+    make(**config)
+  assert "\n" not in str(e.value)
+
+
+def test_rules_that_need_no_match():
+  make(schedule=[(".*FREEZE_ME.*", None), (".*", {})])
+  # What another rule is before, or what only stands for the rest.
+  make(lr_mults=[("a/.*", 0.1), ("a/kernel", 2.0), ("b/.*", 1), (".*", 3.0)])
+  make({"head": jnp.zeros(3)}, wd=0.1)  # The default: kernels.
+  mults = [("(.*/)?head/.*", 0.0), ("a/.*", 2.0)]  # The default spelt out.
+  make(grad_clip_agc=0.1, grad_clip_agc_mults=mults)
+  make({}, lr_mults=[("a/.*", 0.1)])  # Nothing could match.
+
+
+@pytest.mark.parametrize(
+  "name, kw, hint",
+  [
+    ("adamw", dict(learning_rate=1e-3), "'scale_by_adam'"),
+    ("adam", dict(learning_rate=1e-3), "'scale_by_adam'"),
+    ("sgd", dict(learning_rate=0.1, momentum=0.9), "'big_vision.sgd'"),
+    ("lion", dict(learning_rate=1e-4), "'scale_by_lion'"),
+    ("adafactor", dict(learning_rate=1e-3), "'big_vision.scale_by_adafactor'"),
+    ("scale", dict(step_size=-2.0), "scale_by_adam"),
+    ("contrib.muon", dict(learning_rate=1e-3), "scale_by"),
+  ],
+)
+def test_optimizers_that_step_themselves(name, kw, hint):
+  with pytest.raises(lookup.ConfigError, match=f"optax_name='{name}'.*{hint}"):
+    make(optax_name=name, optax=kw)
+
+
+def warming_up():
+  """Nothing at first, then a step downhill."""
+  return optax.sgd(lambda step: 0.1 * (step > 2))
+
+
+def test_steps_after_a_warmup_and_within_a_trace():
+  with pytest.raises(lookup.ConfigError, match="uphill"):
+    make(optax_name=f"{__name__}:warming_up")
+  with (
+    pytest.raises(lookup.ConfigError, match="uphill"),
+    jax.transfer_guard("disallow"),
+  ):
+    jax.eval_shape(
+      lambda: make(optax_name="adam", optax=dict(learning_rate=1.0))[0].init({})
+    )
+
+
+@pytest.mark.parametrize(
+  "name, kw",
+  [
+    ("identity", {}),
+    ("set_to_zero", {}),
+    ("trace", dict(decay=0.9)),
+    ("scale_by_adam", dict(mu_dtype="bfloat16", b2=0.95)),
+    ("scale_by_lion", {}),
+    ("scale_by_adamax", {}),
+    ("scale_by_rms", {}),
+    ("scale_by_yogi", {}),
+    ("scale_by_sm3", {}),
+    ("apply_every", dict(k=4)),
+    ("contrib.scale_by_muon", {}),
+    ("big_vision.sgd", {}),
+    ("big_vision.momentum_hp", dict(nesterov=True)),
+    ("big_vision.scale_by_adafactor", dict(beta2_cap=0.95)),
+    # Needs the loss at its updates: not for this chain to tell.
+    ("scale_by_polyak", {}),
+  ],
+)
+def test_optimizers_that_only_rescale(name, kw):
+  make(optax_name=name, optax=kw)
+
+
+@pytest.mark.parametrize(
+  "config, message",
+  [
+    (dict(lr=-0.1), "config.lr = -0.1 must be .* at least 0"),
+    (dict(lr="1e-3"), "config.lr = '1e-3' must be a number"),
+    (dict(lr=float("nan")), "config.lr = nan"),
+    (dict(wd=-1e-4), "config.wd = -0.0001"),
+    (dict(grad_clip_norm=-1.0), "config.grad_clip_norm = -1.0"),
+    (dict(wd=0.1, wd_mults=[("a/.*", -1.0)]), "config.wd_mults.*'a/.*' = -1.0"),
+    (dict(schedule=dict(mult=-1.0)), "config.schedule.mult = -1.0"),
+    (dict(schedule=[(".*", dict(decay_type="linear", linear_end=-1e-5))]),
+     "config.schedule.linear_end = -1e-05"),
+    (dict(schedule=dict(steps=[2], mults=[-0.1])), "config.schedule.mults"),
+    (dict(optax=dict(mu_dtype="bfloat17")), "config.optax .*bfloat17"),
+    (dict(optax_name="cosine_decay_schedule",
+          optax=dict(init_value=1.0, decay_steps=3)), "not an optimizer"),
+  ],
+)  # fmt: skip
+def test_numbers_and_names(config, message):
+  with pytest.raises(lookup.ConfigError, match=message) as e:
+    make(**config)
+  assert "\n" not in str(e.value)
+  with pytest.raises(lookup.ConfigError, match=message):  # Without parameters.
+    bv_optax.check(dict(optax_name="scale_by_adam", lr=0.1) | config)
+
+
+def test_zeros_are_fine():
+  make(lr=0.0, wd=0.0, grad_clip_norm=0, wd_mults=[("a/.*", 0)])
+  bv_optax.check(dict(optax_name="identity", lr=0.0, wd=None))

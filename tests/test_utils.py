@@ -14,7 +14,7 @@ PUBLIC = """
   tree_flatten_with_names tree_unflatten tree_map_with_names
   tree_map_with_regex tree_get tree_replace tree_compare tree_filter
   tree_broadcast recover_tree recover_dtype check_and_compile_patterns
-  make_mask_trees Chrono chrono hms BigVisionMetricWriter npload
+  make_mask_trees Chrono chrono hms log_memory BigVisionMetricWriter npload
   load_checkpoint_np load_params save_checkpoint_ts load_checkpoint_ts tssave
   tsload create_device_mesh put_cpu jit_cpu reshard
   make_fsarray_from_local_slice get_local_slice_from_fsarray

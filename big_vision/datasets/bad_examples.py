@@ -42,7 +42,8 @@ class BadExamples:
     place = tf.searchsorted(self._numbers, index[None])[0]
     place = tf.minimum(place, len(self._numbers) - 1)
     fails = tf.equal(tf.gather(self._numbers, place), index)
-    message = tf.where(fails, tf.gather(self.messages, place), "")
+    texts = [m.encode("utf-8", "backslashreplace") for m in self.messages]
+    message = tf.where(fails, tf.gather(texts, place), "")
     return fail_with(message, example)
 
 
@@ -110,6 +111,8 @@ def label_message(
     return f"The label {label!r} of {where} is text, not an integer."
   if isinstance(label, float) and not label.is_integer():
     return f"The label {label} of {where} is not an integer."
+  if abs(label) >= 2**63:
+    return f"The label {label} of {where} does not fit into int64."
   if label >= 0 and (num_classes is None or label < num_classes):
     return None
   known = "must not be negative" if num_classes is None else "is outside of "

@@ -8,7 +8,6 @@ A CSV file of labels may take the place of the class folders.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from big_vision.datasets import (
   ids,
   slices,
   source,
+  text_files,
 )
 from big_vision.datasets.classes import Classes
 from big_vision.tf import tf
@@ -64,6 +64,8 @@ class DataSource(source.IndexedDataSource):
     if not fs.isdir(path):
       raise ValueError(f"config.input.data.path: there is no folder {path!r}.")
     self._root = os.fspath(path).rstrip("/") + "/"
+    # As bytes: names need not be UTF-8.
+    self._root_bytes = os.fsencode(self._root)
     split = split or slices.ALL
     names = slices.names(split)
     classes = None if classes is None else read_classes(classes)
@@ -86,18 +88,23 @@ class DataSource(source.IndexedDataSource):
       targets += [of_split[1][i] for i in chosen]
     if num_classes is None and classes is not None:
       num_classes = len(classes)
-    self.classes = self.class_names = classes
+    self.classes = classes and [text_files.printable(c) for c in classes]
+    self.class_names = self.classes
     self.num_classes = num_classes
     self._labels = _ints(targets) if are_ints else _numbers(targets, classes)
     self._bad = bad_examples.BadExamples(
       {
         int(i): _bad_label(
-          self._root + files[i], targets[i], classes, num_classes, labels
+          text_files.printable(self._root + files[i]),
+          targets[i],
+          classes,
+          num_classes,
+          labels,
         )
         for i in _outside(self._labels, num_classes)
       }
     )
-    self._files = tf.constant(files, tf.string)
+    self._files = tf.constant([os.fsencode(f) for f in files], tf.string)
     text = "%d images, labels from %s classes, in %s (split %s)"
     logging.info(text, len(files), num_classes or "unknown", path, split)
 
@@ -110,6 +117,11 @@ class DataSource(source.IndexedDataSource):
     if feature == "label" and self.num_classes is None and self._largest >= 0:
       return Classes(self._largest + 1)
     return super().classes_of(feature)
+
+  def some_labels(self, num: int) -> list[int]:
+    """See the base class."""
+    picked = source.at_equal_distances(self.total_examples, num)
+    return self._labels[picked].tolist()
 
   def bad_examples(self) -> list[str]:
     return self._bad.messages
@@ -129,7 +141,7 @@ class DataSource(source.IndexedDataSource):
     example = {
       "label": tf.gather(self._labels, index),
       "file_name": name,
-      "tfds_id": tf.strings.join([self._root, name]),
+      "tfds_id": tf.strings.join([self._root_bytes, name]),
       "_id": ids.hash_id(name),
     }
     example = self._bad.check(index, example)
@@ -156,11 +168,8 @@ def read_classes(
   """
   source = repr(classes)
   if isinstance(classes, (str, os.PathLike)):
-    if not fs.exists(classes):
-      raise ValueError(f"config.{key}: there is no file {classes!r}.")
-    with fs.open(classes) as f:
-      text = f.read().lstrip("\ufeff")
-      classes = [line.strip() for line in text.splitlines()]
+    text = text_files.read(classes, key)
+    classes = [line.strip() for line in text_files.lines(text)]
   classes = [str(c) for c in classes if c != ""]
   if not classes or len(set(classes)) < len(classes):
     twice = sorted({c for c in classes if classes.count(c) > 1})
@@ -171,27 +180,15 @@ def read_classes(
 
 def _read_csv(path, key="input.data.labels"):
   """Reads a CSV file: (files, labels, numbers of the lines)."""
-  if not fs.exists(path):
-    raise ValueError(f"config.{key}: there is no file {path!r}.")
-  with fs.open(path) as f:
-    rows = csv.DictReader(f.read().lstrip("\ufeff").splitlines())
-  header = [name.strip() for name in rows.fieldnames or ()]
-  for column in ("file", "label"):
-    if column not in header:
-      raise ValueError(
-        f"config.{key}: the first line of {path} has to name the columns file "
-        f"and label; it has {header}."
-      )
-  rows.fieldnames = header
   files, labels, lines = [], [], []
-  for row in rows:
-    if not row["file"]:
-      raise ValueError(
-        f"config.{key}: line {rows.line_num} of {path} has no file."
-      )
-    files.append(row["file"].strip())
-    labels.append((row["label"] or "").strip())
-    lines.append(rows.line_num)
+  for line, (file, label) in text_files.read_table(
+    path, ("file", "label"), key
+  ):
+    if not file:
+      raise ValueError(f"config.{key}: line {line} of {path} has no file.")
+    files.append(file)
+    labels.append(label)
+    lines.append(line)
   return files, labels, lines
 
 
@@ -253,13 +250,16 @@ def _slice(files, start, stop):
   """Returns the sorted positions of those of rank `start` to `stop` by hash."""
   if stop - start == len(files):
     return range(len(files))
-  ranks = tf.strings.to_hash_bucket_fast(files, 2**63 - 1).numpy()
+  names = [os.fsencode(f) for f in files]
+  ranks = tf.strings.to_hash_bucket_fast(names, 2**63 - 1).numpy()
   return np.sort(np.argsort(ranks, kind="stable")[start:stop])
 
 
 def _ints(labels):
   """Converts labels that are ints; the missing ones become -1."""
-  return np.array([int(label or -1) for label in labels], np.int64)
+  limit = np.iinfo(np.int64).max  # What is beyond is out of range anyway.
+  ints = (int(label or -1) for label in labels)
+  return np.array([max(min(i, limit), -limit) for i in ints], np.int64)
 
 
 def _numbers(labels, classes):

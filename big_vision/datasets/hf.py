@@ -11,10 +11,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from big_vision import lookup
 from big_vision.datasets import (
+  bad_examples,
   concatenation,
   hf_files,
   hf_types,
@@ -82,6 +84,8 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     if num_classes is not None and "label" in self._columns:
       self._columns["label"].num_classes = num_classes
     self._bad = self._rows.find_bad()
+    # Labels fail when they are read, but are known now.
+    self._known_bad = self._rows.find_bad(self._bad_labels(files))
     logging.info(
       "%d rows of %s (split %s), columns %s",
       self.total_examples,
@@ -94,8 +98,33 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
   def total_examples(self) -> int:
     return len(self._rows)
 
+  def some_labels(self, num: int) -> list[Any] | None:
+    """See the base class."""
+    column, labels = self._columns.get("label"), []
+    if column is None or self._bad.messages:
+      return None
+    for index in source.at_equal_distances(self.total_examples, num):
+      file, row = self._rows.locate(index)
+      try:
+        labels.append(column.read(file.table, row, "")[0])
+      except ValueError:
+        return None
+    return labels if np.ndim(labels) == 1 else None
+
   def bad_examples(self) -> list[str]:
-    return self._bad.messages
+    return self._known_bad.messages
+
+  def _bad_labels(self, files):
+    """Yields (place of the file, row, message) of labels out of range."""
+    for place, file in enumerate(files):
+      for column in () if file.problem else self._columns.values():
+        for row, label in column.bad_labels(file.table):
+          where = f"{file.path}:{row}"
+          yield (
+            place,
+            row,
+            bad_examples.label_message(label, column.num_classes, where),
+          )
 
   def classes_of(self, feature: str) -> Classes | None:
     """See the base class. Of other integers than ClassLabel: the largest."""

@@ -109,13 +109,36 @@ class Column:
 
     if self.spec.shape.rank or not self.spec.dtype.is_integer:
       return None
-    found = []
-    for table in tables:
-      column = table.column(self._path[0])
-      for key in self._path[1:]:
-        column = pc.struct_field(column, key)
-      found.append(pc.max(column).as_py())
+    found = [pc.max(self._values(table)).as_py() for table in tables]
     return max((x for x in found if x is not None), default=None)
+
+  def bad_labels(self, table: Any) -> list[tuple[int, int]]:
+    """Finds labels out of range, all at once.
+
+    Args:
+      table: pyarrow.Table.
+
+    Returns:
+      List of (row, label), of columns of integers with a number of classes.
+    """
+    import pyarrow.compute as pc
+
+    is_int = self.spec.dtype.is_integer and not self.spec.shape.rank
+    if self.num_classes is None or not is_int:
+      return []
+    values = self._values(table)
+    bad = pc.or_(pc.less(values, 0), pc.greater_equal(values, self.num_classes))
+    rows = pc.indices_nonzero(pc.fill_null(bad, False)).to_pylist()
+    return [(row, values[row].as_py()) for row in rows]
+
+  def _values(self, table):
+    """Returns the column of a table."""
+    import pyarrow.compute as pc
+
+    column = table.column(self._path[0])
+    for key in self._path[1:]:
+      column = pc.struct_field(column, key)
+    return column
 
 
 def _content(value, name, where):

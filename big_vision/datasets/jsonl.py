@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -97,6 +98,14 @@ class DataSource(source.DataSource):
       ds = ds.map(self._complete, tf.data.AUTOTUNE)
     return ds
 
+  def some_labels(self, num: int) -> list[Any] | None:
+    """See the base class."""
+    labels = self._columns.get("label")
+    if labels is None:
+      return None
+    picked = source.at_equal_distances(self.total_examples, num)
+    return labels[picked].tolist()
+
   def bad_examples(self) -> list[str]:
     return self._bad.messages
 
@@ -177,8 +186,9 @@ def _read_columns(fname, start, stop):
   """Reads the rows `start <= line < stop`, as arrays by key, with `id`."""
   rows = []  # (line number, row)
   blank = None  # Line number of the first of the blank lines just read.
-  with fs.open(fname) as f:
-    for i, line in enumerate(f):
+  with fs.open(fname, "rb") as f:
+    # Of bytes, this splits at the ends of lines only.
+    for i, line in enumerate(x for part in f for x in part.splitlines()):
       if not start <= i < stop:
         continue
       if not line.strip():
@@ -186,7 +196,7 @@ def _read_columns(fname, start, stop):
         continue
       if blank is not None:
         raise ValueError(f"Invalid JSON in line {blank} of {fname}: blank line")
-      rows.append((i, _parse(line, i, fname)))
+      rows.append((i, _parse(_decode(line, i, fname), i, fname)))
   if not rows:
     raise ValueError(
       f"No rows in {fname} from data.start={start} to data.stop={stop}"
@@ -199,6 +209,17 @@ def _read_columns(fname, start, stop):
   for k, t in types.items():
     columns[k] = np.array([row[k] for _, row in rows], _TYPES[t])
   return columns
+
+
+def _decode(line, i, fname):
+  """Decodes a line: UTF-8, of which the first may begin with a mark."""
+  try:
+    return line.decode("utf-8-sig" if i == 0 else "utf-8")
+  except UnicodeDecodeError as e:
+    raise ValueError(
+      f"Invalid JSON in line {i} of {fname}: not UTF-8 but "
+      f"{line[e.start : e.end]!r}; save the file as UTF-8"
+    ) from None
 
 
 def _parse(line, i, fname):
@@ -215,12 +236,25 @@ def _parse(line, i, fname):
         f"Invalid JSON in line {i} of {fname}: {k!r} must be a string, number "
         f"or bool, not {v!r}"
       )
+    if type(v) is str and not _can_be_encoded(v):
+      raise ValueError(
+        f"Invalid JSON in line {i} of {fname}: {k!r} has half of a surrogate "
+        f"pair: {v!r}"
+      )
     if type(v) is int and not -(2**31) <= v < 2**31:
       raise ValueError(
         f"Invalid JSON in line {i} of {fname}: {k!r}={v} does not fit into "
         "int32; write it as a string or float"
       )
   return row
+
+
+def _can_be_encoded(text):
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
 
 
 def _check(row, types, where):

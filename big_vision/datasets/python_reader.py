@@ -96,7 +96,7 @@ def unpack(fetched: Sequence[tf.Tensor]) -> list[tf.Tensor]:
   """
   *values, error = fetched
   if tf.executing_eagerly():
-    if message := error.numpy().decode():
+    if message := error.numpy().decode("utf-8", "backslashreplace"):
       raise ValueError(message)
     return values
   good = tf.debugging.Assert(tf.equal(error, ""), [error])
@@ -112,7 +112,8 @@ def _row(fn, index, specs):
     text = str(e)
     if not isinstance(e, (ValueError, OSError)):
       text = f"{type(e).__name__}: {text}"
-    values, error = map(_nothing, specs[:-1]), text.encode() or b"failed"
+    error = text.encode("utf-8", "backslashreplace") or b"failed"
+    values = map(_nothing, specs[:-1])
   return [
     np.asarray(v, _dtype(spec))
     for v, spec in zip([*values, error], specs, strict=True)

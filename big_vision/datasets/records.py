@@ -17,6 +17,8 @@ import mmap
 import os
 import struct
 import threading
+import time
+import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,17 +26,24 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from big_vision import fs
+from big_vision.datasets.crc32c import masked_crc32c
+from big_vision.lookup import ConfigError
+from big_vision.tf import tf
 
 INDEX_FILE = "big_vision_index.npz"
 
 # What is indexed on opening, without being asked: takes a second at most.
 _MAX_EXAMPLES = 200_000
 _MAX_BYTES = 2 << 30
+_SEARCH_SECONDS = 60  # How long to look for a damaged record.
 _NUM_THREADS = 16  # To look into shards; the disk is what takes the time.
 
 # A TFRecord is its length (uint64), a checksum of that (uint32), the data and
 # a checksum of the data (uint32).
 _HEAD, _TAIL = 12, 4
+# Lengths repeat.
+_length_checksum = functools.lru_cache(1 << 16)(masked_crc32c)
+_REMEDY = "Copy or prepare the dataset anew."
 
 _ARRAY_RECORD = tfds.core.FileFormat.ARRAY_RECORD
 _TFRECORD = tfds.core.FileFormat.TFRECORD
@@ -84,6 +93,32 @@ def open_split(
     scanned = Records(files, _scanned)
     scanned.open_all()
     return scanned
+  return None
+
+
+def find_damage(builder: Any, split: str) -> str | None:
+  """Looks for the first damaged record, as TensorFlow's errors do not name it.
+
+  Args:
+    builder: TFDS builder of a prepared dataset.
+    split: any TFDS split.
+
+  Returns:
+    A message with the file and the record; None if there is none, the format is
+    not TFRecord, or it takes too long.
+  """
+  if builder.info.file_format != _TFRECORD:
+    return None
+  deadline = time.monotonic() + _SEARCH_SECONDS
+  for f in builder.info.splits[split].file_instructions:
+    try:
+      shard = _TFRecord(f.filename, record_bounds(f.filename))
+      for position in range(len(shard)):
+        if time.monotonic() > deadline:
+          return None
+        shard[position]  # noqa: B018 - checks it
+    except (OSError, ValueError, tf.errors.OpError) as e:
+      return str(e)
   return None
 
 
@@ -138,9 +173,7 @@ class Records:
     _allow_open_files(len(files))
     for f in files:
       if fs.is_local(f.filename) and not os.path.exists(f.filename):
-        raise ValueError(
-          f"The shard {f.filename} is missing. Copy or prepare the dataset anew."
-        )
+        raise ValueError(f"The shard {f.filename} is missing. {_REMEDY}")
 
   def __len__(self) -> int:
     return self._ends[-1]
@@ -152,8 +185,13 @@ class Records:
     position = f.skip + f.take - (self._ends[number] - index)
     # As if TFDS had read TFRecord files: ids outlive a change of the format.
     name = os.path.basename(f.filename).replace(".array_record-", ".tfrecord-")
-    record = self._shard(f.filename)[position]
-    return record, f"{name}__{position}".encode()
+    shard = self._shard(f.filename)
+    if len(shard) != f.examples_in_shard:
+      raise ValueError(
+        f"The shard {f.filename} has {len(shard)} records, but according to "
+        f"dataset_info.json {f.examples_in_shard}. {_REMEDY}"
+      )
+    return shard[position], f"{name}__{position}".encode()
 
   def open_all(self) -> None:
     """Opens all shards now instead of when they are needed."""
@@ -191,12 +229,24 @@ class _ArrayRecord:
     from array_record.python import array_record_module
 
     # Nothing is read ahead: the next record is somewhere else.
-    self._reader = array_record_module.ArrayRecordReader(
-      path, options="readahead_buffer_size:0", file_reader_buffer_size=1 << 15
-    )
+    self._path = path
+    try:
+      self._reader = array_record_module.ArrayRecordReader(
+        path, options="readahead_buffer_size:0", file_reader_buffer_size=1 << 15
+      )
+    except (RuntimeError, ValueError, IndexError) as e:
+      raise ValueError(f"The shard {path} is damaged: {e}. {_REMEDY}") from e
+
+  def __len__(self):
+    return self._reader.num_records()
 
   def __getitem__(self, position):
-    return self._reader.read([position])[0]
+    try:
+      return self._reader.read([position])[0]
+    except (RuntimeError, ValueError, IndexError) as e:
+      raise ValueError(
+        f"Record {position} of {self._path} is damaged: {e}. {_REMEDY}"
+      ) from e
 
 
 class _TFRecord:
@@ -212,20 +262,28 @@ class _TFRecord:
     self._bounds = bounds
     self._file = open(path, "rb", buffering=0) if fs.is_local(path) else None  # noqa: SIM115
 
+  def __len__(self):
+    return len(self._bounds) - 1
+
   def __getitem__(self, position):
     begin, end = (int(b) for b in self._bounds[position : position + 2])
     record = self._read(begin, end - begin)
-    if len(record) < _HEAD:
-      length = -1
-    else:
-      (length,) = struct.unpack_from("<Q", record)
-    if length != len(record) - _HEAD - _TAIL:
+    if not _has_length(record, len(record)):
       raise ValueError(
         f"{self._path} does not fit its index at record {position}: it was "
         f"changed or is damaged. Make {INDEX_FILE} anew with "
         "big_vision.tools.convert_dataset."
       )
-    return record[_HEAD:-_TAIL]
+    data = record[_HEAD:-_TAIL]
+    checksums = struct.pack(
+      "<II", _length_checksum(record[:8]), masked_crc32c(data)
+    )
+    if checksums != record[8:_HEAD] + record[-_TAIL:]:
+      raise ValueError(
+        f"Record {position} of {self._path} is damaged: it does not match its "
+        f"checksum. {_REMEDY}"
+      )
+    return data
 
   def _read(self, begin, length):
     if self._file is not None:
@@ -235,13 +293,26 @@ class _TFRecord:
       return f.read(length)
 
 
+def _has_length(record, size):
+  """Tells whether a record begins with its length, `size` in all."""
+  if size < _HEAD + _TAIL:
+    return False
+  return struct.unpack_from("<Q", record)[0] == size - _HEAD - _TAIL
+
+
 def _stored_index(data_path):
   """dict of shard name -> bounds, or None if there is no index."""
   path = fs.join(data_path, INDEX_FILE)
   if not fs.exists(path):
     return None
-  with fs.open(path, "rb") as f, np.load(f) as index:
-    return dict(index)
+  try:
+    with fs.open(path, "rb") as f, np.load(f) as index:
+      return dict(index)
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    raise ConfigError(
+      f"The index {path} cannot be read ({e}). Delete it, or make it anew with "
+      "big_vision.tools.convert_dataset."
+    ) from e
 
 
 def _indexed(index, path):
@@ -291,6 +362,10 @@ def record_bounds(path: str) -> np.ndarray:
       return _bounds_of(data, path)
 
 
+def _checksum(data, position):
+  return struct.unpack_from("<I", data, position)[0]
+
+
 def _bounds_of(data, path):
   length_at = struct.Struct("<Q").unpack_from
   bounds, begin, size = [], 0, len(data)
@@ -298,8 +373,13 @@ def _bounds_of(data, path):
     bounds.append(begin)
     begin += _HEAD + length_at(data, begin)[0] + _TAIL
   if begin != size:
+    # A damaged length leads astray: which is the first?
+    is_bad = lambda b: masked_crc32c(data[b : b + 8]) != _checksum(data, b + 8)
+    number = next(
+      (i for i, b in enumerate(bounds) if is_bad(b)), len(bounds) - 1
+    )
     raise ValueError(
-      f"The shard {path} is cut off or damaged in record {len(bounds) - 1}. "
-      "Copy or prepare the dataset anew."
+      f"The shard {path} is cut off or damaged in record {max(number, 0)}. "
+      f"{_REMEDY}"
     )
   return np.array([*bounds, size], np.int64)

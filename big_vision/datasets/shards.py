@@ -27,7 +27,7 @@ from big_vision.tf import tf
 
 _NUM_THREADS = 16
 _NUM_TRIES = 3  # Of a download.
-_VERSION = 1  # Of the format of stored indices.
+_VERSION = 2  # Of the format of stored indices.
 _WEB = ("http://", "https://")
 
 

@@ -49,11 +49,15 @@ def members(
     length = special.get("size") or _number(header[124:136])
     start, kind = position + _BLOCK, header[156:157]
     name = special.get("path") or _name(header)
+    if length < 0:
+      raise _damaged(path, position, f"the size of the member {name!r}")
     if start + length > size:
       raise _cut_off(path, name)
     position = start + -(-length // _BLOCK) * _BLOCK
     if kind in (_PAX, _PAX_GLOBAL):
       records = _pax(read(start, length))
+      if records is None:
+        raise _damaged(path, start, f"the pax header {name!r}")
       special |= records if kind == _PAX else {}
       continue
     if kind == _LONG_NAME:
@@ -80,6 +84,13 @@ def _cut_off(path, name):
   )
 
 
+def _damaged(path, position, what):
+  return ValueError(
+    f"The shard {path} is damaged at {position}: {what} cannot be right. Copy "
+    "or download it again."
+  )
+
+
 def _check(header, position, path):
   """Checks the checksum of a header, which counts its own field as blanks."""
   total = sum(header) - sum(header[148:156]) + 8 * 32
@@ -95,17 +106,23 @@ def _check(header, position, path):
 
 
 def _number(field, default=0):
-  if field[0] & 0x80:  # Base 256, of GNU tar.
-    return int.from_bytes(field, "big") & ~(0x80 << 8 * (len(field) - 1))
+  """Parses a number of a header; negative ones are as good as none."""
+  if field[0] & 0x80:  # Base 256, of GNU tar, with a sign.
+    value = int.from_bytes(field, "big") & ~(0x80 << 8 * (len(field) - 1))
+    return -1 if field[0] & 0x40 else value
   digits = field.strip(b" \0")
-  try:
-    return int(digits, 8) if digits else default
-  except ValueError:
-    return -1
+  if not digits:
+    return default
+  return int(digits, 8) if re.fullmatch(rb"[0-7]+", digits) else -1
 
 
 def _text(data):
-  return data.split(b"\0")[0].decode("utf-8", "replace")
+  return _decode(data.split(b"\0")[0])
+
+
+def _decode(name):
+  """Decodes a name: different bytes must not become one key."""
+  return name.decode("utf-8", "backslashreplace")
 
 
 def _name(header):
@@ -115,14 +132,22 @@ def _name(header):
 
 
 def _pax(data):
-  """{"path": ..., "size": ...} of pax records `<length> <key>=<value>\\n`."""
+  """{"path": ..., "size": ...} of pax records `<length> <key>=<value>\\n`.
+
+  None if they are damaged.
+  """
   out = {}
   while data:
-    length = int(data.split(b" ", 1)[0])
-    key, value = data[:length].split(b" ", 1)[1][:-1].split(b"=", 1)
-    if key == b"path":
-      out["path"] = value.decode("utf-8", "replace")
-    elif key == b"size":
+    match = re.match(rb"([0-9]{1,12}) ([^=]+)=", data)
+    length = int(match[1]) if match else 0
+    if not match or not match.end() < length <= len(data):
+      return None
+    value = data[match.end() : length - 1]
+    if match[2] == b"path":
+      out["path"] = _decode(value)
+    elif match[2] == b"size":
+      if not re.fullmatch(rb"[0-9]+", value):
+        return None
       out["size"] = int(value)
     data = data[length:]
   return out

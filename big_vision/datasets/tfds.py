@@ -96,9 +96,13 @@ class DataSource(python_reader.Reader, source.DataSource):
     """See the base class: what TFDS says about the feature."""
     return classes_of(self.builder, feature)
 
+  def find_damage(self) -> str | None:
+    """See the base class."""
+    return records.find_damage(self.builder, self.split)
+
   def example_spec(self) -> Any:
     """See the base class; opens no file."""
-    spec = example_spec(self.builder, self._skip_decode)
+    spec = example_spec(self.builder, tuple(self._skip_decode))
     text = tf.TensorSpec([], tf.string)
     return {**spec, "tfds_id": text, "_id": tf.TensorSpec([], tf.int32)}
 
@@ -231,8 +235,9 @@ def classes_of(
   return Classes(found.num_classes, tuple(found.names))
 
 
+@functools.lru_cache(16)
 def example_spec(
-  builder: tfds.core.DatasetBuilder, skip_decode: Sequence[str] = ("image",)
+  builder: tfds.core.DatasetBuilder, skip_decode: tuple[str, ...] = ("image",)
 ) -> Any:
   """Describes a raw example; the dataset need not be prepared.
 
@@ -244,7 +249,9 @@ def example_spec(
     Nested dict of `tf.TypeSpec`.
   """
   features, decoders = builder.info.features, _decoders(builder, skip_decode)
-  read = lambda record: features.deserialize_example(record, decoders=decoders)
+  read = tf.autograph.experimental.do_not_convert(
+    lambda record: features.deserialize_example(record, decoders=decoders)
+  )
   return tf.data.Dataset.from_tensors("").map(read).element_spec
 
 

@@ -4,13 +4,12 @@ Shapes: B global batch size, C classes.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
 from big_vision import losses
 from big_vision.evaluators import iteration
@@ -84,18 +83,27 @@ def _mapped(
   return labels[:, has_output], logits[:, mapping[has_output]]
 
 
-@jax.jit
-def count_unlabeled(labels: Array, mask: Array) -> Array:
-  """Counts examples that have no label.
+def trial(
+  predict_fn: PredictFn,
+  train_state: TrainState,
+  batch: Batch,
+  cfg: Mapping[str, Any],
+) -> Any:
+  """Computes what `run` computes of one batch, to find out whether it fits.
 
   Args:
-    labels: [B, C] multi-hot labels.
-    mask: [B], 0 on padding.
+    predict_fn: as for `Evaluator`.
+    train_state: first argument of the predict function.
+    batch: of the data, with `_mask`.
+    cfg: arguments of the evaluator.
 
   Returns:
-    int32 scalar.
+    Anything.
   """
-  return ((labels.max(axis=-1) == 0) & (mask != 0)).sum(dtype=jnp.int32)
+  labels = iteration.take(batch, cfg.get("label_key", "labels"))
+  mask = batch.pop("_mask")
+  fn = get_eval_fn(predict_fn, cfg["loss_name"])
+  return fn(train_state, batch, labels, mask)
 
 
 class Evaluator:
@@ -129,7 +137,7 @@ class Evaluator:
     self.label_key = label_key
     self.batches = iteration.open_batches(**kw)
     self.steps = self.batches.steps
-    self._data, self._warned = kw.get("data"), False
+    self._data = kw.get("data")
 
   def run(self, train_state: TrainState) -> Iterator[tuple[str, float]]:
     """Evaluates once over the whole dataset.
@@ -149,12 +157,8 @@ class Evaluator:
       yield "prec@1", float(correct / weight)
       yield "loss", float(loss / weight)
     if unlabeled and self.label_key in self.batches.one_label:
-      if not self._warned:
-        logging.warning(
-          "%d examples of %s have no label (-1): they are left out of prec@1 and "
-          "loss.", unlabeled, self._data
-        )  # fmt: skip
-      self._warned = True
+      what = "they are left out of prec@1 and loss"
+      iteration.warn_once(self, unlabeled, self._data, what)
       yield "unlabeled", float(unlabeled)
 
   def _sums(
@@ -163,4 +167,4 @@ class Evaluator:
     labels = iteration.take(batch, self.label_key)
     mask = batch.pop("_mask")
     sums = self.eval_fn(train_state, batch, labels, mask)
-    return *sums, count_unlabeled(labels, mask)
+    return *sums, iteration.count_unlabeled(labels, mask)

@@ -5,16 +5,40 @@ for the classes of the labels, for example the ImageNet-1k classes of a model of
 ImageNet-21k. Examples whose class has no output count as wrong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from big_vision.datasets.imagenet import label_maps
-from big_vision.evaluators import classification
-from big_vision.types import PredictFn
+from big_vision.evaluators import classification, iteration
+from big_vision.types import Batch, PredictFn, TrainState
 
 API = "jit"
+
+
+def trial(
+  predict_fn: PredictFn,
+  train_state: TrainState,
+  batch: Batch,
+  cfg: Mapping[str, Any],
+) -> Any:
+  """Computes what `run` computes of one batch, to find out whether it fits.
+
+  Args:
+    predict_fn: as for `Evaluator`.
+    train_state: first argument of the predict function.
+    batch: of the data, with `_mask`.
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Anything.
+  """
+  labels = iteration.take(batch, cfg.get("label_key", "labels"))
+  mask = batch.pop("_mask")
+  mapping = _mapping(cfg["label_mapping"])
+  fn = classification.get_eval_fn(predict_fn, cfg["loss_name"], mapping)
+  return fn(train_state, batch, labels, mask)
 
 
 class Evaluator(classification.Evaluator):
@@ -42,9 +66,15 @@ class Evaluator(classification.Evaluator):
       ValueError: unknown mapping, or none of the classes has an output.
     """
     super().__init__(predict_fn, loss_name, **kw)
-    named = isinstance(label_mapping, str)
-    outputs = label_maps.get(label_mapping) if named else label_mapping
-    mapping = tuple(np.asarray(outputs).tolist())
-    if max(mapping, default=-1) < 0:
-      raise ValueError("label_mapping: no class has an output.")
+    mapping = _mapping(label_mapping)
     self.eval_fn = classification.get_eval_fn(predict_fn, loss_name, mapping)
+
+
+def _mapping(label_mapping: str | Sequence[int]) -> tuple[int, ...]:
+  """Returns the output of each class; ValueError if none has any."""
+  named = isinstance(label_mapping, str)
+  outputs = label_maps.get(label_mapping) if named else label_mapping
+  mapping = tuple(np.asarray(outputs).tolist())
+  if max(mapping, default=-1) < 0:
+    raise ValueError("label_mapping: no class has an output.")
+  return mapping

@@ -11,7 +11,9 @@ none) and `get_step` (returns the current step of the run). To have its
 arguments checked before a run starts, an evaluator may declare
   - the class attribute `forwards`: the function that receives `**kw`;
   - the module function `data_sources(cfg)`: list of `(config key, data)` of
-    the datasets it opens; by default its argument `data`.
+    the datasets it opens; by default its argument `data`;
+  - the module functions `trial` and `inputs`, by which shapes are tried out
+    before data is read, see `trial.py`.
 
 `mean.py` is a short example. The code is in `build.py` (evaluators from a
 config), `validate.py` (checks of a config), `iteration.py` (batches, results)

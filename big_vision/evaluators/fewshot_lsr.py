@@ -195,6 +195,45 @@ def data_sources(cfg: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
   return sources
 
 
+def inputs(cfg: Mapping[str, Any]) -> list[tuple[str, Any, str, None]]:
+  """Lists what is preprocessed: both splits of the first dataset.
+
+  Args:
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Tuples of a config key, data, preprocessing string, and the features that
+    the predict function gets; None for all.
+  """
+  keys = ("pp_train", "pp_eval")
+  first = [data for _, data in data_sources(cfg)][: len(keys)]
+  return [(k, data, cfg[k], None) for k, data in zip(keys, first, strict=False)]
+
+
+def trial(
+  predict_fn: PredictFn,
+  train_state: TrainState,
+  batch: Batch,
+  cfg: Mapping[str, Any],
+) -> Any:
+  """Computes what `run` computes of one batch, to find out whether it fits.
+
+  Args:
+    predict_fn: as for `Evaluator`.
+    train_state: first argument of the predict function.
+    batch: of the data, with `_mask`.
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Anything.
+  """
+  labels = iteration.take(batch, cfg.get("label_key", "label"))
+  mask = iteration.take(batch, cfg.get("mask_key", "_mask"), "mask_key")
+  mesh = Mesh(np.asarray(cfg["devices"]), ("devices",))
+  fn = get_representation_fn(predict_fn, cfg.get("representation_layer"), mesh)
+  return fn(train_state, batch, labels, mask)
+
+
 class Evaluator:
   """Yields `<a or z>/<dataset>_<n>shot-seed-<i>`, accuracies in [0, 1]."""
 
@@ -311,6 +350,9 @@ class Evaluator:
       return self.representation_fn(train_state, batch, labels, mask)
 
     x, y = iteration.rows(map(represent, batches), batches)
+    what = "in the test split they count as wrong"
+    data = f"{name} ({split})"
+    iteration.warn_once(self, int((np.asarray(y) < 0).sum()), data, what)
     return x.astype(np.float32), y
 
   def _num_classes(self, name: str, split: str) -> int:

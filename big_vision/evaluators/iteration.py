@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from big_vision import trees
 from big_vision.pipeline import evaluation
 from big_vision.pp import labels as pp_labels
-from big_vision.types import AnyArray, Batch, Devices, PyTree
+from big_vision.types import AnyArray, Array, Batch, Devices, PyTree
 
 # Results that are computed ahead of the one that the host waits for.
 LAG = 2
@@ -196,6 +198,37 @@ def rows(
   order = host_order(layout.devices, layout.batch_size, len(batches))
   order = order[np.concatenate(masks)[order].astype(bool)]
   return jax.tree.map(lambda *parts: np.concatenate(parts)[order], *values)
+
+
+@jax.jit
+def count_unlabeled(labels: Array, mask: Array) -> Array:
+  """Counts examples that have no label.
+
+  Args:
+    labels: [B, C] multi-hot labels.
+    mask: [B], 0 on padding.
+
+  Returns:
+    int32 scalar.
+  """
+  return ((labels.max(axis=-1) == 0) & (mask != 0)).sum(dtype=jnp.int32)
+
+
+def warn_once(owner: Any, num: float, data: Any, consequence: str) -> None:
+  """Says, once for each evaluator, that examples have no label.
+
+  Args:
+    owner: the evaluator.
+    num: number of such examples; 0 says nothing.
+    data: what the evaluator reads.
+    consequence: what becomes of them.
+  """
+  said = owner.__dict__.setdefault("_said_unlabeled", set())
+  if num and str(data) not in said:
+    said.add(str(data))
+    logging.warning(
+      "%d examples of %s have no label: %s.", num, data, consequence
+    )
 
 
 def host_order(devices: Devices, batch_size: int, steps: int) -> np.ndarray:

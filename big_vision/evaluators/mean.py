@@ -53,6 +53,27 @@ def get_eval_fn(
   return eval_fn
 
 
+def trial(
+  predict_fn: PredictFn,
+  train_state: TrainState,
+  batch: Batch,
+  cfg: Mapping[str, Any],
+) -> Any:
+  """Computes what `run` computes of one batch, to find out whether it fits.
+
+  Args:
+    predict_fn: as for `Evaluator`.
+    train_state: first argument of the predict function.
+    batch: of the data, with `_mask`.
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Anything.
+  """
+  del cfg
+  return get_eval_fn(predict_fn)(train_state, batch)
+
+
 class Evaluator:
   """Yields the mean over examples of each value of the predict function."""
 
@@ -70,6 +91,7 @@ class Evaluator:
     self.eval_fn = get_eval_fn(predict_fn)
     self.batches = iteration.open_batches(**kw)
     self.steps = self.batches.steps
+    self._data = kw.get("data")
 
   def run(self, train_state: TrainState) -> Iterator[tuple[str, float]]:
     """Evaluates once over the whole dataset.
@@ -80,8 +102,17 @@ class Evaluator:
     Yields:
       (name, float) in alphabetical order.
     """
-    metrics, num_examples = iteration.totals(
-      self.eval_fn(train_state, batch) for batch in self.batches
+    metrics, num_examples, unlabeled = iteration.totals(
+      (*self.eval_fn(train_state, batch), self._count_unlabeled(batch))
+      for batch in self.batches
     )
+    what = "they count as what the predict function returns for them"
+    iteration.warn_once(self, unlabeled, self._data, what)
     for name in sorted(metrics):
       yield name, float(metrics[name]) / float(num_examples)
+
+  def _count_unlabeled(self, batch: Batch) -> Array | int:
+    """Counts examples without label, if they could have one each."""
+    for name in self.batches.one_label & batch.keys():
+      return iteration.count_unlabeled(batch[name], batch["_mask"])
+    return 0

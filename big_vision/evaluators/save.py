@@ -1,7 +1,7 @@
 """Saves a dataset and what a predict function makes of it into an npz file."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -45,6 +45,27 @@ def get_predict_fn(
     return {"inputs": inputs, "outputs": outputs}, batch["_mask"]
 
   return jax.jit(fn, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def trial(
+  predict_fn: PredictFn,
+  train_state: TrainState,
+  batch: Batch,
+  cfg: Mapping[str, Any],
+) -> Any:
+  """Computes what `run` computes of one batch, to find out whether it fits.
+
+  Args:
+    predict_fn: as for `Evaluator`.
+    train_state: first argument of the predict function.
+    batch: of the data, with `_mask`.
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Anything.
+  """
+  mesh = Mesh(np.asarray(cfg["devices"]), ("devices",))
+  return get_predict_fn(predict_fn, mesh)(train_state, batch)
 
 
 class Evaluator:

@@ -1,6 +1,7 @@
 """Models; `build` is the one way from a config to one of them."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -9,6 +10,8 @@ from absl import logging
 from big_vision import lookup
 from big_vision.models import positions
 from big_vision.types import ConfigLike, LoadFn, Params
+
+_LOADS_SIGLIP = "proj.image_text.two_towers"
 
 
 def build(
@@ -60,12 +63,29 @@ def build(
       "so it cannot start from a checkpoint."
     )
 
+  _check_kind(name, init, f"{key}_init")
+
   def load(params: Params) -> Params:
     load_kw = positions.grid_kw(module, grid)
     load_kw |= config.get(f"{key}_load") or {}
     return module.load(params, init, args, **load_kw)
 
   return model, load
+
+
+def _check_kind(name, init, key):
+  """Refuses checkpoints of Hugging Face for models that do not load them."""
+  if name == _LOADS_SIGLIP or name not in lookup.known_modules(
+    "models", "Model"
+  ):
+    return  # It says so itself, or is the user's own.
+  from big_vision.models.proj.image_text import huggingface_files
+
+  paths = init.values() if isinstance(init, Mapping) else [init]
+  for path in filter(lambda p: isinstance(p, str), paths):
+    huggingface_files.check_kind(
+      re.sub(r":\w+$", "", path), key, loads_siglip=False
+    )
 
 
 def _grid(

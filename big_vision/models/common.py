@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision import checkpoints, lookup, trees
+from big_vision import checkpoints, lookup, rules, trees
 from big_vision.types import Array, Params
 
 
@@ -61,8 +61,8 @@ def merge_params(
     Nested dict with the names of `inited`.
 
   Raises:
-    ValueError: a name exists on one side only and is not in `dont_load`; lists
-      all such names.
+    ValueError: a name exists on one side only and is not in `dont_load`, lists
+      all such names; or a regex of `dont_load` matches no name of either side.
   """
   if inited is None:
     return loaded
@@ -98,6 +98,13 @@ def merge_params(
         ]
       )
     )
+
+  rules.check_used(
+    [p.pattern for p in excluded],
+    [*inited, *(loaded.keys() - inited.keys())],
+    "dont_load of config.model_load",
+    "parameter of model or checkpoint",
+  )
 
   def pick(name, init):
     if name not in loaded or is_excluded(name):

@@ -39,11 +39,17 @@ def find(init_file: Any, num: int) -> tuple[int, int] | None:
 def _run_config(init_file):
   """Reads the config beside a checkpoint; None if there is none of a run."""
   match = re.fullmatch(r"(.*?/.*?)(?::[\w/]+)?", str(init_file))
-  path = match and fs.join(fs.dirname(match[1].rstrip("/")), "config.json")
-  if not path or not fs.exists(path):
+  if not match:
     return None
-  with fs.open(path) as f:
-    config = json.load(f)
+  path = match[1].rstrip("/")
+  if ".npz" in path and not fs.is_local(path):
+    return None  # A published file; runs write folders.
+  try:
+    with fs.open(fs.join(fs.dirname(path), "config.json")) as f:
+      config = json.load(f)
+  except Exception as e:  # Each file system has errors of its own.
+    logging.debug("No config beside %s: %s", path, e)
+    return None
   is_run = isinstance(config, dict) and "input" in config
   return ConfigDict(config) if is_run else None
 
@@ -59,7 +65,10 @@ def _grids(config: ConfigLike) -> Iterator[tuple[int, int]]:
       if name in lookup.known_modules("models", "Model"):
         module = lookup.module("models", name, kind="model", needs="Model")
         if hasattr(module, "image_grid"):
-          grid = module.image_grid(config.get(key), size)
+          try:
+            grid = module.image_grid(config.get(key), size)
+          except lookup.ConfigError:
+            continue  # Of images that are not this model's.
           if grid is not None:
             yield grid.stored
 

@@ -74,6 +74,7 @@ def evaluation(
     builder.get_preprocess_fn(pp_fn, log_data=str(data)),
     batch_size,
     num_ex_per_process=source.num_examples_per_process(),
+    source=source,
   )
   dataset, steps = make()
   if mode in ("raw_data", "final_data") and _fits(
@@ -160,6 +161,7 @@ def make_for_inference(
   cache_final: bool = False,
   num_parallel_calls: int | None = DEFAULT_NUM_PARALLEL_CALLS,
   prefetch: int | None = 1,
+  source: DataSource | None = None,
 ) -> tuple[tf.data.Dataset, int]:
   """Makes batches for evaluation: every example once per pass, in order.
 
@@ -173,6 +175,7 @@ def make_for_inference(
     cache_final: keep the batches in memory.
     num_parallel_calls: examples preprocessed in parallel.
     prefetch: batches to hold ready; falsy for none.
+    source: where `data` comes from, to find a damaged file.
 
   Returns:
     (dataset, num_batches): an endless dataset that repeats the same
@@ -221,10 +224,10 @@ def make_for_inference(
       named = named.map(functools.partial(record.begin, "evaluation"))
       return named.map(lambda _, x: prepare(*x[1])).map(record.end)
 
-    failed = failures.find_failure(examples, None)
-    return failed and failed + "."
+    return failures.find_failure(examples, None)
 
-  return failures.explained_by(ds, explain), num_batches
+  sources = [source] if source else []
+  return failures.explained_by(ds, explain, sources=sources), num_batches
 
 
 def bytes_per_example(batches: tf.data.Dataset) -> int | None:

@@ -8,13 +8,17 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from big_vision.datasets.source import Example
-from big_vision.pipeline import failures, order, packing, stream
+from big_vision.pipeline import failures, order, packing, skipping, stream
 from big_vision.pipeline.indexed import IndexedStream
 from big_vision.pipeline.sequential import SequentialStream
-from big_vision.pp import rng
+from big_vision.pp import labels, rng
 from big_vision.tf import tf
 
 Preprocess: TypeAlias = Callable[[Example], Example]
+# Examples in work beside those that are preprocessed in parallel.
+_AHEAD = 256
+# Raw examples to read again only to say in the log what is wrong with one.
+_MAX_READ = 20_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,12 +128,37 @@ class Examples:
     calls = self.num_parallel_calls
     if not (self.post_filter_fn or self.skip_errors):
       return elements.map(prepare, calls, deterministic=True)
-    ds = elements.enumerate().map(
-      self._make_judge(prepare), calls, deterministic=True
+    judge = self._make_judge(prepare)
+    return self.skipping.run(
+      elements, lambda ds: ds.map(judge, calls, deterministic=True)
     )
-    if self.skip_errors:
-      ds = failures.drop_errors(ds, self.name)
-    return self._keep_good(ds)
+
+  @functools.cached_property
+  def skipping(self) -> skipping.Skipping:
+    """Leaves out what fails or is filtered out."""
+    return skipping.Skipping(
+      self.name,
+      num_passes=self.layout.num_hosts,
+      ahead=max(self.num_parallel_calls or 0, 0) + _AHEAD,
+      skips_errors=self.skip_errors,
+      filters=self.post_filter_fn is not None,
+      explain=self._explain,
+    )
+
+  def _explain(self, number: int | None) -> str | None:
+    """Says why an example fails, see `skipping.Skipping`."""
+    if number is None:
+      return self.stream.first_error()
+    layout, seekable = self.layout, self.stream.seekable
+    if not seekable and number > _MAX_READ:
+      return None
+    position = number * layout.num_hosts + layout.host
+    start, behind = (position, 0) if seekable else (0, position)
+    record = failures.Record()
+    ds = self._preprocess_one_by_one(
+      start, lambda s: s.skip(behind).take(1), record
+    )
+    return failures.first_error(ds, record)
 
   def _preprocess_one_by_one(
     self, start: int, select: stream.Select, record: failures.Record
@@ -145,7 +174,10 @@ class Examples:
     # Once it is read, an example may have a better name.
     ds = elements.map(begin).map(read).map(begin).enumerate()
     prepare = self._make_prepare(lambda _, example: example)
-    return self._keep_good(ds.map(self._make_judge(prepare)).map(record.end))
+    ds = ds.map(self._make_judge(prepare)).map(record.end)
+    if self.post_filter_fn:
+      ds = ds.filter(lambda number, keep, out: keep)
+    return ds.map(lambda number, keep, out: out)
 
   def _make_prepare(
     self, complete: Callable[[tf.Tensor, Any], Example]
@@ -159,22 +191,20 @@ class Examples:
       epoch, (index, example) = x
       example = complete(index, example)
       seed = tf.stack([high + epoch, self.stream.number(index, example)])
-      with rng.example_seed(seed, epoch, run_seed):
+      with (
+        rng.example_seed(seed, epoch, run_seed),
+        labels.filtered(self.post_filter_fn),
+      ):
         return self.preprocess_fn(example)
 
     return prepare
 
   def _make_judge(self, prepare: Callable[..., Example]) -> Callable[..., Any]:
-    """Makes what maps a numbered element to (number, is it kept, result)."""
+    """Makes what maps (place, element) to (place, is it kept, result)."""
 
-    def judge(number, element):
+    def judge(place, element):
       out = prepare(*element)
       keep = self.post_filter_fn(out) if self.post_filter_fn else True
-      return number, keep, out
+      return place, keep, out
 
     return judge
-
-  def _keep_good(self, judged: tf.data.Dataset) -> tf.data.Dataset:
-    if self.post_filter_fn:
-      judged = judged.filter(lambda number, keep, out: keep)
-    return judged.map(lambda number, keep, out: out)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import logging
 
 from big_vision.datasets.source import DataSource
+from big_vision.lookup import ConfigError
 from big_vision.tf import tf
 
+# What TensorFlow says of its own parts in messages.
+_NOISE = (
+  r"\{\{function_node [^}]*\}\} *",
+  r"^Error in user-defined function passed to .* with iterator: [\w:\[\]]+: ",
+  r" *\[Op:\w+\].*",
+)
 _SEARCH_SECONDS = 60  # How long to look for the example behind an error.
 
 
@@ -39,8 +47,8 @@ class Record:
     tfds_id = example.get("tfds_id", "") if isinstance(example, dict) else ""
 
     def note(index, epoch, tfds_id):
-      tfds_id = tfds_id.numpy().decode()
-      which = f"tfds_id={tfds_id!r}" if tfds_id else f"index {int(index)}"
+      tfds_id = readable(tfds_id.numpy())
+      which = f"tfds_id='{tfds_id}'" if tfds_id else f"index {int(index)}"
       self.current = f"{which} of the dataset {name!r} in epoch {int(epoch)}"
 
     tf.py_function(note, [index, epoch, tfds_id], [])
@@ -76,7 +84,35 @@ def find_failure(
     A description, or None if none fails (again) or it takes too long.
   """
   record = Record()
-  ds = make_examples(record)
+  try:
+    error = _first_error(make_examples(record), num)
+  except (tf.errors.OpError, UnicodeDecodeError):
+    return None  # To find the place to start from, a filter reads everything.
+  return record.current if error else None
+
+
+def first_error(
+  ds: tf.data.Dataset, record: Record | None = None
+) -> str | None:
+  """Reads a dataset until it fails.
+
+  Args:
+    ds: finite dataset.
+    record: that the dataset fills in.
+
+  Returns:
+    What failed and why, in one line; None if nothing fails (or it takes too
+    long).
+  """
+  error = _first_error(ds, None)
+  if error is None:
+    return None
+  which = f"{record.current}: " if record and record.current else ""
+  return which + reason(error)
+
+
+def _first_error(ds, num):
+  """Returns the error of one of the first `num` elements, if any."""
   options = tf.data.Options()
   # Fused functions would lose what comes first.
   options.experimental_optimization.apply_default_optimizations = False
@@ -85,13 +121,46 @@ def find_failure(
     for i, _ in enumerate(ds.with_options(options)):
       if i + 1 == num or time.monotonic() > deadline:
         return None
-  except tf.errors.OpError:
-    return record.current
+  except (tf.errors.OpError, UnicodeDecodeError) as e:
+    return e
   return None
 
 
+def reason(e: Exception) -> str:
+  """Shortens an error of a pipeline to what it is about.
+
+  Args:
+    e: an error of TensorFlow, or a UnicodeDecodeError: TensorFlow decodes
+      messages, which fails for those that quote bytes.
+
+  Returns:
+    One line.
+  """
+  lines = [line.strip() for line in _message(e).splitlines() if line.strip()]
+  text = lines[0] if lines else type(e).__name__
+  for pattern in _NOISE:
+    text = re.sub(pattern, "", text)
+  text = re.sub(r"^assertion failed: \[(.*)\]$", r"\1", text)
+  return text.replace("] [", " ")
+
+
+def _message(e):
+  if isinstance(e, UnicodeDecodeError):
+    return readable(e.object)
+  return getattr(e, "message", None) or str(e)
+
+
+def readable(text: bytes) -> str:
+  """Decodes bytes; those that are not UTF-8 are shown as `\\xff`."""
+  return bytes(text).decode("utf-8", "backslashreplace")
+
+
 def explained_by(
-  ds: tf.data.Dataset, explain: Callable[[int], str | None]
+  ds: tf.data.Dataset,
+  explain: Callable[[int], str | None],
+  ended: Callable[[], str | None] = lambda: None,
+  sources: Sequence[DataSource] = (),
+  remedy: str = "",
 ) -> tf.data.Dataset:
   """Attaches to a dataset how to find out what is behind an error.
 
@@ -102,11 +171,15 @@ def explained_by(
     ds: dataset of batches.
     explain: number of batches that came before the error -> what failed, None
       if that is not known.
+    ended: says why there are no more examples, None if that is not the reason.
+    sources: where the examples come from.
+    remedy: what errors advise.
 
   Returns:
     The dataset, for `iterate`.
   """
-  ds.explain_failure = explain
+  ds.explain_failure, ds.why_ended = explain, ended
+  ds.sources, ds.remedy = sources, remedy
   return ds
 
 
@@ -120,7 +193,8 @@ def iterate(ds: tf.data.Dataset) -> Any:
     Its elements.
 
   Raises:
-    ValueError: an example could not be preprocessed; names it.
+    ConfigError: an example could not be preprocessed (names it), or none is
+      left.
   """
   it = iter(ds)
   num_batches = 0
@@ -129,26 +203,35 @@ def iterate(ds: tf.data.Dataset) -> Any:
       batch = next(it)
     except StopIteration:
       return
-    except tf.errors.OpError as e:
+    except (tf.errors.OpError, UnicodeDecodeError) as e:
       error = _explain(ds, num_batches, e)
       raise error from (None if error is e else e)
     yield batch
     num_batches += 1
 
 
-def _explain(
-  ds: tf.data.Dataset, num_batches: int, e: tf.errors.OpError
-) -> Exception:
+def _explain(ds: tf.data.Dataset, num_batches: int, e: Exception) -> Exception:
   """Makes an error that names the example; `e` if it cannot be found."""
   if not hasattr(ds, "explain_failure"):
     return e
-  logging.error("An input pipeline failed, looking for the example: %s", e)
-  failed = ds.explain_failure(num_batches)
-  if not failed:
-    return e
-  return ValueError(
-    f"Preprocessing failed for the example with {failed}\n{e.message}"
+  if message := ds.why_ended():
+    return ConfigError(message)
+  if isinstance(e, tf.errors.DataLossError):
+    logging.error("Data is lost, looking for the file: %s", reason(e))
+    found = (source.find_damage() for source in ds.sources)
+    if message := next(filter(None, found), None):
+      return ValueError(message)
+  logging.error(
+    "An input pipeline failed, looking for the example: %s", _message(e)
   )
+  failed = ds.explain_failure(num_batches)
+  if failed:
+    text = f"Preprocessing failed for the example with {failed}: {reason(e)}"
+  elif isinstance(e, tf.errors.InvalidArgumentError | UnicodeDecodeError):
+    text = f"Reading the data failed: {reason(e)}"
+  else:
+    return e
+  return ConfigError(" ".join([text.rstrip(".") + ".", ds.remedy]).strip())
 
 
 def report_bad_examples(
@@ -179,34 +262,3 @@ def report_bad_examples(
     name,
     "; ".join(bad[:5]),
   )
-
-
-def drop_errors(ds: tf.data.Dataset, name: str) -> tf.data.Dataset:
-  """Drops elements that fail; warns and counts.
-
-  Args:
-    ds: dataset of (number, ...), numbered from 0.
-    name: of the dataset.
-
-  Returns:
-    The elements that do not fail.
-  """
-  total = [0]
-
-  def warn(num_lost):
-    total[0] += int(num_lost)
-    logging.warning(
-      "input.skip_errors: dropped %d of the examples of %s, %d since the start.",
-      num_lost,
-      name,
-      total[0],
-    )
-
-  def count(expected, element):
-    lost = element[0] - expected
-    if lost > 0:
-      tf.py_function(warn, [lost], [])
-    return element[0] + 1, element
-
-  ds = ds.ignore_errors(log_warning=True)  # The log has the reasons.
-  return ds.scan(tf.zeros([], tf.int64), count)

@@ -10,7 +10,7 @@ from typing import Any
 from absl import logging
 
 from big_vision.datasets.source import Example, IndexedDataSource
-from big_vision.pipeline import stream
+from big_vision.pipeline import failures, skipping, stream
 from big_vision.tf import tf
 
 _FETCHES = 4  # Blocks of examples that are read at a time.
@@ -31,7 +31,7 @@ class IndexedStream:
     name: what errors call it.
     seed: of the shuffling.
     shuffle: whether each epoch is another permutation of all examples.
-    pre_filter_fn, cache_raw, memory_gb: as in `config.input`.
+    pre_filter_fn, cache_raw, memory_gb, skip_errors: as in `config.input`.
   """
 
   source: IndexedDataSource
@@ -41,6 +41,12 @@ class IndexedStream:
   pre_filter_fn: Callable[[Example], Any] | None = None
   cache_raw: bool = False
   memory_gb: float | None = None
+  skip_errors: bool = False
+
+  @property
+  def seekable(self) -> bool:
+    """Whether opening at any position is fast."""
+    return not self.pre_filter_fn
 
   @property
   def size(self) -> int:
@@ -74,6 +80,11 @@ class IndexedStream:
     del example
     return index
 
+  def first_error(self) -> str | None:
+    """Says what the first error is in reading the examples, if any."""
+    error = failures.first_error(self._epoch())
+    return error and (self.source.find_damage() or error)
+
   def _locate(self, start: int, select: stream.Select) -> stream.Stream:
     """Makes the stream, with the index in place of the example if possible."""
     if self.size and not self.pre_filter_fn:
@@ -82,27 +93,38 @@ class IndexedStream:
       return stream.locate(
         elements, self.size, seed=self.seed, shuffle=self.shuffle
       )
-    in_order = self._epoch()
-    stream.check_not_empty(in_order, self.name, bool(self.pre_filter_fn))
+    errors = None
+    if self.skip_errors:
+      errors = skipping.ReadErrors(self.name, self.size, self.first_error)
+    in_order = self._epoch(errors=errors)
+    stream.check_not_empty(
+      in_order, self.name, bool(self.pre_filter_fn), self.first_error
+    )
     elements = stream.epochs(
-      lambda epoch: self._epoch(epoch) if self.shuffle else in_order,
+      lambda epoch: self._epoch(epoch, errors) if self.shuffle else in_order,
       seed=self.seed,
       shuffle_buffer_size=None,
       size=stream.count(in_order) if start else None,
       start=start,
+      errors=errors,
     )
     return select(elements)
 
-  def _epoch(self, epoch: tf.Tensor | None = None) -> tf.data.Dataset:
+  def _epoch(
+    self,
+    epoch: tf.Tensor | None = None,
+    errors: skipping.ReadErrors | None = None,
+  ) -> tf.data.Dataset:
     """Makes (index, example) of what passes the filter; None: unshuffled."""
     ds = tf.data.Dataset.range(self.size)
     if epoch is not None:
       ds = ds.map(lambda i: stream.permuted(i, self.size, self.seed, epoch))
-    kept, keep, read = self._kept, self.pre_filter_fn, self._read
+    kept, read = self._kept, self._read
     if kept is not None:
-      return ds.filter(lambda i: kept[i]).map(lambda i: (i, i))
+      ds = ds.filter(lambda i: kept[i])
+      return ds.map(lambda i: (i, i))
     ds = ds.map(lambda i: (i, read(i)), tf.data.AUTOTUNE, deterministic=True)
-    return ds.filter(lambda _, example: keep(example)) if keep else ds
+    return stream.filtered(ds, self.pre_filter_fn, errors)
 
   @property
   def _read(self) -> Callable[[tf.Tensor], Example]:

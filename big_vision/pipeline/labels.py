@@ -139,8 +139,8 @@ class _Known:
     if not isinstance(tensor, tf.Tensor) or not hasattr(tensor, "op"):
       return None
     feed = self._origin(tensor)
-    name = self._feeds.get(id(feed))
-    classes = None if name is None else self._classes_of(name)
+    name = self._feeds.get(id(feed), "")
+    classes = self._classes_of(name) if name else None
     if classes is None or not classes.num:
       return None
     if feed is tensor:

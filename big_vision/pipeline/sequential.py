@@ -11,7 +11,7 @@ from absl import logging
 
 from big_vision.datasets import ids
 from big_vision.datasets.source import DataSource, Example
-from big_vision.pipeline import order, stream
+from big_vision.pipeline import failures, order, skipping, stream
 from big_vision.tf import tf
 
 
@@ -24,7 +24,7 @@ class SequentialStream:
     name: what errors call it.
     seed: of the shuffling.
     tfdata: further arguments of the source's `training_order`.
-    shuffle_buffer_size, pre_filter_fn, cache_raw, memory_gb: as in
+    shuffle_buffer_size, pre_filter_fn, cache_raw, memory_gb, skip_errors: as in
       `config.input`.
   """
 
@@ -36,6 +36,12 @@ class SequentialStream:
   pre_filter_fn: Callable[[Example], Any] | None = None
   cache_raw: bool = False
   memory_gb: float | None = None
+  skip_errors: bool = False
+
+  @property
+  def seekable(self) -> bool:
+    """Whether opening at any position is fast."""
+    return False
 
   @property
   def size(self) -> int | None:
@@ -56,8 +62,13 @@ class SequentialStream:
       (stream, complete): `complete` makes the raw example of the index and the
       example in the stream; it is called in parallel.
     """
-    in_order = self._epoch()
-    stream.check_not_empty(in_order, self.name, bool(self.pre_filter_fn))
+    errors = None
+    if self.skip_errors:
+      errors = skipping.ReadErrors(self.name, self.size, self.first_error)
+    in_order = self._epoch(errors=errors)
+    stream.check_not_empty(
+      in_order, self.name, bool(self.pre_filter_fn), self.first_error
+    )
     if not one_by_one:
       self._warn_of_memory()
       in_order = in_order.cache() if self._is_cached else in_order
@@ -65,27 +76,41 @@ class SequentialStream:
     vary = order.is_shuffled(self.shuffle_buffer_size) and not self._is_cached
     elements = stream.epochs(
       # The seed is an offset, so that datasets shuffle their files differently.
-      lambda epoch: self._epoch(self.seed + epoch) if vary else in_order,
+      lambda epoch: (
+        self._epoch(self.seed + epoch, errors) if vary else in_order
+      ),
       seed=self.seed,
       shuffle_buffer_size=self._buffer_size,
       size=self._epoch_size() if start else None,
       start=start,
+      errors=errors,
     )
     late = self._read_late
-    complete = (lambda _, x: late(x)) if late else (lambda _, x: x)
+
+    def complete(_, example):
+      return late(example) if late else example
+
     return select(elements), complete
 
   def number(self, index: tf.Tensor, example: Example) -> tf.Tensor:
     """Identifies an example: by its name if it has one."""
     return ids.example_number(index, example)
 
-  def _epoch(self, order_seed: tf.Tensor | None = None) -> tf.data.Dataset:
+  def first_error(self) -> str | None:
+    """Says what the first error is in reading the examples, if any."""
+    error = failures.first_error(self._epoch())
+    return error and (self.source.find_damage() or error)
+
+  def _epoch(
+    self,
+    order_seed: tf.Tensor | None = None,
+    errors: skipping.ReadErrors | None = None,
+  ) -> tf.data.Dataset:
     """Makes (index, example) of what passes the filter, before shuffling."""
     ds, read = self.source.training_order(order_seed, **self.tfdata)
     if read and not self._read_late:
       ds = ds.map(read, tf.data.AUTOTUNE, deterministic=True)
-    ds, keep = ds.enumerate(), self.pre_filter_fn
-    return ds.filter(lambda _, example: keep(example)) if keep else ds
+    return stream.filtered(ds.enumerate(), self.pre_filter_fn, errors)
 
   def _epoch_size(self) -> int:
     """Counts the examples that pass the filter."""

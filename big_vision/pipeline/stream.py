@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from big_vision.pipeline import order
+from big_vision.datasets.source import Example
+from big_vision.pipeline import order, skipping
 from big_vision.tf import tf
 
 Stream: TypeAlias = "tf.data.Dataset"
@@ -30,6 +31,7 @@ def epochs(
   shuffle_buffer_size: int | None,
   size: int | None,
   start: int,
+  errors: skipping.ReadErrors | None = None,
 ) -> Stream:
   """Joins all epochs, each shuffled differently.
 
@@ -39,6 +41,8 @@ def epochs(
     shuffle_buffer_size: number of examples, or None to keep the order.
     size: examples per epoch; may be None if `start` is 0.
     start: position to start from.
+    errors: what leaves out examples that cannot be read, if anything does; the
+      stream then ends after an epoch without examples.
 
   Returns:
     The stream, from `start` on. Examples before it are read (those of the same
@@ -51,6 +55,8 @@ def epochs(
     # take part in the order.
     tf.random.set_seed(seed)
     ds = open_epoch(epoch)
+    if errors:
+      ds = errors.count(ds)
     if shuffle_buffer_size:
       ds = ds.shuffle(
         shuffle_buffer_size, seed=epoch, reshuffle_each_iteration=False
@@ -62,8 +68,10 @@ def epochs(
       )
     return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(epoch).repeat(), ds)
 
-  ds = tf.data.Dataset.range(first_epoch, FOREVER).flat_map(one_epoch)
-  return ds.enumerate(start)
+  numbers = tf.data.Dataset.range(first_epoch, FOREVER)
+  if errors:
+    numbers = numbers.take_while(lambda n: errors.goes_on(n, first_epoch))
+  return numbers.flat_map(one_epoch).enumerate(start)
 
 
 def positions(start: int) -> Stream:
@@ -137,8 +145,35 @@ def rows_of_host(stream: Stream, layout: order.Layout) -> Stream:
   return stream.filter(lambda position, _: layout.is_mine(position))
 
 
+def filtered(
+  examples: tf.data.Dataset,
+  keep: Callable[[Example], tf.Tensor] | None,
+  errors: skipping.ReadErrors | None,
+) -> tf.data.Dataset:
+  """Keeps the raw examples that a filter accepts.
+
+  Args:
+    examples: (index, example).
+    keep: the filter, None for none.
+    errors: what leaves out examples that cannot be read or judged.
+
+  Returns:
+    The dataset of the others.
+  """
+  if errors is None:
+    return examples.filter(lambda _, x: keep(x)) if keep else examples
+  if keep is None:
+    return errors.drop(examples)
+  judged = errors.drop(examples.map(lambda i, x: (keep(x), (i, x))))
+  judged = judged.filter(lambda is_good, _: is_good)
+  return judged.map(lambda _, element: element)
+
+
 def check_not_empty(
-  epoch: tf.data.Dataset, name: str, is_filtered: bool
+  epoch: tf.data.Dataset,
+  name: str,
+  is_filtered: bool,
+  first_error: Callable[[], str | None],
 ) -> None:
   """Checks that an epoch has examples: an endless stream of nothing would hang.
 
@@ -146,6 +181,7 @@ def check_not_empty(
     epoch: dataset of one epoch.
     name: what errors call it.
     is_filtered: whether there is a `pre_filter_fn`; only then it is read.
+    first_error: finds out what is wrong with the data.
 
   Raises:
     ValueError: there are no examples.
@@ -157,7 +193,12 @@ def check_not_empty(
     raise ValueError(
       f"No examples in the dataset {name!r}"
       + (" after pre_filter_fn." if is_filtered else ".")
+      + _reason(first_error())
     )
+
+
+def _reason(error):
+  return f" An error: {error}" if error else ""
 
 
 def count(epoch: tf.data.Dataset) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import ml_collections as mlc
+from absl import logging
 
 from big_vision.datasets import core
 from big_vision.datasets.source import Example, GivenDataSource
@@ -22,6 +23,7 @@ from big_vision.tf import tf
 from big_vision.types import ConfigLike
 
 DEFAULT_NUM_PARALLEL_CALLS = 100
+_NUM_LABELS = 256  # To look at for the order of the data.
 MEMORY_GB = 8  # For raw examples of training; the rest of a run fits into 16.
 
 
@@ -88,9 +90,8 @@ def training(
     mixture.log_shares(weights, datasets)
     draws = mixture.Draws(list(weights.values()), seed, layout)
     examples = functools.partial(mixture.mix, datasets, draws, layout)
-  exact = all(d.exact for d in datasets)
   prefetch = config.get("prefetch", 2)
-  ds = _batches(examples, local, prefetch, start_step, exact)
+  ds = _batches(datasets, examples, local, prefetch, start_step)
   return ds, sum(d.size or 0 for d in datasets)
 
 
@@ -150,6 +151,7 @@ def make_for_train(
       shuffle_buffer_size=shuffle_buffer_size,
       pre_filter_fn=pre_filter_fn,
       cache_raw=cache_raw,
+      skip_errors=skip_errors,
     ),
     preprocess_fn=preprocess_fn,
     seed=seed,
@@ -160,9 +162,7 @@ def make_for_train(
     pack=pack,
     skip_errors=skip_errors,
   )
-  return _batches(
-    examples.from_step, local, prefetch, start_step, examples.exact
-  )
+  return _batches([examples], examples.from_step, local, prefetch, start_step)
 
 
 def _open_dataset(
@@ -175,6 +175,8 @@ def _open_dataset(
     )
   source = core.get(**config.data)
   failures.report_bad_examples(source, name, config.get("skip_errors", False))
+  if not config.get("shuffle_buffer_size") and layout.host == 0:
+    _warn_of_order(source, name, key, layout.batch_size)
   preprocess_fn = builder.get_preprocess_fn(
     config.get("pp"), log_data=key or True
   )
@@ -195,6 +197,25 @@ def _open_dataset(
   )
 
 
+def _warn_of_order(source, name, key, batch_size):
+  """Warns of data that would be learned class by class."""
+  num = source.total_examples
+  if num is None or num <= batch_size:
+    return
+  labels = source.some_labels(_NUM_LABELS)
+  if labels and order.is_class_by_class(labels):
+    where = f"config.input.{key}." if key else "config.input."
+    logging.warning(
+      "%sshuffle_buffer_size is not set, and the %d examples of %s are sorted by "
+      "class: most batches have one class only. Set it to %d (1 to keep the "
+      "order without this warning).",
+      where,
+      num,
+      name,
+      num,
+    )
+
+
 def _make_stream(
   source: Any,
   config: ConfigLike,
@@ -210,6 +231,7 @@ def _make_stream(
     pre_filter_fn=config.get("pre_filter_fn"),
     cache_raw=config.get("cache_raw", False),
     memory_gb=config.get("memory_gb", memory_gb),
+    skip_errors=config.get("skip_errors", False),
   )
   size = config.get("shuffle_buffer_size")
   if source.random_access:
@@ -235,8 +257,9 @@ def _keep_only(preprocess_fn, keys, name):
   return fn
 
 
-def _batches(examples, local_batch_size, prefetch, start_step, exact):
+def _batches(datasets, examples, local_batch_size, prefetch, start_step):
   """Makes batches of `examples(step, record=None)`, which starts anywhere."""
+  exact = all(d.exact for d in datasets)
   ds = examples(start_step)
   if local_batch_size:
     ds = ds.batch(local_batch_size, drop_remainder=True)
@@ -249,11 +272,15 @@ def _batches(examples, local_batch_size, prefetch, start_step, exact):
     # Without `exact`, the search is one from the beginning.
     step = start_step + num_batches if exact else 0
     num = (local_batch_size or 1) if exact else None
-    failed = failures.find_failure(functools.partial(examples, step), num)
-    remedy = " Set config.input.skip_errors=True to drop such examples."
-    return failed and failed + "." + remedy
+    return failures.find_failure(functools.partial(examples, step), num)
 
-  return failures.explained_by(ds, explain)
+  def ended():
+    messages = (None if d.exact else d.skipping.message for d in datasets)
+    return next(filter(None, messages), None)
+
+  sources = [d.stream.source for d in datasets]
+  remedy = "Set config.input.skip_errors=True to drop such examples."
+  return failures.explained_by(ds, explain, ended, sources, remedy)
 
 
 def host_options() -> tf.data.Options:

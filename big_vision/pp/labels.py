@@ -43,6 +43,25 @@ _uses: contextvars.ContextVar[list[Use] | None] = contextvars.ContextVar(
 )
 
 
+_filtered: contextvars.ContextVar[bool] = contextvars.ContextVar(
+  "big_vision_pp_labels_filtered", default=False
+)
+
+
+@contextlib.contextmanager
+def filtered(is_filtered: Any = True) -> Iterator[None]:
+  """Lets labels be out of range: what comes later drops such examples.
+
+  Args:
+    is_filtered: falsy for no effect.
+  """
+  token = _filtered.set(bool(is_filtered))
+  try:
+    yield
+  finally:
+    _filtered.reset(token)
+
+
 @contextlib.contextmanager
 def record() -> Iterator[list[Use]]:
   """Collects what ops inside the `with` block note, when they are traced.
@@ -89,12 +108,13 @@ def read(
       "the feature that has the numbers."
     )
   ints = tf.cast(labels, tf.int64)
-  if rng.epoch() is None or labels.shape.rank != 0:
+  if rng.epoch() is None or _filtered.get() or labels.shape.rank != 0:
     return ints
   good = (ints >= -1) & (ints < depth)
   if labels.dtype.is_floating:
     good &= tf.equal(tf.cast(ints, labels.dtype), labels)
-  message = f" in {key!r} is no integer in [0, {depth}), the labels of "
+  # Without quotes, which TensorFlow would escape.
+  message = f" ({key}) is not an integer in [0, {depth}), the labels of "
   message += f"{op}({depth}), nor -1, which means that there is none."
   text = tf.strings.join(["The label ", tf.strings.as_string(labels), message])
   with tf.control_dependencies([tf.debugging.Assert(good, [text])]):

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 from absl import logging
 
+from big_vision import lookup
 from big_vision.evaluators.proj.image_text import embedding
 from big_vision.pretrained import preprocessing
 from big_vision.types import ConfigLike
@@ -28,7 +29,8 @@ def example_images(
     return []
   split, data_dir = cfg.get("split", "test"), cfg.get("data_dir")
   try:
-    _, examples = embedding.open_split(cfg.dataset, split, data_dir)
+    with lookup.stored_config():  # The run may be somebody else's.
+      _, examples = embedding.open_split(cfg.dataset, split, data_dir)
   except ValueError as e:
     logging.warning("No example images: %s", e)
     return []

@@ -2,10 +2,11 @@
 
 import json
 import os
+from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from big_vision import fs
+from big_vision import fs, lookup
 from big_vision.models.proj.image_text import (
   huggingface_config,
   huggingface_files,
@@ -15,13 +16,19 @@ from big_vision.pretrained.embedder import MODELS, Embedder
 
 
 def load(
-  path: str | os.PathLike[str], *, init: str | None = None, **kw: str | None
+  path: str | os.PathLike[str],
+  *,
+  init: str | None = None,
+  pp_modules: Iterable[str] = (),
+  **kw: str | None,
 ) -> Embedder:
   """Loads the model of a run, or of Hugging Face.
 
   Args:
     path: a workdir, a folder for `transformers`, or `hf://org/repo`.
     init: another checkpoint than the last one of a workdir.
+    pp_modules: modules of your own that a workdir's config may import, see
+      `from_workdir`.
     **kw: `pp_img` and `pp_txt` of `Embedder`.
 
   Returns:
@@ -32,7 +39,7 @@ def load(
       `from_workdir` and `from_huggingface`.
   """
   if not huggingface_files.is_checkpoint(str(path)):
-    return from_workdir(path, init=init, **kw)
+    return from_workdir(path, init=init, pp_modules=pp_modules, **kw)
   if init:
     raise ValueError(f"{path} is a checkpoint itself: leave out init={init!r}.")
   return from_huggingface(str(path), **kw)
@@ -42,13 +49,19 @@ def from_workdir(
   workdir: str | os.PathLike[str],
   *,
   init: str | None = None,
+  pp_modules: Iterable[str] = (),
   **kw: str | None,
 ) -> Embedder:
   """Loads the model of a run.
 
+  The config of the run may be from somebody else. Of the modules that it names
+  only those of big_vision are imported, and those that you name.
+
   Args:
     workdir: has `config.json` and, unless `init` is given, a checkpoint.
     init: another checkpoint than the last; see `Embedder`.
+    pp_modules: modules of your own, of preprocessing ops or towers; they are
+      imported, and the config may name them.
     **kw: `pp_img` and `pp_txt` of `Embedder`.
 
   Returns:
@@ -57,6 +70,7 @@ def from_workdir(
   Raises:
     ValueError: there is no such run, it is not of images and texts, or as
       `Embedder`.
+    lookup.ConfigError: its config names another module.
   """
   path = fs.join(str(workdir), "config.json")
   if not fs.exists(path):
@@ -65,9 +79,18 @@ def from_workdir(
       "for example with configs/proj/image_text/siglip_pretrain.py:demo."
     )
   with fs.open(path) as f:
-    config = ConfigDict(json.load(f))
+    try:
+      config = ConfigDict(json.load(f))
+    except (ValueError, TypeError) as e:
+      raise lookup.ConfigError(
+        f"{path} cannot be read: it should be a JSON object as a run writes it "
+        f"({e})."
+      ) from e
   name, last = str(workdir), fs.join(str(workdir), "checkpoint.bv")
-  return Embedder(config, init or last, name=init or name, **kw)
+  pp_modules = tuple(pp_modules)
+  with lookup.stored_config(pp_modules):
+    lookup.preprocessing({"pp_modules": pp_modules})
+    return Embedder(config, init or last, name=init or name, **kw)
 
 
 def from_huggingface(path: str, **kw: str | None) -> Embedder:
@@ -83,6 +106,7 @@ def from_huggingface(path: str, **kw: str | None) -> Embedder:
   Raises:
     ValueError: there is no such checkpoint, or it lacks one of the towers.
   """
+  huggingface_files.check_kind(path)
   hf_config = huggingface_files.read_config(path)
   if huggingface_config.parts_of(hf_config) != huggingface_config.PARTS:
     raise ValueError(f"{path} has one tower: it cannot compare.")

@@ -20,8 +20,10 @@ from absl import app, flags, logging
 from flax import linen as nn
 
 from big_vision import (
+  checkpoints,
   devices,
   fs,
+  guards,
   lookup,
   losses,
   metrics,
@@ -34,7 +36,13 @@ from big_vision import (
 from big_vision.chrono import chrono
 from big_vision.evaluators import common as eval_common
 from big_vision.evaluators import validate as eval_validate
-from big_vision.training import cli, console, label_check, user_errors
+from big_vision.training import (
+  cli,
+  config_flag,
+  console,
+  label_check,
+  user_errors,
+)
 from big_vision.types import ConfigLike, LoadFn, Params
 
 # Features that are the first, second input of a model, as when training.
@@ -106,6 +114,7 @@ def _input_shapes(config):
   return config.get("init_shapes", [(1, 224, 224, 3)])
 
 
+@guards.transfers
 def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
   """Runs all evaluators of a config.
 
@@ -138,7 +147,11 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
 
   if output_dir:
     fs.makedirs(output_dir)
-  writer = metrics.BigVisionMetricWriter(workdir=output_dir, config=config)
+  # The config of a training stays: its run and readers of its model need it.
+  trained = output_dir and checkpoints.latest(f"{output_dir}/checkpoint.bv")
+  writer = metrics.BigVisionMetricWriter(
+    workdir=output_dir, config=None if trained else config
+  )
   chrono.inform(measure=writer.measure, write_note=console.note)
   try:
     writer.step_start(0)
@@ -192,9 +205,9 @@ def main(argv: Any) -> None:
   """Evaluates the config of the flags of `training/cli.py`.
 
   Args:
-    argv: not used.
+    argv: what flags have left of the command line.
   """
-  del argv
+  config_flag.check_arguments(argv)
   args = flags.FLAGS
   if args.config is None:
     raise SystemExit("--config is required: a config with model and evals.")

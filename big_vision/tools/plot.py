@@ -2,7 +2,9 @@
 
 python -m big_vision.tools.plot WORKDIR... [--out FILE] [--png FILE]
 
-Reads `big_vision_metrics.txt` and `config.json` of each workdir. The page has
+Reads `big_vision_metrics.txt`, `big_vision_initial_metrics.txt` (evaluations before
+the first step; both together are the curves) and `config.json` of each workdir. The
+page has
 the curves (hover for values, log scale, smoothing, search), the last values over
 the patch size of a FlexiViT, what differs between the configs and the last values
 of all metrics. `--png` draws the main curves with matplotlib. Needs neither
@@ -149,7 +151,7 @@ def read_runs(workdirs: Sequence[str]) -> list[Run]:
     path = (
       workdir if workdir.endswith(".txt") else fs.join(workdir, METRICS_FILE)
     )
-    if not fs.exists(path):
+    if not (fs.exists(path) or fs.exists(_initial_file(path))):
       raise FileNotFoundError(
         f"No metrics in {workdir}: {path} does not exist. Give the --workdir "
         "of a run that has logged."
@@ -159,14 +161,10 @@ def read_runs(workdirs: Sequence[str]) -> list[Run]:
   runs = []
   names = short_names([os.path.dirname(path) or "." for path in files])
   for name, path in zip(names, files, strict=True):
-    series, torn = read_metrics(path)
-    initial_file = fs.join(os.path.dirname(path), INITIAL_FILE)
-    if fs.exists(initial_file):
-      initial, _ = read_metrics(initial_file)
-      for metric, (steps, values) in series.items():
-        # A value measured only once, before training, does not make a curve.
-        before = initial.get(metric, ([], []))
-        series[metric] = (before[0] + steps, before[1] + values)
+    series, torn = read_metrics(path) if fs.exists(path) else ({}, 0)
+    if fs.exists(_initial_file(path)):
+      initial, _ = read_metrics(_initial_file(path))
+      series = _merge(initial, series)
     if torn:
       print(f"{path}: left out {torn} torn record(s)", file=sys.stderr)
     config, config_file = {}, fs.join(os.path.dirname(path), "config.json")
@@ -175,6 +173,25 @@ def read_runs(workdirs: Sequence[str]) -> list[Run]:
         config = flatten(json.load(f))
     runs.append(Run(name, series, config))
   return runs
+
+
+def _initial_file(path):
+  """Returns the path of the other metrics file of a run."""
+  return fs.join(os.path.dirname(path), INITIAL_FILE)
+
+
+def _merge(initial, series):
+  """Puts the values from before the first step in front of the curves.
+
+  The number of parameters and timings, which make no curve, are left out.
+  """
+  out = dict(series)
+  for name, before in initial.items():
+    if name in series or ("/" in name and not name.startswith("z/")):
+      later = series.get(name, ([], []))
+      points = dict(zip(*before, strict=True)) | dict(zip(*later, strict=True))
+      out[name] = tuple(map(list, zip(*sorted(points.items()), strict=True)))
+  return out
 
 
 def short_names(folders: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from absl import flags, logging
 
-from big_vision import devices, fs, metrics, profiler, schedules
+from big_vision import devices, fs, guards, metrics, profiler, schedules
 from big_vision import optax as bv_optax
 from big_vision import workdir as workdir_lib
 from big_vision.chrono import chrono
@@ -106,6 +106,7 @@ def start_jax() -> None:
     jax.config.update("jax_compilation_cache_dir", cache)
 
 
+@guards.transfers  # But for the loop, which disallows them.
 def train(
   build: Callable[[Setup], Recipe],
   config: ConfigLike,
@@ -197,10 +198,12 @@ def _set_up(
   total_steps = int(steps)
   if total_steps != steps:
     raise ValueError(f"config.total_steps={steps} is not a whole number.")
-  size = dict(
-    total_steps=total_steps, batch_size=batch_size, data_size=num_examples
+  bv_optax.check_lengths(
+    config,
+    dict(
+      total_steps=total_steps, batch_size=batch_size, data_size=num_examples
+    ),
   )
-  bv_optax.schedule_fns(config, size)  # Raises if they do not fit the run.
   chrono.inform(
     total_steps=total_steps,
     global_bs=batch_size,

@@ -103,11 +103,11 @@ def differences(
   """
   if stored is None:
     return {}
-  if "input" not in stored and "dataset" in stored:
-    stored = json.loads(
-      metrics.to_json(flat_config.modern(mlc.ConfigDict(stored)))
-    )
-  before = dict(_leaves(stored))
+  old: Any = stored
+  if "input" not in old and "dataset" in old:
+    old = flat_config.modern(mlc.ConfigDict(old))
+    old = json.loads(metrics.to_json(old))
+  before = dict(_leaves(old))
   now = dict(_leaves(json.loads(metrics.to_json(config))))
   return {
     k: (before.get(k), now.get(k))

@@ -1,9 +1,13 @@
 """Checks a config once, at the edge, before anything expensive starts."""
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 from absl import logging
 
-from big_vision import lookup, losses
+from big_vision import lookup, losses, schedules
+from big_vision import optax as bv_optax
 from big_vision.evaluators import validate as eval_validate
 from big_vision.training import label_check
 from big_vision.types import ConfigLike
@@ -27,6 +31,8 @@ REQUIRED = ("input", "input.batch_size", "lr", "optax_name")
 MIXUP_KEYS = ("p", "n")
 # Some published configs have it; nobody has ever read it.
 MIXUP_UNREAD = ("fold_in",)
+# To suggest; JAX knows more.
+_DTYPES = ("float32", "bfloat16", "float16", "float64", "int32", "uint8")
 
 
 def check(config: ConfigLike, model: str = "model") -> None:
@@ -69,9 +75,15 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
   evaluates = config.get("total_steps") == 0
   for d in ("total",) if evaluates else ("total", "log_training"):
     units = [f"{d}_{u}" for u in ("steps", "examples", "epochs", "percent")]
-    if all(config.get(u) is None for u in units):
+    if not schedules.given(d, config):  # Negative is the same as absent.
       raise ValueError(
         f"One of {', '.join('config.' + u for u in units)} is required."
+      )
+  for key in () if evaluates else schedules.given("log_training", config):
+    if not config[key]:
+      raise lookup.ConfigError(
+        f"config.{key} = 0: after how many steps is a row of metrics written? "
+        "Use for example config.log_training_steps = 50."
       )
   if config.get("total_percent") is not None:
     raise ValueError("config.total_percent: there is no total to take it from.")
@@ -93,6 +105,45 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
   if isinstance(config.get("loss"), str):
     losses.get(config.loss, "loss")
   _check_mixup(config.get("mixup") or {})
+  _check_num_classes(config.get("num_classes"))
+  _check_dtypes(config, "config")
+  bv_optax.check(config)
+  _check_lengths(config)
+
+
+def _check_num_classes(num: Any) -> None:
+  """Refuses what is not a number of classes; None and 0 mean without head."""
+  if num is not None and (not isinstance(num, int) or num < 0):
+    raise lookup.ConfigError(
+      f"config.num_classes = {num!r} must be a number of classes, such as 1000."
+    )
+
+
+def _check_dtypes(config: ConfigLike, where: str) -> None:
+  """Refuses names of dtypes that nobody knows, anywhere in the config."""
+  for key in config:
+    value = config[key]
+    if hasattr(value, "keys"):
+      _check_dtypes(value, f"{where}.{key}")
+    is_dtype = "dtype" in str(key).split("_") and isinstance(value, str)
+    if is_dtype and value not in _DTYPES:
+      try:
+        jnp.dtype(value)
+      except TypeError as e:
+        error = lookup.unknown(
+          "dtype", value, _DTYPES, error=lookup.ConfigError
+        )
+        raise type(error)(f"{where}.{key}: {error}") from e
+
+
+def _check_lengths(config: ConfigLike) -> None:
+  """Checks that schedules fit the run, where its length needs no data."""
+  batch_size = config.input.batch_size
+  total = schedules.steps("total", config, None, batch_size, default=None)
+  if total is None:
+    return
+  kw = dict(total_steps=total, batch_size=batch_size)
+  bv_optax.check_lengths(config, kw)
 
 
 def _check_mixup(mixup: ConfigLike) -> None:
@@ -101,3 +152,15 @@ def _check_mixup(mixup: ConfigLike) -> None:
   for key in MIXUP_UNREAD:
     if key in mixup:
       logging.info("config.mixup.%s has no effect.", key)
+  p, n = mixup.get("p"), mixup.get("n")
+  if p is not None and not (
+    isinstance(p, (int, float)) and 0 <= p < float("inf")
+  ):
+    raise lookup.ConfigError(
+      f"config.mixup.p = {p!r} must be a number from 0 (no mixup) on; 1 draws "
+      "the weights uniformly."
+    )
+  if n is not None and not (isinstance(n, int) and n >= 2):
+    raise lookup.ConfigError(
+      f"config.mixup.n = {n!r} must be the number of examples to mix, 2 or more."
+    )

@@ -75,7 +75,7 @@ class _Parser(config_flags.ConfigFileFlagParser):
     flag, file = f"--{self.name}={path}", path.split(":", 1)[0]
     if not os.path.exists(file):
       there = glob.glob(os.path.join(os.path.dirname(file) or ".", "*.py"))
-      names = [os.path.basename(f) for f in there]
+      names = [n for f in there if (n := os.path.basename(f))[0] != "_"]
       near = lookup.did_you_mean(os.path.basename(file), names)
       _stop(f"{flag}: there is no file {file!r}{near}")
     try:
@@ -205,6 +205,11 @@ def prepare(config: mlc.ConfigDict, given: Mapping[str, str | None]) -> None:
     try:
       config_path.get_type(key, config)
     except (AttributeError, LookupError, TypeError, ValueError) as e:
+      if named and isinstance(config.get(path[0]), list | tuple):
+        raise lookup.ConfigError(
+          f"config.{key} is not there: config.{path[0]} is a list, whose "
+          f"entries are config.{path[0]}[0] and so on."
+        ) from e
       raise lookup.ConfigError(
         f"config.{key} is not there: {user_errors.message(e)}"
       ) from e
@@ -241,7 +246,8 @@ def _prepare_key(
   name = path[-1]
   is_there = name in node
   value = node.get(name)
-  current = node.get_type(name) if is_there else None
+  current: Any = node.get_type(name) if is_there else None
+  kind: type
   if text is not None and text.lower() == "none":
     kind = object
   elif is_there and isinstance(value, list):

@@ -11,8 +11,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from big_vision import lookup
-from big_vision import optax as bv_optax
+from big_vision import lookup, optimizers
 from big_vision.types import ConfigLike
 
 Types = dict[str, type]
@@ -234,12 +233,13 @@ def keys_of(config: ConfigLike, part: Sequence[str]) -> Types | None:
   if head == "evals":
     return _evaluator(cfg, rest)
   if head == "optax" and not rest:
-    factory = bv_optax._find_optimizer(config.get("optax_name"))
+    factory = optimizers.find(config.get("optax_name"))
     return parameters(factory)
   if head == "captioning" and not rest:
     from big_vision.models.proj.image_text import captioner
 
-    return {"weight": float, "parallel": float, **parameters(captioner.Model)}
+    decoder = parameters(captioner.Model) or {}
+    return {"weight": float, "parallel": float, **decoder}
   for model in _models(config):
     if head == model:
       return _model(config.get(f"{model}_name"), cfg, rest, f"{model}_name")
@@ -331,6 +331,8 @@ def _model(
   name: Any, cfg: ConfigLike, rest: Sequence[str], key: str
 ) -> Types | None:
   """Lists the arguments of a model, or of a tower in it."""
+  if name is None:  # That it is missing is said later.
+    return None
   module = lookup.module("models", name, kind="model", key=key, needs="Model")
   known = parameters(module.Model)
   if not rest or known is None:
@@ -368,7 +370,7 @@ def parameters(fn: Callable[..., Any]) -> Types | None:
   made = _hints(fn).get("return")
   if not (inspect.isclass(made) and dataclasses.is_dataclass(made)):
     return None
-  return {**(parameters(made) or {}), **found}
+  return (parameters(made) or {}) | found
 
 
 def _of_function(fn: Callable[..., Any]) -> Types:

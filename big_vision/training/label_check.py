@@ -25,12 +25,14 @@ class _Space:
   Attributes:
     key: the config key of the source.
     classes: those of the source.
+    is_folder: whether the user named the classes, in folders or a CSV file.
     depth: of the `onehot`.
     key_result: the entry that it writes.
   """
 
   key: str
   classes: Classes
+  is_folder: bool
   depth: int
   key_result: str
 
@@ -75,9 +77,22 @@ def check_evaluators(
     if not isinstance(data, Mapping) or not isinstance(pp, str):
       continue
     spaces = list(_spaces(data, pp, f"{where}.pp_fn", f"{where}.data"))
+    if module.__name__.startswith("big_vision."):  # They read every example.
+      _refuse_bad_examples(data, f"{where}.data")
     if getattr(module.Evaluator, "classes_of_training", False):
       for a, b in itertools.product(trained or (), spaces):
         _compare(a, b)
+
+
+def _refuse_bad_examples(data: Mapping[str, Any], key: str) -> None:
+  """Refuses what is known to fail before it is read: there is no skipping."""
+  from big_vision.datasets import core
+
+  bad = core.get(**data).bad_examples()
+  if bad:
+    raise lookup.ConfigError(
+      f"config.{key}: {len(bad)} examples cannot be evaluated, the first: {bad[0]}"
+    )
 
 
 def _check_by_itself(
@@ -117,10 +132,13 @@ def _spaces(
 
   if "onehot" not in pp:
     return
+  is_folder = data.get("name") == "bv:folder"
   for onehot in labels.check_data(data, pp, pp_key, data_key):
     known, use = onehot.labels, onehot.use
     if known is not None and known.unchanged:
-      yield _Space(data_key, known.classes, use.depth, use.key_result)
+      yield _Space(
+        data_key, known.classes, is_folder, use.depth, use.key_result
+      )
 
 
 def _compare(a: _Space, b: _Space) -> None:
@@ -129,14 +147,17 @@ def _compare(a: _Space, b: _Space) -> None:
     return  # Labels of other kinds, for other outputs.
   if a.classes == b.classes or (a.classes.numbered and b.classes.numbered):
     return
+  label = first_difference(a.classes, b.classes)
   if not comparable(a.classes, b.classes):
-    if not a.classes.numbered and not b.classes.numbered:
+    if a.classes.numbered or b.classes.numbered:
+      return
+    if a.is_folder and b.is_folder:
+      label = 0
+    else:  # Others may spell the same classes in another way.
       logging.warning(
         "config.%s and config.%s have no class name in common (%s; %s): labels "
         "are compared by their numbers.", a.key, b.key, a.classes, b.classes
       )  # fmt: skip
-    return
-  label = first_difference(a.classes, b.classes)
   if label is None:
     return
   raise lookup.ConfigError(

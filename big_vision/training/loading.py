@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection
 
 import jax
 
+from big_vision.models import fields
+from big_vision.training import params as params_lib
 from big_vision.training.setup import Setup
 from big_vision.types import LoadFn, Params
 
@@ -44,20 +46,30 @@ def frozen(
     The parameters, in the dtype `config.<key>_dtype` if there is one.
 
   Raises:
-    ValueError: the config does not name a checkpoint, or not all parameters are
-      loaded from it.
+    ValueError: the config does not name a checkpoint, not all parameters are
+      loaded from it, or they have other shapes than the model's; or unknown
+      dtype.
   """
   if f"{key}_init" not in setup.config:
     raise ValueError(
       f"config.{key}_init is required: the checkpoint of the teacher, or '' for "
       "random parameters."
     )
-  params = load(jax.eval_shape(init)) if load else jax.jit(init)()
+  shapes = jax.eval_shape(init)
+  params = load(shapes) if load else jax.jit(init)()
   if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(params)):
     raise ValueError(
       f"config.{key}_load: a teacher must be loaded as a whole, without "
       "dont_load."
     )
+  params_lib.check_shapes(
+    params,
+    shapes,
+    key,
+    f"Say in config.{key} what the checkpoint has, such as its num_classes, "
+    "which is config.num_classes otherwise.",
+  )
   if dtype := setup.config.get(f"{key}_dtype"):
+    fields.check_dtype(dtype, f"{key}_dtype")
     params = jax.tree.map(lambda x: x.astype(dtype), params)
   return params

@@ -16,7 +16,7 @@ import numpy as np
 from big_vision import checkpoints, devices, lookup, profiler
 from big_vision.evaluators import common as eval_common
 from big_vision.schedules import itstime
-from big_vision.training import console, preemption
+from big_vision.training import console, preemption, shape_check
 from big_vision.training import params as params_lib
 from big_vision.training import state as state_lib
 from big_vision.training import step as step_lib
@@ -48,13 +48,15 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
   total_steps = setup.total_steps
   plan = state_lib.plan(recipe, setup)
   evaluators = _Evaluators(setup, recipe, plan.frozen)
-  state, first_step, batches = state_lib.start(setup, recipe, plan)
-
   _, rng_loop = state_lib.seed_keys(config.get("seed", 0))
   rng_loop = devices.reshard(rng_loop, plan.replicated)
   update = step_lib.make_update(
     recipe, plan.tx, config, plan.shardings, plan.replicated
   )
+  shape_check.check(
+    setup, recipe, plan.shapes, plan.shardings, plan.frozen, update, rng_loop
+  )
+  state, first_step, batches = state_lib.start(setup, recipe, plan)
   schedules = [devices.jit_cpu()(fn) for fn in plan.schedules]
   ckpt_prefix = setup.checkpoint_prefix
   manager = checkpoints.CheckpointManager() if ckpt_prefix else None

@@ -7,9 +7,12 @@ import jax
 import numpy as np
 from absl import logging
 
-from big_vision import trees
+from big_vision import lookup, trees
 from big_vision.devices import reshard
 from big_vision.types import AnyArray, Key, Params, PyTree
+
+# So many parameters that do not fit are listed.
+_MAX_LISTED = 5
 
 
 def complete(
@@ -18,6 +21,7 @@ def complete(
   rng: Key,
   shapes: PyTree,
   shardings: PyTree,
+  key: str = "model",
 ) -> Params:
   """Puts loaded parameters onto the mesh and initializes the others there.
 
@@ -28,6 +32,7 @@ def complete(
     rng: the key.
     shapes: tree of ShapeDtypeStruct of all parameters.
     shardings: tree of Sharding of the same structure.
+    key: what the config calls the model.
 
   Returns:
     All parameters, in the dtypes of `shapes`.
@@ -43,7 +48,7 @@ def complete(
     for name, x in trees.tree_flatten_with_names(loaded)[0]
     if not isinstance(x, jax.ShapeDtypeStruct)
   }
-  _check_shapes(have, shape_of)
+  check_shapes(have, shape_of, key)
   missing = [name for name in shape_of if name not in have]
   if have:
     logging.info(
@@ -74,21 +79,39 @@ def _as_array(x: AnyArray, dtype: Any) -> AnyArray:
   return x.astype(dtype) if isinstance(x, jax.Array) else np.asarray(x, dtype)
 
 
-def _check_shapes(have: dict[str, Any], shape_of: dict[str, Any]) -> None:
-  """Raises ValueError if a loaded array does not fit the model."""
+def check_shapes(
+  loaded: Params, shapes: Params, key: str = "model", hint: str | None = None
+) -> None:
+  """Checks that what a checkpoint has fits a model.
+
+  Args:
+    loaded: tree of arrays, or of their shapes.
+    shapes: tree of ShapeDtypeStruct of all parameters of the model.
+    key: what the config calls the model.
+    hint: what to do about it; None: the general advice.
+
+  Raises:
+    ConfigError: a parameter has another shape than the model's.
+  """
+  have = dict(trees.tree_flatten_with_names(loaded)[0])
   misfits = [
-    f"  {name}: {tuple(np.shape(x))} in the checkpoint, {shape_of[name].shape} "
-    "in the model"
-    for name, x in have.items()
-    if tuple(np.shape(x)) != tuple(shape_of[name].shape)
+    f"{name}: {tuple(np.shape(have[name]))} in the checkpoint, "
+    f"{tuple(x.shape)} in the model"
+    for name, x in trees.tree_flatten_with_names(shapes)[0]
+    if name in have and tuple(np.shape(have[name])) != tuple(x.shape)
   ]
-  if misfits:
-    raise ValueError(
-      "config.model_init does not fit config.model:\n"
-      + "\n".join(misfits)
-      + "\nChange config.model, or list these names in "
-      "config.model_load.dont_load to initialize them."
-    )
+  if not misfits:
+    return
+  if len(misfits) > _MAX_LISTED:
+    rest = len(misfits) - _MAX_LISTED
+    misfits = [*misfits[:_MAX_LISTED], f"and {rest} more"]
+  hint = hint or (
+    f"Change config.{key}, or list these names in config.{key}_load.dont_load "
+    "to initialize them."
+  )
+  raise lookup.ConfigError(
+    f"config.{key}_init does not fit config.{key}: {'; '.join(misfits)}. {hint}"
+  )
 
 
 def log(params: Params, message: str) -> None:

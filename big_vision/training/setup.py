@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from big_vision import chrono as chrono_lib
-from big_vision import metrics, models, schedules, sharding
+from big_vision import lookup, metrics, models, schedules, sharding
 from big_vision.types import Batches, ConfigLike, LoadFn
 
 
@@ -49,6 +49,16 @@ class Setup:
   def batch_size(self) -> int:
     """Global batch size, in examples."""
     return self.config.input.batch_size
+
+  @property
+  def num_classes(self) -> Any:
+    """Number of classes; raises ConfigError if the config does not say it."""
+    if "num_classes" not in self.config:
+      raise lookup.ConfigError(
+        "config.num_classes is required: the number of classes that the model "
+        "tells apart, as in onehot(N, ...) of config.input.pp."
+      )
+    return self.config.num_classes
 
   @property
   def sched_kw(self) -> dict[str, int]:

@@ -17,16 +17,17 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from big_vision import (
-  checkpoint_io,
   checkpoint_npz,
   checkpoints,
+  guards,
   lookup,
   sharding,
+  trees,
 )
 from big_vision import optax as bv_optax
 from big_vision.chrono import Chrono
 from big_vision.devices import reshard
-from big_vision.training import console, hosts
+from big_vision.training import console, hosts, shape_check
 from big_vision.training import params as params_lib
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
@@ -57,6 +58,7 @@ class Plan:
   frozen: dict[str, Params]
 
 
+@guards.transfers
 def seed_keys(seed: int) -> tuple[Key, Key]:
   """Makes the two keys of a run, (rng_init, rng_loop), from its seed."""
   with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -82,7 +84,8 @@ def plan(recipe: Recipe, setup: Setup) -> Plan:
     zeros = lambda s: jnp.zeros(s.shape, s.dtype)
     return recipe.init(rng, jax.tree.map(zeros, setup.batch_shapes))
 
-  boxed = {"params": jax.eval_shape(make_params, rng_init)}
+  with shape_check.explained(setup):
+    boxed = {"params": jax.eval_shape(make_params, rng_init)}
   tx, schedules = bv_optax.make(
     config,
     nn.unbox(boxed["params"]),
@@ -96,8 +99,11 @@ def plan(recipe: Recipe, setup: Setup) -> Plan:
 
   strategy = config.get("sharding_strategy", [(".*", "replicate")])
   with setup.context():
-    shardings = sharding.infer_sharding(boxed, strategy=strategy, mesh=mesh)
     frozen = dict(recipe.frozen)
+    every = {**nn.unbox(boxed), "frozen": frozen}
+    names = [name for name, _ in trees.tree_flatten_with_names(every)[0]]
+    sharding.check_strategy(strategy, names)
+    shardings = sharding.infer_sharding(boxed, strategy=strategy, mesh=mesh)
     if frozen:
       named = {"frozen": frozen}
       where = sharding.infer_sharding(named, strategy=strategy, mesh=mesh)
@@ -182,6 +188,7 @@ def initialize(recipe: Recipe, setup: Setup, plan: Plan) -> TrainState:
       rng_init,
       plan.shapes["params"],
       plan.shardings["params"],
+      key=recipe.params_name or "model",
     )
     opt = jax.jit(
       lambda p: nn.unbox(plan.make["opt"](p)),
@@ -228,7 +235,7 @@ def _check_no_surplus(path: str, tree: TrainState) -> None:
   known = {name for name, _ in leaves}
   surplus = [
     name
-    for name in checkpoint_io.leaf_names(path)
+    for name in checkpoints.leaf_names(path)
     if name not in known and not name.startswith("chrono/")
   ]
   if surplus:

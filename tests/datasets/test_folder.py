@@ -3,11 +3,12 @@
 import io
 import os
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from big_vision import input_pipeline
+from big_vision import input_pipeline, lookup
 from big_vision.datasets import core, folder
 from big_vision.datasets.classes import Classes
 from big_vision.tf import tf
@@ -240,3 +241,78 @@ def test_more_errors(pets, tmp_path):
   cfg = {"batch_size": 8, "data": {"name": "bv:folder", "pth": pets}}
   with pytest.raises(ValueError, match="Did you mean 'path'"):
     input_pipeline.validate(cfg)
+
+
+NAMES = ["a\u2028b", "c\x85d", "e\x0bf", "g\x1ch"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_encodings_of_tables(tmp_path, encoding, delimiter):
+  """Characters that Python takes for ends of lines belong to the cells."""
+  path = write(tmp_path, [f"{n}.png" for n in NAMES])
+  lines = [("label", "file"), *((n, f"{n}.png") for n in NAMES)]
+  table = tmp_path / "table.csv"
+  text = "\r\n".join(map(delimiter.join, lines))
+  table.write_bytes(text.encode(encoding))
+  got = rows(path, labels=str(table))
+  assert got == [(f"{n}.png", i) for i, n in enumerate(NAMES)]
+
+
+def test_line_breaks_in_quotes(tmp_path):
+  path = write(tmp_path, ["a.png", "b.png"])
+  (tmp_path / "t.csv").write_text(
+    'file,label,note\na.png,0,"two\nlines"\nb.png,1,\n'
+  )
+  assert rows(path, labels=path + "/t.csv") == [("a.png", 0), ("b.png", 1)]
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (b"file,label\na.png,caf\xe9\n", r"t.csv is not UTF-8: line 2 .*xe9"),
+    ("file,label\na.png,1\n".encode("utf-16-le"), "t.csv has zero bytes"),
+    (b'file,label\na.png,"1\nb.png,2\n', "line 3: the quote .* in line 2"),
+    (b"name,label\na.png,1\n", r"columns file and label; it has \['name', "),
+  ],
+)
+def test_tables_that_cannot_be_read(tmp_path, content, message):
+  path = write(tmp_path, ["a.png"])
+  (tmp_path / "t.csv").write_bytes(content)
+  with pytest.raises(
+    ValueError, match="config.input.data.labels: .*" + message
+  ) as e:
+    rows(path, labels=path + "/t.csv")
+  assert "\n" not in str(e.value)
+
+
+def test_class_names_in_files(tmp_path):
+  path = tmp_path / "names.txt"
+  for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+    path.write_bytes("\r\n".join(NAMES).encode(encoding))
+    assert folder.read_classes(path) == NAMES
+
+
+def test_names_that_are_no_utf8(tmp_path):
+  """Files and folders named in Latin-1."""
+  lookup.preprocessing({})
+  root = os.fsencode(tmp_path) + b"/m\xfcll"
+  for name in (b"caf\xe8/1.png", b"caf\xe9/\xe9.png"):
+    os.makedirs(os.path.dirname(root + b"/" + name))
+    with open(root + b"/" + name, "wb") as f:
+      f.write(IMAGE if name.endswith(b"1.png") else b"no image")
+  source = folder.DataSource(os.fsdecode(root))
+  assert source.classes == [r"caf\xe8", r"caf\xe9"]
+  got = list(source.get_tfdata(ordered=True).as_numpy_iterator())
+  assert [e["image"] for e in got] == [IMAGE, b"no image"]
+  assert [e["label"] for e in got] == [0, 1]
+  config = {
+    "data": {"name": "bv:folder", "path": os.fsdecode(root)},
+    "batch_size": 1,
+    "pp": "decode|keep('image')",
+  }
+  ds, _ = input_pipeline.training(config)
+  it = input_pipeline.start_global(ds, np.array(jax.devices()[:1]))
+  next(it)
+  with pytest.raises(ValueError, match=r"ll/caf\\xe9/\\xe9.png.*Unknown image"):
+    next(it)

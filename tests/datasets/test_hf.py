@@ -9,6 +9,7 @@ import pytest
 
 from big_vision.datasets import core
 from big_vision.datasets import hf as hf_source
+from big_vision.datasets.classes import Classes
 from big_vision.tf import tf
 
 hf = pytest.importorskip("datasets")
@@ -123,6 +124,30 @@ def test_num_classes(tmp_path):
   assert source.read(tf.constant(0, tf.int64))["label"] == 0
   with pytest.raises(ValueError, match=r"3 of .*:1 .*\[0, 3"):
     source.read(tf.constant(1, tf.int64))
+
+
+def test_labels_are_integers_in_range(tmp_path):
+  names = hf.Features({"label": hf.ClassLabel(names=["a", "b"])})
+  path = str(tmp_path / "ds")
+  hf.Dataset.from_dict({"label": [0, 1]}, names).save_to_disk(path)
+  source = hf_source.DataSource(path)
+  assert source.classes_of("label") == Classes(2, ("a", "b"))
+  assert source.classes_of("image") is None
+  path = str(tmp_path / "ints")
+  columns = {"y": [0, 3, -1], "text": ["1", "x", ""], "x": [1.0, 0.5, 2.0]}
+  hf.Dataset.from_dict(columns).save_to_disk(path)
+  open_ = lambda column, **kw: hf_source.DataSource(
+    path, features={"label": column}, **kw
+  )
+  assert open_("y").classes_of("label") == Classes(4)
+  bad = open_("y", num_classes=2).bad_examples()  # Before they are read.
+  assert len(bad) == 2 and ":1 is outside of [0, 2)" in bad[0]
+  read = lambda source, row: source.read(tf.constant(row, tf.int64))
+  with pytest.raises(ValueError, match="label 'x' of .*:1 is text"):
+    read(open_("text", num_classes=2), 1)
+  with pytest.raises(ValueError, match="label 0.5 of .*:1 is not an integer"):
+    read(open_("x", num_classes=2), 1)
+  assert read(open_("x", num_classes=2), 0)["label"] == 1
 
 
 def test_saved_dict(tmp_path):

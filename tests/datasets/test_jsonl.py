@@ -83,6 +83,30 @@ def test_unordered_is_a_fixed_shuffle(write):
   assert order() == order() != sorted(order()) == list(range(20))
 
 
+def test_labels_are_integers_in_range(write):
+  path = write([{"label": i, "x": 0.5 * i} for i in (0, 3, -1)])
+  source = jsonl.DataSource(path, num_classes=3, start=1)
+  assert [m[:30] for m in source.bad_examples()] == [
+    f"The label {label} of line {i} of {path}"[:30]
+    for i, label in ((1, 3), (2, -1))
+  ]
+  with pytest.raises(tf.errors.InvalidArgumentError, match="label 3 of line 1"):
+    read(source)
+  source = jsonl.DataSource(path, num_classes=3, stop=1)
+  assert read(source) == [{"id": b"0", "label": 0, "x": 0.0}]
+  assert not source.bad_examples() and source.classes_of("label").num == 3
+  source = jsonl.DataSource(path)
+  assert source.classes_of("label").num == 4 and not source.classes_of("x")
+  cfg = {
+    "batch_size": 1,
+    "data": dict(name="bv:jsonl", fname=path, num_classes=3),
+  }
+  with pytest.raises(ValueError, match="2 examples of .*label 3 of line 1"):
+    input_pipeline.training(cfg)
+  ds, _ = input_pipeline.training(cfg | {"skip_errors": True})
+  assert [int(x["label"][0]) for x in ds.take(3)] == [0, 0, 0]
+
+
 def test_values_may_be_files(write, tmp_path):
   for n in (1, 2):
     (tmp_path / f"{n}.txt").write_bytes(b"\x00file%d" % n)

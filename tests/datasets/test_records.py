@@ -1,6 +1,8 @@
 """Random access to TFDS files, and training on it."""
 
+import itertools
 import os
+import re
 import shutil
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from big_vision import input_pipeline
 from big_vision.datasets import digits, embedded, records, tfds
-from big_vision.pipeline import indexed
+from big_vision.pipeline import failures, indexed
 from big_vision.tf import tf
 from big_vision.tools import convert_dataset
 
@@ -98,7 +100,8 @@ def config(data_dir, **kw):
 
 def ids(cfg, num, **kw):
   ds, _ = input_pipeline.training(cfg, **kw)
-  return np.concatenate([b["id"] for b in ds.take(num).as_numpy_iterator()])
+  batches = itertools.islice(failures.iterate(ds), num)
+  return np.concatenate([b["id"].numpy() for b in batches])
 
 
 @pytest.mark.parametrize("filtered", [False, True])
@@ -213,7 +216,7 @@ def test_filter_of_a_damaged_file(folder, monkeypatch, loaded_bytes):
   monkeypatch.setattr(indexed, "_LOADED_BYTES", loaded_bytes)
   cfg = config(folder, pre_filter_fn=lambda x: x["label"] > 4)
   assert len(ids(cfg, 1)) == 50
-  with pytest.raises(ValueError, match="decode"):
+  with pytest.raises(ValueError, match="Record 3 of .* match its checksum"):
     ids(cfg, 60)
 
 
@@ -229,6 +232,93 @@ def test_cache_raw_of_a_damaged_file(folder, caplog):
   assert "input.skip_errors: dropped 1" in caplog.text
   want = ids(config(folder, skip_errors=True), 60)
   np.testing.assert_array_equal(got, want)
+
+
+def flip_bit(path, at):
+  with open(path, "r+b") as f:
+    f.seek(at)
+    byte = f.read(1)[0]
+    f.seek(at)
+    f.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize("kind", ["scanned", "index", "array_record"])
+def test_a_flipped_bit_is_an_error_of_its_record(folder, prepared, kind):
+  if kind != "scanned":
+    convert_dataset.convert("digits", kind, data_dir=folder)
+  path, number = shard(folder), 7
+  # The content, the length and the checksums of the record.
+  begin = int(records.record_bounds(path)[number])
+  places = [begin + 40, begin + 9, begin - 2]
+  if kind == "array_record":
+    path = path.replace("tfrecord", "array_record")
+    with open(path, "rb") as f:
+      content = f.read()
+    reader = source(prepared)._records
+    image = reader[375 + number][0]
+    places = [content.index(image[20:40])]
+  elif kind == "index":
+    places.append(begin)
+  good = list(source(folder)._records)
+  assert good == list(source(prepared)._records)
+  for place in places:
+    flip_bit(path, place)
+    tfds.clear_cache()
+    opened, bad = source(folder)._records, {}
+    for i in range(len(opened)):
+      try:
+        assert opened[i] == good[i]
+      except ValueError as e:
+        bad[i] = str(e)
+    # The checksum in front of a record belongs to that before it.
+    expected = 375 + number - (place < begin)
+    assert list(bad) == [expected]
+    name = os.path.basename(path)
+    assert name in bad[expected] and "\n" not in bad[expected]
+    assert re.search(rf"ecord {expected - 375}\b", bad[expected])
+    flip_bit(path, place)
+
+
+def test_a_flipped_bit_in_training(folder, caplog):
+  path = shard(folder)
+  flip_bit(path, int(records.record_bounds(path)[7]) + 40)
+  message = "Record 7 of .*00001-of-00004 is damaged.*checksum"
+  with pytest.raises(ValueError, match=message):
+    ids(config(folder), 60)
+  with caplog.at_level("WARNING", logger="absl"):
+    got = ids(config(folder, skip_errors=True), 30)
+  assert "dropped 1 of the examples of digits" in caplog.text
+  assert "Record 7 of " in caplog.text
+  assert len(set(np.ravel(got))) == 1499
+  # In order, TensorFlow's reader notices it without saying where.
+  in_order = config(folder)
+  in_order["data"]["random_access"] = False
+  with pytest.raises(ValueError, match=message):
+    ids(in_order, 60)
+
+
+def test_a_shard_with_fewer_records(folder):
+  path = shard(folder)
+  with open(path, "r+b") as f:
+    f.truncate(int(records.record_bounds(path)[200]))
+  with pytest.raises(ValueError, match="00001.* has 200 records, .* 375"):
+    ids(config(folder), 60)
+  with open(path, "r+b") as f:
+    f.truncate(1000)
+  tfds.clear_cache()
+  with pytest.raises(ValueError, match="00001-of-00004 is cut off or damaged"):
+    ids(config(folder), 60)
+
+
+def test_a_damaged_index(folder):
+  convert_dataset.convert("digits", "index", data_dir=folder)
+  with open(
+    os.path.join(folder, "digits/1.0.0", records.INDEX_FILE), "wb"
+  ) as f:
+    f.write(b"<html>")
+  tfds.clear_cache()
+  with pytest.raises(ValueError, match="big_vision_index.npz cannot be read"):
+    ids(config(folder), 1)
 
 
 def test_missing_shard(folder):

@@ -1,11 +1,14 @@
 """TFDS as data: ids, splits, file order, preparing, errors."""
 
+import os
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
 from big_vision import input_pipeline
-from big_vision.datasets import digits, embedded, tfds
+from big_vision.datasets import core, digits, embedded, tfds
 from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
@@ -36,6 +39,38 @@ def test_examples(tfds_data_dir):
   assert source.total_examples == 4
   assert source.get_tfdata() is source.get_tfdata()
   assert source.get_tfdata(allow_cache=False) is not source.get_tfdata()
+
+
+def test_classes(tfds_data_dir):
+  source = core.get("shapes/tiny", split="train")
+  assert source.classes_of("label").num == 8
+  assert source.classes_of("label").known[:2] == ("circle", "square")
+  assert source.classes_of("boxes/color").known[0] == "red"
+  assert source.classes_of("qa/type").num == 6
+  for name in ("image", "boxes", "boxes/depth", "nothing", "label/0"):
+    assert source.classes_of(name) is None
+  spec = source.get_tfdata(ordered=True).element_spec
+  assert source.example_spec() == spec
+
+
+@pytest.mark.parametrize("random_access", [None, False])
+def test_labels_out_of_range_are_errors(tfds_data_dir, tmp_path, random_access):
+  """A dataset whose files have other labels than its description."""
+  shutil.copytree(os.path.join(tfds_data_dir, "digits"), tmp_path / "digits")
+  (features,) = tmp_path.glob("digits/*/features.json")
+  text = features.read_text()
+  assert '"numClasses": "10"' in text
+  features.write_text(text.replace('"numClasses": "10"', '"numClasses": "5"'))
+  data = dict(name="digits", split="train[:50]", data_dir=str(tmp_path))
+  source = core.get(**data, random_access=random_access)
+  with pytest.raises(
+    tf.errors.InvalidArgumentError,
+    match=r"label [5-9] \(label\) of digits-train.*is outside of \[0, 5\)",
+  ):
+    list(source.get_tfdata(ordered=True))
+  cfg = dict(batch_size=8, data=data, pp="keep('label')", skip_errors=True)
+  ds, _ = input_pipeline.training(cfg)
+  assert max(int(x["label"].numpy().max()) for x in ds.take(4)) < 5
 
 
 def test_processes_share_the_split(tfds_data_dir, monkeypatch):

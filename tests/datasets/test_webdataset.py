@@ -291,6 +291,50 @@ def test_damaged_shards(folder, caplog):
   assert any("s-08.tar" in r.getMessage() for r in caplog.records)
 
 
+def with_size(member, size):
+  """Replaces the size field of a header, and its checksum."""
+  header = bytearray(member[:512])
+  header[124:136] = size
+  header[148:156] = b" " * 8
+  header[148:156] = b"%06o\0 " % sum(header)
+  return bytes(header) + member[512:]
+
+
+@pytest.mark.parametrize(
+  "size", [b"-0000002000\0", b"\xff" * 11 + b"\0", b"\xff" * 10 + b"\xfe\0"]
+)
+def test_negative_sizes(folder, size):
+  """They would lead back to where the reader has been."""
+  first, second = (tar_bytes([(n, b"x" * 600)]) for n in ("a.jpg", "b.jpg"))
+  (folder / "bad.tar").write_bytes(first[:1536] + with_size(second, size))
+  with pytest.raises(ValueError, match="bad.tar is damaged at 1536.*'b.jpg'"):
+    rows(str(folder / "bad.tar"))
+  assert len(rows(str(folder / "s-08.tar"))) == 4
+
+
+@pytest.mark.parametrize(
+  "body", [b"0 path=x.jpg\n", b"-9 path=x\n", b"99 path=x\n", b"no records"]
+)
+def test_damaged_pax_headers(folder, body):
+  data = tar_bytes([("h", body), ("a.jpg", b"x")], format=tarfile.USTAR_FORMAT)
+  header = bytearray(data[:512])
+  header[156:157] = b"x"
+  header = with_size(bytes(header), header[124:136])
+  (folder / "bad.tar").write_bytes(header + data[512:])
+  with pytest.raises(ValueError, match="bad.tar is damaged at 512"):
+    rows(str(folder / "bad.tar"))
+
+
+def test_names_that_are_no_utf8(folder):
+  """Different bytes are different samples."""
+  files = [(f"{c}.jpg", c.encode()) for c in "\xe8\xe9"]
+  data = tar_bytes(files, encoding="latin-1", format=tarfile.GNU_FORMAT)
+  (folder / "latin.tar").write_bytes(data)
+  got = rows(str(folder / "latin.tar"))
+  assert [e["image"].decode() for e in got] == ["\xe8", "\xe9"]
+  assert [e["tfds_id"].decode()[-4:] for e in got] == [r"\xe8", r"\xe9"]
+
+
 def test_shard_that_shrinks_or_goes_while_in_use(folder):
   source = webdataset.DataSource(str(folder / "s-08.tar"))
   os.truncate(folder / "s-08.tar", 3000)
@@ -319,3 +363,25 @@ def test_labels(folder):
   assert source.read(tf.constant(1, tf.int64))["label"] == 2
   with pytest.raises(ValueError, match="not be negative"):
     source.read(tf.constant(2, tf.int64))
+  assert source.classes_of("label") is None
+  values = [b"1", b"1.5", b'"dog"', b"1" + b"0" * 30]
+  for value, message in zip(
+    values,
+    (
+      None,
+      "1.5 of .*/0 is not an integer",
+      "b'dog' of .*/0 is text",
+      "does not fit into int64",
+    ),
+    strict=True,
+  ):
+    path.write_bytes(tar_bytes([("0.json", b'{"y": %s}' % value)]))
+    source = webdataset.DataSource(
+      str(path), features=dict(label="json:y"), num_classes=2
+    )
+    assert source.classes_of("label").num == 2
+    if message is None:
+      assert source.read(tf.constant(0, tf.int64))["label"] == 1
+    else:
+      with pytest.raises(ValueError, match=message):
+        source.read(tf.constant(0, tf.int64))

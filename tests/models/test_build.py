@@ -43,3 +43,30 @@ def test_load_gets_what_the_config_says(tmp_path, monkeypatch):
 def test_errors_name_the_key(config, match):
   with pytest.raises(ValueError, match=match):
     models.build(config, "m", num_classes=2)
+
+
+@pytest.mark.parametrize(
+  "name, model_type, match",
+  [
+    ("vit", "vit", "config.model_init='.*hf' is a checkpoint of Hugging Face "
+     "with model_type = 'vit' in its config.json: of these, only SigLIP"),
+    ("proj.clippo.one_tower", "siglip", "config.model_init='.*hf' is a checkpoint"),
+    ("proj.image_text.two_towers", "clip", "hf' is a checkpoint of Hugging Face "
+     "with model_type = 'clip'"),
+    ("proj.image_text.two_towers", "siglip", "without model.safetensors"),
+  ],
+)  # fmt: skip
+def test_checkpoints_of_hugging_face_of_another_kind(
+  tmp_path, name, model_type, match
+):
+  folder = tmp_path / "hf"
+  folder.mkdir()
+  (folder / "config.json").write_text(f'{{"model_type": "{model_type}"}}')
+  for init in (str(folder), {"img": f"{folder}:img"}):
+    config = {"model_name": name, "model_init": init}
+    with pytest.raises(ValueError, match=match) as e:
+      models.build(config)[1]({"img": {}, "txt": {}})
+    assert "\n" not in str(e.value)
+  # The workdir of a run has a config.json, too.
+  (folder / "config.json").write_text('{"model_name": "vit"}')
+  models.build({"model_name": "vit", "model_init": f"{folder}/checkpoint.bv"})

@@ -31,6 +31,23 @@ def test_merge_params_dont_load():
     common.merge_params(loaded, inited, ["old", "new", "head"])
 
 
+def test_merge_params_names_regexes_without_a_match():
+  """Silent otherwise where both sides have the same names."""
+  names = {"head": {"kernel": 1.0, "bias": 2.0}, "cls": 3.0}
+  for regex, hint in (
+    ("hed/.*", "'head/bias', 'head/kernel'"),
+    ("head", "only a part of 'head/bias', 'head/kernel'"),
+    ("MAPHead_0/.*", "'cls', 'head'"),
+  ):
+    with pytest.raises(ValueError, match=f"dont_load.*{regex}.*{hint}") as e:
+      common.merge_params(names, names, [regex, "cls"])
+    assert "\n" not in str(e.value)
+  # On one side is enough, as is any of the alternatives.
+  part = {"cls": 4.0}
+  assert common.merge_params(names, part, ["head/.*", "cls|pos"]) == part
+  assert common.merge_params(names, names, [".*", ".*FREEZE_ME.*"]) == names
+
+
 def test_merge_params_keeps_abstract_leaves():
   shape = jax.ShapeDtypeStruct((2,), jnp.float32)
   out = common.merge_params({"a": np.ones(2)}, {"a": shape, "b": shape}, ["b"])

@@ -218,6 +218,12 @@ def test_scan_is_the_same_function():
   assert jax.tree.map(np.shape, stacked) == jax.tree.map(
     np.shape, shapes["params"]
   )
+  back = vit.scan_to_pyloop(
+    params_scan=vit.pyloop_to_scan(params_pyloop=params)
+  )
+  assert jax.tree.map(np.shape, back) == jax.tree.map(np.shape, params)
+  with pytest.raises(TypeError, match="by one of their two names"):
+    vit.pyloop_to_scan()
   back = vit.scan_to_pyloop(stacked)
   jax.tree.map(np.testing.assert_array_equal, back, params)
   image = images(2, 16, 16, 3)

@@ -15,7 +15,7 @@ if [[ "$1" == -c ]]; then exec "$REAL_PYTHON" "$@"; fi
 case "$*" in
   "-m venv "*) mkdir -p "${!#}/bin" && cp "$0" "${!#}/bin/python" ;;
   "-m pip config "*) exit 1 ;;
-  "-m uv pip install "*) 
+  "-m uv pip install "*)
     echo "install ${UV_CONSTRAINT:+$(grep jax= "$UV_CONSTRAINT")}" >>"$FAKE_LOG" ;;
   "-m pytest"* | tests/*) echo "$PWD: $*" >>"$FAKE_LOG" ;;
 esac

@@ -11,9 +11,10 @@ import pytest
 import sentencepiece
 from scipy import special
 
-from big_vision import checkpoint_npz, checkpoints, embedder
+from big_vision import checkpoint_npz, checkpoints, embedder, lookup
 from big_vision.configs.proj.clippo import train_clippo
 from big_vision.configs.proj.image_text import siglip_lit_coco, siglip_pretrain
+from big_vision.models import vit
 from big_vision.models.proj.clippo import one_tower
 from big_vision.models.proj.image_text import preprocessing, two_towers
 
@@ -90,6 +91,19 @@ def test_model_of_a_run(workdir, model):
   want = np.exp(params["t"]) * cosines + params["b"]
   np.testing.assert_allclose(model.logits(*got), want, atol=1e-5)
   np.testing.assert_allclose(out["t"], np.exp(params["t"]), rtol=1e-6)
+
+
+def test_positions_of_images_that_are_no_squares(workdir):
+  """16 positions of 4x4 are not those of 2x8."""
+  path, _, params = workdir
+  stored = params["img"]["pos_embedding"]
+  assert stored.shape[1] == 16
+  pp = "resize((16, 64))|value_range(-1, 1)"
+  wide = embedder.load(path, pp_img=pp)
+  want = vit.resample_posemb(stored, stored, grid=(2, 8))
+  got = np.asarray(wide.params["img"]["pos_embedding"])
+  np.testing.assert_array_equal(got, want)
+  assert np.abs(got - stored).max() > 0.1
 
 
 def test_any_number_of_any_size(model):
@@ -298,3 +312,38 @@ def test_no_example_images_without_data(workdir, tmp_path):
   assert embedder.example_images(config, 3) == []
   config.evals = {}
   assert embedder.example_images(config, 3) == []
+
+
+@pytest.mark.parametrize("kind", ["pp_modules", "tower", "model_name"])
+def test_modules_of_a_stored_config(workdir, tmp_path, monkeypatch, kind):
+  """A file beside the config is not run unless the call names it."""
+  (tmp_path / "bv_stray.py").write_text(
+    "import pathlib\n"
+    "from big_vision.models.vit import Model\n"
+    "pathlib.Path(__file__).with_suffix('.ran').touch()\n"
+  )
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend("")
+  config = workdir[1].copy_and_resolve_references()
+  if kind == "pp_modules":
+    config.pp_modules = [*config.get("pp_modules", ()), "bv_stray"]
+  elif kind == "tower":
+    config.model.image_model = "bv_stray"
+  else:
+    config.model_name = "bv_stray"
+  (tmp_path / "config.json").write_text(config.to_json_best_effort())
+  load = lambda **kw: embedder.load(
+    tmp_path, init=f"{workdir[0]}/checkpoint.bv", **kw
+  )
+  with pytest.raises(ValueError, match="bv_stray"):
+    load()
+  assert not (tmp_path / "bv_stray.ran").exists()
+  if kind == "pp_modules":
+    load(pp_modules=["bv_stray"])
+    assert (tmp_path / "bv_stray.ran").exists()
+
+
+def test_config_that_cannot_be_read(tmp_path):
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(lookup.ConfigError, match=f"{tmp_path}/config.json"):
+    embedder.load(tmp_path)

@@ -198,3 +198,24 @@ def test_curves_start_with_the_initial_evaluation(tmp_path):
   )
   (run,) = plot.read_runs([str(tmp_path)])
   assert run.series == {"val/loss": ([0, 5], [3.0, 1.0])}
+
+
+def test_both_files_are_one(tmp_path):
+  """Also where they overlap, or only one has a metric, or there is only one."""
+  (tmp_path / plot.METRICS_FILE).write_text(
+    '{"step": 0, "val/loss": 2.5}\n{"step": 5, "val/loss": 1.0}\n'
+  )
+  (tmp_path / plot.INITIAL_FILE).write_text(
+    '{"step": 0, "val/loss": 3.0, "once/acc": 0.1, "z/secs/eval/once": 4}\n'
+  )
+  (run,) = plot.read_runs([str(tmp_path)])
+  assert run.series == {
+    "val/loss": ([0, 5], [2.5, 1.0]),
+    "once/acc": ([0], [0.1]),
+  }
+  (tmp_path / plot.METRICS_FILE).unlink()
+  (run,) = plot.read_runs([str(tmp_path)])
+  assert run.series["val/loss"] == ([0], [3.0])
+  (tmp_path / plot.INITIAL_FILE).unlink()
+  with pytest.raises(FileNotFoundError):
+    plot.read_runs([str(tmp_path)])

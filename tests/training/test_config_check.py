@@ -1,15 +1,20 @@
 """What is wrong with a config is said before anything starts."""
 
+import importlib
+import json
+import pathlib
+
 import jax
 import pytest
 
 import toy
+from big_vision import optax as bv_optax
 from big_vision.training import config_check
 
 
 def config(**kw):
   c = toy.config(model_name="vit")
-  with c.unlocked():
+  with c.unlocked(), c.ignore_type():
     for key, value in kw.items():
       if value is None:
         del c[key]
@@ -46,11 +51,61 @@ def test_good():
     (dict(total_steps=None, total_percent=0.5), "total"),
     (dict(mixup=dict(p=0.2, fold=1)), "config.mixup.fold .*'fold_in'"),
     (dict(mixup=dict(prob=0.2)), "config.mixup.prob is not a known key"),
+    (dict(mixup=dict(p=-0.2)), "config.mixup.p = -0.2 must be .* 0 .no mixup"),
+    (dict(mixup=dict(p="0.2")), "config.mixup.p = '0.2'"),
+    (dict(mixup=dict(p=0.2, n=1)), "config.mixup.n = 1 must"),
+    (dict(log_training_steps=0), "config.log_training_steps = 0: .*= 50"),
+    (dict(log_training_steps=None, log_training_epochs=0.0), "epochs = 0"),
+    (dict(log_training_steps=-1), "config.log_training_steps, .* is required"),
+    (dict(total_steps=-1), "config.total_steps, .* is required"),
+    (dict(num_classes=-1), "config.num_classes = -1"),
+    (dict(num_classes="10"), "config.num_classes = '10'"),
+    (
+      dict(model=dict(dtype_mm="bfloat17")),
+      "config.model.dtype_mm: unknown dtype 'bfloat17'. Did you .*'bfloat16'",
+    ),
+    (dict(teacher_dtype="half precision"), "config.teacher_dtype: unknown"),
+    (dict(optax=dict(mu_dtype="bf16")), "config.optax.mu_dtype: unknown .*bf"),
+    (dict(optax_name="scale_by_adm"), "config.optax_name.*'scale_by_adam'"),
+    (
+      dict(optax_name="adamw", optax=dict(learning_rate=1.0)),
+      "optax_name.*uphill",
+    ),
+    (dict(lr=-1.0), "config.lr = -1.0"),
+    (dict(schedule=dict(warmup_step=2)), "'warmup_steps'"),
+    (
+      dict(total_steps=23, schedule=dict(warmup_steps=70)),
+      "config.schedule.warmup_steps: .*70 steps .* 23 steps.*warmup_steps = 2,",
+    ),
+    (
+      dict(
+        total_steps=23,
+        schedule=[("a/.*", None), (".*", dict(warmup_examples=16 * 70))],
+      ),
+      "config.schedule.warmup_examples: .*70 steps",
+    ),
   ],
 )
 def test_mistakes(kw, message):
   with pytest.raises(ValueError, match=message):
     config_check.check_training(config(**kw))
+
+
+def test_what_stays_allowed():
+  ok = config_check.check_training
+  ok(config(log_training_steps=-1, log_training_epochs=0.5, ckpt_steps=0))
+  ok(config(mixup=dict(p=0), num_classes=0, model=dict(dtype_mm="float16")))
+  ok(config(mixup=dict(p=2.5, n=3), optax=dict(mu_dtype=None), lr=0.0))
+  ok(config(total_steps=0, log_training_steps=None))  # Evaluates only.
+  # Its length needs the data.
+  long = dict(total_steps=23, schedule=dict(warmup_epochs=70))
+  ok(config(**long))
+  with pytest.raises(
+    ValueError, match="config.schedule.warmup_epochs: the war"
+  ):
+    bv_optax.check_lengths(
+      config(**long), dict(total_steps=23, batch_size=16, data_size=16)
+    )
 
 
 @pytest.mark.multidevice
@@ -101,7 +156,7 @@ def test_the_one_check_covers_data_and_evaluators(change, message):
     ),
   )
   for key, value in change.items():
-    with c.unlocked():
+    with c.unlocked(), c.ignore_type():
       *path, last = key.split(".")
       node = c
       for part in path:
@@ -112,3 +167,20 @@ def test_the_one_check_covers_data_and_evaluators(change, message):
   else:
     with pytest.raises(ValueError, match=message):
       config_check.check(c)
+
+
+def test_published_configs_pass():
+  """What concerns neither data nor the number of devices."""
+  golden = pathlib.Path(__file__).parents[1] / "golden/configs.json"
+  stored = json.loads(golden.read_text())
+  for name, arg in ((n, a) for n in stored for a in stored[n]):
+    module = importlib.import_module(f"big_vision.configs.{name}")
+    c = module.get_config(*([arg] if arg else []))
+    if "optax_name" not in c:  # Of the speed of models; not for a trainer.
+      continue
+    config_check._check_dtypes(c, "config")
+    config_check._check_num_classes(c.get("num_classes"))
+    config_check._check_mixup(c.get("mixup") or {})
+    bv_optax.check(c)
+    if "input" in c:
+      config_check._check_lengths(c)

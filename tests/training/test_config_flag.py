@@ -165,6 +165,13 @@ def test_keys_of_the_user_s_own(monkeypatch, tmp_path):
     4,
     8,
   )
+  assert "schedule[0]" in stopped(
+    monkeypatch, "--config.schedule.warmup_steps=3", config=str(own)
+  )
+  c = parse(
+    monkeypatch, "--config.schedule[0][1].warmup_steps=3", config=str(own)
+  )
+  assert c.schedule[0][1]["warmup_steps"] == 3
   assert "config.mina" in stopped(
     monkeypatch, "--config.mina=3", config=str(own)
   )

@@ -148,18 +148,38 @@ def test_folder_and_csv(tmp_path):
   check(named, pp, val=dict(data=named, pp_fn=pp))
 
 
-def test_names_that_have_nothing_in_common(tmp_path, caplog):
-  """Spelled otherwise: numbers decide. That is said where both have names."""
-  english = folder(tmp_path / "a", "ant", "bee")
-  latin = folder(tmp_path / "b", "apis", "formica")
+def test_names_that_have_nothing_in_common(tmp_path, caplog, tfds_data_dir):
+  """Of folders they are other classes; elsewhere they may be spelled otherwise."""
+  digits = dict(DIGITS, data_dir=tfds_data_dir)
+  insects = folder(tmp_path / "a", "ant", "bee")
+  fish = folder(tmp_path / "b", "carp", "eel")
+  with pytest.raises(
+    ValueError, match="label 0 means 'carp' here, but 'ant' in"
+  ):
+    check(insects, onehot(2), val=dict(data=fish, pp_fn=onehot(2)))
+  upper = folder(tmp_path / "c", "ANT", "Bee")
+  names = folder(tmp_path / "d", *(f"digit {i}" for i in range(10)))
+  shapes = dict(name="shapes/tiny", split="train")
+  eight = folder(tmp_path / "e", *"abcdefgh")
   with caplog.at_level("WARNING", logger="absl"):
-    check(english, onehot(2), val=dict(data=latin, pp_fn=onehot(2)))
-  assert "have no class name in common" in caplog.text
-  caplog.clear()
-  names = folder(tmp_path / "c", *(f"digit {i}" for i in range(10)))
-  with caplog.at_level("WARNING", logger="absl"):
-    check(DIGITS, onehot(10), val=dict(data=names, pp_fn=onehot(10)))
-  assert not caplog.text
+    check(insects, onehot(2), val=dict(data=upper, pp_fn=onehot(2)))
+    check(digits, onehot(10), val=dict(data=names, pp_fn=onehot(10)))
+    assert not caplog.text
+    check(shapes, onehot(8), val=dict(data=eight, pp_fn=onehot(8)))
+  assert "have no class name in common ('circle', " in caplog.text
+
+
+def test_bad_labels_of_evaluators(tmp_path):
+  """They would stop the run at its first evaluation."""
+  data = folder(tmp_path / "a", "ant", "bee")
+  labels = tmp_path / "labels.csv"
+  labels.write_text("file,label\nant/1.png,0\nbee/1.png,2\n")
+  data |= dict(labels=str(labels), num_classes=2)
+  message = (
+    "config.evals.val.data: 1 examples cannot be .* label 2 of .*bee/1.png"
+  )
+  with pytest.raises(ValueError, match=message):
+    check(DIGITS, onehot(10), val=dict(data=data, pp_fn=onehot(2)))
 
 
 def test_json_lines(tmp_path):

@@ -166,13 +166,13 @@ def test_checkpoint_of_another_shape(tmp_path):
   os.makedirs(tmp_path / "w")
   run(tmp_path / "w", ckpt_steps=4)
 
-  def wide(rng, batch):
+  def narrow(rng, batch):
     params = toy.init(rng, batch)
-    params["head"]["bias"] = np.zeros(4, np.float32)
+    params["head"]["bias"] = np.zeros(1, np.float32)  # Fits by broadcasting.
     return params
 
   with pytest.raises(ValueError, match="params/head/bias"):
-    run(tmp_path / "w", recipe=toy.make(init=wide), ckpt_steps=4)
+    run(tmp_path / "w", recipe=toy.make(init=narrow), ckpt_steps=4)
 
 
 def test_not_finite_loss_stops_and_keeps_the_checkpoint(tmp_path):

@@ -54,7 +54,7 @@ def test_misfit_names_parameter_and_remedy():
   with pytest.raises(ValueError) as e:
     complete({"a": np.zeros(9), "b": {"c": np.zeros([2, 3])}})
   text = str(e.value)
-  assert "  a: (9,) in the checkpoint, (8,) in the model" in text
+  assert "a: (9,) in the checkpoint, (8,) in the model" in text
   assert "b/c" not in text and "config.model_load.dont_load" in text
 
 

@@ -68,3 +68,25 @@ def test_continues_after_the_last_checkpoint(tmp_path, where):
   np.testing.assert_array_equal(first(batches), toy.batch(5, 16)["image"])
   # Of a run that is over, no data is opened.
   assert start(tmp_path / "a", total_steps=5)[2:] == (5, None)
+
+
+def test_sharding_rules_without_a_match():
+  """Rules are for parameters, the optimizer's state, and frozen trees."""
+  frozen = {"teacher": {"w": np.zeros(3, np.float32)}}
+  recipe = toy.make(frozen=frozen)
+
+  def plan(*patterns):
+    rules = [(p, "replicate") for p in patterns]
+    setup = toy.setup(toy.config(sharding_strategy=rules))
+    return state_lib.plan(recipe, setup)
+
+  plan("params/head/.*", "opt/1/0/1/.*", "frozen/teacher/.*", ".*")
+  plan(".*FREEZE_ME.*", ".*")
+  for wrong, hint in (
+    ("param/head/.*", "'params/head"),
+    ("head/.*", "only a part of.*head/bias"),
+    ("frozen/teacer/.*", "'frozen/teacher/w'"),
+  ):
+    match = f"config.sharding_strategy: '{wrong}.*{hint}"
+    with pytest.raises(ValueError, match=match):
+      plan(wrong, ".*")

@@ -123,8 +123,13 @@ def load(args: argparse.Namespace) -> similarity.Demo:
 
   from big_vision import embedder  # Imports jax: seconds.
 
+  own = args.pp_modules.split(",") if args.pp_modules else []
   model = embedder.load(
-    args.workdir, init=args.init, pp_img=args.pp_img, pp_txt=args.pp_txt
+    args.workdir,
+    init=args.init,
+    pp_img=args.pp_img,
+    pp_txt=args.pp_txt,
+    **({"pp_modules": own} if own else {}),
   )
   if not args.images:
     pairs = embedder.example_images(model.config, args.num_examples)
@@ -163,6 +168,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument("--pp_img", help="preprocessing of images")
   parser.add_argument("--pp_txt", help="preprocessing of texts")
+  parser.add_argument(
+    "--pp_modules",
+    help="modules of your own that the config of the run may import, with "
+    "commas between them",
+  )
   parser.add_argument(
     "--images", metavar="FOLDER", help="example images instead of the data's"
   )

@@ -6,7 +6,7 @@ https://arxiv.org/abs/2010.15327, equations 2 and 3.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -72,6 +72,28 @@ def get_eval_fn(
     return jnp.stack([hsic(a, b, mask) for a, b in ((k, l), (k, k), (l, l))])
 
   return fn
+
+
+def trial(
+  predict_fn: PredictFn,
+  train_state: TrainState,
+  batch: Batch,
+  cfg: Mapping[str, Any],
+) -> Any:
+  """Computes what `run` computes of one batch, to find out whether it fits.
+
+  Args:
+    predict_fn: as for `Evaluator`.
+    train_state: first argument of the predict function.
+    batch: of the data, with `_mask`.
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Anything.
+  """
+  mask = batch.pop("_mask")
+  what = tuple(cfg.get("what", ("logits", "logits")))
+  return get_eval_fn(predict_fn, what)(train_state, batch, mask)
 
 
 class Evaluator:

@@ -76,6 +76,33 @@ def representations(
   return [x.reshape(len(x), -1) for x in arrays]
 
 
+def trial(
+  predict_fn: PredictFn,
+  train_state: TrainState,
+  batch: Batch,
+  cfg: Mapping[str, Any],
+) -> Any:
+  """Computes what `run` computes of one batch, to find out whether it fits.
+
+  Args:
+    predict_fn: as for `Evaluator`.
+    train_state: first argument of the predict function.
+    batch: of the data, with `_mask`.
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Anything.
+  """
+  mask = batch.pop("_mask")
+  fn = get_dist_fn(
+    predict_fn,
+    tuple(cfg.get("what", ("logits", "logits"))),
+    Mesh(np.asarray(cfg["devices"]), ("devices",)),
+    tuple(bv_partial.partial(losses.distance, **d) for d in cfg["distances"]),
+  )
+  return fn(train_state, batch, mask)
+
+
 class Evaluator:
   """Yields, for every distance, `<name>/all`, `/avg`, `/min` and `/max`.
 

@@ -7,7 +7,7 @@ Shapes: B global batch size, E size of the embeddings, D devices.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -59,6 +59,29 @@ def get_eval_fn(
     return [x.sum().astype(jnp.float32) for x in sums]
 
   return eval_fn
+
+
+def trial(
+  predict_fn: PredictFn,
+  train_state: TrainState,
+  batch: Batch,
+  cfg: Mapping[str, Any],
+) -> Any:
+  """Computes what `run` computes of one batch, to find out whether it fits.
+
+  Args:
+    predict_fn: as for `Evaluator`.
+    train_state: first argument of the predict function.
+    batch: of the data, with `_mask`.
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Anything.
+  """
+  mask = batch.pop("_mask")
+  batch["labels"] = iteration.take(batch, cfg.get("label_key", "labels"))
+  num_parts = 1 if cfg["use_global_batch"] else len(cfg["devices"])
+  return get_eval_fn(predict_fn, num_parts)(train_state, batch, mask)
 
 
 class Evaluator:

@@ -41,6 +41,11 @@ from big_vision.types import (
 API = "jit"
 
 DATASET_NAMES = ("imagenet2012", "cifar100", "oxford_iiit_pet")
+PP_IMG = "resize(224)|value_range(-1,1)"
+PP_TXT = (
+  "tokenize(max_len=16, eos='sticky', pad_value=1, inkey='texts', "
+  "outkey='labels')"
+)
 
 
 def _get_dataset_info(builder: Any) -> Any:
@@ -212,18 +217,67 @@ def data_sources(cfg: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
   Raises:
     ConfigError: wrong `dataset_overrides`.
   """
+  return [
+    (f"dataset_names.{name}", _data(s)) for name, s in _settings(cfg).items()
+  ]
+
+
+def _settings(cfg: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """Returns what tells data and preprocessing of each of the datasets."""
   names = cfg.get("dataset_names", DATASET_NAMES)
   own = cfg.get("dataset_overrides", overrides.DEFAULT_OVERRIDES)
-  defaults = {"split": "test", "data_dir": None}
+  defaults = dict(split="test", data_dir=None, pp_img=PP_IMG, pp_txt=PP_TXT)
   defaults = {k: cfg.get(k, v) for k, v in defaults.items()}
-  settings = overrides.resolve(defaults, names, own)
-  return [
-    (
-      f"dataset_names.{name}",
-      {"name": s["dataset_name"], **{k: s[k] for k in defaults}},
-    )
-    for name, s in settings.items()
-  ]
+  return overrides.resolve(defaults, names, own)
+
+
+def _data(s: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the arguments of `datasets.core.get`, given the settings."""
+  split, data_dir = s["split"], s["data_dir"]
+  return {"name": s["dataset_name"], "split": split, "data_dir": data_dir}
+
+
+def inputs(
+  cfg: Mapping[str, Any],
+) -> list[tuple[str, Any, str, tuple[str, ...]]]:
+  """Lists what is preprocessed, of the first dataset.
+
+  Args:
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Tuples of a config key, data, preprocessing string, and the features that
+    the predict function gets.
+  """
+  first = [*_settings(cfg).values()][:1]
+  images = [("pp_img", _data(s), s["pp_img"], ("image",)) for s in first]
+  spec = embedding.text_spec()
+  return images + [("pp_txt", spec, s["pp_txt"], ("labels",)) for s in first]
+
+
+def trial(
+  predict_fn: PredictFn,
+  train_state: TrainState,
+  batch: Batch,
+  cfg: Mapping[str, Any],
+) -> Any:
+  """Computes what `run` computes of one batch, to find out whether it fits.
+
+  Args:
+    predict_fn: as for `Evaluator`.
+    train_state: first argument of the predict function.
+    batch: of the data, with `_mask`.
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Anything.
+  """
+  fn = embedding.get_embed_fn(
+    predict_fn,
+    "image" if "image" in batch else "labels",
+    embedding.replicated(cfg["devices"]),
+  )
+  return fn(train_state, batch)
 
 
 def check_labels(cfg: Mapping[str, Any]) -> None:
@@ -307,11 +361,8 @@ class Evaluator:
     split: str = "test",
     prompt_templates: str | Sequence[str] = "clip_paper",
     canonicalize: bool = True,
-    pp_img: str = "resize(224)|value_range(-1,1)",
-    pp_txt: str = (
-      "tokenize(max_len=16, eos='sticky', pad_value=1, inkey='texts', "
-      "outkey='labels')"
-    ),
+    pp_img: str = PP_IMG,
+    pp_txt: str = PP_TXT,
     cache_final: bool = False,
     pre_filter_fn: Callable[[Any], Any] | None = None,
     first_class_name_only: bool = True,

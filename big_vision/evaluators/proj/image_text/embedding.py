@@ -129,6 +129,13 @@ def preprocess(ds: Any, pp: str, keep: Sequence[str]) -> Any:
   return out
 
 
+def text_spec() -> dict[str, Any]:
+  """Describes the examples that `pp_txt` gets, for `pipeline.abstract`."""
+  from big_vision.tf import tf
+
+  return {"texts": tf.TensorSpec([], tf.string)}
+
+
 def replicated(devices: Devices) -> NamedSharding:
   """Makes the sharding that puts all of an array on each device.
 

@@ -21,7 +21,7 @@ from big_vision.evaluators.proj.image_text import (
   embedding,
   image_text_retrieval,
 )
-from big_vision.types import Devices, PredictFn, TrainState
+from big_vision.types import Batch, Devices, PredictFn, TrainState
 
 API = "jit"
 
@@ -128,6 +128,52 @@ def data_sources(cfg: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return []
   data = {"name": cfg["dataset"], "split": cfg.get("split", "test")}
   return [("dataset", {**data, "data_dir": cfg.get("data_dir")})]
+
+
+def inputs(
+  cfg: Mapping[str, Any],
+) -> list[tuple[str, Any, str, tuple[str, ...]]]:
+  """Lists what is preprocessed: images and their texts.
+
+  Args:
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Tuples of a config key, data, preprocessing string, and the features that
+    the predict function gets.
+  """
+  images = [
+    ("pp_img", data, cfg["pp_img"], ("image",)) for _, data in data_sources(cfg)
+  ]
+  return [
+    *images,
+    ("pp_txt", embedding.text_spec(), cfg["pp_txt"], ("labels",)),
+  ]
+
+
+def trial(
+  predict_fn: PredictFn,
+  train_state: TrainState,
+  batch: Batch,
+  cfg: Mapping[str, Any],
+) -> Any:
+  """Computes what `run` computes of one batch, to find out whether it fits.
+
+  Args:
+    predict_fn: as for `Evaluator`.
+    train_state: first argument of the predict function.
+    batch: of the data, with `_mask`.
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Anything.
+  """
+  fn = embedding.get_embed_fn(
+    predict_fn,
+    "image" if "image" in batch else "labels",
+    embedding.replicated(cfg["devices"]),
+  )
+  return fn(train_state, batch)
 
 
 class Evaluator:

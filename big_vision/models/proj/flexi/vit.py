@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from big_vision import checkpoints, lookup
+from big_vision import checkpoints, guards, lookup
 from big_vision.models import (
   common,
   fields,
@@ -27,6 +27,7 @@ from big_vision.models import (
 from big_vision.types import AnyArray, Array, ConfigLike, Params
 
 
+@guards.transfers
 def resample_patchemb(old: AnyArray, new_hw: Sequence[int]) -> AnyArray:
   """Resamples a kernel that embeds patches, for patches of another size.
 

@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from big_vision import download, fs, types
+from big_vision import download, fs, lookup, types
 from big_vision.models.proj.image_text import huggingface
 
 _CONFIG = "config.json"
@@ -67,6 +67,52 @@ def is_checkpoint(path: str) -> bool:
   return fs.exists(fs.join(path, _CONFIG)) and any(
     fs.exists(fs.join(path, name)) for name in (_WEIGHTS, _INDEX)
   )
+
+
+def check_kind(
+  path: str, key: str | None = None, loads_siglip: bool = True
+) -> None:
+  """Refuses a checkpoint of Hugging Face that a model cannot load.
+
+  Args:
+    path: str, anything; what is not such a checkpoint is fine.
+    key: config key with the path, if there is one.
+    loads_siglip: bool, whether the model loads SigLIP.
+
+  Raises:
+    ConfigError: it is of another kind, or without model.safetensors.
+  """
+  hub = path.startswith(_HUB)
+  if not hub and not _has_config(path):
+    return
+  what = f"config.{key}={path!r}" if key else repr(path)
+  what += " is a checkpoint of Hugging Face"
+  kind = None
+  if loads_siglip or not hub:  # Else there is no need to ask the hub.
+    kind = read_config(path).get("model_type")
+  if not loads_siglip or (kind and not str(kind).startswith("siglip")):
+    of = f" with model_type = {kind!r} in its config.json" if kind else ""
+    raise lookup.ConfigError(
+      f"{what}{of}: of these, only SigLIP and SigLIP 2 can be loaded, by "
+      "config.model_name = 'proj.image_text.two_towers'."
+    )
+  if not is_checkpoint(path):
+    raise lookup.ConfigError(
+      f"{what} without {_WEIGHTS}: save it with "
+      "model.save_pretrained(folder, safe_serialization=True)."
+    )
+
+
+def _has_config(path):
+  """Tells whether a folder has the config.json of a Hugging Face model."""
+  if ".npz" in path or not fs.exists(fs.join(path, _CONFIG)):
+    return False
+  try:
+    config = read_config(path)
+  except ValueError:
+    return False
+  # That of a run has a `model_name`.
+  return isinstance(config, dict) and "model_type" in config
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -128,6 +174,7 @@ def load_parts(parts: Mapping[str, Any], image_model: str) -> dict[str, Any]:
       path, _, part = value.rpartition(":")
       if part not in huggingface.PARTS:
         path, part = value, name
+      check_kind(path, "model_init")
       if is_checkpoint(path):
         asked.setdefault(path, {})[name] = part
   out = dict(parts)
@@ -199,7 +246,10 @@ def _read(path, select):
 
 def _check_image_model(path, image_model):
   """Raises ValueError if config and checkpoint have different image models."""
-  want = huggingface.model_config(read_config(path)).get("image_model")
+  try:
+    want = huggingface.model_config(read_config(path)).get("image_model")
+  except ValueError as e:
+    raise ValueError(f"{path}: {e}") from e
   both = (huggingface.VIT, huggingface.NAFLEX)
   if want and image_model in both and image_model != want:
     raise ValueError(

@@ -23,7 +23,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision import checkpoints, lookup
+from big_vision import checkpoints, guards, lookup
 from big_vision.models import common, fields, positions, vit
 from big_vision.types import Array, ConfigLike, Params
 
@@ -237,6 +237,7 @@ def load(
   return params
 
 
+@guards.transfers
 def _resize_posemb(old, shape, init_file):
   """Resizes a grid [n, n, D] as the model does, unless it has the shape."""
   if tuple(old.shape) == tuple(shape):

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from absl import app
 
-from big_vision import losses, mixup
+from big_vision import lookup, losses, mixup
 from big_vision.trainers.proj.distill import features
 from big_vision.training import cli, loading
 from big_vision.training.recipe import Recipe
@@ -69,7 +69,7 @@ def build(setup: Setup, mixup_shards: int = 1) -> Recipe:
   config = setup.config
   names = ["student", *config.teachers]
   made = {
-    name: setup.make_model(name, num_classes=config.num_classes)
+    name: setup.make_model(name, num_classes=setup.num_classes)
     for name in names
   }
   models = {name: model for name, (model, _) in made.items()}
@@ -124,6 +124,8 @@ def build(setup: Setup, mixup_shards: int = 1) -> Recipe:
         rngs={"dropout": rngs[name]},
         **(student_kw if trained else {}),
       )
+    if compares_logits:
+      _check_classes(logits)
     measured = {}
     for name in names if compares_logits else ["student"]:
       p = jax.nn.log_softmax(logits[name])
@@ -164,6 +166,19 @@ def build(setup: Setup, mixup_shards: int = 1) -> Recipe:
     params_name="student",
     predict_fns=_predict_fns(forward, config.teachers),
   )
+
+
+def _check_classes(logits):
+  """Raises ConfigError if models have different numbers of outputs."""
+  num = {name: x.shape[-1] for name, x in logits.items()}
+  for name, n in num.items():
+    if n != num["student"]:
+      raise lookup.ConfigError(
+        f"config.{name}: the teacher has {n} classes, the student "
+        f"{num['student']} (config.num_classes, unless config.student.num_classes"
+        " says otherwise). Use a teacher of the same classes, or config.distance "
+        "= None with config.features."
+      )
 
 
 def _predict_fns(forward, teachers):

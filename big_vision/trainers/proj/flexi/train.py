@@ -27,7 +27,7 @@ def build(setup: Setup) -> Recipe:
     The Recipe.
   """
   config = setup.config
-  model, _ = setup.make_model(num_classes=config.num_classes)
+  model, _ = setup.make_model(num_classes=setup.num_classes)
   loss = losses.get(config.get("loss", "sigmoid_xent"), "loss")
 
   def loss_fn(params, batch, rng, state, **kw):

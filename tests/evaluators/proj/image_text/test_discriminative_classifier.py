@@ -295,6 +295,29 @@ def test_embedded_dataset(state, tfds_data_dir):
   assert got["count"] == 10 and got["correct"] == correct
 
 
+def test_fewer_names_than_labels(tfds_data_dir):
+  """Digits of the tenth class would count as wrong."""
+  own = dict(dataset_names=("digits",), data_dir=tfds_data_dir)
+  names = [f"digit {i}" for i in range(10)]
+  make(class_names=[*names, "no digit"], **own)
+  with pytest.raises(
+    ValueError, match="9 names, but digits has labels up to 9"
+  ):
+    make(class_names=names[:9], **own)
+
+
+def test_labels_that_are_no_class_are_said(in_memory, state, caplog):
+  """The data in memory tells no classes beforehand."""
+  evaluator = make(
+    class_names=("red", "green"), prompt_templates="class_name_only"
+  )
+  with caplog.at_level("WARNING", logger="absl"):
+    evaluator.run(state)
+    evaluator.run(state)
+  num = (LABEL > 1).sum()
+  assert caplog.text.count(f"{num} of {NUM} examples of toy have a label") == 1
+
+
 def test_checked_before_a_run(tfds_data_dir):
   import ml_collections
 

@@ -6,6 +6,9 @@ import pytest
 
 from big_vision.datasets.imagenet import class_names as imagenet
 from big_vision.evaluators.proj.image_text import prompt_engineering as pe
+from big_vision.evaluators.proj.image_text import (
+  prompt_engineering_constants,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,9 +35,12 @@ def test_templates(name, number, checksum):
   assert all(t.count("{}") == 1 and "." not in t for t in uniform)
   templates.clear()  # Whoever asked may do with it what they like.
   assert len(pe.get_prompt_templates(name)) == number
+  assert pe.get_prompt_templates(prompt_templates_name=name) == uniform
 
 
 def test_constants():
+  for name in ("CLIP_PAPER_PROMPT_TEMPLATES", "CLIP_BEST_PROMPT_TEMPLATES"):
+    assert getattr(prompt_engineering_constants, name) is getattr(pe, name)
   assert pe.CLIP_PAPER_PROMPT_TEMPLATES[0] == "a bad photo of a {}."
   assert pe.CLIP_BEST_PROMPT_TEMPLATES[-2:] == (
     "a photo of the small {}.",
@@ -127,6 +133,11 @@ def test_class_names_of_a_file(tmp_path):
   path.write_text("Tabby_cat, tabby\nDog\n\n")
   names = pe.get_class_names(dataset_name="mine", source=f"file:{path}")
   assert names == ["tabby cat, tabby", "dog"]
+  path.write_bytes("\ufeffDog\r\nCat\r\n".encode())  # As Windows writes it.
+  names = pe.get_class_names(
+    dataset_name="mine", source=f"file:{path}", canonicalize=False
+  )
+  assert names == ["Dog", "Cat"]
   path.write_text("a\n\nb")
   with pytest.raises(ValueError, match="names.txt.*line 2 is empty"):
     pe.get_class_names(dataset_name="mine", source=f"file:{path}")

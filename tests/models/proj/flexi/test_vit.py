@@ -163,3 +163,56 @@ def test_rows_and_columns():
   # The name that the config of timing has, with the size in the model.
   old = xp.Model(5, **SMALL, posemb_size=(3, 3), seqhw=(2, 3))
   np.testing.assert_array_equal(old.apply(params, image)[0], logits)
+
+
+def test_load_of_every_kind_of_model(tmp_path):
+  """Of stacked blocks, other kernels, fixed positions, and parts of it."""
+  image = jax.ShapeDtypeStruct((1, 12, 12, 3), jnp.float32)
+  shapes = lambda m: jax.eval_shape(m.init, jax.random.key(0), image)["params"]
+  old = vit.Model(3, posemb_size=(3, 3), **{**SMALL, "depth": 2})
+  params = jax.tree.map(lambda x: rand(*x.shape), shapes(old))
+  file = str(tmp_path / "old.npz")
+  np.savez(file, **named(params))
+  assert jax.tree.all(
+    jax.tree.map(np.array_equal, vit.load(None, file, None), params)
+  )
+  # The sizes of the model are those of its parameters, whatever its config says.
+  kw = {**SMALL, "depth": 2, "patch_size": (8, 6), "posemb_size": (4, 5)}
+  new = shapes(vit.Model(3, scan=True, **kw))
+  for cfg in (None, {}, {"variant": "B/8"}, {**kw, "scan": True}):
+    if not cfg or "posemb_size" not in cfg:
+      with pytest.raises(ValueError, match=r"grid=\(rows, columns\)"):
+        vit.load(new, file, cfg)
+    loaded = vit.load(new, file, cfg, grid=(4, 5))
+    assert jax.tree.map(np.shape, loaded) == jax.tree.map(np.shape, new)
+    block = loaded["Transformer"]["encoderblock"]["MlpBlock_0"]["Dense_0"]
+    for i in range(2):
+      was = params["Transformer"][f"encoderblock_{i}"]["MlpBlock_0"]["Dense_0"]
+      np.testing.assert_array_equal(block["kernel"][i], was["kernel"])
+  # What keeps its initial value is not resampled.
+  kept = vit.load(new, file, kw, ["embedding/kernel", "pos_embedding"])
+  assert kept["pos_embedding"] is new["pos_embedding"]
+  assert kept["embedding"]["kernel"] is new["embedding"]["kernel"]
+  fixed = shapes(vit.Model(3, posemb="sincos2d", **kw))
+  loaded = vit.load(fixed, file, kw, dont_load=["pos_embedding"])
+  assert "pos_embedding" not in loaded
+  np.testing.assert_array_equal(
+    loaded["embedding"]["kernel"],
+    vit.resample_patchemb(params["embedding"]["kernel"], (8, 6)),
+  )
+
+
+def test_seqhw_that_does_not_divide_the_image(caplog):
+  model = vit.Model(3, posemb_size=(3, 3), **SMALL)
+  image = jax.ShapeDtypeStruct((1, 24, 24, 3), jnp.float32)
+  params = jax.eval_shape(model.init, jax.random.key(0), image)
+  for seqhw, want in ((6, None), (5, "patches of 4x4 make a grid of 6x6")):
+    caplog.clear()
+    with caplog.at_level("INFO", "absl"):
+      _, out = jax.eval_shape(
+        lambda p, x, n=seqhw: model.apply(p, x, seqhw=n), params, image
+      )
+    assert out["stem"].shape == (1, 6, 6, 16)
+    lines = [r.getMessage() for r in caplog.records]
+    assert len(lines) == (want is not None)
+    assert want is None or want in lines[0]

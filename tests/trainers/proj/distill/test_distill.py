@@ -305,6 +305,19 @@ def test_mistakes(teachers):
     make(config(folder, student=dict(widht=3)))
   with pytest.raises(ValueError, match="config.a_load.*as a whole"):
     make(config(folder, a_load=dict(dont_load=["head/.*"])))
+  # A checkpoint of C classes; the config says 2 more.
+  with pytest.raises(
+    ValueError, match=r"config.a_init.*head/bias: \(\d+,\) in"
+  ):
+    make(config(folder, num_classes=C + 2))
+  own = config(folder, num_classes=C + 2, a={**TEACHER, "num_classes": C})
+  with pytest.raises(
+    ValueError, match=f"config.a: the teacher has {C} classes"
+  ):
+    recipe, state = make(own)
+    jax.eval_shape(lambda: loss_of(recipe, state))
+  with pytest.raises(ValueError, match="config.a_dtype: unknown dtype.*'bf16'"):
+    make(config(folder, a_dtype="bf16"))
   assert distill.getfirst({"b": 2, "c": 3}, "a", "c", "b") == 3
   with pytest.raises(KeyError, match="'a', 'z'.*'b'"):
     distill.getfirst({"b": 2}, "a", "z")
