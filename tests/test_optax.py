@@ -314,6 +314,7 @@ def test_shapes_and_boxed_params():
     (dict(schedule=[]), "All params must be covered.*a/kernel"),
     (dict(lr_mults=[("a/.*", 0.0)]), "None"),
     (dict(lr_mults=[("a/.*", -1.0)]), "must be positive"),
+    (dict(lr_mults=[("a/.*", None)]), "'a/.*' = None must be a number"),
     (dict(optim=dict(b1=0.9)), "deprecated"),
     (dict(weight_decay=0.1), "config.wd"),
     (dict(weight_decay_decouple=False), "coupled"),
@@ -615,6 +616,12 @@ def test_rules_that_need_no_match():
 def test_optimizers_that_step_themselves(name, kw, hint):
   with pytest.raises(lookup.ConfigError, match=f"optax_name='{name}'.*{hint}"):
     make(optax_name=name, optax=kw)
+
+
+def test_optimizers_that_need_the_loss():
+  message = "optax_name='polyak_sgd' needs more than gradients.*'value'"
+  with pytest.raises(lookup.ConfigError, match=message):
+    make(optax_name="polyak_sgd")
 
 
 def warming_up():
