@@ -18,6 +18,7 @@ from typing import Any, Literal, overload
 import jax
 import jax.numpy as jnp
 import optax
+from absl import logging
 
 from big_vision import clipping, lookup, optimizers, rules, schedules, trees
 from big_vision.optimizers import momentum_hp as momentum_hp
@@ -137,6 +138,8 @@ def check(config: ConfigLike) -> None:
 def check_lengths(config: ConfigLike, sched_kw: Mapping[str, Any]) -> None:
   """Checks that the schedules of a config fit into its run.
 
+  Warns of what changes nothing or never takes full effect in so short a run.
+
   Args:
     config: mapping with `schedule`, see `make`.
     sched_kw: as for `make`; schedules with epochs are left unchecked without
@@ -151,6 +154,38 @@ def check_lengths(config: ConfigLike, sched_kw: Mapping[str, Any]) -> None:
     in_epochs = [k for k in sched if k.endswith("_epochs")]
     if not in_epochs or sched_kw.get("data_size"):
       _make_schedule(sched, sched_kw)
+    if sched_kw.get("data_size"):
+      _warn_if_cut(sched, sched_kw)
+
+
+def _warn_if_cut(sched: Mapping[str, Any], sched_kw: Mapping[str, Any]) -> None:
+  """Says which parts of a schedule come after the end of the run."""
+  total = sched_kw["total_steps"]
+  if total <= 1:
+    return
+  warmup = _duration("warmup", sched, sched_kw)
+  cooldown = _duration("cooldown", sched, sched_kw)
+  if warmup + cooldown > total:
+    logging.warning(
+      "config.schedule: warm-up (%d steps) and cool-down (%d steps) overlap in a "
+      "run of %d steps, so the learning rate never reaches its full value.",
+      warmup, cooldown, total,
+    )  # fmt: skip
+  late = [s for s in sched.get("steps") or () if s >= total]
+  if late and sched.get("decay_type", "stair") == "stair":
+    logging.warning(
+      "config.schedule.steps: %s are not reached by a run of %d steps.",
+      late, total,
+    )  # fmt: skip
+
+
+def _duration(
+  prefix: str, sched: Mapping[str, Any], sched_kw: Mapping[str, Any]
+) -> Any:
+  """Returns the steps of a part of a schedule, 0 if it is absent."""
+  names = "data_size", "batch_size", "total_steps"
+  kw = {k: sched_kw.get(k) for k in names}
+  return schedules.steps(prefix, sched, **kw, default=0, part="schedule.")
 
 
 def _check_config(config: ConfigLike) -> None:
@@ -235,6 +270,15 @@ def _make_schedule(
   """Builds the function step -> multiplier of one dict of `config.schedule`."""
   _check_schedule(sched)
   sched = {**sched}
+  total = sched_kw["total_steps"]
+  cooldown = _duration("cooldown", sched, sched_kw)
+  if total > 1 and cooldown > total:
+    key = schedules.given("cooldown", sched)
+    raise lookup.ConfigError(
+      f"config.schedule.{key}: the cool-down of {cooldown} steps is longer than "
+      f"the run of {total} steps. Use for example config.schedule.cooldown_steps "
+      f"= {total // 5 or 1}, or a longer run."
+    )
   base = sched.pop("mult", 1.0)
   return schedules.create_learning_rate_schedule(
     **{**sched_kw, **sched}, base=base

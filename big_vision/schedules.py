@@ -19,19 +19,46 @@ _UNITS = ("steps", "examples", "epochs", "percent")
 _DECAYS = ("linear", "polynomial", "cosine", "rsqrt", "stair")
 
 
-def given(prefix: str, config: ConfigLike) -> list[str]:
-  """Lists the keys of a config that set the duration `prefix`.
+def given(prefix: str, config: ConfigLike, part: str = "") -> str | None:
+  """Finds the key of a config that sets the duration `prefix`.
 
   Args:
     prefix: name of the duration, for example "total".
     config: mapping.
+    part: where that stands in the config, for errors: "schedule." for example.
 
   Returns:
-    Those of `<prefix>_{steps,examples,epochs,percent}` that count.
+    The one of `<prefix>_{steps,examples,epochs,percent}` that counts, None if
+    there is none.
+
+  Raises:
+    lookup.ConfigError: there are several, a value is not a number, or a percent
+      is above 1.
   """
   keys = [f"{prefix}_{unit}" for unit in _UNITS]
+  keys = [k for k in keys if config.get(k) is not None]
+  for k in keys:
+    try:
+      config[k] >= 0  # noqa: B015
+    except TypeError as e:
+      raise lookup.ConfigError(
+        f"config.{part}{k} = {config[k]!r} must be a number."
+      ) from e
   # Negative is the same as absent, so that a sweep can disable an entry.
-  return [k for k in keys if config.get(k) is not None and config[k] >= 0]
+  keys = [k for k in keys if config[k] >= 0]
+  if len(keys) > 1:
+    raise lookup.ConfigError(
+      f"Only one of {', '.join(f'config.{part}{k}' for k in keys)} can be set; "
+      "set the others to None or -1."
+    )
+  if not keys:
+    return None
+  if keys[0].endswith("_percent") and config[keys[0]] > 1:
+    raise lookup.ConfigError(
+      f"config.{part}{keys[0]} = {config[keys[0]]} is a fraction of all steps, "
+      "so it must lie in [0, 1]."
+    )
+  return keys[0]
 
 
 def steps(
@@ -41,6 +68,7 @@ def steps(
   batch_size: int | None = None,
   total_steps: float | None = None,
   default: Any = ValueError,
+  part: str = "",
 ) -> Any:
   """Returns the number of steps of the duration `prefix` of a config.
 
@@ -53,6 +81,7 @@ def steps(
     total_steps: number of steps of the run; needed for percent.
     default: result if the config has no such key, or if the size that its unit
       needs is not given.
+    part: where the mapping stands in the config, see `given`.
 
   Returns:
     `<prefix>_steps` as it is. For the other units an int: 0 stays 0, all else
@@ -60,24 +89,15 @@ def steps(
 
   Raises:
     ValueError: nothing applies and `default` is the class ValueError.
-    lookup.ConfigError: more than one key is given, or a percent is above 1.
+    lookup.ConfigError: more than one key is given, one is not a number, or
+      a percent is above 1.
   """
-  keys = given(prefix, config)
-  if len(keys) > 1:
-    raise lookup.ConfigError(
-      f"Only one of {', '.join('config.' + k for k in keys)} can be set; set "
-      "the others to None or -1."
-    )
-  if keys:
-    value = config[keys[0]]
-    unit = keys[0].removeprefix(f"{prefix}_")
+  key = given(prefix, config, part)
+  if key:
+    value = config[key]
+    unit = key.removeprefix(f"{prefix}_")
     if unit == "steps":
       return value
-    if unit == "percent" and value > 1:
-      raise lookup.ConfigError(
-        f"config.{keys[0]} = {value} is a fraction of all steps, so it must "
-        "lie in [0, 1]."
-      )
     exact = None
     if unit == "examples" and batch_size:
       exact = value / batch_size
@@ -91,7 +111,7 @@ def steps(
   if default is ValueError:
     raise ValueError(
       f"Cannot tell the number of steps of {prefix!r}: one of "
-      f"{', '.join(f'config.{prefix}_{u}' for u in _UNITS)} is needed, and "
+      f"{', '.join(f'config.{part}{prefix}_{u}' for u in _UNITS)} is needed, and "
       f"what it depends on: {data_size=}, {batch_size=}, {total_steps=}. Keys: "
       f"{', '.join(map(str, config.keys()))}."
     )
@@ -163,8 +183,17 @@ def check_schedule(schedule: ConfigLike, key: str = "schedule") -> None:
   # A learning rate below zero climbs.
   for name in ("mult", "end", "linear_end", "timescale", "shift"):
     check_not_negative(schedule.get(name), f"config.{key}.{name}")
+  for name in ("timescale", *(f"timescale_{unit}" for unit in _UNITS)):
+    if schedule.get(name) == 0:
+      raise lookup.ConfigError(f"config.{key}.{name} = 0 must be positive.")
   for mult in schedule.get("mults") or ():
     check_not_negative(mult, f"config.{key}.mults")
+  stairs = list(schedule.get("steps") or ())
+  if decay_type == "stair" and stairs != sorted(stairs):
+    raise lookup.ConfigError(
+      f"config.{key}.steps = {stairs} must be in order: `mults` are those from "
+      "each of these steps on."
+    )
 
 
 def check_not_negative(value: Any, key: str) -> None:
@@ -234,12 +263,14 @@ def create_learning_rate_schedule(
 
   def duration(prefix, default):
     # A duration in a unit that cannot be resolved must not become the default.
-    default = ValueError if given(prefix, kw) else default
-    return steps(prefix, kw, data_size, batch_size, total_steps, default)
+    default = ValueError if given(prefix, kw, "schedule.") else default
+    return steps(
+      prefix, kw, data_size, batch_size, total_steps, default, "schedule."
+    )
 
   warmup, cooldown = duration("warmup", 0), duration("cooldown", 0)
   if total_steps > 1 and not warmup < total_steps:
-    key = "".join(given("warmup", kw))
+    key = given("warmup", kw)
     raise lookup.ConfigError(
       f"config.schedule.{key}: the warm-up of {warmup} steps must be shorter "
       f"than the run of {total_steps} steps. Use for example "

@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import Any
 
 from big_vision import devices as bv_devices
-from big_vision import lookup, losses
+from big_vision import lookup, losses, schedules
 from big_vision.evaluators import build
 from big_vision.pipeline import evaluation
 from big_vision.types import ConfigLike, Devices
@@ -50,6 +50,7 @@ def _validate(
   build.predict_fn_of(fns, name, pred, cfg.get("pred_kw"))
 
   own = {k: v for k, v in cfg.items() if k not in build.GENERIC_KEYS}
+  schedules.given("log", cfg, f"evals.{name}.")
   given_by_run = {"devices", "batch_size", *build.RUN_KEYS}
   accepted, required = build.arguments(module.Evaluator)
   for key in own:

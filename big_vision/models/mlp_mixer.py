@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from big_vision import lookup
-from big_vision.models import common, fields
+from big_vision.models import common, fields, positions
 from big_vision.types import Array, ConfigLike, Params
 
 
@@ -139,6 +139,7 @@ class MlpMixer(nn.Module):
     fields.check_dtype(self.dtype_mm, f"{fields.key(self)}.dtype_mm")
     out = {}
     patch_size = tuple(self.patch_size)
+    positions.image_grid(image.shape[1:3], patch_size, fields.key(self))
     x = out["stem"] = nn.Conv(
       self.hidden_dim,
       patch_size,

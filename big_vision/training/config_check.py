@@ -1,5 +1,6 @@
 """Checks a config once, at the edge, before anything expensive starts."""
 
+import operator
 from typing import Any
 
 import jax
@@ -68,6 +69,7 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
     ValueError: names the key that is wrong.
   """
   lookup.check_keys(config, KEYS, only_near=True)
+  _check_parts(config)
   for key in (*REQUIRED, f"{model}_name"):
     if config.get(key) is None:
       raise ValueError(f"config.{key} is required.")
@@ -79,16 +81,24 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
       raise ValueError(
         f"One of {', '.join('config.' + u for u in units)} is required."
       )
-  for key in () if evaluates else schedules.given("log_training", config):
-    if not config[key]:
-      raise lookup.ConfigError(
-        f"config.{key} = 0: after how many steps is a row of metrics written? "
-        "Use for example config.log_training_steps = 50."
-      )
+  key = schedules.given("log_training", config)
+  if key and not config[key] and not evaluates:
+    raise lookup.ConfigError(
+      f"config.{key} = 0: after how many steps is a row of metrics written? "
+      "Use for example config.log_training_steps = 50."
+    )
+  for d in ("ckpt", "keep_ckpt"):
+    schedules.given(d, config)
+  schedules.check_not_negative(
+    config.get("ckpt_timeout"), "config.ckpt_timeout"
+  )
   if config.get("total_percent") is not None:
     raise ValueError("config.total_percent: there is no total to take it from.")
 
   batch_size, n = config.input.batch_size, jax.device_count()
+  _check_int(batch_size, "config.input.batch_size", 1)
+  _check_int(config.get("seed", 0), "config.seed")
+  _check_int(config.get("grad_accum_steps") or 1, "config.grad_accum_steps", 1)
   if batch_size % n:
     raise ValueError(
       f"config.input.batch_size={batch_size} is not divisible by the number of "
@@ -109,6 +119,37 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
   _check_dtypes(config, "config")
   bv_optax.check(config)
   _check_lengths(config)
+
+
+def _check_parts(config: ConfigLike) -> None:
+  """Refuses parts of the config that are not dicts."""
+  parts = {
+    k: config.get(k) for k in ("input", "model", "optax", "mixup", "evals")
+  }
+  there = {k: v for k, v in parts.items() if v is not None}
+  for part, keys in (
+    ("input", ("data",)),
+    ("evals", config.get("evals") or ()),
+  ):
+    if hasattr(parts[part], "keys"):
+      there |= {f"{part}.{k}": parts[part][k] for k in keys if k in parts[part]}
+  for key, value in there.items():
+    if not hasattr(value, "keys"):
+      raise lookup.ConfigError(
+        f"config.{key} = {value!r} must be a dict, or left out."
+      )
+
+
+def _check_int(value: Any, key: str, least: int | None = None) -> None:
+  """Refuses what is not a whole number, or too small."""
+  try:
+    fits = least is None or operator.index(value) >= least
+    operator.index(value)
+  except TypeError:
+    fits = False
+  if not fits:
+    what = "a positive int" if least else "an int"
+    raise lookup.ConfigError(f"{key} = {value!r} must be {what}.")
 
 
 def _check_num_classes(num: Any) -> None:
@@ -148,6 +189,11 @@ def _check_lengths(config: ConfigLike) -> None:
 
 def _check_mixup(mixup: ConfigLike) -> None:
   """Refuses keys of `config.mixup` that nobody reads."""
+  if mixup and "p" not in mixup:
+    raise lookup.ConfigError(
+      "config.mixup.p is missing: mixup needs it, for example config.mixup.p = "
+      "0.2."
+    )
   lookup.check_keys(mixup, (*MIXUP_KEYS, *MIXUP_UNREAD), "mixup")
   for key in MIXUP_UNREAD:
     if key in mixup:

@@ -92,6 +92,12 @@ class _Parser(config_flags.ConfigFileFlagParser):
     except (AssertionError, KeyError) as e:
       _stop_if_said(flag, e)
       raise
+    except SyntaxError as e:
+      _stop(f"{flag}: line {e.lineno} of {e.filename}: {e.msg}")
+    except AttributeError as e:
+      if e.name == "get_config":
+        _stop(f"{flag}: {file!r} defines no function get_config.")
+      raise
     return config
 
 
@@ -170,7 +176,7 @@ def given_keys(name: str) -> dict[str, tuple[str | None, bool]]:
   for arg, following in zip(argv, [*argv[1:], None], strict=True):
     if arg == "--":
       break
-    match = re.match(rf"--?(no)?{name}\.([^=]+)(?:=(.*))?$", arg, re.DOTALL)
+    match = re.match(rf"--?(no)?{name}\.([^=]*)(?:=(.*))?$", arg, re.DOTALL)
     if not match:
       continue
     no, key, value = match.groups()
@@ -194,7 +200,7 @@ def prepare(config: mlc.ConfigDict, given: Mapping[str, str | None]) -> None:
     lookup.ConfigError: an unknown key, or a value of another type than its.
   """
   for key in sorted(given, key=lambda k: not _is_name(k.split(".")[-1])):
-    text, path = given[key], config_path.split(key)
+    text, path = given[key], _split(key)
     # Others, "schedule[0][1].warmup_steps", only change what is there.
     named = all(isinstance(p, str) for p in path)
     node = _holder(config, path) if named else None
@@ -213,6 +219,17 @@ def prepare(config: mlc.ConfigDict, given: Mapping[str, str | None]) -> None:
       raise lookup.ConfigError(
         f"config.{key} is not there: {user_errors.message(e)}"
       ) from e
+
+
+def _split(key: str) -> Sequence[Any]:
+  """Splits a dotted key; parts may be indices: "a.b[0].c"."""
+  try:
+    return config_path.split(key)
+  except (KeyError, SyntaxError, ValueError) as e:
+    raise lookup.ConfigError(
+      f"config.{key} is not a key, which looks like config.a.b, or "
+      "config.a['b'] for names with other characters."
+    ) from e
 
 
 def _holder(
@@ -252,6 +269,8 @@ def _prepare_key(
     kind = object
   elif is_there and isinstance(value, list):
     kind = object
+  elif list(path) == ["schedule"] and text and text.lstrip()[:1] in ("[", "("):
+    kind, value = object, None  # A list of rules in place of one for all.
   elif is_there and value is not None:
     kind = current
     if kind is int and not _is(int, text) and _wants_float(config, path):

@@ -25,7 +25,6 @@ def _durations(*prefixes: str) -> Types:
 
 # `object` is any Python literal: lists of rules, and what may have several types.
 RUN: Types = {
-  "batch_size": int,
   "batch_size_eval": int,
   "ckpt_timeout": float,
   "evals": dict,
@@ -35,15 +34,11 @@ RUN: Types = {
   "grad_clip_agc_mults": object,
   "grad_clip_norm": float,
   "grad_clip_per_example": bool,
-  "init_head_bias": float,
   "input": dict,
-  "loss": str,
   "lr": float,
   "lr_mults": object,
   "mesh": object,
   "mesh_allow_split_physical_axes": bool,
-  "mixup": dict,
-  "num_classes": int,
   "optax": dict,
   "optax_name": str,
   "optim_name": str,
@@ -59,8 +54,13 @@ RUN: Types = {
   "weight_decay_decouple": bool,
   **_durations("total", "log_training", "ckpt", "keep_ckpt"),
 }
-# Of a method each, and of `tools/eval_only.py`: (paths of the readers, keys).
+_LABELS = "train.py", "trainers/proj/gsam/", "trainers/proj/flexi/train.py"
+_DISTILL = "trainers/proj/distill/", "trainers/proj/flexi/distill.py"
+# Of some methods, and of `tools/eval_only.py`: (paths of the readers, keys).
 _BY_READER: tuple[tuple[tuple[str, ...], Types], ...] = (
+  ((*_LABELS, "tools/eval_only.py"), {"loss": str}),
+  ((*_LABELS, *_DISTILL, "tools/eval_only.py"), {"num_classes": int}),
+  ((*_LABELS, *_DISTILL), {"init_head_bias": float, "mixup": dict}),
   (
     ("trainers/proj/image_text/",),
     {
@@ -71,7 +71,7 @@ _BY_READER: tuple[tuple[tuple[str, ...], Types], ...] = (
     },
   ),
   (
-    ("trainers/proj/distill/", "trainers/proj/flexi/distill.py"),
+    _DISTILL,
     {
       "distance": str,
       "distance_kw": dict,
@@ -205,11 +205,24 @@ def type_of(config: ConfigLike, path: Sequence[str]) -> type:
     for p in part:
       here = here.get(p) or {}
     there = [*known, *here]
+    inner = [] if part else _inside(config, name)
+    hint = f". Did you mean {' or '.join(map(repr, inner))}?" if inner else None
     raise lookup.ConfigError(
       f"config.{'.'.join(path)} is not a known key"
-      f"{lookup.did_you_mean(name, there)}"
+      f"{hint or lookup.did_you_mean(name, there)}"
     )
   return known[name]
+
+
+def _inside(config: ConfigLike, name: str) -> list[str]:
+  """Lists the parts of a config that read a key which the top level lacks."""
+  parts = [["input"], ["input", "data"], ["optax"], ["schedule"]]
+  parts += [[m] for m in _models(config)]
+  return [
+    ".".join([*part, name])
+    for part in parts
+    if part[0] in config and name in (keys_of(config, part) or {})
+  ]
 
 
 def keys_of(config: ConfigLike, part: Sequence[str]) -> Types | None:
@@ -257,9 +270,11 @@ def _models(config: ConfigLike) -> list[str]:
 def _top(config: ConfigLike) -> Types:
   """Lists the keys at the top level of a config."""
   known = {**RUN, **METHODS}
-  if "input" not in config and "dataset" in config:
-    known |= FLAT
-    del known["input"]
+  if "input" not in config:  # Of the past, or evaluates only.
+    known["batch_size"] = int
+    if "dataset" in config:
+      known |= FLAT
+      del known["input"]
   for m in _models(config):
     known |= {
       m: dict,

@@ -1,6 +1,7 @@
 """Shows what a user got wrong as one line instead of a traceback."""
 
 import contextlib
+import linecache
 import os
 import traceback
 from collections.abc import Iterator
@@ -59,12 +60,18 @@ def raised_here(error: BaseException) -> bool:
     error: what was raised.
 
   Returns:
-    Whether the innermost frame of its traceback is in a file of big_vision.
+    Whether the innermost frame of its traceback is a `raise` in a file of
+    big_vision. What Python raises there, unpacking for example, does not count,
+    but for missing files.
   """
   frames = traceback.extract_tb(error.__traceback__)
   roots = [os.path.realpath(p) + os.sep for p in big_vision.__path__]
   path = os.path.realpath(frames[-1].filename) if frames else ""
-  return any(path.startswith(root) for root in roots)
+  if not any(path.startswith(root) for root in roots):
+    return False
+  line = linecache.getline(path, frames[-1].lineno or 0).strip()
+  stated = not line or line.startswith(("raise ", "assert "))
+  return stated or isinstance(error, OSError)
 
 
 def message(error: BaseException) -> str:

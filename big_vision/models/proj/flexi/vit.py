@@ -121,7 +121,8 @@ class Patchify(nn.Module):
 
     Raises:
       TypeError: neither the call nor the attribute gives the number of tokens.
-      ValueError: the image has fewer pixels than tokens.
+      ValueError: the image has fewer pixels than tokens, or is smaller than the
+        stored patch when parameters are initialized without `seqhw`.
     """
     _, h, w, c = image.shape
     stored = tuple(self.patch_size)
@@ -137,6 +138,7 @@ class Patchify(nn.Module):
       rows, columns = (seqhw, seqhw) if isinstance(seqhw, int) else seqhw
       patch = (h // rows, w // columns)
     elif self.is_initializing():
+      positions.image_grid((h, w), stored)
       patch = stored
     else:
       raise TypeError(
