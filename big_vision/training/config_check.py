@@ -116,6 +116,11 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
     losses.get(config.loss, "loss")
   _check_mixup(config.get("mixup") or {})
   _check_num_classes(config.get("num_classes"))
+  if config.get("num_classes", 1) in (0, None) and "init_head_bias" in config:
+    raise lookup.ConfigError(
+      "config.init_head_bias is for a head, which config.num_classes = "
+      f"{config.num_classes} leaves out."
+    )
   _check_dtypes(config, "config")
   bv_optax.check(config)
   _check_lengths(config)
@@ -189,12 +194,12 @@ def _check_lengths(config: ConfigLike) -> None:
 
 def _check_mixup(mixup: ConfigLike) -> None:
   """Refuses keys of `config.mixup` that nobody reads."""
+  lookup.check_keys(mixup, (*MIXUP_KEYS, *MIXUP_UNREAD), "mixup")
   if mixup and "p" not in mixup:
     raise lookup.ConfigError(
       "config.mixup.p is missing: mixup needs it, for example config.mixup.p = "
       "0.2."
     )
-  lookup.check_keys(mixup, (*MIXUP_KEYS, *MIXUP_UNREAD), "mixup")
   for key in MIXUP_UNREAD:
     if key in mixup:
       logging.info("config.mixup.%s has no effect.", key)

@@ -59,6 +59,7 @@ def test_good():
     (dict(log_training_steps=-1), "config.log_training_steps, .* is required"),
     (dict(total_steps=-1), "config.total_steps, .* is required"),
     (dict(num_classes=-1), "config.num_classes = -1"),
+    (dict(num_classes=0, init_head_bias=-1.0), "init_head_bias is for a head"),
     (dict(num_classes="10"), "config.num_classes = '10'"),
     (
       dict(model=dict(dtype_mm="bfloat17")),
