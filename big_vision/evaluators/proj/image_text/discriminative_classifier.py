@@ -252,11 +252,7 @@ def inputs(
     the predict function gets.
   """
   first = [*_settings(cfg).values()][:1]
-  # As `embedding.open_split`: images come decoded.
-  images = [
-    ("pp_img", {**_data(s), "skip_decode": ()}, s["pp_img"], ("image",))
-    for s in first
-  ]
+  images = [("pp_img", _data(s), s["pp_img"], ("image",)) for s in first]
   spec = embedding.text_spec()
   return images + [("pp_txt", spec, s["pp_txt"], ("labels",)) for s in first]
 

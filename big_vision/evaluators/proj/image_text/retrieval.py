@@ -144,10 +144,8 @@ def inputs(
     Tuples of a config key, data, preprocessing string, and the features that
     the predict function gets.
   """
-  # As `embedding.open_split`: images come decoded.
   images = [
-    ("pp_img", {**data, "skip_decode": ()}, cfg["pp_img"], ("image",))
-    for _, data in data_sources(cfg)
+    ("pp_img", data, cfg["pp_img"], ("image",)) for _, data in data_sources(cfg)
   ]
   return [
     *images,
