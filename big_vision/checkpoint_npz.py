@@ -98,10 +98,17 @@ def load_checkpoint_np(
 
   Returns:
     Nested dict of NumPy arrays, bfloat16 included.
+
+  Raises:
+    ConfigError: the file is not of that kind, or damaged.
   """
   stored: Any = npload(npz) if isinstance(npz, str | os.PathLike) else npz
   if tree is not None:
     return tree.unflatten([trees.recover_dtype(v) for v in stored.values()])
+  if isinstance(stored, np.ndarray):
+    raise lookup.ConfigError(
+      f"{npz} is one array; a checkpoint is an .npz file of named arrays."
+    )
   leaves, _ = named_leaves(dict(stored))
   return trees.tree_unflatten([(n, trees.recover_dtype(v)) for n, v in leaves])
 

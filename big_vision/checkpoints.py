@@ -112,10 +112,12 @@ def _load_params_ts(path, key, **kw):
   names = leaf_names(folder)
   if not any(re.match(regex, n) for n in names):
     tree = trees.tree_unflatten([(n, 0) for n in names])
+    if not tree:
+      raise KeyError(f"Folder {folder!r} does not hold a checkpoint.")
     if "params" not in tree:
       raise KeyError(
         f"Checkpoint {folder!r} has no leaves below 'params', but "
-        f"{', '.join(sorted(tree)) or 'none at all'}."
+        f"{', '.join(sorted(tree))}."
       )
     trees.tree_get(tree["params"], key)  # Raises, with the keys there are.
   params = tsload(folder, regex=regex, **kw)["params"]

@@ -128,6 +128,12 @@ def test_other_files(tmp_path, content, reason, load):
   assert "allow_pickle" not in str(e.value)
 
 
+def test_one_array_is_not_a_checkpoint(tmp_path):
+  np.save(tmp_path / "x.npy", np.zeros(3))
+  with pytest.raises(ValueError, match="x.npy is one array"):
+    checkpoints.load_checkpoint_np(tmp_path / "x.npy")
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_damaged_npz(tmp_path, compressed):
   path = tmp_path / "x.npz"

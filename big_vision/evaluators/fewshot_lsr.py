@@ -74,13 +74,19 @@ def _precompute_cache(
   narrow = x if tall else x.T
   rank = narrow.shape[1]
   if finite:
-    # X = QR, and R is small: XᵀX = RᵀR.
-    _, singular, vt = np.linalg.svd(np.linalg.qr(narrow, mode="r"))
+    q, r = np.linalg.qr(narrow)  # R is small.
+    u, singular, vt = np.linalg.svd(r)
   else:  # LAPACK does not take it, but a diverged model is no reason to stop.
-    singular, vt = np.full(rank, np.nan), np.full([rank, rank], np.nan)
-  if not tall:  # The sum of all rows is 0: so is the smallest value.
+    q = narrow
+    u, vt = np.full([2, rank, rank], np.nan)
+    singular = np.full(rank, np.nan)
+  if tall:
+    # Not V Xᵀ Y, whose rounding errors the division by a small sum of singular
+    # value and l2_reg would enlarge, and a feature without variance once more.
+    lhs, rhs = vt.T, singular[:, None] * (u.T @ (q.T @ y))
+  else:  # The sum of all rows is 0: so is the smallest value.
     singular, vt = singular[:-1], vt[:-1]
-  lhs, rhs = (vt.T, vt @ (x.T @ y)) if tall else (x.T @ vt.T, vt @ y)
+    lhs, rhs = x.T @ vt.T, vt @ y
   lhs = np.pad(lhs, ((0, 1), (0, 1)))
   lhs[-1, -1] = 1.0
   rhs = np.concatenate([rhs, BIAS_CONSTANT * y.sum(axis=0, keepdims=True)])

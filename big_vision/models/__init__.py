@@ -1,5 +1,6 @@
 """Models; `build` is the one way from a config to one of them."""
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -64,13 +65,30 @@ def build(
     )
 
   _check_kind(name, init, f"{key}_init")
+  load_kw = positions.grid_kw(module, grid)
+  load_kw = {**load_kw, **(config.get(f"{key}_load") or {})}
+  _check_arguments(module.load, load_kw, f"{key}_load")
 
   def load(params: Params) -> Params:
-    load_kw = positions.grid_kw(module, grid)
-    load_kw |= config.get(f"{key}_load") or {}
-    return module.load(params, init, args, **load_kw)
+    try:
+      return module.load(params, init, args, **load_kw)
+    except FileNotFoundError as e:
+      known = getattr(module, "VANITY_NAMES", ())
+      near = lookup.did_you_mean(init, known) if isinstance(init, str) else "."
+      hint = near if near.startswith(". Did") else "."
+      raise FileNotFoundError(
+        f"config.{key}_init={init!r}: {str(e).rstrip('.')}{hint}"
+      ) from e
 
   return model, load
+
+
+def _check_arguments(load, kw, key):
+  """Refuses keys that a model's `load` does not take."""
+  known = inspect.signature(load).parameters
+  if any(p.kind is p.VAR_KEYWORD for p in known.values()):
+    return
+  lookup.check_keys(kw, list(known)[3:], key)
 
 
 def _check_kind(name, init, key):

@@ -143,8 +143,12 @@ def _check_dataset(config: ConfigLike, key: str) -> None:
     )
   _check_source(config.data.to_dict(), f"{key}.data")
   for k in ("pp", "pp_fn"):
-    if isinstance(config.get(k), str):
-      _check_pp(config[k], f"config.{key}.{k}")
+    if config.get(k) is not None and not isinstance(config[k], str):
+      raise lookup.ConfigError(
+        f"config.{key}.{k} = {config[k]!r} must be a string of ops, such as "
+        '"decode|resize(224)".'
+      )
+    _check_pp(config.get(k) or "", f"config.{key}.{k}")
 
 
 def _check_source(kw: dict[str, Any], key: str) -> None:

@@ -2,7 +2,8 @@
 
 `<workdir>/config.json` says what a run was started with. What decides the numbers
 of a run must not change on the way, unless `--config_changed=continue` says so:
-model, optimizer, seed, data, batch size, and keys that only a trainer knows.
+model, optimizer, seed, data, batch size, and what else trainers of this package
+read. Other keys, of forks and notes of sweeps, are said and may change.
 """
 
 import fnmatch
@@ -15,7 +16,7 @@ import ml_collections as mlc
 from absl import logging
 
 from big_vision import checkpoints, fs, lookup, metrics
-from big_vision.training import console, flat_config, hosts
+from big_vision.training import config_keys, console, flat_config, hosts
 from big_vision.types import ConfigLike
 
 # Keys that may change: how long, what is measured and written, step sizes, and
@@ -78,7 +79,14 @@ def check(
   if stored is None:
     console.note(f"Workdir {workdir!r} has no config.json to compare with.")
     return
-  refused = {k: v for k, v in changes.items() if not is_free(k)}
+  known = set().union(
+    *(config_keys.keys_of(c, []) or () for c in (stored, config))
+  )
+  refused = {
+    k: v
+    for k, v in changes.items()
+    if not is_free(k) and k.split(".")[0] in known
+  }
   if refused and if_changed != "continue":
     raise lookup.ConfigError(
       f"Workdir {workdir!r} holds a run of another config, which had "

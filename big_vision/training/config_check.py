@@ -128,17 +128,13 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
 
 def _check_parts(config: ConfigLike) -> None:
   """Refuses parts of the config that are not dicts."""
-  parts = {
-    k: config.get(k) for k in ("input", "model", "optax", "mixup", "evals")
-  }
-  there = {k: v for k, v in parts.items() if v is not None}
-  for part, keys in (
-    ("input", ("data",)),
-    ("evals", config.get("evals") or ()),
-  ):
-    if hasattr(parts[part], "keys"):
-      there |= {f"{part}.{k}": parts[part][k] for k in keys if k in parts[part]}
-  for key, value in there.items():
+  parts = {k: config.get(k) or {} for k in ("input", "model", "optax", "mixup")}
+  evals = parts["evals"] = config.get("evals", {})
+  if hasattr(parts["input"], "keys"):
+    parts["input.data"] = parts["input"].get("data") or {}
+  if hasattr(evals, "keys"):
+    parts |= {f"evals.{k}": evals[k] for k in evals}
+  for key, value in parts.items():
     if not hasattr(value, "keys"):
       raise lookup.ConfigError(
         f"config.{key} = {value!r} must be a dict, or left out."
@@ -148,11 +144,10 @@ def _check_parts(config: ConfigLike) -> None:
 def _check_int(value: Any, key: str, least: int | None = None) -> None:
   """Refuses what is not a whole number, or too small."""
   try:
-    fits = least is None or operator.index(value) >= least
-    operator.index(value)
+    number = operator.index(value)
   except TypeError:
-    fits = False
-  if not fits:
+    number = None
+  if number is None or (least is not None and number < least):
     what = "a positive int" if least else "an int"
     raise lookup.ConfigError(f"{key} = {value!r} must be {what}.")
 

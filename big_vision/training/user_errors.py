@@ -45,12 +45,14 @@ def is_of_user(error: BaseException) -> bool:
     error: what was raised.
 
   Returns:
-    True for a `ConfigError`, and for a ValueError or a missing file that
-    a statement of this package raised.
+    True for a `ConfigError`, and for a ValueError, a missing file, or a KeyError
+    with a sentence that a statement of this package raised.
   """
   if isinstance(error, lookup.ConfigError):
     return True
-  return isinstance(error, _OF_THE_USER) and raised_here(error)
+  # A KeyError may be a sentence, or the key that a dict lacks.
+  told = isinstance(error, KeyError) and " " in str(error)
+  return (told or isinstance(error, _OF_THE_USER)) and raised_here(error)
 
 
 def raised_here(error: BaseException) -> bool:

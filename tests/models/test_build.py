@@ -1,5 +1,7 @@
 """The one way from a config to a model."""
 
+import json
+
 import ml_collections as mlc
 import numpy as np
 import pytest
@@ -45,6 +47,19 @@ def test_errors_name_the_key(config, match):
     models.build(config, "m", num_classes=2)
 
 
+def test_errors_about_checkpoints_name_the_key(tmp_path):
+  build = lambda **kw: models.build({"model_name": "vit", **kw})[1]
+  with pytest.raises(ValueError, match="config.model_load.dont_laod .*'dont_l"):
+    build(model_init="x.npz", model_load={"dont_laod": []})
+  with pytest.raises(
+    FileNotFoundError, match="model_init='howto-i.*'howto-i21k-B"
+  ):
+    build(model_init="howto-i21-B/16")({})
+  (tmp_path / "model").mkdir()
+  with pytest.raises(KeyError, match="does not hold a checkpoint"):
+    build(model_init=f"{tmp_path}/model")({})
+
+
 @pytest.mark.parametrize(
   "name, model_type, match",
   [
@@ -54,6 +69,7 @@ def test_errors_name_the_key(config, match):
     ("proj.image_text.two_towers", "clip", "hf' is a checkpoint of Hugging Face "
      "with model_type = 'clip'"),
     ("proj.image_text.two_towers", "siglip", "without model.safetensors"),
+    ("vit", None, "hf' is a checkpoint of Hugging Face: of these, only SigLIP"),
   ],
 )  # fmt: skip
 def test_checkpoints_of_hugging_face_of_another_kind(
@@ -61,12 +77,16 @@ def test_checkpoints_of_hugging_face_of_another_kind(
 ):
   folder = tmp_path / "hf"
   folder.mkdir()
-  (folder / "config.json").write_text(f'{{"model_type": "{model_type}"}}')
+  config = {"model_type": model_type} if model_type else {"hidden_size": 8}
+  (folder / "config.json").write_text(json.dumps(config))
+  if not model_type:  # As of other libraries: the weights tell.
+    (folder / "model.safetensors").touch()
   for init in (str(folder), {"img": f"{folder}:img"}):
     config = {"model_name": name, "model_init": init}
     with pytest.raises(ValueError, match=match) as e:
       models.build(config)[1]({"img": {}, "txt": {}})
     assert "\n" not in str(e.value)
+  (folder / "model.safetensors").unlink(missing_ok=True)
   # The workdir of a run has a config.json, too.
   (folder / "config.json").write_text('{"model_name": "vit"}')
   models.build({"model_name": "vit", "model_init": f"{folder}/checkpoint.bv"})

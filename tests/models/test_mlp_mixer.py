@@ -70,6 +70,14 @@ def test_reference_forward(size):
   np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_patches_larger_than_the_image():
+  m = mlp_mixer.Model(3, variant="S/16")
+  for size in ((8, 32), (32, 8)):
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    with pytest.raises(ValueError, match="config.model.patch_size: a patch of"):
+      jax.eval_shape(m.init, jax.random.key(0), image)
+
+
 def test_parameters_and_outputs():
   model = mlp_mixer.Model(10, patch_size=[16, 16], num_blocks=2, hidden_dim=8,
                           tokens_mlp_dim=5, channels_mlp_dim=7)  # fmt: skip

@@ -73,6 +73,11 @@ def test_separator_in_any_kind_of_literal(literal):
   assert got == {"a": ast.literal_eval(literal), "b": 1}
 
 
+@pytest.mark.parametrize("pp", [None, "", " | "])
+def test_nothing_is_the_identity(pp):
+  assert builder.get_preprocess_fn(pp, log_data=False)({"x": 1}) == {"x": 1}
+
+
 def test_split_pipeline():
   assert builder.split_pipeline("a | b('|')||c(1,\n 2)| ") == [
     "a",

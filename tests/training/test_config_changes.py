@@ -100,7 +100,8 @@ def test_a_flat_config_of_the_past():
     {"mixup": dict(p=0.3)},
     {"schedule": [(".*", None)]},
     {"num_classes": 11},
-    {"a_trainers_own": 1},
+    {"flexi": dict(seqhw=1)},
+    {"student_name": "vit"},
   ],
 )
 def test_what_decides_the_numbers_is_refused(tmp_path, said, change):
@@ -127,7 +128,7 @@ def test_what_does_not_is_said(tmp_path, said):
   c = config(
     lr=0.2, wd=0.1, total_steps=20, ckpt_steps=3, keep_ckpt_steps=6,
     log_training_steps=1, evals=dict(test=dict(log_steps=1)), mesh=[("a", 8)],
-    sharding_strategy=[(".*", "fsdp")], grad_accum_steps=2,
+    sharding_strategy=[(".*", "fsdp")], grad_accum_steps=2, a_note_of_mine=1,
   )  # fmt: skip
   c.input.skip_errors = True
   config_changes.check(c, workdir)

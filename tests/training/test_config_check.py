@@ -58,6 +58,18 @@ def test_good():
     (dict(log_training_steps=None, log_training_epochs=0.0), "epochs = 0"),
     (dict(log_training_steps=-1), "config.log_training_steps, .* is required"),
     (dict(total_steps=-1), "config.total_steps, .* is required"),
+    (dict(log_training_epochs=1), "Only one of config.log_training_steps, con"),
+    (dict(ckpt_steps=1, ckpt_percent=0.5), "Only one of config.ckpt_steps"),
+    (dict(keep_ckpt_percent=3), "config.keep_ckpt_percent = 3"),
+    (dict(total_steps="9"), "config.total_steps = '9' must be a number"),
+    (dict(ckpt_timeout="9"), "config.ckpt_timeout = '9'"),
+    (dict(mixup=dict(n=2)), "config.mixup.p is missing"),
+    (dict(mixup=0.2), "config.mixup = 0.2 must be a dict"),
+    (dict(evals=dict(val=None)), "config.evals.val = None must be a dict"),
+    (dict(input=dict(batch_size=16, data="digits")), "config.input.data = 'd"),
+    (dict(input=dict(batch_size="16")), "config.input.batch_size = '16'"),
+    (dict(seed=0.5), "config.seed = 0.5 must be an int"),
+    (dict(grad_accum_steps=-1), "config.grad_accum_steps = -1"),
     (dict(num_classes=-1), "config.num_classes = -1"),
     (dict(num_classes=0, init_head_bias=-1.0), "init_head_bias is for a head"),
     (dict(num_classes="10"), "config.num_classes = '10'"),
@@ -85,6 +97,22 @@ def test_good():
       ),
       "config.schedule.warmup_examples: .*70 steps",
     ),
+    (
+      dict(total_steps=23, schedule=dict(cooldown_steps=24)),
+      "config.schedule.cooldown_steps: .*24 steps .* 23 steps.*_steps = 4,",
+    ),
+    (
+      dict(schedule=dict(warmup_steps="3")),
+      "config.schedule.warmup_steps = '3'",
+    ),
+    (
+      dict(schedule=dict(steps=[5, 2], mults=[0.1, 0.2])),
+      r"config.schedule.steps = \[5, 2\] must be in order",
+    ),
+    (
+      dict(schedule=dict(decay_type="rsqrt", timescale=0)),
+      "config.schedule.timescale = 0 must be positive",
+    ),
   ],
 )
 def test_mistakes(kw, message):
@@ -98,6 +126,8 @@ def test_what_stays_allowed():
   ok(config(mixup=dict(p=0), num_classes=0, model=dict(dtype_mm="float16")))
   ok(config(mixup=dict(p=2.5, n=3), optax=dict(mu_dtype=None), lr=0.0))
   ok(config(total_steps=0, log_training_steps=None))  # Evaluates only.
+  ok(config(total_steps=23, schedule=dict(cooldown_steps=23), mixup={}))
+  ok(config(ckpt_steps=1, ckpt_epochs=-1, evals={}, grad_accum_steps=0))
   # Its length needs the data.
   long = dict(total_steps=23, schedule=dict(warmup_epochs=70))
   ok(config(**long))
@@ -107,6 +137,20 @@ def test_what_stays_allowed():
     bv_optax.check_lengths(
       config(**long), dict(total_steps=23, batch_size=16, data_size=16)
     )
+
+
+def test_parts_of_a_schedule_that_the_run_cuts_are_said(caplog):
+  kw = dict(total_steps=20, batch_size=16, data_size=32)
+  fits = dict(warmup_steps=10, cooldown_steps=10)
+  bv_optax.check_lengths(config(schedule=fits), kw)
+  assert not caplog.records
+  for sched, text in (
+    (dict(fits, cooldown_steps=11), "overlap in a run of 20 steps"),
+    (dict(steps=[5, 20], mults=[0.1, 0.2]), "[20] are not reached"),
+  ):
+    caplog.clear()
+    bv_optax.check_lengths(config(schedule=sched), kw)
+    assert len(caplog.records) == 1 and text in caplog.text
 
 
 @pytest.mark.multidevice

@@ -95,6 +95,14 @@ def test_one_unit_replaces_the_others(monkeypatch):
   assert c.evals.test.log_steps == 7 and "log_epochs" not in c.evals.test
 
 
+def test_a_schedule_may_become_a_list_of_rules(monkeypatch):
+  text = "[('head/.*', {'warmup_steps': 3}), ('.*', None)]"
+  c = parse(monkeypatch, f"--config.schedule={text}")
+  assert c.schedule == [("head/.*", {"warmup_steps": 3}), (".*", None)]
+  c = parse(monkeypatch, "--config.schedule={'decay_type': 'linear'}")
+  assert c.schedule.to_dict() == {"decay_type": "linear"}
+
+
 def test_units_that_switch_off_or_are_given_too_replace_nothing(monkeypatch):
   c = parse(monkeypatch, "--config.total_steps=-1")
   assert c.total_steps == -1 and c.total_epochs == 120
@@ -116,6 +124,11 @@ def test_units_that_switch_off_or_are_given_too_replace_nothing(monkeypatch):
     ("--config.evals.test.log_stesp=1", "evals.test.log_stesp .*'log_steps'"),
     ("--config.optax.b3=1", "config.optax.b3 .*Known: b1, b2"),
     ("--config.seed.x=1", "config.seed"),
+    ("--config.batch_size=4", "config.batch_size .*'input.batch_size'"),
+    ("--config.warmup_steps=4", "'schedule.warmup_steps'"),
+    ("--config.dtype_mm=float16", "'model.dtype_mm'"),
+    ("--config.evals.a-b.log_steps=4", "not a key"),
+    ("--config.=4", "config. is not a key"),
     ("--config.lr=fast", "config.lr=fast must be a number"),
     ("--config.total_steps=1.5", "config.total_steps=1.5 .*whole number"),
     ("--config.input.skip_errors=maybe", "skip_errors=maybe .*true or false"),
@@ -137,6 +150,8 @@ def test_what_is_wrong_with_a_config_file_is_one_line(monkeypatch, tmp_path):
   line = stopped(monkeypatch, config=f"{QUICKSTART}:tset")
   assert "'tset'" in line
   broken = tmp_path / "broken.py"
+  broken.write_text("def get_config(:")
+  assert "line 1 of " in stopped(monkeypatch, config=str(broken))
   broken.write_text("def get_config():\n  return {}['x']\n")
   with pytest.raises(KeyError):  # A mistake in code needs its traceback.
     parse(monkeypatch, config=str(broken))
@@ -182,6 +197,10 @@ def test_keys_of_another_method_are_refused():
     config_flag.check_method(["loss_fn"], train.build)
   with pytest.raises(ValueError, match="distance"):
     config_flag.check_method(["distance"], siglip.build)
+  with pytest.raises(ValueError, match="config.loss .*big_vision/train.py"):
+    config_flag.check_method(["loss"], siglip.build)
+  config_flag.check_method(["loss", "num_classes"], train.build)
+  config_flag.check_method(["mixup.p", "init_head_bias"], flexi_distill.build)
   config_flag.check_method(["lr", "loss_fn"], siglip.build_softmax)
   config_flag.check_method(["distance", "flexi.seqhw"], flexi_distill.build)
   config_flag.check_method(["loss_fn"], functools.partial(lambda setup: None))

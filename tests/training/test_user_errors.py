@@ -7,6 +7,8 @@ import pytest
 from absl import logging
 
 from big_vision import fs, lookup
+from big_vision import optax as bv_optax
+from big_vision.models import vit_sizes
 from big_vision.training import user_errors
 
 
@@ -23,6 +25,18 @@ def test_errors_of_this_package_are_shown_without_traceback():
   with pytest.raises(SystemExit, match="no/such/file"):
     with user_errors.one_line():
       fs.open("no/such/file")
+
+
+def test_a_key_error_with_a_sentence():
+  with pytest.raises(SystemExit, match="Error: config.model.variant: unknown"):
+    with user_errors.one_line():
+      vit_sizes.decode_variant("Q/16")
+
+
+def test_what_python_raises_in_this_package_keeps_its_traceback():
+  # Unpacks what is not a pair.
+  with pytest.raises(ValueError), user_errors.one_line():
+    bv_optax.replace_frozen([(".*", None, 3)], {"a": 1}, 0)
 
 
 def test_other_errors_keep_their_traceback():

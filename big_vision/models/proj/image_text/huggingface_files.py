@@ -80,22 +80,25 @@ def check_kind(
     loads_siglip: bool, whether the model loads SigLIP.
 
   Raises:
-    ConfigError: it is of another kind, or without model.safetensors.
+    ConfigError: it is of another kind, or without config.json or
+      model.safetensors.
   """
   hub = path.startswith(_HUB)
-  if not hub and not _has_config(path):
+  if not hub and not _is_huggingface(path):
     return
   what = f"config.{key}={path!r}" if key else repr(path)
   what += " is a checkpoint of Hugging Face"
   kind = None
   if loads_siglip or not hub:  # Else there is no need to ask the hub.
-    kind = read_config(path).get("model_type")
+    kind = (read_config(path) if hub else _config_of(path)).get("model_type")
   if not loads_siglip or (kind and not str(kind).startswith("siglip")):
     of = f" with model_type = {kind!r} in its config.json" if kind else ""
     raise lookup.ConfigError(
       f"{what}{of}: of these, only SigLIP and SigLIP 2 can be loaded, by "
       "config.model_name = 'proj.image_text.two_towers'."
     )
+  if not hub and not fs.exists(fs.join(path, _CONFIG)):
+    raise lookup.ConfigError(f"{what} without {_CONFIG}: copy that file, too.")
   if not is_checkpoint(path):
     raise lookup.ConfigError(
       f"{what} without {_WEIGHTS}: save it with "
@@ -103,16 +106,23 @@ def check_kind(
     )
 
 
-def _has_config(path):
-  """Tells whether a folder has the config.json of a Hugging Face model."""
-  if ".npz" in path or not fs.exists(fs.join(path, _CONFIG)):
+def _is_huggingface(path):
+  """Tells whether a folder holds a model of Hugging Face, of whatever kind."""
+  if ".npz" in path:
     return False
+  weights = (_WEIGHTS, _INDEX, "pytorch_model.bin")
+  if any(fs.exists(fs.join(path, name)) for name in weights):
+    return True
+  # The config.json of a run has a `model_name`.
+  return bool({"model_type", "architectures"} & _config_of(path).keys())
+
+
+def _config_of(path):
+  """Returns config.json of a folder; {} if there is none that can be read."""
   try:
-    config = read_config(path)
+    return read_config(path) if fs.exists(fs.join(path, _CONFIG)) else {}
   except ValueError:
-    return False
-  # That of a run has a `model_name`.
-  return isinstance(config, dict) and "model_type" in config
+    return {}
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -125,9 +135,12 @@ def read_config(path: str) -> dict[str, Any]:
     dict.
 
   Raises:
-    ValueError: the file is missing or not JSON.
+    ValueError: the file is missing or not JSON of a dict.
   """
-  return _read_json(path, _CONFIG)
+  config = _read_json(path, _CONFIG)
+  if not isinstance(config, dict):
+    raise ValueError(f"{path}/{_CONFIG} is not a dict: {config!r:.60}")
+  return config
 
 
 def load(

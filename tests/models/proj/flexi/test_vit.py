@@ -147,6 +147,16 @@ def test_public_names():
   assert "howto-i21k-B/8" in vit.VANITY_NAMES
 
 
+def test_stored_patches_larger_than_the_image():
+  kw = dict(width=8, depth=1, mlp_dim=8, num_heads=2, posemb_size=(2, 2))
+  image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+  m = vit.Model(3, **kw, patch_size=(16, 16))
+  with pytest.raises(ValueError, match="patch of 16x16 pixels is larger"):
+    jax.eval_shape(m.init, jax.random.key(0), image)
+  m = vit.Model(3, **kw, patch_size=(16, 16), seqhw=2)  # They are resampled.
+  jax.eval_shape(m.init, jax.random.key(0), image)
+
+
 def test_rows_and_columns():
   """A pair is (rows, columns), in a call or in the config."""
   image = rand(2, 12, 12, 3)
