@@ -659,7 +659,6 @@ def test_steps_after_a_warmup_and_within_a_trace():
     ("big_vision.momentum_hp", dict(nesterov=True)),
     ("big_vision.scale_by_adafactor", dict(beta2_cap=0.95)),
     # Needs the loss at its updates: not for this chain to tell.
-    ("scale_by_polyak", {}),
   ],
 )
 def test_optimizers_that_only_rescale(name, kw):
