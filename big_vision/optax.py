@@ -216,6 +216,8 @@ def _check_config(config: ConfigLike) -> None:
           f"config.schedule = [({regex!r}, None), …]."
         )
       where = f"config.{key}, the multiplier of {regex!r}"
+      if mult is None:
+        raise lookup.ConfigError(f"{where} = None must be a number.")
       schedules.check_not_negative(mult, where)
   if isinstance(config.get("schedule"), (list, tuple)):
     rules.check_pairs(config.get("schedule"), "config.schedule")

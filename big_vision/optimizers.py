@@ -7,6 +7,7 @@ around by that and climb.
 """
 
 import inspect
+import re
 import types
 from collections.abc import Callable
 from typing import Any
@@ -55,7 +56,7 @@ def make(config: ConfigLike) -> optax.GradientTransformation:
       f"config.optax_name={name!r} is not an optimizer but returns "
       f"{type(tx).__name__}; use for example 'scale_by_adam'."
     )
-  if _climbs(tx):
+  if _climbs(tx, name):
     raise lookup.ConfigError(
       f"config.optax_name={name!r} already steps against the gradient, which "
       "the learning rate of config.lr would turn uphill. Use what only "
@@ -92,11 +93,21 @@ def find(name: str) -> Callable[..., Any]:
   return found
 
 
-def _climbs(tx: optax.GradientTransformation) -> bool:
+def _climbs(tx: optax.GradientTransformation, name: str) -> bool:
   """Tells whether the first update points against the gradient.
 
   That is where a minus, which follows in the chain, turns it uphill. Tries it
   out on a tiny network.
+
+  Args:
+    tx: the optimizer.
+    name: what the config calls it.
+
+  Returns:
+    Whether it does; False if it cannot be tried out.
+
+  Raises:
+    lookup.ConfigError: it needs more than gradients and parameters.
   """
   random = np.random.default_rng(0)
   with (
@@ -120,9 +131,14 @@ def _climbs(tx: optax.GradientTransformation) -> bool:
         along = sum(jax.tree.leaves(products))
         if along:
           break
-    except Exception:  # noqa: BLE001
-      # It needs more than a tree of arrays, for example the value of the loss.
-      # Whether it fits the real parameters is found out there.
+    except Exception as e:  # noqa: BLE001
+      missing = re.search(r"missing \d+ required keyword-only .*", str(e))
+      if missing and isinstance(e, TypeError):
+        raise lookup.ConfigError(
+          f"config.optax_name={name!r} needs more than gradients and parameters "
+          f"({missing[0]}); use for example 'scale_by_adam'."
+        ) from e
+      # Of parameters with other names, perhaps; the real ones will show it.
       return False
   return along < 0
 

@@ -102,9 +102,10 @@ def _suggest(pattern: str, names: Sequence[str]) -> str:
   # Like a user who has the right word, but not the whole path.
   inside = [n for n in names if re.search(f"(?:{pattern})", n)]
   if inside:
+    part = pattern.removeprefix(".*").removesuffix(".*")
     return (
       f", only a part of {_listed(inside)}. Patterns match from the first to "
-      f"the last letter: write for example '.*{pattern}.*'."
+      f"the last letter: write for example '.*{part}.*'."
     )
   # The text between the special characters, component by component.
   literal = re.sub(r"\\.|\(\?[a-zA-Z]+\)|[][^$.*+?(){}]", "", pattern)

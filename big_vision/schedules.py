@@ -19,6 +19,16 @@ _UNITS = ("steps", "examples", "epochs", "percent")
 _DECAYS = ("linear", "polynomial", "cosine", "rsqrt", "stair")
 
 
+def _is_negative(key: str, value: Any) -> bool:
+  """Tells whether a duration is below 0; raises if it is not a number."""
+  try:
+    return not value >= 0  # Also NaN.
+  except TypeError as e:
+    raise lookup.ConfigError(
+      f"config.{key} = {value!r} must be a number."
+    ) from e
+
+
 def given(prefix: str, config: ConfigLike, part: str = "") -> str | None:
   """Finds the key of a config that sets the duration `prefix`.
 
@@ -37,15 +47,8 @@ def given(prefix: str, config: ConfigLike, part: str = "") -> str | None:
   """
   keys = [f"{prefix}_{unit}" for unit in _UNITS]
   keys = [k for k in keys if config.get(k) is not None]
-  for k in keys:
-    try:
-      config[k] >= 0  # noqa: B015
-    except TypeError as e:
-      raise lookup.ConfigError(
-        f"config.{part}{k} = {config[k]!r} must be a number."
-      ) from e
   # Negative is the same as absent, so that a sweep can disable an entry.
-  keys = [k for k in keys if config[k] >= 0]
+  keys = [k for k in keys if not _is_negative(f"{part}{k}", config[k])]
   if len(keys) > 1:
     raise lookup.ConfigError(
       f"Only one of {', '.join(f'config.{part}{k}' for k in keys)} can be set; "

@@ -314,6 +314,7 @@ def test_shapes_and_boxed_params():
     (dict(schedule=[]), "All params must be covered.*a/kernel"),
     (dict(lr_mults=[("a/.*", 0.0)]), "None"),
     (dict(lr_mults=[("a/.*", -1.0)]), "must be positive"),
+    (dict(lr_mults=[("a/.*", None)]), "'a/.*' = None must be a number"),
     (dict(optim=dict(b1=0.9)), "deprecated"),
     (dict(weight_decay=0.1), "config.wd"),
     (dict(weight_decay_decouple=False), "coupled"),
@@ -617,6 +618,12 @@ def test_optimizers_that_step_themselves(name, kw, hint):
     make(optax_name=name, optax=kw)
 
 
+def test_optimizers_that_need_the_loss():
+  message = "optax_name='polyak_sgd' needs more than gradients.*'value'"
+  with pytest.raises(lookup.ConfigError, match=message):
+    make(optax_name="polyak_sgd")
+
+
 def warming_up():
   """Nothing at first, then a step downhill."""
   return optax.sgd(lambda step: 0.1 * (step > 2))
@@ -652,7 +659,6 @@ def test_steps_after_a_warmup_and_within_a_trace():
     ("big_vision.momentum_hp", dict(nesterov=True)),
     ("big_vision.scale_by_adafactor", dict(beta2_cap=0.95)),
     # Needs the loss at its updates: not for this chain to tell.
-    ("scale_by_polyak", {}),
   ],
 )
 def test_optimizers_that_only_rescale(name, kw):

@@ -52,7 +52,9 @@ def comparable(a: Classes, b: Classes) -> bool:
   return bool(set(map(_plain, a.known)) & set(map(_plain, b.known)))
 
 
-def first_difference(a: Classes, b: Classes) -> int | None:
+def first_difference(
+  a: Classes, b: Classes, *, moved_only: bool = False
+) -> int | None:
   """Finds the first label that two datasets use for different classes.
 
   Where one list goes on behind the end of the other, nothing differs.
@@ -60,14 +62,17 @@ def first_difference(a: Classes, b: Classes) -> int | None:
   Args:
     a: classes of one dataset.
     b: classes of the other.
+    moved_only: whether only labels count of which a name has another label in
+      the other dataset; names of one dataset may be another spelling.
 
   Returns:
-    The label; None if there is none, or the names are not `comparable`.
+    The label; None if there is none.
   """
-  if comparable(a, b):
-    for label, (x, y) in enumerate(zip(a.known, b.known, strict=False)):
-      if _plain(x) != _plain(y):
-        return label
+  names_a, names_b = ([_plain(name) for name in c.known] for c in (a, b))
+  in_both = set(names_a) & set(names_b)
+  for label, (x, y) in enumerate(zip(names_a, names_b, strict=False)):
+    if x != y and (not moved_only or in_both & {x, y}):
+      return label
   return None
 
 

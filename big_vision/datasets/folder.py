@@ -64,8 +64,6 @@ class DataSource(source.IndexedDataSource):
     if not fs.isdir(path):
       raise ValueError(f"config.input.data.path: there is no folder {path!r}.")
     self._root = os.fspath(path).rstrip("/") + "/"
-    # As bytes: names need not be UTF-8.
-    self._root_bytes = os.fsencode(self._root)
     split = split or slices.ALL
     names = slices.names(split)
     classes = None if classes is None else read_classes(classes)
@@ -104,7 +102,10 @@ class DataSource(source.IndexedDataSource):
         for i in _outside(self._labels, num_classes)
       }
     )
-    self._files = tf.constant([os.fsencode(f) for f in files], tf.string)
+    # Names need not be UTF-8: files are opened by their bytes.
+    paths, shown = map(os.fsencode, files), map(text_files.printable, files)
+    self._files = tf.constant(list(paths), tf.string)
+    self._names = tf.constant(list(shown), tf.string)
     text = "%d images, labels from %s classes, in %s (split %s)"
     logging.info(text, len(files), num_classes or "unknown", path, split)
 
@@ -117,6 +118,11 @@ class DataSource(source.IndexedDataSource):
     if feature == "label" and self.num_classes is None and self._largest >= 0:
       return Classes(self._largest + 1)
     return super().classes_of(feature)
+
+  def some_labels(self, num: int) -> list[int]:
+    """See the base class."""
+    picked = source.at_equal_distances(self.total_examples, num)
+    return self._labels[picked].tolist()
 
   def bad_examples(self) -> list[str]:
     return self._bad.messages
@@ -132,18 +138,23 @@ class DataSource(source.IndexedDataSource):
       the folder; `class_name` if classes have names; `tfds_id`, the whole path;
       `_id`, int32 hash of `file_name`.
     """
-    name = tf.gather(self._files, index)
+    name = tf.gather(self._names, index)
+    root = text_files.printable(self._root)
     example = {
       "label": tf.gather(self._labels, index),
       "file_name": name,
-      "tfds_id": tf.strings.join([self._root_bytes, name]),
+      "tfds_id": tf.strings.join([root, name]),
       "_id": ids.hash_id(name),
     }
     example = self._bad.check(index, example)
     if self.classes is not None:
       class_names = tf.constant(self.classes, tf.string)
       example["class_name"] = tf.gather(class_names, example["label"])
-    return {"image": tf.io.read_file(example["tfds_id"]), **example}
+    # It is read after the check only.
+    with tf.control_dependencies([example["label"]]):
+      file = tf.gather(self._files, index)
+    path = tf.strings.join([os.fsencode(self._root), file])
+    return {"image": tf.io.read_file(path), **example}
 
 
 def read_classes(

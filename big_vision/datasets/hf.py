@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from big_vision import lookup
@@ -96,6 +97,19 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
   @property
   def total_examples(self) -> int:
     return len(self._rows)
+
+  def some_labels(self, num: int) -> list[Any] | None:
+    """See the base class."""
+    column, labels = self._columns.get("label"), []
+    if column is None or self._bad.messages:
+      return None
+    for index in source.at_equal_distances(self.total_examples, num):
+      file, row = self._rows.locate(index)
+      try:
+        labels.append(column.read(file.table, row, "")[0])
+      except ValueError:
+        return None
+    return labels if np.ndim(labels) == 1 else None
 
   def bad_examples(self) -> list[str]:
     return self._known_bad.messages

@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -96,6 +97,14 @@ class DataSource(source.DataSource):
     if self._folders or self._bad.messages:
       ds = ds.map(self._complete, tf.data.AUTOTUNE)
     return ds
+
+  def some_labels(self, num: int) -> list[Any] | None:
+    """See the base class."""
+    labels = self._columns.get("label")
+    if labels is None:
+      return None
+    picked = source.at_equal_distances(self.total_examples, num)
+    return labels[picked].tolist()
 
   def bad_examples(self) -> list[str]:
     return self._bad.messages

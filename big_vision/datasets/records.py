@@ -41,6 +41,8 @@ _NUM_THREADS = 16  # To look into shards; the disk is what takes the time.
 # A TFRecord is its length (uint64), a checksum of that (uint32), the data and
 # a checksum of the data (uint32).
 _HEAD, _TAIL = 12, 4
+# Lengths repeat.
+_length_checksum = functools.lru_cache(1 << 16)(masked_crc32c)
 _REMEDY = "Copy or prepare the dataset anew."
 
 _ARRAY_RECORD = tfds.core.FileFormat.ARRAY_RECORD
@@ -274,7 +276,7 @@ class _TFRecord:
       )
     data = record[_HEAD:-_TAIL]
     checksums = struct.pack(
-      "<II", masked_crc32c(record[:8]), masked_crc32c(data)
+      "<II", _length_checksum(record[:8]), masked_crc32c(data)
     )
     if checksums != record[8:_HEAD] + record[-_TAIL:]:
       raise ValueError(

@@ -79,6 +79,18 @@ class DataSource:
     """
     return []
 
+  def some_labels(self, num: int) -> Sequence[Any] | None:
+    """Looks up labels at equal distances, to see whether they are sorted.
+
+    Args:
+      num: how many; fewer if there are fewer examples.
+
+    Returns:
+      The labels in the order of the source; None if they are not at hand.
+    """
+    del num
+    return None
+
   def find_damage(self) -> str | None:
     """Finds out which file is damaged, after reading lost data.
 
@@ -214,6 +226,7 @@ _OPTIONAL = (
   "block_size",
   "bad_examples",
   "find_damage",
+  "some_labels",
   "class_names",
   "num_classes",
   "classes_of",
@@ -307,6 +320,20 @@ def by_index(
     indices = np.random.default_rng(0).permutation(indices)
   ds = tf.data.Dataset.from_tensor_slices(indices)
   return ds.map(source.read, tf.data.AUTOTUNE, deterministic=True)
+
+
+def at_equal_distances(num_examples: int, num: int) -> list[int]:
+  """Picks examples.
+
+  Args:
+    num_examples: of how many.
+    num: how many to pick at most.
+
+  Returns:
+    Their numbers, the first and the last included.
+  """
+  picked = np.linspace(0, num_examples - 1, min(num, num_examples))
+  return picked.round().astype(int).tolist()
 
 
 def split_evenly(num_examples: int) -> list[int]:

@@ -103,6 +103,20 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
   def total_examples(self) -> int:
     return len(self._samples)
 
+  def some_labels(self, num: int) -> list[Any] | None:
+    """See the base class; of local shards."""
+    feature = self._features.get("label")
+    if feature is None or self._bad.messages:
+      return None
+    labels = []
+    for index in source.at_equal_distances(self.total_examples, num):
+      shard, number = self._samples.locate(index)
+      try:
+        labels.append(shard.label(number, feature))
+      except (ValueError, OSError):
+        return None
+    return None if None in labels else labels
+
   def bad_examples(self) -> list[str]:
     return self._bad.messages
 
@@ -291,6 +305,12 @@ class _Shard:
     if key not in self._columns:
       self._columns[key] = self.index.column(key)
     return self._columns[key]
+
+  def label(self, number, feature):
+    """Reads one feature; None if that would be slow."""
+    if not fs.is_local(self._local):
+      return None
+    return self.read(number, {"label": feature})["label"]
 
   def read(self, number, features):
     """Reads the features of a sample, all from one stretch of the file."""

@@ -191,10 +191,7 @@ class Examples:
       epoch, (index, example) = x
       example = complete(index, example)
       seed = tf.stack([high + epoch, self.stream.number(index, example)])
-      with (
-        rng.example_seed(seed, epoch, run_seed),
-        labels.filtered(self.post_filter_fn),
-      ):
+      with rng.example_seed(seed, epoch, run_seed):
         return self.preprocess_fn(example)
 
     return prepare
@@ -203,8 +200,11 @@ class Examples:
     """Makes what maps (place, element) to (place, is it kept, result)."""
 
     def judge(place, element):
-      out = prepare(*element)
-      keep = self.post_filter_fn(out) if self.post_filter_fn else True
-      return place, keep, out
+      if not self.post_filter_fn:
+        return place, True, prepare(*element)
+      with labels.put_off() as checks:
+        out = prepare(*element)
+      keep = self.post_filter_fn(out)
+      return place, keep, checks.run(keep, out)
 
     return judge

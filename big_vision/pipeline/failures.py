@@ -84,7 +84,10 @@ def find_failure(
     A description, or None if none fails (again) or it takes too long.
   """
   record = Record()
-  error = _first_error(make_examples(record), num)
+  try:
+    error = _first_error(make_examples(record), num)
+  except (tf.errors.OpError, UnicodeDecodeError):
+    return None  # To find the place to start from, a filter reads everything.
   return record.current if error else None
 
 
@@ -222,9 +225,12 @@ def _explain(ds: tf.data.Dataset, num_batches: int, e: Exception) -> Exception:
     "An input pipeline failed, looking for the example: %s", _message(e)
   )
   failed = ds.explain_failure(num_batches)
-  if not failed:
+  if failed:
+    text = f"Preprocessing failed for the example with {failed}: {reason(e)}"
+  elif isinstance(e, tf.errors.InvalidArgumentError | UnicodeDecodeError):
+    text = f"Reading the data failed: {reason(e)}"
+  else:
     return e
-  text = f"Preprocessing failed for the example with {failed}: {reason(e)}"
   return ConfigError(" ".join([text.rstrip(".") + ".", ds.remedy]).strip())
 
 

@@ -186,7 +186,11 @@ class _Known:
 
 
 def check(
-  source: DataSource, pp: str | None, pp_key: str, data_key: str
+  source: DataSource,
+  pp: str | None,
+  pp_key: str,
+  data_key: str,
+  filtered: bool = False,
 ) -> tuple[OneHot, ...]:
   """Refuses an `onehot` that has fewer classes than the data.
 
@@ -195,6 +199,7 @@ def check(
     pp: preprocessing string.
     pp_key: the config key that holds it.
     data_key: the config key of the source.
+    filtered: whether examples are left out, so that their labels may be few.
 
   Returns:
     The ops `onehot`.
@@ -210,7 +215,7 @@ def check(
     raise ConfigError(f"config.{pp_key}: {e}") from e
   for onehot in onehots:
     labels, depth = onehot.labels, onehot.use.depth
-    if labels is None or labels.largest < depth:
+    if labels is None or labels.largest < depth or filtered:
       continue
     num = labels.largest + 1
     what = f"{labels.feature!r} of config.{data_key} has {labels.classes.num}"
@@ -241,13 +246,17 @@ def _tells(source: DataSource) -> bool:
 
 
 def check_data(
-  data: Mapping[str, Any], pp: str | None, pp_key: str, data_key: str
+  data: Mapping[str, Any],
+  pp: str | None,
+  pp_key: str,
+  data_key: str,
+  filtered: bool = False,
 ) -> tuple[OneHot, ...]:
   """Does `check` for the source of a config.
 
   Args:
     data: arguments of `datasets.core.get`.
-    pp, pp_key, data_key: as in `check`.
+    pp, pp_key, data_key, filtered: as in `check`.
 
   Returns:
     The ops `onehot`.
@@ -264,4 +273,4 @@ def check_data(
       raise
     # Sources name the key of training.
     raise ConfigError(f"config.{data_key}{text.removeprefix(usual)}") from e
-  return check(source, pp, pp_key, data_key)
+  return check(source, pp, pp_key, data_key, filtered)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -36,6 +38,20 @@ def is_shuffled(shuffle_buffer_size: int | None) -> bool:
     bool.
   """
   return (shuffle_buffer_size or 0) > 1
+
+
+def is_class_by_class(labels: Sequence[Any]) -> bool:
+  """Tells whether labels come one class after the other.
+
+  Args:
+    labels: in the order of the examples, all or some at equal distances.
+
+  Returns:
+    bool; False if there are not two of a class on average.
+  """
+  num_runs = sum(1 for _ in itertools.groupby(labels))
+  num_classes = len(set(labels))
+  return num_runs == num_classes > 1 and len(labels) >= 2 * num_classes
 
 
 @dataclasses.dataclass(frozen=True)

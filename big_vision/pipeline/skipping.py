@@ -70,28 +70,28 @@ class Skipping:
       The results that are kept.
     """
     with tf.device("CPU"):
-      # The number and the epoch of the last example that gave a result.
+      # The number and the epoch of the last example that gave a result, in any
+      # iterator: where there are several, none must end because of another.
       last = tf.Variable([-1, -1], dtype=tf.int64, trainable=False)
       num_tried = tf.Variable(0, dtype=tf.int64, trainable=False)
 
-    def place_of(number, element):
+    def judge(overdue_since, numbered):
+      number, element = numbered
       _, (epoch, _) = element
-      return tf.stack([number, epoch]), element
-
-    def is_useful(place, _):
-      number, epoch = place[0], place[1]
-      begin = tf.constant([-1, -1], tf.int64)
-      # Another iterator begins anew.
-      tf.cond(number == 0, lambda: last.assign(begin), last.read_value)
       num_tried.assign(number + 1)
-      in_work = number - last[0] <= self._ahead
-      return in_work | (epoch - last[1] <= self._num_passes)
+      is_overdue = epoch - last[1] > self._num_passes
+      since = tf.where(overdue_since >= 0, overdue_since, number)
+      # What is in work may still give a result.
+      goes_on = ~is_overdue | (number - since < self._ahead)
+      place = tf.stack([number, epoch])
+      return tf.where(is_overdue, since, -1), (goes_on, (place, element))
 
     def note(place, _, out):
-      last.assign(place)
+      last.assign(tf.maximum(last, place))
       return out
 
-    ds = elements.enumerate().map(place_of).take_while(is_useful)
+    ds = elements.enumerate().scan(tf.constant(-1, tf.int64), judge)
+    ds = ds.take_while(lambda goes_on, _: goes_on).map(lambda _, x: x)
     ds = process(ds)
     if self._skips_errors:
       ds = ds.ignore_errors(log_warning=False)

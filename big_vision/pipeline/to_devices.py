@@ -75,7 +75,7 @@ def tf_to_numpy(x: Any) -> np.ndarray:
     x: dense or ragged tensor.
 
   Returns:
-    An array. Strings become unicode (of UTF-8, other bytes as "\\xe9"). If the rows of a ragged tensor
+    An array. Strings become unicode (UTF-8). If the rows of a ragged tensor
     have one shape, the result is dense, otherwise a 1-D object array of arrays.
   """
   if isinstance(x, tf.RaggedTensor):
@@ -83,7 +83,7 @@ def tf_to_numpy(x: Any) -> np.ndarray:
   a = np.asarray(x)
   if x.dtype != tf.string:
     return a
-  return np.array([failures.readable(s) for s in a.flat], str).reshape(a.shape)
+  return np.array([s.decode() for s in a.flat], str).reshape(a.shape)
 
 
 def _ragged_to_numpy(x):

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import ml_collections as mlc
+from absl import logging
 
 from big_vision.datasets import core
 from big_vision.datasets.source import Example, GivenDataSource
@@ -22,6 +23,7 @@ from big_vision.tf import tf
 from big_vision.types import ConfigLike
 
 DEFAULT_NUM_PARALLEL_CALLS = 100
+_NUM_LABELS = 256  # To look at for the order of the data.
 MEMORY_GB = 8  # For raw examples of training; the rest of a run fits into 16.
 
 
@@ -173,6 +175,8 @@ def _open_dataset(
     )
   source = core.get(**config.data)
   failures.report_bad_examples(source, name, config.get("skip_errors", False))
+  if not config.get("shuffle_buffer_size") and layout.host == 0:
+    _warn_of_order(source, name, key, layout.batch_size)
   preprocess_fn = builder.get_preprocess_fn(
     config.get("pp"), log_data=key or True
   )
@@ -191,6 +195,25 @@ def _open_dataset(
     pack=config.get("pack"),
     skip_errors=config.get("skip_errors", False),
   )
+
+
+def _warn_of_order(source, name, key, batch_size):
+  """Warns of data that would be learned class by class."""
+  num = source.total_examples
+  if num is None or num <= batch_size:
+    return
+  labels = source.some_labels(_NUM_LABELS)
+  if labels and order.is_class_by_class(labels):
+    where = f"config.input.{key}." if key else "config.input."
+    logging.warning(
+      "%sshuffle_buffer_size is not set, and the %d examples of %s are sorted by "
+      "class: most batches have one class only. Set it to %d (1 to keep the "
+      "order without this warning).",
+      where,
+      num,
+      name,
+      num,
+    )
 
 
 def _make_stream(

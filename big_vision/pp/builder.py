@@ -8,6 +8,7 @@ as `preprocess_ops.<name>`, separated by `|`. Each one maps a dict of tensors
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 
 from absl import logging
@@ -79,7 +80,7 @@ def get_preprocess_fn(
   sections = split_pipeline(pp_pipeline)
   ops = [
     (s, *_build(s, following))
-    for s, following in zip(sections, [*sections, None][1:], strict=True)
+    for s, following in itertools.zip_longest(sections, sections[1:])
   ]
   label = log_data
 

@@ -93,7 +93,7 @@ class Decoder:
     num_pixels = tf.reduce_prod(size)
     plain = (is_jpeg | is_png) & (num_pixels <= self.max_pixels)
     if self.wanted:
-      plain &= num_pixels <= HUGE_PIXELS
+      plain &= is_png | (num_pixels <= HUGE_PIXELS)
     if self.channels == 1:
       plain &= ~(is_jpeg & has_four_colors(data, is_jpeg))
     if self.channels == 4:
@@ -157,7 +157,7 @@ class Decoder:
       elif not unsure and image_files.tensorflow_reads(
         data, channels, max_pixels
       ):
-        image = self._decode(data, channels).numpy()
+        image = np.asarray(self._decode(data, channels))
     except tf.errors.InvalidArgumentError:
       image = None  # Pillow can read it, or says better why it cannot be read.
     if image is None:
@@ -210,7 +210,7 @@ class Decoder:
     ratio = 1
     if self.wanted and height * width > HUGE_PIXELS:
       ratio = largest_ratio(size, [_MARGIN * side for side in self.wanted])
-    image = self._decode(data, min(self.channels, 3), ratio).numpy()
+    image = np.asarray(self._decode(data, min(self.channels, 3), ratio))
     if self.channels < 4:
       return image
     return np.pad(image, [(0, 0), (0, 0), (0, 1)], constant_values=255)

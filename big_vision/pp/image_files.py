@@ -1,6 +1,6 @@
 """Reads image files that TensorFlow cannot read or reads wrong, with Pillow.
 
-`decoding.py` decides which those are. Nothing here needs TensorFlow.
+`decoding.py` decides which those are. Nothing here needs TensorFlow or JAX.
 Axes: H height, W width, C channels.
 """
 
@@ -13,8 +13,6 @@ import struct
 from collections.abc import Sequence
 
 import numpy as np
-
-from big_vision import lookup
 
 MAX_PIXELS = 178_956_970  # What Pillow refuses: 512 MiB of 3 bytes a pixel.
 ENV = "BV_MAX_IMAGE_PIXELS"
@@ -66,11 +64,17 @@ def limit(max_pixels: int | None = None) -> int:
       return MAX_PIXELS
     value = int(value) if value.isdecimal() else value
   if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-    raise lookup.ConfigError(
+    raise _config_error(
       f"{where} is {value!r}: it should be a number of pixels, such as "
       f"{MAX_PIXELS}."
     )
   return value
+
+
+def _config_error(message):
+  from big_vision import lookup  # Takes JAX with it.
+
+  return lookup.ConfigError(message)
 
 
 def color(background: str | int | Sequence[int]) -> tuple[int, ...]:
@@ -96,7 +100,7 @@ def color(background: str | int | Sequence[int]) -> tuple[int, ...]:
     or len(values) != 3
     or any(type(v) is not int or not 0 <= v <= 255 for v in values)
   ):
-    raise lookup.ConfigError(
+    raise _config_error(
       f"decode(background={background!r}): it should be one of "
       f"{', '.join(map(repr, _COLORS))}, or red, green and blue in [0, 255], "
       "such as (255, 255, 255)."

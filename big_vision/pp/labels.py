@@ -43,23 +43,55 @@ _uses: contextvars.ContextVar[list[Use] | None] = contextvars.ContextVar(
 )
 
 
-_filtered: contextvars.ContextVar[bool] = contextvars.ContextVar(
-  "big_vision_pp_labels_filtered", default=False
+@dataclasses.dataclass
+class PutOff:
+  """Checks of labels that wait for what a filter says.
+
+  Attributes:
+    graph: that of the preprocessing; what is within loops is not checked.
+    checks: (is the label good, text of the error) of each `read`.
+  """
+
+  graph: Any
+  checks: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
+
+  def run(self, keep: Any, example: Any) -> Any:
+    """Fails for an example that is kept although its label is out of range.
+
+    Args:
+      keep: bool, whether the filter keeps it.
+      example: tree of tensors.
+
+    Returns:
+      `example`.
+
+    Raises:
+      tf.errors.InvalidArgumentError: (when it is run) see `read`.
+    """
+    dropped = tf.logical_not(tf.cast(keep, tf.bool))
+    fails = [tf.debugging.Assert(ok | dropped, [t]) for ok, t in self.checks]
+    with tf.control_dependencies(fails):
+      return tf.nest.map_structure(tf.identity, example) if fails else example
+
+
+_put_off: contextvars.ContextVar[PutOff | None] = contextvars.ContextVar(
+  "big_vision_pp_labels_put_off", default=None
 )
 
 
 @contextlib.contextmanager
-def filtered(is_filtered: Any = True) -> Iterator[None]:
-  """Lets labels be out of range: what comes later drops such examples.
+def put_off() -> Iterator[PutOff]:
+  """Lets labels be out of range inside: a filter may drop such examples.
 
-  Args:
-    is_filtered: falsy for no effect.
+  Yields:
+    The checks, for when the filter has decided.
   """
-  token = _filtered.set(bool(is_filtered))
+  waiting = PutOff(tf.compat.v1.get_default_graph())
+  token = _put_off.set(waiting)
   try:
-    yield
+    yield waiting
   finally:
-    _filtered.reset(token)
+    _put_off.reset(token)
 
 
 @contextlib.contextmanager
@@ -108,7 +140,7 @@ def read(
       "the feature that has the numbers."
     )
   ints = tf.cast(labels, tf.int64)
-  if rng.epoch() is None or _filtered.get() or labels.shape.rank != 0:
+  if rng.epoch() is None or labels.shape.rank != 0:
     return ints
   good = (ints >= -1) & (ints < depth)
   if labels.dtype.is_floating:
@@ -117,5 +149,9 @@ def read(
   message = f" ({key}) is not an integer in [0, {depth}), the labels of "
   message += f"{op}({depth}), nor -1, which means that there is none."
   text = tf.strings.join(["The label ", tf.strings.as_string(labels), message])
+  if (waiting := _put_off.get()) is not None:
+    if waiting.graph is tf.compat.v1.get_default_graph():
+      waiting.checks.append((good, text))
+    return ints
   with tf.control_dependencies([tf.debugging.Assert(good, [text])]):
     return tf.identity(ints)

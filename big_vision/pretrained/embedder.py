@@ -158,11 +158,15 @@ class Embedder:
     """
     return images.decode(data, **self._decode)
 
-  def prepare(self, image: np.ndarray | bytes) -> "Prepared":
+  def prepare(
+    self, image: np.ndarray | bytes, formats: Sequence[str] | None = None
+  ) -> "Prepared":
     """Decodes and preprocesses an image, for `images`.
 
     Args:
       image: as for `images`.
+      formats: those that a file may have, out of `image_files.FORMATS`; None for
+        all that can be read.
 
     Returns:
       What `images` takes instead of the image.
@@ -170,6 +174,14 @@ class Embedder:
     Raises:
       ValueError: it is not an image.
     """
+    if formats is not None and isinstance(image, bytes):
+      from big_vision.pp import image_files
+
+      if image_files.format_of(image) not in formats:
+        raise ValueError(
+          "There is no image in this file that can be read: it should be of the "
+          f"format {', '.join(formats[:-1])} or {formats[-1]}."
+        )
     return Prepared(self._image(image))
 
   def images(

@@ -72,8 +72,8 @@ def main_for(
         "--config is required, for example configs/quickstart.py"
       )
     with user_errors.one_line():
-      changed = flags.FLAGS["config"].override_values
-      config_flag.check_method(changed, build)
+      flag: Any = flags.FLAGS["config"]
+      config_flag.check_method(flag.override_values, build)
       start_jax()
       train(
         build,

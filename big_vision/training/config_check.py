@@ -116,6 +116,11 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
     losses.get(config.loss, "loss")
   _check_mixup(config.get("mixup") or {})
   _check_num_classes(config.get("num_classes"))
+  if config.get("num_classes", 1) in (0, None) and "init_head_bias" in config:
+    raise lookup.ConfigError(
+      "config.init_head_bias is for a head, which config.num_classes = "
+      f"{config.num_classes} leaves out."
+    )
   _check_dtypes(config, "config")
   bv_optax.check(config)
   _check_lengths(config)

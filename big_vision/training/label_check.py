@@ -79,8 +79,12 @@ def check_evaluators(
     spaces = list(_spaces(data, pp, f"{where}.pp_fn", f"{where}.data"))
     if module.__name__.startswith("big_vision."):  # They read every example.
       _refuse_bad_examples(data, f"{where}.data")
-    if getattr(module.Evaluator, "classes_of_training", False):
-      for a, b in itertools.product(trained or (), spaces):
+    if trained and getattr(module.Evaluator, "classes_of_training", False):
+      outputs = {space.key_result for space in trained}
+      for a, b in itertools.product(trained, spaces):
+        # Whatever an evaluator calls them, these are the labels of training.
+        if b.key_result == cfg.get("label_key") not in outputs:
+          b = dataclasses.replace(b, key_result=a.key_result)
         _compare(a, b)
 
 
@@ -117,15 +121,18 @@ def _training(config: ConfigLike) -> Iterator[_Space]:
   for key, dataset in datasets.items():
     pp = dataset.get("pp")
     # What filters leave is only known when they run.
-    if dataset.get("pre_filter_fn") or dataset.get("post_filter_fn"):
-      continue
+    filtered = dataset.get("pre_filter_fn") or dataset.get("post_filter_fn")
     if isinstance(pp, str):
       data = dataset.data.to_dict()
-      yield from _spaces(data, pp, f"{key}.pp", f"{key}.data")
+      yield from _spaces(data, pp, f"{key}.pp", f"{key}.data", bool(filtered))
 
 
 def _spaces(
-  data: Mapping[str, Any], pp: str, pp_key: str, data_key: str
+  data: Mapping[str, Any],
+  pp: str,
+  pp_key: str,
+  data_key: str,
+  filtered: bool = False,
 ) -> Iterator[_Space]:
   """Checks the labels of one dataset; yields what they mean."""
   from big_vision.pipeline import labels
@@ -133,7 +140,7 @@ def _spaces(
   if "onehot" not in pp:
     return
   is_folder = data.get("name") == "bv:folder"
-  for onehot in labels.check_data(data, pp, pp_key, data_key):
+  for onehot in labels.check_data(data, pp, pp_key, data_key, filtered):
     known, use = onehot.labels, onehot.use
     if known is not None and known.unchanged:
       yield _Space(
@@ -145,20 +152,21 @@ def _compare(a: _Space, b: _Space) -> None:
   """Refuses labels that mean other classes in another dataset."""
   if (a.depth, a.key_result) != (b.depth, b.key_result):
     return  # Labels of other kinds, for other outputs.
-  if a.classes == b.classes or (a.classes.numbered and b.classes.numbered):
+  if a.classes.numbered and b.classes.numbered:
     return
-  label = first_difference(a.classes, b.classes)
-  if not comparable(a.classes, b.classes):
-    if a.classes.numbered or b.classes.numbered:
-      return
-    if a.is_folder and b.is_folder:
-      label = 0
-    else:  # Others may spell the same classes in another way.
+  alike = comparable(a.classes, b.classes)
+  if not alike and (a.classes.numbered or b.classes.numbered):
+    return
+  # Names that differ are other classes if the user chose both, in folders or
+  # CSV files. Elsewhere they may be another spelling.
+  surely = a.is_folder and b.is_folder
+  label = first_difference(a.classes, b.classes, moved_only=not surely)
+  if label is None:
+    if not alike:
       logging.warning(
         "config.%s and config.%s have no class name in common (%s; %s): labels "
         "are compared by their numbers.", a.key, b.key, a.classes, b.classes
       )  # fmt: skip
-  if label is None:
     return
   raise lookup.ConfigError(
     f"config.{b.key}: the label {label} means {b.classes.known[label]!r} here, "

@@ -5,7 +5,7 @@ after the first batches are read, or at the first evaluation.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -16,6 +16,9 @@ from big_vision.training import step as step_lib
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
 from big_vision.types import Key, Params, TrainState
+
+# Steps whose static arguments are tried.
+_MAX_STEPS = 1000
 
 
 def check(
@@ -50,9 +53,8 @@ def check(
     shardings,
   )
   with setup.context():
-    if setup.total_steps:
-      static = recipe.static_args(1) if recipe.static_args else ()
-      with explained(setup):
+    with explained(setup):
+      for static in _static_args(setup, recipe):
         update.eval_shape(state, global_batch(setup), frozen, rng, static)  # pyright: ignore[reportFunctionMemberAccess]
     state = step_lib.with_frozen(state, frozen)
     trial.check(
@@ -62,6 +64,14 @@ def check(
       global_batch(setup),
       setup.devices,
     )
+
+
+def _static_args(setup: Setup, recipe: Recipe) -> Iterable[tuple[Any, ...]]:
+  """Returns the different static arguments of the first steps."""
+  if not recipe.static_args or not setup.total_steps:
+    return [()] if setup.total_steps else []
+  steps = range(1, min(setup.total_steps, _MAX_STEPS) + 1)
+  return dict.fromkeys(map(recipe.static_args, steps))
 
 
 def global_batch(setup: Setup) -> dict[str, Any]:

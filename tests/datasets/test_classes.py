@@ -23,13 +23,26 @@ def classes(*names, num=None):
     (classes(num=3), classes(num=5), None),
     (classes(num=3), classes("0", "1", "2"), None),
     (classes(num=11), classes("0", "1", "10", "2"), 2),
-    (classes(num=2), classes("ant", "bee"), None),
     (classes("ant", "bee", num=5), classes("ant", "bee", "cat"), None),
   ],
 )
 def test_first_difference(a, b, difference):
   assert first_difference(a, b) == difference
   assert first_difference(b, a) == difference
+
+
+@pytest.mark.parametrize(
+  "a, b, difference",
+  [
+    (classes("ant", "crab"), classes("ant", "cra"), None),
+    (classes("ant", "bee"), classes("bee", "cat"), 0),
+    (classes("bug", "ant"), classes("ant", "bee"), 0),
+    (classes("ant", "bee"), classes("cat", "dog", "ant"), 0),
+  ],
+)
+def test_first_difference_of_names_that_moved(a, b, difference):
+  assert first_difference(a, b, moved_only=True) == difference
+  assert first_difference(b, a, moved_only=True) == difference
 
 
 def test_comparable():

@@ -306,6 +306,10 @@ def test_names_that_are_no_utf8(tmp_path):
   got = list(source.get_tfdata(ordered=True).as_numpy_iterator())
   assert [e["image"] for e in got] == [IMAGE, b"no image"]
   assert [e["label"] for e in got] == [0, 1]
+  assert [e["file_name"] for e in got] == [
+    rb"caf\xe8/1.png",
+    rb"caf\xe9/\xe9.png",
+  ]
   config = {
     "data": {"name": "bv:folder", "path": os.fsdecode(root)},
     "batch_size": 1,
@@ -314,5 +318,5 @@ def test_names_that_are_no_utf8(tmp_path):
   ds, _ = input_pipeline.training(config)
   it = input_pipeline.start_global(ds, np.array(jax.devices()[:1]))
   next(it)
-  with pytest.raises(ValueError, match=r"ll/caf\\xe9/\\xe9.png.*Unknown image"):
+  with pytest.raises(ValueError, match=r"ll/caf\\xe9/\\xe9.png.*not an image"):
     next(it)

@@ -77,6 +77,9 @@ def test_training_on_labels_out_of_range():
   has_label = lambda e: tf.reduce_any(e["labels"] > 0)
   kept = batches(5, post_filter_fn=has_label)
   assert all((x.sum(axis=1) == 1).all() for x in kept)
+  # A filter of something else does not hide them.
+  with pytest.raises(ValueError, match=r"onehot\(5\)"):
+    batches(5, post_filter_fn=lambda e: tf.size(e["labels"]) > 0)
 
 
 def predict(state, batch):

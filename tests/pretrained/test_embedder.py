@@ -152,6 +152,12 @@ def test_files_are_read_as_in_training(model, workdir):
     z = other.images([aside, other.prepare(aside), encoded(clear)])
     np.testing.assert_array_equal(z, model.images([turned, turned, got]))
 
+  for kind in ("EPS", "TIFF", "PDF", "ICO"):
+    with pytest.raises(ValueError, match="should be of the format PNG or GIF"):
+      model.prepare(encoded(image, kind), formats=("PNG", "GIF"))
+  with pytest.raises(ValueError, match="not an image that can be read"):
+    model.images([encoded(image, "EPS")])
+  np.testing.assert_array_equal(embedder.decode(encoded(image, "TIFF")), image)
   with pytest.raises(ValueError, match="600 pixels, at most 599 can be"):
     embedder.decode(encoded(image), max_pixels=599)
   deep = Image.fromarray(image[..., 0].astype(np.uint16) * 256 + 99)

@@ -71,6 +71,7 @@ def test_good():
     (dict(seed=0.5), "config.seed = 0.5 must be an int"),
     (dict(grad_accum_steps=-1), "config.grad_accum_steps = -1"),
     (dict(num_classes=-1), "config.num_classes = -1"),
+    (dict(num_classes=0, init_head_bias=-1.0), "init_head_bias is for a head"),
     (dict(num_classes="10"), "config.num_classes = '10'"),
     (
       dict(model=dict(dtype_mm="bfloat17")),

@@ -121,6 +121,15 @@ def test_two_folders(tmp_path):
     ValueError, match="config.input.b.data: the label 0 means"
   ):
     check(train, pp, mixture=dict(data=last, pp=pp))
+  # Filters leave out examples, but do not change what a label means.
+  with pytest.raises(ValueError, match=message):
+    check(
+      train, pp, pre_filter_fn=lambda e: True, val=dict(data=last, pp_fn=pp)
+    )
+  # The evaluator may have a name of its own for the labels.
+  own = dict(data=last, pp_fn=pp.replace("'labels'", "'y'"), label_key="y")
+  with pytest.raises(ValueError, match=message):
+    check(train, pp, val=own)
   # The other splits of one root are seen by each.
   root = dict(name="bv:folder", path=str(tmp_path))
   check(
@@ -167,6 +176,24 @@ def test_names_that_have_nothing_in_common(tmp_path, caplog, tfds_data_dir):
     assert not caplog.text
     check(shapes, onehot(8), val=dict(data=eight, pp_fn=onehot(8)))
   assert "have no class name in common ('circle', " in caplog.text
+
+
+def test_spelling(tmp_path):
+  """Outside of folders, a name that is only spelled otherwise is the same."""
+
+  def data(name, *names):
+    features = datasets.Features(label=datasets.ClassLabel(names=list(names)))
+    rows = datasets.Dataset.from_dict({"label": [0, 1]}, features)
+    rows.save_to_disk(tmp_path / name)
+    return dict(name="bv:hf", path=str(tmp_path / name))
+
+  datasets = pytest.importorskip("datasets")
+  pp = onehot(3, pp="")
+  animals = data("a", "ant", "bee", "crab")
+  check(animals, pp, val=dict(data=data("b", "ant", "bee", "cra"), pp_fn=pp))
+  with pytest.raises(ValueError, match="label 1 means 'crab' here, but 'bee'"):
+    moved = data("c", "ant", "crab")
+    check(animals, pp, val=dict(data=moved, pp_fn=pp))
 
 
 def test_bad_labels_of_evaluators(tmp_path):

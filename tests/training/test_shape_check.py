@@ -6,6 +6,7 @@ import pytest
 
 import toy
 from big_vision import input_pipeline, train
+from big_vision.trainers.proj.flexi import train as flexi_train
 from big_vision.training import cli, loop
 
 PP = "decode(channels=1)|resize(8)|value_range(-1, 1)"
@@ -139,3 +140,17 @@ def test_errors_about_something_else_are_shown_as_they_are():
 
   with pytest.raises(KeyError, match="hid"):
     loop.run(toy.setup(toy.config()), toy.make(loss_fn=lookup_fails))
+
+
+@pytest.mark.tf
+def test_sizes_that_later_steps_draw(nothing_starts):
+  """Of FlexiViT: the third step is the first that draws 30 tokens per side."""
+  flexi = lambda **kw: dict(seqhw=dict(**kw))
+  kw = {"model_name": "proj.flexi.vit", "evals": {}, "total_steps": 5}
+  large = flexi(v=(2, 30), p=(3, 1))
+  with pytest.raises(ValueError, match="no 30 tokens per side"):
+    cli.train(flexi_train.build, config(**kw, flexi=large))
+  with pytest.raises(AssertionError, match="too late"):
+    cli.train(flexi_train.build, config(**kw, flexi=flexi(v=(2, 3), p=None)))
+  with pytest.raises(ValueError, match="config.flexi is required"):
+    cli.train(flexi_train.build, config(**kw))

@@ -26,7 +26,7 @@ from absl import logging
 
 from big_vision import fs, lookup
 from big_vision.datasets import embedded, tar_index
-from big_vision.tf import tf
+from big_vision.pp import decoding
 
 ARCHIVES = ("winter21_whole.tar.gz", "winter21_whole.tar", "fall11_whole.tar")
 SYNSETS_FILE = "imagenet21k_synsets.txt"
@@ -259,7 +259,7 @@ def is_image(content: bytes) -> bool:
   if content[:3] == b"\xff\xd8\xff" and b"\xff\xd9" in content[-_MAX_TAIL:]:
     return True
   try:
-    tf.io.decode_image(content, channels=3, expand_animations=False)
-  except tf.errors.InvalidArgumentError:
+    decoding.decode(content)
+  except ValueError:
     return False
   return True

@@ -62,8 +62,8 @@ class Server(http.server.HTTPServer):
   def __init__(self, host: str, port: int) -> None:
     if ":" in host:
       self.address_family = socket.AF_INET6
-    super().__init__((host, port), Handler)
     self._waiting = queue.Queue(MAX_WAITING)
+    super().__init__((host, port), Handler)
     for _ in range(MAX_THREADS):
       threading.Thread(target=self._work, daemon=True).start()
     self.is_local = ipaddress.ip_address(self.server_address[0]).is_loopback

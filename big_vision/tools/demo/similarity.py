@@ -193,12 +193,6 @@ class Demo:
         raise RequestError(400, '"image" should be a file in base64.') from None
       if len(data) > MAX_IMAGE_BYTES:
         raise RequestError(413, too_large(len(data)))
-      if image_files.format_of(data) is None:
-        raise RequestError(
-          400,
-          "There is no image in this file that can be read: send a JPEG, PNG, "
-          "WebP, GIF or BMP.",
-        )
     return data, hashlib.sha256(data).hexdigest()
 
   def _embed_image(self, data, key):
@@ -210,13 +204,19 @@ class Demo:
       raise RequestError(410, "This image is forgotten: choose it again.")
     try:
       with self._decoding:
-        image = getattr(self.embedder, "prepare", lambda x: x)(data)
+        image = self._prepare(data)
       with self.lock:
         (zimg,) = self.embedder.images([image])
         self._images.put(key, zimg)
     except ValueError as e:
       raise RequestError(400, str(e)) from e
     return zimg  # [E]
+
+  def _prepare(self, data):
+    """Decodes a file, which may be from a stranger."""
+    if not hasattr(self.embedder, "prepare"):
+      return data
+    return self.embedder.prepare(data, formats=image_files.FORMATS)
 
   def _embed_texts(self, prompts):
     found = {text: self._texts.get(text) for text in prompts}

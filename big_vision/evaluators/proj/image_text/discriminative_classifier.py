@@ -234,7 +234,9 @@ def _settings(cfg: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _data(s: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the arguments of `datasets.core.get`, given the settings."""
   split, data_dir = s["split"], s["data_dir"]
-  return {"name": s["dataset_name"], "split": split, "data_dir": data_dir}
+  # `pp_img` gets pixels.
+  data = {"name": s["dataset_name"], "split": split, "data_dir": data_dir}
+  return {**data, "skip_decode": ()}
 
 
 def inputs(

@@ -127,7 +127,9 @@ def data_sources(cfg: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
   if "dataset" not in cfg:
     return []
   data = {"name": cfg["dataset"], "split": cfg.get("split", "test")}
-  return [("dataset", {**data, "data_dir": cfg.get("data_dir")})]
+  # `pp_img` gets pixels.
+  more = {"data_dir": cfg.get("data_dir"), "skip_decode": ()}
+  return [("dataset", {**data, **more})]
 
 
 def inputs(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from big_vision import lookup
 from big_vision.training.recipe import Recipe
 from big_vision.types import ConfigLike
 
@@ -80,6 +81,25 @@ def static_args(
     return tuple(np.asarray(x).item() for x in drawn)
 
   return fn
+
+
+def settings(config: ConfigLike) -> ConfigLike:
+  """Returns `config.flexi`.
+
+  Args:
+    config: of the run.
+
+  Returns:
+    Mapping from the arguments of the model's call to their values.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  if not config.get("flexi"):
+    raise lookup.ConfigError(
+      "config.flexi is required, for example dict(seqhw=dict(v=(5, 10), p=None))."
+    )
+  return config.flexi
 
 
 def mkpredictfns(

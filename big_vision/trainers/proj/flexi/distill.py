@@ -30,7 +30,7 @@ def build(setup: Setup) -> Recipe:
   base = distill.build(setup, mixup_shards=setup.devices.size)
 
   fns = base.predict_fns
-  flexi = config.flexi
+  flexi = common.settings(config)
   predict_fns = common.mkpredictfns(fns["student_fwd"], flexi, "student_{x}")
   for t in config.teachers:
     predict_fns[t] = fns[f"{t}_fwd"]

@@ -48,7 +48,7 @@ def build(setup: Setup) -> Recipe:
     train.build(setup),
     config,
     loss_fn,
-    common.mkpredictfns(predict, config.flexi),
+    common.mkpredictfns(predict, common.settings(config)),
   )
 
 

@@ -13,6 +13,7 @@ from big_vision.evaluators.proj.image_text import (
   discriminative_classifier as dc,
 )
 from big_vision.evaluators.proj.image_text import embedding, prompt_engineering
+from big_vision.pipeline import abstract
 from big_vision.pp import registry
 from big_vision.tf import tf
 
@@ -336,3 +337,16 @@ def test_checked_before_a_run(tfds_data_dir):
     check(dataset_names=("zs",), dataset_overrides=digits)
   with pytest.raises(ValueError, match="dataset_overrides of zs"):
     check(dataset_overrides=digits)
+
+
+def test_shapes_are_those_of_decoded_images(tfds_data_dir):
+  (key, data, pp, _), _ = dc.inputs(
+    dict(
+      dataset_names=("digits",),
+      pp_img="resize(4)",
+      pp_txt="",
+      data_dir=tfds_data_dir,
+    )
+  )
+  assert key == "pp_img"
+  assert abstract.features(data, pp)["image"].shape == (4, 4, 1)

@@ -12,6 +12,7 @@ from big_vision.evaluators.proj.image_text import (
   image_text_retrieval,
   retrieval,
 )
+from big_vision.pipeline import abstract
 from big_vision.pp import registry
 from big_vision.tf import tf
 
@@ -229,3 +230,13 @@ def test_checked_before_a_run(tfds_data_dir):
     check(dataset="digits", split="tst")
   with pytest.raises(ValueError, match="evals.coco.txt_nam.*txt_name"):
     check(dataset="digits", txt_nam="a")
+
+
+def test_shapes_are_those_of_decoded_images(tfds_data_dir):
+  (key, data, pp, _), _ = retrieval.inputs(
+    dict(
+      dataset="digits", pp_img="resize(4)", pp_txt="", data_dir=tfds_data_dir
+    )
+  )
+  assert key == "pp_img"
+  assert abstract.features(data, pp)["image"].shape == (4, 4, 1)
