@@ -227,8 +227,8 @@ def _split(key: str) -> Sequence[Any]:
     return config_path.split(key)
   except (KeyError, SyntaxError, ValueError) as e:
     raise lookup.ConfigError(
-      f"config.{key} is not a key, which looks like config.a.b, or "
-      "config.a['b'] for names with other characters."
+      f"config.{key} is not a key, which looks like config.evals.val.log_steps; "
+      "names with other characters like config.evals['my-val'].log_steps."
     ) from e
 
 

@@ -4,6 +4,7 @@ What the loop reads stands in tables. Arguments of models, optimizers, data
 sources and evaluators are looked up where they are defined.
 """
 
+import contextlib
 import dataclasses
 import inspect
 import types
@@ -217,12 +218,13 @@ def type_of(config: ConfigLike, path: Sequence[str]) -> type:
 def _inside(config: ConfigLike, name: str) -> list[str]:
   """Lists the parts of a config that read a key which the top level lacks."""
   parts = [["input"], ["input", "data"], ["optax"], ["schedule"]]
-  parts += [[m] for m in _models(config)]
-  return [
-    ".".join([*part, name])
-    for part in parts
-    if part[0] in config and name in (keys_of(config, part) or {})
-  ]
+  found = []
+  for part in parts + [[m] for m in _models(config)]:
+    if part[0] in config:
+      with contextlib.suppress(ValueError):  # It names what does not exist.
+        if name in (keys_of(config, part) or {}):
+          found.append(".".join([*part, name]))
+  return found
 
 
 def keys_of(config: ConfigLike, part: Sequence[str]) -> Types | None:
