@@ -44,11 +44,13 @@ def is_class_by_class(labels: Sequence[Any]) -> bool:
   """Tells whether labels come one class after the other.
 
   Args:
-    labels: in the order of the examples, all or some at equal distances.
+    labels: in the order of the examples, all or some at equal distances:
+      numbers, text, or arrays and lists of several labels.
 
   Returns:
     bool; False if there are not two of a class on average.
   """
+  labels = [str(label) for label in labels]  # Arrays and lists cannot be keys.
   num_runs = sum(1 for _ in itertools.groupby(labels))
   num_classes = len(set(labels))
   return num_runs == num_classes > 1 and len(labels) >= 2 * num_classes

@@ -28,6 +28,23 @@ def test_hosts_deliver_contiguous_rows(num_hosts):
     assert layout.local_batch_size == rows.shape[1]
 
 
+@pytest.mark.parametrize(
+  "labels, expected",
+  [
+    ([0, 0, 1, 1], True),
+    ([0, 1, 0, 1], False),
+    ([0, 0, 0, 0], False),
+    ([0, 1, 2, 2], False),
+    (["b", "b", "a", "a"], True),
+    ([np.array(3), np.array(3), np.array(1), np.array(1)], True),
+    ([[0, 1], [0, 1], [2], [2]], True),
+    ([np.array([0, 1]), np.array([2]), np.array([0, 1]), np.array([2])], False),
+  ],
+)
+def test_labels_that_come_class_by_class(labels, expected):
+  assert order.is_class_by_class(labels) == expected
+
+
 def test_batch_size_must_divide():
   assert order.local_batch_size(12, 4) == 3
   assert order.local_batch_size(None, 4) == 0
