@@ -64,6 +64,9 @@ class DataSource(source.IndexedDataSource):
     if not fs.isdir(path):
       raise ValueError(f"config.input.data.path: there is no folder {path!r}.")
     self._root = os.fspath(path).rstrip("/") + "/"
+    # Not in `read`, where AutoGraph would warn that it cannot convert them.
+    self._root_bytes = os.fsencode(self._root)
+    self._root_name = text_files.printable(self._root)
     split = split or slices.ALL
     names = slices.names(split)
     classes = None if classes is None else read_classes(classes)
@@ -139,11 +142,10 @@ class DataSource(source.IndexedDataSource):
       `_id`, int32 hash of `file_name`.
     """
     name = tf.gather(self._names, index)
-    root = text_files.printable(self._root)
     example = {
       "label": tf.gather(self._labels, index),
       "file_name": name,
-      "tfds_id": tf.strings.join([root, name]),
+      "tfds_id": tf.strings.join([self._root_name, name]),
       "_id": ids.hash_id(name),
     }
     example = self._bad.check(index, example)
@@ -153,7 +155,7 @@ class DataSource(source.IndexedDataSource):
     # It is read after the check only.
     with tf.control_dependencies([example["label"]]):
       file = tf.gather(self._files, index)
-    path = tf.strings.join([os.fsencode(self._root), file])
+    path = tf.strings.join([self._root_bytes, file])
     return {"image": tf.io.read_file(path), **example}
 
 
