@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from absl import logging
-from ml_collections import ConfigDict
 
 from big_vision import fs, lookup
 from big_vision.types import ConfigLike
@@ -50,8 +49,11 @@ def _run_config(init_file):
   except Exception as e:  # Each file system has errors of its own.
     logging.debug("No config beside %s: %s", path, e)
     return None
-  is_run = isinstance(config, dict) and "input" in config
-  return ConfigDict(config) if is_run else None
+  if not isinstance(config, dict) or "input" not in config:
+    return None
+  from ml_collections import ConfigDict  # Models alone work without it.
+
+  return ConfigDict(config)
 
 
 def _grids(config: ConfigLike) -> Iterator[tuple[int, int]]:
