@@ -89,17 +89,7 @@ def trial(
   batch: Batch,
   cfg: Mapping[str, Any],
 ) -> Any:
-  """Computes what `run` computes of one batch, to find out whether it fits.
-
-  Args:
-    predict_fn: as for `Evaluator`.
-    train_state: first argument of the predict function.
-    batch: of the data, with `_mask`.
-    cfg: arguments of the evaluator.
-
-  Returns:
-    Anything.
-  """
+  """Computes what `run` computes of one batch, see `evaluators.trial`."""
   labels = iteration.take(batch, cfg.get("label_key", "labels"))
   mask = batch.pop("_mask")
   fn = get_eval_fn(predict_fn, cfg["loss_name"])

@@ -222,17 +222,7 @@ def trial(
   batch: Batch,
   cfg: Mapping[str, Any],
 ) -> Any:
-  """Computes what `run` computes of one batch, to find out whether it fits.
-
-  Args:
-    predict_fn: as for `Evaluator`.
-    train_state: first argument of the predict function.
-    batch: of the data, with `_mask`.
-    cfg: arguments of the evaluator.
-
-  Returns:
-    Anything.
-  """
+  """Computes what `run` computes of one batch, see `evaluators.trial`."""
   labels = iteration.take(batch, cfg.get("label_key", "label"))
   mask = iteration.take(batch, cfg.get("mask_key", "_mask"), "mask_key")
   mesh = Mesh(np.asarray(cfg["devices"]), ("devices",))

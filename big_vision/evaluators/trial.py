@@ -5,7 +5,10 @@ An evaluator's module may declare two functions for it:
   inputs(cfg)   list of (config key, data, preprocessing string, features that
                 the predict function gets, None for all), of which by default
                 there is one: `data` with `pp_fn`
-  trial(predict_fn, train_state, batch, cfg)   what it computes of one batch
+  trial(predict_fn, train_state, batch, cfg)   what it computes of one batch:
+                `predict_fn` and `cfg` are the arguments of the evaluator,
+                `batch` has the features of the data and `_mask`, and what it
+                returns does not matter
 
 Evaluators without `trial` are not tried.
 """

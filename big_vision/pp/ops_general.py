@@ -5,6 +5,7 @@ Importing this also registers the ops of `ops_choice`.
 
 from __future__ import annotations
 
+import codecs
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -100,7 +101,9 @@ def _read_table(path, npzkey, sep):
       keys = npz[npzkey].tolist()
     return keys, np.arange(len(keys), dtype=np.int64)
   with fs.open(path, "rb") as f:
-    lines = f.read().decode("utf-8-sig").splitlines()
+    content = f.read().removeprefix(codecs.BOM_UTF8)
+  # Of bytes: in text, U+2028 and the like would end a line, too.
+  lines = [line.decode("utf-8") for line in content.splitlines()]
   if sep is None:
     return lines, np.arange(len(lines), dtype=np.int64)
   keys, values = [], []

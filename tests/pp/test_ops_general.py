@@ -82,6 +82,11 @@ def test_lookup(tmp_path):
   got = run(f"lookup({str(pairs)!r}, sep='|', inkey='k', outkey='v')", k)["v"]
   np.testing.assert_array_equal(got, [-3, 10, -1])
   assert got.dtype == np.int32
+  # Only line breaks of files end a line, not those within text.
+  lines.write_bytes("\ufeffa\u2028b\r\nc\x85d\ne\x0bf".encode())
+  k = {"k": ["a\u2028b", "c\x85d", "e\x0bf"]}
+  got = run(f"lookup({str(lines)!r}, key='k')", k)["k"]
+  np.testing.assert_array_equal(got, [0, 1, 2])
   assert run(f"lookup({str(npz)!r}, key='k')", {"k": "x/2"})["k"] == 1
   got = run(f"lookup({str(npz)!r}, 'ids', key='k')", {"k": ["s", "x/1"]})["k"]
   np.testing.assert_array_equal(got, [2, -1])

@@ -91,7 +91,7 @@ class Server(http.server.HTTPServer):
         self.finish_request(*item)
       except OSError:
         pass  # The browser has left, or is too slow.
-      except Exception:
+      except Exception:  # One request must not end the thread.
         traceback.print_exc(file=sys.stderr)
       finally:
         self.shutdown_request(item[0])

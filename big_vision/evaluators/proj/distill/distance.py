@@ -82,17 +82,7 @@ def trial(
   batch: Batch,
   cfg: Mapping[str, Any],
 ) -> Any:
-  """Computes what `run` computes of one batch, to find out whether it fits.
-
-  Args:
-    predict_fn: as for `Evaluator`.
-    train_state: first argument of the predict function.
-    batch: of the data, with `_mask`.
-    cfg: arguments of the evaluator.
-
-  Returns:
-    Anything.
-  """
+  """Computes what `run` computes of one batch, see `evaluators.trial`."""
   mask = batch.pop("_mask")
   fn = get_dist_fn(
     predict_fn,

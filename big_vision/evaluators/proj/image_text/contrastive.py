@@ -67,17 +67,7 @@ def trial(
   batch: Batch,
   cfg: Mapping[str, Any],
 ) -> Any:
-  """Computes what `run` computes of one batch, to find out whether it fits.
-
-  Args:
-    predict_fn: as for `Evaluator`.
-    train_state: first argument of the predict function.
-    batch: of the data, with `_mask`.
-    cfg: arguments of the evaluator.
-
-  Returns:
-    Anything.
-  """
+  """Computes what `run` computes of one batch, see `evaluators.trial`."""
   mask = batch.pop("_mask")
   batch["labels"] = iteration.take(batch, cfg.get("label_key", "labels"))
   num_parts = 1 if cfg["use_global_batch"] else len(cfg["devices"])

@@ -129,7 +129,9 @@ def _tfds_names(
 def _names_in_file(path: str) -> list[str]:
   """Reads the lines of a text file, without empty ones at its end."""
   with open(download.fetch(path), encoding="utf-8-sig") as f:
-    names = [line.strip() for line in f.read().rstrip().splitlines()]
+    text = f.read().rstrip()
+  # `splitlines` would also split names with U+2028 and the like.
+  names = [line.strip() for line in text.split("\n")] if text else []
   if not names or not all(names):
     where = f"line {names.index('') + 1} is empty" if names else "it is empty"
     raise ValueError(
