@@ -1,5 +1,6 @@
 """What all tests share: eight simulated devices and the digits dataset."""
 
+import logging
 import os
 
 # Before anything imports jax or TensorFlow.
@@ -13,6 +14,12 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_threefry_partitionable", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def absl_level():
+  """Starts each test with warnings only: the command line turns on INFO."""
+  logging.getLogger("absl").setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="module")
