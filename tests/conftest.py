@@ -2,6 +2,19 @@
 
 import logging
 import os
+import pathlib
+import sys
+
+# Tests start dozens of processes, each of which imports JAX, many TensorFlow,
+# too. Where Python is told to keep no bytecode, as in many containers, it would
+# compile them again each time, 12 seconds. Keep it here, beside no source.
+if sys.dont_write_bytecode:
+  sys.dont_write_bytecode = False
+  sys.pycache_prefix = str(
+    pathlib.Path(__file__).parents[1] / ".pytest_cache/pyc"
+  )
+  os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+  os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 # Before anything imports jax or TensorFlow.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
