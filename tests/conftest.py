@@ -1,9 +1,12 @@
 """What all tests share: eight simulated devices and the digits dataset."""
 
+import atexit
 import logging
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
 
 # Tests start dozens of processes, each of which imports JAX, many TensorFlow,
 # too. Where Python is told to keep no bytecode, as in many containers, it would
@@ -20,6 +23,14 @@ if sys.dont_write_bytecode:
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# Many tests compile the same programs. All workers and the processes that tests
+# start keep them here, until the first process of pytest ends.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="bv_tests_")
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+  atexit.register(
+    shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True
+  )
 
 import jax
 import pytest

@@ -22,14 +22,9 @@ GOLDEN = ROOT / "tests/golden"
 
 
 @pytest.fixture(scope="module")
-def env(tfds_data_dir, tmp_path_factory):
-  """Environment of the runs: own data, own compilation cache."""
-  return {
-    **os.environ,
-    "TFDS_DATA_DIR": tfds_data_dir,
-    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-  }
+def env(tfds_data_dir):
+  """Environment of the runs: own data."""
+  return {**os.environ, "TFDS_DATA_DIR": tfds_data_dir}
 
 
 def command(workdir, *args):

@@ -230,12 +230,7 @@ def env(tmp_path_factory):
   data_dir = str(tmp_path_factory.mktemp("tfds"))
   for name in ("32", "closeup"):
     embedded.prepare(functools.partial(Shapes, data_dir=data_dir, config=name))
-  return {
-    **os.environ,
-    "TFDS_DATA_DIR": data_dir,
-    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-  }
+  return {**os.environ, "TFDS_DATA_DIR": data_dir}
 
 
 @pytest.fixture(scope="module")
