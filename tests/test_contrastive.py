@@ -12,7 +12,10 @@ from big_vision import contrastive, losses
 
 B, D = 48, 12
 
-pytestmark = pytest.mark.multidevice
+pytestmark = [
+  pytest.mark.multidevice,
+  pytest.mark.usefixtures("quick_compilation"),
+]
 
 
 def embeddings(seed=0, batch=B):

@@ -15,7 +15,7 @@ import toy
 from big_vision import train
 from big_vision.training import cli
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.usefixtures("quick_compilation")]
 
 ROOT = pathlib.Path(__file__).parent.parent
 GOLDEN = ROOT / "tests/golden"

@@ -13,6 +13,8 @@ import toy
 from big_vision import checkpoints
 from big_vision.training import loop
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def run(workdir, devices=None, recipe=None, batch_fn=toy.batch, **kw):
   setup = toy.setup(toy.config(**kw), workdir, devices, batch_fn)
