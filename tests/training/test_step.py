@@ -12,6 +12,8 @@ from big_vision.training import loop
 from big_vision.training import recipe as recipe_lib
 from big_vision.training import step as step_lib
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def run(workdir, recipe, devices=None, **kw):
   os.makedirs(workdir, exist_ok=True)
