@@ -298,18 +298,6 @@ def bits_of_png(data: tf.Tensor) -> tf.Tensor:
   return _words(data)[6] // (1 << 24)
 
 
-def is_huge(size: tf.Tensor) -> tf.Tensor:
-  """Tells whether an image takes so much memory that results may differ.
-
-  Args:
-    size: int [2], height and width in pixels.
-
-  Returns:
-    bool scalar.
-  """
-  return tf.reduce_prod(tf.cast(size, tf.int64)) > HUGE_PIXELS
-
-
 def largest_ratio(size: Sequence[int], wanted: Sequence[int]) -> int:
   """Selects the fraction of its resolution to decode a JPEG at.
 
