@@ -192,6 +192,8 @@ def read(data: bytes, max_pixels: int) -> Image.Image:
     image = _open(data, [name] if name else _OTHER_FORMATS)
     if image is not None:
       _check_size(*image.size, max_pixels)
+      image.load()
+      _check_size(*image.size, max_pixels)  # An ICO may hold a larger PNG.
       image = _eight_bits(image)
   except TooLarge:
     raise
@@ -328,10 +330,9 @@ def _on_background(pixels, background):
 
 
 def _eight_bits(image):
-  """Loads the pixels of an image; of 16 bits, the upper 8 are kept."""
+  """Keeps the upper 8 of 16 bits."""
   from PIL import Image
 
-  image.load()
   deep = image.mode.startswith("I;16") or (
     # Integers of 32 bits up to version 11 of Pillow.
     image.mode == "I" and image.format in ("PNG", "PPM")

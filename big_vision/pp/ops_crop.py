@@ -194,6 +194,17 @@ def _decode_window(jpeg, window, ratio):
   return tf.io.decode_and_crop_jpeg(jpeg, window, channels=3, ratio=ratio)
 
 
+def _checked(op, height, width, image):
+  """Returns the image; if it is smaller than the crop, that is an error."""
+  return resizing.checked(
+    image,
+    tf.reduce_all(tf.shape(image)[:2] >= [height, width]),
+    f"{op}: the image of {{}} x {{}} pixels is smaller than the crop of {width} x "
+    f"{height}: resize it before, such as by resize_small({max(height, width)}).",
+    image,
+  )
+
+
 @Registry.register("preprocess_ops.random_crop")
 @InKeyOutKey()
 def get_random_crop(crop_size: int | Sequence[int]) -> TensorFn:
@@ -209,6 +220,7 @@ def get_random_crop(crop_size: int | Sequence[int]) -> TensorFn:
 
   def random_crop(image):
     image = tf.convert_to_tensor(image)
+    image = _checked("random_crop", height, width, image)
     channels = image.shape[-1]
     channels = tf.shape(image)[-1] if channels is None else channels
     return tf.image.stateless_random_crop(
@@ -236,6 +248,7 @@ def get_central_crop(crop_size: int | Sequence[int] | None = None) -> TensorFn:
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     if crop_size:
       h, w = utils.maybe_repeat(crop_size, 2)
+      image = _checked("central_crop", h, w, image)
     else:
       h = w = tf.minimum(height, width)
     top, left = (height - h) // 2, (width - w) // 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from big_vision.pp import decoding, resizing, rng, utils
+from big_vision.pp import decoding, image_files, resizing, rng, utils
 from big_vision.pp.ops_crop import (  # noqa: F401  (Registers them, too.)
   get_central_crop,
   get_decode_jpeg_and_inception_crop,
@@ -85,12 +85,21 @@ def get_resize(
 def _resize_side(op, side_fn, target, method, antialias):
   """Resizes so that `side_fn(h, w)` becomes `target` pixels."""
   resizing.check_method(op, method)
+  limit = image_files.limit()
 
   def resize_side(image):
     image = tf.convert_to_tensor(image)
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
-    factor = tf.cast(target, tf.float32) / side_fn(sides)
-    size = tf.cast(tf.round(sides * factor), tf.int32)
+    sides *= tf.cast(target, tf.float32) / side_fn(sides)
+    sides = resizing.checked(
+      sides,
+      tf.reduce_prod(sides) <= limit,
+      f"{op}({target}) of an image of {{}} x {{}} pixels, so long and thin, has "
+      f"more than {limit:,}: leave it out, or allow more by the environment "
+      f"variable {image_files.ENV}.",
+      image,
+    )
+    size = tf.cast(tf.round(sides), tf.int32)
     return resizing.resize(image, size, method, antialias)
 
   return resize_side

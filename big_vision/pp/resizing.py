@@ -31,6 +31,34 @@ def check_method(op: str, method: str) -> None:
     raise ValueError(f"{op}: unknown resize method {method!r}{hint}")
 
 
+def checked(
+  value: tf.Tensor, good: tf.Tensor, message: str, image: tf.Tensor
+) -> tf.Tensor:
+  """Makes an example an error, of one line, if its image does not fit a size.
+
+  Args:
+    value: what is only used if it fits.
+    good: bool scalar, whether it does.
+    message: with a `{}` for the width and one for the height.
+    image: [H, W, C].
+
+  Returns:
+    `value`.
+
+  Raises:
+    tf.errors.InvalidArgumentError: (when it is run) with the message.
+  """
+  width_height = [tf.shape(image)[1], tf.shape(image)[0]]
+  if tf.executing_eagerly():
+    if not good:
+      text = message.format(*(x.numpy() for x in width_height))
+      raise tf.errors.InvalidArgumentError(None, None, text)
+    return value
+  text = tf.strings.format(message, width_height)
+  with tf.control_dependencies([tf.debugging.Assert(good, [text])]):
+    return tf.identity(value)
+
+
 def resize(
   image: tf.Tensor,
   size: tf.Tensor | Sequence[int],

@@ -31,8 +31,13 @@ def test_central_crop(args, top, left, h, w):
 def test_crops_larger_than_the_image(pp):
   with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
     run(pp, smooth_image())
-  with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
-    run(f"decode|{pp}", encode(smooth_image(), "PNG"))
+  error = "image of 53 x 37 pixels is smaller than the crop of .*resize_small"
+  fn = builder.get_preprocess_fn(f"decode|{pp}", log_data=False)
+  data = {"image": encode(smooth_image(), "PNG")}
+  with pytest.raises(tf.errors.InvalidArgumentError, match=error):
+    fn(dict(data))
+  with pytest.raises(tf.errors.InvalidArgumentError, match=error):
+    list(tf.data.Dataset.from_tensors(data).map(fn))
 
 
 def test_random_crop():

@@ -152,6 +152,21 @@ def test_resize_one_side(pp, shape, want):
   assert run(pp, smooth_image(*shape)).shape == (*want, 3)
 
 
+@pytest.mark.parametrize("shape", [(1, 200_000, 3), (200_000, 1, 3)])
+def test_long_thin_images_do_not_explode(shape):
+  """A file of 200 bytes would become an image of 120 GB."""
+  error = (
+    "resize_small.224. of an image of .* pixels, so long and thin, has more"
+  )
+  fn = builder.get_preprocess_fn("resize_small(224)|central_crop(224)", False)
+  data = {"image": np.zeros(shape, np.uint8)}
+  with pytest.raises(tf.errors.InvalidArgumentError, match=error):
+    fn(dict(data))
+  with pytest.raises(tf.errors.InvalidArgumentError, match=error) as e:
+    list(tf.data.Dataset.from_tensors(data).map(fn))
+  assert f"{shape[1]} x {shape[0]} pixels" in str(e.value)
+
+
 def test_resize_one_side_values():
   image = smooth_image(36, 52)
   want = np.floor(image.reshape(9, 4, 13, 4, 3).mean((1, 3)))
