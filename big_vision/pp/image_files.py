@@ -185,6 +185,8 @@ def read(data: bytes, max_pixels: int) -> Image.Image:
   Raises:
     ValueError: it is not an image, is damaged, or has too many pixels.
   """
+  if not data:
+    raise ValueError("This is not an image that can be read: it is empty.")
   name = format_of(data)
   if name == "WEBP" and (header := _webp_header(data)):
     _check_size(*header[:2], max_pixels)  # Pillow makes room when it opens it.
@@ -201,8 +203,6 @@ def read(data: bytes, max_pixels: int) -> Image.Image:
     raise _unreadable(e) from e
   if image is not None:
     return image
-  if not data:
-    raise ValueError("This is not an image that can be read: it is empty.")
   beginning = re.sub(r"[^ -~]", ".", data[:12].decode("latin1"))
   raise ValueError(
     f"This is not an image that can be read: it begins with {beginning}"

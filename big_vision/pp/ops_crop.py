@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from big_vision.pp import decoding, resizing, rng, utils
+from big_vision.pp import decoding, image_files, resizing, rng, utils
 from big_vision.pp.registry import Registry
 from big_vision.pp.types import TensorFn
 from big_vision.tf import tf
@@ -111,7 +111,7 @@ def get_decode_jpeg_and_inception_crop(
 
   hw = tuple(utils.maybe_repeat(size, 2)) if size else None
   decoder = decoding.Decoder(max_pixels=max_pixels)
-  most = min(decoder.max_pixels, decoding.HUGE_PIXELS)
+  most = min(image_files.limit(max_pixels), decoding.HUGE_PIXELS)
 
   def decode_jpeg_and_inception_crop(data):
     data = tf.convert_to_tensor(data)
@@ -138,7 +138,7 @@ def get_decode_jpeg_and_inception_crop(
       plain,
       lambda: _decode_small(data, window, hw if dct_scale else None),
       lambda: decoding.call(
-        lambda *args: [_crop(*args, hw)],
+        lambda data, image, window: [_crop(data, image, window, hw)],
         [data, image, window],
         [tf.uint8],
         [[None, None, 3]],
