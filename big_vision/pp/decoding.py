@@ -93,10 +93,11 @@ class Decoder:
     size, is_jpeg, is_png = read_header(data)
     num_pixels = tf.reduce_prod(size)
     finishes = self.exif or self.background is not None  # That needs copies.
+    most = image_files.limit(self.max_pixels)
+    most_png = min(most, HUGE_PIXELS) if finishes else most
     most_jpeg = HUGE_PIXELS if finishes or self.wanted else _MOST_JPEG_PIXELS
-    most_png = HUGE_PIXELS if finishes else self.max_pixels
-    plain = (is_jpeg & (num_pixels <= min(most_jpeg, self.max_pixels))) | (
-      is_png & (num_pixels <= min(most_png, self.max_pixels))
+    plain = (is_jpeg & (num_pixels <= min(most, most_jpeg))) | (
+      is_png & (num_pixels <= most_png)
     )
     if self.channels == 1:
       plain &= ~(is_jpeg & has_four_colors(data, is_jpeg))

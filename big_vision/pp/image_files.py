@@ -136,7 +136,7 @@ def channels_for_tensorflow(
     The number of channels for `tf.io.decode_image`, from which `finish` makes
     `channels`; None if Pillow has to read the file.
   """
-  name, found = format_of(data), None
+  name, found, width, height = format_of(data), None, 0, 0
   if name == "WEBP" and (header := _webp_header(data)):
     width, height, alpha, animated = header
     found = None if animated else 3 + alpha
