@@ -108,7 +108,7 @@ def load(
     init_files = {name: f"{init_files}:{name}" for name in ("img", "t")}
   parts = two_towers.parts_to_load(init_files, ("img", "t"))
 
-  params = dict(init_params or {"img": None})
+  params: dict[str, Any] = dict(init_params or {"img": None})
   if parts["img"]:
     params["img"] = two_towers.load_tower(
       "img",
