@@ -110,16 +110,14 @@ def _part(params, key, path):
   """Returns a part of the parameters of a checkpoint."""
   try:
     return trees.tree_get(params, key)
-  except KeyError as e:
+  except KeyError as e:  # Lists all names.
     names = [n for n, _ in checkpoint_npz.named_leaves(params)[0]]
-    parents = [n[:i] for n in names for i, c in enumerate(n) if c == "/"]
-    near = lookup.did_you_mean(key, [*names, *parents])
-    if not near.startswith(". Did"):  # Else it lists all names.
-      near = (
-        f". Known: {', '.join(dict.fromkeys(n.split('/')[0] for n in names))}."
-      )
+    near = lookup.did_you_mean(key, [*names, *params])
+    hint = near if near.startswith(". Did") else "."
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     raise KeyError(
-      f"Checkpoint {path!r} has no parameters {key!r}{near}"
+      f"Checkpoint {path!r} has no parameters {key!r}{hint} It has "
+      f"{', '.join(sorted(params))}, with {', '.join(names[:5])}{more}."
     ) from e
 
 
