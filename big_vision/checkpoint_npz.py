@@ -99,6 +99,8 @@ def _what_is_wrong(start, error):
   if "Object arrays" in str(error):
     return "holds Python objects, which are not read: store arrays of numbers."
   reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+  if "allow_pickle" in reason:  # What NumPy says of a part it does not know.
+    reason = "a part of it is not an array"
   return f"is damaged or incomplete ({reason}): download or copy it again."
 
 
