@@ -172,6 +172,8 @@ def read(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
   Raises:
     ValueError: it is not an image, is damaged, or has too many pixels.
   """
+  if not data:
+    raise ValueError("This is not an image that can be read: it is empty.")
   name = format_of(data)
   if name == "WEBP" and (header := _webp_header(data)):
     _check_size(*header[:2], max_pixels)  # Pillow makes room when it opens it.
@@ -185,8 +187,6 @@ def read(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
   except Exception as e:  # Pillow has no class for what it cannot read.
     reason = str(e).partition("\n")[0] or type(e).__name__
     raise ValueError(f"This image cannot be read: {reason}") from e
-  if not data:
-    raise ValueError("This is not an image that can be read: it is empty.")
   beginning = re.sub(r"[^ -~]", ".", data[:12].decode("latin1"))
   raise ValueError(
     f"This is not an image that can be read: it begins with {beginning}"
