@@ -83,11 +83,11 @@ def _grids(config: ConfigLike) -> Iterator[tuple[int, int]]:
 def _image_size(pp):
   """Computes (height, width) of the images that a preprocessing makes."""
   try:  # The TensorFlow wing, which a machine may lack.
-    from big_vision.pp import builder, ops_image, registry
+    from big_vision.pp import builder, ops_crop, ops_image, registry
     from big_vision.tf import tf
   except ImportError:
     return None
-  prefix, own = "preprocess_ops.", ops_image.__name__
+  prefix, own = "preprocess_ops.", (ops_crop.__name__, ops_image.__name__)
   sections = builder.split_pipeline(pp)
   image = tf.zeros([64, 64, 3], tf.uint8)
   if sections and sections[0].startswith("decode"):
@@ -97,7 +97,7 @@ def _image_size(pp):
     # Others do not change the size, and may need files or other features.
     if registry.Registry.knows(prefix + section):
       op = registry.Registry.lookup(prefix + section)
-      if op.func.__module__ == own:
+      if op.func.__module__ in own:
         try:
           data = op()(data)
         except Exception as e:  # Of features that only data has.
