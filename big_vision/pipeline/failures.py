@@ -161,6 +161,7 @@ def explained_by(
   ended: Callable[[], str | None] = lambda: None,
   sources: Sequence[DataSource] = (),
   remedy: str = "",
+  exhausted: str = "",
 ) -> tf.data.Dataset:
   """Attaches to a dataset how to find out what is behind an error.
 
@@ -174,12 +175,13 @@ def explained_by(
     ended: says why there are no more examples, None if that is not the reason.
     sources: where the examples come from.
     remedy: what errors advise.
+    exhausted: what to say if the dataset ends; "" if it may.
 
   Returns:
     The dataset, for `iterate`.
   """
   ds.explain_failure, ds.why_ended = explain, ended
-  ds.sources, ds.remedy = sources, remedy
+  ds.sources, ds.remedy, ds.exhausted = sources, remedy, exhausted
   return ds
 
 
@@ -202,6 +204,8 @@ def iterate(ds: tf.data.Dataset) -> Any:
     try:
       batch = next(it)
     except StopIteration:
+      if message := getattr(ds, "exhausted", ""):
+        raise ConfigError(message) from None
       return
     except (tf.errors.OpError, UnicodeDecodeError) as e:
       error = _explain(ds, num_batches, e)

@@ -280,7 +280,11 @@ def _batches(datasets, examples, local_batch_size, prefetch, start_step):
 
   sources = [d.stream.source for d in datasets]
   remedy = "Set config.input.skip_errors=True to drop such examples."
-  return failures.explained_by(ds, explain, ended, sources, remedy)
+  exhausted = (
+    "config.input: no example is left: a pass over the data of "
+    f"{' or '.join(repr(d.name) for d in datasets)} gave none."
+  )
+  return failures.explained_by(ds, explain, ended, sources, remedy, exhausted)
 
 
 def host_options() -> tf.data.Options:

@@ -99,6 +99,9 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
   _check_int(batch_size, "config.input.batch_size", 1)
   _check_int(config.get("seed", 0), "config.seed")
   _check_int(config.get("grad_accum_steps") or 1, "config.grad_accum_steps", 1)
+  _check_int(
+    config.get("prefetch_to_device") or 1, "config.prefetch_to_device", 1
+  )
   if batch_size % n:
     raise ValueError(
       f"config.input.batch_size={batch_size} is not divisible by the number of "
