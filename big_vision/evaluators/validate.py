@@ -28,7 +28,7 @@ def validate(
   Raises:
     ValueError: starts with the key of what is wrong and names the remedy.
   """
-  for name, cfg in config.get("evals", {}).items():
+  for name, cfg in build.entries(config).items():
     _validate(config, name, build.as_dict(cfg), predict_names, devices)
 
 

@@ -132,11 +132,12 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
 def _check_parts(config: ConfigLike) -> None:
   """Refuses parts of the config that are not dicts."""
   parts = {k: config.get(k) or {} for k in ("input", "model", "optax", "mixup")}
-  evals = parts["evals"] = config.get("evals", {})
+  evals = parts["evals"] = config.get("evals") or {}
   if hasattr(parts["input"], "keys"):
     parts["input.data"] = parts["input"].get("data") or {}
   if hasattr(evals, "keys"):
-    parts |= {f"evals.{k}": evals[k] for k in evals}
+    # None takes out what a config has, see `evaluators.build.entries`.
+    parts |= {f"evals.{k}": evals[k] for k in evals if evals[k] is not None}
   for key, value in parts.items():
     if not hasattr(value, "keys"):
       raise lookup.ConfigError(

@@ -67,7 +67,7 @@ def check_evaluators(
   """
   from big_vision.evaluators import build
 
-  for name, cfg in (config.get("evals") or {}).items():
+  for name, cfg in build.entries(config).items():
     cfg, where = build.as_dict(cfg), f"evals.{name}"
     module = build.module_of(cfg.get("type", name), name)
     if hasattr(module, "check_labels"):
