@@ -103,7 +103,7 @@ class DataSource(source.DataSource):
     labels = self._columns.get("label")
     if labels is None:
       return None
-    picked = source.at_equal_distances(self.total_examples, num)
+    picked = source.pairs_of_neighbors(self.total_examples, num)
     return labels[picked].tolist()
 
   def bad_examples(self) -> list[str]:

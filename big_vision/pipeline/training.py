@@ -23,7 +23,7 @@ from big_vision.tf import tf
 from big_vision.types import ConfigLike
 
 DEFAULT_NUM_PARALLEL_CALLS = 100
-_NUM_LABELS = 256  # To look at for the order of the data.
+_NUM_PAIRS = 128  # Of labels, to look at for the order of the data.
 MEMORY_GB = 8  # For raw examples of training; the rest of a run fits into 16.
 
 
@@ -202,7 +202,7 @@ def _warn_of_order(source, name, key, batch_size):
   num = source.total_examples
   if num is None or num <= batch_size:
     return
-  labels = source.some_labels(_NUM_LABELS)
+  labels = source.some_labels(_NUM_PAIRS)
   if labels and order.is_class_by_class(labels):
     where = f"config.input.{key}." if key else "config.input."
     logging.warning(
