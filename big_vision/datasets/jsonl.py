@@ -114,7 +114,7 @@ class DataSource(source.DataSource):
     values = self._columns.get(feature)
     if feature == "label" and self.num_classes is not None:
       return Classes(self.num_classes)
-    if values is None or values.dtype.kind != "i" or values.max() < 0:
+    if values is None or values.dtype.kind not in "ib" or values.max() < 0:
       return None
     return Classes(int(values.max()) + 1)
 

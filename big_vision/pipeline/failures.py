@@ -140,8 +140,16 @@ def reason(e: Exception) -> str:
   text = lines[0] if lines else type(e).__name__
   for pattern in _NOISE:
     text = re.sub(pattern, "", text)
-  text = re.sub(r"^assertion failed: \[(.*)\]$", r"\1", text)
-  return text.replace("] [", " ")
+  if failed := re.fullmatch(r"assertion failed: \[(.*)\]", text):
+    text = _unescaped(failed[1].replace("] [", " "))
+  return text
+
+
+def _unescaped(text):
+  r"""Undoes what TensorFlow does to the strings of assertions: \', \303\244."""
+  pattern, escapes = rb"\\([0-7]{3}|['\"\\])", text.encode()
+  char = lambda m: m[1] if len(m[1]) == 1 else bytes([int(m[1], 8) % 256])
+  return readable(re.sub(pattern, char, escapes))
 
 
 def _message(e):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from big_vision import input_pipeline, lookup
+from big_vision.datasets import bad_examples
 from big_vision.pipeline import failures
 from big_vision.tf import tf
 
@@ -131,6 +132,14 @@ def test_losses_in_reading_are_counted(caplog):
   assert got == [[0, 1, 2], [3, 0, 1], [2, 3, 0], [1, 2, 3]]
   assert "2 of 6 examples of toy could not be read" in caplog.text
   assert "broken image 0" in caplog.text
+
+
+def test_errors_are_shown_as_they_were_written():
+  text = r"no 'jpg' or \"png\" in Käse\xe9.tar"
+  ds = numbers(1).map(lambda x: bad_examples.fail_with(tf.constant(text), x))
+  with pytest.raises(tf.errors.InvalidArgumentError) as e:
+    list(ds)
+  assert failures.reason(e.value) == text
 
 
 def test_the_log_stays_short(caplog):
