@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from big_vision import checkpoints, devices, lookup, profiler
+from big_vision.evaluators import build as eval_build
 from big_vision.evaluators import common as eval_common
 from big_vision.schedules import itstime
 from big_vision.training import console, preemption, shape_check
@@ -160,7 +161,7 @@ class _Evaluators:
   def __init__(self, setup: Setup, recipe: Recipe, frozen: dict[str, Params]):
     self._setup, self._recipe, self._frozen = setup, recipe, frozen
     self._list: list[tuple[str, Evaluator, Any, str]] | None = None
-    for name, cfg in setup.config.get("evals", {}).items():
+    for name, cfg in eval_build.entries(setup.config).items():
       pred = cfg.get("pred", "predict")
       if pred not in recipe.predict_fns:
         raise lookup.unknown(
