@@ -29,9 +29,13 @@ def find(init_file: Any, num: int) -> tuple[int, int] | None:
     have that many patches.
   """
   config = _run_config(init_file)
-  for grid in _grids(config) if config else ():
-    if math.prod(grid) == num:
-      return grid
+  try:
+    for grid in _grids(config) if config else ():
+      if math.prod(grid) == num:
+        return grid
+  # Anything may be wrong with somebody's config, which need not be used.
+  except Exception as e:
+    logging.info("No grid in the config beside %s: %s", init_file, e)
   return None
 
 
@@ -68,7 +72,8 @@ def _grids(config: ConfigLike) -> Iterator[tuple[int, int]]:
         module = lookup.module("models", name, kind="model", needs="Model")
         if hasattr(module, "image_grid"):
           try:
-            grid = module.image_grid(config.get(key), size)
+            with lookup.stored_config():
+              grid = module.image_grid(config.get(key), size)
           except lookup.ConfigError:
             continue  # Of images that are not this model's.
           if grid is not None:

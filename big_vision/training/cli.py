@@ -192,6 +192,7 @@ def _set_up(
 ) -> Setup:
   """Opens the data, resolves the length of the run, starts the clock."""
   from big_vision import input_pipeline  # The TensorFlow wing.
+  from big_vision.pipeline import to_devices
 
   seed, batch_size = config.get("seed", 0), config.input.batch_size
   dataset, num_examples = input_pipeline.training(config.input, seed=seed)
@@ -199,6 +200,8 @@ def _set_up(
   total_steps = int(steps)
   if total_steps != steps:
     raise ValueError(f"config.total_steps={steps} is not a whole number.")
+  if total_steps:
+    to_devices.check(dataset.element_spec, "input.pp")
   bv_optax.check_lengths(
     config,
     dict(

@@ -90,6 +90,9 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
   _check_int(batch_size, "config.input.batch_size", 1)
   _check_int(config.get("seed", 0), "config.seed")
   _check_int(config.get("grad_accum_steps") or 1, "config.grad_accum_steps", 1)
+  _check_int(
+    config.get("prefetch_to_device") or 1, "config.prefetch_to_device", 1
+  )
   if batch_size % n:
     raise ValueError(
       f"config.input.batch_size={batch_size} is not divisible by the number of "
@@ -120,11 +123,12 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
 def _check_parts(config: ConfigLike) -> None:
   """Refuses parts of the config that are not dicts."""
   parts = {k: config.get(k) or {} for k in ("input", "model", "optax", "mixup")}
-  evals = parts["evals"] = config.get("evals", {})
+  evals = parts["evals"] = config.get("evals") or {}
   if hasattr(parts["input"], "keys"):
     parts["input.data"] = parts["input"].get("data") or {}
   if hasattr(evals, "keys"):
-    parts |= {f"evals.{k}": evals[k] for k in evals}
+    # None takes out what a config has, see `evaluators.build.entries`.
+    parts |= {f"evals.{k}": evals[k] for k in evals if evals[k] is not None}
   for key, value in parts.items():
     if not hasattr(value, "keys"):
       raise lookup.ConfigError(
