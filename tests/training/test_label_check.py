@@ -269,6 +269,9 @@ def test_zero_shot_names(tmp_path):
     PP,
     zs=zero_shot(class_names=names[:9], pre_filter_fn=lambda e: e["label"] < 9),
   )
+  other = zero_shot(class_names=names) | dict(pp_img="copy('labl', 'label')")
+  with pytest.raises(ValueError, match="evals.zs.pp_img: of digits, .*'labl'"):
+    check(DIGITS, PP, zs=other)
   table = tmp_path / "odd.txt"
   table.write_text("\n".join(f"{i} {i % 2}" for i in range(10)))
   odd = "value_range(-1, 1)|strfmt('{label}', outkey='text')|"
