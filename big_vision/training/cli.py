@@ -160,7 +160,7 @@ def train(
   )
   config_changes.check(config, workdir, config_changed)
   with contextlib.ExitStack() as stack:
-    lock = stack.enter_context(_lock(workdir))
+    lock = stack.enter_context(hosts.lock(workdir))
     writer = metrics.BigVisionMetricWriter(
       workdir=workdir, config=config, hold=True
     )
@@ -182,22 +182,6 @@ def train(
     logging.info("\n%s", console.summary(writer.latest, workdir))
   workdir_lib.maybe_cleanup_workdir(workdir, cleanup, logging.info)
   return state
-
-
-def _lock(workdir: str | None) -> workdir_lib.Lock:
-  """Locks the workdir; if that fails, all processes stop, not only the first."""
-  held = []
-
-  def take():
-    try:
-      held.append(workdir_lib.lock(workdir))
-    except workdir_lib.InUse as e:
-      return str(e)
-    return ""
-
-  if error := hosts.from_first(take):
-    raise workdir_lib.InUse(error)
-  return held[0] if held else workdir_lib.Lock()
 
 
 def _set_up(

@@ -6,6 +6,7 @@ target sharding, what is missing is initialized in place on the mesh.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -144,7 +145,10 @@ def start(
   path, batches = resume_path(setup), None
   if path:
     console.note(f"Resuming from {path}")
-    state = restore(path, plan, setup.chrono)
+    try:
+      state = restore(path, plan, setup.chrono)
+    except FileNotFoundError as e:
+      raise FileNotFoundError(f"config.resume={path!r}: {e}") from e
   else:
     if setup.total_steps:  # Reading starts while the state is initialized.
       batches = setup.batches(0)
@@ -213,18 +217,21 @@ def restore(path: str, plan: Plan, chrono: Chrono) -> TrainState:
     The state, in its target sharding.
 
   Raises:
-    ValueError: a leaf is missing or has another shape.
-    lookup.ConfigError: the checkpoint has leaves that the state lacks.
+    lookup.ConfigError: the checkpoint has other leaves or other shapes than the
+      state.
   """
   clock = {k: jax.ShapeDtypeStruct((), np.float64) for k in chrono.save()}
   tree = {**plan.shapes, "chrono": clock}
   path = checkpoints.latest(path) or path
   _check_no_surplus(path, tree)
-  loaded = checkpoints.load_checkpoint_ts(
-    path,
-    tree=tree,
-    shardings={**plan.shardings, "chrono": "host"},
-  )
+  try:
+    loaded = checkpoints.load_checkpoint_ts(
+      path,
+      tree=tree,
+      shardings={**plan.shardings, "chrono": "host"},
+    )
+  except checkpoint_npz.MisfitError as e:
+    raise lookup.ConfigError(f"{e} {_remedy(path)}") from e
   chrono.load(loaded.pop("chrono"))
   return loaded
 
@@ -243,10 +250,15 @@ def _check_no_surplus(path: str, tree: TrainState) -> None:
     more = f" and {len(surplus) - 5} more" if len(surplus) > 5 else ""
     raise lookup.ConfigError(
       f"Checkpoint {path!r} is of a run with another model or optimizer, it has "
-      f"{shown}{more}, which this config would drop. Continue it with its own "
-      "config, or choose another --workdir and start from its parameters by "
-      f"config.model_init={path!r}."
+      f"{shown}{more}, which this config would drop. {_remedy(path)}"
     )
+
+
+def _remedy(path):
+  return (
+    "Continue it with its own config, or choose another --workdir and start "
+    f"from its parameters by config.model_init={path!r}."
+  )
 
 
 def resume_path(setup: Setup) -> str | None:
@@ -257,12 +269,20 @@ def resume_path(setup: Setup) -> str | None:
 
   Returns:
     The path, the same on all hosts.
+
+  Raises:
+    lookup.ConfigError: `config.resume` is not a path.
   """
   prefix = setup.checkpoint_prefix
   found = (
     hosts.from_first(lambda: checkpoints.latest(prefix) or "") if prefix else ""
   )
-  return found or setup.config.get("resume") or None
+  resume = setup.config.get("resume") or None
+  if not isinstance(resume, str | os.PathLike | None):
+    raise lookup.ConfigError(
+      f"config.resume={resume!r} should be the path of a checkpoint."
+    )
+  return found or (os.fspath(resume) if resume else None)
 
 
 def save(
