@@ -84,8 +84,8 @@ def _check_grid(key, grid, num, owner):
   """Raises ValueError if a grid has another number of positions."""
   if grid is not None and (len(grid) != 2 or math.prod(grid) != num):
     raise ValueError(
-      f"{load_errors.load_key()}.{key}={tuple(grid)} should be (rows, columns) of the "
-      f"{num} positions of {owner}."
+      f"{load_errors.load_key()}.{key}={tuple(grid)} should be (rows, columns) "
+      f"of the {num} positions of {owner}."
     )
 
 

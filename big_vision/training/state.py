@@ -6,29 +6,24 @@ target sharding, what is missing is initialized in place on the mesh.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from big_vision import (
-  checkpoint_npz,
-  checkpoints,
   guards,
   lookup,
   sharding,
   trees,
 )
 from big_vision import optax as bv_optax
-from big_vision.chrono import Chrono
 from big_vision.devices import reshard
-from big_vision.training import console, hosts, shape_check
+from big_vision.training import console, resuming, shape_check
 from big_vision.training import params as params_lib
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
@@ -142,11 +137,11 @@ def start(
     lookup.ConfigError: the checkpoint is of a later step than the last one of
       the config, or of another state.
   """
-  path, batches = resume_path(setup), None
+  path, batches = resuming.find(setup), None
   if path:
     console.note(f"Resuming from {path}")
     try:
-      state = restore(path, plan, setup.chrono)
+      state = resuming.restore(path, plan.shapes, plan.shardings, setup.chrono)
     except FileNotFoundError as e:
       raise FileNotFoundError(f"config.resume={path!r}: {e}") from e
   else:
@@ -203,115 +198,3 @@ def initialize(recipe: Recipe, setup: Setup, plan: Plan) -> TrainState:
       where = {k: v for k, v in plan.shardings.items() if k not in state}
       state |= jax.jit(plan.make["extra"], out_shardings=where)(params)
   return state
-
-
-def restore(path: str, plan: Plan, chrono: Chrono) -> TrainState:
-  """Reads a whole state (and the clock) from a checkpoint of the loop.
-
-  Args:
-    path: checkpoint prefix or a concrete checkpoint folder.
-    plan: the Plan.
-    chrono: the Chrono that continues from the stored values.
-
-  Returns:
-    The state, in its target sharding.
-
-  Raises:
-    lookup.ConfigError: the checkpoint has other leaves or other shapes than the
-      state.
-  """
-  clock = {k: jax.ShapeDtypeStruct((), np.float64) for k in chrono.save()}
-  tree = {**plan.shapes, "chrono": clock}
-  path = checkpoints.latest(path) or path
-  _check_no_surplus(path, tree)
-  try:
-    loaded = checkpoints.load_checkpoint_ts(
-      path,
-      tree=tree,
-      shardings={**plan.shardings, "chrono": "host"},
-    )
-  except checkpoint_npz.MisfitError as e:
-    raise lookup.ConfigError(f"{e} {_remedy(path)}") from e
-  chrono.load(loaded.pop("chrono"))
-  return loaded
-
-
-def _check_no_surplus(path: str, tree: TrainState) -> None:
-  """Refuses a checkpoint of a state that has more than the run's."""
-  leaves, _ = checkpoint_npz.named_leaves(tree)
-  known = {name for name, _ in leaves}
-  surplus = [
-    name
-    for name in checkpoints.leaf_names(path)
-    if name not in known and not name.startswith("chrono/")
-  ]
-  if surplus:
-    shown = ", ".join(map(repr, surplus[:5]))
-    more = f" and {len(surplus) - 5} more" if len(surplus) > 5 else ""
-    raise lookup.ConfigError(
-      f"Checkpoint {path!r} is of a run with another model or optimizer, it has "
-      f"{shown}{more}, which this config would drop. {_remedy(path)}"
-    )
-
-
-def _remedy(path):
-  return (
-    "Continue it with its own config, or choose another --workdir and start "
-    f"from its parameters by config.model_init={path!r}."
-  )
-
-
-def resume_path(setup: Setup) -> str | None:
-  """Finds a checkpoint of the workdir, else `config.resume`, else None.
-
-  Args:
-    setup: the Setup.
-
-  Returns:
-    The path, the same on all hosts.
-
-  Raises:
-    lookup.ConfigError: `config.resume` is not a path.
-  """
-  prefix = setup.checkpoint_prefix
-  found = (
-    hosts.from_first(lambda: checkpoints.latest(prefix) or "") if prefix else ""
-  )
-  resume = setup.config.get("resume") or None
-  if not isinstance(resume, str | os.PathLike | None):
-    raise lookup.ConfigError(
-      f"config.resume={resume!r} should be the path of a checkpoint."
-    )
-  return found or (os.fspath(resume) if resume else None)
-
-
-def save(
-  manager: checkpoints.CheckpointManager,
-  state: TrainState,
-  prefix: str,
-  step: int,
-  chrono: Chrono,
-  keep: bool,
-) -> None:
-  """Starts writing a checkpoint; returns once the state is safe on the host.
-
-  Args:
-    manager: writes in the background.
-    state: the state.
-    prefix: path that names of checkpoints start with.
-    step: number of finished steps.
-    chrono: the Chrono.
-    keep: whether the checkpoint is permanent.
-  """
-  # Host-side in 64 bits: more than 2³¹ examples, sub-second times.
-  clock = {
-    k: np.int64(v) if isinstance(v, int) else np.float64(v)
-    for k, v in chrono.save().items()
-  }
-  checkpoints.save_checkpoint_ts(
-    manager,
-    {**state, "chrono": clock},
-    prefix,
-    step,
-    keep,
-  )
