@@ -49,6 +49,8 @@ TEST = dict(name="digits", split="test")
     (onehot(5), r"config.input.pp: onehot\(5, key='label'\) is for 5 classes, but"
      " 'label' of config.input.data has 10 classes, 0 to 9. Write onehot.10, "),
     (onehot(9, "labels", more="copy('label', 'labels')|"), "key='labels'.*is for 9"),
+    (onehot(10, "labl"), "config.input.pp: there is no feature 'labl'.*'label'"),
+    (onehot(10, pp="decode(key='img')"), "config.input.pp: .* no feature 'img'.*image"),
     (onehot(10, "id"), "config.input.pp: onehot.*'id' holds text.*lookup"),
   ],
 )  # fmt: skip
@@ -267,6 +269,9 @@ def test_zero_shot_names(tmp_path):
     PP,
     zs=zero_shot(class_names=names[:9], pre_filter_fn=lambda e: e["label"] < 9),
   )
+  other = zero_shot(class_names=names) | dict(pp_img="copy('labl', 'label')")
+  with pytest.raises(ValueError, match="evals.zs.pp_img: of digits, .*'labl'"):
+    check(DIGITS, PP, zs=other)
   table = tmp_path / "odd.txt"
   table.write_text("\n".join(f"{i} {i % 2}" for i in range(10)))
   odd = "value_range(-1, 1)|strfmt('{label}', outkey='text')|"

@@ -52,12 +52,15 @@ def check_names(
 
   if s["pre_filter_fn"] is not None or builder.info is None:
     return  # A filter may leave the classes with names.
-  found = labels.trace(
-    tfds_source.example_spec(builder, skip_decode=()),
-    lambda feature: tfds_source.classes_of(builder, feature),
-    s["pp_img"],
-    "label",
-  ).outputs.get("label")
+  try:
+    found = labels.trace(
+      tfds_source.example_spec(builder, skip_decode=()),
+      lambda feature: tfds_source.classes_of(builder, feature),
+      s["pp_img"],
+      "label",
+    ).outputs.get("label")
+  except ConfigError as e:
+    raise ConfigError(f"pp_img: of {s['dataset_name']}, {e}") from e
   if found is not None and found.largest >= len(class_names):
     more = "" if found.unchanged else " after pp_img"
     raise ConfigError(
