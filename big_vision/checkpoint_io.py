@@ -103,8 +103,14 @@ def leaf_names(folder: str) -> list[str]:
 
   Raises:
     FileNotFoundError: the folder does not exist.
+    lookup.ConfigError: it is a file.
   """
   if not fs.isdir(folder):
+    if fs.exists(folder):
+      raise lookup.ConfigError(
+        f"Checkpoint {folder!r} is a file. Runs write folders; parameters alone "
+        "can also be in a NumPy file called .npz."
+      )
     raise FileNotFoundError(f"Checkpoint folder {folder!r} does not exist.")
   found = fs.listdir(folder)
   is_leaf = lambda n: fs.exists(fs.join(folder, n, ".zarray"))
@@ -275,7 +281,8 @@ def readable_error(error: Exception, folder: str) -> Exception:
   cause: BaseException = error
   while cause.__cause__ is not None:
     cause = cause.__cause__
-  reason = " ".join(str(cause).split())
+  # What follows are all settings with which the file was opened.
+  reason = " ".join(str(cause).split()).partition(" [tensorstore_spec=")[0]
   if not isinstance(cause, ValueError):  # For example memory or rights.
     return RuntimeError(f"Checkpoint {folder!r} cannot be read: {reason}")
   return lookup.ConfigError(

@@ -16,6 +16,10 @@ from big_vision.types import PyTree
 _START = 64  # So many bytes tell what a file is.
 
 
+class MisfitError(ValueError):
+  """A checkpoint has not what is asked for, or in other shapes."""
+
+
 def named_leaves(tree: PyTree) -> tuple[list[tuple[str, Any]], Any]:
   """Flattens a tree into pairs of name and leaf.
 
@@ -66,22 +70,37 @@ def npload(fname: str | os.PathLike) -> np.ndarray | dict[str, np.ndarray]:
       ) from e
 
 
-def _what_is_wrong(start, error):
-  """Ends a sentence about a file by its first bytes and the error it gave."""
+def what_stands_for(start: bytes) -> str | None:
+  """Recognizes what often has the name of a file of numbers, but is none.
+
+  Args:
+    start: the first bytes of the file.
+
+  Returns:
+    The end of a sentence about the file; None for anything else.
+  """
   if not start:
     return "is empty: download or copy it again."
   if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
     return (
-      "is a web page, not a NumPy file: download it again, from the address "
-      "of the file itself."
+      "is a web page: download it again, from the address of the file itself."
     )
   if start.startswith(b"version https://git-lfs"):
     return "is a pointer of Git LFS, not the file: run `git lfs pull`."
+  return None
+
+
+def _what_is_wrong(start, error):
+  """Ends a sentence about a file by its first bytes and the error it gave."""
+  if other := what_stands_for(start):
+    return other
   if not start.startswith((b"PK", b"\x93NUMPY")):
     return f"is not a NumPy file (.npz or .npy): it begins with {start[:8]!r}."
   if "Object arrays" in str(error):
     return "holds Python objects, which are not read: store arrays of numbers."
   reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+  if "allow_pickle" in reason:  # What NumPy says of a part it does not know.
+    reason = "a part of it is not an array"
   return f"is damaged or incomplete ({reason}): download or copy it again."
 
 
@@ -188,7 +207,7 @@ def check_present(
     path: the checkpoint, for the message.
 
   Raises:
-    ValueError: leaves are missing; names some of them.
+    MisfitError: leaves are missing; names some of them.
   """
   stored = set(stored)
   missing = [n for n in names if n not in stored]
@@ -196,7 +215,7 @@ def check_present(
     shown = ", ".join(map(repr, missing[:5]))
     more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
     hint = lookup.did_you_mean(missing[0], stored)
-    raise ValueError(f"Checkpoint {path!r} lacks {shown}{more}{hint}")
+    raise MisfitError(f"Checkpoint {path!r} lacks {shown}{more}{hint}")
 
 
 def check_shapes(
@@ -210,16 +229,16 @@ def check_shapes(
     path: the checkpoint, for the message.
 
   Raises:
-    ValueError: shapes differ; names some of them.
+    MisfitError: shapes differ; names some of them.
   """
   bad = [
-    f"{name!r} should be {x.shape} but is {s.shape}"
+    f"{name!r} should be {x.shape} but is {tuple(s.shape)}"
     for (name, x), s in zip(leaves, stored, strict=True)
     if isinstance(x, jax.ShapeDtypeStruct) and x.shape != s.shape
   ]
   if bad:
     more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
-    raise ValueError(
+    raise MisfitError(
       f"Shapes in checkpoint {path!r} differ from the model's: "
       f"{'; '.join(bad[:5])}{more}."
     )

@@ -35,16 +35,22 @@ class OrbaxTree:
       folder: where it is.
       legacy: whether it was written by an early version of orbax, which stored
         no shapes.
+
+    Raises:
+      lookup.ConfigError: a file is damaged.
     """
     import orbax.checkpoint as ocp
     from etils import epath
 
     self._folder = epath.Path(fs.absolute(folder))
     self._handler = ocp.PyTreeCheckpointHandler()
-    if legacy:
-      found = self._handler.restore(self._folder)
-    else:
-      found = self._handler.metadata(self._folder).tree
+    try:
+      if legacy:
+        found = self._handler.restore(self._folder)
+      else:
+        found = self._handler.metadata(self._folder).tree
+    except Exception as e:
+      raise checkpoint_io.readable_error(e, str(self._folder)) from e
     leaves, self._treedef = checkpoint_npz.named_leaves(found)
     self._legacy = legacy
     self._order = [name for name, _ in leaves]

@@ -85,11 +85,11 @@ def load_params(ckpt: str | os.PathLike | Mapping[str, Any], **kw: Any) -> Any:
   """
   if "regex" in kw:
     raise lookup.ConfigError("Give the part to read as '<path>:<key>'.")
-  key = None
+  key = path = None
   if isinstance(ckpt, str | os.PathLike):
     match = re.fullmatch(r"(.*?/.*?)(?::([\w/]+))?", os.fspath(ckpt))
     if not match:
-      raise ValueError(
+      raise lookup.ConfigError(
         f"Checkpoint path {ckpt!r} has no slash: prepend './' if it is in "
         "the current folder."
       )
@@ -103,7 +103,22 @@ def load_params(ckpt: str | os.PathLike | Mapping[str, Any], **kw: Any) -> Any:
     params = params["params"]
   elif "opt" in params and "target" in params["opt"]:
     params = params["opt"]["target"]  # As flax.optim stored them.
-  return trees.tree_get(params, key) if key else params
+  return _part(params, key, path) if key else params
+
+
+def _part(params, key, path):
+  """Returns a part of the parameters of a checkpoint."""
+  try:
+    return trees.tree_get(params, key)
+  except KeyError as e:  # Lists all names.
+    names = [n for n, _ in checkpoint_npz.named_leaves(params)[0]]
+    near = lookup.did_you_mean(key, [*names, *params])
+    hint = near if near.startswith(". Did") else "."
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    raise KeyError(
+      f"Checkpoint {path!r} has no parameters {key!r}{hint} It has "
+      f"{', '.join(sorted(params))}, with {', '.join(names[:5])}{more}."
+    ) from e
 
 
 def _load_params_ts(path, key, **kw):
@@ -119,7 +134,7 @@ def _load_params_ts(path, key, **kw):
         f"Checkpoint {folder!r} has no leaves below 'params', but "
         f"{', '.join(sorted(tree))}."
       )
-    trees.tree_get(tree["params"], key)  # Raises, with the keys there are.
+    _part(tree["params"], key, folder)  # Raises, with the keys there are.
   params = tsload(folder, regex=regex, **kw)["params"]
   return trees.tree_get(params, key) if key else params
 

@@ -199,8 +199,9 @@ def _download_to_cache(uri, path, pin):
   except (ImportError, lookup.ConfigError):
     raise  # They say what to do.
   except Exception as e:  # urllib, http.client, TensorFlow: no common base.
+    reason = " ".join(f"{type(e).__name__}: {e}".split())
     raise ValueError(
-      f"Cannot download {uri}: {type(e).__name__}: {e}. Without network, give "
-      "the path of a local copy instead."
+      f"Cannot download {uri}: {reason}. Without network, give the path of a "
+      "local copy instead."
     ) from e
   return _recorded_digest(path)

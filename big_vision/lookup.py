@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -302,3 +302,19 @@ def _defines(path: pathlib.Path, needs: str) -> bool:
     elif isinstance(node, ast.Assign):
       names.update(t.id for t in node.targets if isinstance(t, ast.Name))
   return needs in names
+
+
+def getfirst(d: Mapping[str, Any], *keys: str) -> Any:
+  """Returns the value of the first of the keys that is in `d`.
+
+  Args:
+    d: mapping.
+    *keys: in the order of preference; KeyError if `d` has none of them.
+
+  Returns:
+    The value.
+  """
+  for key in keys:
+    if key in d:
+      return d[key]
+  raise KeyError(f"None of {keys} in {list(d)}.")

@@ -14,6 +14,7 @@ Environment variables, limits of a single file:
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import time
 import urllib.error
@@ -31,6 +32,8 @@ _TIMEOUT = 60  # Seconds without any data.
 _SLOW = 1024  # Bytes per second, over a window of _TIMEOUT: as good as none.
 _MAX_BYTES = 64 << 30
 _MAX_SECONDS = 24 * 3600
+# Random names, nothing was written to for so long.
+_ABANDONED, _ABANDONED_SECONDS = re.compile(r"tmp\w{8}\.part"), 2 * 24 * 3600
 _TRIES = 5  # How often one call goes on after a connection broke.
 
 
@@ -55,6 +58,7 @@ def transfer(
     OSError, http.client.HTTPException: the content cannot be had.
   """
   os.makedirs(os.path.dirname(path), exist_ok=True)
+  _remove_abandoned(os.path.dirname(path))
   with _part_of(path) as (part, forget):
     if is_done():
       forget()
@@ -68,6 +72,15 @@ def transfer(
     part.flush()
     _remove(f"{path}.part-of")  # Before another process can begin anew.
     os.replace(f"{path}.part", path)
+
+
+def _remove_abandoned(folder):
+  """Removes what downloads of versions without resuming have left behind."""
+  for entry in os.scandir(folder):
+    if _ABANDONED.fullmatch(entry.name):
+      with contextlib.suppress(OSError):  # Another process was faster.
+        if time.time() - entry.stat().st_mtime > _ABANDONED_SECONDS:
+          os.remove(entry.path)
 
 
 @contextlib.contextmanager
@@ -127,8 +140,10 @@ def _fill(url, part, note):
     try:
       _copy(url, part, note, limits)
       break
+    except _TooLargeError:
+      _remove(note)  # Not worth keeping.
+      raise
     except lookup.ConfigError:
-      _remove(note)  # What is too large is not worth keeping.
       raise
     except urllib.error.HTTPError:
       raise
@@ -184,6 +199,10 @@ def _copy(url, part, note, limits):
     raise ConnectionError(f"{url}: only {size} of {expected} bytes arrived")
 
 
+class _TooLargeError(lookup.ConfigError):
+  """A file is larger than allowed."""
+
+
 class _Limits:
   """Watches the size, the time and the pace of a download."""
 
@@ -197,7 +216,7 @@ class _Limits:
   def check_size(self, size, part):
     """Refuses a size that is not allowed or does not fit onto the disk."""
     if size > self._max_bytes:
-      raise lookup.ConfigError(
+      raise _TooLargeError(
         f"{self._url} has more than {self._max_bytes} bytes. If it is right, "
         "set the environment variable BV_DOWNLOAD_MAX_BYTES to more."
       )
@@ -213,7 +232,7 @@ class _Limits:
     """Refuses what is too much, too long or too slow."""
     now = time.monotonic()
     if size > self._max_bytes:
-      raise lookup.ConfigError(
+      raise _TooLargeError(
         f"{self._url} has more than {self._max_bytes} bytes. If it is right, "
         "set the environment variable BV_DOWNLOAD_MAX_BYTES to more."
       )

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import v1
 
-from big_vision import checkpoints
+from big_vision import checkpoints, lookup
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -118,6 +118,14 @@ def test_parts_in_other_shardings(folder):
     checkpoints.tsload(folder, tree=tree)
   with pytest.raises(ValueError, match="lacks 'params/b'.*'params/a'"):
     checkpoints.tsload(folder, tree={"params": {"b": 0}})
+
+
+def test_damaged_metadata(tmp_path):
+  _standard(tmp_path / "a", _tree())
+  (tmp_path / "a/_METADATA").write_text('{"tree_metadata": {"x')
+  with pytest.raises(lookup.ConfigError, match="/a' is damaged") as e:
+    checkpoints.tsload(str(tmp_path / "a"))
+  assert "\n" not in str(e.value)
 
 
 def test_code_of_the_docs(tmp_path, monkeypatch):

@@ -185,3 +185,20 @@ def test_limits_of_time(server, monkeypatch):
   monkeypatch.setenv("BV_DOWNLOAD_MAX_SECONDS", "1")
   with pytest.raises(lookup.ConfigError, match="BV_DOWNLOAD_MAX_SECONDS"):
     download.fetch(server.url)
+  # What has arrived by then is kept.
+  server.options["dawdle"] = 0
+  before = len(server.requests)
+  assert _read(download.fetch(server.url)) == CONTENT
+  assert server.requests[before].startswith("bytes=")
+
+
+def test_what_older_versions_left_behind(server, cache):
+  cache.mkdir(parents=True, exist_ok=True)
+  names = ["tmpab12_xyz.part", "tmpcd34_xyz.part", "own.part"]
+  for name in names:
+    (cache / name).touch()
+    if name != names[1]:  # Which may still be written to.
+      os.utime(cache / name, (1e9, 1e9))
+  path = download.fetch(server.url)
+  left = sorted(set(os.listdir(cache)) & set(names))
+  assert left == sorted(names[1:]) and os.path.exists(path)

@@ -124,7 +124,7 @@ class DataSource(source.IndexedDataSource):
 
   def some_labels(self, num: int) -> list[int]:
     """See the base class."""
-    picked = source.at_equal_distances(self.total_examples, num)
+    picked = source.pairs_of_neighbors(self.total_examples, num)
     return self._labels[picked].tolist()
 
   def bad_examples(self) -> list[str]:

@@ -103,7 +103,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     column, labels = self._columns.get("label"), []
     if column is None or self._bad.messages:
       return None
-    for index in source.at_equal_distances(self.total_examples, num):
+    for index in source.pairs_of_neighbors(self.total_examples, num):
       file, row = self._rows.locate(index)
       try:
         labels.append(column.read(file.table, row, "")[0])

@@ -103,7 +103,7 @@ class DataSource(source.DataSource):
     labels = self._columns.get("label")
     if labels is None:
       return None
-    picked = source.at_equal_distances(self.total_examples, num)
+    picked = source.pairs_of_neighbors(self.total_examples, num)
     return labels[picked].tolist()
 
   def bad_examples(self) -> list[str]:
@@ -114,7 +114,7 @@ class DataSource(source.DataSource):
     values = self._columns.get(feature)
     if feature == "label" and self.num_classes is not None:
       return Classes(self.num_classes)
-    if values is None or values.dtype.kind != "i" or values.max() < 0:
+    if values is None or values.dtype.kind not in "ib" or values.max() < 0:
       return None
     return Classes(int(values.max()) + 1)
 

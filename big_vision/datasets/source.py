@@ -80,13 +80,13 @@ class DataSource:
     return []
 
   def some_labels(self, num: int) -> Sequence[Any] | None:
-    """Looks up labels at equal distances, to see whether they are sorted.
+    """Looks up labels of some pairs of neighbors, to see if they are sorted.
 
     Args:
-      num: how many; fewer if there are fewer examples.
+      num: how many pairs; fewer if there are fewer examples.
 
     Returns:
-      The labels in the order of the source; None if they are not at hand.
+      The labels at `pairs_of_neighbors`; None if they are not at hand.
     """
     del num
     return None
@@ -322,18 +322,20 @@ def by_index(
   return ds.map(source.read, tf.data.AUTOTUNE, deterministic=True)
 
 
-def at_equal_distances(num_examples: int, num: int) -> list[int]:
-  """Picks examples.
+def pairs_of_neighbors(num_examples: int, num: int) -> list[int]:
+  """Picks examples at equal distances, each with the one that follows.
 
   Args:
     num_examples: of how many.
-    num: how many to pick at most.
+    num: how many pairs to pick at most.
 
   Returns:
-    Their numbers, the first and the last included.
+    Their numbers in order, the first and the last included; those that are in
+    two pairs twice.
   """
-  picked = np.linspace(0, num_examples - 1, min(num, num_examples))
-  return picked.round().astype(int).tolist()
+  first = np.linspace(0, num_examples - 2, min(num, num_examples - 1))
+  first = first.round().astype(int)
+  return np.stack([first, first + 1], axis=1).flatten().tolist()
 
 
 def split_evenly(num_examples: int) -> list[int]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
@@ -23,6 +24,7 @@ from big_vision.datasets import (
 )
 from big_vision.datasets.classes import Classes
 from big_vision.datasets.ids import hash_id
+from big_vision.pp import decoding
 from big_vision.tf import tf
 
 
@@ -202,13 +204,24 @@ class DataSource(python_reader.Reader, source.DataSource):
 
 
 def _decoders(builder, skip_decode):
-  """Tells TFDS about features that are not to be decoded."""
-  skip = {
-    k: tfds.decode.SkipDecoding()
-    for k in skip_decode
-    if k in builder.info.features
+  """Tells TFDS how to decode images, and what is not to be decoded."""
+  features = builder.info.features
+  decoders = {
+    k: _decode_image()
+    for k, feature in features.items()
+    if type(feature) is tfds.features.Image
+    and feature.np_dtype == np.uint8
+    and len(feature.shape) == 3
   }
-  return skip or None
+  skip = {k: tfds.decode.SkipDecoding() for k in skip_decode if k in features}
+  return {**decoders, **skip} or None
+
+
+@tfds.decode.make_decoder()
+def _decode_image(data, feature):
+  """Decodes an image as the op `decode` does: with its limit of pixels."""
+  image = decoding.Decoder(channels=feature.shape[-1])(data)
+  return tf.ensure_shape(image, feature.shape)
 
 
 def classes_of(

@@ -109,7 +109,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     if feature is None or self._bad.messages:
       return None
     labels = []
-    for index in source.at_equal_distances(self.total_examples, num):
+    for index in source.pairs_of_neighbors(self.total_examples, num):
       shard, number = self._samples.locate(index)
       try:
         labels.append(shard.label(number, feature))

@@ -54,7 +54,7 @@ def from_config(
   run_kw = {"workdir": workdir, "get_step": get_step}
   run_kw = {k: v for k, v in run_kw.items() if v is not None}
   evaluators = []
-  for name, cfg in config.get("evals", {}).items():
+  for name, cfg in entries(config).items():
     write_note(name)
     cfg = as_dict(cfg)
     kind = cfg.pop("type", name)
@@ -81,6 +81,20 @@ def from_config(
     evaluator = module.Evaluator(predict_fn, **cfg)
     evaluators.append((name, evaluator, log_steps, prefix))
   return evaluators
+
+
+def entries(config: ConfigLike) -> dict[str, ConfigLike]:
+  """Lists the evaluators of a config.
+
+  Args:
+    config: ConfigDict of a run.
+
+  Returns:
+    Name -> its config, without those that are None: so a command line takes
+    an evaluator out, `--config.evals.val=None`, or all, `--config.evals=None`.
+  """
+  evals = config.get("evals") or {}
+  return {k: cfg for k, cfg in evals.items() if cfg is not None}
 
 
 def as_dict(cfg: ConfigLike) -> dict[str, Any]:

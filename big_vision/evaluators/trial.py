@@ -54,7 +54,7 @@ def check(
     lookup.ConfigError: names the preprocessing that does not fit.
   """
   known: dict[Any, Any] = {}
-  for name, cfg in config.get("evals", {}).items():
+  for name, cfg in build.entries(config).items():
     cfg = build.as_dict(cfg)
     module = build.module_of(cfg.get("type", name), name)
     if not hasattr(module, "trial"):
@@ -64,7 +64,7 @@ def check(
     )
     batch_size, _ = build.batch_size_of(config, name, cfg)
     cfg = {**cfg, "devices": devices, "batch_size": batch_size}
-    for key, shapes, on_host in _batches(module, cfg, known):
+    for key, shapes, on_host, left in _batches(module, cfg, known):
       trial = functools.partial(module.trial, fn, cfg=cfg)
       where = f"config.evals.{name}.{key}"
       try:
@@ -77,12 +77,21 @@ def check(
         raise lookup.ConfigError(
           f"{where}{given} does not fit: {text}{_compare(shapes, training)}"
         ) from e
+      for feature in left:
+        raise lookup.ConfigError(
+          f"{where}: the feature {feature!r} that it leaves "
+          f"{on_host[feature]}, and cannot be put on devices. End it in "
+          f'|keep("image", "labels"), or in |drop({feature!r}).'
+        )
 
 
 def _batches(
   module: Any, cfg: dict[str, Any], known: dict[Any, Any]
-) -> Iterator[tuple[str, dict[str, Any], dict[str, str]]]:
-  """Yields key, shapes of a batch, and why other features stay on the host."""
+) -> Iterator[tuple[str, dict[str, Any], dict[str, str], list[str]]]:
+  """Yields key, shapes of a batch, and why other features stay on the host.
+
+  Last come the names of those that are not meant to stay there.
+  """
   from big_vision.pipeline import abstract  # The TensorFlow wing.
 
   default = [("pp_fn", cfg.get("data"), cfg.get("pp_fn"), None)]
@@ -97,12 +106,16 @@ def _batches(
     }
     if needs is not None:
       shapes = {k: v for k, v in shapes.items() if k in needs}
+    # What else there is would be put on devices.
+    left = (
+      set(on_host) - set(cfg.get("keep_on_cpu") or ()) if needs is None else ()
+    )
     shapes["_mask"] = jax.ShapeDtypeStruct((cfg["batch_size"],), jnp.bool_)
     sharding = bv_devices.batch_sharding(cfg["devices"])
     put = lambda x, s=sharding: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=s
     )
-    yield key, jax.tree.map(put, shapes), on_host
+    yield key, jax.tree.map(put, shapes), on_host, sorted(left)
 
 
 def describe(shapes: dict[str, Any], on_host: dict[str, str]) -> str:

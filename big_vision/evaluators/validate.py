@@ -28,7 +28,7 @@ def validate(
   Raises:
     ValueError: starts with the key of what is wrong and names the remedy.
   """
-  for name, cfg in config.get("evals", {}).items():
+  for name, cfg in build.entries(config).items():
     _validate(config, name, build.as_dict(cfg), predict_names, devices)
 
 
@@ -76,6 +76,12 @@ def _validate(
 
   if isinstance(cfg.get("loss_name"), str):
     losses.get(cfg["loss_name"], key=f"evals.{name}.loss_name")
+  ahead = cfg.get("prefetch")
+  if isinstance(ahead, int) and ahead < 0:
+    raise lookup.ConfigError(
+      f"{where}.prefetch = {ahead} must not be negative: how many batches to put "
+      "on the devices ahead, 0 for none."
+    )
   cache = cfg.get("cache")
   if isinstance(cache, str) and cache.lower() not in evaluation.CACHES:
     raise lookup.unknown(

@@ -1,15 +1,14 @@
 """Models; `build` is the one way from a config to one of them."""
 
-import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from absl import logging
 
 from big_vision import lookup
-from big_vision.models import positions
+from big_vision.models import load_errors, positions
 from big_vision.types import ConfigLike, LoadFn, Params
 
 _LOADS_SIGLIP = "proj.image_text.two_towers"
@@ -57,6 +56,7 @@ def build(
   grid = _grid(module, args, image_size, key)
   init = config.get(f"{key}_init")
   if not init:
+    _check_used(config, key)
     return model, None
   if not hasattr(module, "load"):
     raise ValueError(
@@ -64,42 +64,68 @@ def build(
       "so it cannot start from a checkpoint."
     )
 
-  _check_kind(name, init, f"{key}_init")
-  load_kw = positions.grid_kw(module, grid)
-  load_kw = {**load_kw, **(config.get(f"{key}_load") or {})}
-  _check_arguments(module.load, load_kw, f"{key}_load")
+  own_kw = config.get(f"{key}_load") or {}
+  with load_errors.within(f"config.{key}_load"):
+    load_errors.check_arguments(module.load, own_kw)
+  load_kw = {**positions.grid_kw(module, grid), **own_kw}
+  if name in lookup.known_modules("models", "Model"):  # Not the user's own.
+    _check_kind(name, init, f"{key}_init")
+    load_errors.check_path(module.load, init, f"config.{key}_init")
 
   def load(params: Params) -> Params:
+    where = f"config.{key}_init={load_errors.plain(init)!r}"
     try:
-      return module.load(params, init, args, **load_kw)
+      with load_errors.within(f"config.{key}_load"):
+        loaded = module.load(params, init, args, **load_kw)
+        _check_towers(module.load, loaded, params)
+        return loaded
+    except load_errors.MisfitError as e:
+      raise lookup.ConfigError(
+        f"{where} does not fit config.{key}: {e.summary}. Change config.{key}, "
+        f"or list names in {e.dont_load} to initialize them or leave them out."
+      ) from e
+    except (lookup.ConfigError, KeyError) as e:
+      text = str(e.args[0]) if e.args else ""
+      if "config." in text or " " not in text:  # A mistake in code.
+        raise
+      raise type(e)(f"{where}: {text}") from e
     except FileNotFoundError as e:
       known = getattr(module, "VANITY_NAMES", ())
       near = lookup.did_you_mean(init, known) if isinstance(init, str) else "."
       hint = near if near.startswith(". Did") else "."
-      raise FileNotFoundError(
-        f"config.{key}_init={init!r}: {str(e).rstrip('.')}{hint}"
-      ) from e
+      raise FileNotFoundError(f"{where}: {str(e).rstrip('.')}{hint}") from e
 
   return model, load
 
 
-def _check_arguments(load, kw, key):
-  """Refuses keys that a model's `load` does not take."""
-  known = inspect.signature(load).parameters
-  if any(p.kind is p.VAR_KEYWORD for p in known.values()):
-    return
-  lookup.check_keys(kw, list(known)[3:], key)
+def _check_used(config, key):
+  """Refuses arguments of `load` where nothing says what to load."""
+  # What is empty, unlike what is absent, asks for random parameters.
+  load_kw = load_errors.plain(config.get(f"{key}_load"))
+  if f"{key}_init" not in config and load_kw:
+    raise lookup.ConfigError(
+      f"config.{key}_load={load_kw!r} has no effect without config.{key}_init: "
+      "name the checkpoint there, or '' for random parameters."
+    )
+
+
+def _check_towers(load, loaded, params):
+  """Refuses towers of other shapes, here where their config key is known."""
+  for tower in load_errors.towers(load):
+    if tower in loaded and tower in (params or {}):
+      with load_errors.within(f"{tower}_load_kw"):
+        misfit = load_errors.of_shapes(loaded[tower], params[tower])
+        if misfit:
+          raise misfit
 
 
 def _check_kind(name, init, key):
   """Refuses checkpoints of Hugging Face for models that do not load them."""
-  if name == _LOADS_SIGLIP or name not in lookup.known_modules(
-    "models", "Model"
-  ):
-    return  # It says so itself, or is the user's own.
+  if name == _LOADS_SIGLIP:
+    return  # It says so itself.
   from big_vision.models.proj.image_text import huggingface_files
 
-  paths = init.values() if isinstance(init, Mapping) else [init]
+  paths = init.values() if hasattr(init, "items") else [init]
   for path in filter(lambda p: isinstance(p, str), paths):
     huggingface_files.check_kind(
       re.sub(r":\w+$", "", path), key, loads_siglip=False

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from big_vision import checkpoints, lookup, rules, trees
+from big_vision.models import load_errors
 from big_vision.types import Array, Params
 
 
@@ -61,13 +62,19 @@ def merge_params(
     Nested dict with the names of `inited`.
 
   Raises:
-    ValueError: a name exists on one side only and is not in `dont_load`, lists
-      all such names; or a regex of `dont_load` matches no name of either side.
+    load_errors.MisfitError: a name exists on one side only and is not in
+      `dont_load`; lists all such names.
+    lookup.ConfigError: a regex of `dont_load` cannot be read, or matches no name
+      of either side.
   """
   if inited is None:
     return loaded
 
-  excluded = trees.check_and_compile_patterns(dont_load)
+  key = f"{load_errors.load_key()}.dont_load"
+  try:
+    excluded = trees.check_and_compile_patterns(dont_load)
+  except (lookup.ConfigError, re.error) as e:
+    raise lookup.ConfigError(f"{key}={dont_load!r}: {e}") from e
   is_excluded = lambda name: any(p.fullmatch(name) for p in excluded)
   loaded = dict(trees.tree_flatten_with_names(loaded)[0])
   inited = dict(trees.tree_flatten_with_names(inited)[0])
@@ -80,29 +87,30 @@ def merge_params(
       if names
       else ""
     )
-    raise ValueError(
-      "\n".join(
-        [
-          section("Params in checkpoint", loaded, "  "),
-          section("Params in model (code)", inited, "  "),
-          section(
-            "Params in model (code) but not in checkpoint and not `dont_load`ed",
-            missing,
-            " - ",
-          ),
-          section(
-            "Params in checkpoint but not in model (code) and not `dont_load`ed",
-            unused,
-            " + ",
-          ),
-        ]
-      )
+    text = "\n".join(
+      [
+        section("Params in checkpoint", loaded, "  "),
+        section("Params in model (code)", inited, "  "),
+        section(
+          "Params in model (code) but not in checkpoint and not `dont_load`ed",
+          missing,
+          " - ",
+        ),
+        section(
+          "Params in checkpoint but not in model (code) and not `dont_load`ed",
+          unused,
+          " + ",
+        ),
+      ]
+    )
+    raise load_errors.of_names(
+      loaded, inited, sorted(missing), sorted(unused), text
     )
 
   rules.check_used(
     [p.pattern for p in excluded],
     [*inited, *(loaded.keys() - inited.keys())],
-    "dont_load of config.model_load",
+    key,
     "parameter of model or checkpoint",
   )
 

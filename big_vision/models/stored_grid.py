@@ -29,9 +29,13 @@ def find(init_file: Any, num: int) -> tuple[int, int] | None:
     have that many patches.
   """
   config = _run_config(init_file)
-  for grid in _grids(config) if config else ():
-    if math.prod(grid) == num:
-      return grid
+  try:
+    for grid in _grids(config) if config else ():
+      if math.prod(grid) == num:
+        return grid
+  # Anything may be wrong with somebody's config, which need not be used.
+  except Exception as e:
+    logging.info("No grid in the config beside %s: %s", init_file, e)
   return None
 
 
@@ -68,7 +72,8 @@ def _grids(config: ConfigLike) -> Iterator[tuple[int, int]]:
         module = lookup.module("models", name, kind="model", needs="Model")
         if hasattr(module, "image_grid"):
           try:
-            grid = module.image_grid(config.get(key), size)
+            with lookup.stored_config():
+              grid = module.image_grid(config.get(key), size)
           except lookup.ConfigError:
             continue  # Of images that are not this model's.
           if grid is not None:
@@ -78,11 +83,11 @@ def _grids(config: ConfigLike) -> Iterator[tuple[int, int]]:
 def _image_size(pp):
   """Computes (height, width) of the images that a preprocessing makes."""
   try:  # The TensorFlow wing, which a machine may lack.
-    from big_vision.pp import builder, ops_image, registry
+    from big_vision.pp import builder, ops_crop, ops_image, registry
     from big_vision.tf import tf
   except ImportError:
     return None
-  prefix, own = "preprocess_ops.", ops_image.__name__
+  prefix, own = "preprocess_ops.", (ops_crop.__name__, ops_image.__name__)
   sections = builder.split_pipeline(pp)
   image = tf.zeros([64, 64, 3], tf.uint8)
   if sections and sections[0].startswith("decode"):
@@ -92,7 +97,7 @@ def _image_size(pp):
     # Others do not change the size, and may need files or other features.
     if registry.Registry.knows(prefix + section):
       op = registry.Registry.lookup(prefix + section)
-      if op.func.__module__ == own:
+      if op.func.__module__ in own:
         try:
           data = op()(data)
         except Exception as e:  # Of features that only data has.

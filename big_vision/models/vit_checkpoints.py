@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from big_vision import checkpoints
-from big_vision.models import common, positions, stored_grid
+from big_vision.models import common, load_errors, positions, stored_grid
 from big_vision.types import AnyArray, ConfigLike, Params
 
 
@@ -54,19 +54,19 @@ def resample_posemb(
     raise ValueError(
       f"Cannot resample pos_embedding from {tuple(old.shape)} to "
       f"{tuple(new.shape)}: both must have a square number of positions, or "
-      "config.model_load must say grid=(rows, columns) of the model and "
+      f"{load_errors.load_key()} must say grid=(rows, columns) of the model and "
       "from_grid=(rows, columns) of the checkpoint. Or train at the "
       "checkpoint's resolution, or list pos_embedding in "
-      "config.model_load.dont_load."
+      f"{load_errors.load_key()}.dont_load."
     )
   if stored == wanted:
     return old
   if num_old == num_new and from_grid is None:
     logging.info(
       "pos_embedding: %d positions, taken as a grid of %dx%d, are resampled to "
-      "%dx%d. Say config.model_load.from_grid=(rows, columns) if the "
-      "checkpoint has another grid.",
-      *(num_old, *stored, *wanted),
+      "%dx%d. Say %s.from_grid=(rows, columns) if the checkpoint has another "
+      "grid.",
+      *(num_old, *stored, *wanted, load_errors.load_key()),
     )
   resampled = positions.resample(
     old.reshape(*stored, -1), wanted, method="corners"
@@ -84,8 +84,8 @@ def _check_grid(key, grid, num, owner):
   """Raises ValueError if a grid has another number of positions."""
   if grid is not None and (len(grid) != 2 or math.prod(grid) != num):
     raise ValueError(
-      f"config.model_load.{key}={tuple(grid)} should be (rows, columns) of the "
-      f"{num} positions of {owner}."
+      f"{load_errors.load_key()}.{key}={tuple(grid)} should be (rows, columns) "
+      f"of the {num} positions of {owner}."
     )
 
 

@@ -112,9 +112,7 @@ class Examples:
     if record is not None:
       return ds
     if self.pack:
-      pack = self.pack
-      pack = pack.to_dict() if hasattr(pack, "to_dict") else pack
-      ds = packing.pack_dataset(ds, None, pack)
+      ds = packing.pack_dataset(ds, None, self._lengths)
     return ds.skip(num_done)
 
   def _preprocess(
@@ -126,16 +124,22 @@ class Examples:
     elements, complete = self.stream.open(start, select)
     prepare = self._make_prepare(complete)
     calls = self.num_parallel_calls
-    if not (self.post_filter_fn or self.skip_errors):
+    if self.exact:
       return elements.map(prepare, calls, deterministic=True)
     judge = self._make_judge(prepare)
     return self.skipping.run(
       elements, lambda ds: ds.map(judge, calls, deterministic=True)
     )
 
+  @property
+  def _lengths(self) -> Any:
+    """Lengths of packed sequences, as `packing` takes them."""
+    return self.pack.to_dict() if hasattr(self.pack, "to_dict") else self.pack
+
   @functools.cached_property
   def skipping(self) -> skipping.Skipping:
     """Leaves out what fails or is filtered out."""
+    is_empty = lambda out: packing.is_empty(out, self._lengths)
     return skipping.Skipping(
       self.name,
       num_passes=self.layout.num_hosts,
@@ -143,6 +147,7 @@ class Examples:
       skips_errors=self.skip_errors,
       filters=self.post_filter_fn is not None,
       explain=self._explain,
+      is_empty=is_empty if self.pack else None,
     )
 
   def _explain(self, number: int | None) -> str | None:

@@ -140,8 +140,16 @@ def reason(e: Exception) -> str:
   text = lines[0] if lines else type(e).__name__
   for pattern in _NOISE:
     text = re.sub(pattern, "", text)
-  text = re.sub(r"^assertion failed: \[(.*)\]$", r"\1", text)
-  return text.replace("] [", " ")
+  if failed := re.fullmatch(r"assertion failed: \[(.*)\]", text):
+    text = _unescaped(failed[1].replace("] [", " "))
+  return text
+
+
+def _unescaped(text):
+  r"""Undoes what TensorFlow does to the strings of assertions: \', \303\244."""
+  pattern, escapes = rb"\\([0-7]{3}|['\"\\])", text.encode()
+  char = lambda m: m[1] if len(m[1]) == 1 else bytes([int(m[1], 8) % 256])
+  return readable(re.sub(pattern, char, escapes))
 
 
 def _message(e):
@@ -161,6 +169,7 @@ def explained_by(
   ended: Callable[[], str | None] = lambda: None,
   sources: Sequence[DataSource] = (),
   remedy: str = "",
+  exhausted: str = "",
 ) -> tf.data.Dataset:
   """Attaches to a dataset how to find out what is behind an error.
 
@@ -174,12 +183,13 @@ def explained_by(
     ended: says why there are no more examples, None if that is not the reason.
     sources: where the examples come from.
     remedy: what errors advise.
+    exhausted: what to say if the dataset ends; "" if it may.
 
   Returns:
     The dataset, for `iterate`.
   """
   ds.explain_failure, ds.why_ended = explain, ended
-  ds.sources, ds.remedy = sources, remedy
+  ds.sources, ds.remedy, ds.exhausted = sources, remedy, exhausted
   return ds
 
 
@@ -202,6 +212,8 @@ def iterate(ds: tf.data.Dataset) -> Any:
     try:
       batch = next(it)
     except StopIteration:
+      if message := getattr(ds, "exhausted", ""):
+        raise ConfigError(message) from None
       return
     except (tf.errors.OpError, UnicodeDecodeError) as e:
       error = _explain(ds, num_batches, e)

@@ -106,6 +106,7 @@ class IndexedStream:
       shuffle_buffer_size=None,
       size=stream.count(in_order) if start else None,
       start=start,
+      may_be_empty=stream.has_unknown_size(in_order),
       errors=errors,
     )
     return select(elements)

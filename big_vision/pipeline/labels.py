@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from big_vision import lookup
 from big_vision.datasets import core
 from big_vision.datasets.classes import Classes
 from big_vision.datasets.source import DataSource
@@ -90,7 +91,8 @@ def trace(
     pipeline will report.
 
   Raises:
-    ConfigError: an op that reads labels gets text.
+    ConfigError: an op that reads labels gets text, or there is no feature of
+      the name that an op reads.
   """
   flat = tf.nest.flatten(spec)
   feeds, uses, results = {}, [], {}
@@ -103,7 +105,7 @@ def trace(
     fn = builder.get_preprocess_fn(pp, log_data=False)
     zero = tf.zeros([], tf.int64)
     with label_lib.record() as noted, rng.example_seed([0, 0], zero):
-      results.update(fn(example))
+      results.update(fn(_Features(example)))
     uses.extend(noted)
     return zero
 
@@ -111,6 +113,8 @@ def trace(
     graph = tf.compat.v1.wrap_function(run, flat)
   except ConfigError:
     raise
+  except _NoFeature as e:
+    raise ConfigError(e.args[0]) from e
   except Exception as e:  # Ops of users raise anything.
     logging.info("Cannot compare the labels of %r: %s", pp, e)
     return Trace()
@@ -122,6 +126,19 @@ def trace(
     {k: v for k, v in described.items() if v is not None},
     frozenset(results),
   )
+
+
+class _NoFeature(KeyError):
+  """Says that there is no feature of a name; ops may catch it as a KeyError."""
+
+
+class _Features(dict):
+  """An example that says what it has if an op reads something else."""
+
+  def __missing__(self, key):
+    raise _NoFeature(
+      f"there is no feature {key!r}{lookup.did_you_mean(key, sorted(self))}"
+    )
 
 
 class _Known:

@@ -200,8 +200,10 @@ def weights_of(config: ConfigLike, key: str = "input") -> dict[str, float]:
         f"config.{key}.data.{name}={weight!r} must be a weight. (For a single "
         f"dataset, config.{key}.data needs a `name`.)"
       )
-    if (weight or 0) < 0:
-      raise ValueError(f"config.{key}.data.{name}={weight} is negative.")
+    if not 0 <= (weight or 0) < float("inf"):
+      raise ValueError(
+        f"config.{key}.data.{name}={weight} must be a weight: a number, 0 or more."
+      )
     if not weight:
       continue
     if name not in config:

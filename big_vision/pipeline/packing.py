@@ -73,6 +73,21 @@ def pack_dataset(
   )
 
 
+def is_empty(example: Any, key2length: int | Mapping[str, Any]) -> tf.Tensor:
+  """Tells whether an example adds nothing to a pack.
+
+  Args:
+    example: as in the dataset of `pack_dataset`.
+    key2length: see there.
+
+  Returns:
+    bool scalar.
+  """
+  names = _flatten(key2length) if isinstance(key2length, Mapping) else None
+  values = [v for k, v in _flatten(example).items() if k in (names or {k})]
+  return tf.reduce_all([tf.size(v) == 0 for v in values])
+
+
 def _lengths(spec, key2length, keys):
   """Dict of flat key -> L; checks what the user asked for."""
   if isinstance(key2length, Mapping):

@@ -28,9 +28,14 @@ class PrefetchIterator:
     it: iterable.
     n: how many elements to hold ready, at least 1.
     start: whether to begin right away instead of at the first `next`.
+
+  Raises:
+    ValueError: `n` is less than 1, with which it would wait for ever.
   """
 
   def __init__(self, it: Iterable[Any], n: int, start: bool = False):
+    if n < 1:
+      raise ValueError(f"Cannot fetch {n} elements ahead: 1 is the least.")
     self._worker = _Worker(it, n)
     self._done = False
     # The thread must not keep the iterator alive, so it only has the worker.

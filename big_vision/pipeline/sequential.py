@@ -83,6 +83,7 @@ class SequentialStream:
       shuffle_buffer_size=self._buffer_size,
       size=self._epoch_size() if start else None,
       start=start,
+      may_be_empty=stream.has_unknown_size(in_order),
       errors=errors,
     )
     late = self._read_late
@@ -130,13 +131,21 @@ class SequentialStream:
     """Whether raw examples are kept in memory: if asked for, and they fit."""
     return bool(self.cache_raw and self._fit(self.size))
 
+  @property
+  def _wanted_buffer_size(self) -> int | None:
+    """Raw examples to shuffle among; more than there are change nothing."""
+    wanted = self.shuffle_buffer_size
+    if not wanted or self.size is None:
+      return wanted
+    return min(wanted, self.size)  # TensorFlow allocates what it is told.
+
   @functools.cached_property
   def _buffer_size(self) -> int | None:
     """Raw examples to shuffle among; those in the cache cost nothing extra."""
-    wanted, each = self.shuffle_buffer_size, self.source.bytes_per_example
+    wanted, each = self._wanted_buffer_size, self.source.bytes_per_example
     if self._is_cached or not wanted or not each or self.memory_gb is None:
       return wanted
-    if self._fit(min(wanted, self.size or wanted)):
+    if self._fit(wanted):
       return wanted
     return max(int(self.memory_gb * 2**30 / each), 1)
 
@@ -145,9 +154,8 @@ class SequentialStream:
 
   def _warn_of_memory(self) -> None:
     """Says what was asked for and is not done."""
-    wanted = self.shuffle_buffer_size
     not_cached = self.cache_raw and not self._is_cached
-    if not not_cached and self._buffer_size == wanted:
+    if not not_cached and self._buffer_size == self._wanted_buffer_size:
       return
     logging.warning(
       "Raw examples of %s take about %.1f kB each. With config.input.memory_gb"

@@ -1,4 +1,4 @@
-"""Leaving out examples: those that fail, those that a filter drops.
+"""Leaving out examples: those that fail, are filtered out, or are empty.
 
 A stream is endless, so one whose examples are all left out would run for ever
 without a result. Such a stream ends with an error instead: see `Skipping`.
@@ -7,6 +7,7 @@ without a result. Such a stream ends with an error instead: see `Skipping`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from absl import logging
 
@@ -36,6 +37,7 @@ class Skipping:
     explain: number of an example in the stream -> why it fails, with its name;
       None if it does not or nobody knows. The first argument may be None: what
       is wrong with the data if no example could be read at all.
+    is_empty: result -> whether nothing of it gets into a batch, bool scalar.
   """
 
   def __init__(
@@ -47,6 +49,7 @@ class Skipping:
     skips_errors: bool,
     filters: bool,
     explain: Callable[[int | None], str | None],
+    is_empty: Callable[[Any], tf.Tensor] | None = None,
   ):
     self.message: str | None = None
     self._name = name
@@ -55,6 +58,7 @@ class Skipping:
     self._skips_errors = skips_errors
     self._filters = filters
     self._explain = explain
+    self._is_empty = is_empty
     self._num_lost = 0
     self._next_log = 0
 
@@ -87,7 +91,8 @@ class Skipping:
       return tf.where(is_overdue, since, -1), (goes_on, (place, element))
 
     def note(place, _, out):
-      last.assign(tf.maximum(last, place))
+      empty = self._is_empty(out) if self._is_empty else False
+      last.assign(tf.where(empty, last, tf.maximum(last, place)))
       return out
 
     ds = elements.enumerate().scan(tf.constant(-1, tf.int64), judge)
@@ -141,12 +146,14 @@ class Skipping:
     for number in reversed(range(max(last + 1, num - _NUM_TRIED), num)):
       reason = reason or self._explain(number)
     what = [f"none of the last {num - 1 - last} can be used"]
-    if num == 0:
-      what = ["none can be read"]
+    if num == last + 1:
+      what = [f"no{' more' if num else 'ne'} can be read"]
     if self._filters and reason:
       what.append("some fail, config.input.post_filter_fn drops the others")
     elif self._filters:
       what.append("config.input.post_filter_fn drops them all")
+    elif self._is_empty and not reason:
+      what.append("config.input.pack gets nothing but empty sequences")
     if reason:
       what.append(f"the last error: {reason.rstrip('.')}")
     name = self._name
@@ -156,7 +163,7 @@ class Skipping:
 
 
 class ReadErrors:
-  """Leaves out what cannot be read in the epochs of a source.
+  """Leaves out what cannot be read in the epochs of a source, and warns of it.
 
   Args:
     name: of the dataset.
@@ -176,7 +183,6 @@ class ReadErrors:
     self._num_epochs = 0
     with tf.device("CPU"):
       self._num_read = tf.Variable(0, dtype=tf.int64, trainable=False)
-      self._num_left = tf.Variable(0, dtype=tf.int64, trainable=False)
 
   def drop(self, examples: tf.data.Dataset) -> tf.data.Dataset:
     """Drops the examples of an epoch that fail.
@@ -189,37 +195,19 @@ class ReadErrors:
     """
     return _counted(examples.ignore_errors(log_warning=False), self._num_read)
 
-  def count(self, epoch: tf.data.Dataset) -> tf.data.Dataset:
-    """Counts what is left of an epoch, after filters and caches.
+  def report(self, is_first: tf.Tensor) -> None:
+    """Warns, at the begin of an epoch, of what was lost in the one before.
 
     Args:
-      epoch: dataset.
-
-    Returns:
-      The same.
-    """
-    return _counted(epoch, self._num_left)
-
-  def goes_on(self, number: tf.Tensor, first: int) -> tf.Tensor:
-    """Tells whether the epoch before this one had examples, and warns.
-
-    Args:
-      number: int64, of the epoch.
-      first: number of the first epoch.
-
-    Returns:
-      bool scalar.
+      is_first: bool scalar, whether there was none before.
     """
     # What is cached is read once.
     if self._size is not None and self._size < tf.int64.max:
       lost = tf.where(self._num_read > 0, self._size - self._num_read, 0)
-      lost = tf.where(number == first, tf.zeros_like(lost), lost)
+      lost = tf.where(is_first, tf.zeros_like(lost), lost)
       warn = lambda: tf.py_function(self._warn, [lost], tf.bool)
       tf.cond(lost > 0, warn, lambda: False)
-    goes_on = (number == first) | (self._num_left > 0)
-    for variable in (self._num_read, self._num_left):
-      variable.assign(0)
-    return goes_on
+    self._num_read.assign(0)
 
   def _warn(self, num_lost):
     self._num_epochs += 1

@@ -11,6 +11,7 @@ only by another algorithm, which would change the order of every run.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -31,6 +32,7 @@ def epochs(
   shuffle_buffer_size: int | None,
   size: int | None,
   start: int,
+  may_be_empty: bool = False,
   errors: skipping.ReadErrors | None = None,
 ) -> Stream:
   """Joins all epochs, each shuffled differently.
@@ -41,22 +43,30 @@ def epochs(
     shuffle_buffer_size: number of examples, or None to keep the order.
     size: examples per epoch; may be None if `start` is 0.
     start: position to start from.
-    errors: what leaves out examples that cannot be read, if anything does; the
-      stream then ends after an epoch without examples.
+    may_be_empty: whether only reading an epoch tells that it has examples; the
+      stream then ends after one that has none, where it would wait for ever.
+    errors: what leaves out examples that cannot be read, if anything does.
 
   Returns:
     The stream, from `start` on. Examples before it are read (those of the same
     epoch only), but never more than that.
   """
   first_epoch, skip = divmod(start, size) if start and size else (0, 0)
+  with tf.device("CPU"):
+    # The last epoch that had examples, in any iterator.
+    last = tf.Variable(-1, dtype=tf.int64, trainable=False)
+
+  def note(epoch, *element):
+    last.assign(tf.maximum(last, epoch))
+    return element
 
   def one_epoch(epoch):
     # The seed of this function's graph. Otherwise that of the process would
     # take part in the order.
     tf.random.set_seed(seed)
     ds = open_epoch(epoch)
-    if errors:
-      ds = errors.count(ds)
+    if may_be_empty:
+      ds = ds.map(functools.partial(note, epoch))
     if shuffle_buffer_size:
       ds = ds.shuffle(
         shuffle_buffer_size, seed=epoch, reshuffle_each_iteration=False
@@ -68,9 +78,15 @@ def epochs(
       )
     return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(epoch).repeat(), ds)
 
+  def goes_on(number):
+    is_first = number == first_epoch
+    if errors:
+      errors.report(is_first)
+    return is_first | (last >= number - 1)
+
   numbers = tf.data.Dataset.range(first_epoch, FOREVER)
-  if errors:
-    numbers = numbers.take_while(lambda n: errors.goes_on(n, first_epoch))
+  if may_be_empty:
+    numbers = numbers.take_while(goes_on)
   return numbers.flat_map(one_epoch).enumerate(start)
 
 
@@ -167,6 +183,18 @@ def filtered(
   judged = errors.drop(examples.map(lambda i, x: (keep(x), (i, x))))
   judged = judged.filter(lambda is_good, _: is_good)
   return judged.map(lambda _, element: element)
+
+
+def has_unknown_size(epoch: tf.data.Dataset) -> bool:
+  """Tells whether only reading an epoch says how many examples it has.
+
+  Args:
+    epoch: dataset of one epoch.
+
+  Returns:
+    bool.
+  """
+  return int(epoch.cardinality()) == tf.data.UNKNOWN_CARDINALITY
 
 
 def check_not_empty(

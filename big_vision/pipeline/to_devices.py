@@ -14,6 +14,7 @@ import numpy as np
 
 from big_vision import devices as devices_lib
 from big_vision import trees
+from big_vision.lookup import ConfigError
 from big_vision.pipeline import failures, prefetch
 from big_vision.tf import tf
 from big_vision.types import Batch, Devices
@@ -128,6 +129,26 @@ def shapes(element_spec: Any) -> dict[Any, Any]:
       dtype = jax.dtypes.canonicalize_dtype(spec.dtype.as_numpy_dtype)
       out[k] = jax.ShapeDtypeStruct(tuple(spec.shape), dtype)
   return out
+
+
+def check(element_spec: Any, key: str) -> None:
+  """Refuses features that cannot be put on devices.
+
+  Args:
+    element_spec: of a dataset of batches.
+    key: the config key of the preprocessing, for errors.
+
+  Raises:
+    ConfigError: features of strings, or ragged ones.
+  """
+  for name, spec in trees.tree_flatten_with_names(element_spec)[0]:
+    kind = "ragged" if isinstance(spec, tf.RaggedTensorSpec) else "text"
+    if kind == "ragged" or getattr(spec, "dtype", None) == tf.string:
+      raise ConfigError(
+        f"config.{key}: the feature {name!r} that it leaves is {kind}, which "
+        'cannot be put on devices. End it in |keep("image", "labels"), or '
+        f"in |drop({name.partition('/')[0]!r})."
+      )
 
 
 def shard_and_put(

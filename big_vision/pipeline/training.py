@@ -23,7 +23,7 @@ from big_vision.tf import tf
 from big_vision.types import ConfigLike
 
 DEFAULT_NUM_PARALLEL_CALLS = 100
-_NUM_LABELS = 256  # To look at for the order of the data.
+_NUM_PAIRS = 128  # Of labels, to look at for the order of the data.
 MEMORY_GB = 8  # For raw examples of training; the rest of a run fits into 16.
 
 
@@ -202,7 +202,7 @@ def _warn_of_order(source, name, key, batch_size):
   num = source.total_examples
   if num is None or num <= batch_size:
     return
-  labels = source.some_labels(_NUM_LABELS)
+  labels = source.some_labels(_NUM_PAIRS)
   if labels and order.is_class_by_class(labels):
     where = f"config.input.{key}." if key else "config.input."
     logging.warning(
@@ -280,7 +280,11 @@ def _batches(datasets, examples, local_batch_size, prefetch, start_step):
 
   sources = [d.stream.source for d in datasets]
   remedy = "Set config.input.skip_errors=True to drop such examples."
-  return failures.explained_by(ds, explain, ended, sources, remedy)
+  exhausted = (
+    "config.input: no example is left: a pass over the data of "
+    f"{' or '.join(repr(d.name) for d in datasets)} gave none."
+  )
+  return failures.explained_by(ds, explain, ended, sources, remedy, exhausted)
 
 
 def host_options() -> tf.data.Options:

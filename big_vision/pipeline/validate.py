@@ -28,6 +28,12 @@ PER_DATASET = (
 )
 _DATASET_KEYS = ("data", "tfdata", "pp", *PER_DATASET)
 _BATCH_KEYS = ("batch_size", "prefetch")
+# Smallest values, -1 leaves the number to TensorFlow; and what they mean.
+_COUNTS = {
+  "prefetch": (-1, "how many batches to hold ready"),
+  "num_parallel_calls": (-1, "how many examples to preprocess in parallel"),
+  "shuffle_buffer_size": (0, "among how many examples to shuffle"),
+}
 # Published configs have them although nothing reads them.
 _UNREAD = ("cache",)
 
@@ -63,6 +69,7 @@ def validate(
     jax.process_count() if process_count is None else process_count,
     jax.device_count() if device_count is None else device_count,
   )
+  _check_counts(config, f"config.{key}")
   if is_single(config):
     _check_keys(config, (*_DATASET_KEYS, *_BATCH_KEYS), key)
     _check_dataset(config, key)
@@ -134,6 +141,17 @@ def _check_batch_size(
       )
 
 
+def _check_counts(config: ConfigLike, key: str) -> None:
+  """Refuses numbers that TensorFlow fails or dies of."""
+  for k, (least, meaning) in _COUNTS.items():
+    value = config.get(k)
+    too_small = isinstance(value, int | float) and value < least
+    if too_small or (k == "num_parallel_calls" and value == 0):
+      raise lookup.ConfigError(
+        f"{key}.{k} = {value} must be a positive int: {meaning}."
+      )
+
+
 def _check_dataset(config: ConfigLike, key: str) -> None:
   """Checks data source and preprocessing of one dataset."""
   if "data" not in config or not isinstance(config.data.get("name"), str):
@@ -141,6 +159,7 @@ def _check_dataset(config: ConfigLike, key: str) -> None:
       f"config.{key}.data needs a `name`, for example data=dict(name='digits', "
       "split='train')."
     )
+  _check_counts(config, f"config.{key}")
   _check_source(config.data.to_dict(), f"{key}.data")
   for k in ("pp", "pp_fn"):
     if config.get(k) is not None and not isinstance(config[k], str):

@@ -22,6 +22,7 @@ from big_vision.tf import tf
 # that leaves `_MARGIN` times the sides that are wanted.
 HUGE_PIXELS = 1 << 26
 _MARGIN = 2
+_MOST_JPEG_PIXELS = 1 << 27  # TensorFlow stops at 2^29 bytes; CMYK has 4 each.
 RATIOS = (1, 2, 4, 8)
 # Ops that keep the picture as a whole -> their argument for its size.
 _SIZE_OF = {
@@ -91,9 +92,13 @@ class Decoder:
     data = tf.convert_to_tensor(data)
     size, is_jpeg, is_png = read_header(data)
     num_pixels = tf.reduce_prod(size)
-    plain = (is_jpeg | is_png) & (num_pixels <= self.max_pixels)
-    if self.wanted:
-      plain &= is_png | (num_pixels <= HUGE_PIXELS)
+    finishes = self.exif or self.background is not None  # That needs copies.
+    most = image_files.limit(self.max_pixels)
+    most_png = min(most, HUGE_PIXELS) if finishes else most
+    most_jpeg = HUGE_PIXELS if finishes or self.wanted else _MOST_JPEG_PIXELS
+    plain = (is_jpeg & (num_pixels <= min(most, most_jpeg))) | (
+      is_png & (num_pixels <= most_png)
+    )
     if self.channels == 1:
       plain &= ~(is_jpeg & has_four_colors(data, is_jpeg))
     if self.channels == 4:
@@ -132,8 +137,10 @@ class Decoder:
       return tf.io.decode_jpeg(data, channels, ratio, dct_method=method)
     return tf.io.decode_image(data, channels, expand_animations=False)
 
-  def _finish(self, image, data):
-    return [image_files.finish(image, data, self.exif, self.background)]
+  def _finish(self, image, data, ratio=1):
+    channels, background = self.channels, self.background
+    image = image_files.finish(image, channels, background, ratio)
+    return [image_files.turn(image, data) if self.exif else image]
 
   def read(self, data: bytes) -> list[np.ndarray]:
     """Decodes one file outside of a graph; TensorFlow's decoders go first.
@@ -148,21 +155,35 @@ class Decoder:
       ValueError: it cannot be read, or has more than `max_pixels`.
     """
     max_pixels, channels = image_files.limit(self.max_pixels), self._channels
-    name, image = image_files.format_of(data), None
+    name, image, damaged = image_files.format_of(data), None, False
     # The fourth byte of a pixel of BMP may be anything, and is rarely alpha.
     unsure = name == "BMP" and self.background is not None
     try:
       if name == "JPEG":
         image = self._read_jpeg(data, max_pixels)
-      elif not unsure and image_files.tensorflow_reads(
-        data, channels, max_pixels
-      ):
-        image = np.asarray(self._decode(data, channels))
+      elif not unsure:
+        num = image_files.channels_for_tensorflow(data, channels, max_pixels)
+        if num is not None:
+          image = tf.io.decode_image(data, num, expand_animations=False)
+          image = np.asarray(image)
     except tf.errors.InvalidArgumentError:
-      image = None  # Pillow can read it, or says better why it cannot be read.
+      damaged = name == "PNG"  # Pillow ignores some checksums, the op does not.
     if image is None:
-      image = image_files.read(data, channels, max_pixels)
-    return self._finish(image, data)
+      # Pillow can read it, or says better why it cannot be read.
+      image = image_files.read(data, max_pixels)
+    if damaged:
+      raise ValueError("This image cannot be read: the PNG is damaged.")
+    size = (
+      image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
+    )
+    return self._finish(image, data, 1 if name == "JPEG" else self._ratio(size))
+
+  def _ratio(self, size):
+    """Selects the fraction of its resolution that a large image needs."""
+    if not self.wanted or size[0] * size[1] <= HUGE_PIXELS:
+      return 1
+    sides = (max(self.wanted),) * 2 if self.exif else self.wanted
+    return largest_ratio(size, [_MARGIN * side for side in sides])
 
   def sides_and_pixels(self, data: bytes) -> list[np.ndarray]:
     """Decodes what has to be decoded to know how large it is.
@@ -202,18 +223,16 @@ class Decoder:
       return tf.convert_to_tensor(self.read(data)[0])
 
   def _read_jpeg(self, data, max_pixels):
-    """Decodes a JPEG; None for what TensorFlow must not or cannot decode."""
+    """Decodes a JPEG; None if it is too large."""
     height, width, colors = tf.image.extract_jpeg_shape(data).numpy().tolist()
-    size = height, width
-    if height * width > max_pixels or (colors == 4 and self.channels == 1):
+    if height * width > max_pixels:
       return None
-    ratio = 1
-    if self.wanted and height * width > HUGE_PIXELS:
-      ratio = largest_ratio(size, [_MARGIN * side for side in self.wanted])
-    image = np.asarray(self._decode(data, min(self.channels, 3), ratio))
-    if self.channels < 4:
-      return image
-    return np.pad(image, [(0, 0), (0, 0), (0, 1)], constant_values=255)
+    # TensorFlow makes neither gray of CMYK nor four channels.
+    to_convert = self.channels == 4 or (colors == 4 and self.channels == 1)
+    channels = 3 if to_convert else self.channels
+    return np.asarray(
+      self._decode(data, channels, self._ratio((height, width)))
+    )
 
 
 def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -278,18 +297,6 @@ def bits_of_png(data: tf.Tensor) -> tf.Tensor:
     int32 scalar.
   """
   return _words(data)[6] // (1 << 24)
-
-
-def is_huge(size: tf.Tensor) -> tf.Tensor:
-  """Tells whether an image takes so much memory that results may differ.
-
-  Args:
-    size: int [2], height and width in pixels.
-
-  Returns:
-    bool scalar.
-  """
-  return tf.reduce_prod(tf.cast(size, tf.int64)) > HUGE_PIXELS
 
 
 def largest_ratio(size: Sequence[int], wanted: Sequence[int]) -> int:

@@ -11,8 +11,12 @@ import os
 import re
 import struct
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+  from PIL import Image
 
 MAX_PIXELS = 178_956_970  # What Pillow refuses: 512 MiB of 3 bytes a pixel.
 ENV = "BV_MAX_IMAGE_PIXELS"
@@ -22,6 +26,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _OTHER_FORMATS = "TIFF PPM JPEG2000 AVIF TGA ICO PCX SGI QOI".split()
 _COLORS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128,) * 3}
 _ORIENTATION = 0x0112  # Tag of EXIF.
+# What files with an orientation contain.
+_EXIF = {
+  "JPEG": (b"Exif\0", b"tiff:Orientation"),
+  "PNG": (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp"),
+  "WEBP": (b"EXIF", b"tiff:Orientation"),
+}
 
 
 def format_of(data: bytes) -> str | None:
@@ -108,8 +118,10 @@ def color(background: str | int | Sequence[int]) -> tuple[int, ...]:
   return tuple(values)
 
 
-def tensorflow_reads(data: bytes, channels: int, max_pixels: int) -> bool:
-  """Tells whether TensorFlow reads a file that is not a JPEG right.
+def channels_for_tensorflow(
+  data: bytes, channels: int, max_pixels: int
+) -> int | None:
+  """Tells how TensorFlow reads a file that is not a JPEG right.
 
   It shows the indices of palettes in BMP as gray, refuses WebP of another
   number of channels, reads all frames of a GIF to show the first, and gives a
@@ -121,21 +133,24 @@ def tensorflow_reads(data: bytes, channels: int, max_pixels: int) -> bool:
     max_pixels: see `limit`.
 
   Returns:
-    True if `tf.io.decode_image` is to be used.
+    The number of channels for `tf.io.decode_image`, from which `finish` makes
+    `channels`; None if Pillow has to read the file.
   """
-  if format_of(data) == "WEBP" and (header := _webp_header(data)):
+  name, found, width, height = format_of(data), None, 0, 0
+  if name == "WEBP" and (header := _webp_header(data)):
     width, height, alpha, animated = header
-    fits = channels in ((0, 4) if alpha else (0, 3))
-    return fits and not animated and width * height <= max_pixels
-  if format_of(data) == "PNG" and len(data) > 24:
+    found = None if animated else 3 + alpha
+  elif name == "PNG" and len(data) > 24:
     width, height, bits = struct.unpack_from(">IIB", data, 16)
-    return (bits >= 8 or channels < 4) and width * height <= max_pixels
-  if format_of(data) == "BMP" and len(data) > 34:
+    found = channels if bits >= 8 or channels < 4 else None
+  elif name == "BMP" and len(data) > 34:
     header, width, height = struct.unpack_from("<Iii", data, 14)
     bits, compression = struct.unpack_from("<HI", data, 28)
     plain = header >= 40 and bits in (24, 32) and compression == 0
-    return plain and channels != 1 and abs(width * height) <= max_pixels
-  return False
+    found = (3 if channels == 1 else channels) if plain else None
+  if found is None or abs(width * height) > max_pixels:
+    return None
+  return found
 
 
 def _webp_header(data):
@@ -155,23 +170,23 @@ def _webp_header(data):
   return None
 
 
-def read(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
+def read(data: bytes, max_pixels: int) -> Image.Image:
   """Reads an image (of an animation, the first one) with Pillow.
 
   Only formats that hold nothing but pixels are opened.
 
   Args:
     data: content of the file.
-    channels: 1, 3 or 4; 0 for as many as the image has. With 1 and 3, alpha is
-      dropped: a transparent pixel has the color that is stored for it.
     max_pixels: see `limit`.
 
   Returns:
-    uint8 [H, W, C].
+    The image in any mode that `finish` takes.
 
   Raises:
     ValueError: it is not an image, is damaged, or has too many pixels.
   """
+  if not data:
+    raise ValueError("This is not an image that can be read: it is empty.")
   name = format_of(data)
   if name == "WEBP" and (header := _webp_header(data)):
     _check_size(*header[:2], max_pixels)  # Pillow makes room when it opens it.
@@ -179,18 +194,24 @@ def read(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
     image = _open(data, [name] if name else _OTHER_FORMATS)
     if image is not None:
       _check_size(*image.size, max_pixels)
-      return _pixels(image, name, channels)
+      image.load()
+      _check_size(*image.size, max_pixels)  # An ICO may hold a larger PNG.
+      image = _eight_bits(image)
   except TooLarge:
     raise
   except Exception as e:  # Pillow has no class for what it cannot read.
-    reason = str(e).partition("\n")[0] or type(e).__name__
-    raise ValueError(f"This image cannot be read: {reason}") from e
-  if not data:
-    raise ValueError("This is not an image that can be read: it is empty.")
+    raise _unreadable(e) from e
+  if image is not None:
+    return image
   beginning = re.sub(r"[^ -~]", ".", data[:12].decode("latin1"))
   raise ValueError(
     f"This is not an image that can be read: it begins with {beginning}"
   )
+
+
+def _unreadable(e):
+  reason = str(e).partition("\n")[0] or type(e).__name__
+  return ValueError(f"This image cannot be read: {reason}")
 
 
 class TooLarge(ValueError):
@@ -228,59 +249,131 @@ def _open(data, names):
   return None
 
 
-def _pixels(image, name, channels):
-  """Turns a Pillow image into an array; of 16 bits, the upper 8 are kept."""
+def finish(
+  image: np.ndarray | Image.Image,
+  channels: int,
+  background: tuple[int, ...] | None = None,
+  ratio: int = 1,
+) -> np.ndarray:
+  """Makes an array of an image: of these channels, on a background, smaller.
+
+  Args:
+    image: uint8 [H, W, C], or of Pillow.
+    channels: 1, 3 or 4; 0 for as many as the image has. With 1 and 3, alpha is
+      dropped: a transparent pixel has the color that is stored for it.
+    background: what is seen through transparent pixels; None drops alpha.
+    ratio: both sides become 1 / `ratio` as long, rounded up: each pixel is the
+      mean of so many squared.
+
+  Returns:
+    uint8 [H / ratio, W / ratio, channels].
+
+  Raises:
+    ValueError: it cannot be converted.
+  """
+  if isinstance(image, np.ndarray):
+    if background is not None and image.shape[-1] != 4:
+      background = None
+    if background is None and channels in (0, image.shape[-1]) and ratio == 1:
+      return image
+    height, width = image.shape[:2]
+    mode = _mode(_pillow(image[:1]), channels)
+    rows_of = lambda top, end: _pillow(image[top:end])
+  else:
+    width, height = image.size
+    mode = _mode(image, channels)
+    rows_of = lambda top, end: image.crop((0, top, width, end))
+  # Pillow would need several copies of the image, of 4 bytes a pixel each.
+  step = max(1, (1 << 20) // (width * ratio)) * ratio
+  strips = (
+    _strip(rows_of(top, min(top + step, height)), mode, background, ratio)
+    for top in range(0, height, step)
+  )
+  try:
+    first = next(strips)
+    out = np.empty([-(-height // ratio), *first.shape[1:]], np.uint8)
+    out[: len(first)] = first
+    for i, strip in enumerate(strips, 1):
+      begin = i * len(first)
+      out[begin : begin + len(strip)] = strip
+  except ValueError as e:  # Of Pillow: there is no way between two modes.
+    raise _unreadable(e) from e
+  return out
+
+
+def _pillow(pixels):
+  """Wraps an array [H, W, C] as an image of Pillow."""
   from PIL import Image
 
-  # Pillow gives PNG and PPM of 16 bits as integers of 32, up to version 11.
-  if image.mode.startswith("I;16") or (image.mode == "I" and name == "PNG"):
-    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-  elif image.mode == "I" and image.format == "PPM":
-    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-  elif image.mode in ("I", "F"):
+  return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def _strip(image, mode, background, ratio):
+  """Turns some rows of an image into an array, see `finish`."""
+  if background is not None:
+    pixels = np.asarray(image.convert("RGBA"))
+    image = _pillow(_on_background(pixels, np.array(background, np.uint16)))
+  image = image.convert(mode)
+  if ratio > 1:
+    image = image.reduce(ratio)
+  pixels = np.asarray(image)
+  return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _on_background(pixels, background):
+  """Mixes [H, W, 4] with a color."""
+  pixels, alpha = pixels[..., :3], pixels[..., 3:]
+  if (alpha == 255).all():
+    return pixels
+  mixed = pixels.astype(np.uint16) * alpha + background * (255 - alpha)
+  return ((mixed + 127) // 255).astype(np.uint8)  # At most 65152: it fits.
+
+
+def _eight_bits(image):
+  """Keeps the upper 8 of 16 bits."""
+  from PIL import Image
+
+  deep = image.mode.startswith("I;16") or (
+    # Integers of 32 bits up to version 11 of Pillow.
+    image.mode == "I" and image.format in ("PNG", "PPM")
+  )
+  if deep:
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+  if image.mode in ("I", "F"):
     raise ValueError(
       f"its pixels are numbers of 32 bits (Pillow's mode {image.mode!r}), whose "
       "range is not known: save it with 8 or 16 bits"
     )
+  return image
+
+
+def _mode(image, channels):
+  """Returns the mode of Pillow for so many channels."""
   if channels:
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
-  elif image.mode in ("1", "L"):
-    mode = "L"
-  elif image.mode in ("LA", "RGBA"):
-    mode = image.mode
-  else:
-    alpha = image.mode in ("PA", "La", "RGBa") or (
-      image.mode == "P" and "transparency" in image.info and name != "GIF"
-    )
-    mode = "RGBA" if alpha else "RGB"
-  pixels = np.asarray(image.convert(mode))
-  return pixels if pixels.ndim == 3 else pixels[..., None]
+    return {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+  if image.mode in ("1", "L"):
+    return "L"
+  if image.mode in ("LA", "RGBA"):
+    return image.mode
+  alpha = image.mode in ("PA", "La", "RGBa") or (
+    image.mode == "P"
+    and "transparency" in image.info
+    and image.format != "GIF"  # TensorFlow shows it without.
+  )
+  return "RGBA" if alpha else "RGB"
 
 
-def finish(
-  pixels: np.ndarray,
-  data: bytes,
-  exif: bool = False,
-  background: tuple[int, ...] | None = None,
-) -> np.ndarray:
-  """Turns an image and lays it on a background, if that is asked for.
+def turn(pixels: np.ndarray, data: bytes) -> np.ndarray:
+  """Turns and mirrors an image as the camera's EXIF data say.
 
   Args:
     pixels: uint8 [H, W, C] of a file.
     data: content of the file.
-    exif: whether to turn and mirror it as the camera's EXIF data say.
-    background: what is seen through transparent pixels of [H, W, 4], which
-      become [H, W, 3]; None leaves them as they are.
 
   Returns:
-    uint8 [H, W, C], of other sides if it was turned.
+    uint8 [H, W, C], of other sides if it was turned on its side.
   """
-  if background is not None and pixels.shape[-1] == 4:
-    if (pixels[..., 3] == 255).all():
-      pixels = pixels[..., :3]
-    else:
-      pixels = _on_background(pixels, np.array(background, np.uint16))
-  orientation = _orientation(data) if exif else 1
+  orientation = _orientation(data)
   if orientation in (5, 6, 7, 8):
     pixels = pixels.swapaxes(0, 1)
   if orientation in (2, 3, 6, 7):
@@ -291,30 +384,16 @@ def finish(
 
 
 def _orientation(data):
-  """Reads the orientation of EXIF, 1 to 8; 1 if there is none.
-
-  Pillow has turned TIFF already, whose tag it is.
-  """
-  name = format_of(data) or ""
-  marker = {"JPEG": b"Exif\0", "PNG": b"eXIf", "WEBP": b"EXIF"}.get(name)
+  """Reads the orientation of EXIF, 1 to 8; 1 if there is none."""
+  name = format_of(data)
   # Most files have none, and to search is faster than to parse.
-  if marker is None or marker not in data:
+  if name and not any(mark in data for mark in _EXIF.get(name, ())):
     return 1
   try:
-    image = _open(data, [name])
-    return int(image.getexif().get(_ORIENTATION, 1)) if image else 1
+    image = _open(data, [name] if name else _OTHER_FORMATS)
+    # Pillow turns TIFF whenever it reads it: the tag is its own.
+    if image is None or image.format == "TIFF":
+      return 1
+    return int(image.getexif().get(_ORIENTATION, 1))
   except Exception:  # Damaged EXIF data: the image is as good as without.
     return 1
-
-
-def _on_background(pixels, background):
-  """Mixes [H, W, 4] with a color; a strip at a time, to need little memory."""
-  height, width = pixels.shape[:2]
-  out = np.empty([height, width, 3], np.uint8)
-  strip = max(1, (1 << 20) // max(width, 1))
-  for i in range(0, height, strip):
-    part = pixels[i : i + strip].astype(np.uint16)
-    alpha = part[..., 3:]
-    mixed = part[..., :3] * alpha + background * (255 - alpha)
-    out[i : i + strip] = (mixed + 127) // 255  # At most 65152: it fits.
-  return out

@@ -127,18 +127,28 @@ class Embedder:
 
   def _image(self, image):
     """Turns one image into the model's input."""
+    from big_vision.pipeline import failures
+    from big_vision.tf import tf
+
     if isinstance(image, Prepared):
       return image.value
     if isinstance(image, bytes):
       image = self._decoder.tensor(image)
+    else:
+      image = np.asarray(image)
+      if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+        raise ValueError(
+          "An image should be uint8 [height, width, 3], or the bytes of a file, "
+          f"not {image.dtype} {list(image.shape)}."
+        )
+    try:
       return _numpy(self._pp_img({"image": image})["image"])
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+    except tf.errors.InvalidArgumentError as e:
+      height, width = image.shape[:2]
       raise ValueError(
-        "An image should be uint8 [height, width, 3], or the bytes of a file, "
-        f"not {image.dtype} {list(image.shape)}."
-      )
-    return _numpy(self._pp_img({"image": image})["image"])
+        f"The preprocessing of this model does not take an image of {width} x "
+        f"{height} pixels: {failures.reason(e)}"
+      ) from e
 
   def _text(self, text):
     """Turns one text into the model's input."""

@@ -86,6 +86,6 @@ def retrieval(config: ConfigLike) -> Any:
     The evaluator's config, or None.
   """
   for cfg in (config.get("evals") or {}).values():
-    if cfg.get("type") == "proj.image_text.retrieval":
+    if cfg and cfg.get("type") == "proj.image_text.retrieval":
       return cfg
   return None

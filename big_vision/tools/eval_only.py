@@ -43,6 +43,7 @@ from big_vision.training import (
   label_check,
   user_errors,
 )
+from big_vision.training import params as params_lib
 from big_vision.types import ConfigLike, LoadFn, Params
 
 # Features that are the first, second input of a model, as when training.
@@ -91,6 +92,10 @@ def make_params(
 
   Returns:
     Tree of arrays.
+
+  Raises:
+    ValueError: `init_types` has another length than `init_shapes`, or the
+      checkpoint does not fit the model.
   """
   shapes = _input_shapes(config)
   types = config.get("init_types", ["float32"] * len(shapes))
@@ -107,7 +112,11 @@ def make_params(
     return nn.unbox(model.init(jax.random.PRNGKey(42), *zeros)["params"])
 
   params = init()
-  return load(params) if load else params
+  if not load:
+    return params
+  loaded = load(params)
+  params_lib.check_shapes(loaded, params)
+  return loaded
 
 
 def _input_shapes(config):

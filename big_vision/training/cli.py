@@ -160,7 +160,7 @@ def train(
   )
   config_changes.check(config, workdir, config_changed)
   with contextlib.ExitStack() as stack:
-    lock = stack.enter_context(_lock(workdir))
+    lock = stack.enter_context(hosts.lock(workdir))
     writer = metrics.BigVisionMetricWriter(
       workdir=workdir, config=config, hold=True
     )
@@ -184,22 +184,6 @@ def train(
   return state
 
 
-def _lock(workdir: str | None) -> workdir_lib.Lock:
-  """Locks the workdir; if that fails, all processes stop, not only the first."""
-  held = []
-
-  def take():
-    try:
-      held.append(workdir_lib.lock(workdir))
-    except workdir_lib.InUse as e:
-      return str(e)
-    return ""
-
-  if error := hosts.from_first(take):
-    raise workdir_lib.InUse(error)
-  return held[0] if held else workdir_lib.Lock()
-
-
 def _set_up(
   config: ConfigLike,
   workdir: str | None,
@@ -208,6 +192,7 @@ def _set_up(
 ) -> Setup:
   """Opens the data, resolves the length of the run, starts the clock."""
   from big_vision import input_pipeline  # The TensorFlow wing.
+  from big_vision.pipeline import to_devices
 
   seed, batch_size = config.get("seed", 0), config.input.batch_size
   dataset, num_examples = input_pipeline.training(config.input, seed=seed)
@@ -215,6 +200,8 @@ def _set_up(
   total_steps = int(steps)
   if total_steps != steps:
     raise ValueError(f"config.total_steps={steps} is not a whole number.")
+  if total_steps:
+    to_devices.check(dataset.element_spec, "input.pp")
   bv_optax.check_lengths(
     config,
     dict(

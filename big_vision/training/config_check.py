@@ -10,23 +10,14 @@ from absl import logging
 from big_vision import lookup, losses, schedules
 from big_vision import optax as bv_optax
 from big_vision.evaluators import validate as eval_validate
-from big_vision.training import label_check
+from big_vision.training import config_keys, label_check
 from big_vision.types import ConfigLike
 
-# Keys of the loop, the optimizer and the trainers. Others are allowed (configs
-# keep their arguments and sweeps their notes there) unless they look misspelt.
-DURATIONS = ("total", "log_training", "ckpt", "keep_ckpt")
+# Others are allowed (configs keep their arguments and sweeps their notes there)
+# unless they look misspelt.
 KEYS = {
-  "pp_modules", "mesh", "mesh_allow_split_physical_axes", "sharding_rules",
-  "sharding_strategy", "input", "prefetch_to_device", "model_name",
-  "num_classes", "model", "init_head_bias", "seed", "loss", "mixup", "resume",
-  "model_init", "model_load", "evals", "batch_size_eval", "batch_size",
-  "optax_name", "optax", "lr", "lr_mults", "wd", "wd_mults", "schedule",
-  "grad_clip_norm", "grad_clip_per_example", "weight_decay_decouple",
-  "grad_clip_agc", "grad_clip_agc_eps", "grad_clip_agc_mults",
-  "grad_accum_steps", "ckpt_timeout",
-  "optim_name",  # Of the past, still in some configs; nobody reads it.
-  *(f"{d}_{u}" for d in DURATIONS for u in ("steps", "examples", "epochs", "percent")),
+  *config_keys.RUN, "batch_size", "init_head_bias", "loss", "mixup", "model",
+  "model_init", "model_load", "model_name", "num_classes",
 }  # fmt: skip
 REQUIRED = ("input", "input.batch_size", "lr", "optax_name")
 MIXUP_KEYS = ("p", "n")
@@ -76,7 +67,7 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
   # What only evaluates logs no step.
   evaluates = config.get("total_steps") == 0
   for d in ("total",) if evaluates else ("total", "log_training"):
-    units = [f"{d}_{u}" for u in ("steps", "examples", "epochs", "percent")]
+    units = [f"{d}_{u}" for u in config_keys.UNITS]
     if not schedules.given(d, config):  # Negative is the same as absent.
       raise ValueError(
         f"One of {', '.join('config.' + u for u in units)} is required."
@@ -99,6 +90,9 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
   _check_int(batch_size, "config.input.batch_size", 1)
   _check_int(config.get("seed", 0), "config.seed")
   _check_int(config.get("grad_accum_steps") or 1, "config.grad_accum_steps", 1)
+  _check_int(
+    config.get("prefetch_to_device") or 1, "config.prefetch_to_device", 1
+  )
   if batch_size % n:
     raise ValueError(
       f"config.input.batch_size={batch_size} is not divisible by the number of "
@@ -129,11 +123,12 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
 def _check_parts(config: ConfigLike) -> None:
   """Refuses parts of the config that are not dicts."""
   parts = {k: config.get(k) or {} for k in ("input", "model", "optax", "mixup")}
-  evals = parts["evals"] = config.get("evals", {})
+  evals = parts["evals"] = config.get("evals") or {}
   if hasattr(parts["input"], "keys"):
     parts["input.data"] = parts["input"].get("data") or {}
   if hasattr(evals, "keys"):
-    parts |= {f"evals.{k}": evals[k] for k in evals}
+    # None takes out what a config has, see `evaluators.build.entries`.
+    parts |= {f"evals.{k}": evals[k] for k in evals if evals[k] is not None}
   for key, value in parts.items():
     if not hasattr(value, "keys"):
       raise lookup.ConfigError(

@@ -267,6 +267,8 @@ def _prepare_key(
   kind: type
   if text is not None and text.lower() == "none":
     kind = object
+    if not is_there and list(path[:-1]) == ["evals"]:  # Nothing to take out.
+      raise lookup.unknown("evaluator", name, node, "evals", lookup.ConfigError)
   elif is_there and isinstance(value, list):
     kind = object
   elif list(path) == ["schedule"] and text and text.lstrip()[:1] in ("[", "("):

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from big_vision import workdir as workdir_lib
+
 
 def from_first(read: Callable[[], str]) -> str:
   """Returns on every process what `read` returns on process 0.
@@ -27,3 +29,30 @@ def from_first(read: Callable[[], str]) -> str:
   return (
     np.asarray(multihost_utils.broadcast_one_to_all(buffer)).tobytes().decode()
   )
+
+
+def lock(workdir: str | None) -> workdir_lib.Lock:
+  """Locks a workdir; if that fails, all processes stop, not only the first.
+
+  Args:
+    workdir: the folder, or None.
+
+  Returns:
+    The Lock; on other processes than the first, and without a workdir, one that
+    holds nothing.
+
+  Raises:
+    workdir_lib.InUse: another run writes there.
+  """
+  held = []
+
+  def take():
+    try:
+      held.append(workdir_lib.lock(workdir))
+    except workdir_lib.InUse as e:
+      return str(e)
+    return ""
+
+  if error := from_first(take):
+    raise workdir_lib.InUse(error)
+  return held[0] if held else workdir_lib.Lock()

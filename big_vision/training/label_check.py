@@ -67,7 +67,7 @@ def check_evaluators(
   """
   from big_vision.evaluators import build
 
-  for name, cfg in (config.get("evals") or {}).items():
+  for name, cfg in build.entries(config).items():
     cfg, where = build.as_dict(cfg), f"evals.{name}"
     module = build.module_of(cfg.get("type", name), name)
     if hasattr(module, "check_labels"):
@@ -155,11 +155,19 @@ def _compare(a: _Space, b: _Space) -> None:
   if a.classes.numbered and b.classes.numbered:
     return
   alike = comparable(a.classes, b.classes)
-  if not alike and (a.classes.numbered or b.classes.numbered):
-    return
   # Names that differ are other classes if the user chose both, in folders or
   # CSV files. Elsewhere they may be another spelling.
   surely = a.is_folder and b.is_folder
+  if not alike and (a.classes.numbered or b.classes.numbered):
+    if surely:
+      by_number, by_name = (a, b) if a.classes.numbered else (b, a)
+      logging.warning(
+        "The labels of config.%s are numbers (%s), those of config.%s have names "
+        "(%s): whether they mean the same cannot be told. data.classes gives "
+        "names to numbers.", by_number.key, by_number.classes, by_name.key,
+        by_name.classes,
+      )  # fmt: skip
+    return
   label = first_difference(a.classes, b.classes, moved_only=not surely)
   if label is None:
     if not alike:

@@ -14,9 +14,10 @@ import jax
 import numpy as np
 
 from big_vision import checkpoints, devices, lookup, profiler
+from big_vision.evaluators import build as eval_build
 from big_vision.evaluators import common as eval_common
 from big_vision.schedules import itstime
-from big_vision.training import console, preemption, shape_check
+from big_vision.training import console, preemption, resuming, shape_check
 from big_vision.training import params as params_lib
 from big_vision.training import state as state_lib
 from big_vision.training import step as step_lib
@@ -117,7 +118,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
         chrono.pause(wait_for=state)
         # Nothing that is broken may replace the last good checkpoint.
         _check_finite(jax.device_get(measured), step, log_every)
-        state_lib.save(manager, state, ckpt_prefix, step, chrono, keep)
+        resuming.save(manager, state, ckpt_prefix, step, chrono, keep)
         chrono.resume()
       if preempted:
         writer.step_end()
@@ -160,7 +161,7 @@ class _Evaluators:
   def __init__(self, setup: Setup, recipe: Recipe, frozen: dict[str, Params]):
     self._setup, self._recipe, self._frozen = setup, recipe, frozen
     self._list: list[tuple[str, Evaluator, Any, str]] | None = None
-    for name, cfg in setup.config.get("evals", {}).items():
+    for name, cfg in eval_build.entries(setup.config).items():
       pred = cfg.get("pred", "predict")
       if pred not in recipe.predict_fns:
         raise lookup.unknown(

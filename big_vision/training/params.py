@@ -9,10 +9,8 @@ from absl import logging
 
 from big_vision import lookup, trees
 from big_vision.devices import reshard
+from big_vision.models import load_errors
 from big_vision.types import AnyArray, Key, Params, PyTree
-
-# So many parameters that do not fit are listed.
-_MAX_LISTED = 5
 
 
 def complete(
@@ -93,25 +91,15 @@ def check_shapes(
   Raises:
     ConfigError: a parameter has another shape than the model's.
   """
-  have = dict(trees.tree_flatten_with_names(loaded)[0])
-  misfits = [
-    f"{name}: {tuple(np.shape(have[name]))} in the checkpoint, "
-    f"{tuple(x.shape)} in the model"
-    for name, x in trees.tree_flatten_with_names(shapes)[0]
-    if name in have and tuple(np.shape(have[name])) != tuple(x.shape)
-  ]
-  if not misfits:
-    return
-  if len(misfits) > _MAX_LISTED:
-    rest = len(misfits) - _MAX_LISTED
-    misfits = [*misfits[:_MAX_LISTED], f"and {rest} more"]
-  hint = hint or (
-    f"Change config.{key}, or list these names in config.{key}_load.dont_load "
-    "to initialize them."
-  )
-  raise lookup.ConfigError(
-    f"config.{key}_init does not fit config.{key}: {'; '.join(misfits)}. {hint}"
-  )
+  misfit = load_errors.of_shapes(loaded, shapes)
+  if misfit:
+    hint = hint or (
+      f"Change config.{key}, or list these names in config.{key}_load.dont_load "
+      "to initialize them."
+    )
+    raise lookup.ConfigError(
+      f"config.{key}_init does not fit config.{key}: {misfit.summary}. {hint}"
+    )
 
 
 def log(params: Params, message: str) -> None:

@@ -12,22 +12,18 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from big_vision import (
-  checkpoint_npz,
-  checkpoints,
   guards,
   lookup,
   sharding,
   trees,
 )
 from big_vision import optax as bv_optax
-from big_vision.chrono import Chrono
 from big_vision.devices import reshard
-from big_vision.training import console, hosts, shape_check
+from big_vision.training import console, resuming, shape_check
 from big_vision.training import params as params_lib
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
@@ -141,10 +137,13 @@ def start(
     lookup.ConfigError: the checkpoint is of a later step than the last one of
       the config, or of another state.
   """
-  path, batches = resume_path(setup), None
+  path, batches = resuming.find(setup), None
   if path:
     console.note(f"Resuming from {path}")
-    state = restore(path, plan, setup.chrono)
+    try:
+      state = resuming.restore(path, plan.shapes, plan.shardings, setup.chrono)
+    except FileNotFoundError as e:
+      raise FileNotFoundError(f"config.resume={path!r}: {e}") from e
   else:
     if setup.total_steps:  # Reading starts while the state is initialized.
       batches = setup.batches(0)
@@ -199,99 +198,3 @@ def initialize(recipe: Recipe, setup: Setup, plan: Plan) -> TrainState:
       where = {k: v for k, v in plan.shardings.items() if k not in state}
       state |= jax.jit(plan.make["extra"], out_shardings=where)(params)
   return state
-
-
-def restore(path: str, plan: Plan, chrono: Chrono) -> TrainState:
-  """Reads a whole state (and the clock) from a checkpoint of the loop.
-
-  Args:
-    path: checkpoint prefix or a concrete checkpoint folder.
-    plan: the Plan.
-    chrono: the Chrono that continues from the stored values.
-
-  Returns:
-    The state, in its target sharding.
-
-  Raises:
-    ValueError: a leaf is missing or has another shape.
-    lookup.ConfigError: the checkpoint has leaves that the state lacks.
-  """
-  clock = {k: jax.ShapeDtypeStruct((), np.float64) for k in chrono.save()}
-  tree = {**plan.shapes, "chrono": clock}
-  path = checkpoints.latest(path) or path
-  _check_no_surplus(path, tree)
-  loaded = checkpoints.load_checkpoint_ts(
-    path,
-    tree=tree,
-    shardings={**plan.shardings, "chrono": "host"},
-  )
-  chrono.load(loaded.pop("chrono"))
-  return loaded
-
-
-def _check_no_surplus(path: str, tree: TrainState) -> None:
-  """Refuses a checkpoint of a state that has more than the run's."""
-  leaves, _ = checkpoint_npz.named_leaves(tree)
-  known = {name for name, _ in leaves}
-  surplus = [
-    name
-    for name in checkpoints.leaf_names(path)
-    if name not in known and not name.startswith("chrono/")
-  ]
-  if surplus:
-    shown = ", ".join(map(repr, surplus[:5]))
-    more = f" and {len(surplus) - 5} more" if len(surplus) > 5 else ""
-    raise lookup.ConfigError(
-      f"Checkpoint {path!r} is of a run with another model or optimizer, it has "
-      f"{shown}{more}, which this config would drop. Continue it with its own "
-      "config, or choose another --workdir and start from its parameters by "
-      f"config.model_init={path!r}."
-    )
-
-
-def resume_path(setup: Setup) -> str | None:
-  """Finds a checkpoint of the workdir, else `config.resume`, else None.
-
-  Args:
-    setup: the Setup.
-
-  Returns:
-    The path, the same on all hosts.
-  """
-  prefix = setup.checkpoint_prefix
-  found = (
-    hosts.from_first(lambda: checkpoints.latest(prefix) or "") if prefix else ""
-  )
-  return found or setup.config.get("resume") or None
-
-
-def save(
-  manager: checkpoints.CheckpointManager,
-  state: TrainState,
-  prefix: str,
-  step: int,
-  chrono: Chrono,
-  keep: bool,
-) -> None:
-  """Starts writing a checkpoint; returns once the state is safe on the host.
-
-  Args:
-    manager: writes in the background.
-    state: the state.
-    prefix: path that names of checkpoints start with.
-    step: number of finished steps.
-    chrono: the Chrono.
-    keep: whether the checkpoint is permanent.
-  """
-  # Host-side in 64 bits: more than 2³¹ examples, sub-second times.
-  clock = {
-    k: np.int64(v) if isinstance(v, int) else np.float64(v)
-    for k, v in chrono.save().items()
-  }
-  checkpoints.save_checkpoint_ts(
-    manager,
-    {**state, "chrono": clock},
-    prefix,
-    step,
-    keep,
-  )

@@ -9,6 +9,7 @@ import pytest
 
 from big_vision import input_pipeline
 from big_vision.datasets import core, digits, embedded, tfds
+from big_vision.pp import ops_general  # noqa: F401  (Registers ops.)
 from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
@@ -39,6 +40,22 @@ def test_examples(tfds_data_dir):
   assert source.total_examples == 4
   assert source.get_tfdata() is source.get_tfdata()
   assert source.get_tfdata(allow_cache=False) is not source.get_tfdata()
+
+
+def test_decodes_images_as_the_op_does(tfds_data_dir, monkeypatch):
+  open_ = lambda: tfds.DataSource("digits", "train[:4]", skip_decode=())
+  spec = open_().example_spec()["image"]
+  assert spec == tf.TensorSpec([8, 8, 1], tf.uint8)
+  monkeypatch.setenv("BV_MAX_IMAGE_PIXELS", "63")
+  with pytest.raises(
+    tf.errors.InvalidArgumentError, match="64 pixels, at most"
+  ):
+    next(iter(open_().get_tfdata(ordered=True)))
+  monkeypatch.setenv("BV_MAX_IMAGE_PIXELS", "64")
+  got = next(open_().get_tfdata(ordered=True).as_numpy_iterator())
+  raw = tfds.DataSource("digits", "train[:4]").get_tfdata(ordered=True)
+  want = tf.io.decode_image(next(raw.as_numpy_iterator())["image"])
+  np.testing.assert_array_equal(got["image"], want)
 
 
 def test_classes(tfds_data_dir):

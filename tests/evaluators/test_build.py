@@ -79,6 +79,14 @@ def test_from_config(spy):
   assert common.from_config(mlc.ConfigDict(), {}) == []
 
 
+def test_evaluators_that_are_none_are_left_out(spy):
+  cfg = config(a=None, b=dict(type=spy.__name__, log_steps=1))
+  assert [name for name, *_ in make(cfg)] == ["b"]
+  validate.validate(cfg, ["predict"], jax.devices())
+  cfg.evals = None
+  assert make(cfg) == []
+
+
 def test_default_steps(spy):
   cfg = config(a={"type": spy.__name__, "log_steps": 3})
   assert make(cfg)[0][2] == 3

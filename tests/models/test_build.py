@@ -1,12 +1,15 @@
 """The one way from a config to a model."""
 
 import json
+import re
 
+import jax
+import jax.numpy as jnp
 import ml_collections as mlc
 import numpy as np
 import pytest
 
-from big_vision import models
+from big_vision import checkpoints, models
 
 
 def test_builds_what_the_config_says():
@@ -58,6 +61,127 @@ def test_errors_about_checkpoints_name_the_key(tmp_path):
   (tmp_path / "model").mkdir()
   with pytest.raises(KeyError, match="does not hold a checkpoint"):
     build(model_init=f"{tmp_path}/model")({})
+
+
+VIT = dict(
+  patch_size=(4, 4), width=8, depth=2, mlp_dim=8, num_heads=2, num_classes=3
+)
+TOWERS = dict(
+  image={**VIT, "num_classes": None},
+  text=dict(width=8, depth=1, mlp_dim=8, num_heads=2, vocab_size=9),
+  out_dim=8,
+)
+
+
+def shapes(config, key="model"):
+  """Shapes of the parameters of a ViT or of two towers."""
+  model, _ = models.build({k: config[k] for k in (f"{key}_name", key)}, key)
+  inputs = [jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)]
+  if "text" in config[key]:
+    inputs.append(jax.ShapeDtypeStruct((1, 4), jnp.int32))
+  return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+  """Checkpoints of both."""
+  folder, out = tmp_path_factory.mktemp("init"), {}
+  for name, args in (("vit", VIT), ("proj.image_text.two_towers", TOWERS)):
+    tree = shapes({"model_name": name, "model": args})
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
+    out[name] = f"{folder}/{name}.npz"
+    checkpoints.save_checkpoint({"params": zeros}, out[name])
+  return out
+
+
+def error_of_load(config, key="model"):
+  with pytest.raises((ValueError, KeyError)) as e:
+    models.build(config, key)[1](shapes(config, key))
+  text = str(e.value)
+  assert "\n" not in text and len(text) < 900
+  return text
+
+
+def test_misfit_is_one_line(files):
+  """The key, the first parameters, and how many more there are."""
+  init = files["vit"]
+  deep = {**VIT, "depth": 3}
+  text = error_of_load(
+    {"teacher_name": "vit", "teacher": deep, "teacher_init": init}, "teacher"
+  )
+  assert text == (
+    f"config.teacher_init={init!r} does not fit config.teacher: the checkpoint "
+    "lacks Transformer/encoderblock_2/LayerNorm_0/bias (8,), "
+    "Transformer/encoderblock_2/LayerNorm_0/scale (8,), "
+    "Transformer/encoderblock_2/LayerNorm_1/bias (8,), and 13 more. Change "
+    "config.teacher, or list names in config.teacher_load.dont_load to "
+    "initialize them or leave them out."
+  )
+  config = {"model_name": "vit", "model": VIT}
+  text = error_of_load({**config, "model_init": f"{init}:head"})
+  assert "the checkpoint lacks " in text and "the model lacks bias (3,)" in text
+  text = error_of_load({**config, "model_init": f"{init}:img"})
+  assert text.startswith(f"\"config.model_init='{init}:img': Checkpoint ")
+  assert "'img'. It has Transformer, embedding, head, pos_embedding" in text
+  text = error_of_load({**config, "model_init": "vit.npz"})
+  assert text.startswith("config.model_init='vit.npz': ") and "slash" in text
+
+
+@pytest.mark.parametrize(
+  "load, match",
+  [
+    ({"dont_load": ["hed/.*"]}, ".dont_load: 'hed/.*' matches the full name"),
+    ({"dont_load": ["("]}, ".dont_load=['(']: missing )"),
+    ({"dont_load": 5}, ".dont_load=5: Patterns must be"),
+    (["head"], "=['head'] should be a dict of arguments"),
+    ({"from_grid": (1, 3)}, ".from_grid=(1, 3) should be"),
+    ({"dontload": []}, ".dontload is not a known key. Did you mean 'dont_load'"),
+  ],
+)  # fmt: skip
+def test_errors_about_what_to_load_name_the_key(files, load, match):
+  config = dict(m_name="vit", m=VIT, m_init=files["vit"], m_load=load)
+  assert error_of_load(config, "m").startswith(f"config.m_load{match}")
+  name = "proj.image_text.two_towers"
+  config = dict(model_name=name, model=TOWERS, model_init=files[name])
+  config["model_load"] = {"img_load_kw": load}
+  key = "config.model_load.img_load_kw"
+  assert error_of_load(config).startswith(f"{key}{match}")
+
+
+def test_misfit_of_a_tower_names_its_key(files):
+  name = "proj.image_text.two_towers"
+  config = dict(model_name=name, model_init=files[name])
+  text = {**TOWERS["text"], "vocab_size": 11}
+  got = error_of_load({**config, "model": {**TOWERS, "text": text}})
+  assert "Embed_0/embedding: (9, 8) in the checkpoint, (11, 8) in the" in got
+  assert "config.model_load.txt_load_kw.dont_load" in got
+  image = {**TOWERS["image"], "depth": 1}
+  got = error_of_load({**config, "model": {**TOWERS, "image": image}})
+  assert "config.model_load.img_load_kw.dont_load" in got
+  for init, match in (
+    ({"img": 3}, "config.model_init.img=3 should be the path"),
+    ({"t": files[name]}, "config.model_init.t=.*'<path>:t'"),
+  ):
+    got = error_of_load({**config, "model": TOWERS, "model_init": init})
+    assert re.match(match, got)
+
+
+@pytest.mark.parametrize("init", [["a/x"], ("a/x",), 3, True, {"img": "a/x"}])
+def test_checkpoint_of_another_type(init):
+  config = {"model_name": "vit", "model_init": init}
+  with pytest.raises(ValueError, match=r"model_init=.* should be the path of"):
+    models.build(config)
+
+
+def test_what_to_load_without_a_checkpoint():
+  config = {"model_name": "vit", "model_load": {"dont_load": ["head/.*"]}}
+  with pytest.raises(
+    ValueError, match=r"model_load=\{'dont.*config.model_init"
+  ):
+    models.build(config)
+  # Random parameters on purpose.
+  for init in ("", None):
+    assert models.build({**config, "model_init": init})[1] is None
 
 
 @pytest.mark.parametrize(

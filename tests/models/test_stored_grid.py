@@ -207,3 +207,24 @@ def test_patches_and_images(caplog):
   with pytest.raises(ValueError, match=r"=16 should be \(height, width\)"):
     shapes(vit.Model(3, **dict(VIT, patch_size=16)), image(32, 32))
   assert positions.image_grid((9, 8), [4, 4]) == ((2, 2), (1, 0))
+
+
+@pytest.mark.tf
+@pytest.mark.parametrize(
+  "config",
+  [
+    dict(model_name="proj.image_text.two_towers", model={"image_model": "bvbad"}),
+    dict(model_name="vit", model={"variant": "Z/9"}),
+    dict(model_name=["vit"]),
+    dict(model_name="vit", input={"pp": "nonsense(|("}),
+    dict(model_name="vit", input={"pp": 5}),
+    dict(model_name="vit", input=[1]),
+  ],
+)  # fmt: skip
+def test_configs_of_others(tmp_path, monkeypatch, config):
+  """They are a hint: nothing of theirs is imported, and nothing is raised."""
+  (tmp_path / "bvbad.py").write_text("raise SystemExit('imported')")
+  monkeypatch.syspath_prepend(tmp_path)
+  config = {"input": {"pp": "decode|resize(16)"}, **config}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  assert stored_grid.find(f"{tmp_path}/checkpoint.bv", 16) is None

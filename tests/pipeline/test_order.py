@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from big_vision.datasets import source
 from big_vision.pipeline import order
 
 
@@ -43,6 +44,32 @@ def test_hosts_deliver_contiguous_rows(num_hosts):
 )
 def test_labels_that_come_class_by_class(labels, expected):
   assert order.is_class_by_class(labels) == expected
+
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+  "labels, expected",
+  [
+    (np.repeat(np.arange(1000), 50), True),  # More classes than are looked at.
+    (np.repeat(RNG.permutation(1000), 50), True),
+    (np.tile(np.repeat([0, 1], 400), 2), True),  # As in train+val.
+    (np.arange(10_000), False),  # There is no second one of a class.
+    (RNG.integers(0, 2, 5000), False),
+    (RNG.integers(0, 1000, 50_000), False),
+    (RNG.integers(0, 100, 5000) == 0, False),
+  ],
+)
+def test_labels_of_pairs_of_neighbors(labels, expected):
+  picked = source.pairs_of_neighbors(len(labels), 128)
+  assert order.is_class_by_class(labels[picked].tolist()) == expected
+
+
+def test_pairs_of_neighbors():
+  assert source.pairs_of_neighbors(3, 5) == [0, 1, 1, 2]
+  assert source.pairs_of_neighbors(100, 2) == [0, 1, 98, 99]
+  assert source.pairs_of_neighbors(1, 2) == []
 
 
 def test_batch_size_must_divide():

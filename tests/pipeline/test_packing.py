@@ -82,6 +82,17 @@ def test_empty_sequence_keeps_segments_aligned():
   assert p["b_segment_ids"].tolist() == [2, 0, 0]
 
 
+def test_what_is_empty():
+  a, b = tf.zeros([0]), tf.zeros([2, 3])
+  for example, lengths, want in (
+    ({"a": a, "b": b}, 4, False),
+    ({"a": a, "b": b}, {"a": 4}, True),
+    ({"o": {"a": a}, "b": b}, {"o": {"a": 4}}, True),
+    ({"o": {"a": a}, "b": b}, {"o": {"a": 4}, "b": 3}, False),
+  ):
+    assert bool(sp.is_empty(example, lengths)) == want
+
+
 def test_nested_keys_and_strings():
   ds = dataset(*tokens(2, 1)).map(
     lambda x: {"o": {"s": tf.strings.as_string(x["t"])}, "x": 3}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from big_vision import input_pipeline, lookup
+from big_vision.datasets import bad_examples
 from big_vision.pipeline import failures
 from big_vision.tf import tf
 
@@ -63,6 +64,19 @@ def make(data, preprocess_fn, **kw):
       {"pre_filter_fn": lambda x: fails(x)["x"] > 1, "skip_errors": True},
       "No examples .* after pre_filter_fn. An error: broken image 0",
     ),
+    # How many there are is known when they are read only.
+    (
+      lambda: numbers().filter(lambda x: x["x"] < 0),
+      dict,
+      {},
+      "'toy' gave none",
+    ),
+    (
+      numbers,
+      lambda x: {"x": tf.zeros([0])},
+      {"pack": {"x": 4}},
+      "config.input.pack gets nothing but empty sequences",
+    ),
   ],
 )
 def test_nothing_is_left(caplog, data, preprocess_fn, kw, message):
@@ -87,9 +101,22 @@ def test_nothing_is_left_later():
       next(it)
 
 
-def test_few_examples_are_enough():
+def test_data_that_can_be_read_once():
+  rest = iter(range(7))
+  data = tf.data.Dataset.from_generator(
+    lambda: ({"x": i} for i in rest),
+    output_signature={"x": tf.TensorSpec([], tf.int64)},
+  )
+  it = failures.iterate(make(data, dict))
+  assert [next(it)["x"][0].numpy() for _ in range(2)] == [0, 3]
+  with pytest.raises(lookup.ConfigError, match="a pass over the .* gave none"):
+    next(it)
+
+
+@pytest.mark.parametrize("kind", ["pre_filter_fn", "post_filter_fn"])
+def test_few_examples_are_enough(kind):
   """One of a pass is one: nothing ends, whatever runs ahead."""
-  ds = make(numbers(800), dict, post_filter_fn=lambda x: x["x"] == 799)
+  ds = make(numbers(800), dict, **{kind: lambda x: x["x"] == 799})
   assert take(ds, 3) == [[799] * 3] * 3
   # Two iterators of one dataset do not disturb each other.
   first, second = (failures.iterate(ds) for _ in range(2))
@@ -105,6 +132,14 @@ def test_losses_in_reading_are_counted(caplog):
   assert got == [[0, 1, 2], [3, 0, 1], [2, 3, 0], [1, 2, 3]]
   assert "2 of 6 examples of toy could not be read" in caplog.text
   assert "broken image 0" in caplog.text
+
+
+def test_errors_are_shown_as_they_were_written():
+  text = r"no 'jpg' or \"png\" in Käse\xe9.tar"
+  ds = numbers(1).map(lambda x: bad_examples.fail_with(tf.constant(text), x))
+  with pytest.raises(tf.errors.InvalidArgumentError) as e:
+    list(ds)
+  assert failures.reason(e.value) == text
 
 
 def test_the_log_stays_short(caplog):

@@ -88,6 +88,8 @@ def test_iterators_keep_order_and_errors():
 
   assert list(ip.prefetch_iterator(range(5), 2)) == list(range(5))
   assert list(ip.prefetch_iterator(range(5), 0)) == list(range(5))
+  with pytest.raises(ValueError, match="-1 elements ahead"):
+    ip.prefetch_iterator(range(5), -1)  # It would wait for ever.
   assert list(ip.threadstart_iterator(range(5))) == list(range(5))
   assert list(ip.threadstart_iterator([])) == []
   for it in (

@@ -9,6 +9,7 @@ import struct
 import zlib
 
 import numpy as np
+import PIL.features
 import PIL.Image
 import pytest
 
@@ -210,6 +211,32 @@ def test_orientation(ops, fmt, orientation):
   assert ops("decode")(data).shape == (H, W, 3)
 
 
+@pytest.mark.parametrize("kind", ["profile", "xmp", "AVIF"])
+def test_orientation_of_other_metadata(kind):
+  from PIL import PngImagePlugin
+
+  exif = PIL.Image.Exif()
+  exif[0x0112] = 6
+  info, fmt = PngImagePlugin.PngInfo(), "PNG"
+  if kind == "profile":  # As ImageMagick writes it.
+    text = exif.tobytes()
+    info.add_text("Raw profile type exif", f"\nexif\n{len(text)}\n{text.hex()}")
+    kw = dict(pnginfo=info)
+  elif kind == "xmp":
+    xmp = '<rdf tiff:Orientation="6"/>'
+    info.add_itxt("XML:com.adobe.xmp", xmp, zip=True)
+    kw = dict(pnginfo=info)
+  elif PIL.features.check("avif"):
+    fmt, kw = "AVIF", dict(exif=exif)
+  else:
+    pytest.skip("This Pillow knows no AVIF.")
+  data = encode(picture(), fmt, **kw)
+  plain = decoding.decode(data)
+  assert plain.shape == (H, W, 3)
+  turned = decoding.decode(data, exif=True)
+  np.testing.assert_array_equal(turned, np.rot90(plain, -1))
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_background(ops, name):
   data = FILES[name]
@@ -299,6 +326,8 @@ def test_bombs(op):
     (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
     (FILES["gif"][:9], "not an image that can be read"),
     (FILES["png"][:70], "cannot be read: .*truncated"),
+    (FILES["png"][:-8], "cannot be read: the PNG is damaged"),
+    (FILES["png"][:-16], "cannot be read: the PNG is damaged"),
     (FILES["jpeg"][:300], "cannot be read"),
     (FILES["webp alpha"][:60], "cannot be read"),
   ],
@@ -310,6 +339,49 @@ def test_what_cannot_be_read(data, message):
   fn = builder.get_preprocess_fn("decode", log_data=False)
   with pytest.raises(tf.errors.InvalidArgumentError):
     list(tf.data.Dataset.from_tensors({"image": data}).map(fn))
+
+
+def test_jpegs_of_four_colors_without_a_mark_of_adobe():
+  """These are not inverted, for any number of channels."""
+  data = FILES["jpeg cmyk"]
+  begin = data.index(b"Adobe") - 4
+  data = data[:begin] + data[begin + 16 :]
+  want = tf.io.decode_jpeg(data, 3).numpy()
+  np.testing.assert_array_equal(decoding.decode(data), want)
+  gray = np.asarray(PIL.Image.fromarray(want).convert("L"))[..., None]
+  np.testing.assert_array_equal(decoding.decode(data, channels=1), gray)
+
+
+@pytest.mark.parametrize("exif", ["", "exif=True"])
+@pytest.mark.parametrize("fmt", ["TIFF", "WEBP", "GIF", "PNG"])
+def test_other_huge_images_become_smaller_at_once(fmt, exif, monkeypatch):
+  y, x = np.mgrid[:403, :800]
+  image = np.stack([y * 0.6, x * 0.3, y * 0 + 128], -1).astype(np.uint8)
+  kw = dict(lossless=True) if fmt == "WEBP" else {}
+  data = {"image": encode(image, fmt, **kw)}
+
+  def run(pp):
+    return builder.get_preprocess_fn(pp, False)(dict(data))["image"].numpy()
+
+  pp = f"decode({exif})|resize(16, 'area')"
+  want, whole = run(pp), run(f"decode({exif})")
+  monkeypatch.setattr(decoding, "HUGE_PIXELS", 50_000)
+  sizes = []
+  finish = image_files.finish
+
+  def note(*args):
+    image = finish(*args)
+    sizes.append(image.shape)
+    return image
+
+  monkeypatch.setattr(image_files, "finish", note)
+  got = run(pp)
+  if fmt != "PNG" or exif:  # TensorFlow alone reads PNGs.
+    assert sizes == [(51, 100, 3)]
+  # The last row is the mean of three, and counts as much as the others.
+  assert np.abs(got.astype(int) - want).max() <= 4
+  # Without a wish for its size, all of it is read.
+  np.testing.assert_array_equal(run(f"decode({exif})"), whole)
 
 
 @pytest.mark.parametrize(

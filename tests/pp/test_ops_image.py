@@ -5,62 +5,13 @@ import io
 import numpy as np
 import PIL.Image
 import pytest
-from scipy import ndimage, stats
+from pp.image_ops import draw, encode, run, smooth_image
+from scipy import ndimage
 
 from big_vision.pp import builder, ops_image, rng
 from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
-
-
-def smooth_image(h=37, w=53, seed=0):
-  """A smooth image with all brightnesses, uint8 [h, w, 3]."""
-  r = np.random.RandomState(seed)
-  y, x = np.mgrid[:h, :w] / 10
-  out = []
-  for _ in range(3):
-    fy, fx, phase = r.uniform(0.5, 2, 3)
-    out.append(np.sin(fy * y + phase) * np.cos(fx * x - phase))
-  return np.round(127.5 + 127.5 * np.stack(out, -1)).astype(np.uint8)
-
-
-def coordinates(h, w):
-  """Image whose channels are row and column, float32 [h, w, 3]."""
-  y, x = np.mgrid[:h, :w].astype(np.float32)
-  return np.stack([y, x, np.ones_like(x)], -1)
-
-
-def encode(image, fmt, **kw):
-  out = io.BytesIO()
-  PIL.Image.fromarray(image).save(out, fmt, **kw)
-  return out.getvalue()
-
-
-def run(pp, image, static=None):
-  """Result in eager mode, after a check that graphs give the same."""
-  fn = builder.get_preprocess_fn(pp, log_data=False)
-  eager = np.asarray(fn({"image": tf.constant(image)})["image"])
-  ds = tf.data.Dataset.from_tensors({"image": image}).map(fn)
-  graph = next(iter(ds))["image"]
-  if eager.dtype == np.float32:
-    np.testing.assert_allclose(eager, graph, rtol=1e-5, atol=1e-5)
-  else:
-    np.testing.assert_array_equal(eager, graph)
-  if static:
-    assert ds.element_spec["image"].shape.as_list() == static
-  return eager
-
-
-def draw(pp, image, num, seed=5):
-  """`num` results with different seeds, in a graph with two threads."""
-  fn = builder.get_preprocess_fn(pp, log_data=False)
-
-  def prepare(i):
-    with rng.example_seed(tf.stack([seed, i])):
-      return fn({"image": tf.constant(image)})["image"]
-
-  ds = tf.data.Dataset.range(num).map(prepare, 2, deterministic=True)
-  return list(ds.as_numpy_iterator())
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "BMP"])
@@ -201,6 +152,21 @@ def test_resize_one_side(pp, shape, want):
   assert run(pp, smooth_image(*shape)).shape == (*want, 3)
 
 
+@pytest.mark.parametrize("shape", [(1, 200_000, 3), (200_000, 1, 3)])
+def test_long_thin_images_do_not_explode(shape):
+  """A file of 200 bytes would become an image of 120 GB."""
+  error = (
+    "resize_small.224. of an image of .* pixels, so long and thin, has more"
+  )
+  fn = builder.get_preprocess_fn("resize_small(224)|central_crop(224)", False)
+  data = {"image": np.zeros(shape, np.uint8)}
+  with pytest.raises(tf.errors.InvalidArgumentError, match=error):
+    fn(dict(data))
+  with pytest.raises(tf.errors.InvalidArgumentError, match=error) as e:
+    list(tf.data.Dataset.from_tensors(data).map(fn))
+  assert f"{shape[1]} x {shape[0]} pixels" in str(e.value)
+
+
 def test_resize_one_side_values():
   image = smooth_image(36, 52)
   want = np.floor(image.reshape(9, 4, 13, 4, 3).mean((1, 3)))
@@ -217,192 +183,6 @@ def test_resize_one_side_values():
   np.testing.assert_array_equal(got, smoothed)
   pp = "decode|resize_small(9)"
   run(pp, encode(image, "PNG"), [None, None, 3])
-
-
-@pytest.mark.parametrize(
-  "args, top, left, h, w",
-  [
-    ("20", 8, 16, 20, 20),
-    ("(10, 17)", 13, 18, 10, 17),
-    ("[37, 52]", 0, 0, 37, 52),
-    ("", 0, 8, 37, 37),
-  ],
-)
-def test_central_crop(args, top, left, h, w):
-  image = smooth_image()
-  static = [h, w, 3] if args else [None, None, 3]
-  got = run(f"decode|central_crop({args})", encode(image, "PNG"), static)
-  np.testing.assert_array_equal(got, image[top : top + h, left : left + w])
-
-
-@pytest.mark.parametrize("pp", ["central_crop(38)", "random_crop((5, 54))"])
-def test_crops_larger_than_the_image(pp):
-  with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
-    run(pp, smooth_image())
-  with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
-    run(f"decode|{pp}", encode(smooth_image(), "PNG"))
-
-
-def test_random_crop():
-  image = coordinates(6, 9)
-  got = draw("random_crop((4, 7))", image, 900)
-  corners = [tuple(x[0, 0, :2].astype(int)) for x in got]
-  for crop, (y, x) in zip(got[:20], corners, strict=False):
-    np.testing.assert_array_equal(crop, image[y : y + 4, x : x + 7])
-  counts = np.zeros([3, 3])
-  np.add.at(counts, tuple(np.transpose(corners)), 1)
-  assert counts.sum() == 900 and stats.chisquare(counts.ravel())[1] > 1e-3
-  png = encode(image.astype(np.uint8), "PNG")
-  fn = builder.get_preprocess_fn("decode|random_crop(5)", log_data=False)
-  ds = tf.data.Dataset.from_tensors({"image": png}).map(fn)
-  assert ds.element_spec["image"].shape == [5, 5, 3]
-
-
-def crop_facts(crops, h, w):
-  """Area (share of the image), aspect ratio, and position in [0, 1]."""
-  size = np.array([c.shape[:2] for c in crops])
-  corner = np.array([c[0, 0, :2] for c in crops])
-  area = size.prod(1) / (h * w)
-  free = np.array([h, w]) - size
-  return area, size[:, 1] / size[:, 0], corner / np.maximum(free, 1), free
-
-
-def test_inception_crop_statistics():
-  h, w = 100, 140
-  image = coordinates(h, w)
-  crops = draw("inception_crop(area_min=10, area_max=40)", image, 800)
-  for crop in crops[:20]:
-    y, x = crop[0, 0, :2].astype(int)
-    window = image[y : y + crop.shape[0], x : x + crop.shape[1]]
-    np.testing.assert_array_equal(crop, window)
-  area, ratio, position, _ = crop_facts(crops, h, w)
-  # Sides are rounded to pixels.
-  assert 0.095 < area.min() < 0.13 and 0.37 < area.max() < 0.405
-  assert 0.72 < ratio.min() < 0.78 and 1.28 < ratio.max() < 1.38
-  # Within these limits, nothing keeps the ratio from being uniform.
-  assert stats.kstest(ratio, stats.uniform(0.75, 0.58).cdf).pvalue > 1e-3
-  for p in position.T:
-    assert stats.kstest(p, "uniform").pvalue > 1e-4
-
-
-def test_inception_crop_resizes():
-  image = smooth_image()
-  seed = [1, 2]
-  with rng.example_seed(seed):
-    crop = ops_image.get_inception_crop()({"image": image})
-  with rng.example_seed(seed):
-    got = ops_image.get_inception_crop((8, 9))({"image": image})["image"]
-  want = ops_image.get_resize((8, 9))(crop)["image"]
-  np.testing.assert_array_equal(got, want)
-  assert got.dtype == np.uint8
-  for pp, static in (
-    ("decode|inception_crop", [None, None, 3]),
-    ("decode|inception_crop(8)", [8, 8, 3]),
-  ):
-    fn = builder.get_preprocess_fn(pp, log_data=False)
-    png = encode(image, "PNG")
-    ds = tf.data.Dataset.from_tensors({"image": png}).map(fn)
-    assert ds.element_spec["image"].shape.as_list() == static
-
-
-def test_crop_that_does_not_exist_gives_the_whole_image():
-  image = coordinates(10, 100)  # Too wide for 90% with a ratio up to 1.33.
-  for crop in draw("inception_crop(area_min=90)", image, 5):
-    np.testing.assert_array_equal(crop, image)
-
-
-def test_jpeg_crop():
-  """Decoding a part gives that part of the decoded image."""
-  y, x = np.mgrid[:96, :128]
-  image = np.stack([y * 2, x * 2, np.full_like(x, 128)], -1).astype(np.uint8)
-  jpeg = encode(image, "JPEG", quality=95)
-  whole = run("decode", jpeg)
-  args = dict(area_min=30, area_max=60, ratio_min=0.5, ratio_max=2.0)
-  op = ops_image.get_decode_jpeg_and_inception_crop(**args)
-  ratios = []
-  for i in range(40):
-    with rng.example_seed([0, i]):
-      crop = op({"image": tf.constant(jpeg)})["image"].numpy().astype(int)
-    h, w = crop.shape[:2]
-    assert 0.29 < h * w / (96 * 128) < 0.61
-    ratios.append(w / h)
-    # Brightness is twice the position; its mean tells where the middle is.
-    middle = crop.mean((0, 1))[:2] / 2
-    corner = np.round(middle - [(h - 1) / 2, (w - 1) / 2])
-    top, left = np.clip(corner, 0, [96 - h, 128 - w]).astype(int)
-    window = whole[top : top + h, left : left + w]
-    assert np.abs(window - crop).max() <= 4
-  assert 0.48 < min(ratios) < 0.75 and 1.33 < max(ratios) < 2.05
-
-
-@pytest.mark.parametrize("ratio", [1, 2, 4, 8])
-def test_reduced_decoding_shows_the_same_part(ratio):
-  # Odd sizes: the last row and column of pixels stand for less.
-  y, x = np.mgrid[:101, :203]
-  image = np.stack([y, x, np.full_like(x, 128)], -1).astype(np.uint8)
-  jpeg = encode(image, "JPEG", quality=95, subsampling=0)
-  for window in ([0, 0, 101, 203], [16, 40, 64, 128], [33, 71, 67, 130]):
-    got = ops_image._decode_window(jpeg, tf.constant(window), ratio).numpy()
-    top, left, h, w = window
-    part = image[top : top + h, left : left + w]
-    assert np.abs(np.array(got.shape[:2]) * ratio - [h, w]).max() <= ratio
-    want = tf.image.resize(part, got.shape[:2], "area").numpy()
-    # Pixels are whole numbers of pixels of the image: half of one is lost.
-    assert np.abs(got - want).mean() < 1 + ratio / 4
-  # A window of less than a pixel is a pixel, also at the edge.
-  tiny = ops_image._decode_window(jpeg, tf.constant([100, 202, 1, 1]), ratio)
-  assert tiny.shape == (1, 1, 3)
-
-
-def test_reduced_decoding():
-  y, x = np.mgrid[:300, :400]
-  image = np.stack([y * 0.8, x * 0.6, x * 0 + 128], -1).astype(np.uint8)
-  jpeg = encode(image, "JPEG", quality=95)
-  crop = "decode_jpeg_and_inception_crop({}, dct_scale={})"
-  fn = builder.get_preprocess_fn(crop.format(20, True), log_data=False)
-  ds = tf.data.Dataset.from_tensors({"image": jpeg}).map(fn)
-  assert ds.element_spec["image"].shape.as_list() == [20, 20, 3]
-
-  images = {}
-  for size in (20, 290):
-    for scale in (True, False):
-      images[size, scale] = draw(crop.format(size, scale), jpeg, 20)
-  # Where a crop is smaller than twice the size, nothing changes.
-  np.testing.assert_array_equal(images[290, True], images[290, False])
-  a, b = (np.array(images[20, s], float) for s in (True, False))
-  assert 0 < np.abs(a - b).mean() < 8
-
-
-def test_jpeg_crop_shapes_and_errors():
-  jpeg = encode(smooth_image(), "JPEG")
-  for args, static in (("", [None, None, 3]), ("(6, 7)", [6, 7, 3])):
-    pp = f"decode_jpeg_and_inception_crop({args})"
-    fn = builder.get_preprocess_fn(pp, log_data=False)
-    ds = tf.data.Dataset.from_tensors({"image": jpeg}).map(fn)
-    assert ds.element_spec["image"].shape.as_list() == static
-    assert next(iter(ds))["image"].dtype == tf.uint8
-  op = ops_image.get_decode_jpeg_and_inception_crop()
-  for data in (b"", jpeg[:50], encode(smooth_image(), "PNG")[:50]):
-    with pytest.raises(tf.errors.InvalidArgumentError):
-      op({"image": tf.constant(data)})
-
-
-@pytest.mark.parametrize("fmt", ["PNG", "BMP", "WEBP"])
-def test_crop_of_other_formats_than_jpeg(fmt):
-  """The same box as that of a JPEG of the same size."""
-  image = coordinates(60, 90).astype(np.uint8)
-  data = encode(image, fmt, **(dict(lossless=True) if fmt == "WEBP" else {}))
-  jpeg = encode(image, "JPEG")
-  crop = "decode_jpeg_and_inception_crop"
-  for got, part in zip(draw(crop, data, 10), draw(crop, jpeg, 10), strict=True):
-    assert got.shape == part.shape
-    top, left = got[0, 0, :2]
-    window = image[top : top + got.shape[0], left : left + got.shape[1]]
-    np.testing.assert_array_equal(got, window)
-    assert np.abs(got - part.astype(int)).mean() < 6
-  resized = draw(f"{crop}|resize(8)", data, 5)
-  for got, want in zip(draw(f"{crop}(8)", data, 5), resized, strict=True):
-    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize(
@@ -516,3 +296,15 @@ def test_convert_to_video():
   np.testing.assert_array_equal(got[0], image)
   assert not got[1:].any()
   np.testing.assert_array_equal(run("convert_to_video(1)", image), image[None])
+
+
+@pytest.mark.parametrize("method", ["bilinear", "area", "lanczos3", "bicubic"])
+@pytest.mark.parametrize("antialias", [False, True])
+def test_large_images_are_resized_without_floats(method, antialias):
+  """Float32 of a picture of 178 million pixels would take 2 GB."""
+  fn = ops_image.get_resize(8, method, antialias)
+  spec = tf.TensorSpec([None, None, 3], tf.uint8)
+  graph = tf.function(lambda x: fn({"image": x})["image"], autograph=False)
+  ops = graph.get_concrete_function(spec).graph.get_operations()
+  kernels = [op for op in ops if op.type.startswith(("Resize", "ScaleAnd"))]
+  assert [op.inputs[0].dtype for op in kernels] == [tf.uint8]

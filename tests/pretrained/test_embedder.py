@@ -160,6 +160,9 @@ def test_files_are_read_as_in_training(model, workdir):
   np.testing.assert_array_equal(embedder.decode(encoded(image, "TIFF")), image)
   with pytest.raises(ValueError, match="600 pixels, at most 599 can be"):
     embedder.decode(encoded(image), max_pixels=599)
+  crop = embedder.load(workdir[0], pp_img=f"central_crop(16)|{own}")
+  with pytest.raises(ValueError, match="does not take an image of 30 x 15 pix"):
+    crop.images([encoded(image[:15])])
   deep = Image.fromarray(image[..., 0].astype(np.uint16) * 256 + 99)
   grey = embedder.decode(encoded(deep))
   np.testing.assert_array_equal(grey, np.dstack([image[..., 0]] * 3))

@@ -147,3 +147,11 @@ def test_bad_input(config):
   config.init_types = ["float32", "int32"]
   with pytest.raises(ValueError, match="init_types"):
     eval_only.make_params(config, None, None)
+
+
+def test_a_checkpoint_of_other_shapes(config):
+  load = lambda params: {"head": {**params["head"], "bias": np.zeros(3)}}
+  with pytest.raises(
+    ValueError, match=r"config.model_init .*head/bias: \(3,\)"
+  ):
+    eval_only.make_params(config, Model(num_classes=10), load)

@@ -65,7 +65,7 @@ def test_good():
     (dict(ckpt_timeout="9"), "config.ckpt_timeout = '9'"),
     (dict(mixup=dict(n=2)), "config.mixup.p is missing"),
     (dict(mixup=0.2), "config.mixup = 0.2 must be a dict"),
-    (dict(evals=dict(val=None)), "config.evals.val = None must be a dict"),
+    (dict(evals=dict(val=3)), "config.evals.val = 3 must be a dict"),
     (dict(input=dict(batch_size=16, data="digits")), "config.input.data = 'd"),
     (dict(input=dict(batch_size="16")), "config.input.batch_size = '16'"),
     (dict(seed=0.5), "config.seed = 0.5 must be an int"),

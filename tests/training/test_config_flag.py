@@ -7,6 +7,7 @@ import pytest
 from absl import flags
 
 from big_vision import train
+from big_vision.evaluators import build
 from big_vision.trainers.proj.flexi import distill as flexi_distill
 from big_vision.trainers.proj.image_text import siglip
 from big_vision.trainers.proj.image_text.self_distill_settings import Settings
@@ -114,6 +115,15 @@ def test_units_that_switch_off_or_are_given_too_replace_nothing(monkeypatch):
   assert type(c.total_epochs) is int
 
 
+def test_an_evaluator_may_be_left_out(monkeypatch):
+  c = parse(monkeypatch, "--config.evals.test=None")
+  assert "test" in c.evals and list(build.entries(c)) == ["fewshot"]
+  config_check.check_training(c)
+  c = parse(monkeypatch, "--config.evals=None")
+  assert not build.entries(c)
+  config_check.check_training(c)
+
+
 @pytest.mark.parametrize(
   ("arg", "expected"),
   [
@@ -122,6 +132,7 @@ def test_units_that_switch_off_or_are_given_too_replace_nothing(monkeypatch):
     ("--config.input.skip_erors=1", "input.skip_erors .*'skip_errors'"),
     ("--config.evals.tset.log_steps=1", "config.evals.tset .*'test'"),
     ("--config.evals.test.log_stesp=1", "evals.test.log_stesp .*'log_steps'"),
+    ("--config.evals.tset=None", "config.evals: unknown .*'test'"),
     ("--config.optax.b3=1", "config.optax.b3 .*Known: b1, b2"),
     ("--config.seed.x=1", "config.seed"),
     ("--config.batch_size=4", "config.batch_size .*'input.batch_size'"),

@@ -49,6 +49,8 @@ TEST = dict(name="digits", split="test")
     (onehot(5), r"config.input.pp: onehot\(5, key='label'\) is for 5 classes, but"
      " 'label' of config.input.data has 10 classes, 0 to 9. Write onehot.10, "),
     (onehot(9, "labels", more="copy('label', 'labels')|"), "key='labels'.*is for 9"),
+    (onehot(10, "labl"), "config.input.pp: there is no feature 'labl'.*'label'"),
+    (onehot(10, pp="decode(key='img')"), "config.input.pp: .* no feature 'img'.*image"),
     (onehot(10, "id"), "config.input.pp: onehot.*'id' holds text.*lookup"),
   ],
 )  # fmt: skip
@@ -157,6 +159,23 @@ def test_folder_and_csv(tmp_path):
   check(named, pp, val=dict(data=named, pp_fn=pp))
 
 
+def test_numbers_in_a_csv_file_and_names_of_folders(tmp_path, caplog):
+  """They cannot be compared, which is said; names of the numbers can."""
+  named = folder(tmp_path / "train", "ant", "bee")
+  labels = tmp_path / "labels.csv"
+  labels.write_text("file,label\nant/1.png,1\nbee/1.png,0\n")
+  ints, pp = dict(named, labels=str(labels)), onehot(2)
+  with caplog.at_level("WARNING", logger="absl"):
+    check(ints, pp, val=dict(data=named, pp_fn=pp))
+  (record,) = caplog.records
+  text = "labels of config.input.data are numbers (0 to 1), those of config.evals.val"
+  assert text in record.getMessage()
+  caplog.clear()
+  ints |= dict(classes=["ant", "bee"])
+  check(ints, pp, val=dict(data=named, pp_fn=pp))
+  assert not caplog.records
+
+
 def test_names_that_have_nothing_in_common(tmp_path, caplog, tfds_data_dir):
   """Of folders they are other classes; elsewhere they may be spelled otherwise."""
   digits = dict(DIGITS, data_dir=tfds_data_dir)
@@ -221,6 +240,10 @@ def test_json_lines(tmp_path):
     check(data, onehot(3, "y", pp=""))
   with pytest.raises(ValueError, match="'name' holds text"):
     check(data, onehot(3, "name", pp=""))
+  path.write_text('{"label": true}\n{"label": false}')
+  check(data, onehot(2, pp=""))
+  with pytest.raises(ValueError, match="'label' of .* has 2 classes"):
+    check(data, onehot(1, pp=""))
 
 
 def zero_shot(**kw):
@@ -246,6 +269,9 @@ def test_zero_shot_names(tmp_path):
     PP,
     zs=zero_shot(class_names=names[:9], pre_filter_fn=lambda e: e["label"] < 9),
   )
+  other = zero_shot(class_names=names) | dict(pp_img="copy('labl', 'label')")
+  with pytest.raises(ValueError, match="evals.zs.pp_img: of digits, .*'labl'"):
+    check(DIGITS, PP, zs=other)
   table = tmp_path / "odd.txt"
   table.write_text("\n".join(f"{i} {i % 2}" for i in range(10)))
   odd = "value_range(-1, 1)|strfmt('{label}', outkey='text')|"

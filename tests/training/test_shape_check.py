@@ -12,6 +12,7 @@ from big_vision.training import cli, loop
 PP = "decode(channels=1)|resize(8)|value_range(-1, 1)"
 ONEHOT = '|onehot(10, key="label", key_result="labels")'
 KEEP = '|keep("image", "labels")'
+FEW = PP + '|keep("image", "label")'
 
 
 def config(**kw):
@@ -93,7 +94,7 @@ VAL = r"^config.evals.val.pp_fn \(image \[16, "
     ({"evals.val.pp_fn": RAW}, VAL + ".*labels"),
     ({"evals.val.loss_name": "sigmoid_xent", "evals.few": dict(
         type="fewshot_lsr", representation_layer="pre_logits", shots=[1],
-        l2_reg=1.0, log_steps=2, display_first=[], pp_train=PP, pp_eval=PP.replace("8", "12"),
+        l2_reg=1.0, log_steps=2, display_first=[], pp_train=FEW, pp_eval=FEW.replace("8", "12"),
         datasets=dict(digits=("digits", "train[:32]", "test[:32]")))},
      r"^config.evals.few.pp_eval \(image \[16, 12, 12, 1\]; label \[16\]\)"),
   ],
@@ -103,6 +104,17 @@ def test_what_does_not_fit(kw, message, nothing_starts):
     cli.train(train.build, config(**kw))
   assert "\n" not in str(e.value)
   assert e.value.__cause__ is not None or "num_classes is" in str(e.value)
+
+
+@pytest.mark.tf
+@pytest.mark.parametrize("key", ["input.pp", "evals.val.pp_fn"])
+def test_text_that_would_be_put_on_devices(key, nothing_starts):
+  message = f"^config.{key}: the feature 'id' that it leaves is text.*keep"
+  with pytest.raises(ValueError, match=message):
+    cli.train(train.build, config(**{key: PP + ONEHOT}))
+  if key == "input.pp":  # Which nothing reads if nothing is trained.
+    with pytest.raises(AssertionError, match="too late"):
+      cli.train(train.build, config(total_steps=0, **{key: PP + ONEHOT}))
 
 
 @pytest.mark.tf

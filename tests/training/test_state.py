@@ -70,6 +70,23 @@ def test_continues_after_the_last_checkpoint(tmp_path, where):
   assert start(tmp_path / "a", total_steps=5)[2:] == (5, None)
 
 
+def test_checkpoints_that_cannot_be_continued(tmp_path, monkeypatch):
+  (tmp_path / "a").mkdir()
+  setup = toy.setup(toy.config(total_steps=1, ckpt_steps=1), tmp_path / "a")
+  loop.run(setup, toy.make())
+  setup.writer.close()
+  path = str(tmp_path / "a/checkpoint.bv")
+  monkeypatch.setattr(toy, "D_HID", 8)
+  with pytest.raises(
+    ValueError, match=r"\(8, 3\) but is \(16, 3\).*own config"
+  ):
+    start(resume=path)
+  with pytest.raises(ValueError, match=r"config.resume=\['x'\] should be the"):
+    start(resume=["x"])
+  with pytest.raises(FileNotFoundError, match="config.resume='b': .*not exist"):
+    start(resume="b")
+
+
 def test_sharding_rules_without_a_match():
   """Rules are for parameters, the optimizer's state, and frozen trees."""
   frozen = {"teacher": {"w": np.zeros(3, np.float32)}}

@@ -24,6 +24,7 @@ from jax.sharding import NamedSharding
 from big_vision import devices as bv_devices
 from big_vision.evaluators import iteration
 from big_vision.evaluators.proj.image_text import (
+  classes,
   embedding,
   overrides,
   prompt_engineering,
@@ -294,48 +295,7 @@ def check_labels(cfg: Mapping[str, Any]) -> None:
     if isinstance(own, Mapping) and key in own.get(name, {}):
       key = f"dataset_overrides.{name}.class_names"
     builder = embedding.get_builder(s["dataset_name"], s["data_dir"])
-    _check_names(s, _class_names(s), builder, key)
-
-
-def _class_names(s: Mapping[str, Any]) -> list[str]:
-  """Returns the names of classes, given the settings of a dataset."""
-  return prompt_engineering.get_class_names(
-    dataset_name=s["class_names_dataset_name"],
-    source=s["class_names"],
-    canonicalize=s["canonicalize"],
-    data_dir=s["data_dir"],
-  )
-
-
-def _check_names(
-  s: Mapping[str, Any],
-  class_names: Sequence[str],
-  builder: Any,
-  key: str = "class_names",
-) -> None:
-  """Refuses fewer names than labels, as far as these are known.
-
-  Images of the other classes would count as wrong, whatever the model says.
-  More names are fine: they are further choices.
-  """
-  from big_vision.datasets import tfds as tfds_source
-  from big_vision.pipeline import labels
-
-  if s["pre_filter_fn"] is not None or builder.info is None:
-    return  # A filter may leave the classes with names.
-  found = labels.trace(
-    tfds_source.example_spec(builder, skip_decode=()),
-    lambda feature: tfds_source.classes_of(builder, feature),
-    s["pp_img"],
-    "label",
-  ).outputs.get("label")
-  if found is not None and found.largest >= len(class_names):
-    more = "" if found.unchanged else " after pp_img"
-    raise ConfigError(
-      f"{key}: there are {len(class_names)} names, but {s['dataset_name']} has labels up to "
-      f"{found.largest}{more} ({found.feature!r}, classes {found.classes}). "
-      f"Give {found.largest + 1} names, or map the labels in pp_img."
-    )
+    classes.check_names(s, classes.names(s), builder, key)
 
 
 class Evaluator:
@@ -427,19 +387,19 @@ class Evaluator:
 
   def _open(self, s: dict[str, Any]) -> dict[str, Any]:
     """Makes the entry of `datasets`, given the settings."""
-    class_names = _class_names(s)
+    names = classes.names(s)
     if self.first_class_name_only:
-      class_names = [name.split(",")[0] for name in class_names]
+      names = [name.split(",")[0] for name in names]
     builder, examples = embedding.open_split(
       s["dataset_name"], s["split"], s["data_dir"]
     )
-    _check_names(s, class_names, builder)
+    classes.check_names(s, names, builder)
     # Each process embeds the texts of some of the classes.
-    part = np.array_split(np.arange(len(class_names)), jax.process_count())
+    part = np.array_split(np.arange(len(names)), jax.process_count())
     part = part[jax.process_index()]
     images, texts = prepare_datasets(
       examples,
-      [class_names[c] for c in part],
+      [names[c] for c in part],
       prompt_templates=prompt_engineering.get_prompt_templates(
         s["prompt_templates"], canonicalize=s["canonicalize"]
       ),
@@ -451,7 +411,7 @@ class Evaluator:
     return {
       "images": images,
       "texts": texts,
-      "class_names": class_names,
+      "class_names": names,
       "dataset_name": s["dataset_name"],
       "split": s["split"],
     }

@@ -9,13 +9,12 @@ References:
 Shapes: `B` batch, `E` size of the embeddings.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 
-from big_vision import checkpoints
-from big_vision.models import positions
 from big_vision.models.proj.image_text import two_towers
 from big_vision.models.proj.image_text.two_towers import image_grid
 from big_vision.types import Array, ConfigLike, Params
@@ -104,18 +103,22 @@ def load(
       `common.merge_params`.
   """
   model_cfg = model_cfg or {}
-  if isinstance(init_files, str):
+  if isinstance(init_files, str | os.PathLike):
+    init_files = os.fspath(init_files)
     init_files = {name: f"{init_files}:{name}" for name in ("img", "t")}
   parts = two_towers.parts_to_load(init_files, ("img", "t"))
 
-  params = dict(init_params or {"img": None})
+  params: dict[str, Any] = dict(init_params or {"img": None})
   if parts["img"]:
-    name = model_cfg.get("image_model") or _IMAGE_MODEL
-    module = two_towers.tower_module("img", name)
-    kw = positions.grid_kw(module, grid) | dict(img_load_kw or {})
-    params["img"] = module.load(
-      params["img"], parts["img"], model_cfg.get("image"), **kw
+    params["img"] = two_towers.load_tower(
+      "img",
+      model_cfg.get("image_model") or _IMAGE_MODEL,
+      params["img"],
+      parts["img"],
+      model_cfg.get("image"),
+      img_load_kw,
+      grid,
     )
   if parts["t"]:
-    params["t"] = checkpoints.load_params(parts["t"])
+    params["t"] = two_towers.load_scalar("t", parts["t"])
   return params

@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from big_vision import checkpoints, fs, lookup, trees
-from big_vision.models import common
+from big_vision.models import common, load_errors
 from big_vision.types import Array, ConfigLike, Params
 
 
@@ -403,7 +403,7 @@ def _check_shapes(got, want, path):
         f"{name} of {path!r} is {tuple(x.shape)}, but that of the model "
         f"{tuple(want[name].shape)}: set config.model.text.config to the size of"
         " the checkpoint, which must have the vocabulary of uncased English BERT"
-        "; or list it in `dont_load`."
+        f"; or list it in {load_errors.load_key()}.dont_load."
       )
 
 
@@ -461,8 +461,15 @@ def _read_original(folder):
   """Reads the parameters of `BertEncoder` from an original BERT."""
   from big_vision.tf import tf
 
-  reader = tf.train.load_checkpoint(fs.join(folder, "bert_model.ckpt"))
-  names = {n: convert_name(n) for n in reader.get_variable_to_shape_map()}
-  names = {theirs: ours for theirs, ours in names.items() if ours}
-  arrays = [reader.get_tensor(theirs) for theirs in names]
+  path = fs.join(folder, "bert_model.ckpt")
+  try:
+    reader = tf.train.load_checkpoint(path)
+    names = {n: convert_name(n) for n in reader.get_variable_to_shape_map()}
+    names = {theirs: ours for theirs, ours in names.items() if ours}
+    arrays = [reader.get_tensor(theirs) for theirs in names]
+  except Exception as e:  # Of many classes, some of which name no file.
+    reason = " ".join(str(e).split()).rstrip(".")
+    raise lookup.ConfigError(
+      f"{path}.* cannot be read ({reason}): download or copy these files again."
+    ) from e
   return trees.recover_tree(list(names.values()), arrays)

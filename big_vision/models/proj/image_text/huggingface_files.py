@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from big_vision import download, fs, lookup, types
+from big_vision import checkpoint_npz, download, fs, lookup, types
 from big_vision.models.proj.image_text import huggingface
 
 _CONFIG = "config.json"
@@ -140,6 +140,11 @@ def read_config(path: str) -> dict[str, Any]:
   config = _read_json(path, _CONFIG)
   if not isinstance(config, dict):
     raise ValueError(f"{path}/{_CONFIG} is not a dict: {config!r:.60}")
+  for part in ("vision_config", "text_config"):
+    if not isinstance(config.get(part) or {}, dict):
+      raise ValueError(
+        f"{path}/{_CONFIG}: {part} is not a dict: {config[part]!r:.60}"
+      )
   return config
 
 
@@ -233,7 +238,7 @@ def _read_json(path, name):
   with open(_fetch(path, name), encoding="utf-8") as f:
     try:
       return json.load(f)
-    except json.JSONDecodeError as e:
+    except ValueError as e:  # Of JSON or UTF-8.
       raise ValueError(f"{path}/{name} is not JSON: {e}") from e
 
 
@@ -243,9 +248,14 @@ def _read(path, select):
     files = [_fetch(path, _WEIGHTS)]
   except ValueError as e:
     try:
-      where = _read_json(path, _INDEX)["weight_map"]
-    except ValueError:
+      index = _read_json(path, _INDEX)
+    except ValueError as wrong:
+      if wrong.__cause__:  # It is there, but not JSON.
+        raise
       raise e from None  # Most checkpoints have this file, not the index.
+    where = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(where, dict):
+      raise ValueError(f"{path}/{_INDEX} lacks the dict `weight_map`.") from e
     files = [_fetch(path, f) for f in sorted({where[n] for n in select(where)})]
   out = {}
   for file in files:
@@ -253,7 +263,9 @@ def _read(path, select):
       with safetensors.safe_open(file, "np") as f:
         out |= {name: f.get_tensor(name) for name in select(f.keys())}
     except safetensors.SafetensorError as e:
-      raise ValueError(f"{file} is broken: {e}") from e
+      with open(file, "rb") as f:
+        other = checkpoint_npz.what_stands_for(f.read(64))
+      raise ValueError(f"{file} {other or f'is broken: {e}'}") from e
   return out
 
 

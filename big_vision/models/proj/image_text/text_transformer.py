@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from big_vision import checkpoints, lookup
-from big_vision.models import common, vit
+from big_vision.models import common, load_errors, vit
 from big_vision.types import Array, ConfigLike, Params
 
 _POOL_TYPES = ("last", "first", "mean", "gap", "max", "gmp", "map")
@@ -199,6 +199,6 @@ def _check_length(params, init_params, init_file):
     raise ValueError(
       f"pos_embedding of {init_file!r} is {tuple(got.shape)}, but that of the "
       f"model {tuple(want.shape)}: tokenize to the length of the checkpoint, "
-      f"{got.shape[1]}, in config.input.pp, or list pos_embedding in `dont_load`"
-      " of config.model_load (of txt_load_kw there for two towers)."
+      f"{got.shape[1]}, in config.input.pp, or list pos_embedding in "
+      f"{load_errors.load_key()}.dont_load."
     )

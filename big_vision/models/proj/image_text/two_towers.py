@@ -9,6 +9,7 @@ References:
 Shapes: `B` batch, `E` size of the embeddings.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -18,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision import checkpoints, lookup
-from big_vision.models import positions, vit
+from big_vision.models import load_errors, positions, vit
 from big_vision.models.proj.image_text import huggingface_files
-from big_vision.types import Array, ConfigLike, Params
+from big_vision.types import AnyArray, Array, ConfigLike, Params
 
 _IMAGE_MODEL = "vit"
 _TEXT_MODEL = "proj.image_text.text_transformer"
@@ -188,6 +189,69 @@ def tower_module(tower: str, name: str) -> ModuleType:
   )
 
 
+def load_tower(
+  tower: str,
+  name: str,
+  init_params: Params | None,
+  init_file: Any,
+  model_cfg: ConfigLike,
+  load_kw: Mapping[str, Any] | None,
+  grid: tuple[int, int] | None = None,
+) -> Params:
+  """Calls the `load` of a tower's model; errors name the tower's config keys.
+
+  Args:
+    tower: str, "img" or "txt".
+    name: str, see `tower_module`.
+    init_params: parameters of the tower, arrays or shapes, or None.
+    init_file: what its `load` accepts.
+    model_cfg: mapping, arguments of the model, or None.
+    load_kw: mapping, further arguments of its `load`, or None.
+    grid: (rows, columns) of the positions, or None.
+
+  Returns:
+    The parameters of the tower.
+
+  Raises:
+    ValueError: as `tower_module` and `load`, which may not take the arguments.
+  """
+  module = tower_module(tower, name)
+  if module.__name__.startswith("big_vision.") and not isinstance(
+    init_file, huggingface_files.Params
+  ):
+    load_errors.check_path(module.load, init_file, f"config.model_init.{tower}")
+  with load_errors.within(f"{tower}_load_kw"):
+    load_errors.check_arguments(module.load, load_kw or {})
+    kw = {**positions.grid_kw(module, grid), **(load_kw or {})}
+    return module.load(init_params, init_file, model_cfg, **kw)
+
+
+def load_scalar(name: str, init_file: Any) -> AnyArray:
+  """Reads temperature or bias.
+
+  Args:
+    name: str, "t" or "b".
+    init_file: str, `<path>:<name>`; or the array itself.
+
+  Returns:
+    [1] array.
+
+  Raises:
+    ConfigError: that is not one array.
+  """
+  if isinstance(init_file, np.ndarray):
+    return init_file
+  key = f"config.model_init.{name}"
+  load_errors.check_path(checkpoints.load_params, init_file, key)
+  value = checkpoints.load_params(init_file)
+  if hasattr(value, "items"):
+    raise lookup.ConfigError(
+      f"{key}={init_file!r} has many parameters instead of one: name it, as in "
+      f"'<path>:{name}'."
+    )
+  return value
+
+
 def load(
   init_params: Params | None,
   init_files: str | Mapping[str, Any],
@@ -224,8 +288,8 @@ def load(
       checkpoint of Hugging Face does not fit the model.
   """
   model_cfg = model_cfg or {}
-  if isinstance(init_files, str):
-    path = _public_or_path(init_files)
+  if isinstance(init_files, str | os.PathLike):
+    path = _public_or_path(os.fspath(init_files))
     has_bias = model_cfg.get("bias_init") is not None
     names = ("img", "txt", "t", "b") if has_bias else ("img", "txt", "t")
     init_files = {name: f"{path}:{name}" for name in names}
@@ -248,17 +312,18 @@ def load(
         f"model has none; it has {', '.join(sorted(init_params))}. List what to "
         "load, as in config.model_init = {'img': ...}."
       )
-    module = tower_module(name, model_cfg.get(f"{kind}_model") or default)
-    kw = positions.grid_kw(module, grid if name == "img" else None)
-    kw |= load_kw or {}
-    params[name] = module.load(
-      init_params[name], parts[name], model_cfg.get(kind), **kw
+    params[name] = load_tower(
+      name,
+      model_cfg.get(f"{kind}_model") or default,
+      init_params[name],
+      parts[name],
+      model_cfg.get(kind),
+      load_kw,
+      grid if name == "img" else None,
     )
   for name in ("t", "b"):
-    if isinstance(parts[name], np.ndarray):
-      params[name] = parts[name]
-    elif parts[name]:
-      params[name] = checkpoints.load_params(parts[name])
+    if isinstance(parts[name], np.ndarray) or parts[name]:
+      params[name] = load_scalar(name, parts[name])
   return params
 
 

@@ -19,34 +19,17 @@ A batch may hold an image for one model alone, under the name of the model.
 """
 
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from absl import app
 
 from big_vision import lookup, losses, mixup
+from big_vision.lookup import getfirst
 from big_vision.trainers.proj.distill import features
 from big_vision.training import cli, loading
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
-
-
-def getfirst(d: Mapping[str, Any], *keys: str) -> Any:
-  """Returns the value of the first of the keys that is in `d`.
-
-  Args:
-    d: mapping.
-    *keys: in the order of preference; KeyError if `d` has none of them.
-
-  Returns:
-    The value.
-  """
-  for key in keys:
-    if key in d:
-      return d[key]
-  raise KeyError(f"None of {keys} in {list(d)}.")
 
 
 def build(setup: Setup, mixup_shards: int = 1) -> Recipe:

@@ -129,6 +129,20 @@ def test_original_checkpoint(tmp_path):
   same(bert.load(None, str(tmp_path)), encoder)
 
 
+@pytest.mark.tf
+@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
+def test_damaged_original_checkpoint(tmp_path, suffix):
+  bert_test_util.save_checkpoint(tmp_path, variables())
+  file = tmp_path / f"bert_model.ckpt.{suffix}"
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 8
+  for bad in (content, content[: len(content) // 2], b""):
+    file.write_bytes(bad)
+    with pytest.raises(ValueError, match=f"{tmp_path}/bert_model.ckpt") as e:
+      bert.load(None, str(tmp_path))
+    assert "\n" not in str(e.value)
+
+
 def same(a, b):
   assert named(a).keys() == named(b).keys()
   jax.tree.map(np.testing.assert_array_equal, a, b)

@@ -258,9 +258,28 @@ def test_is_checkpoint(tmp_path):
   shutil.copy(GOLDEN / "siglip" / "config.json", path)
   with pytest.raises(ValueError, match="model.safetensors is broken"):
     huggingface_files.load(path)
-  (tmp_path / "config.json").write_text("{")
-  with pytest.raises(ValueError, match="config.json is not JSON"):
-    huggingface_files.load(path)
+  for content, reason in (
+    (b"", "is empty"),
+    (b"<html>Sign in</html>", "is a web page"),
+    (b"version https://git-lfs", "git lfs pull"),
+  ):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=f"model.safetensors.*{reason}"):
+      huggingface_files.load(path)
+  (tmp_path / "model.safetensors").unlink()
+  for content, reason in (("", "is not JSON"), ("[1]", "lacks the dict")):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(
+      ValueError, match=f"model.safetensors.index.json {reason}"
+    ):
+      huggingface_files.load(path)
+  for content, reason in (
+    ("{", " is not JSON"),
+    ('{"vision_config": 3}', ": vision_config is not a dict: 3"),
+  ):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=f"config.json{reason}"):
+      huggingface_files.load(path)
 
 
 def test_defaults():

@@ -11,7 +11,7 @@ import toy_towers
 import toy
 from big_vision import checkpoints, trees
 from big_vision.trainers.proj.image_text import additions, aux_losses, siglip
-from big_vision.training import loop, step
+from big_vision.training import loop, resuming, step
 from big_vision.training import state as state_lib
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -156,7 +156,8 @@ def test_the_teacher_is_the_average_of_the_student(run):
 def test_all_of_the_state_is_in_checkpoints(run):
   s = setup(**BOTH)
   path = f"{run.workdir}/checkpoint.bv-000000004"
-  got = state_lib.restore(path, state_lib.plan(run.recipe, s), s.chrono)
+  plan = state_lib.plan(run.recipe, s)
+  got = resuming.restore(path, plan.shapes, plan.shardings, s.chrono)
   assert set(got) == {"params", "opt", "teacher", "collections"}
   equal(got, run.state)
 

@@ -1,0 +1,134 @@
+"""The state of a run in checkpoints: which to continue from, reading, writing.
+
+A checkpoint of the loop holds the state and, under `chrono`, the clock.
+"""
+
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+from big_vision import checkpoint_npz, checkpoints, lookup
+from big_vision.chrono import Chrono
+from big_vision.training import hosts
+from big_vision.training.setup import Setup
+from big_vision.types import TrainState
+
+
+def find(setup: Setup) -> str | None:
+  """Finds a checkpoint of the workdir, else `config.resume`, else None.
+
+  Args:
+    setup: the Setup.
+
+  Returns:
+    The path, the same on all hosts.
+
+  Raises:
+    lookup.ConfigError: `config.resume` is not a path.
+  """
+  prefix = setup.checkpoint_prefix
+  found = (
+    hosts.from_first(lambda: checkpoints.latest(prefix) or "") if prefix else ""
+  )
+  resume = setup.config.get("resume") or None
+  if not isinstance(resume, str | os.PathLike | None):
+    raise lookup.ConfigError(
+      f"config.resume={resume!r} should be the path of a checkpoint."
+    )
+  return found or (os.fspath(resume) if resume else None)
+
+
+def restore(
+  path: str,
+  shapes: dict[str, Any],
+  shardings: dict[str, Any],
+  chrono: Chrono,
+) -> TrainState:
+  """Reads a whole state (and the clock) from a checkpoint of the loop.
+
+  Args:
+    path: checkpoint prefix or a concrete checkpoint folder.
+    shapes: tree of ShapeDtypeStruct of the state.
+    shardings: tree of NamedSharding, same structure.
+    chrono: the Chrono that continues from the stored values.
+
+  Returns:
+    The state, in its target sharding.
+
+  Raises:
+    lookup.ConfigError: the checkpoint has other leaves or other shapes than the
+      state.
+  """
+  clock = {k: jax.ShapeDtypeStruct((), np.float64) for k in chrono.save()}
+  tree = {**shapes, "chrono": clock}
+  path = checkpoints.latest(path) or path
+  _check_no_surplus(path, tree)
+  try:
+    loaded = checkpoints.load_checkpoint_ts(
+      path,
+      tree=tree,
+      shardings={**shardings, "chrono": "host"},
+    )
+  except checkpoint_npz.MisfitError as e:
+    raise lookup.ConfigError(f"{e} {_remedy(path)}") from e
+  chrono.load(loaded.pop("chrono"))
+  return loaded
+
+
+def _check_no_surplus(path: str, tree: TrainState) -> None:
+  """Refuses a checkpoint of a state that has more than the run's."""
+  leaves, _ = checkpoint_npz.named_leaves(tree)
+  known = {name for name, _ in leaves}
+  surplus = [
+    name
+    for name in checkpoints.leaf_names(path)
+    if name not in known and not name.startswith("chrono/")
+  ]
+  if surplus:
+    shown = ", ".join(map(repr, surplus[:5]))
+    more = f" and {len(surplus) - 5} more" if len(surplus) > 5 else ""
+    raise lookup.ConfigError(
+      f"Checkpoint {path!r} is of a run with another model or optimizer, it has "
+      f"{shown}{more}, which this config would drop. {_remedy(path)}"
+    )
+
+
+def _remedy(path):
+  return (
+    "Continue it with its own config, or choose another --workdir and start "
+    f"from its parameters by config.model_init={path!r}."
+  )
+
+
+def save(
+  manager: checkpoints.CheckpointManager,
+  state: TrainState,
+  prefix: str,
+  step: int,
+  chrono: Chrono,
+  keep: bool,
+) -> None:
+  """Starts writing a checkpoint; returns once the state is safe on the host.
+
+  Args:
+    manager: writes in the background.
+    state: the state.
+    prefix: path that names of checkpoints start with.
+    step: number of finished steps.
+    chrono: the Chrono.
+    keep: whether the checkpoint is permanent.
+  """
+  # Host-side in 64 bits: more than 2³¹ examples, sub-second times.
+  clock = {
+    k: np.int64(v) if isinstance(v, int) else np.float64(v)
+    for k, v in chrono.save().items()
+  }
+  checkpoints.save_checkpoint_ts(
+    manager,
+    {**state, "chrono": clock},
+    prefix,
+    step,
+    keep,
+  )
