@@ -47,13 +47,19 @@ def image_grid(
     The ImageGrid of a model with one position per patch.
 
   Raises:
-    ConfigError: the patch is larger than the image, or not a pair.
+    ConfigError: the patch is larger than the image, or not a pair; or the image
+      does not have these two axes.
   """
   pair = isinstance(patch_size, Sequence) and len(patch_size) == 2
   if not pair or not all(isinstance(p, int) and p > 0 for p in patch_size):
     raise lookup.ConfigError(
       f"config.{key}.patch_size={patch_size!r} should be (height, width) in "
       "pixels, for example (16, 16)."
+    )
+  if len(size) != 2:
+    raise lookup.ConfigError(
+      "images must be [height, width, channels]. Does the preprocessing begin "
+      "with decode?"
     )
   (height, width), (ph, pw) = size, patch_size
   if ph > height or pw > width:

@@ -77,6 +77,8 @@ VAL = r"^config.evals.val.pp_fn \(image \[16, "
   [
     ({"input.pp": PP.replace("|resize(8)", "") + ONEHOT + KEEP},
      r"^config.input.pp \(labels .*image, which has the shape .*no 'image' .*resize"),
+    ({"input.pp": "value_range(-1, 1)" + ONEHOT + KEEP},
+     r"^config.input.pp \(image \[16\]; .*\[height, width, channels\]. .*decode"),
     ({"input.pp": PP + '|keep("image")'}, TRAIN + r"\) .* no 'labels'.*keep"),
     ({"input.pp": RAW}, TRAIN + r".*labels \(16,\) .*indices.*onehot\(10"),
     # As many examples as classes: it would broadcast.
