@@ -202,7 +202,8 @@ def weights_of(config: ConfigLike, key: str = "input") -> dict[str, float]:
       )
     if not 0 <= (weight or 0) < float("inf"):
       raise ValueError(
-        f"config.{key}.data.{name}={weight} must be a weight: a number that is not negative."
+        f"config.{key}.data.{name}={weight} must be a weight: a number that is "
+        "not negative."
       )
     if not weight:
       continue
