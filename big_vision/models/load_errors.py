@@ -49,7 +49,7 @@ def within(key: str) -> Iterator[None]:
   """Names the config key with the arguments of a `load`, for its errors.
 
   Args:
-    key: full name, "config.teacher_load"; or one inside of the current key,
+    key: full name, "config.model_load"; or one inside of the current key,
       "img_load_kw".
 
   Yields:
