@@ -71,14 +71,14 @@ def config(folder, names=("a",), **kw):
   return out
 
 
-def setup(cfg, workdir=None, fn=batch_fn):
+def make_setup(cfg, workdir=None, fn=batch_fn):
   out = toy.setup(cfg, workdir, batch_fn=fn)
   return dataclasses.replace(out, batch_shapes=jax.eval_shape(lambda: fn(0)))
 
 
 def make(cfg, fn=batch_fn):
   """(recipe, state) at the start."""
-  recipe = distill.build(setup(cfg, fn=fn))
+  recipe = distill.build(make_setup(cfg, fn=fn))
   params = jax.jit(recipe.init)(jax.random.key(0), fn(0))
   return recipe, {"params": params, "frozen": dict(recipe.frozen)}
 
@@ -197,7 +197,7 @@ def test_trains_and_stores_the_student_only(teachers, tmp_path):
     teachers[0], total_steps=60, ckpt_steps=60, log_training_steps=20,
     mixup=dict(p=0.5),
   )  # fmt: skip
-  s = setup(cfg, tmp_path / "w")
+  s = make_setup(cfg, tmp_path / "w")
   state = loop.run(s, distill.build(s))
   rows = toy.rows(tmp_path / "w")
   assert rows[60]["training_loss"] < 0.3 * rows[1]["training_loss"]
@@ -260,7 +260,7 @@ def test_features_of_a_teacher_without_classes_and_other_patches(tmp_path):
     tmp_path, a=dict(TEACHER, **kw), distance=None, features=[feature],
     total_steps=40, log_training_steps=39,
   )  # fmt: skip
-  s = setup(cfg, tmp_path / "w")
+  s = make_setup(cfg, tmp_path / "w")
   loop.run(s, distill.build(s))
   rows = toy.rows(tmp_path / "w")
   assert rows[40]["training_loss"] < 0.6 * rows[1]["training_loss"]

@@ -52,7 +52,7 @@ def teacher(tmp_path_factory):
   return str(path), params
 
 
-def setup(teacher, workdir=None, **kw):
+def make_setup(teacher, workdir=None, **kw):
   default = dict(
     num_classes=2,
     student_name="proj.flexi.vit",
@@ -88,7 +88,7 @@ def kl(params, seqhw, teacher, batch):
 
 @pytest.mark.slow
 def test_the_first_step_has_the_drawn_size(teacher, tmp_path):
-  s = setup(teacher, tmp_path / "w", total_steps=1, schedule={})
+  s = make_setup(teacher, tmp_path / "w", total_steps=1, schedule={})
   recipe = distill.build(s)
   params = jax.jit(recipe.init)(jax.random.key(0), batch_fn(0))
   loop.run(s, recipe)
@@ -102,7 +102,7 @@ def test_the_first_step_has_the_drawn_size(teacher, tmp_path):
 
 @pytest.mark.slow
 def test_learns_from_the_teacher_at_all_sizes(teacher, tmp_path):
-  s = setup(teacher, tmp_path / "w", total_steps=60, mixup=dict(p=1.0))
+  s = make_setup(teacher, tmp_path / "w", total_steps=60, mixup=dict(p=1.0))
   recipe = distill.build(s)
   before = jax.jit(recipe.init)(jax.random.key(0), batch_fn(0))
   state = loop.run(s, recipe)

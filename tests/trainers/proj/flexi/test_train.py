@@ -31,7 +31,7 @@ def batch_fn(step, size=16):
   return {"image": image, "labels": np.eye(2, dtype=np.float32)[labels]}
 
 
-def setup(workdir=None, **kw):
+def make_setup(workdir=None, **kw):
   default = dict(
     num_classes=2,
     loss="softmax_xent",
@@ -57,7 +57,7 @@ def xent(params, seqhw, batch):
 
 
 def test_the_first_step_has_the_drawn_size(tmp_path):
-  s = setup(tmp_path / "w", total_steps=1, schedule={})
+  s = make_setup(tmp_path / "w", total_steps=1, schedule={})
   recipe = train.build(s)
   # Parameters are those of the seed, whatever the sizes.
   key = jax.random.split(jax.random.PRNGKey(0))[1]
@@ -73,7 +73,7 @@ def test_the_first_step_has_the_drawn_size(tmp_path):
 
 @pytest.mark.slow
 def test_learns_for_all_sizes(tmp_path):
-  s = setup(tmp_path / "w", total_steps=80)
+  s = make_setup(tmp_path / "w", total_steps=80)
   recipe = train.build(s)
   state = loop.run(s, recipe)
   assert set(recipe.predict_fns) == {f"predict_seqhw={n}" for n in SIZES}

@@ -44,7 +44,7 @@ def batch_fn(step, size=16):
   }
 
 
-def setup(workdir=None, devices=None, **kw):
+def make_setup(workdir=None, devices=None, **kw):
   default = dict(model_name="toy_towers", lr=0.01, total_steps=4)
   config = toy.config(**default | kw)
   out = toy.setup(config, workdir, devices, batch_fn=batch_fn)
@@ -65,7 +65,7 @@ def equal(a, b):
 def run(tmp_path_factory):
   """A training of 4 steps on one device; self-distillation after half of it."""
   workdir = tmp_path_factory.mktemp("run")
-  s = setup(workdir, keep_ckpt_steps=1, **BOTH)
+  s = make_setup(workdir, keep_ckpt_steps=1, **BOTH)
   recipe = siglip.build(s)
   key = jax.random.split(jax.random.PRNGKey(0))[1]
   init = jax.jit(recipe.init)(key, batch_fn(0))
@@ -83,13 +83,13 @@ def run(tmp_path_factory):
 
 def test_towers_start_as_without_aux_losses(run):
   key = jax.random.split(jax.random.PRNGKey(0))[1]
-  plain = jax.jit(siglip.build(setup()).init)(key, batch_fn(0))
+  plain = jax.jit(siglip.build(make_setup()).init)(key, batch_fn(0))
   assert set(run.init) == {*plain, "captioner", "distill"}
   equal({k: run.init[k] for k in plain}, plain)
 
 
 def test_plain_training_is_as_it_was():
-  recipe = siglip.build(setup())
+  recipe = siglip.build(make_setup())
   for name in ("augment", "extra_state", "post_update", "static_args"):
     assert getattr(recipe, name) is None
   assert set(recipe.predict_fns) == {"predict"}
@@ -154,7 +154,7 @@ def test_the_teacher_is_the_average_of_the_student(run):
 
 
 def test_all_of_the_state_is_in_checkpoints(run):
-  s = setup(**BOTH)
+  s = make_setup(**BOTH)
   path = f"{run.workdir}/checkpoint.bv-000000004"
   plan = state_lib.plan(run.recipe, s)
   got = resuming.restore(path, plan.shapes, plan.shardings, s.chrono)
@@ -164,7 +164,9 @@ def test_all_of_the_state_is_in_checkpoints(run):
 
 @pytest.mark.slow
 def test_resumes_bit_exactly(run, tmp_path):
-  s = setup(tmp_path, resume=f"{run.workdir}/checkpoint.bv-000000003", **BOTH)
+  s = make_setup(
+    tmp_path, resume=f"{run.workdir}/checkpoint.bv-000000003", **BOTH
+  )
   equal(loop.run(s, siglip.build(s)), run.state)
 
 
@@ -182,7 +184,7 @@ def same_curve(rows, want, steps, rel):
 @pytest.mark.multidevice
 def test_neither_devices_nor_micro_batches_matter(run, tmp_path):
   """Goes on from the second step on all devices, in parts."""
-  s = setup(
+  s = make_setup(
     tmp_path,
     jax.devices(),
     grad_accum_steps=2,
@@ -233,7 +235,7 @@ def test_vit_on_many_devices(tmp_path):
     ("one", None, {}),
     ("all", jax.devices(), dict(grad_accum_steps=2)),
   ):
-    s = setup(tmp_path / name, devices, **kw, **BOTH, **more)
+    s = make_setup(tmp_path / name, devices, **kw, **BOTH, **more)
     loop.run(s, siglip.build(s))
     s.writer.close()
     rows.append(toy.rows(tmp_path / name))
@@ -245,13 +247,15 @@ def test_checkpoints_with_and_without_aux_losses(tmp_path):
   kw = dict(model_name="proj.image_text.two_towers", model=TWO_TOWERS)
   shapes = {}
   for name, more in (("plain", {}), ("all", BOTH)):
-    recipe = siglip.build(setup(**kw, **more))
+    recipe = siglip.build(make_setup(**kw, **more))
     shapes[name] = jax.eval_shape(recipe.init, jax.random.key(0), batch_fn(0))
     filled = jax.tree.map(lambda x: np.full(x.shape, 7.0), shapes[name])
     np.savez(tmp_path / f"{name}.npz", **named(filled))
   for source, name, more in (("all", "plain", {}), ("plain", "all", BOTH)):
     path = f"{tmp_path}/{source}.npz"
-    got = siglip.build(setup(model_init=path, **kw, **more)).load(shapes[name])
+    got = siglip.build(make_setup(model_init=path, **kw, **more)).load(
+      shapes[name]
+    )
     assert set(got) == set(shapes[name])
     for key, x in named(got).items():
       own = key.startswith(("captioner", "distill"))

@@ -41,7 +41,7 @@ def batch_fn(step, size=16):
   }
 
 
-def setup(workdir=None, devices=None, **kw):
+def make_setup(workdir=None, devices=None, **kw):
   default = dict(model_name="proj.image_text.two_towers", model=MODEL, lr=0.01)
   config = toy.config(**default | kw)
   out = toy.setup(config, workdir, devices, batch_fn=batch_fn)
@@ -69,7 +69,7 @@ def plain_losses(params, batch, bias):
   "loss", ["sigmoid", pytest.param("softmax", marks=pytest.mark.slow)]
 )
 def test_first_step(tmp_path, loss):
-  s = setup(tmp_path / "w", total_steps=1, schedule={}, loss_fn=loss)
+  s = make_setup(tmp_path / "w", total_steps=1, schedule={}, loss_fn=loss)
   recipe = siglip.build(s)
   key = jax.random.split(jax.random.PRNGKey(0))[1]
   params = jax.jit(recipe.init)(key, batch_fn(0))
@@ -91,7 +91,7 @@ def test_first_step(tmp_path, loss):
 
 
 def curve(tmp_path, name, **kw):
-  s = setup(tmp_path / name, **kw)
+  s = make_setup(tmp_path / name, **kw)
   loop.run(s, siglip.build(s))
   rows = toy.rows(tmp_path / name)
   names = ("training_loss", "l2_grads", "l2_params")
@@ -121,7 +121,7 @@ def test_curve_depends_neither_on_devices_nor_on_micro_batches(
 
 @pytest.mark.slow
 def test_learns_which_text_belongs_to_an_image(tmp_path):
-  s = setup(
+  s = make_setup(
     tmp_path / "w",
     total_steps=200,
     input=dict(batch_size=32),
@@ -145,7 +145,7 @@ def test_learns_which_text_belongs_to_an_image(tmp_path):
 
 
 def test_lit_does_not_train_the_image_tower(tmp_path):
-  s = setup(
+  s = make_setup(
     tmp_path / "w",
     total_steps=3,
     schedule=[("img/.*", None), (".*", dict(decay_type="cosine"))],
@@ -163,7 +163,7 @@ def test_lit_does_not_train_the_image_tower(tmp_path):
 def test_older_entry_points(tmp_path):
   for module in (contrastive, _deprecated_contrastive):
     assert callable(module.main)
-    recipe = module.build(setup())
+    recipe = module.build(make_setup())
     params = jax.jit(recipe.init)(jax.random.key(0), batch_fn(0))
     loss, measured = jax.jit(recipe.loss_fn)(
       params, batch_fn(0), jax.random.key(1), {}
@@ -175,6 +175,6 @@ def test_older_entry_points(tmp_path):
 
 def test_bad_configs():
   with pytest.raises(ValueError, match="config.loss_fn.*'sigmod'.*'sigmoid'"):
-    siglip.build(setup(loss_fn="sigmod"))
+    siglip.build(make_setup(loss_fn="sigmod"))
   with pytest.raises(ValueError, match="config.mixup"):
-    siglip.build(setup(mixup=dict(p=0.5)))
+    siglip.build(make_setup(mixup=dict(p=0.5)))
