@@ -95,6 +95,15 @@ assert compat.backends_are_initialized()
   subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_enable_preemption_service():
+  name = "jax_enable_preemption_service"
+  before = getattr(jax.config, name, None)
+  compat.enable_preemption_service()
+  assert getattr(jax.config, name, True)
+  if before is not None:
+    jax.config.update(name, before)
+
+
 def test_jaxpr_of_drops_what_nobody_reads():
   def fn(x, y):
     jnp.cos(x)
