@@ -254,7 +254,7 @@ def run(env, tmp_path_factory, request):
 
   names = ["vit_s16_i1k", "transfer"]  # Others build on these.
   for item in request.session.items:
-    if getattr(item, "originalname", None) == "test_trains":
+    if getattr(item, "function", None) is test_trains:
       names.append(item.callspec.params["name"])
   started = {name: pool.submit(start, name) for name in dict.fromkeys(names)}
   yield lambda name: started[name].result()
