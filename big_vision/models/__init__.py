@@ -79,16 +79,20 @@ def build(
         loaded = module.load(params, init, args, **load_kw)
         _check_towers(module.load, loaded, params)
         return loaded
-    except load_errors.MisfitError as e:
-      raise lookup.ConfigError(
-        f"{where} does not fit config.{key}: {e.summary}. Change config.{key}, "
-        f"or list names in {e.dont_load} to initialize them or leave them out."
-      ) from e
     except (lookup.ConfigError, KeyError) as e:
       text = str(e.args[0]) if e.args else ""
       if "config." in text or " " not in text:  # A mistake in code.
         raise
       raise type(e)(f"{where}: {text}") from e
+    except ValueError as e:
+      misfit = load_errors.misfit_of(e)
+      if misfit is None:
+        raise
+      raise lookup.ConfigError(
+        f"{where} does not fit config.{key}: {misfit.summary}. Change "
+        f"config.{key}, or list names in {misfit.dont_load} to initialize them "
+        "or leave them out."
+      ) from e
     except FileNotFoundError as e:
       known = getattr(module, "VANITY_NAMES", ())
       near = lookup.did_you_mean(init, known) if isinstance(init, str) else "."

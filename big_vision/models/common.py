@@ -62,7 +62,7 @@ def merge_params(
     Nested dict with the names of `inited`.
 
   Raises:
-    load_errors.MisfitError: a name exists on one side only and is not in
+    ValueError: a name exists on one side only and is not in
       `dont_load`; lists all such names.
     lookup.ConfigError: a regex of `dont_load` cannot be read, or matches no name
       of either side.

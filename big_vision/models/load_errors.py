@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import dataclasses
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,24 +20,36 @@ _key = contextvars.ContextVar("load_key", default="config.model_load")
 _MAX_LISTED = 3
 
 
-class MisfitError(ValueError):
-  """Parameters of a checkpoint and of a model differ.
+@dataclasses.dataclass(frozen=True)
+class Misfit:
+  """Says how parameters of a checkpoint and of a model differ.
 
   Attributes:
     summary: the first differences, in one line.
     dont_load: config key that lists what not to load.
   """
 
-  def __init__(self, summary: str, text: str | None = None):
-    """Makes the error.
+  summary: str
+  dont_load: str
 
-    Args:
-      summary: see the attribute.
-      text: what `str` gives; None is the summary.
-    """
-    super().__init__(text or summary)
-    self.summary = summary
-    self.dont_load = f"{load_key()}.dont_load"
+
+def _misfit_error(summary: str, text: str | None = None) -> ValueError:
+  """Makes the error; its type is the specified one, no class of its own."""
+  error = ValueError(text or summary)
+  vars(error)["misfit"] = Misfit(summary, f"{load_key()}.dont_load")
+  return error
+
+
+def misfit_of(error: BaseException) -> Misfit | None:
+  """Returns what `of_names` and `of_shapes` say about their errors.
+
+  Args:
+    error: any exception.
+
+  Returns:
+    The Misfit; None for other errors.
+  """
+  return vars(error).get("misfit")
 
 
 def load_key() -> str:
@@ -129,7 +142,7 @@ def of_names(
   missing: Sequence[str],
   unused: Sequence[str],
   text: str,
-) -> MisfitError:
+) -> ValueError:
   """Makes the error for parameters that only one side has.
 
   Args:
@@ -150,10 +163,10 @@ def of_names(
     parts.append(f"the checkpoint lacks {show(missing, inited)}")
   if unused:
     parts.append(f"the model lacks {show(unused, loaded)}")
-  return MisfitError("; ".join(parts), text)
+  return _misfit_error("; ".join(parts), text)
 
 
-def of_shapes(loaded: Params, shapes: Params) -> MisfitError | None:
+def of_shapes(loaded: Params, shapes: Params) -> ValueError | None:
   """Compares the shapes of parameters that both sides have.
 
   Args:
@@ -170,7 +183,7 @@ def of_shapes(loaded: Params, shapes: Params) -> MisfitError | None:
     for name, x in trees.tree_flatten_with_names(shapes)[0]
     if name in have and tuple(np.shape(have[name])) != tuple(np.shape(x))
   ]
-  return MisfitError(listed(differ, "; ")) if differ else None
+  return _misfit_error(listed(differ, "; ")) if differ else None
 
 
 def listed(items: Sequence[str], separator: str = ", ") -> str:

@@ -98,7 +98,7 @@ def check_shapes(
       "to initialize them."
     )
     raise lookup.ConfigError(
-      f"config.{key}_init does not fit config.{key}: {misfit.summary}. {hint}"
+      f"config.{key}_init does not fit config.{key}: {misfit}. {hint}"
     )
 
 

@@ -72,6 +72,7 @@ def test_merge_params_message():
     " - w\n - x\n"
     "Params in checkpoint but not in model (code) and not `dont_load`ed:\n + b"
   )
+  assert type(e.value) is ValueError  # As specified, no class of its own.
   with pytest.raises(ValueError) as e:
     common.merge_params({"a": 1}, {"a": 1, "x": 1})
   assert " - x" in str(e.value) and " + " not in str(e.value)
