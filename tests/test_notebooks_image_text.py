@@ -119,9 +119,7 @@ def test_lit(workdir, monkeypatch):
   names = [k for k in final if k.endswith(("accuracy", "recall@1"))]
   assert len(names) == 4
   for name in names:
-    # Another program than the run's may see a tie otherwise: one of 256 images.
-    got = float(re.search(rf"{name}: ([\d.]+)", text)[1])
-    assert abs(got - final[name]) < 0.005, name
+    assert f"{name}: {final[name]:.3f}" in text
   assert final["z/0shot/heldout_accuracy"] > 0.25  # Of eight names.
   caption = re.search(r"The caption: '(.*)'\.", text)[1]
   config = embedder.load(str(workdir)).config
