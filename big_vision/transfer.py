@@ -143,9 +143,7 @@ def _fill(url, part, note):
     except _TooLargeError:
       _remove(note)  # Not worth keeping.
       raise
-    except lookup.ConfigError:
-      raise
-    except urllib.error.HTTPError:
+    except (lookup.ConfigError, urllib.error.HTTPError):
       raise
     except OSError as e:
       stuck = not os.path.exists(note) or _size(part) <= before
@@ -213,13 +211,17 @@ class _Limits:
     self._start = self._window = time.monotonic()
     self._size = 0  # At the start of the window.
 
-  def check_size(self, size, part):
-    """Refuses a size that is not allowed or does not fit onto the disk."""
+  def _check_bytes(self, size):
+    """Refuses a size that is not allowed."""
     if size > self._max_bytes:
       raise _TooLargeError(
         f"{self._url} has more than {self._max_bytes} bytes. If it is right, "
         "set the environment variable BV_DOWNLOAD_MAX_BYTES to more."
       )
+
+  def check_size(self, size, part):
+    """Refuses a size that is not allowed or does not fit onto the disk."""
+    self._check_bytes(size)
     free = shutil.disk_usage(os.path.dirname(os.path.abspath(part.name))).free
     if size - _size(part) > free:
       raise lookup.ConfigError(
@@ -231,11 +233,7 @@ class _Limits:
   def check_progress(self, size):
     """Refuses what is too much, too long or too slow."""
     now = time.monotonic()
-    if size > self._max_bytes:
-      raise _TooLargeError(
-        f"{self._url} has more than {self._max_bytes} bytes. If it is right, "
-        "set the environment variable BV_DOWNLOAD_MAX_BYTES to more."
-      )
+    self._check_bytes(size)
     if now - self._start > self._max_seconds:
       raise lookup.ConfigError(
         f"{self._url} takes longer than {self._max_seconds} seconds. To wait, "

@@ -77,12 +77,10 @@ def check(
         raise lookup.ConfigError(
           f"{where}{given} does not fit: {text}{_compare(shapes, training)}"
         ) from e
-      for feature in left:
-        raise lookup.ConfigError(
-          f"{where}: the feature {feature!r} that it leaves "
-          f"{on_host[feature]}, and cannot be put on devices. End it in "
-          f'|keep("image", "labels"), or in |drop({feature!r}).'
-        )
+      if left:
+        from big_vision.pipeline import to_devices  # The TensorFlow wing.
+
+        raise to_devices.refused(where, left[0], on_host[left[0]])
 
 
 def _batches(

@@ -142,13 +142,28 @@ def check(element_spec: Any, key: str) -> None:
     ConfigError: features of strings, or ragged ones.
   """
   for name, spec in trees.tree_flatten_with_names(element_spec)[0]:
-    kind = "ragged" if isinstance(spec, tf.RaggedTensorSpec) else "text"
-    if kind == "ragged" or getattr(spec, "dtype", None) == tf.string:
-      raise ConfigError(
-        f"config.{key}: the feature {name!r} that it leaves is {kind}, which "
-        'cannot be put on devices. End it in |keep("image", "labels"), or '
-        f"in |drop({name.partition('/')[0]!r})."
-      )
+    if isinstance(spec, tf.RaggedTensorSpec):
+      raise refused(f"config.{key}", name, "is ragged")
+    if getattr(spec, "dtype", None) == tf.string:
+      raise refused(f"config.{key}", name, "is text")
+
+
+def refused(key: str, feature: str, why: str) -> ConfigError:
+  """Makes the error for a feature that cannot be put on devices.
+
+  Args:
+    key: full config key of the preprocessing that leaves it.
+    feature: its name, of a part of it with slashes.
+    why: what it is, "is text".
+
+  Returns:
+    The exception, to be raised by the caller.
+  """
+  return ConfigError(
+    f"{key}: the feature {feature!r} that it leaves {why}, and cannot be put on "
+    'devices. End it in |keep("image", "labels"), or in '
+    f"|drop({feature.partition('/')[0]!r})."
+  )
 
 
 def shard_and_put(

@@ -15,12 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from big_vision import (
-  guards,
-  lookup,
-  sharding,
-  trees,
-)
+from big_vision import guards, lookup, sharding, trees
 from big_vision import optax as bv_optax
 from big_vision.devices import reshard
 from big_vision.training import console, resuming, shape_check

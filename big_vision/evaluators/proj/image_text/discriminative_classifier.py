@@ -94,7 +94,7 @@ def prepare_datasets(
     images = images.filter(pre_filter_fn)
   images = embedding.preprocess(images, pp_img, ("label", "image"))
 
-  prompts = _prompts(class_names, prompt_templates)
+  prompts = prompt_engineering.prompts(class_names, prompt_templates)
   labels = [class_name_offset + c for c, _ in prompts]
   # The types have to be given for the case without classes.
   entries: Any = {
@@ -106,25 +106,6 @@ def prepare_datasets(
   if cache_final:
     images, texts = images.cache(), texts.cache()
   return images, texts
-
-
-def _prompts(
-  class_names: Sequence[str], prompt_templates: Sequence[str]
-) -> list[tuple[int, str]]:
-  """Lists (index of the class, text)."""
-  if not prompt_templates:
-    raise ConfigError("There are no prompt_templates.")
-  for template in prompt_templates:
-    if template.count("{}") != 1:
-      raise ConfigError(
-        f"prompt_templates: {template!r} should have exactly one '{{}}'."
-      )
-  return [
-    (c, template.replace("{}", name.strip()))
-    for c, names in enumerate(class_names)
-    for name in names.split(",")
-    for template in prompt_templates
-  ]
 
 
 def _average_embeddings(

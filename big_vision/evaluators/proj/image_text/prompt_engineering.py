@@ -195,3 +195,33 @@ def get_prompt_templates(
     ]
   logging.info("Prompt templates %s: %s", name, templates)
   return templates
+
+
+def prompts(
+  class_names: Sequence[str], prompt_templates: Sequence[str]
+) -> list[tuple[int, str]]:
+  """Puts the names of classes into templates.
+
+  Args:
+    class_names: a string for each class: its names, separated by commas.
+    prompt_templates: sentences, each with one "{}" for the name.
+
+  Returns:
+    Pairs of the index of a class and a text: by class, its names, templates.
+
+  Raises:
+    ConfigError: no templates, or not one "{}" in one of them.
+  """
+  if not prompt_templates:
+    raise ConfigError("There are no prompt_templates.")
+  for template in prompt_templates:
+    if template.count("{}") != 1:
+      raise ConfigError(
+        f"prompt_templates: {template!r} should have exactly one '{{}}'."
+      )
+  return [
+    (c, template.replace("{}", name.strip()))
+    for c, names in enumerate(class_names)
+    for name in names.split(",")
+    for template in prompt_templates
+  ]
