@@ -72,17 +72,6 @@ def backends_are_initialized() -> bool:
   return xla_bridge.backends_are_initialized()
 
 
-def enable_preemption_service() -> None:
-  """Lets hosts tell each other that they will be preempted.
-
-  To be called before `jax.distributed.initialize`. JAX 0.8.0 has no such
-  option: there the service is always on.
-  """
-  name = "jax_enable_preemption_service"
-  if hasattr(jax.config, name):
-    jax.config.update(name, True)
-
-
 # --- Traced functions.
 
 

@@ -113,6 +113,9 @@ def make_params(
 
   params = init()
   if not load:
+    console.note(
+      "There is no config.model_init: a random initialization is evaluated."
+    )
     return params
   loaded = load(params)
   params_lib.check_shapes(loaded, params)
@@ -134,10 +137,7 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
   Raises:
     ValueError: the config is wrong. It is checked before the model is loaded.
   """
-  if (config.get("model") or {}).get("reinit"):
-    raise lookup.ConfigError(
-      "config.model.reinit is for training, it has no effect here."
-    )
+  _refuse_keys_of_training(config)
   mesh = devices.create_device_mesh(
     config.get("mesh", [("data", jax.device_count())]),
     allow_split_physical_axes=config.get(
@@ -195,6 +195,18 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
   finally:
     writer.close()
   devices.sync()
+
+
+def _refuse_keys_of_training(config):
+  if (config.get("model") or {}).get("reinit"):
+    raise lookup.ConfigError(
+      "config.model.reinit is for training, it has no effect here."
+    )
+  if path := config.get("resume"):
+    raise lookup.ConfigError(
+      f"config.resume={path!r} is for training, it has no effect here. To "
+      "evaluate a checkpoint, give it as config.model_init."
+    )
 
 
 def _measure(config, writer, name, evaluator, prefix, state):

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from absl import flags, logging
 
-from big_vision import compat, devices, fs, guards, metrics, profiler, schedules
+from big_vision import devices, fs, guards, metrics, profiler, schedules
 from big_vision import optax as bv_optax
 from big_vision import workdir as workdir_lib
 from big_vision.chrono import chrono
@@ -94,7 +94,7 @@ def start_jax() -> None:
     logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(console.no_chatter)
   if os.environ.get("BV_JAX_INIT"):
-    compat.enable_preemption_service()
+    jax.config.update("jax_enable_preemption_service", True)
     # TPU pods and Slurm tell JAX who is who; elsewhere these variables do,
     # together with JAX' own JAX_COORDINATOR_ADDRESS.
     env = lambda name: int(os.environ[name]) if name in os.environ else None

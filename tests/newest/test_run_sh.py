@@ -76,7 +76,7 @@ def test_some_tests(start):
 def test_oldest(start, tmp_path):
   rc, err, lines = start("--oldest", "--", "-x")
   assert rc == 0, err
-  assert lines[0] == "install jax==0.8"
+  assert lines[0] == "install jax==0.8.2"
   assert [l.split(": ")[1] for l in lines[1:]] == [
     "tests/newest/bounds.py", "-m pytest -x",
   ]  # fmt: skip

@@ -141,6 +141,10 @@ def test_bad_input(config):
   with pytest.raises(AssertionError, match="reinit"):
     eval_only.evaluate(config)
   del config.model.reinit
+  config.resume = "workdir"
+  with pytest.raises(ValueError, match=r"resume='workdir'.*model_init"):
+    eval_only.evaluate(config)
+  del config.resume
   config.model_name = "vitt"
   with pytest.raises(ValueError, match=r"config\.model_name.*'vitt'"):
     eval_only.evaluate(config)
