@@ -16,6 +16,7 @@ from absl import logging
 from big_vision import fs, lookup
 from big_vision.pp import builder, decoding, image_files, registry, utils
 from big_vision.pretrained import resizing
+from big_vision.types import ConfigLike
 
 _f = np.float32
 _Op = Callable[[dict[str, Any]], dict[str, Any]]
@@ -33,13 +34,19 @@ class Preprocess:
     needs_tensorflow: the first op that only TensorFlow knows, or None.
   """
 
-  def __init__(self, pp: str, decode: Mapping[str, Any] | None = None):
+  def __init__(
+    self,
+    pp: str,
+    decode: Mapping[str, Any] | None = None,
+    config: ConfigLike | None = None,
+  ):
     """Reads the preprocessing string.
 
     Args:
       pp: preprocessing of the entry `image` to the entry `image`.
       decode: arguments of the op `decode` for files, if `pp` does not begin with
         it, since the data of the run are pixels.
+      config: of the run; `pp_modules` are imported if TensorFlow is needed.
 
     Raises:
       ValueError: an op cannot be parsed or does not exist.
@@ -60,7 +67,7 @@ class Preprocess:
       self._ops = [_make_op(section) for section in sections[1:]]
     except _Unknown as e:
       self.needs_tensorflow = str(e)
-      self._ops = [_tensorflow("|".join(sections[1:]), str(e))]
+      self._ops = [_tensorflow("|".join(sections[1:]), str(e), config)]
 
   def __call__(self, picture: Any) -> Any:
     """Reads and preprocesses a picture.
@@ -76,9 +83,16 @@ class Preprocess:
       ValueError: it is not a picture, or of a size that an op does not take.
       FileNotFoundError: there is no such file.
     """
-    data = {"image": self.pixels(picture)}
-    for op in self._ops:
-      data = op(data)
+    data: dict[str, Any] = {"image": self.pixels(picture)}
+    height, width = data["image"].shape[:2]
+    try:
+      for op in self._ops:
+        data = op(data)
+    except ValueError as e:
+      raise ValueError(
+        f"The preprocessing of this model does not take an image of {width} x "
+        f"{height} pixels: {e}"
+      ) from e
     return data["image"]
 
   def pixels(self, picture: Any) -> np.ndarray:
@@ -177,7 +191,7 @@ def _call(section, factory, args, kw):
     raise ValueError(f"{section}: {e}.") from e
 
 
-def _tensorflow(pp: str, op: str) -> _Op:
+def _tensorflow(pp: str, op: str, config: ConfigLike | None) -> _Op:
   """Leaves a preprocessing to TensorFlow."""
   try:
     from big_vision.tf import tf
@@ -190,7 +204,9 @@ def _tensorflow(pp: str, op: str) -> _Op:
       'pp="resize(224)|value_range(-1, 1)".'
     ) from e
   logging.warning("Pictures are preprocessed by TensorFlow, due to %s.", op)
+  lookup.preprocessing(config or {})
   fn = builder.get_preprocess_fn(pp, log_data=False)
+  from big_vision.pipeline import failures
 
   def preprocess(data):
     import jax
@@ -198,7 +214,7 @@ def _tensorflow(pp: str, op: str) -> _Op:
     try:
       out = fn(dict(data))
     except tf.errors.InvalidArgumentError as e:
-      raise ValueError(str(e).splitlines()[0]) from e
+      raise ValueError(failures.reason(e)) from e
     return {"image": jax.tree.map(np.asarray, out["image"])}
 
   return preprocess
