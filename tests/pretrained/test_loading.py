@@ -8,10 +8,10 @@ import sys
 import jax
 import numpy as np
 import pytest
-import trained_run
 from PIL import Image
 
 import toy
+import trained_run
 from big_vision import checkpoints, lookup, pretrained
 from big_vision.configs import quickstart
 from big_vision.pretrained import preprocessing
