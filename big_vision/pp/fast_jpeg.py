@@ -53,7 +53,7 @@ def read(data: bytes, channels: int, max_pixels: int) -> np.ndarray | None:
 
 
 def _sampling(image):
-  """How many pixels share a color: (across, down); None for other kinds."""
+  """Finds how many pixels share a color: (across, down); None for others."""
   if image.mode == "L":
     return 1, 1
   layers = image.layer  # Of each: identifier, samples across, samples down.
@@ -88,8 +88,8 @@ def _smooth(x, size, down, across):
   even, odd = (np.moveaxis(x, axis, 0)[i::2] for i in (0, 1))
   even += first
   odd += second
-  x >>= 4 if down == across else 2
-  return x[:height, :width].astype(np.uint8)
+  shift = 4 if down == across else 2
+  return np.right_shift(x[:height, :width], shift).astype(np.uint8)
 
 
 def _between(x):
@@ -103,7 +103,7 @@ def _between(x):
 
 
 def _table(factor, rounding=0):
-  """What a difference of 0 to 255 adds, times 2^16."""
+  """Computes what a difference of 0 to 255 adds, times 2^16."""
   value = np.arange(-128, 128, dtype=np.int32)
   return value * round(factor * 65536) + rounding
 

@@ -98,11 +98,10 @@ class Classifier:
     # A flexible model, at its largest.
     flexi = (config.get("flexi") or {}).items()
     self.call = {k: max(value.v) for k, value in flexi}
-    self.model, self.params = _load(config, key, init, self._example())
+    example = pp.example()
+    self.model, self.params = _load(config, key, init, example)
     self._forward = jax.jit(self._apply)
-    shapes = jax.eval_shape(
-      self._apply, self.params, _stack([self._example()])
-    )[0]
+    shapes = jax.eval_shape(self._apply, self.params, _stack([example]))[0]
     if shapes.ndim != 2:
       raise lookup.ConfigError(
         f"config.{key}_name={config[f'{key}_name']!r} returns logits of shape "
@@ -111,9 +110,6 @@ class Classifier:
     names = tuple(map(str, class_names or ()))[: shapes.shape[-1]]
     more = range(len(names), shapes.shape[-1])
     self.class_names = (*names, *map(str, more))
-
-  def _example(self):
-    return self.preprocess(np.zeros([64, 64, 3], np.uint8))
 
   def _apply(self, params, image):
     logits, out = self.model.apply({"params": params}, image, **self.call)
@@ -265,9 +261,21 @@ def probabilities(logits: np.ndarray, loss: str) -> np.ndarray:
 
 
 def top(
-  probabilities: np.ndarray, class_names: Sequence[str], topk: int
+  probabilities: np.ndarray, class_names: tuple[str, ...], topk: int
 ) -> list[list[Prediction]]:
-  """Names the most probable classes, see `Classifier.top`."""
+  """Names the most probable classes.
+
+  Args:
+    probabilities: [I, C] array.
+    class_names: C str.
+    topk: how many classes; of fewer, all.
+
+  Returns:
+    List of I lists of `Prediction`, the most probable first.
+
+  Raises:
+    ValueError: `topk` is not positive.
+  """
   if topk < 1:
     raise ValueError(f"topk={topk}: it should be at least 1.")
   order = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]

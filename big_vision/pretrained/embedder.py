@@ -95,7 +95,7 @@ class Embedder:
 
     # The run started from another checkpoint, which is not read.
     own = {k: config[k] for k in ("model_name", "model") if k in config}
-    inputs = self._image(np.zeros([16, 16, 3], np.uint8)), self._text("")
+    inputs = self.preprocess.example(), self._text("")
     shape = np.shape(inputs[0]) if isinstance(inputs[0], np.ndarray) else ()
     self.model, load = models.build(
       {**own, "model_init": init},

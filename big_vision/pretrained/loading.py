@@ -47,19 +47,25 @@ def load(
     ConfigError: the config names another module.
   """
   pp_modules = tuple(pp_modules)
-  kw = dict(init=init, pp_modules=pp_modules, pp_img=pp, pp_txt=pp_txt)
   workdir = os.fspath(path)
   if huggingface_files.is_checkpoint(workdir):
-    return ImageText(embedder_sources.load(workdir, **kw))
+    return ImageText(
+      embedder_sources.load(workdir, init=init, pp_img=pp, pp_txt=pp_txt)
+    )
   config = run_files.read_config(workdir)
   init = init or run_files.checkpoint_of(workdir)
   if config.get("model_name") in embedder.MODELS:
-    return ImageText(embedder_sources.load(workdir, **{**kw, "init": init}))
+    return ImageText(
+      embedder_sources.from_workdir(
+        workdir, init=init, pp_modules=pp_modules, pp_img=pp, pp_txt=pp_txt
+      )
+    )
   data = run_files.read_data(workdir)
   with lookup.stored_config(pp_modules):
     if pp_modules:
       lookup.preprocessing({"pp_modules": pp_modules})
-    pp = pp or data.get("pp") or preprocessing.evaluation_pp(config)
+    stored: str | None = data.get("pp")
+    pp = pp or stored or preprocessing.evaluation_pp(config)
     decode = preprocessing.decoding_of(config, pp, channels=True)[0]
     return Classifier(
       config,

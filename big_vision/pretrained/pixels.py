@@ -6,6 +6,7 @@ that TensorFlow computes. A string with other ops is left to TensorFlow.
 Axes: H height, W width, C channels, N patches.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from big_vision.pretrained import resizing
 from big_vision.types import ConfigLike
 
 _f = np.float32
+_SIDES = (64, 8, 1, 1024)  # Of examples, pixels.
 _Op = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -94,6 +96,20 @@ class Preprocess:
         f"{height} pixels: {e}"
       ) from e
     return data["image"]
+
+  def example(self) -> Any:
+    """Preprocesses a black picture, of any size that the ops take.
+
+    Returns:
+      The model's input, without a batch axis.
+
+    Raises:
+      ValueError: no size fits.
+    """
+    for side in _SIDES[:-1]:
+      with contextlib.suppress(ValueError):
+        return self(np.zeros([side, side, 3], np.uint8))
+    return self(np.zeros([_SIDES[-1]] * 2 + [3], np.uint8))
 
   def pixels(self, picture: Any) -> np.ndarray:
     """Reads a picture without changing its size.

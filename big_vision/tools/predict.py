@@ -117,7 +117,7 @@ def predict(
 
 
 def _take(items, num):
-  """The next items, fewer at the end."""
+  """Yields the next items, fewer at the end."""
   for _, item in zip(range(num), items, strict=False):
     yield item
 

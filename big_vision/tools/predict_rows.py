@@ -14,7 +14,7 @@ _WIDTH_OF_NAMES = 48  # Of longer ones, the end is shown.
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """What is known about a picture.
+  """Holds what is known about a picture.
 
   Attributes:
     picture: its name.
