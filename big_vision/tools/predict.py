@@ -199,7 +199,8 @@ def run(args: argparse.Namespace) -> int:
     predict_rows.save_features(args.features, names, features)
   if progress.failed:
     print(
-      f"{progress.failed} of {len(pictures)} pictures cannot be read.",
+      f"{progress.failed} of {len(pictures)} pictures have no prediction: their "
+      "rows say why.",
       file=sys.stderr,
     )
   return int(progress.failed > 0)

@@ -77,7 +77,7 @@ def _as_text(row):
   if len(name) > _WIDTH_OF_NAMES:
     name = "…" + name[1 - _WIDTH_OF_NAMES :]
   cells = [f"{p.name} {100 * p.probability:.1f}%" for p in row.predictions]
-  text = f"cannot be read: {row.error}" if row.error else "  ".join(cells)
+  text = f"error: {row.error}" if row.error else "  ".join(cells)
   return f"{name:<{_WIDTH_OF_NAMES}}  {text}".rstrip()
 
 

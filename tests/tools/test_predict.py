@@ -88,14 +88,14 @@ def test_unreadable_pictures_are_rows(run, tmp_path, capsys):
   assert a["picture"] == str(broken) and "cannot be read" in a["error"]
   assert "begins with hello" in b["error"] and b["class1"] == ""
   assert c["error"] == "There is no such file." and not d["error"]
-  assert "3 of 4 pictures cannot be read." in err
+  assert "3 of 4 pictures have no prediction" in err
   assert predict.main([*args, "--format", "jsonl"]) == 1
   rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
   assert rows[2] == {"picture": none, "error": "There is no such file."}
   assert set(rows[3]["predictions"][0]) == {"name", "probability", "label"}
   assert predict.main([*args, "--format", "table"]) == 1
   lines = capsys.readouterr().out.splitlines()
-  assert "cannot be read: There is no such" in lines[2] and "%" in lines[3]
+  assert "error: There is no such" in lines[2] and "%" in lines[3]
 
 
 def test_features_and_out(run, tmp_path, capsys):
