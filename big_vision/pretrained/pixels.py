@@ -54,12 +54,11 @@ class Preprocess:
       ValueError: an op cannot be parsed or does not exist.
       ConfigError: an op only exists in TensorFlow, which is not installed.
     """
-    sections = builder.split_pipeline(pp)
+    # What else there is of an example, labels mostly, is unknown here.
+    sections = _of_image(builder.split_pipeline(pp))
     if not sections or not _is_decode(sections[0]):
       kw = ", ".join(f"{k}={v!r}" for k, v in (decode or {}).items())
       sections = [f"decode({kw})", *sections]
-    # What else there is of an example, labels mostly, is unknown here.
-    sections = _of_image(sections)
     self.pp = "|".join(sections)
     _, args, kw = registry.parse_name(sections[0])
     wanted = decoding.wanted_by(*sections[1:2]) if sections[1:] else None

@@ -130,7 +130,7 @@ def test_resize(photo, method, antialias):
   [
     "decode|resize_small(64)|central_crop(48)|value_range(-1, 1)"
     '|onehot(1000, key="{label}", key_result="labels")|keep("image", "labels")',
-    "decode|resize((40, 50))|value_range(0, 1, clip_values=True)|keep('image')",
+    "copy('{label}', 'label')|decode|resize((40, 50))|value_range(0, 1, clip_values=True)|keep('image')",
     "decode(precise=True)|resize(64, antialias=True)|vgg_value_range",
     "decode|resize_long(70)|clip_value_range",
     "decode|resize_small(50, method='bicubic', antialias=True)|central_crop",
