@@ -65,6 +65,7 @@ def config(root: pathlib.Path, **kw) -> mlc.ConfigDict:
       data=data,
       pp_fn=pp + keep,
       loss_name="softmax_xent",
+      confusion="{workdir}/val_confusion",
       log_steps=6,
       skip_first=True,
     ),

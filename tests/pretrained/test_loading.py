@@ -49,6 +49,11 @@ def test_predictions_are_those_of_the_evaluators(run, model):
   assert row["val/prec@1"] == np.mean(got.argmax(axis=1) == labels)
   loss = -np.mean(np.log(np.take_along_axis(got, labels[:, None], axis=1)))
   np.testing.assert_allclose(row["val/loss"], loss, rtol=1e-5)
+  table = (workdir / "val_confusion.csv").read_text().splitlines()
+  assert table[0] == "label,cat,dog,red panda"
+  for i, line in enumerate(table[1:]):
+    hits = np.bincount(got.argmax(axis=1)[labels == i], minlength=3)
+    assert line.split(",")[1:] == list(map(str, hits))
 
 
 def test_predict(run, model):
