@@ -55,7 +55,9 @@ def config(root: pathlib.Path, **kw) -> mlc.ConfigDict:
     save=dict(
       type="save",
       data=data,
-      pp_fn=pp + keep,
+      pp_fn=pp + '|keep("image", "labels", "file_name")',
+      outputs=("0", "1/pre_logits"),
+      keep_on_cpu=("file_name",),
       log_steps=6,
       outfile="{workdir}/saved.npz",
       skip_first=True,

@@ -57,8 +57,7 @@ def decoding_of(
   own = builder.split_pipeline(pp_img)
   if own and (found := _arguments_of_decode(own[0], channels)) is not None:
     return found, "|".join(own[1:])
-  pps = (config.get("input") or {}).get("pp") or ""
-  for pp in [pps] if isinstance(pps, str) else pps.values():
+  for pp in _training_pps(config):
     for section in builder.split_pipeline(pp):
       if (found := _arguments_of_decode(section, channels)) is not None:
         return found, pp_img
@@ -120,14 +119,25 @@ def evaluation_pp(config: ConfigLike) -> str:
     for key in ("pp_fn", "pp_img", "pp_eval"):
       if isinstance(cfg.get(key), str) and cfg[key]:
         return cfg[key]
-  pp = (config.get("input") or {}).get("pp")
-  pps = [pp] if isinstance(pp, str) else list((pp or {}).values())
+  pps = _training_pps(config)
   if not pps:
     raise ValueError(
       "The config has neither an evaluator nor config.input.pp, which say how to "
       'preprocess pictures: give it, as pp="resize(224)|value_range(-1, 1)".'
     )
   return _deterministic(pps[0])
+
+
+def _training_pps(config):
+  """Lists the preprocessing of the datasets of training."""
+  given = config.get("input") or {}
+  pps = given.get("pp")
+  if pps is None:  # A mixture: each dataset has its own.
+    parts = (given.get(name) for name in given.get("data") or {})
+    pps = [p.get("pp") for p in parts if hasattr(p, "get")]
+  elif not isinstance(pps, str):
+    pps = list(pps.values())
+  return [pps] if isinstance(pps, str) else [pp for pp in pps if pp]
 
 
 def _deterministic(pp):

@@ -33,6 +33,14 @@ def model(run):
 def test_predictions_are_those_of_the_evaluators(run, model):
   workdir, paths = run
   saved = checkpoints.npload(str(workdir / "saved.npz"))
+  assert set(saved) == {
+    *("inputs/image", "inputs/labels", "inputs/file_name", "inputs/_id"),
+    *("outputs/0", "outputs/1/pre_logits"),
+  }
+  root = paths[0].parents[1]
+  assert saved["inputs/file_name"].tolist() == [
+    p.relative_to(root).as_posix() for p in paths
+  ]
   logits = saved["outputs/0"]
   labels = saved["inputs/labels"].argmax(axis=1)
   want = np.exp(logits - logits.max(axis=1, keepdims=True))
