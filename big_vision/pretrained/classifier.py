@@ -4,6 +4,7 @@ Shapes: I pictures, C classes, D size of the features.
 """
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -162,7 +163,7 @@ class Classifier:
     Raises:
       ValueError: one of them is not a picture, or there are none.
     """
-    return self.outputs(map(self.prepare, images))[0]
+    return self.outputs(map(self.prepare, listed(images)))[0]
 
   def features(self, images: Sequence[Any]) -> np.ndarray:
     """Computes what the last layer of the model classifies.
@@ -176,7 +177,7 @@ class Classifier:
     Raises:
       ValueError: one of them is not a picture, or there are none.
     """
-    return self.outputs(map(self.prepare, images))[1]
+    return self.outputs(map(self.prepare, listed(images)))[1]
 
   def prepare(self, image: Any) -> Prepared:
     """Reads and preprocesses a picture, also in another thread.
@@ -212,6 +213,29 @@ class Classifier:
       lambda x: self._forward(self.params, x), prepared, batch_size
     )
     return probabilities(logits, self.loss), features
+
+
+def listed(images: Any) -> Any:
+  """Refuses a single picture where several are expected.
+
+  Args:
+    images: what the user gives.
+
+  Returns:
+    The same.
+
+  Raises:
+    ValueError: it is one picture.
+  """
+  one = isinstance(images, str | bytes | os.PathLike) or hasattr(
+    images, "convert"
+  )
+  if one or (isinstance(images, np.ndarray) and images.ndim < 4):
+    raise ValueError(
+      f"Pictures should be in a list, not a single {type(images).__name__}: "
+      "[picture]."
+    )
+  return images
 
 
 def in_batches(

@@ -79,7 +79,7 @@ class ImageText:
       raise ValueError("Give either images or texts.")
     if texts is not None:
       return self.embedder.texts(texts)
-    return self.outputs(map(self.prepare, images or ()))[1]
+    return self.outputs(map(self.prepare, classifier.listed(images)))[1]
 
   def similarity(
     self, images: Sequence[Any], texts: Sequence[str]
@@ -139,7 +139,7 @@ class ImageText:
         f"{self.name} is a model of images and texts: it has no classes of its "
         "own. Use similarity(images, texts), or with_texts(texts).predict(images)."
       )
-    return self.outputs(map(self.prepare, images))[0]
+    return self.outputs(map(self.prepare, classifier.listed(images)))[0]
 
   def prepare(self, image: Any) -> Prepared:
     """Reads and preprocesses a picture, as `Classifier.prepare` does."""

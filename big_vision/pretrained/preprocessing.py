@@ -133,8 +133,8 @@ def _training_pps(config):
   given = config.get("input") or {}
   pps = given.get("pp")
   if pps is None:  # A mixture: each dataset has its own.
-    parts = (given.get(name) for name in given.get("data") or {})
-    pps = [p.get("pp") for p in parts if hasattr(p, "get")]
+    parts = (given.get(name) or {} for name in given.get("data") or {})
+    pps = [part.get("pp") for part in parts if not isinstance(part, str)]
   elif not isinstance(pps, str):
     pps = list(pps.values())
   return [pps] if isinstance(pps, str) else [pp for pp in pps if pp]

@@ -82,6 +82,11 @@ def test_predict(run, model):
   for picture in (str(path), path.read_bytes(), image, np.asarray(image)):
     got = model.probabilities([picture])
     np.testing.assert_allclose(got[0], probabilities[1], atol=1e-6)
+  for picture in (str(path), path, path.read_bytes(), image, np.asarray(image)):
+    with pytest.raises(ValueError, match="should be in a list"):
+      model.predict(picture)
+  batch = np.stack([np.asarray(image)] * 2)
+  assert len(model.predict(batch)) == 2
   with pytest.raises(ValueError, match="topk=0"):
     model.predict(paths, topk=0)
   with pytest.raises(ValueError, match="the list is empty"):
