@@ -218,8 +218,11 @@ def _measure(config, writer, name, evaluator, prefix, state):
     profiler.profile(name, noop=skip),
     jax.transfer_guard("disallow"),
   ):
+    results = {}
     for key, value in evaluator.run(state):
-      writer.measure(f"{prefix}{key}", jax.device_get(value))
+      value = jax.device_get(value)
+      results[key] = writer.measure(f"{prefix}{key}", value)
+  console.results(name, results)
 
 
 def main(argv: Any) -> None:
