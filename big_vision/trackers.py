@@ -184,7 +184,7 @@ def names(config: Any) -> list[str]:
     Names, without repetitions; empty if the config asks for none.
 
   Raises:
-    lookup.ConfigError: it is no list of names.
+    lookup.ConfigError: a name that is not known.
   """
   value = config.get("trackers") if hasattr(config, "get") else None
   listed = value.split(",") if isinstance(value, str) else list(value or ())
