@@ -9,12 +9,13 @@ import sys
 import pytest
 
 from big_vision import command_line
+from big_vision.tools import __main__ as tools_main
 
 ROOT = pathlib.Path(__file__).parent.parent
 TOOLS = sorted(
   f"big_vision.tools.{p.stem}"
   for p in (ROOT / "big_vision/tools").glob("*.py")
-  if p.stem != "__init__"
+  if not p.stem.startswith("_")
 )
 TRAINERS = [
   "big_vision.train",
@@ -24,7 +25,7 @@ TRAINERS = [
     if "__main__" in p.read_text(encoding="utf-8")
   ),
 ]
-COMMANDS = [*TRAINERS, *TOOLS, "big_vision.tools.demo"]
+COMMANDS = [*TRAINERS, *TOOLS, "big_vision.tools", "big_vision.tools.demo"]
 RUN = """
 import contextlib, io, json, runpy, sys
 for name in ("jax", "tensorflow", "tensorflow_datasets"):
@@ -93,6 +94,14 @@ def test_tools_show_their_defaults(pages):
   assert "--mesh" in plan and "(default: big_vision.train)" in plan
   assert "(default: v3,v4,v5e" in plan
   assert "--cleanup" not in plan  # It writes no workdir.
+
+
+def test_list_of_tools(capsys):
+  assert tools_main.main([]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  names = [line.split()[2] for line in lines]
+  assert names == sorted([*TOOLS, "big_vision.tools.demo"])
+  assert all(len(line.split()) > 5 for line in lines)  # What each does.
 
 
 def test_make_parser(capsys):

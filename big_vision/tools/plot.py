@@ -1,11 +1,10 @@
 """Plots curves of runs on an HTML page that does not need a network.
 
-python -m big_vision.tools.plot WORKDIR... [--out FILE] [--png FILE]
+  python -m big_vision.tools.plot WORKDIR... [--out FILE] [--png FILE]
 
 Reads `big_vision_metrics.txt`, `big_vision_initial_metrics.txt` (evaluations before
-the first step; both together are the curves) and `config.json` of each workdir. The
-page has
-the curves (hover for values, log scale, smoothing, search), the last values over
+the first step; both together are the curves) and `config.json` of each workdir.
+The page has the curves (hover for values, log scale, smoothing, search), the last values over
 the patch size of a FlexiViT, what differs between the configs and the last values
 of all metrics. `--png` draws the main curves with matplotlib. Needs neither
 TensorFlow nor jax.
