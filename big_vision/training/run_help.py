@@ -248,6 +248,7 @@ def _read(argv: Sequence[str]) -> Any:
   """Reads the config with the changes of the command line."""
   values = flags.FlagValues()
   config_flag.define("config", "", values)
+  values.set_gnu_getopt()  # Goes on after values of flags that it lacks.
   wanted = [a for a in argv if a not in ("--help", "-help", "-h", "-?")]
   try:
     values(wanted, known_only=True)

@@ -26,7 +26,9 @@ def rows(text):
 
 def test_config(monkeypatch):
   about, arguments, keys, *more = page(
-    monkeypatch, "--config=configs/quickstart.py", "--config.lr=0.5"
+    monkeypatch,
+    *("--workdir", "W", "--config", "configs/quickstart.py"),
+    *("--config.lr", "0.5", "--cleanup"),
   )
   assert about.startswith("Quickstart: a small ViT learns to read")
   assert rows(arguments)["demo"] == ["bool", "False"]
