@@ -25,8 +25,11 @@ from big_vision.training import config_flag, run_flags
 
 # What arguments of many configs mean, unless the docstring says it.
 _ARGUMENTS = {
+  "batch_size": "Examples in a batch, over all devices.",
   "demo": "A tiny model on generated data, in minutes on a CPU.",
+  "res": "Side of the images in pixels.",
   "runlocal": "For trying it on one machine: small batch, short evaluations.",
+  "variant": "Size of the model.",
 }
 _TRAINER = "big_vision.train"
 # Flags of tools which neither train nor write to a workdir.
@@ -224,11 +227,10 @@ def config_page(
     error = str(e.code)
     if not asked:  # It does not even get to its arguments.
       raise
-  about, described = _split_arguments(doc)
-  if about.strip():
-    yield about.strip()
+  if about := _without_arguments(doc):
+    yield about
   if asked:
-    yield _arguments(given, asked[0], described)
+    yield _arguments(given, asked[0], _descriptions(path, doc))
   if config is None:
     yield f"With these arguments and changes there are no keys. {error}"
     return
@@ -257,21 +259,48 @@ def _read(argv: Sequence[str]) -> Any:
   return values["config"].value
 
 
-def _split_arguments(doc: str) -> tuple[str, dict[str, str]]:
-  """Takes the section "Arguments:" out of a docstring; name -> text."""
-  match = re.search(r"^Arguments:\n((?:[ ]{2,}.*\n?|\n)+)", doc, re.MULTILINE)
-  if not match:
-    return doc, {}
+def _without_arguments(doc: str) -> str:
+  """Removes the section "Arguments:", which becomes a table."""
+  return re.sub(r"(?m)^Arguments:\n(?:  .*\n?|\n)+", "", doc).strip()
+
+
+def _descriptions(path: str, doc: str) -> dict[str, str]:
+  """Collects what docstrings say about arguments, as lines "  name: text".
+
+  That of the config counts first, then those of modules that it imports from
+  folders of configs.
+  """
+  found = _entries(doc)
+  tree = ast.parse(pathlib.Path(path).read_text(encoding="utf-8"))
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ImportFrom):
+      where = node.module or ""
+      names = [where, *(f"{where}.{n.name}" for n in node.names)]
+    elif isinstance(node, ast.Import):
+      names = [n.name for n in node.names]
+    else:
+      continue
+    for name in names:
+      module = sys.modules.get(name)
+      if module and "configs" in name.split("."):
+        found = _entries(module.__doc__ or "") | found
+  return found
+
+
+def _entries(doc: str) -> dict[str, str]:
+  """Reads lines "  name: text" or "  name, name: text", and how they go on."""
   found: dict[str, str] = {}
   names: list[str] = []
-  for line in match[1].splitlines():
+  for line in doc.splitlines():
     entry = re.fullmatch(r"  ([a-z]\w*(?:, \w+)*): +(.*)", line)
     if entry:
       names = entry[1].split(", ")
       found |= dict.fromkeys(names, entry[2])
-    else:
+    elif line.startswith("    "):
       found |= {n: f"{found[n]} {line.strip()}" for n in names}
-  return doc[: match.start()] + doc[match.end() :], found
+    else:
+      names = []
+  return found
 
 
 def _arguments(
@@ -283,6 +312,7 @@ def _arguments(
     kind = {"autotype": "any", "_parse_bool": "bool"}
     kind = kind.get(convert.__name__, convert.__name__)
     text = described.get(name) or _ARGUMENTS.get(name, "")
+    text = text[:1].upper() + text[1:]
     rows.append((name, kind, f"{_value(default)}\n{text}".strip()))
   is_flag = [c.__name__ == "_parse_bool" for _, c in asked.values()]
   example = ",".join(

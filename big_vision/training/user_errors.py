@@ -14,11 +14,10 @@ from big_vision import command_line, lookup
 # Of what a user supplies if a statement of this package raises it; from
 # anywhere else it may as well be a mistake in code, which needs its traceback.
 _OF_THE_USER = (ValueError, FileNotFoundError)
-# What `pip install big_vision` alone leaves out: import -> extra that has it.
-_EXTRAS = dict.fromkeys(
-  ("PIL", "datasets", "sentencepiece", "sklearn", "tensorflow",
-   "tensorflow_datasets"),
-  "data",
+# What `pip install big_vision` alone leaves out; the extra `data` has it.
+_EXTRA = (
+  "PIL", "datasets", "sentencepiece", "sklearn", "tensorflow",
+  "tensorflow_datasets",
 )  # fmt: skip
 
 
@@ -86,8 +85,9 @@ def raised_here(error: BaseException) -> bool:
 
 def _missing(error: BaseException) -> str | None:
   """Returns the name of an optional package that is not installed."""
-  is_missing = isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS
-  return error.name if is_missing else None
+  if isinstance(error, ModuleNotFoundError) and error.name in _EXTRA:
+    return error.name
+  return None
 
 
 def message(error: BaseException) -> str:
@@ -102,8 +102,8 @@ def message(error: BaseException) -> str:
   missing = _missing(error)
   if missing:
     return (
-      f"{missing} is not installed: pip install "
-      f"'big_vision[{_EXTRAS[missing]}]', or use setup.sh."
+      f"{missing} is not installed: pip install 'big_vision[data]', or use "
+      "setup.sh."
     )
   text = error.args[0] if isinstance(error, KeyError) and error.args else error
   return " ".join(str(text).split()) or type(error).__name__

@@ -62,6 +62,20 @@ def test_arguments_of_a_docstring(monkeypatch):
   assert "resize_small(64)" in keys
 
 
+def test_arguments_that_configs_share(monkeypatch):
+  """Described where they are parsed, or known to everybody."""
+  arguments = page(
+    monkeypatch,
+    "--config=configs/proj/image_text/siglip_pretrain.py",
+    module=None,
+  )[1]
+  found = rows(arguments)
+  assert found["token_len"] == ["int", "64"]
+  assert "Length of texts in tokens." in arguments
+  assert "in 128-256-576." in " ".join(arguments.split())
+  assert "For trying it on one machine" in arguments
+
+
 def test_arguments_that_have_to_be_given(monkeypatch):
   *_, arguments, error = page(monkeypatch, "--config=configs/transfer.py")
   assert "model" in rows(arguments)
