@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 TOOLS = sorted(
   f"big_vision.tools.{p.stem}"
   for p in (ROOT / "big_vision/tools").glob("*.py")
-  if not p.stem.startswith("_")
+  if not p.stem.startswith("_") and "__main__" in p.read_text(encoding="utf-8")
 )
 TRAINERS = [
   "big_vision.train",
@@ -58,6 +58,12 @@ def pages():
 
 def test_there_are_commands():
   assert len(TRAINERS) >= 7 and len(TOOLS) >= 9
+
+
+def test_tools_are_commands():
+  """What others import lies elsewhere: benchmarks, datasets, models, ..."""
+  files = (ROOT / "big_vision/tools").glob("[a-z]*.py")
+  assert sorted(f"big_vision.tools.{p.stem}" for p in files) == TOOLS
 
 
 @pytest.mark.parametrize("module", COMMANDS)
