@@ -14,6 +14,11 @@ Evaluators may use the predict functions `predict`, `loss` and `model`.
 
 from typing import Any
 
+if __name__ == "__main__":  # Before jax is imported, which takes seconds.
+  from big_vision.training import run_help
+
+  run_help.answer(__doc__)
+
 import jax
 import jax.numpy as jnp
 from absl import app, flags, logging

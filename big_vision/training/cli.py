@@ -1,7 +1,7 @@
 """From a command line to a finished run: flags, checks, set-up, loop, shutdown.
 
-Defines the flags that every trainer has; `main_for` turns a method's `build`
-into the `main` of its module. `train` is a whole run, from top to bottom.
+`run_flags` defines the flags of every trainer; `main_for` turns a method's `build` into
+the `main` of its module. `train` is a whole run, from top to bottom.
 """
 
 import contextlib
@@ -26,30 +26,14 @@ from big_vision.training import (
   hosts,
   logs,
   loop,
+  run_help,
   user_errors,
 )
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
 from big_vision.types import Batches, ConfigLike, TrainState
 
-config_flag.define(
-  "config",
-  "Training configuration: path.py[:argument]. --config.key=value changes a key.",
-)
-flags.DEFINE_string("workdir", None, "Folder for logs and checkpoints.")
-flags.DEFINE_boolean(
-  "cleanup", False, "Delete the workdir after successful completion."
-)
-flags.DEFINE_enum(
-  "config_changed",
-  "refuse",
-  ["refuse", "continue"],
-  "What to do if the workdir holds a run of another model, optimizer, seed, data "
-  "or batch size.",
-)
-flags.DEFINE_boolean(
-  "profile", False, "Trace a few steps into <workdir>/profile."
-)
+run_help.define()
 jax.config.parse_flags_with_absl()
 
 
