@@ -18,7 +18,7 @@ data, see `demo.py`.
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 
@@ -31,7 +31,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, demo=False)
+  arg = bvcc.parse_arg(arg, demo=False, **own_data.ARGS)
   config = mlc.ConfigDict()
 
   config.seed = 0
@@ -69,6 +69,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     log_steps=1000,
   )
   config.evals.fewshot = get_fewshot_lsr()
+  own_data.apply(config, arg, per_batch=("lr", "wd"))
   if arg.demo:
     demo.apply(config, lr=0.1)
   return config

@@ -20,7 +20,7 @@ import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 MODES = ("gpu8", "regression_test")
@@ -35,7 +35,8 @@ def get_config(mode: str | None = None) -> mlc.ConfigDict:
   Returns:
     ConfigDict.
   """
-  mode, is_demo = demo.split_arg(mode)
+  mode, own = own_data.split_arg(mode)
+  mode, own.demo = demo.split_arg(mode)
   if mode and mode not in MODES:
     raise lookup.unknown("mode of mlp_mixer_i1k", mode, (*MODES, "demo"))
   config = mlc.ConfigDict()
@@ -86,6 +87,7 @@ def get_config(mode: str | None = None) -> mlc.ConfigDict:
   if mode == "gpu8":
     config.input.batch_size = 512
     config.input.cache_raw = False
-  if is_demo:
+  own_data.apply(config, own)
+  if own.demo:
     demo.apply(config, lr=0.003)
   return config

@@ -18,7 +18,7 @@ import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 from big_vision.models import nfnet
 
 # Magnitude of four layers of RandAugment.
@@ -34,7 +34,9 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, variant="F0", runlocal=False, demo=False)
+  arg = bvcc.parse_arg(
+    arg, variant="F0", runlocal=False, demo=False, **own_data.ARGS
+  )
   if arg.variant not in MAGNITUDES:
     raise lookup.unknown("variant of nfnet_i1k", arg.variant, MAGNITUDES)
   train_res, eval_res = nfnet.RESOLUTIONS[arg.variant]
@@ -92,6 +94,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   )
 
   bvcc.input_for_quicktest(config.input, arg.runlocal)
+  own_data.apply(config, arg, per_batch=("lr", "wd"))
   if arg.demo:
     demo.apply(config, lr=0.2, grad_clip_agc=0.1)
   return config

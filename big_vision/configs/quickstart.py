@@ -13,6 +13,7 @@ example `--config.lr 0.001`.
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
+from big_vision.configs import own_data
 
 
 def get_config(arg: str | None = None) -> mlc.ConfigDict:
@@ -24,7 +25,8 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   Returns:
     ConfigDict.
   """
-  bvcc.parse_arg(arg, demo=False)  # A demo would not be any smaller.
+  # A demo would not be any smaller.
+  arg = bvcc.parse_arg(arg, demo=False, **own_data.ARGS)
   config = mlc.ConfigDict()
 
   # How long, and where randomness comes from. Every duration can be given as
@@ -54,6 +56,13 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     f"|central_crop(23)|resize(20)|value_range(-1, 1){pp_label}"
   )
   pp_eval = f"{pp_image}|central_crop(21)|resize(20)|value_range(-1, 1)"
+
+  if arg.source:  # Pictures of your own: 32 pixels, in color.
+    pp_image = "decode|resize_small(36)"
+    config.input.pp = (
+      f"{pp_image}|random_crop(32)|flip_lr|value_range(-1, 1){pp_label}"
+    )
+    pp_eval = f"{pp_image}|central_crop(32)|value_range(-1, 1)"
 
   # What to write and when. A run that is started again with the same workdir
   # continues from its last checkpoint.
@@ -109,4 +118,5 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     prefix="",
     log_percent=0.5,
   )
+  own_data.apply(config, arg)
   return config

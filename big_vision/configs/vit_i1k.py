@@ -26,7 +26,7 @@ import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 # Name: (preprocessing op, Mixup's p).
@@ -86,7 +86,14 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, variant="B/16", runlocal=False, aug="", demo=False)
+  arg = bvcc.parse_arg(
+    arg,
+    variant="B/16",
+    runlocal=False,
+    aug="",
+    demo=False,
+    **own_data.ARGS,
+  )
   randaug, mixup_p = get_aug(arg.aug, arg.variant, AUG_FOR_VARIANT)
   config = mlc.ConfigDict()
 
@@ -135,6 +142,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   config.fewshot = get_fewshot_lsr(runlocal=arg.runlocal, log_steps=10_000)
 
   bvcc.input_for_quicktest(config.input, arg.runlocal)
+  own_data.apply(config, arg)
   if arg.demo:
     demo.apply(config, lr=0.003)
   return config

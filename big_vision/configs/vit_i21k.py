@@ -21,7 +21,7 @@ data, see `demo.py`.
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
-from big_vision.configs import demo, vit_i1k
+from big_vision.configs import demo, own_data, vit_i1k
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 AUG_FOR_VARIANT = {
@@ -43,7 +43,14 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, variant="B/16", runlocal=False, aug="", demo=False)
+  arg = bvcc.parse_arg(
+    arg,
+    variant="B/16",
+    runlocal=False,
+    aug="",
+    demo=False,
+    **own_data.ARGS,
+  )
   randaug, mixup_p = vit_i1k.get_aug(arg.aug, arg.variant, AUG_FOR_VARIANT)
   config = mlc.ConfigDict()
 
@@ -91,6 +98,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   if arg.runlocal:
     config.input.batch_size = 8
     config.input.shuffle_buffer_size = 10
+  own_data.apply(config, arg)
   if arg.demo:
     demo.apply(config, lr=0.003)
   return config

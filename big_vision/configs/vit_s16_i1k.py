@@ -20,7 +20,7 @@ data, see `demo.py`.
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 
 
 def get_config(arg: str | None = None) -> mlc.ConfigDict:
@@ -32,7 +32,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, demo=False)
+  arg = bvcc.parse_arg(arg, demo=False, **own_data.ARGS)
   config = mlc.ConfigDict()
 
   config.seed = 0
@@ -69,6 +69,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   config.mixup = dict(p=0.2, fold_in=None)
 
   config.evals = bvcc.imagenet_evals(loss_name=config.loss, log_steps=2500)
+  own_data.apply(config, arg)
   if arg.demo:
     demo.apply(config, lr=0.003)
   return config

@@ -23,6 +23,7 @@ data with three patch sizes, see `demo.py`.
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
+from big_vision.configs import own_data
 from big_vision.configs.proj.flexivit import common
 
 
@@ -35,7 +36,9 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, runlocal=False, res=240, demo=False)
+  arg = bvcc.parse_arg(
+    arg, runlocal=False, res=240, demo=False, **own_data.ARGS
+  )
   config = mlc.ConfigDict()
 
   config.seed = 0
@@ -96,4 +99,5 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     )
     config.evals.update({f"{name}{s:02}": e for name, e in evals.items()})
 
+  own_data.apply(config, arg)
   return common.finish(config, arg, lr=0.003, total_steps=800)

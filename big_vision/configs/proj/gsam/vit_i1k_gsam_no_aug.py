@@ -21,7 +21,7 @@ data, see `demo.py`.
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 from big_vision.training import flat_config
 
@@ -35,7 +35,9 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, variant="B/32", runlocal=False, demo=False)
+  arg = bvcc.parse_arg(
+    arg, variant="B/32", runlocal=False, demo=False, **own_data.ARGS
+  )
   config = mlc.ConfigDict()
 
   config.dataset = "imagenet2012"
@@ -93,6 +95,9 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   if arg.runlocal:
     config.batch_size = 8
     config.shuffle_buffer_size = 10
+  if arg.source:
+    config = flat_config.modern(config)
+    own_data.apply(config, arg)
   if arg.demo:
     # The radius is one for large models; gsam.lr_max follows.
     config.lr = 0.01
