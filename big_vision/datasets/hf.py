@@ -109,11 +109,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     return len(self._rows)
 
   def labels_as_text(self) -> list[str] | None:
-    """Lists the different texts of `label` in all files, sorted.
-
-    Returns:
-      The texts; None if `label` is not text.
-    """
+    """See the base class. Of all files."""
     column = self._columns.get("label")
     if column is None or not column.is_text:
       return None

@@ -142,11 +142,7 @@ class DataSource(source.DataSource):
     return Classes(int(values.max()) + 1)
 
   def labels_as_text(self) -> list[str] | None:
-    """Lists the different texts of `label` in all rows, sorted.
-
-    Returns:
-      The texts; None if `label` is not text.
-    """
+    """See the base class. Of all rows."""
     labels = self._all.get("label")
     if labels is None or labels.dtype != object:
       return None

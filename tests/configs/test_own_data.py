@@ -14,7 +14,7 @@ from PIL import Image
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup, train
-from big_vision.configs import own_data
+from big_vision.configs import own_data, own_sources
 from big_vision.datasets import core
 from big_vision.training import cli, config_check
 
@@ -63,7 +63,7 @@ def split_folder(tmp_path_factory):
 
 def find(**kw):
   arg = bvcc.parse_arg(bvcc.pack_arg(**kw), **own_data.ARGS)
-  return own_data.find(arg)
+  return own_sources.find(arg)
 
 
 def get_config(name, **kw):
@@ -338,7 +338,11 @@ def test_configs(folder, name):
   for word in ("imagenet", "onehot(1000", "21843", "oxford", "cifar"):
     assert word not in text
   total = config.get("total_steps") or config.total_epochs * 54 // 32
-  assert config.schedule.get("warmup_steps", 0) < total
+  schedule = config.schedule
+  if "warmup_steps" in schedule:
+    assert schedule.warmup_steps <= total // 10
+  elif "warmup_epochs" not in schedule:
+    assert schedule.warmup_percent == 0.1
   config_check.check(config)
   if name == "quickstart":
     return
@@ -350,7 +354,9 @@ def test_transfer(folder):
   kw = dict(model="vit-s16", source="folder", path=folder)
   config = get_config("transfer", **kw)
   assert config.total_steps == 100 * 54 // 32
-  assert config.schedule.warmup_steps == 16
+  assert config.schedule.to_dict() == dict(
+    warmup_percent=0.1, decay_type="cosine"
+  )
   assert config.model_init == "i1k-s16-300ep"
   assert "resize_small(256)|random_crop(224)" in config.input.pp
   config = get_config("transfer", l_res=112, batch_size=8, **kw)
@@ -415,7 +421,6 @@ def test_probe(folder, tmp_path):
   before = cli.train(train.build, config)["params"]
   with config.unlocked():
     config.total_steps = 3
-    config.schedule[0][1]["warmup_steps"] = 1
   after = cli.train(train.build, config)["params"]
   same = {
     name: all(

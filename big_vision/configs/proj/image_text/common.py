@@ -7,6 +7,7 @@ import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup
+from big_vision.configs import own_sources
 from big_vision.configs.proj.image_text import demo
 from big_vision.models import vit
 from big_vision.models.proj.image_text import preprocessing
@@ -162,12 +163,16 @@ PAIRS = dict(
   val_split="",
   image="",
   text="",
+  root="",
 )
 # Names of the default features of images and texts.
 _PLACES = {
   "tfds": ("image", "captions/text"),
   "webdataset": ("jpg;jpeg;png;webp", "txt"),
   "hf": ("image", "text"),
+  "csv": ("file", "text"),
+  "jsonl": ("image", "text"),
+  "folder": ("image", "class_name"),
 }
 
 
@@ -235,9 +240,11 @@ def pairs(arg: Any, split: str) -> tuple[dict[str, Any], str]:
 
   Args:
     arg: parsed arguments of a config with `PAIRS`: `source` is one of "tfds",
-      "webdataset" and "hf"; `path` is the TFDS name, the shards, or the Hugging
-      Face dataset; `image` and `text` are features, file name extensions or
-      columns.
+      "webdataset", "hf", "csv", "jsonl" and "folder" (names of classes are the
+      texts); `path` is the TFDS name, the shards, the Hugging Face dataset, the
+      file or the folder; `image` and `text` are features, file name extensions,
+      columns or keys; `root` is the folder that paths in a file are relative
+      to, by default its own.
     split: of the dataset.
 
   Returns:
@@ -253,6 +260,11 @@ def pairs(arg: Any, split: str) -> tuple[dict[str, Any], str]:
   image, text = arg.image or image, arg.text or text
   if arg.source == "tfds":
     return dict(name=arg.path, split=split), text
+  if arg.source in ("csv", "jsonl", "folder"):
+    parts = own_sources.open_splits(arg, "text")
+    whole = split == "train" and "train" not in parts
+    data = own_sources.data_of_split(arg, parts, "all" if whole else split)
+    return data, "class_name" if arg.source == "folder" else "text"
   features = dict(image=image, text=text)
   data = dict(name=f"bv:{arg.source}", path=arg.path, features=features)
   if arg.source == "hf" or split != "train":  # Tar shards are one split.
