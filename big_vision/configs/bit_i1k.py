@@ -13,6 +13,9 @@ Expected: the ResNet-50x1 of the defaults takes about 32 minutes on a v3-128.
 `:runlocal`, or any other word, is for trying it on one machine: small batch,
 evaluation on `val` alone.
 
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny model on generated
 data, see `demo.py`.
 """

@@ -11,6 +11,9 @@ Expected: an upstream model like the paper's BiT-M; other sizes with
 `imagenet21k` with its 21 843 classes has to be prepared first, see
 `docs/datasets.md`.
 
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny model on generated
 data, see `demo.py`.
 """
@@ -26,7 +29,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: None or "demo".
+    arg: None, "demo", or data of your own.
 
   Returns:
     ConfigDict.

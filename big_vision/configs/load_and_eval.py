@@ -46,7 +46,7 @@ def get_config(arg: str = "") -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: the keys `name`, `batch_size`, `demo`, see the top of this file.
+    arg: the keys `name`, `batch_size`, `demo` and those of `own_data.ARGS`.
 
   Returns:
     ConfigDict.

@@ -12,6 +12,9 @@ v3-128; 60 epochs give 70.5% in 27 minutes.
 `:gpu8` is for a machine with 8 GPUs: 60 epochs, a smaller batch, no caches.
 `:regression_test` is 60 epochs.
 
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny model on generated
 data, see `demo.py`.
 """

@@ -11,6 +11,10 @@ The paper reports from 83.6% for F0 to 86.0% for F5. It also uses CutMix and
 averages of the weights, which this config does not.
 
 `:runlocal` tries it on one machine: small batch, 16 images per evaluation.
+
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` trains a tiny model on generated data in a minute, see `demo.py`.
 """
 
@@ -29,7 +33,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: the keys `variant`, `runlocal`, `demo`, see `parse_arg`.
+    arg: the keys `variant`, `runlocal`, `demo`, and those of `own_data.ARGS`.
 
   Returns:
     ConfigDict.

@@ -5,7 +5,9 @@
 
 The data are the 1,797 real 8x8 digits that come with scikit-learn (1,500 to
 train, 297 to test); they are prepared the first time. Takes about 70 seconds on
-two CPU cores and reaches about 98% test accuracy. Copy this file to start a
+two CPU cores and reaches about 98% test accuracy. On pictures of your own, a folder
+per class, it is `--config configs/quickstart.py:source=folder,path=/data/pets`, see
+`own_data.py`. Copy this file to start a
 config of your own; any value can be changed on the command line as well, for
 example `--config.lr 0.001`.
 """
@@ -20,7 +22,8 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: None or "demo", which changes nothing, since this is small already.
+    arg: None, "demo", which changes nothing, since this is small already,
+      or data of your own.
 
   Returns:
     ConfigDict.

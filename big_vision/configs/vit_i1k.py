@@ -18,6 +18,9 @@ shorter run with a known result see `vit_s16_i1k.py`.
 `:runlocal` is for trying it on one machine: small batch, 16 images per
 evaluation.
 
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny model on generated
 data, see `demo.py`.
 """
@@ -81,7 +84,8 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: the keys `variant`, `runlocal`, `aug`, `demo`, see `parse_arg`.
+    arg: the keys `variant`, `runlocal`, `aug`, `demo`, and those of
+      `own_data.ARGS`.
 
   Returns:
     ConfigDict.

@@ -14,6 +14,9 @@ its 21 843 classes has to be prepared first, see `docs/datasets.md`.
 `aug=medium1` chooses another augmentation; `runlocal` is for trying it on one
 machine: small batch, 16 images per evaluation.
 
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny model on generated
 data, see `demo.py`.
 """
@@ -38,7 +41,8 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: the keys `variant`, `runlocal`, `aug`, `demo`, see `parse_arg`.
+    arg: the keys `variant`, `runlocal`, `aug`, `demo`, and those of
+      `own_data.ARGS`.
 
   Returns:
     ConfigDict.

@@ -13,6 +13,9 @@ TPU-v3-8. For 300 epochs append `--config.total_epochs 300`.
 The cache of the raw data takes up to 120 GB of memory; without that much append
 `--config.input.cache_raw=False`.
 
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny model on generated
 data, see `demo.py`.
 """
@@ -27,7 +30,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: None or "demo".
+    arg: None, "demo", or data of your own.
 
   Returns:
     ConfigDict.

@@ -92,7 +92,7 @@ class DataSource:
     return None
 
   def labels_as_text(self) -> list[str] | None:
-    """Lists the names of classes where `label` is text, which is no label yet.
+    """Lists the names of classes where `label` is text, not yet a number.
 
     Returns:
       The different texts, sorted; None if `label` is not text.

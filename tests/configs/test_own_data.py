@@ -14,7 +14,13 @@ from PIL import Image
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup, train
-from big_vision.configs import own_data, own_sources
+from big_vision.configs import (
+  bit_i1k,
+  load_and_eval,
+  mlp_mixer_i1k,
+  own_data,
+  own_sources,
+)
 from big_vision.datasets import core
 from big_vision.training import cli, config_check
 
@@ -430,3 +436,25 @@ def test_probe(folder, tmp_path):
   }
   assert not same.pop("head")
   assert same and all(same.values())
+
+
+def test_few_shot_of_a_model(folder):
+  arg = bvcc.pack_arg(name="vit_i1k", source="folder", path=folder)
+  config = load_and_eval.get_config(arg)
+  assert list(config.evals) == ["fewshot"]
+  assert config.num_classes == 1000  # Of the model.
+  datasets = config.evals.fewshot.datasets.to_dict()
+  assert datasets["own"]["train"]["split"] == "all[10%:]"
+  assert set(config.to_dict()) == set(
+    load_and_eval.get_config("name=vit_i1k").to_dict()
+  )
+
+
+def test_words_without_keys(folder):
+  """`bit_i1k` takes any word, `mlp_mixer_i1k` a mode."""
+  own = f"source=folder,path={folder}"
+  assert bit_i1k.get_config(f"runlocal,{own}").input.batch_size == 32
+  assert bit_i1k.get_config(own).lr == pytest.approx(0.1 / 256 * 32)
+  config = mlp_mixer_i1k.get_config(f"regression_test,{own}")
+  assert config.total_epochs == 60
+  assert config.num_classes == 3

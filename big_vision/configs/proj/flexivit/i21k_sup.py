@@ -16,6 +16,9 @@ published. The loss of one size is about that of a plain ViT of this size.
 `:runlocal` is for trying it on one machine: small batch, 16 images per
 evaluation. `:res=` is the size of images.
 
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny model on generated
 data with three patch sizes, see `demo.py`.
 """
@@ -31,7 +34,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: the keys `runlocal`, `res`, `demo`.
+    arg: the keys `runlocal`, `res`, `demo`, and those of `own_data.ARGS`.
 
   Returns:
     ConfigDict.

@@ -14,6 +14,9 @@ Expected: the accuracies of the paper without strong augmentation.
 `:runlocal` is for trying it on one machine: small batch, 16 images per
 evaluation.
 
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny model on generated
 data, see `demo.py`.
 """
@@ -30,7 +33,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: the keys `variant`, `runlocal`, `demo`.
+    arg: the keys `variant`, `runlocal`, `demo`, and those of `own_data.ARGS`.
 
   Returns:
     ConfigDict.
