@@ -82,7 +82,9 @@ def find(arg: Any) -> OwnData | None:
       f"Config arg path: source={arg.source} needs the place of the data, such "
       "as path=/data/pets."
     )
-  if not re.fullmatch(r"\d+%?", str(arg.val)):
+  for key in ("path", "root"):  # Within an argument, shells leave `~` as it is.
+    arg[key] = os.path.expanduser(arg[key])
+  if not re.fullmatch(r"[1-9]\d?%|[1-9]\d*", str(arg.val)):
     raise lookup.ConfigError(
       f"Config arg val={arg.val!r} should be a percentage or a number of "
       "examples, such as val=10% or val=500."
@@ -142,13 +144,17 @@ def _open_folder(arg, target):
 
 
 def _open_csv(arg, target):
-  from big_vision.datasets import folder
+  from big_vision.datasets import folder, text_files
 
   _check_file(arg)
   data: dict[str, Any] = dict(
     name="bv:folder", path=_root(arg), labels=arg.path
   )
   features = {"image": arg.image or "file", target: arg[target] or target}
+  rows = text_files.read_table(
+    arg.path, (features["image"],), "input.data.labels"
+  )
+  _check_first(arg, [file for _, (file,) in rows[:1]])
   if features != dict(image="file", label="label"):  # The default.
     data["features"] = features
   return dict.fromkeys(folder.split_names(arg.path) or [_ALL], data)
@@ -168,8 +174,11 @@ def _open_jsonl(arg, target):
     return {name: {**data, "fname": path} for name, (path, *_) in files.items()}
   _check_file(arg)
   data["fname"] = arg.path
-  names = jsonl.DataSource(arg.path).split_names()
-  return dict.fromkeys(names or [_ALL], data)
+  source = jsonl.DataSource(arg.path)
+  if keys["image"] in source.example_spec():
+    rows = source.get_tfdata(ordered=True).take(1).as_numpy_iterator()
+    _check_first(arg, [row[keys["image"]] for row in rows])
+  return dict.fromkeys(source.split_names() or [_ALL], data)
 
 
 def _open_hf(arg, target):
@@ -187,11 +196,15 @@ def _open_hf(arg, target):
 
 
 def _open_tfds(arg, target):
-  del target  # Features keep their names.
   from big_vision.datasets import tfds
 
   _refuse(arg, "root")
   builder = tfds.get_builder(arg.path)
+  for key in ("image", target):
+    name = (arg[key] or key).split("/")[0]
+    if name not in builder.info.features:
+      features = list(builder.info.features)
+      raise lookup.unknown(f"feature of {arg.path}", name, features, key)
   if builder.info.disable_shuffling:
     logging.info("%s keeps an order: slices may lack classes.", arg.path)
   return dict.fromkeys(builder.info.splits, dict(name=arg.path))
@@ -237,6 +250,17 @@ def _refuse(arg, *keys):
 def _check_file(arg):
   if not fs.exists(arg.path) or fs.isdir(arg.path):
     raise lookup.ConfigError(f"Config arg path: no file {arg.path!r}.")
+
+
+def _check_first(arg, files):
+  """Checks that the first picture is where it should be."""
+  for file in files:
+    path = fs.join(_root(arg), os.fsdecode(file))
+    if not fs.exists(path):
+      raise lookup.ConfigError(
+        f"Config arg root: there is no {path!r}, the first file that {arg.path} "
+        "names; root= is the folder that its paths are relative to."
+      )
 
 
 def _root(arg):

@@ -263,6 +263,17 @@ def test_tfds(tfds_data_dir):
   assert config.input.pp.startswith('copy("color", "label")|')
 
 
+def test_files_and_features_that_are_not_there(folder, tmp_path, tfds_data_dir):
+  table = write_csv(tmp_path / "t.csv", [("file", "label"), ("a.png", "cat")])
+  with pytest.raises(lookup.ConfigError, match="root: there is no '.*a.png'"):
+    find(source="csv", path=table)
+  rows = write_jsonl(tmp_path / "t.jsonl", [dict(image="a.png", label=0)])
+  with pytest.raises(lookup.ConfigError, match="root: there is no '.*a.png'"):
+    find(source="jsonl", path=rows)
+  with pytest.raises(ValueError, match="feature of digits 'lable'.*'label'"):
+    find(source="tfds", path="digits", label="lable")
+
+
 def test_webdataset(folder, tmp_path):
   for k, name in enumerate(CLASSES):
     with tarfile.open(tmp_path / f"shard-{k}.tar", "w") as tar:
@@ -296,6 +307,7 @@ def test_webdataset(folder, tmp_path):
     (dict(source="folder", path="/tmp", val="x"), "val='x'"),
     (dict(source="folder", path="/tmp", label="x"), "label=x: source=folder"),
     (dict(source="tfds", path="digit"), "'digit'"),
+    (dict(source="folder", path="/tmp", val="100%"), "val='100%'"),
   ],
 )
 def test_errors(kw, message):
