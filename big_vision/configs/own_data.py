@@ -94,7 +94,7 @@ def apply(
     config.num_classes = own.num_classes
     if "init_head_bias" in config:
       config.init_head_bias = -math.log(own.num_classes)
-    batch_size = min(config.input.batch_size, _power_of_2(own.num_train))
+    batch_size = own_sources.fit_batch(config.input.batch_size, own.num_train)
     for key in per_batch:
       config[key] *= batch_size / config.input.batch_size
     config.input.update(data=own.train, batch_size=batch_size)
@@ -168,11 +168,6 @@ def _set_evals(config, own):
       config.evals[new] = {**cfg, "data": data}
   if "fewshot" in config:
     set_fewshot(config.fewshot, own)
-
-
-def _power_of_2(number):
-  """Returns the largest power of two that is not above a number."""
-  return 2 ** int(math.log2(number))
 
 
 def _shorten(config, num_train):

@@ -105,6 +105,19 @@ def find(arg: Any) -> OwnData | None:
   )
 
 
+def fit_batch(batch_size: int, num_examples: int) -> int:
+  """Makes a batch no larger than the data.
+
+  Args:
+    batch_size: the largest.
+    num_examples: number of examples to train on.
+
+  Returns:
+    `batch_size`, or the largest power of two that is not above `num_examples`.
+  """
+  return min(batch_size, 2 ** (num_examples.bit_length() - 1))
+
+
 def open_splits(arg: Any, target: str = "label") -> dict[str, dict[str, Any]]:
   """Lists the splits of a dataset.
 
@@ -199,7 +212,7 @@ def _open_tfds(arg, target):
   from big_vision.datasets import tfds
 
   _refuse(arg, "root")
-  builder = tfds.get_builder(arg.path)
+  builder: Any = tfds.get_builder(arg.path)
   for key in ("image", target):
     name = (arg[key] or key).split("/")[0]
     if name not in builder.info.features:

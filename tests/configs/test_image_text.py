@@ -245,3 +245,4 @@ def test_pairs_in_files_and_folders(tmp_path):
   assert "randaug" not in config.evals.val.pp_fn
   config = siglip_pretrain.get_config(f"source=folder,path={pictures}")
   assert 'inkey="class_name"' in config.input.pp
+  assert config.input.batch_size == 1  # Of one picture.

@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import os
+import re
 import tarfile
 
 import jax
@@ -368,6 +369,14 @@ def test_configs(folder, name):
   assert f"crop({size})" in config.input.pp
 
 
+def test_smoothed_labels(folder):
+  """Of 0.1, whatever the number of classes."""
+  pp = get_config("nfnet_i1k", source="folder", path=folder).input.pp
+  on, off = map(float, re.search(r"on=(.*?), off=(.*?)\)", pp).groups())
+  assert on + 2 * off == pytest.approx(1.0)
+  assert off == pytest.approx(0.1 / 3)
+
+
 def test_transfer(folder):
   kw = dict(model="vit-s16", source="folder", path=folder)
   config = get_config("transfer", **kw)
@@ -419,7 +428,8 @@ def test_trains(folder, tmp_path):
     h_res=18,
     fewshot=True,
   )
-  config = tiny(config, total_steps=60)
+  config = tiny(config, total_steps=40)
+  config.evals.val.log_percent = 0.5
   cli.train(train.build, config, str(tmp_path))
   metrics = metrics_of(tmp_path)
   assert metrics["val/prec@1"] == 1.0

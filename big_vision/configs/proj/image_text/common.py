@@ -176,6 +176,9 @@ _PLACES = {
 }
 
 
+_COUNTED = ("csv", "jsonl", "folder")
+
+
 def parse_arg(arg: str | None, **spec: Any) -> mlc.ConfigDict:
   """Parses arguments of configs that train two towers on your own pairs.
 
@@ -260,7 +263,7 @@ def pairs(arg: Any, split: str) -> tuple[dict[str, Any], str]:
   image, text = arg.image or image, arg.text or text
   if arg.source == "tfds":
     return dict(name=arg.path, split=split), text
-  if arg.source in ("csv", "jsonl", "folder"):
+  if arg.source in _COUNTED:
     parts = own_sources.open_splits(arg, "text")
     whole = split == "train" and "train" not in parts
     data = own_sources.data_of_split(arg, parts, "all" if whole else split)
@@ -270,6 +273,25 @@ def pairs(arg: Any, split: str) -> tuple[dict[str, Any], str]:
   if arg.source == "hf" or split != "train":  # Tar shards are one split.
     data["split"] = split
   return data, "text"
+
+
+def fit_batch(arg: Any, data: dict[str, Any], batch_size: int) -> int:
+  """Makes a batch no larger than the pairs, of sources that are quick to count.
+
+  Args:
+    arg: parsed arguments with `source`.
+    data: config of the dataset.
+    batch_size: the largest.
+
+  Returns:
+    The number of pairs in a batch.
+  """
+  if arg.source not in _COUNTED:
+    return batch_size
+  from big_vision.datasets import core  # The TensorFlow wing.
+
+  num_pairs = core.get(**data).total_examples
+  return own_sources.fit_batch(batch_size, num_pairs)
 
 
 def get_contrastive(data: Any, pp: str, **kw: Any) -> mlc.ConfigDict:
@@ -310,13 +332,14 @@ def set_pairs(
       `cap_task`; None for none.
   """
   data, text = pairs(arg, arg.split)
+  batch_size = arg.batch_size if not arg.runlocal else 32
   texts, keys = tokenize(text), '"image", "labels"'
   if also:
     texts = f"{also(text)}|{texts}"
     keys += ', "cap_tokens", "cap_mask", "cap_task"'
   config.input = dict(
     data=data,
-    batch_size=arg.batch_size if not arg.runlocal else 32,
+    batch_size=fit_batch(arg, data, batch_size),
     shuffle_buffer_size=250_000 if not arg.runlocal else 50,
     # First `flatten`: afterwards it would take NaFlex apart.
     pp=f"flatten|decode|{pp_image(arg, train=True)}|{texts}|keep({keys})",

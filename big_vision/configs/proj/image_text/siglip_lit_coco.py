@@ -68,7 +68,9 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   data, text = common.pairs(arg, arg.split)
   config.input = dict(
     data=data,
-    batch_size=arg.batch_size if not arg.runlocal else 32,
+    batch_size=common.fit_batch(
+      arg, data, arg.batch_size if not arg.runlocal else 32
+    ),
     shuffle_buffer_size=250_000 if not arg.runlocal else 50,
     pp=(
       f"decode|resize({arg.res})|flip_lr|randaug(2,10)|value_range(-1,1)"
