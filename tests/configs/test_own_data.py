@@ -23,7 +23,7 @@ from big_vision.configs import (
   own_sources,
 )
 from big_vision.datasets import core
-from big_vision.training import cli, config_check
+from big_vision.training import cli, config_check, label_check
 
 pytestmark = [
   pytest.mark.tf,
@@ -363,10 +363,24 @@ def test_configs(folder, name):
   elif "warmup_epochs" not in schedule:
     assert schedule.warmup_percent == 0.1
   config_check.check(config)
+  label_check.check(config)
   if name == "quickstart":
     return
   size = 240 if "flexi" in name else 192 if "nfnet" in name else 224
   assert f"crop({size})" in config.input.pp
+
+
+@pytest.mark.parametrize("name", ["bit_i1k", "bigsweep_flowers_pet"])
+def test_distillation(folder, name):
+  config = get_config(f"proj.distill.{name}", source="folder", path=folder)
+  config_check.check(config, "student")
+  label_check.check(config)
+  assert {"student_val", "teacher_val", "dist_val"} <= set(config.evals)
+  for cfg in config.evals.values():
+    if "data" in cfg:
+      assert cfg.data.split == "all[:10%]"
+  assert config.num_classes == 3
+  assert config.input.batch_size == 32
 
 
 def test_smoothed_labels(folder):
