@@ -20,7 +20,7 @@ import pytest
 from absl import flags
 
 from big_vision import lookup
-from big_vision.training import cli, config_flag, config_keys
+from big_vision.training import config_flag, config_keys, run_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted(
@@ -79,7 +79,7 @@ def own_flags(module):
   values = flags.FlagValues()
   config_flag.define("config", "", values)
   defined = flags.FLAGS.flags_by_module_dict()
-  for name in (cli.__name__, module.__name__):
+  for name in (run_flags.__name__, module.__name__):
     for flag in defined.get(name, ()):
       if flag.name not in values:
         values[flag.name] = copy.deepcopy(flag)
@@ -93,8 +93,7 @@ class _Parsed(Exception):
 def parse(monkeypatch, module, args):
   """Parses a command as its module does."""
   monkeypatch.setattr(sys, "argv", [module.__name__, *args])
-  uses_argparse = hasattr(module, "argparse")
-  if not uses_argparse:
+  if hasattr(module, "app"):  # Flags of absl, changes of configs among them.
     values = own_flags(module)
     rest = values(sys.argv)
     if "config" in values and values.config is not None:
@@ -120,9 +119,19 @@ def test_there_are_commands():
   assert {"big_vision.train", "big_vision.tools.plan"} <= names
 
 
+@pytest.fixture
+def pets(tmp_path):
+  """What pages call /data/pets: configs open it."""
+  for name in ("cat", "dog"):
+    (tmp_path / name).mkdir()
+    for i in range(10):
+      (tmp_path / name / f"{i}.jpg").write_bytes(b"")
+  return str(tmp_path)
+
+
 @pytest.mark.tf
 @pytest.mark.parametrize("module", sorted({m for _, m, _ in commands()}))
-def test_commands(monkeypatch, module):
+def test_commands(monkeypatch, module, pets):
   monkeypatch.chdir(ROOT)
   imported = importlib.import_module(module)
   if module.endswith("tools.demo"):
@@ -130,6 +139,7 @@ def test_commands(monkeypatch, module):
   for path, name, rest in commands():
     if name != module or not rest or rest == "--help":
       continue
+    rest = rest.replace("path=/data/pets", f"path={pets}")
     with monkeypatch.context() as m:
       try:
         parse(m, imported, shlex.split(rest))
