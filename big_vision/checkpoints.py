@@ -18,7 +18,7 @@ import functools
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -54,6 +54,7 @@ __all__ = [
   "npload",
   "save_checkpoint",
   "save_checkpoint_ts",
+  "save_ranked",
   "tsload",
   "tssave",
 ]
@@ -350,6 +351,33 @@ def save_checkpoint_ts(
     current = _read_last(path) == suffix
     staged = f"{path}-{suffix}{_PARTIAL if current else ''}"
   _save(mngr, checkpoint, staged, lambda staged: _publish(path, suffix, staged))
+
+
+def save_ranked(
+  mngr: Any, checkpoint: PyTree, path: str, step: int, ranking: Sequence[int]
+) -> None:
+  """Writes one of the best checkpoints of a run, and removes those it replaces.
+
+  Args:
+    mngr: as for `tssave`.
+    checkpoint: tree to write, as for `tssave`.
+    path: prefix of the folders, `<workdir>/best.bv`.
+    step: number of finished steps.
+    ranking: steps of the checkpoints to keep, the best one first; LAST will name
+      that one.
+
+  Raises:
+    ValueError: as `tssave`; and errors of the previous save.
+  """
+  kept = [f"{path}-{s:09d}" for s in ranking]
+
+  def publish():
+    _point(path, f"{ranking[0]:09d}")
+    for old, _ in list(_found(path)):
+      if old not in kept:
+        fs.rmtree(old)
+
+  tssave(mngr, checkpoint, f"{path}-{step:09d}", publish)
 
 
 def _save(mngr, pytree, staged, commit):

@@ -60,7 +60,7 @@ def from_config(
     kind = cfg.pop("type", name)
     pred = cfg.pop("pred", "predict")
     pred_kw = cfg.pop("pred_kw", None)
-    prefix = cfg.pop("prefix", f"{name}/")
+    cfg.pop("prefix", None)
     cfg.pop("skip_first", None)
     log_steps = get_steps("log", cfg)
     for key in LOG_KEYS:
@@ -79,6 +79,7 @@ def from_config(
       for key in set(run_kw) & (accepted or set()):
         cfg.setdefault(key, run_kw[key])
     evaluator = module.Evaluator(predict_fn, **cfg)
+    prefix = prefixes(config)[name]
     evaluators.append((name, evaluator, log_steps, prefix))
   return evaluators
 
@@ -95,6 +96,19 @@ def entries(config: ConfigLike) -> dict[str, ConfigLike]:
   """
   evals = config.get("evals") or {}
   return {k: cfg for k, cfg in evals.items() if cfg is not None}
+
+
+def prefixes(config: ConfigLike) -> dict[str, str]:
+  """Lists what the names of metrics begin with.
+
+  Args:
+    config: ConfigDict of a run.
+
+  Returns:
+    Name of the evaluator -> prefix of its metrics.
+  """
+  every = entries(config).items()
+  return {name: cfg.get("prefix", f"{name}/") for name, cfg in every}
 
 
 def as_dict(cfg: ConfigLike) -> dict[str, Any]:

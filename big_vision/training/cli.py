@@ -16,6 +16,7 @@ from big_vision import devices, fs, guards, metrics, profiler, schedules
 from big_vision import optax as bv_optax
 from big_vision import workdir as workdir_lib
 from big_vision.chrono import chrono
+from big_vision.evaluators import build as eval_build
 from big_vision.training import (
   config_changes,
   config_check,
@@ -179,7 +180,8 @@ def train(
     state = loop.run(setup, recipe)
   devices.sync()
   if jax.process_index() == 0:
-    logging.info("\n%s", console.summary(writer.latest, workdir))
+    prefixes = [*eval_build.prefixes(config).values()]
+    logging.info("\n%s", console.summary(writer.latest, workdir, prefixes))
   workdir_lib.maybe_cleanup_workdir(workdir, cleanup, logging.info)
   return state
 

@@ -36,6 +36,7 @@ RUN: Types = {
   "grad_clip_norm": float,
   "grad_clip_per_example": bool,
   "input": dict,
+  "keep_best": object,
   "lr": float,
   "lr_mults": object,
   "mesh": object,

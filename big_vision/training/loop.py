@@ -17,6 +17,7 @@ from big_vision import checkpoints, devices, lookup, profiler
 from big_vision.evaluators import build as eval_build
 from big_vision.evaluators import common as eval_common
 from big_vision.schedules import itstime
+from big_vision.training import best as best_lib
 from big_vision.training import console, preemption, resuming, shape_check
 from big_vision.training import params as params_lib
 from big_vision.training import state as state_lib
@@ -61,6 +62,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
   schedules = [devices.jit_cpu()(fn) for fn in plan.schedules]
   ckpt_prefix = setup.checkpoint_prefix
   manager = checkpoints.CheckpointManager() if ckpt_prefix else None
+  best = best_lib.start(config, setup.workdir, first_step)
   progress = console.Progress(total_steps)
   stop = preemption.Preemption()
   prof = None
@@ -131,6 +133,11 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
           chrono.tick(step)
           evaluators.measure(name, evaluator, prefix, state)
           chrono.resume()
+      if best and manager and best.improves(step, writer.step_metrics):
+        chrono.pause(wait_for=state)
+        _check_finite(jax.device_get(measured), step, log_every)
+        best.save(manager, state, step, chrono)
+        chrono.resume()
       writer.step_end()
 
     profiler.startstop_prof(prof)
@@ -204,9 +211,7 @@ class _Evaluators:
 
 def _keep(setup: Setup, step: int) -> bool:
   """Tells whether the checkpoint after `step`, if any, is permanent."""
-  every = setup.get_steps("keep_ckpt", None)
-  if not every and setup.get_steps("ckpt", None):
-    every = setup.total_steps
+  every = setup.get_steps("keep_ckpt", None) or setup.total_steps
   return bool(itstime(step, every, setup.total_steps, first=False))
 
 

@@ -120,15 +120,23 @@ def save(
     chrono: the Chrono.
     keep: whether the checkpoint is permanent.
   """
+  tree = with_clock(state, chrono)
+  checkpoints.save_checkpoint_ts(manager, tree, prefix, step, keep)
+
+
+def with_clock(state: TrainState, chrono: Chrono) -> TrainState:
+  """Makes the tree that a checkpoint holds.
+
+  Args:
+    state: the state.
+    chrono: the Chrono.
+
+  Returns:
+    The state and, under `chrono`, the clock.
+  """
   # Host-side in 64 bits: more than 2³¹ examples, sub-second times.
   clock = {
     k: np.int64(v) if isinstance(v, int) else np.float64(v)
     for k, v in chrono.save().items()
   }
-  checkpoints.save_checkpoint_ts(
-    manager,
-    {**state, "chrono": clock},
-    prefix,
-    step,
-    keep,
-  )
+  return {**state, "chrono": clock}

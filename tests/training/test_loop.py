@@ -110,9 +110,19 @@ def test_checkpoints_stay_in_the_workdir_of_a_run_with_evaluators(
   assert toy.rows(tmp_path / "w")[1]["val/count"] == 1.0
 
 
-def test_no_checkpoints_without_interval(tmp_path):
+@pytest.mark.parametrize("intervals", [{}, {"ckpt_steps": 0}])
+def test_the_last_state_is_saved_without_being_asked_for(tmp_path, intervals):
   os.makedirs(tmp_path / "w")
-  run(tmp_path / "w")
+  state = run(tmp_path / "w", **intervals)
+  names = {f for f in os.listdir(tmp_path / "w") if "checkpoint" in f}
+  assert names == {"checkpoint.bv-000000008", "checkpoint.bv-LAST"}
+  params = checkpoints.load_params(str(tmp_path / "w/checkpoint.bv"))
+  jax.tree.map(np.testing.assert_array_equal, params, state["params"])
+
+
+def test_a_run_without_steps_saves_nothing(tmp_path):
+  os.makedirs(tmp_path / "w")
+  run(tmp_path / "w", total_steps=0)
   assert not [f for f in os.listdir(tmp_path / "w") if "checkpoint" in f]
 
 
