@@ -17,7 +17,7 @@ LAYERS = (
   # Labels and names of classes: facts.
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
   # Parts of a run.
-  "chrono devices metrics sharding optimizers optax checkpoint_checksums"
+  "chrono devices metrics sharding muon optimizers optax checkpoint_checksums"
   " checkpoint_io checkpoint_npz checkpoint_orbax checkpoints models pp datasets",
   # Old names, collected.
   "utils",
@@ -27,7 +27,7 @@ LAYERS = (
   "training",
   # What a paper computes; what a run would cost.
   "train trainers planning.trace planning.costs planning.advice",
-  "configs tools",
+  "configs tools sweeps",
 )
 # Modules at old paths, which import what has moved up.
 DOORS = {"datasets.sequence_packing"}

@@ -264,11 +264,12 @@ def group_sweeps(runs: Sequence[Run]) -> list[tuple[str, list[str], bool, str]]:
   return found
 
 
-def make_page(runs: Sequence[Run]) -> str:
+def make_page(runs: Sequence[Run], top: str = "") -> str:
   """Makes the HTML page.
 
   Args:
     runs: list of `Run`.
+    top: HTML that comes before the curves.
 
   Returns:
     The HTML.
@@ -291,6 +292,7 @@ def make_page(runs: Sequence[Run]) -> str:
   return _fill(
     template.read_text(encoding="utf-8"),
     TITLE=html.escape(", ".join(run.name for run in runs)),
+    TOP=top,
     CONFIG=_config_table(runs),
     FINAL=_final_table(runs, groups),
     # "<" could end the script element.
@@ -312,7 +314,17 @@ def _fill(template, **values):
   return re.sub(pattern, lambda m: values[m[1]], template)
 
 
-def _table(head, rows):
+def make_table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+  """Makes an HTML table.
+
+  Args:
+    head: the cells of the first line.
+    rows: the cells of the others.
+
+  Returns:
+    The HTML.
+  """
+
   def row(cells, tag):
     cells = "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells)
     return f"<tr>{cells}</tr>"
@@ -335,10 +347,10 @@ def _config_table(runs):
   rows = [[key, *(shown(run, key) for run in runs)] for key in keys]
   head = ["key", *(run.name for run in runs)]
   if len(runs) == 1:
-    table = _table(head, rows)
+    table = make_table(head, rows)
     return f"<details><summary>All keys</summary>{table}</details>"
   rows = [row for row in rows if len(set(row[1:])) > 1]
-  return _table(head, rows) if rows else "<p>The configs are equal.</p>"
+  return make_table(head, rows) if rows else "<p>The configs are equal.</p>"
 
 
 def _final_table(runs, groups):
@@ -350,7 +362,7 @@ def _final_table(runs, groups):
         steps, values = run.series.get(name, ((), ()))
         cells.append(f"{values[-1]:.6g} (step {steps[-1]})" if steps else "–")
       rows.append([name, *cells])
-  return _table(["metric", *(run.name for run in runs)], rows)
+  return make_table(["metric", *(run.name for run in runs)], rows)
 
 
 def save_png(runs: Sequence[Run], path: str) -> None:
