@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
   # Functions that stand alone.
   "types compat lookup rules partial fs tf transfer download trees schedules losses mixup"
-  " views ring contrastive grads clipping profiler workdir guards",
+  " views ring contrastive grads clipping profiler workdir guards curve_axes",
   # Labels and names of classes: facts.
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
   # Parts of a run.
@@ -27,7 +27,7 @@ LAYERS = (
   "training",
   # What a paper computes; what a run would cost.
   "train trainers planning.trace planning.costs planning.advice",
-  "configs tools sweeps",
+  "configs tools",
 )
 # Modules at old paths, which import what has moved up.
 DOORS = {"datasets.sequence_packing"}

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from big_vision import fs, lookup
-from big_vision.sweeps import jobs
 from big_vision.tools import plot
+from big_vision.tools.sweeps import jobs
 from big_vision.training import console
 
 # On the terminal; the other files have all of the metrics.

@@ -1,4 +1,4 @@
-"""What the runs of a sweep change in their config: grids and random values."""
+"""Lists what the runs of a sweep change: grids and random values."""
 
 import dataclasses
 import hashlib
