@@ -17,7 +17,7 @@ import optax
 import optax.contrib
 from absl import logging
 
-from big_vision import lookup, trees
+from big_vision import lookup, schedules, trees
 from big_vision import rules as rules_lib
 from big_vision.types import DType, PyTree
 
@@ -40,9 +40,9 @@ def muon(
   ns_steps: int = 5,
   consistent_rms: float | None = None,
   mu_dtype: DType | None = None,
-  adam_b1: float = 0.9,
-  adam_b2: float = 0.999,
-  adam_eps: float = 1e-8,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
   rules: Sequence[tuple[str, str | None]] = (),
 ) -> optax.GradientTransformation:
   """Scales updates of kernels by Muon, and those of other parameters by Adam.
@@ -59,22 +59,24 @@ def muon(
     ns_steps: number of Newton-Schulz iterations.
     consistent_rms: see above.
     mu_dtype: dtype of momentum and of Adam's first moment.
-    adam_b1: decay of Adam's first moment.
-    adam_b2: decay of Adam's second moment.
-    adam_eps: added to Adam's denominator.
+    b1: decay of Adam's first moment.
+    b2: decay of Adam's second moment.
+    eps: added to Adam's denominator.
     rules: list of (regex, axes or None), which come before `RULES`.
 
   Returns:
     optax.GradientTransformation.
 
   Raises:
-    lookup.ConfigError: `rules` cannot be read.
+    lookup.ConfigError: `rules` cannot be read, or `consistent_rms` is negative.
 
   References:
     Jordan et al. 2024, https://kellerjordan.github.io/posts/muon
     Liu et al. 2025 (consistent_rms), https://arxiv.org/abs/2502.16982
   """
   table = (*_check(rules), *RULES)
+  where = "config.optax.consistent_rms"
+  schedules.check_not_negative(consistent_rms, where)
 
   def dimensions(updates):
     return trees.tree_map_with_names(
@@ -113,9 +115,7 @@ def muon(
         ),
         optax.stateless(scale),
       ),
-      "adam": optax.scale_by_adam(
-        b1=adam_b1, b2=adam_b2, eps=adam_eps, mu_dtype=mu_dtype
-      ),
+      "adam": optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
     },
     labels,
   )

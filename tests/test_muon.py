@@ -244,6 +244,22 @@ def test_rules_of_the_user():
     ("x/w", "list of pairs"),
   ],
 )
-def test_errors(rules, message):
+def test_errors_of_rules(rules, message):
   with pytest.raises(lookup.ConfigError, match=message):
     make({"x": jnp.zeros((2, 2))}, rules=rules)
+
+
+def test_negative_size():
+  with pytest.raises(lookup.ConfigError, match="optax.consistent_rms = -0.2"):
+    make({"x": jnp.zeros((2, 2))}, consistent_rms=-0.2)
+
+
+def test_arguments_of_adam():
+  """A config for Adam needs another name only."""
+  tree = {"kernel": jnp.zeros((3, 3)), "bias": jnp.zeros(3)}
+  _, got, _ = updates(tree, b1=0.8, b2=0.9, eps=1e-3)
+  tx = optax.scale_by_adam(b1=0.8, b2=0.9, eps=1e-3)
+  state = tx.init(tree)
+  for step in (1, 2):
+    want, state = tx.update(draw(step, tree), state)
+  np.testing.assert_allclose(got["bias"], want["bias"], rtol=1e-6)

@@ -135,7 +135,7 @@ def table(
   Args:
     rows: the runs, in order.
     metric: which comes first of the metrics.
-    short: leaves out most of the metrics, for a terminal.
+    short: leaves out most of the metrics, and columns without content.
 
   Returns:
     (header, rows of text).
@@ -159,7 +159,9 @@ def table(
     cells += [row.status, row.step, row.seconds, row.why]
     cells += [] if short else [row.folder]
     out.append(["" if cell is None else str(cell) for cell in cells])
-  return header, out
+  used = [i for i in range(len(header)) if any(line[i] for line in out)]
+  used = used if short else range(len(header))
+  return [header[i] for i in used], [[line[i] for i in used] for line in out]
 
 
 def text(rows: Sequence[Row], metric: str | None) -> str:
@@ -175,8 +177,6 @@ def text(rows: Sequence[Row], metric: str | None) -> str:
   header, cells = table(rows, metric, short=True)
   cut = lambda c: c if len(c) <= _MAX_WIDTH else f"{c[: _MAX_WIDTH - 1]}…"
   lines = [header, *([cut(c) for c in line] for line in cells)]
-  used = [i for i in range(len(header)) if any(line[i] for line in lines[1:])]
-  lines = [[line[i] for i in used] for line in lines]
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   pad = lambda line: "  ".join(
     c.ljust(w) for c, w in zip(line, widths, strict=True)
@@ -199,13 +199,8 @@ def write(rows: Sequence[Row], metric: str | None, workdir: str) -> None:
     f.write(out.getvalue())
   measured = [row.folder for row in rows if row.metrics]
   title = f"<section><h2>{html.escape(workdir)}</h2>"
-  top = f'{title}<div class="scroll">{_html(rows, metric)}</div></section>'
+  top = plot.make_table(*table(rows, metric, short=True))
+  top = f'{title}<div class="scroll">{top}</div></section>'
   page = plot.make_page(plot.read_runs(measured) if measured else [], top)
   with fs.open(fs.join(workdir, "sweep.html"), "w") as f:
     f.write(page)
-
-
-def _html(rows: Sequence[Row], metric: str | None) -> str:
-  """Makes the table of the page."""
-  header, cells = table(rows, metric, short=True)
-  return plot.make_table(header, cells)
