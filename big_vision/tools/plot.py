@@ -1,6 +1,6 @@
 """Plots curves of runs on an HTML page that does not need a network.
 
-python -m big_vision.tools.plot WORKDIR... [--out FILE] [--png FILE] [--x AXIS]
+python -m big_vision.tools.plot WORKDIR... [--out FILE] [--png FILE] [--x hours]
 
 Reads `big_vision_metrics.txt`, `big_vision_initial_metrics.txt` (evaluations before
 the first step; both together are the curves) and `config.json` of each workdir. The
