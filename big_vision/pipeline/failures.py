@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +22,7 @@ _NOISE = (
   r" *\[Op:\w+\].*",
 )
 _SEARCH_SECONDS = 60  # How long to look for the example behind an error.
+_RELEASE_SECONDS = 0.5  # How long to wait for the destructor of an iterator.
 
 
 class Record:
@@ -206,11 +209,16 @@ def iterate(ds: tf.data.Dataset) -> Any:
     ConfigError: an example could not be preprocessed (names it), or none is
       left.
   """
-  it = iter(ds)
+  with _released(iter(ds)) as held:
+    yield from _elements(ds, held)
+
+
+def _elements(ds, held):
+  """Yields what the iterator `held[0]` gives; errors name the example."""
   num_batches = 0
   while True:
     try:
-      batch = next(it)
+      batch = next(held[0])
     except StopIteration:
       if message := getattr(ds, "exhausted", ""):
         raise ConfigError(message) from None
@@ -220,6 +228,24 @@ def iterate(ds: tf.data.Dataset) -> Any:
       raise error from (None if error is e else e)
     yield batch
     num_batches += 1
+
+
+@contextlib.contextmanager
+def _released(it: Any) -> Any:
+  """Holds an iterator in a list; drops it in a thread of its own at the end.
+
+  Its destructor joins a thread of tf.data that tunes parallelism. When that
+  thread misses the wake-up, it sleeps on, for up to a minute.
+  """
+  held = [it]
+  del it
+  try:
+    yield held
+  finally:
+    thread = threading.Thread(target=held.clear, name="release", daemon=True)
+    thread.start()
+    # The usual case takes milliseconds, and leaves no thread behind.
+    thread.join(_RELEASE_SECONDS)
 
 
 def _explain(ds: tf.data.Dataset, num_batches: int, e: Exception) -> Exception:

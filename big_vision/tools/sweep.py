@@ -18,6 +18,8 @@ import re
 import sys
 from collections.abc import Sequence
 
+from big_vision import command_line
+
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a sweep.
@@ -38,44 +40,42 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     return runs.sweep(args, changes)
   except lookup.ConfigError as e:
+    if args.debug:
+      raise
     raise SystemExit(f"Error: {e}") from e
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m big_vision.tools.sweep",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command_line.make_parser("big_vision.tools.sweep", __doc__)
   add = parser.add_argument
   add("--config", required=True, help="As for training: path.py[:argument].")
   add("--workdir", required=True, help="Folder of the sweep.")
   add(
-    "--grid", action="append", default=[], metavar="KEY=A,B", help="Values of "
-    "a key of the config; several grids are combined.",
+    "--grid", action="append", metavar="KEY=A,B",
+    help="Values of a key of the config; several grids are combined.",
   )  # fmt: skip
   add(
-    "--random", action="append", default=[], metavar="KEY=KIND(LOW,HIGH)",
+    "--random", action="append", metavar="KEY=KIND(LOW,HIGH)",
     help="Random values: uniform(LOW,HIGH), log(LOW,HIGH), int(LOW,HIGH), "
     "choice(A,B,C).",
   )  # fmt: skip
   add("--trials", type=int, help="Number of random draws.")
-  add("--seed", type=int, default=0, help="Of the draws (default: 0).")
-  add("--jobs", type=int, default=1, help="Runs at a time (default: 1).")
+  add("--seed", type=int, default=0, help="Of the draws.")
+  add("--jobs", type=int, default=1, help="Runs at a time.")
   add(
-    "--gpus", help="Numbers of GPUs, for example 0,1,2,3: each run has one of "
-    "them, and as many run at a time.",
-  )  # fmt: skip
+    "--gpus",
+    help="Numbers of GPUs, for example 0,1,2,3: each run has one of them, and "
+    "as many run at a time.",
+  )
   add(
-    "--metric", help="Ranks the runs (default: the first accuracy, else a "
-    "loss).",
-  )  # fmt: skip
+    "--metric",
+    help="Ranks the runs (default: the first accuracy, else a loss).",
+  )
+  add("--trainer", default="big_vision.train", help="Module that trains.")
   add(
-    "--trainer", default="big_vision.train",
-    help="Module that trains (default: big_vision.train).",
+    "--dry_run", action="store_true", default=None,
+    help="Check, and print the commands.",
   )  # fmt: skip
-  add("--dry_run", action="store_true", help="Check, and print the commands.")
   return parser
 
 

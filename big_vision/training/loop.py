@@ -6,16 +6,19 @@ the same stages.
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from big_vision import checkpoints, devices, lookup, profiler
 from big_vision.evaluators import build as eval_build
 from big_vision.evaluators import common as eval_common
+from big_vision.planning import chips, flops
 from big_vision.schedules import itstime
 from big_vision.training import best as best_lib
 from big_vision.training import console, preemption, resuming, shape_check
@@ -85,13 +88,19 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
     # Rows of training start at step 1; what came before has its own file.
     writer.step_end(initial=first_step < total_steps)
 
-    console.note(f"First step compilations...\n{chrono.note}")
+    console.note("First step compilations...")
+    utilization = None
     for step in range(first_step + 1, total_steps + 1):
       assert batches is not None  # There are steps left.
-      batch = next(batches)
+      with progress.waiting_for_data():
+        batch = next(batches)
       writer.step_start(step)
       with jax.profiler.StepTraceAnnotation("train_step", step_num=step):
-        with chrono.log_timing("z/secs/update0", noop=step > first_step + 1):
+        later = step > first_step + 1
+        with (
+          chrono.log_timing("z/secs/update0", noop=later),
+          progress.busy("compiling the train step", noop=later),
+        ):
           static = recipe.static_args(step) if recipe.static_args else ()
           state, measured = update(state, batch, plan.frozen, rng_loop, static)
 
@@ -105,13 +114,17 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
         for i, fn in enumerate(schedules):
           writer.measure(f"global_schedule{i or ''}", fn(at))
         measured = jax.device_get(measured)
-        if step == first_step + 1:
+        if not later:
           _begin(setup)  # It compiles, fits and computes.
+          again = functools.partial(update, static=static)
+          utilization = _utilization(
+            setup, again, state, batch, plan.frozen, rng_loop
+          )
         for name, value in sorted(measured.items()):
           writer.measure(name, value)
         chrono.tick(step)
         _check_finite(measured, step, log_every)
-        progress.update(step, _speed(setup, measured))
+        progress.update(step, _speed(setup, measured, utilization))
 
       preempted = stop.reached(step)
       keep = _keep(setup, step)
@@ -143,13 +156,15 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
     profiler.startstop_prof(prof)
     if first_step == total_steps:
       _begin(setup)
-  console.note(f"Done!\n{chrono.note}")
+  console.note(f"Done! {chrono.note.replace(chr(10), '  ')}")
   return state
 
 
 def _begin(setup: Setup) -> None:
   """Writes to the workdir for the first time, as the run has started."""
   setup.writer.begin()
+  if setup.log:
+    setup.log.begin()
   if setup.checkpoint_prefix:
     checkpoints.collect_orphans(setup.checkpoint_prefix)
 
@@ -203,10 +218,7 @@ class _Evaluators:
       for key, value in evaluator.run(state):
         value = jax.device_get(value)
         results[key] = writer.measure(f"{prefix}{key}", value)
-    if jax.process_index() == 0:
-      numbers = {k: v for k, v in results.items() if isinstance(v, float)}
-      text = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
-      console.note(f"{name}: {text}")
+    console.results(name, results)
 
 
 def _keep(setup: Setup, step: int) -> bool:
@@ -235,13 +247,47 @@ def _check_finite(
       )
 
 
-def _speed(setup: Setup, measured: Measurements) -> dict[str, float]:
-  """Computes for the progress line: loss, images per second, time to go."""
+def _speed(
+  setup: Setup, measured: Measurements, utilization: float | None
+) -> dict[str, float]:
+  """Computes for the progress line: loss, rates, time to go.
+
+  Args:
+    setup: the Setup.
+    measured: results of a step.
+    utilization: see `_utilization`.
+  """
   writer, chrono = setup.writer, setup.chrono
   shown = {"training_loss": float(measured["training_loss"])}
+  mult = writer.latest.get("global_schedule")
+  if isinstance(mult, float):
+    shown["lr"] = setup.config.lr * mult
   per_core = writer.latest.get("img/sec/core")
   if per_core:
     shown["img/sec"] = per_core * jax.device_count()
     left = setup.total_steps - (chrono.prev_step or 0)
     shown["eta"] = left * setup.batch_size / shown["img/sec"]
+    if utilization:
+      shown["mfu"] = utilization * per_core
   return shown
+
+
+def _utilization(setup: Setup, update: Any, *args: Any) -> float | None:
+  """Computes which part of a chip's peak one image per second would use.
+
+  Args:
+    setup: the Setup.
+    update: the train step.
+    *args: its arguments.
+
+  Returns:
+    The fraction; None where the chip or an operation is not known.
+  """
+  chip = chips.of_device(jax.devices()[0].device_kind)
+  if chip is None:
+    return None
+  try:
+    return flops.of_function(update, *args) / setup.batch_size / chip.flops
+  except ValueError as e:
+    logging.warning("MFU is not shown: %s", e)
+    return None

@@ -46,7 +46,10 @@ def sweep(args: argparse.Namespace, changes: Sequence[str]) -> int:
 
 def _values(args: argparse.Namespace) -> list[trials.Values]:
   """Lists what each run changes."""
-  grid, randoms = trials.read_grid(args.grid), trials.read_random(args.random)
+  grid, randoms = (
+    trials.read_grid(args.grid or ()),
+    trials.read_random(args.random or ()),
+  )
   if not grid and not randoms:
     raise lookup.ConfigError(
       "Nothing to sweep: give for example --grid lr=1e-3,3e-4."
