@@ -118,9 +118,19 @@ def test_there_are_commands():
   assert {"big_vision.train", "big_vision.tools.plan"} <= names
 
 
+@pytest.fixture
+def pets(tmp_path):
+  """What pages call /data/pets: configs open it."""
+  for name in ("cat", "dog"):
+    (tmp_path / name).mkdir()
+    for i in range(10):
+      (tmp_path / name / f"{i}.jpg").write_bytes(b"")
+  return str(tmp_path)
+
+
 @pytest.mark.tf
 @pytest.mark.parametrize("module", sorted({m for _, m, _ in commands()}))
-def test_commands(monkeypatch, module):
+def test_commands(monkeypatch, module, pets):
   monkeypatch.chdir(ROOT)
   imported = importlib.import_module(module)
   if module.endswith("tools.demo"):
@@ -128,6 +138,7 @@ def test_commands(monkeypatch, module):
   for path, name, rest in commands():
     if name != module or not rest or rest == "--help":
       continue
+    rest = rest.replace("path=/data/pets", f"path={pets}")
     with monkeypatch.context() as m:
       try:
         parse(m, imported, shlex.split(rest))

@@ -13,6 +13,9 @@ Expected: the ResNet-50x1 of the defaults takes about 32 minutes on a v3-128.
 `:runlocal`, or any other word, is for trying it on one machine: small batch,
 evaluation on `val` alone.
 
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny model on generated
 data, see `demo.py`.
 """
@@ -20,7 +23,7 @@ data, see `demo.py`.
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 
 PP_COMMON = (
   '|onehot(1000, key="{label}", key_result="labels")'
@@ -37,7 +40,8 @@ def get_config(runlocal: bool | str = False) -> mlc.ConfigDict:
   Returns:
     ConfigDict.
   """
-  runlocal, is_demo = demo.split_arg(runlocal)
+  runlocal, own = own_data.split_arg(runlocal)
+  runlocal, own.demo = demo.split_arg(runlocal)
   config = mlc.ConfigDict()
 
   config.seed = 0
@@ -82,6 +86,7 @@ def get_config(runlocal: bool | str = False) -> mlc.ConfigDict:
     config.input.cache_raw = False
     config.input.shuffle_buffer_size = 100
     config.evals = dict(val={**config.evals.val, "cache": "none"})
-  if is_demo:
+  own_data.apply(config, own, per_batch=("lr", "wd"))
+  if own.demo:
     demo.apply(config, lr=0.1)
   return config

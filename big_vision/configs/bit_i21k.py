@@ -11,6 +11,9 @@ Expected: an upstream model like the paper's BiT-M; other sizes with
 `imagenet21k` with its 21 843 classes has to be prepared first, see
 `docs/datasets.md`.
 
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny model on generated
 data, see `demo.py`.
 """
@@ -18,7 +21,7 @@ data, see `demo.py`.
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 
@@ -26,12 +29,12 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: None or "demo".
+    arg: None, "demo", or data of your own.
 
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, demo=False)
+  arg = bvcc.parse_arg(arg, demo=False, **own_data.ARGS)
   config = mlc.ConfigDict()
 
   config.seed = 0
@@ -69,6 +72,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     log_steps=1000,
   )
   config.evals.fewshot = get_fewshot_lsr()
+  own_data.apply(config, arg, per_batch=("lr", "wd"))
   if arg.demo:
     demo.apply(config, lr=0.1)
   return config

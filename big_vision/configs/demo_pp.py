@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from typing import Any
 
 from big_vision import lookup
 
@@ -52,7 +53,7 @@ def shrink(pp: str, *, size: int, num_classes: int, label: str) -> str:
   """
   from big_vision.pp import builder  # The TensorFlow wing.
 
-  ops = [_Op(section) for section in builder.split_pipeline(pp)]
+  ops = [Op(section) for section in builder.split_pipeline(pp)]
   sizes = [_larger(op.get(op.pixels)) for op in ops]
   last = {op.feature: old for op, old in zip(ops, sizes, strict=True) if old}
 
@@ -79,10 +80,14 @@ def shrink(pp: str, *, size: int, num_classes: int, label: str) -> str:
   return "|".join([*copies, *map(str, ops)])
 
 
-class _Op:
-  """Represents an op of a preprocessing string with mutable arguments."""
+class Op:
+  """Represents an op of a preprocessing string with mutable arguments.
 
-  def __init__(self, section):
+  Args:
+    section: the op as it is written.
+  """
+
+  def __init__(self, section: str):
     from big_vision.pp import registry
 
     self.name, args, self.kw = registry.parse_name(section)
@@ -94,13 +99,26 @@ class _Op:
     self.feature = self.kw.get("outkey", self.kw.get("key", "image"))
     self._text = section
 
-  def get(self, key, default=None):
-    """Returns the value of an argument."""
+  def get(self, key: str, default: Any = None) -> Any:
+    """Returns the value of an argument.
+
+    Args:
+      key: its name.
+      default: the value where it is not given.
+
+    Returns:
+      The value.
+    """
     given = dict(zip(self.keys, self.args, strict=False)) | self.kw
     return given.get(key, default)
 
-  def set(self, key, value):
-    """Changes an argument, or adds it."""
+  def set(self, key: str, value: Any) -> None:
+    """Changes an argument, or adds it.
+
+    Args:
+      key: its name.
+      value: the new value.
+    """
     if key in self.keys[: len(self.args)]:
       self.args[self.keys.index(key)] = value
     else:

@@ -14,7 +14,9 @@ in its `big_vision_metrics.txt`. Without `model_init` a random model is
 evaluated, which tells how good chance is.
 
 Arguments: `name` is a function of this file that completes the config, so copy
-one of them for a model of your own; `batch_size`; `demo` evaluates the tiny
+one of them for a model of your own; `batch_size`;
+`source=folder,path=/data/pets` and others, see `own_data.py`, evaluate few-shot
+accuracy on data of your own, and nothing else; `demo` evaluates the tiny
 models of the other configs' `demo` on its generated data:
 
   python -m big_vision.train --workdir /tmp/train \
@@ -36,7 +38,7 @@ import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data, own_sources
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 
@@ -44,21 +46,26 @@ def get_config(arg: str = "") -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: the keys `name`, `batch_size`, `demo`, see the top of this file.
+    arg: the keys `name`, `batch_size`, `demo` and those of `own_data.ARGS`.
 
   Returns:
     ConfigDict.
   """
-  # The parsed arguments are the config itself.
-  config = bvcc.parse_arg(arg, name="bit_paper", batch_size=4, demo=False)
-  is_demo = config.demo
-  del config["demo"]
+  parsed = bvcc.parse_arg(
+    arg, name="bit_paper", batch_size=4, demo=False, **own_data.ARGS
+  )
+  config = mlc.ConfigDict(
+    dict(name=parsed.name, batch_size=parsed.batch_size), type_safe=False
+  )
 
   image = dict(shape=(224, 224, 3), dtype="float32")
   eval_only(config, config.batch_size, dict(image=image))
   config.evals = dict(fewshot=get_fewshot_lsr())
   _find(config.name)(config)
-  if is_demo:
+  if own := own_sources.find(parsed):
+    config.evals = dict(fewshot=config.evals.fewshot)
+    own_data.set_fewshot(config.evals.fewshot, own)
+  if parsed.demo:
     demo.apply(config)
   return config
 

@@ -12,6 +12,9 @@ v3-128; 60 epochs give 70.5% in 27 minutes.
 `:gpu8` is for a machine with 8 GPUs: 60 epochs, a smaller batch, no caches.
 `:regression_test` is 60 epochs.
 
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny model on generated
 data, see `demo.py`.
 """
@@ -20,7 +23,7 @@ import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 MODES = ("gpu8", "regression_test")
@@ -35,7 +38,8 @@ def get_config(mode: str | None = None) -> mlc.ConfigDict:
   Returns:
     ConfigDict.
   """
-  mode, is_demo = demo.split_arg(mode)
+  mode, own = own_data.split_arg(mode)
+  mode, own.demo = demo.split_arg(mode)
   if mode and mode not in MODES:
     raise lookup.unknown("mode of mlp_mixer_i1k", mode, (*MODES, "demo"))
   config = mlc.ConfigDict()
@@ -86,6 +90,7 @@ def get_config(mode: str | None = None) -> mlc.ConfigDict:
   if mode == "gpu8":
     config.input.batch_size = 512
     config.input.cache_raw = False
-  if is_demo:
+  own_data.apply(config, own)
+  if own.demo:
     demo.apply(config, lr=0.003)
   return config

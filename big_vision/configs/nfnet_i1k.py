@@ -11,6 +11,10 @@ The paper reports from 83.6% for F0 to 86.0% for F5. It also uses CutMix and
 averages of the weights, which this config does not.
 
 `:runlocal` tries it on one machine: small batch, 16 images per evaluation.
+
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` trains a tiny model on generated data in a minute, see `demo.py`.
 """
 
@@ -18,7 +22,7 @@ import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 from big_vision.models import nfnet
 
 # Magnitude of four layers of RandAugment.
@@ -29,12 +33,14 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: the keys `variant`, `runlocal`, `demo`, see `parse_arg`.
+    arg: the keys `variant`, `runlocal`, `demo`, and those of `own_data.ARGS`.
 
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, variant="F0", runlocal=False, demo=False)
+  arg = bvcc.parse_arg(
+    arg, variant="F0", runlocal=False, demo=False, **own_data.ARGS
+  )
   if arg.variant not in MAGNITUDES:
     raise lookup.unknown("variant of nfnet_i1k", arg.variant, MAGNITUDES)
   train_res, eval_res = nfnet.RESOLUTIONS[arg.variant]
@@ -92,6 +98,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   )
 
   bvcc.input_for_quicktest(config.input, arg.runlocal)
+  own_data.apply(config, arg, per_batch=("lr", "wd"))
   if arg.demo:
     demo.apply(config, lr=0.2, grad_clip_agc=0.1)
   return config

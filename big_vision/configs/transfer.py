@@ -14,12 +14,25 @@ Expected, mean and range of 5 runs of ViT-B/32 (`vit-i21k-augreg-b/32`):
 | oxford_iiit_pet   | inception_crop | 0.003 | 93.78 [93.62, 94.00]       |
 | oxford_flowers102 | inception_crop | 0.003 | 99.43 [99.42, 99.45]       |
 
+On data of your own, for example a folder with a sub-folder of pictures per class:
+
+  python -m big_vision.train \
+    --config big_vision/configs/transfer.py:model=vit-s16,source=folder,path=/data/pets \
+    --workdir /path/to/workdir
+
+counts the classes, holds out 10% if there is no `val`, and sets length and size of
+batches by the number of pictures. `own_data.py` describes `source`, `path` and
+their other arguments.
+
 Arguments:
   model: one of `MODELS`; has to be given.
   dataset: one of `DATASETS`, prepared as `docs/datasets.md` says.
   crop: one of `CROPS`, of the training images.
-  h_res, l_res: side of an image in pixels before and after the crop.
-  batch_size: global.
+  h_res, l_res: side of an image in pixels before and after the crop. By default
+    448 and 384; on own data what the model was trained with.
+  batch_size: global; on own data a power of two that is not above their number.
+  probe: trains the head only, a linear probe of the frozen model.
+  fewshot: evaluates few-shot accuracy, too; on own data that of these.
   fsdp: shards parameters and optimizer over all devices; ViT then scans over
     its layers.
   runlocal: small batch.
@@ -32,7 +45,8 @@ import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
+from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 # Name: (splits for training, validation, test; classes; steps; warm-up steps).
 DATASETS = dict(
@@ -52,7 +66,7 @@ CROPS = dict(
   resize_crop="decode|resize({h})|random_crop({l})",
 )
 
-# Name: (model_name, model_init, model).
+# Name: (model_name, model_init, model). Sizes that are not 224 are in `SIZES`.
 MODELS = {
   "vit-i21k-augreg-b/32": (
     "vit",
@@ -72,6 +86,10 @@ MODELS = {
   "bit-m-r50x1": ("bit_paper", "M", dict(depth=50, width=1)),
 }
 
+# (h_res, l_res) of other datasets than `DATASETS`.
+SIZES = {"bit-m-r50x1": (448, 384)}
+USUAL_SIZE = (256, 224)
+
 
 def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
@@ -87,16 +105,25 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     model="vit",
     dataset="cifar10",
     crop="resmall_crop",
-    h_res=448,
-    l_res=384,
+    h_res=0,
+    l_res=0,
     batch_size=512,
     fsdp=False,
+    probe=False,
+    fewshot=False,
     runlocal=False,
     demo=False,
+    **own_data.ARGS,
   )
   if arg.demo and arg.model == "vit":
     arg.model = "vit-s16"
   model = _find("model", arg.model, MODELS)
+  h_res, l_res = 448, 384
+  if arg.source:
+    h_res, l_res = SIZES.get(arg.model, USUAL_SIZE)
+    if arg.l_res:  # Not both: in the same proportion.
+      h_res = arg.l_res * 8 // 7
+  arg.h_res, arg.l_res = arg.h_res or h_res, arg.l_res or l_res
   train, val, test, num_classes, total_steps, warmup_steps = _find(
     "dataset", arg.dataset, DATASETS
   )
@@ -127,7 +154,10 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   config.grad_clip_norm = 1.0
   config.lr = 0.01
   config.wd = mlc.config_dict.placeholder(float)  # None.
-  config.schedule = dict(warmup_steps=warmup_steps, decay_type="cosine")
+  schedule = dict(warmup_steps=warmup_steps, decay_type="cosine")
+  config.schedule = (
+    [("head/.*", schedule), (".*", None)] if arg.probe else schedule
+  )
   config.mixup = dict(p=0.0)
 
   def evaluator(split, name=arg.dataset, size=(arg.h_res, arg.l_res), **kw):
@@ -150,6 +180,10 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
       "validation", "imagenet2012_real", label="real_label", **usual
     )
     config.evals.v2 = evaluator("test", "imagenet_v2", **usual)
+  if arg.fewshot:
+    config.evals.fewshot = get_fewshot_lsr(
+      arg.l_res, arg.h_res, log_steps=total_steps
+    )
 
   if arg.fsdp:
     config.mesh = [("data", -1)]
@@ -158,9 +192,20 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     # The published config also sets it for BiT, whose model does not know it.
     if config.model_name == "vit":
       config.model.scan = True
+  own_data.apply(config, arg, total_steps=_num_steps)
   if arg.demo:
     demo.apply(config)
   return config
+
+
+def _num_steps(num_examples, batch_size):
+  """Returns how long to train on own data: as on a dataset of that size.
+
+  At most 100 epochs, which is what matters for hundreds of pictures.
+  """
+  steps = 500 if num_examples < 20_000 else 10_000
+  steps = 20_000 if num_examples >= 500_000 else steps
+  return max(1, min(steps, 100 * num_examples // batch_size))
 
 
 def _find(what, name, known):

@@ -18,6 +18,9 @@ shorter run with a known result see `vit_s16_i1k.py`.
 `:runlocal` is for trying it on one machine: small batch, 16 images per
 evaluation.
 
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny model on generated
 data, see `demo.py`.
 """
@@ -26,7 +29,7 @@ import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 # Name: (preprocessing op, Mixup's p).
@@ -81,12 +84,20 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: the keys `variant`, `runlocal`, `aug`, `demo`, see `parse_arg`.
+    arg: the keys `variant`, `runlocal`, `aug`, `demo`, and those of
+      `own_data.ARGS`.
 
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, variant="B/16", runlocal=False, aug="", demo=False)
+  arg = bvcc.parse_arg(
+    arg,
+    variant="B/16",
+    runlocal=False,
+    aug="",
+    demo=False,
+    **own_data.ARGS,
+  )
   randaug, mixup_p = get_aug(arg.aug, arg.variant, AUG_FOR_VARIANT)
   config = mlc.ConfigDict()
 
@@ -135,6 +146,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   config.fewshot = get_fewshot_lsr(runlocal=arg.runlocal, log_steps=10_000)
 
   bvcc.input_for_quicktest(config.input, arg.runlocal)
+  own_data.apply(config, arg)
   if arg.demo:
     demo.apply(config, lr=0.003)
   return config

@@ -14,6 +14,9 @@ its 21 843 classes has to be prepared first, see `docs/datasets.md`.
 `aug=medium1` chooses another augmentation; `runlocal` is for trying it on one
 machine: small batch, 16 images per evaluation.
 
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny model on generated
 data, see `demo.py`.
 """
@@ -21,7 +24,7 @@ data, see `demo.py`.
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
-from big_vision.configs import demo, vit_i1k
+from big_vision.configs import demo, own_data, vit_i1k
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 AUG_FOR_VARIANT = {
@@ -38,12 +41,20 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: the keys `variant`, `runlocal`, `aug`, `demo`, see `parse_arg`.
+    arg: the keys `variant`, `runlocal`, `aug`, `demo`, and those of
+      `own_data.ARGS`.
 
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, variant="B/16", runlocal=False, aug="", demo=False)
+  arg = bvcc.parse_arg(
+    arg,
+    variant="B/16",
+    runlocal=False,
+    aug="",
+    demo=False,
+    **own_data.ARGS,
+  )
   randaug, mixup_p = vit_i1k.get_aug(arg.aug, arg.variant, AUG_FOR_VARIANT)
   config = mlc.ConfigDict()
 
@@ -91,6 +102,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   if arg.runlocal:
     config.input.batch_size = 8
     config.input.shuffle_buffer_size = 10
+  own_data.apply(config, arg)
   if arg.demo:
     demo.apply(config, lr=0.003)
   return config

@@ -13,6 +13,9 @@ TPU-v3-8. For 300 epochs append `--config.total_epochs 300`.
 The cache of the raw data takes up to 120 GB of memory; without that much append
 `--config.input.cache_raw=False`.
 
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny model on generated
 data, see `demo.py`.
 """
@@ -20,19 +23,19 @@ data, see `demo.py`.
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 
 
 def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: None or "demo".
+    arg: None, "demo", or data of your own.
 
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, demo=False)
+  arg = bvcc.parse_arg(arg, demo=False, **own_data.ARGS)
   config = mlc.ConfigDict()
 
   config.seed = 0
@@ -69,6 +72,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   config.mixup = dict(p=0.2, fold_in=None)
 
   config.evals = bvcc.imagenet_evals(loss_name=config.loss, log_steps=2500)
+  own_data.apply(config, arg)
   if arg.demo:
     demo.apply(config, lr=0.003)
   return config

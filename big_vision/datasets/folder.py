@@ -8,9 +8,10 @@ A CSV file of labels may take the place of the class folders.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -27,6 +28,10 @@ from big_vision.datasets import (
 from big_vision.datasets.classes import Classes
 from big_vision.tf import tf
 
+# Columns of the CSV file, by what they become.
+_COLUMNS = {"image": "file", "label": "label"}
+_SPLIT = "split"  # Name of a column.
+
 
 class DataSource(source.IndexedDataSource):
   """Reads image files, in the order of their paths or of the rows of a CSV file.
@@ -37,13 +42,18 @@ class DataSource(source.IndexedDataSource):
       "train[:90%]" or "train+val"; None or "all": all of `path`. Since slices
       of sorted paths would cut off classes, "[:90%]" are the 90% of images that
       a hash of their paths puts first, still in the order of the paths.
+    split_seed: seed of that hash, for other slices of the same size.
     classes: list of class names, or path of a file with one per line: the label
       is the position in it. By default the sorted names of the class folders,
       those of the other splits included.
     labels: path of a CSV file with a header and the columns `file`
-      (relative to `path`) and `label` (all class names, or all ints); only
-      these images are used. `classes` are then by default the sorted names in
-      all rows, those of the other splits included.
+      (relative to `path`, or absolute) and `label` (all class names, or all
+      ints); only these images are used. `classes` are then by default the
+      sorted names in all rows, those of the other splits included. A column
+      `split` names the splits; otherwise they are the folders that files are in.
+    features: dict of feature -> column of the CSV file. By default
+      `dict(image="file", label="label")`; any others are text, and `label` may
+      be missing.
     num_classes: labels have to be smaller. By default the number of
       classes, if they have names.
 
@@ -57,44 +67,63 @@ class DataSource(source.IndexedDataSource):
     path: str,
     split: str | None = None,
     *,
+    split_seed: int | None = None,
     classes: Sequence[str] | str | None = None,
     labels: str | None = None,
+    features: Mapping[str, str] | None = None,
     num_classes: int | None = None,
   ):
     if not fs.isdir(path):
       raise ValueError(f"config.input.data.path: there is no folder {path!r}.")
     self._root = os.fspath(path).rstrip("/") + "/"
-    # Not in `read`, where AutoGraph would warn that it cannot convert them.
-    self._root_bytes = os.fsencode(self._root)
-    self._root_name = text_files.printable(self._root)
     split = split or slices.ALL
     names = slices.names(split)
     classes = None if classes is None else read_classes(classes)
-    are_ints, self._largest = False, -1
+    are_ints, self._largest, table = False, -1, None
     if labels:
-      *rows, lines = _read_csv(labels)
-      are_ints = _check_types(rows[1], lines, classes, labels)
-      if classes is None and not are_ints:
-        classes = sorted({label for label in rows[1] if label})
-      parts = {name: _rows_of_split(rows, name, labels) for name in names}
-      self._largest = int(max(_ints(rows[1]))) if are_ints else -1
+      table = _read_csv(labels, dict(features or _COLUMNS))
+      if any(file.startswith("/") for file in table.files):
+        table.files[:] = [_absolute(self._root, f) for f in table.files]
+        self._root = "/"
+      if table.labels is not None:
+        are_ints = _check_types(table.labels, table.lines, classes, labels)
+        if classes is None and not are_ints:
+          classes = sorted({label for label in table.labels if label})
+        self._largest = int(max(_ints(table.labels))) if are_ints else -1
+      parts = {name: _rows_of_split(table, name, labels) for name in names}
+    elif features:
+      raise ValueError(
+        "config.input.data.features names columns of the CSV file data.labels, "
+        "which is not given."
+      )
     else:
       classes, parts = folder_listing.list_splits(self._root, names, classes)
     sizes = {name: len(files) for name, (files, _) in parts.items()}
+    # What an image is of: its class or, in a CSV file, its row.
     files, targets = [], []
     for name, start, stop in slices.resolve(split, sizes):
       of_split = parts[name]
-      chosen = _slice(of_split[0], start, stop)
+      chosen = _slice(of_split[0], start, stop, split_seed)
       files += [of_split[0][i] for i in chosen]
       targets += [of_split[1][i] for i in chosen]
+    self._texts = {}
+    if table is not None:
+      column = lambda cells: [cells[row] for row in targets]
+      self._texts = {
+        name: tf.constant(column(cells), tf.string)
+        for name, cells in table.texts.items()
+      }
+      has_labels = table.labels is not None
+      targets = column(table.labels) if has_labels else None
     if num_classes is None and classes is not None:
       num_classes = len(classes)
     self.classes = classes and [text_files.printable(c) for c in classes]
     self.class_names = self.classes
     self.num_classes = num_classes
-    self._labels = _ints(targets) if are_ints else _numbers(targets, classes)
-    self._bad = bad_examples.BadExamples(
-      {
+    self._labels, bad = None, {}
+    if targets is not None:
+      self._labels = _ints(targets) if are_ints else _numbers(targets, classes)
+      bad = {
         int(i): _bad_label(
           text_files.printable(self._root + files[i]),
           targets[i],
@@ -104,7 +133,10 @@ class DataSource(source.IndexedDataSource):
         )
         for i in _outside(self._labels, num_classes)
       }
-    )
+    self._bad = bad_examples.BadExamples(bad)
+    # Not in `read`, where AutoGraph would warn that it cannot convert them.
+    self._root_bytes = os.fsencode(self._root)
+    self._root_name = text_files.printable(self._root)
     # Names need not be UTF-8: files are opened by their bytes.
     paths, shown = map(os.fsencode, files), map(text_files.printable, files)
     self._files = tf.constant(list(paths), tf.string)
@@ -114,7 +146,7 @@ class DataSource(source.IndexedDataSource):
 
   @property
   def total_examples(self) -> int:
-    return len(self._labels)
+    return int(self._files.shape[0])
 
   def classes_of(self, feature: str) -> Classes | None:
     """See the base class. Of ints in a CSV file: the largest."""
@@ -122,8 +154,10 @@ class DataSource(source.IndexedDataSource):
       return Classes(self._largest + 1)
     return super().classes_of(feature)
 
-  def some_labels(self, num: int) -> list[int]:
+  def some_labels(self, num: int) -> list[int] | None:
     """See the base class."""
+    if self._labels is None:
+      return None
     picked = source.pairs_of_neighbors(self.total_examples, num)
     return self._labels[picked].tolist()
 
@@ -139,24 +173,40 @@ class DataSource(source.IndexedDataSource):
     Returns:
       dict: `image`, encoded bytes; `label`, int64; `file_name`, the path below
       the folder; `class_name` if classes have names; `tfds_id`, the whole path;
-      `_id`, int32 hash of `file_name`.
+      `_id`, int32 hash of `file_name`; further `features` of a CSV file.
     """
     name = tf.gather(self._names, index)
     example = {
-      "label": tf.gather(self._labels, index),
       "file_name": name,
       "tfds_id": tf.strings.join([self._root_name, name]),
       "_id": ids.hash_id(name),
     }
+    for key, texts in self._texts.items():
+      example[key] = tf.gather(texts, index)
+    if self._labels is not None:
+      example["label"] = tf.gather(self._labels, index)
     example = self._bad.check(index, example)
-    if self.classes is not None:
+    if self._labels is not None and self.classes is not None:
       class_names = tf.constant(self.classes, tf.string)
       example["class_name"] = tf.gather(class_names, example["label"])
     # It is read after the check only.
-    with tf.control_dependencies([example["label"]]):
+    with tf.control_dependencies([example["file_name"]]):
       file = tf.gather(self._files, index)
     path = tf.strings.join([self._root_bytes, file])
     return {"image": tf.io.read_file(path), **example}
+
+
+def split_names(labels: str) -> list[str]:
+  """Lists the splits in a CSV file: the values of its column `split`.
+
+  Args:
+    labels: path of the file.
+
+  Returns:
+    The names in the order of the rows; none without such a column.
+  """
+  rows = text_files.read_table(labels, (), "input.data.labels", (_SPLIT,))
+  return list(dict.fromkeys(split for _, (split,) in rows if split))
 
 
 def read_classes(
@@ -186,18 +236,50 @@ def read_classes(
   return classes
 
 
-def _read_csv(path, key="input.data.labels"):
-  """Reads a CSV file: (files, labels, numbers of the lines)."""
-  files, labels, lines = [], [], []
-  for line, (file, label) in text_files.read_table(
-    path, ("file", "label"), key
-  ):
+@dataclasses.dataclass(frozen=True)
+class _Table:
+  """Holds the columns of a CSV file: its rows in order.
+
+  Attributes:
+    files: paths of images.
+    labels: None if there is no such column.
+    splits: names of splits, empty strings where there are none.
+    texts: dict of feature -> column.
+    lines: numbers of the lines.
+  """
+
+  files: list[str]
+  labels: list[str] | None
+  splits: list[str]
+  texts: dict[str, list[str]]
+  lines: list[int]
+
+
+def _read_csv(path, features, key="input.data.labels"):
+  """Reads the columns of a CSV file that become features."""
+  if "image" not in features:
+    raise ValueError(
+      f"config.input.data.features={features!r} has to name the column of the "
+      "paths as `image`."
+    )
+  rows = text_files.read_table(
+    path, tuple(features.values()), key, optional=(_SPLIT,)
+  )
+  lines = [line for line, _ in rows]
+  columns = {
+    name: [cells[i] for _, cells in rows]
+    for i, name in enumerate([*features, _SPLIT])
+  }
+  splits, files = columns.pop(_SPLIT), columns.pop("image")
+  for line, file in zip(lines, files, strict=True):
     if not file:
       raise ValueError(f"config.{key}: line {line} of {path} has no file.")
-    files.append(file)
-    labels.append(label)
-    lines.append(line)
-  return files, labels, lines
+  return _Table(files, columns.pop("label", None), splits, columns, lines)
+
+
+def _absolute(root, file):
+  """Returns the path from the root of the file system, without the slash."""
+  return os.path.join(os.path.abspath(root), file).lstrip("/")
 
 
 def _check_types(labels, lines, classes, path):
@@ -236,29 +318,31 @@ def _kind(label):
   return "a name" if label else ""
 
 
-def _rows_of_split(rows, name, path):
+def _rows_of_split(table, name, path):
+  """Returns (files, numbers of the rows) of a split."""
+  files, names = table.files, sorted({s for s in table.splits if s})
   if name == slices.ALL:
-    return rows
-  chosen = [
-    (file, label)
-    for file, label in zip(*rows, strict=True)
-    if file.startswith(name + "/")
-  ]
-  if not chosen:
+    chosen = range(len(files))
+  elif name in names:
+    chosen = [i for i, split in enumerate(table.splits) if split == name]
+  else:
+    chosen = [i for i, f in enumerate(files) if f.startswith(name + "/")]
+  if not chosen and name != slices.ALL:
+    known = f"; its column {_SPLIT!r} has {names}" if names else ""
     raise ValueError(
       f"config.input.data.split: no file in {path} begins with {name + '/'!r}; "
-      f"the first is {rows[0][0] if rows[0] else None!r}. Leave split out to "
+      f"the first is {files[0] if files else None!r}{known}. Leave split out to "
       "use all rows."
     )
-  files, labels = zip(*chosen, strict=True)
-  return list(files), list(labels)
+  return [files[i] for i in chosen], chosen
 
 
-def _slice(files, start, stop):
+def _slice(files, start, stop, seed):
   """Returns the sorted positions of those of rank `start` to `stop` by hash."""
   if stop - start == len(files):
     return range(len(files))
-  names = [os.fsencode(f) for f in files]
+  prefix = b"" if seed is None else b"%d:" % seed
+  names = [prefix + os.fsencode(f) for f in files]
   ranks = tf.strings.to_hash_bucket_fast(names, 2**63 - 1).numpy()
   return np.sort(np.argsort(ranks, kind="stable")[start:stop])
 

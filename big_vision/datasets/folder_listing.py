@@ -63,6 +63,24 @@ def list_splits(
   return classes, out
 
 
+def split_names(root: str) -> list[str]:
+  """Lists the sub-folders that are splits, not classes.
+
+  Args:
+    root: ends in "/".
+
+  Returns:
+    Names such as "train" and "val"; none if no training data is among them: a
+    class may be called "train", but then it has no sub-folders.
+  """
+  splits = [
+    name
+    for name in _scan(root)[0]
+    if name.lower() in _SPLITS and _scan(root + name)[0]
+  ]
+  return splits if any(s.lower().startswith("train") for s in splits) else []
+
+
 def _class_folders(root, base):
   folders, files = _scan(root + base)
   if not folders and any(_is_image(f) for f in files):

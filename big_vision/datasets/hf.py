@@ -39,11 +39,15 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     split: with slices as in TFDS, "train[:90%]+validation". For files that
       begin with the name of the split, or are in a folder of that name. None:
       all, if there is one split only.
+    split_seed: slices are taken after shuffling by this seed, see
+      `slices.positions`.
     config: name of the configuration, for `load_dataset`.
     revision: of the hub, for `load_dataset`.
     features: dict of feature -> column ("image" -> "img"); columns of a struct
       are "struct/column". By default all columns under their own names, those
       left out (and logged) that tensors cannot hold.
+    classes: names of the classes, where `label` is text: it becomes the position
+      in them.
     num_classes: values of `label` have to be smaller. Columns of the type
       ClassLabel know their number of classes.
     cache_dir: where `datasets` keeps downloads and converted Parquet files.
@@ -57,9 +61,11 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     path: str,
     split: str | None = None,
     *,
+    split_seed: int | None = None,
     config: str | None = None,
     revision: str | None = None,
     features: Mapping[str, str] | Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
     num_classes: int | None = None,
     cache_dir: str | None = None,
   ):
@@ -72,7 +78,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
         logging.error("%s", file.problem)
     sizes = {k: sum(map(len, v)) for k, v in parts.items()}
     self._rows = concatenation.Concatenation(
-      files, slices.positions(split, sizes)
+      files, slices.positions(split, sizes, seed=split_seed)
     )
     table = next((f.table for f in files if not f.problem), None)
     if table is None:
@@ -81,6 +87,10 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
         f"{files[0].problem}"
       )
     self._columns = _choose(hf_types.columns(table.schema), features)
+    if classes is not None:
+      self._columns["label"] = hf_types.TextLabel(
+        _text_label(self._columns), classes
+      )
     if num_classes is not None and "label" in self._columns:
       self._columns["label"].num_classes = num_classes
     self._bad = self._rows.find_bad()
@@ -97,6 +107,13 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
   @property
   def total_examples(self) -> int:
     return len(self._rows)
+
+  def labels_as_text(self) -> list[str] | None:
+    """See the base class. Of all files."""
+    column = self._columns.get("label")
+    if column is None or not column.is_text:
+      return None
+    return column.texts([p.table for p in self._rows.parts if not p.problem])
 
   def some_labels(self, num: int) -> list[Any] | None:
     """See the base class."""
@@ -171,6 +188,17 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
         where = f"{file.path}:{row} ({file_name})"
       values.append(value)
     return [*values, where.encode()]
+
+
+def _text_label(columns):
+  """Returns the column of `label`, which has to be text."""
+  column = columns.get("label")
+  if column is None or not column.is_text:
+    raise ValueError(
+      "config.input.data.classes: the feature `label` is not a column of text. "
+      "Leave classes out, or name the column in data.features.label."
+    )
+  return column
 
 
 def _choose(known, features):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import fnmatch
 import json
 import os
@@ -110,6 +111,32 @@ def open_splits(
     parts = _loaded(path, split, load)
     names = list(parts)
   return split or "+".join(names), parts
+
+
+def split_names(path: str) -> list[str]:
+  """Lists the splits of a dataset.
+
+  Args:
+    path: as in `hf.DataSource`.
+
+  Returns:
+    Their names; none where everything is one.
+
+  Raises:
+    ValueError: no such dataset.
+  """
+  datasets, saved = library(), os.path.join(path, "dataset_dict.json")
+  if os.path.exists(saved):
+    with fs.open(saved) as f:
+      return json.load(f)["splits"]
+  if os.path.exists(os.path.join(path, "state.json")):
+    return []
+  if files := _find(path):
+    if not os.path.isdir(path):
+      path = os.path.commonpath([os.path.dirname(f) for f in files])
+    return [n for n in _by_split(files, path) if n != slices.ALL]
+  with _errors_of_config(path, path):
+    return datasets.get_dataset_split_names(path)
 
 
 def _names(split, known):
@@ -253,9 +280,15 @@ def _loaded(path, split, load):
 
 def _load(builder, path, **kw):
   """`datasets.load_dataset`, its errors as those of the config."""
+  with _errors_of_config(builder, path):
+    return library().load_dataset(builder, **kw)
+
+
+@contextlib.contextmanager
+def _errors_of_config(builder, path):
   datasets = library()
   try:
-    return datasets.load_dataset(builder, **kw)
+    yield
   except (datasets.exceptions.DatasetsError, OSError, ValueError) as e:
     raise ValueError(
       f"config.input.data.path: {path!r} is not a folder of this machine with "

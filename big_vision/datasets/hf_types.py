@@ -96,6 +96,26 @@ class Column:
       if text:
         raise ValueError(text)
 
+  @property
+  def is_text(self) -> bool:
+    """Whether each value is one text or binary."""
+    scalar = not self.spec.shape.rank
+    return scalar and self.spec.dtype == tf.string and not self._is_file
+
+  def texts(self, tables: Iterable[Any]) -> list[str]:
+    """Lists the different values of a column of text.
+
+    Args:
+      tables: pyarrow.Table each.
+
+    Returns:
+      The values, sorted, without null.
+    """
+    found = set()
+    for table in tables:
+      found.update(self._values(table).unique().to_pylist())
+    return sorted(x for x in found if x is not None)
+
   def largest(self, tables: Iterable[Any]) -> int | None:
     """Finds the largest value of a column of integers.
 
@@ -139,6 +159,37 @@ class Column:
     for key in self._path[1:]:
       column = pc.struct_field(column, key)
     return column
+
+
+class TextLabel(Column):
+  """Reads a column of class names as labels.
+
+  Args:
+    column: of text.
+    classes: names; the label is the position in them.
+  """
+
+  def __init__(self, column: Column, classes: Sequence[str]):
+    super().__init__(
+      column._path, tf.int64, num_classes=len(classes), names=tuple(classes)
+    )
+    self._column = column
+    self._numbers = {name: i for i, name in enumerate(classes)}
+
+  def read(self, table: Any, row: int, where: str) -> tuple[Any, str | None]:
+    """See the base class."""
+    value, _ = self._column.read(table, row, where)
+    if value.decode() not in self._numbers:
+      raise ValueError(
+        f"{self.name!r} of {where} is {value.decode()!r}, which is none of the "
+        f"{self.num_classes} classes."
+      )
+    return np.int64(self._numbers[value.decode()]), None
+
+  def bad_labels(self, table: Any) -> list[tuple[int, int]]:
+    """See the base class: texts that are not classes fail when they are read."""
+    del table
+    return []
 
 
 def _content(value, name, where):

@@ -5,16 +5,17 @@ Values may be paths or URLs of files; their bytes then take their place.
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from big_vision import fs
-from big_vision.datasets import bad_examples, source
+from big_vision import fs, lookup
+from big_vision.datasets import bad_examples, slices, source
 from big_vision.datasets.classes import Classes
 from big_vision.download import cached_download
 from big_vision.tf import tf
@@ -22,6 +23,7 @@ from big_vision.tf import tf
 _TYPES = {bool: np.bool_, int: np.int32, float: np.float32, str: object}
 _NUMBER = "_number"  # Of a row, where some rows are wrong.
 _NUM_DOWNLOADS = 100  # In parallel.
+_SPLIT = "split"  # Key of the name of a row's split.
 
 
 class DataSource(source.DataSource):
@@ -29,26 +31,38 @@ class DataSource(source.DataSource):
 
   Args:
     fname: path of the file, local or gs://.
+    split: values of the key `split` of the rows and slices as in TFDS,
+      "train[:90%]"; "all" are all rows.
+    split_seed: slices are taken after shuffling by this seed, see
+      `slices.positions`.
+    features: dict of feature -> key, for values under a further name.
     fopen_keys: keys whose value is a path; the bytes of that file replace it.
       A dict gives the folder that the paths of each key are relative to.
     download_keys: those of `fopen_keys` that hold URLs.
     start: first line to keep (0-based).
     stop: first line to drop after that; 0, None and inf mean the end.
+    classes: names of the classes, where `label` is text: it becomes the position
+      in them.
     num_classes: values of `label` have to be integers in [0, num_classes).
 
   Raises:
-    ValueError: invalid JSON, rows whose keys or types differ, no rows.
+    ValueError: invalid JSON, rows whose keys or types differ, no rows, no such
+      split, a label that is none of the classes.
     AssertionError: a download key is not in `fopen_keys`.
   """
 
   def __init__(
     self,
     fname: str,
+    split: str | None = None,
     *,
+    split_seed: int | None = None,
+    features: Mapping[str, str] | None = None,
     fopen_keys: Iterable[str] | Mapping[str, str] = (),
     download_keys: Iterable[str] = (),
     start: int | None = 0,
     stop: float | None = float("inf"),
+    classes: Sequence[str] | None = None,
     num_classes: int | None = None,
   ):
     if not isinstance(fopen_keys, Mapping):
@@ -59,12 +73,21 @@ class DataSource(source.DataSource):
       f"data.download_keys={sorted(self._download_keys)} must all be in "
       f"data.fopen_keys={sorted(self._folders)}"
     )
+    self._all = _read_columns(fname, start or 0, stop or float("inf"))
+    for feature, key in (features or {}).items():
+      if key not in self._all:
+        raise lookup.unknown("key", key, self._all, "input.data.features")
+      self._all[feature] = self._all[key]
+    if classes is not None:
+      self._all["label"] = _numbers(self._all.get("label"), classes, fname)
+      num_classes, self.class_names = len(classes), list(classes)
     self.num_classes = num_classes
-    self._columns = _read_columns(fname, start or 0, stop or float("inf"))
+    rows = _rows_of_split(self._all, split or slices.ALL, split_seed)
+    self._columns = {k: v[rows] for k, v in self._all.items()}
     labels = self._columns.get("label", np.zeros([0]))
     messages = {
       i: bad_examples.label_message(
-        label, num_classes, f"line {i + (start or 0)} of {fname}"
+        label, num_classes, f"line {rows[i] + (start or 0)} of {fname}"
       )
       for i, label in enumerate(labels.tolist() if num_classes else ())
     }
@@ -110,13 +133,24 @@ class DataSource(source.DataSource):
     return self._bad.messages
 
   def classes_of(self, feature: str) -> Classes | None:
-    """See the base class. Of integers: the largest."""
-    values = self._columns.get(feature)
+    """See the base class. Of integers: the largest in all rows."""
+    values = self._all.get(feature)
     if feature == "label" and self.num_classes is not None:
-      return Classes(self.num_classes)
+      return super().classes_of(feature)
     if values is None or values.dtype.kind not in "ib" or values.max() < 0:
       return None
     return Classes(int(values.max()) + 1)
+
+  def labels_as_text(self) -> list[str] | None:
+    """See the base class. Of all rows."""
+    labels = self._all.get("label")
+    if labels is None or labels.dtype != object:
+      return None
+    return sorted(set(labels))
+
+  def split_names(self) -> list[str]:
+    """Lists the values of the key `split` in order; none without such a key."""
+    return list(_split_sizes(self._all))
 
   def example_spec(self) -> dict[str, tf.TensorSpec]:
     """See the base class."""
@@ -176,6 +210,46 @@ class DataSource(source.DataSource):
     return {
       k: tf.io.read_file(v) if k in self._folders else v for k, v in row.items()
     }
+
+
+def _split_sizes(columns):
+  """dict of split -> number of rows, by the key `split` if that is text."""
+  names = columns.get(_SPLIT, np.zeros([0]))
+  return dict(collections.Counter(names if names.dtype == object else ()))
+
+
+def _rows_of_split(columns, spec, seed):
+  """Returns the numbers of the rows that a split string means."""
+  sizes = {**_split_sizes(columns), slices.ALL: len(columns["id"])}
+  of_split = {
+    name: np.flatnonzero(columns[_SPLIT] == name)
+    for name in sizes
+    if name != slices.ALL
+  }
+  of_split[slices.ALL] = np.arange(sizes[slices.ALL])
+  for name in slices.names(spec):
+    if name not in sizes:
+      raise lookup.unknown("split", name, sizes, "input.data.split")
+  positions = slices.positions(spec, sizes, seed=seed)
+  return np.concatenate([of_split[n] for n in slices.names(spec)])[positions]
+
+
+def _numbers(labels, classes, fname):
+  """Returns the positions of labels in the list of classes."""
+  number = {name: i for i, name in enumerate(classes)}
+  if labels is None or labels.dtype != object:
+    raise ValueError(
+      f"config.input.data.classes: the labels of {fname} are not text. Leave "
+      "classes out."
+    )
+  for label in labels:
+    if label not in number:
+      raise ValueError(
+        f"config.input.data.classes: {fname} has the label {label!r}, which is "
+        f"none of the {len(classes)} classes"
+        f"{lookup.did_you_mean(label, classes)}"
+      )
+  return np.array([number[label] for label in labels], np.int32)
 
 
 def _strings(keys):

@@ -72,13 +72,19 @@ def resolve(
 
 
 def positions(
-  spec: str, sizes: Mapping[str, int], key: str = "input.data.split"
+  spec: str,
+  sizes: Mapping[str, int],
+  key: str = "input.data.split",
+  seed: int | None = None,
 ) -> np.ndarray:
   """Does what `resolve` does for splits that lie one after the other.
 
   Args:
     spec, key: as in `resolve`.
     sizes: split name -> number of examples, for all in `names(spec)`.
+    seed: slices are of examples that this seed shuffles, split by split, so that
+      a slice of data that is sorted by class has all classes; what is in a slice
+      stays in order. None: slices are contiguous.
 
   Returns:
     int64 array of positions in what they are together.
@@ -87,9 +93,11 @@ def positions(
   for name in names(spec):
     begins[name] = begin
     begin += sizes[name]
-  return np.concatenate(
-    [
-      np.arange(begins[name] + start, begins[name] + stop, dtype=np.int64)
-      for name, start, stop in resolve(spec, sizes, key)
-    ]
-  )
+  parts = []
+  for name, start, stop in resolve(spec, sizes, key):
+    chosen = np.arange(start, stop, dtype=np.int64)
+    if seed is not None:
+      order = np.random.default_rng(seed).permutation(sizes[name])
+      chosen = np.sort(order[start:stop])
+    parts.append(begins[name] + chosen)
+  return np.concatenate(parts)

@@ -91,6 +91,14 @@ class DataSource:
     del num
     return None
 
+  def labels_as_text(self) -> list[str] | None:
+    """Lists the names of classes where `label` is text, not yet a number.
+
+    Returns:
+      The different texts, sorted; None if `label` is not text.
+    """
+    return None
+
   def find_damage(self) -> str | None:
     """Finds out which file is damaged, after reading lost data.
 
@@ -227,6 +235,7 @@ _OPTIONAL = (
   "bad_examples",
   "find_damage",
   "some_labels",
+  "labels_as_text",
   "class_names",
   "num_classes",
   "classes_of",

@@ -69,7 +69,10 @@ def lines(text: str) -> list[str]:
 
 
 def read_table(
-  path: str | os.PathLike, columns: tuple[str, ...], key: str
+  path: str | os.PathLike,
+  columns: tuple[str, ...],
+  key: str,
+  optional: tuple[str, ...] = (),
 ) -> list[tuple[int, list[str]]]:
   """Reads a CSV file with a header.
 
@@ -77,6 +80,7 @@ def read_table(
     path: of the file; delimiters are commas, or else semicolons or tabs.
     columns: names of the columns to read.
     key: the config key that names the file, for errors.
+    optional: further columns; if there is no such column, its cells are empty.
 
   Returns:
     List of (number of the line, cells of the columns, without blanks at their
@@ -100,11 +104,13 @@ def read_table(
       f"{' and '.join(columns)}; it has {[name.strip() for name in header]}."
     )
   places, rows = [names.index(c) for c in columns], []
+  places += [names.index(c) if c in names else None for c in optional]
   try:
     for row in reader:
-      cells = [row[i].strip() if i < len(row) else "" for i in places]
+      # Lines may end before the last column.
+      cells = {i: cell.strip() for i, cell in enumerate(row)}
       if row:
-        rows.append((reader.line_num, cells))
+        rows.append((reader.line_num, [cells.get(i, "") for i in places]))
     _check_quotes(text, delimiter)
   except csv.Error as e:
     raise ConfigError(f"{where}, line {reader.line_num}: {e}.") from None

@@ -49,6 +49,8 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     split: names in that dict and slices as in TFDS, "train[:90%]"; without
       a dict everything is called "all". Slices follow the order of the shards.
       None: everything, if there is one split only.
+    split_seed: slices are taken after shuffling by this seed, see
+      `slices.positions`.
     features: dict of feature -> where it comes from: extensions, the first that
       a sample has ("jpg;png"), or a value in JSON ("json:size.width"). `cls` is
       an int64, other files are strings of bytes. By default images are called
@@ -65,6 +67,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     path: str | Sequence[str] | Mapping[str, Any],
     split: str | None = None,
     *,
+    split_seed: int | None = None,
     features: Mapping[str, str] | None = None,
     num_classes: int | None = None,
     cache_dir: str | None = None,
@@ -82,7 +85,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
       opened += parts
       sizes[name] = sum(map(len, parts))
     self._samples = concatenation.Concatenation(
-      opened, slices.positions(split, sizes)
+      opened, slices.positions(split, sizes, seed=split_seed)
     )
     samples = next(s for s in opened if not s.problem)
     self._features = _parse_features(features or _default_features(samples))

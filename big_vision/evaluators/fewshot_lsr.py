@@ -36,6 +36,9 @@ API = "jit"
 BIAS_CONSTANT = 100.0
 
 
+# Of a dataset that is not one of TFDS.
+_PARTS = ("train", "test")
+
 # Test images that are converted to float64 at a time.
 _CHUNK = 4096
 
@@ -189,10 +192,15 @@ def data_sources(cfg: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
   """
   sources = []
   for short, entry in cfg.get("datasets", {}).items():
-    if isinstance(entry, str) or len(entry) != 3:
+    if isinstance(entry, Mapping) and set(entry) == set(_PARTS):
+      for part in _PARTS:
+        sources.append((f"datasets.{short}.{part}", dict(entry[part])))
+      continue
+    if isinstance(entry, str | Mapping) or len(entry) != 3:
       raise ValueError(
         f"datasets.{short}={entry!r} should be (TFDS name, train split, test "
-        "split)."
+        "split), or a dict of `train` and `test`, each as the `data` of other "
+        "evaluators."
       )
     name, *splits = entry
     for split in splits:
@@ -237,7 +245,7 @@ class Evaluator:
     self,
     predict_fn: PredictFn,
     batch_size: int,
-    datasets: Mapping[str, Sequence[str]],
+    datasets: Mapping[str, Sequence[str] | Mapping[str, Any]],
     shots: Sequence[int],
     l2_reg: float,
     pp_train: str,
@@ -257,7 +265,8 @@ class Evaluator:
       predict_fn: `(train_state, batch) -> (zimg [B, D], ..., out)`; the batch
         is without labels and mask.
       batch_size: global batch size.
-      datasets: short name -> (TFDS name, train split, test split).
+      datasets: short name -> (TFDS name, train split, test split), or a dict of
+        `train` and `test`, each as `config.input.data`.
       shots: numbers of training images per class.
       l2_reg: weight of the squared norm of the regression's weights.
       pp_train: preprocessing string of the train splits.
@@ -266,14 +275,21 @@ class Evaluator:
         in front of the others' `z/`.
       representation_layer: path in `out`; None means `zimg`.
       num_seeds: number of random choices of the training images.
-      label_key: feature with the integer labels, a TFDS ClassLabel.
+      label_key: feature with the integer labels, of a known number of classes.
       mask_key: feature that is False on padding.
       data_dir: folder of the TFDS datasets.
       devices: flat array of devices in the order of the mesh.
     """
     bv_devices.check_batch_size(batch_size, devices)
     self.batch_size = batch_size
-    self.datasets = {k: tuple(v) for k, v in datasets.items()}
+    # Those of `train` and `test` get a name that TFDS cannot have.
+    self._given = {
+      f"datasets.{k}": v for k, v in datasets.items() if isinstance(v, Mapping)
+    }
+    self.datasets = {
+      k: (f"datasets.{k}", *_PARTS) if isinstance(v, Mapping) else tuple(v)
+      for k, v in datasets.items()
+    }
     self.shots = tuple(shots)
     self.l2_reg = l2_reg
     self.pp_train = pp_train
@@ -352,10 +368,18 @@ class Evaluator:
     return x.astype(np.float32), y
 
   def _num_classes(self, name: str, split: str) -> int:
-    """Returns the number of classes of a TFDS dataset."""
+    """Returns the number of classes of a dataset."""
     from big_vision.datasets import core as ds_core
 
     source = ds_core.get(**self._data(name, split))
+    if name in self._given:
+      found = source.classes_of(self.label_key)
+      if found is None:
+        raise ValueError(
+          f"{name}.{split} does not tell the number of classes of label_key="
+          f"{self.label_key!r}: add num_classes to it."
+        )
+      return found.num
     builder: Any = getattr(source, "builder", None)
     if builder is None:
       raise ValueError(
@@ -374,4 +398,6 @@ class Evaluator:
     return num_classes
 
   def _data(self, name: str, split: str) -> dict[str, Any]:
+    if name in self._given:
+      return dict(self._given[name][split])
     return {"name": name, "split": split, "data_dir": self.data_dir}

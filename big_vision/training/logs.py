@@ -6,9 +6,9 @@ matched which, single metrics, timings), is in the file only; and on stderr with
 """
 
 import logging as py_logging
-import logging.handlers
 import re
 import sys
+from logging import handlers
 
 import jax
 from absl import logging
@@ -101,15 +101,16 @@ class File:
     Args:
       workdir: folder of the run, or None.
     """
-    self._handler: logging.handlers.MemoryHandler | None = None
+    self._handler: handlers.MemoryHandler | None = None
     self._workdir = workdir
     if workdir and fs.is_local(workdir) and jax.process_index() == 0:
       # The target comes later; until then nothing is flushed.
-      self._handler = py_logging.handlers.MemoryHandler(
+      handler = handlers.MemoryHandler(
         capacity=sys.maxsize, flushLevel=py_logging.CRITICAL + 1
       )
-      self._handler.addFilter(no_chatter)
-      logging.get_absl_logger().addHandler(self._handler)
+      handler.addFilter(no_chatter)
+      logging.get_absl_logger().addHandler(handler)
+      self._handler = handler
 
   def begin(self) -> None:
     """Writes what has waited; from now on lines are written at once."""

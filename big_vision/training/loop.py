@@ -13,15 +13,19 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 
 from big_vision import checkpoints, devices, lookup, profiler
 from big_vision.evaluators import build as eval_build
 from big_vision.evaluators import common as eval_common
-from big_vision.planning import chips, flops
 from big_vision.schedules import itstime
 from big_vision.training import best as best_lib
-from big_vision.training import console, preemption, resuming, shape_check
+from big_vision.training import (
+  console,
+  preemption,
+  resuming,
+  shape_check,
+  throughput,
+)
 from big_vision.training import params as params_lib
 from big_vision.training import state as state_lib
 from big_vision.training import step as step_lib
@@ -117,14 +121,14 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
         if not later:
           _begin(setup)  # It compiles, fits and computes.
           again = functools.partial(update, static=static)
-          utilization = _utilization(
+          utilization = throughput.utilization(
             setup, again, state, batch, plan.frozen, rng_loop
           )
         for name, value in sorted(measured.items()):
           writer.measure(name, value)
         chrono.tick(step)
         _check_finite(measured, step, log_every)
-        progress.update(step, _speed(setup, measured, utilization))
+        progress.update(step, throughput.of_step(setup, measured, utilization))
 
       preempted = stop.reached(step)
       keep = _keep(setup, step)
@@ -245,49 +249,3 @@ def _check_finite(
         "checkpoint is kept. A lower config.lr, a longer warm-up or "
         "config.grad_clip_norm usually help."
       )
-
-
-def _speed(
-  setup: Setup, measured: Measurements, utilization: float | None
-) -> dict[str, float]:
-  """Computes for the progress line: loss, rates, time to go.
-
-  Args:
-    setup: the Setup.
-    measured: results of a step.
-    utilization: see `_utilization`.
-  """
-  writer, chrono = setup.writer, setup.chrono
-  shown = {"training_loss": float(measured["training_loss"])}
-  mult = writer.latest.get("global_schedule")
-  if isinstance(mult, float):
-    shown["lr"] = setup.config.lr * mult
-  per_core = writer.latest.get("img/sec/core")
-  if per_core:
-    shown["img/sec"] = per_core * jax.device_count()
-    left = setup.total_steps - (chrono.prev_step or 0)
-    shown["eta"] = left * setup.batch_size / shown["img/sec"]
-    if utilization:
-      shown["mfu"] = utilization * per_core
-  return shown
-
-
-def _utilization(setup: Setup, update: Any, *args: Any) -> float | None:
-  """Computes which part of a chip's peak one image per second would use.
-
-  Args:
-    setup: the Setup.
-    update: the train step.
-    *args: its arguments.
-
-  Returns:
-    The fraction; None where the chip or an operation is not known.
-  """
-  chip = chips.of_device(jax.devices()[0].device_kind)
-  if chip is None:
-    return None
-  try:
-    return flops.of_function(update, *args) / setup.batch_size / chip.flops
-  except ValueError as e:
-    logging.warning("MFU is not shown: %s", e)
-    return None

@@ -32,6 +32,8 @@ SHARED = (
   "demo",
   "demo_pp",
   "demo_tower",
+  "own_data",
+  "own_sources",
 )
 NAMES = [
   ".".join(p.relative_to(CONFIGS).with_suffix("").parts)

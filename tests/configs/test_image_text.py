@@ -1,5 +1,7 @@
 """What configs of image-text models share."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from big_vision.configs.proj.image_text import (
   siglip_lit_coco,
   siglip_pretrain,
 )
+from big_vision.datasets import core
 
 
 def test_retrieval_on_coco():
@@ -197,3 +200,49 @@ def test_kinds_that_demos_hold_out():
   disclf = siglip_pretrain.get_config("demo").evals.disclf
   names = disclf.dataset_overrides.heldout.class_names
   assert len(names) == 8 and names[3] == "purple diamond"
+
+
+@pytest.mark.tf
+def test_pairs_in_files_and_folders(tmp_path):
+  parse = lambda arg: bvcc.parse_arg(arg, **common.PAIRS)
+  pictures, table = tmp_path / "p", tmp_path / "t.csv"
+  (pictures / "a dog").mkdir(parents=True)
+  (pictures / "a dog/1.png").write_bytes(b"1")
+  arg = parse(f"source=folder,path={pictures}")
+  assert common.pairs(arg, "train") == (
+    dict(name="bv:folder", path=str(pictures)),
+    "class_name",
+  )
+  data, _ = common.pairs(arg, "all[:50%]")
+  assert (data["split"], data["split_seed"]) == ("all[:50%]", 0)
+
+  table.write_text("file,text\np/a dog/1.png,two dogs\n")
+  arg = parse(f"source=csv,path={table}")
+  data, text = common.pairs(arg, "train")
+  assert data == dict(
+    name="bv:folder",
+    path=str(tmp_path),
+    labels=str(table),
+    features=dict(image="file", text="text"),
+  )
+  (row,) = core.get(**data).get_tfdata().as_numpy_iterator()
+  assert (row["image"], row[text]) == (b"1", b"two dogs")
+  assert "label" not in row
+
+  rows = tmp_path / "t.jsonl"
+  rows.write_text(
+    json.dumps(dict(image="1.png", caption="a dog", split="train"))
+  )
+  arg = parse(f"source=jsonl,path={rows},root={pictures}/a dog,text=caption")
+  data, text = common.pairs(arg, "train")
+  assert data["split"] == "train"
+  (row,) = core.get(**data).get_tfdata().as_numpy_iterator()
+  assert (row["image"], row[text]) == (b"1", b"a dog")
+
+  config = siglip_lit_coco.get_config(f"source=csv,path={table},val_split=all")
+  assert config.input.data.labels == str(table)
+  assert 'inkey="text"' in config.input.pp
+  assert "randaug" not in config.evals.val.pp_fn
+  config = siglip_pretrain.get_config(f"source=folder,path={pictures}")
+  assert 'inkey="class_name"' in config.input.pp
+  assert config.input.batch_size == 1  # Of one picture.

@@ -320,3 +320,51 @@ def test_names_that_are_no_utf8(tmp_path):
   next(it)
   with pytest.raises(ValueError, match=r"ll/caf\\xe9/\\xe9.png.*not an image"):
     next(it)
+
+
+def test_split_seed(tmp_path):
+  write(tmp_path, [f"{c}/{i:02d}.png" for c in "abc" for i in range(10)])
+  names = lambda split, seed: {
+    name for name, _ in rows(str(tmp_path), split, split_seed=seed)
+  }
+  parts = [names("all[:20%]", seed) for seed in (None, 0, 1)]
+  assert all(len(part) == 6 for part in parts)
+  assert len(set(map(frozenset, parts))) == 3
+  assert not names("all[20%:]", 0) & parts[1]
+  assert len(names("all[20%:]", 0) | parts[1]) == 30
+  # What is held out stays so if pictures are added.
+  write(tmp_path, ["a/more.png"])
+  assert len(names("all[:20%]", 0) & parts[1]) >= 5
+
+
+def test_columns_of_a_csv(tmp_path):
+  write(tmp_path, ["x/1.png", "x/2.png", "y/3.png"])
+  table = tmp_path / "t.csv"
+  absolute = tmp_path / "y/3.png"
+  table.write_text(
+    "kind,where,split,note\n"
+    f"b,x/1.png,train,one\na,x/2.png,val,two\nb,{absolute},train,\n"
+  )
+  kw = dict(
+    labels=str(table), features=dict(image="where", label="kind", text="note")
+  )
+  source = folder.DataSource(str(tmp_path), "train", **kw)
+  got = list(source.get_tfdata(ordered=True).as_numpy_iterator())
+  assert [(e["label"], e["text"]) for e in got] == [(1, b"one"), (1, b"")]
+  assert all(e["image"] == IMAGE for e in got)
+  assert got[1]["tfds_id"] == str(absolute).encode()
+  assert source.class_names == ["a", "b"]
+  assert folder.split_names(str(table)) == ["train", "val"]
+  with pytest.raises(
+    ValueError, match=r"'test/'.*'split' has \['train', 'val'"
+  ):
+    folder.DataSource(str(tmp_path), "test", **kw)
+  kw["features"] = dict(image="where", text="note")
+  source = folder.DataSource(str(tmp_path), **kw)
+  assert source.classes_of("label") is None
+  assert source.some_labels(2) is None
+  assert "label" not in source.example_spec()
+  with pytest.raises(ValueError, match="features.*as `image`"):
+    folder.DataSource(str(tmp_path), **(kw | dict(features=dict(label="x"))))
+  with pytest.raises(ValueError, match=r"data\.features.*not given"):
+    folder.DataSource(str(tmp_path), features=kw["features"])

@@ -11,6 +11,7 @@ import pytest
 
 from big_vision import input_pipeline
 from big_vision.datasets import jsonl
+from big_vision.datasets.classes import Classes
 from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
@@ -199,3 +200,40 @@ def test_errors_name_the_line(write, text, match):
 
 def test_blank_lines_at_the_end(write):
   assert jsonl.DataSource(write('{"a": 1}\n\n  \n')).total_examples == 1
+
+
+def test_splits_and_names_of_classes(write):
+  path = write(
+    [
+      dict(label="b", split="val"),
+      dict(label="a", split="train"),
+      dict(label="b", split="train"),
+    ]
+  )
+  source = jsonl.DataSource(path, "train", classes=["a", "b"])
+  assert [(r["id"], r["label"]) for r in read(source)] == [(b"1", 0), (b"2", 1)]
+  assert source.classes_of("label") == Classes(2, ("a", "b"))
+  assert source.split_names() == ["val", "train"]
+  source = jsonl.DataSource(path, features=dict(kind="label"))
+  assert [r["kind"] for r in read(source)] == [b"b", b"a", b"b"]
+  assert source.labels_as_text() == ["a", "b"]
+  for kw, message in [
+    (dict(split="test"), "'test'"),
+    (dict(features=dict(x="kind")), "'kind'"),
+    (dict(classes=["a", "c"]), "label 'b', which is none of the 2"),
+  ]:
+    with pytest.raises(ValueError, match=message):
+      jsonl.DataSource(path, **kw)
+  path = write([dict(label=i) for i in range(10)])
+  with pytest.raises(ValueError, match="not text"):
+    jsonl.DataSource(path, classes=["a"])
+  parts = [
+    {int(r["label"]) for r in read(jsonl.DataSource(path, s, split_seed=0))}
+    for s in ("all[:3]", "all[3:]")
+  ]
+  assert len(parts[0]) == 3
+  assert parts[0] | parts[1] == set(range(10))
+  assert parts[0] != {0, 1, 2}
+  # Labels are in the range of all rows, whatever the split.
+  source = jsonl.DataSource(path, "all[:1]", num_classes=None)
+  assert source.classes_of("label") == Classes(10)

@@ -51,3 +51,13 @@ def test_everything_can_be_sliced():
 def test_errors(spec, message):
   with pytest.raises(ValueError, match=message):
     slices.resolve(spec, {"train": 10, "all": 10})
+
+
+def test_seed():
+  sizes = {"a": 10, "b": 10}
+  get = lambda spec, seed=3: slices.positions(spec, sizes, seed=seed).tolist()
+  assert sorted(get("a[:30%]") + get("a[30%:]")) == list(range(10))
+  assert get("a[:30%]") == sorted(get("a[:30%]"))
+  assert get("a[:30%]") != get("a[:30%]", 4)
+  assert get("a[:30%]") != [0, 1, 2]
+  assert get("a+b[:30%]") == [*range(10), *(10 + i for i in get("a[:30%]"))]

@@ -234,6 +234,13 @@ def test_data_sources():
   assert test == (name, dict(name="pets", split="test", data_dir="d"))
   with pytest.raises(ValueError, match="datasets.p"):
     fewshot_lsr.data_sources({"datasets": {"p": ("pets", "train")}})
+  given = dict(train=dict(name="bv:x", path="a"), test=dict(name="bv:x"))
+  assert fewshot_lsr.data_sources({"datasets": {"p": given}}) == [
+    ("datasets.p.train", given["train"]),
+    ("datasets.p.test", given["test"]),
+  ]
+  with pytest.raises(ValueError, match="or a dict of `train` and `test`"):
+    fewshot_lsr.data_sources({"datasets": {"p": dict(train={}, val={})}})
 
 
 @pytest.mark.tf
@@ -263,6 +270,14 @@ def test_digits(tfds_data_dir):
   one, ten = result["z/dig_1shot-seed-0"], result["z/dig_10shot-seed-0"]
   assert 0.3 < one < ten
   assert ten > 0.7
+
+  # The same by the arguments of any source.
+  given = dict(
+    train=dict(name="digits", split="train[:300]"),
+    test=dict(name="digits", split="test"),
+  )
+  evaluator = fewshot_lsr.Evaluator(pixels, datasets=dict(dig=given), **kw)
+  assert dict(evaluator.run({})) == result
 
   with pytest.raises(ValueError, match="label_key='lbl'.*label"):
     evaluator = fewshot_lsr.Evaluator(

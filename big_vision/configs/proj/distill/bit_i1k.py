@@ -12,6 +12,11 @@ has 82.8% top-1 at 224 pixels, its teacher 83.0%.
 `:runlocal` is for trying it on one machine: small batch, 16 images per
 evaluation.
 
+`:source=folder,path=/data/pets` and others are data of your own, see
+`own_data.py`. They need a teacher with the same classes, such as a run of
+`transfer.py:model=bit-m-r50x1` on them: its checkpoint is `--config.prof_m_init`,
+its model `--config.prof_m.depth 50 --config.prof_m.width 1`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny student of a tiny
 random teacher on generated data, see `demo.py`.
 """
@@ -19,7 +24,7 @@ random teacher on generated data, see `demo.py`.
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 from big_vision.configs.proj.distill import common
 
@@ -30,12 +35,12 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: the keys `runlocal`, `demo`.
+    arg: the keys `runlocal`, `demo`, and those of `own_data.ARGS`.
 
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, runlocal=False, demo=False)
+  arg = bvcc.parse_arg(arg, runlocal=False, demo=False, **own_data.ARGS)
   config = mlc.ConfigDict()
 
   config.input = dict(
@@ -82,6 +87,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
       pp_fn=f'{pp}|keep("image")',
       log_steps=1000,
     )
+  own_data.apply(config, arg)
   if arg.demo:
     demo.apply(config)
   return config

@@ -9,7 +9,7 @@ import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 
 # Checkpoints of the paper's teachers, by their training data: rc128 is a
 # random crop of 128 pixels, ic224 an inception crop of 224.
@@ -138,6 +138,7 @@ def bigsweep(
     variant="medium",
     crop="inception_crop(128)",
     demo=False,
+    **own_data.ARGS,
   )
   if arg.data not in data:
     raise lookup.unknown("dataset", arg.data, data)
@@ -175,6 +176,7 @@ def bigsweep(
   config.evals = model_evals(evals, student_steps=500)
   for name, evaluator in evals.items():
     config.evals[f"dist_{name}"] = distance_eval(evaluator["data"], pp)
+  own_data.apply(config, arg)
   if arg.demo:
     demo.apply(config)
   return config

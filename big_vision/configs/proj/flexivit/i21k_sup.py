@@ -16,6 +16,9 @@ published. The loss of one size is about that of a plain ViT of this size.
 `:runlocal` is for trying it on one machine: small batch, 16 images per
 evaluation. `:res=` is the size of images.
 
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny model on generated
 data with three patch sizes, see `demo.py`.
 """
@@ -23,6 +26,7 @@ data with three patch sizes, see `demo.py`.
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
+from big_vision.configs import own_data
 from big_vision.configs.proj.flexivit import common
 
 
@@ -30,12 +34,14 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: the keys `runlocal`, `res`, `demo`.
+    arg: the keys `runlocal`, `res`, `demo`, and those of `own_data.ARGS`.
 
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, runlocal=False, res=240, demo=False)
+  arg = bvcc.parse_arg(
+    arg, runlocal=False, res=240, demo=False, **own_data.ARGS
+  )
   config = mlc.ConfigDict()
 
   config.seed = 0
@@ -96,4 +102,5 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     )
     config.evals.update({f"{name}{s:02}": e for name, e in evals.items()})
 
+  own_data.apply(config, arg)
   return common.finish(config, arg, lr=0.003, total_steps=800)

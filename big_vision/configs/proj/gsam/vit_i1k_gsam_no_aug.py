@@ -14,6 +14,9 @@ Expected: the accuracies of the paper without strong augmentation.
 `:runlocal` is for trying it on one machine: small batch, 16 images per
 evaluation.
 
+`:source=folder,path=/data/pets` and others train on data of your own, see
+`own_data.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny model on generated
 data, see `demo.py`.
 """
@@ -21,7 +24,7 @@ data, see `demo.py`.
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 from big_vision.training import flat_config
 
@@ -30,12 +33,14 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: the keys `variant`, `runlocal`, `demo`.
+    arg: the keys `variant`, `runlocal`, `demo`, and those of `own_data.ARGS`.
 
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, variant="B/32", runlocal=False, demo=False)
+  arg = bvcc.parse_arg(
+    arg, variant="B/32", runlocal=False, demo=False, **own_data.ARGS
+  )
   config = mlc.ConfigDict()
 
   config.dataset = "imagenet2012"
@@ -93,6 +98,9 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   if arg.runlocal:
     config.batch_size = 8
     config.shuffle_buffer_size = 10
+  if arg.source:
+    config = flat_config.modern(config)
+    own_data.apply(config, arg)
   if arg.demo:
     # The radius is one for large models; gsam.lr_max follows.
     config.lr = 0.01

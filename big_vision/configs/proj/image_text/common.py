@@ -23,6 +23,7 @@ import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup
+from big_vision.configs import own_sources
 from big_vision.configs.proj.image_text import demo
 from big_vision.models import vit
 from big_vision.models.proj.image_text import preprocessing
@@ -178,13 +179,20 @@ PAIRS = dict(
   val_split="",
   image="",
   text="",
+  root="",
 )
 # Names of the default features of images and texts.
 _PLACES = {
   "tfds": ("image", "captions/text"),
   "webdataset": ("jpg;jpeg;png;webp", "txt"),
   "hf": ("image", "text"),
+  "csv": ("file", "text"),
+  "jsonl": ("image", "text"),
+  "folder": ("image", "class_name"),
 }
+
+
+_COUNTED = ("csv", "jsonl", "folder")
 
 
 def parse_arg(arg: str | None, **spec: Any) -> mlc.ConfigDict:
@@ -251,9 +259,11 @@ def pairs(arg: Any, split: str) -> tuple[dict[str, Any], str]:
 
   Args:
     arg: parsed arguments of a config with `PAIRS`: `source` is one of "tfds",
-      "webdataset" and "hf"; `path` is the TFDS name, the shards, or the Hugging
-      Face dataset; `image` and `text` are features, file name extensions or
-      columns.
+      "webdataset", "hf", "csv", "jsonl" and "folder" (names of classes are the
+      texts); `path` is the TFDS name, the shards, the Hugging Face dataset, the
+      file or the folder; `image` and `text` are features, file name extensions,
+      columns or keys; `root` is the folder that paths in a file are relative
+      to, by default its own.
     split: of the dataset.
 
   Returns:
@@ -269,11 +279,35 @@ def pairs(arg: Any, split: str) -> tuple[dict[str, Any], str]:
   image, text = arg.image or image, arg.text or text
   if arg.source == "tfds":
     return dict(name=arg.path, split=split), text
+  if arg.source in _COUNTED:
+    parts = own_sources.open_splits(arg, "text")
+    whole = split == "train" and "train" not in parts
+    data = own_sources.data_of_split(arg, parts, "all" if whole else split)
+    return data, "class_name" if arg.source == "folder" else "text"
   features = dict(image=image, text=text)
   data = dict(name=f"bv:{arg.source}", path=arg.path, features=features)
   if arg.source == "hf" or split != "train":  # Tar shards are one split.
     data["split"] = split
   return data, "text"
+
+
+def fit_batch(arg: Any, data: dict[str, Any], batch_size: int) -> int:
+  """Makes a batch no larger than the pairs, of sources that are quick to count.
+
+  Args:
+    arg: parsed arguments with `source`.
+    data: config of the dataset.
+    batch_size: the largest.
+
+  Returns:
+    The number of pairs in a batch.
+  """
+  if arg.source not in _COUNTED:
+    return batch_size
+  from big_vision.datasets import core  # The TensorFlow wing.
+
+  num_pairs = core.get(**data).total_examples
+  return own_sources.fit_batch(batch_size, num_pairs)
 
 
 def get_contrastive(data: Any, pp: str, **kw: Any) -> mlc.ConfigDict:
@@ -314,13 +348,14 @@ def set_pairs(
       `cap_task`; None for none.
   """
   data, text = pairs(arg, arg.split)
+  batch_size = arg.batch_size if not arg.runlocal else 32
   texts, keys = tokenize(text), '"image", "labels"'
   if also:
     texts = f"{also(text)}|{texts}"
     keys += ', "cap_tokens", "cap_mask", "cap_task"'
   config.input = dict(
     data=data,
-    batch_size=arg.batch_size if not arg.runlocal else 32,
+    batch_size=fit_batch(arg, data, batch_size),
     shuffle_buffer_size=250_000 if not arg.runlocal else 50,
     # First `flatten`: afterwards it would take NaFlex apart.
     pp=f"flatten|decode|{pp_image(arg, train=True)}|{texts}|keep({keys})",

@@ -7,7 +7,8 @@ Text Tuning"), with the sigmoid loss of https://arxiv.org/abs/2303.15343.
     --config big_vision/configs/proj/image_text/siglip_lit_coco.py:batch_size=512 \
     --workdir /path/to/workdir
 
-`:txt=bert_large,img=L/16` chooses the towers. `init=` evaluates published models,
+`:source=csv,path=/data/pairs.csv,val_split=...` and others are pairs of your own,
+see `siglip_pretrain.py`. `:txt=bert_large,img=L/16` chooses the towers. `init=` evaluates published models,
 whose vocabulary lies beside them:
 
   python -m big_vision.tools.eval_only \
@@ -51,6 +52,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     init="",
     img_head=False,
     batch_size=512,
+    **common.PAIRS,
     demo=False,
   )
   img_variant, img_init = common.inits[arg.img]
@@ -63,13 +65,16 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     f'bert_tokenize(inkey="{inkey}", max_len={arg.token_len}, '
     f'vocab_path="{vocab}")'
   )
+  data, text = common.pairs(arg, arg.split)
   config.input = dict(
-    data=dict(name="coco_captions", split="train"),
-    batch_size=arg.batch_size if not arg.runlocal else 32,
+    data=data,
+    batch_size=common.fit_batch(
+      arg, data, arg.batch_size if not arg.runlocal else 32
+    ),
     shuffle_buffer_size=250_000 if not arg.runlocal else 50,
     pp=(
       f"decode|resize({arg.res})|flip_lr|randaug(2,10)|value_range(-1,1)"
-      f'|flatten|{tokenize("captions/text")}|keep("image", "labels")'
+      f'|flatten|{tokenize(text)}|keep("image", "labels")'
     ),
   )
   config.pp_modules = [
@@ -126,6 +131,12 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
       log_steps=1000,
     )
   )
+  if arg.val_split:
+    config.evals.val = common.get_contrastive(
+      common.pairs(arg, arg.val_split)[0],
+      config.input.pp.replace("|flip_lr|randaug(2,10)", ""),
+      log_steps=1000,
+    )
   if arg.demo:
     demo.apply(config)
     config.model.image.update(demo.IMAGE)

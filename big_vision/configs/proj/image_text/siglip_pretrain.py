@@ -13,6 +13,9 @@ Sources of pairs, see docs/datasets.md:
   :path=my_dataset,text=caption,split=train[1%:]         TFDS
   :source=webdataset,path=/data/cc12m-{00000..01242}.tar
   :source=hf,path=org/dataset,image=image,text=caption
+  :source=csv,path=/data/pairs.csv,image=file,text=caption   columns
+  :source=jsonl,path=/data/pairs.jsonl,image=image,text=text
+  :source=folder,path=/data/pets                         names of the classes
 
 `val_split=train[:1%]` evaluates the loss on other pairs. `imagenet` and `coco`
 evaluate zero-shot classification and retrieval; they need these datasets.
