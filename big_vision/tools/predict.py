@@ -18,19 +18,18 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from big_vision.tools import predict_files, predict_rows
+from big_vision import command_line
+from big_vision.tools.predictions import files, rows
 
 BATCH_SIZE = 64
 
 
 def parser() -> argparse.ArgumentParser:
   """Makes the parser of the command line."""
-  description = (__doc__ or "").split("\n\n", 2)[2]
-  out = argparse.ArgumentParser(
-    prog="python -m big_vision.tools.predict",
+  out = command_line.make_parser(
+    "big_vision.tools.predict",
+    __doc__,
     usage="%(prog)s --from WORKDIR [OPTIONS] PICTURES...",
-    description=description,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = out.add_argument
   add("pictures", nargs="+", metavar="PICTURES", help="see above")
@@ -42,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     help="of a run that trained the model, or hf://org/repo of a SigLIP",
   )
   add("--init", help="another checkpoint than the last one of the workdir")
-  add("--topk", type=int, default=5, help="classes per picture (default: 5)")
+  add("--topk", type=int, default=5, help="classes per picture")
   add(
     "--text",
     action="append",
@@ -50,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
   )
   add(
     "--format",
-    choices=predict_rows.FORMATS,
+    choices=rows.FORMATS,
     help="default: table on a terminal, else csv",
   )
   add("--out", metavar="FILE", help="for the rows, instead of standard output")
@@ -69,25 +68,25 @@ def parser() -> argparse.ArgumentParser:
     "--batch_size",
     type=int,
     default=BATCH_SIZE,
-    help=f"pictures at once on the device (default: {BATCH_SIZE})",
+    help="pictures at once on the device",
   )
   add(
     "--threads",
     type=int,
     default=os.cpu_count() or 1,
-    help="that read pictures (default: one per CPU core)",
+    help="that read pictures; one per CPU core",
   )
   return out
 
 
 def predict(
   model: Any,
-  pictures: Iterable[predict_files.Picture],
+  pictures: Iterable[files.Picture],
   *,
   topk: int,
   batch_size: int,
   threads: int,
-) -> Iterator[predict_rows.Row]:
+) -> Iterator[rows.Row]:
   """Predicts pictures, in their order.
 
   Args:
@@ -100,7 +99,7 @@ def predict(
   Yields:
     A row for each picture.
   """
-  prepared = predict_files.in_threads(model.prepare, pictures, threads)
+  prepared = files.in_threads(model.prepare, pictures, threads)
   while batch := list(_take(prepared, batch_size)):
     good = [x for _, x, error in batch if not error]
     if good:
@@ -110,10 +109,10 @@ def predict(
       best = iter(())
     for name, _, error in batch:
       if error:
-        yield predict_rows.Row(name, error=error)
+        yield rows.Row(name, error=error)
       else:
         predictions, feature = next(best)
-        yield predict_rows.Row(name, predictions, feature)
+        yield rows.Row(name, predictions, feature)
 
 
 def _take(items, num):
@@ -139,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
       raise ValueError(f"--{name}={getattr(args, name)} should be at least 1.")
   if args.features and not args.features.endswith(".npz"):
     raise ValueError(f"--features={args.features} must end in .npz.")
-  pictures = predict_files.find(args.pictures, sys.stdin)
+  pictures = files.find(args.pictures, sys.stdin)
   if not pictures:
     raise ValueError(f"There are no pictures in {', '.join(args.pictures)}.")
 
@@ -169,7 +168,7 @@ def run(args: argparse.Namespace) -> int:
       f"TensorFlow preprocesses the pictures, due to {op}.", file=sys.stderr
     )
 
-  rows = predict(
+  predicted = predict(
     model,
     pictures,
     topk=args.topk,
@@ -184,10 +183,10 @@ def run(args: argparse.Namespace) -> int:
       )
     default = "table" if out.isatty() else "csv"
     num_classes = min(args.topk, len(model.class_names))
-    write = predict_rows.writer(args.format or default, out, num_classes)
-    progress = stack.enter_context(predict_rows.Progress(len(pictures)))
+    write = rows.writer(args.format or default, out, num_classes)
+    progress = stack.enter_context(rows.Progress(len(pictures)))
     names, features = [], []
-    for row in rows:
+    for row in predicted:
       if out.isatty():
         progress.clear()
       write(row)
@@ -196,7 +195,7 @@ def run(args: argparse.Namespace) -> int:
         names.append(row.picture)
         features.append(row.features)
   if args.features:
-    predict_rows.save_features(args.features, names, features)
+    rows.save_features(args.features, names, features)
   if progress.failed:
     print(
       f"{progress.failed} of {len(pictures)} pictures have no prediction: their "
@@ -224,7 +223,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   except (ValueError, KeyError, OSError) as e:
     from big_vision.training import user_errors
 
-    if isinstance(e, KeyError) and not user_errors.is_of_user(e):
+    if args.debug or (
+      isinstance(e, KeyError) and not user_errors.is_of_user(e)
+    ):
       raise
     print(f"Error: {user_errors.message(e)}", file=sys.stderr)
     return 1

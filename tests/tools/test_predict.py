@@ -13,7 +13,8 @@ import pytest
 
 import trained_run
 from big_vision import pretrained
-from big_vision.tools import predict, predict_files
+from big_vision.tools import predict
+from big_vision.tools.predictions import files
 
 pytestmark = [pytest.mark.tf, pytest.mark.usefixtures("quick_compilation")]
 
@@ -155,8 +156,8 @@ assert not {"jax", "tensorflow", "numpy"} & set(sys.modules)
 def test_order_and_number_of_threads(tmp_path):
   for i in range(100):
     (tmp_path / f"{i:03}.png").write_bytes(bytes([i]))
-  found = predict_files.find([str(tmp_path)], sys.stdin)
+  found = files.find([str(tmp_path)], sys.stdin)
   for threads in (1, 7):
-    got = list(predict_files.in_threads(lambda data: data[0], found, threads))
+    got = list(files.in_threads(lambda data: data[0], found, threads))
     assert [x for _, x, _ in got] == list(range(100))
     assert os.path.basename(got[7][0]) == "007.png"
