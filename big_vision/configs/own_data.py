@@ -162,6 +162,9 @@ def _set_evals(config, own):
       continue
     found.add(key)
     cfg["pp_fn"] = _adapt(cfg["pp_fn"], own)
+    if "distances" in cfg:  # Of distillation; some are of the k best classes.
+      fits = lambda d: d.get("k", 1) <= own.num_classes
+      cfg["distances"] = tuple(filter(fits, cfg["distances"]))
     for split, data in own.held_out.items():
       new = re.sub("(?<![a-z])(val|test|train)(?![a-z])", split, name)
       new = new if new != name or split == "val" else f"{name}_{split}"
