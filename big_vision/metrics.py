@@ -1,7 +1,8 @@
-"""Writes the metrics of a run: JSON lines, TensorBoard events, the text log."""
+"""Writes the metrics of a run: JSON lines, TensorBoard, log, other trackers."""
 
 import json
 import os
+import sys
 from concurrent import futures
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from big_vision import fs
+from big_vision import fs, trackers
 from big_vision.types import ConfigLike
 
 
@@ -19,6 +20,7 @@ class BigVisionMetricWriter:
   Process 0 writes; in the others all calls do nothing. With a workdir there
   are `big_vision_metrics.txt`, one JSON object a line, which a resumed run
   continues, `config.json`, and TensorBoard event files (local folders only).
+  `trackers` of the config get the same values at the same steps.
 
   A write is one system call, made by a thread before the next `step_end`
   returns: a process killed at any time loses at most its latest line.
@@ -55,30 +57,40 @@ class BigVisionMetricWriter:
     self._pool = None
     self._pending = None
     self._tensorboard = None
-    if not workdir or not self.workdir:
+    self._trackers = None
+    self._names = trackers.names(config) if jax.process_index() == 0 else []
+    self.fname = self.fname_initial = None
+    if workdir and self.workdir:
+      self._name_files(workdir, xid, wid)
+    elif not self._names:
       return
+    self._held = []
+    if not hold:
+      self.begin()
 
+  def _name_files(self, workdir: str, xid: int, wid: int) -> None:
     name = "big_vision_metrics.txt"
     if xid != -1 and wid != -1:
       name = f"big_vision_{xid}_{wid}_metrics.txt"
     self.fname = fs.join(workdir, name)
     self.fname_initial = fs.join(workdir, "big_vision_initial_metrics.txt")
-    self._held = []
-    if not hold:
-      self.begin()
 
   def begin(self) -> None:
     """Writes the config and what was held back; once, later calls do nothing."""
-    if self._held is None or self.workdir is None:
+    if self._held is None:
       return
     held, self._held = self._held, None
-    fs.makedirs(self.workdir)
-    if self._config is not None:
-      with fs.open(fs.join(self.workdir, "config.json"), "w") as f:
-        f.write(to_json(self._config))
-    _repair(self.fname)
-    _repair(self.fname_initial)
-    self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="metrics")
+    if self.workdir is not None:
+      fs.makedirs(self.workdir)
+      if self._config is not None:
+        with fs.open(fs.join(self.workdir, "config.json"), "w") as f:
+          f.write(to_json(self._config))
+      _repair(self.fname)
+      _repair(self.fname_initial)
+      self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="metrics")
+    if self._names:
+      plain = json.loads(to_json(self._config))
+      self._trackers = trackers.Trackers(self._config, plain, self.workdir)
     for line in held:
       self._submit(*line)
 
@@ -127,12 +139,12 @@ class BigVisionMetricWriter:
     # Taken away here and handed over: the thread never sees a later step.
     step, metrics = self.step, self.step_metrics
     self.step_metrics = {}
-    if not metrics or self.workdir is None:
+    if not metrics:
       return
     fname = self.fname_initial if initial else self.fname
     if self._held is not None:
       self._held.append((fname, step, metrics))
-    elif self._pool is not None:
+    else:
       self._submit(fname, step, metrics)
 
   def close(self) -> None:
@@ -141,6 +153,10 @@ class BigVisionMetricWriter:
     Before `begin`, nothing is left: the run has not started.
     """
     self.step_end()
+    if self._trackers is not None:
+      # Called in the course of an exception, if there is one.
+      self._trackers.close(failed=sys.exc_info()[0] is not None)
+      self._trackers = None
     if self._pool is None:
       return
     try:
@@ -152,9 +168,11 @@ class BigVisionMetricWriter:
         self._tensorboard.close()
 
   def _submit(self, fname, step, metrics):
-    assert self._pool is not None  # `begin` has made it.
-    self._wait()
-    self._pending = self._pool.submit(self._write, fname, step, metrics)
+    if self._trackers is not None:
+      self._trackers.log(step, metrics)
+    if self._pool is not None:
+      self._wait()
+      self._pending = self._pool.submit(self._write, fname, step, metrics)
 
   def _wait(self):
     if self._pending is not None:
@@ -173,6 +191,10 @@ class BigVisionMetricWriter:
       import tensorboardX  # Here, since runs without a workdir do not need it.
 
       self._tensorboard = tensorboardX.SummaryWriter(self.workdir)
+      if "tensorboard" in self._names:
+        text = json.dumps(json.loads(to_json(self._config)), indent=2)
+        indented = "\n".join(f"    {line}" for line in text.splitlines())
+        self._tensorboard.add_text("config", indented)  # Markdown of code.
     for name, value in metrics.items():
       if isinstance(value, float):
         self._tensorboard.add_scalar(name, value, step)

@@ -8,6 +8,11 @@ checks it, opens the data, calls `build` and hands the recipe to
 `training.loop.run`, which starts the state, trains, evaluates and writes.
 """
 
+if __name__ == "__main__":  # Before jax is imported, which takes seconds.
+  from big_vision.training import run_help
+
+  run_help.answer(__doc__)
+
 import jax.numpy as jnp
 from absl import app
 

@@ -5,23 +5,30 @@ docstrings, in the letters that the module lists: `[B, L, D]`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import jax
-import numpy as np
+if TYPE_CHECKING:
+  import jax
+  import numpy as np
 
-# Arrays.
-Array: TypeAlias = jax.Array
-# What `jnp.asarray` takes: arrays of JAX and NumPy, numbers.
-ArrayLike: TypeAlias = jax.typing.ArrayLike
-# On the host or on devices.
-AnyArray: TypeAlias = jax.Array | np.ndarray
+  # Arrays.
+  Array: TypeAlias = jax.Array
+  # What `jnp.asarray` takes: arrays of JAX and NumPy, numbers.
+  ArrayLike: TypeAlias = jax.typing.ArrayLike
+  # On the host or on devices.
+  AnyArray: TypeAlias = jax.Array | np.ndarray
+  DType: TypeAlias = jax.typing.DTypeLike
+  # A random key, of `jax.random.key` or `jax.random.PRNGKey`.
+  Key: TypeAlias = jax.Array
+  Scalar: TypeAlias = jax.Array | np.ndarray | float
+  # Devices in the order of the mesh.
+  Devices: TypeAlias = Sequence[Any] | np.ndarray
+else:
+  # Everything imports this module. Commands print their help and refuse wrong
+  # configs before jax is imported, which takes seconds.
+  Array = ArrayLike = AnyArray = DType = Key = Scalar = Devices = Any
+
 Shape: TypeAlias = tuple[int, ...]
-DType: TypeAlias = jax.typing.DTypeLike
-# A random key, of `jax.random.key` or `jax.random.PRNGKey`.
-Key: TypeAlias = jax.Array
-Scalar: TypeAlias = jax.Array | np.ndarray | float
-
 # Nested dicts, lists, tuples and dataclasses of arrays (or of their shapes).
 PyTree: TypeAlias = Any
 # Parameters of a model: nested dicts of arrays, named as in checkpoints.
@@ -36,8 +43,6 @@ TrainState: TypeAlias = dict[str, Any]
 Measurements: TypeAlias = dict[str, Any]
 # A config or a part of one: an `ml_collections.ConfigDict` or a plain dict.
 ConfigLike: TypeAlias = Any
-# Devices in the order of the mesh.
-Devices: TypeAlias = Sequence[Any] | np.ndarray
 
 # Step (0-based) -> multiplier of the learning rate.
 Schedule: TypeAlias = Callable[[Any], Any]

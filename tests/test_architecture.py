@@ -12,12 +12,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 # below, also within functions.
 LAYERS = (
   # Functions that stand alone.
-  "types compat lookup rules partial fs tf transfer download trees schedules losses mixup"
-  " views ring contrastive grads clipping profiler workdir guards",
+  "types compat command_line lookup rules partial fs tf transfer download trees schedules losses mixup"
+  " sweep_curves views ring contrastive grads clipping profiler workdir guards",
   # Labels and names of classes: facts.
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
   # Parts of a run.
-  "chrono devices metrics sharding optimizers optax checkpoint_checksums"
+  "trackers chrono devices metrics sharding optimizers optax checkpoint_checksums"
   " checkpoint_io checkpoint_npz checkpoint_orbax checkpoints models pp datasets",
   # Old names, collected.
   "utils",
@@ -26,8 +26,8 @@ LAYERS = (
   # One run.
   "training",
   # What a paper computes; what a run would cost.
-  "train trainers planning.trace planning.costs planning.advice",
-  "configs tools",
+  "train trainers planning.trace planning.costs planning.advice planning.report",
+  "configs benchmarks tools",
 )
 # Modules at old paths, which import what has moved up.
 DOORS = {"datasets.sequence_packing"}

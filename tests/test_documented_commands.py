@@ -20,7 +20,7 @@ import pytest
 from absl import flags
 
 from big_vision import lookup
-from big_vision.training import cli, config_flag, config_keys
+from big_vision.training import config_flag, config_keys, run_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted(
@@ -79,7 +79,7 @@ def own_flags(module):
   values = flags.FlagValues()
   config_flag.define("config", "", values)
   defined = flags.FLAGS.flags_by_module_dict()
-  for name in (cli.__name__, module.__name__):
+  for name in (run_flags.__name__, module.__name__):
     for flag in defined.get(name, ()):
       if flag.name not in values:
         values[flag.name] = copy.deepcopy(flag)
@@ -93,8 +93,7 @@ class _Parsed(Exception):
 def parse(monkeypatch, module, args):
   """Parses a command as its module does."""
   monkeypatch.setattr(sys, "argv", [module.__name__, *args])
-  uses_argparse = hasattr(module, "argparse")
-  if not uses_argparse:
+  if hasattr(module, "app"):  # Flags of absl, changes of configs among them.
     values = own_flags(module)
     rest = values(sys.argv)
     if "config" in values and values.config is not None:

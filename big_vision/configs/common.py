@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections as mlc
 
-from big_vision import lookup
+from big_vision import command_line, lookup
 
 
 def parse_arg(
@@ -36,6 +36,8 @@ def parse_arg(
     ValueError: a key that is not in the spec, or a value of the wrong type.
     AssertionError: a default is a list, or a flag is neither true nor false.
   """
+  entries = {k: get_type_with_default(v) for k, v in spec.items()}
+  command_line.config_arguments.append(entries)
   arg = arg or ""
   if arg and spec and not set(arg) & set(",=") and arg not in spec:
     arg = f"{next(iter(spec))}={arg}"  # The shorthand.
@@ -46,8 +48,7 @@ def parse_arg(
     given[key] = value if equals else "True"
 
   result = mlc.ConfigDict(type_safe=False)
-  for name, entry in spec.items():
-    default, convert = get_type_with_default(entry)
+  for name, (default, convert) in entries.items():
     if name not in given:
       result[name] = default
       continue

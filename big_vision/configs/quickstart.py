@@ -1,4 +1,4 @@
-"""Quickstart: a small ViT learns to read handwritten digits, on any machine.
+r"""Quickstart: a small ViT learns to read handwritten digits, on any machine.
 
   python -m big_vision.train --config configs/quickstart.py \
       --workdir workdirs/quickstart

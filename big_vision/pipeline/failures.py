@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import atexit
+import ctypes
+import functools
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -209,16 +212,19 @@ def iterate(ds: tf.data.Dataset) -> Any:
     ConfigError: an example could not be preprocessed (names it), or none is
       left.
   """
-  with _released(iter(ds)) as held:
+  held = _Held(iter(ds))
+  try:
     yield from _elements(ds, held)
+  finally:
+    held.release()
 
 
 def _elements(ds, held):
-  """Yields what the iterator `held[0]` gives; errors name the example."""
+  """Yields what the iterator gives; errors name the example."""
   num_batches = 0
   while True:
     try:
-      batch = next(held[0])
+      batch = next(held.it)
     except StopIteration:
       if message := getattr(ds, "exhausted", ""):
         raise ConfigError(message) from None
@@ -230,22 +236,41 @@ def _elements(ds, held):
     num_batches += 1
 
 
-@contextlib.contextmanager
-def _released(it: Any) -> Any:
-  """Holds an iterator in a list; drops it in a thread of its own at the end.
+class _Held:
+  """Holds an iterator of tf.data, to drop it in a thread of its own.
 
   Its destructor joins a thread of tf.data that tunes parallelism. When that
   thread misses the wake-up, it sleeps on, for up to a minute.
   """
-  held = [it]
-  del it
-  try:
-    yield held
-  finally:
-    thread = threading.Thread(target=held.clear, name="release", daemon=True)
+
+  def __init__(self, it: Any) -> None:
+    self.it = it
+    self._stays = False
+    _held.add(self)
+
+  def release(self) -> None:
+    if self._stays:
+      return
+    clear = functools.partial(self.__dict__.pop, "it", None)
+    thread = threading.Thread(target=clear, name="release", daemon=True)
     thread.start()
     # The usual case takes milliseconds, and leaves no thread behind.
     thread.join(_RELEASE_SECONDS)
+
+  def stay(self) -> None:
+    """Never drops it: while the interpreter ends, threads do not run."""
+    self._stays = True
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.it))
+
+
+_held: weakref.WeakSet[_Held] = weakref.WeakSet()  # Those in use.
+
+
+@atexit.register
+def _stay():
+  for held in list(_held):
+    if hasattr(held, "it"):
+      held.stay()
 
 
 def _explain(ds: tf.data.Dataset, num_batches: int, e: Exception) -> Exception:

@@ -1,9 +1,9 @@
 """Measures the speed of training steps, input pipeline and checkpoints.
 
-python -m big_vision.tools.benchmark [--parts step,input,checkpoint]
+  python -m big_vision.tools.benchmark [--parts step,input,checkpoint]
     [--model vit --variant S/16 --res 224 --batch 8 --dtype float32]
     [--pp STRING] [--json FILE]
-python -m big_vision.tools.benchmark --parts source [--examples 20000]
+  python -m big_vision.tools.benchmark --parts source [--examples 20000]
 
 step        seconds per step and images/s of the model on synthetic data, next
             to a plain flax step of the same ViT; time to the first step
@@ -26,8 +26,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from big_vision.planning import chips
-from big_vision.tools.measure import num_cpus, peak_memory, timed_rounds
+from big_vision import command_line
+from big_vision.benchmarks.measure import num_cpus, peak_memory, timed_rounds
 
 PARTS = ("step", "input", "checkpoint", "source")
 DEFAULT_PARTS = ("step", "input", "checkpoint")
@@ -53,6 +53,8 @@ def peak_flops(device_kind: str) -> float | None:
   Returns:
     The peak, or None if the kind is not known.
   """
+  from big_vision.planning import chips
+
   chip = chips.of_device(device_kind)
   return chip.flops if chip else None
 
@@ -378,29 +380,30 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
   Returns:
     Namespace.
   """
-  parser = argparse.ArgumentParser(
-    prog="python -m big_vision.tools.benchmark",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = command_line.make_parser("big_vision.tools.benchmark", __doc__)
   add = parser.add_argument
-  add("--parts", default=",".join(DEFAULT_PARTS), help="comma-separated")
-  add("--model", default="vit", help="as config.model_name")
-  add("--variant", default="S/16")
-  add("--model_kw", default="{}", help='JSON, for example {"scan": true}')
-  add("--res", type=int, default=224, help="side of the images in pixels")
-  add("--batch", type=int, default=8, help="images per step")
-  add("--devices", type=int, help="default is all")
-  add("--classes", type=int, default=1000)
-  add("--dtype", default="float32", help="of matrix products: or bfloat16")
-  add("--steps", type=int, default=5, help="per round")
-  add("--rounds", type=int, default=3)
-  add("--no-reference", dest="reference", action="store_false")
-  add("--pp", default=DEFAULT_PP, help="{res} and {classes} are filled in")
-  add("--images", type=int, default=256, help="number of JPEGs")
-  add("--examples", type=int, default=20_000, help="size of the dataset")
-  add("--dir", help="for what is written; default is the temporary folder")
-  add("--json", help="also write the figures to this file")
+  add("--parts", default=",".join(DEFAULT_PARTS), help="Separated by commas.")
+  add("--model", default="vit", help="As config.model_name.")
+  add("--variant", default="S/16", help="As config.model.variant.")
+  add("--model_kw", default="{}", help='JSON, for example {"scan": true}.')
+  add("--res", type=int, default=224, help="Side of the images in pixels.")
+  add("--batch", type=int, default=8, help="Images per step.")
+  add("--devices", type=int, help="How many (default: all).")
+  add("--classes", type=int, default=1000, help="Number of classes.")
+  add("--dtype", default="float32", help="Of matrix products: or bfloat16.")
+  add("--steps", type=int, default=5, help="Per round.")
+  add("--rounds", type=int, default=3, help="The best one counts.")
+  add(
+    "--reference",
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help="Also measure a plain flax step of the same ViT.",
+  )
+  add("--pp", default=DEFAULT_PP, help="{res} and {classes} are filled in.")
+  add("--images", type=int, default=256, help="Number of JPEGs.")
+  add("--examples", type=int, default=20_000, help="Size of the dataset.")
+  add("--dir", help="For what is written (default: the temporary folder).")
+  add("--json", help="Also write the figures to this file.")
   args = parser.parse_args(argv)
   args.parts = args.parts.split(",")
   for part in args.parts:
@@ -413,9 +416,9 @@ def _input_part(name):
   """Makes a part that needs TensorFlow, which is imported when it runs."""
 
   def run(args):
-    from big_vision.tools import benchmark_input
+    from big_vision.benchmarks import inputs
 
-    return getattr(benchmark_input, name)(args)
+    return getattr(inputs, name)(args)
 
   return run
 

@@ -1,6 +1,6 @@
 """Compares contrastive losses in a ring with the matrix of all pairs.
 
-  XLA_FLAGS=--xla_force_host_platform_device_count=8 \
+  XLA_FLAGS=--xla_force_host_platform_device_count=8 \\
     python -m big_vision.tools.benchmark_contrastive --batch 4096,32768
 
 It measures loss and gradient with respect to the embeddings: temporary memory of
@@ -8,109 +8,49 @@ one device, as XLA plans it, and seconds. Results go to stdout as a table, with
 `--json` also to a file.
 """
 
-import argparse
-import functools
 import json
 import sys
-import time
 from collections.abc import Sequence
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-from big_vision import contrastive, losses
-
-
-def plain_sigmoid(x: jax.Array, y: jax.Array, t: Any, b: Any) -> jax.Array:
-  """The sigmoid loss from all logits [B, B]."""
-  logits = t * x @ y.T + b
-  signs = 2 * jnp.eye(len(x)) - 1
-  return -jnp.sum(jax.nn.log_sigmoid(signs * logits)) / len(x)
-
-
-def plain_softmax(x: jax.Array, y: jax.Array, t: Any, b: Any) -> jax.Array:
-  """The softmax loss from all logits [B, B]."""
-  del b
-  return losses.bidirectional_contrastive_loss(x, y, t, reduction=True)[0]
-
-
-PLAIN = {"sigmoid": plain_sigmoid, "softmax": plain_softmax}
-
-
-def measure(
-  kind: str, form: str, batch: int, dim: int, chunk: int, max_seconds_batch: int
-) -> dict[str, Any]:
-  """Measures one row of the table.
-
-  Args:
-    kind: "sigmoid" or "softmax".
-    form: "plain" or "ring".
-    batch: pairs in all.
-    dim: of the embeddings.
-    chunk: columns at a time in the ring.
-    max_seconds_batch: larger batches are only compiled.
-
-  Returns:
-    dict of `loss`, `form`, `batch`, `mib` per device and `seconds` (or None).
-  """
-  mesh = Mesh(np.asarray(jax.devices()), ("data",))
-  where = NamedSharding(mesh, PartitionSpec("data"))
-  if form == "plain":
-    fn = PLAIN[kind]
-  else:
-    ring = contrastive.Ring(mesh, ("data",), chunk)
-    of_pairs = functools.partial(getattr(contrastive, kind), ring=ring)
-    fn = lambda *args: of_pairs(*args)[0]
-  step = jax.jit(jax.value_and_grad(fn, argnums=(0, 1)))
-  spec = jax.ShapeDtypeStruct((batch, dim), np.float32, sharding=where)
-  with jax.set_mesh(mesh):
-    compiled = step.lower(spec, spec, 10.0, -10.0).compile()
-    mib = compiled.memory_analysis().temp_size_in_bytes / 2**20
-    seconds = None
-    if batch <= max_seconds_batch:
-      r = np.random.default_rng(0)
-      z = [jax.device_put(_unit(r, batch, dim), where) for _ in range(2)]
-      seconds = min(_seconds(compiled, z) for _ in range(3))
-  return dict(loss=kind, form=form, batch=batch, mib=mib, seconds=seconds)
-
-
-def _unit(rng, batch, dim):
-  z = rng.normal(size=(batch, dim)).astype(np.float32)
-  return z / np.linalg.norm(z, axis=1, keepdims=True)
-
-
-def _seconds(compiled, z):
-  start = time.perf_counter()
-  jax.block_until_ready(compiled(*z, 10.0, -10.0))
-  return time.perf_counter() - start
+from big_vision import command_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Prints the table; returns the exit status."""
-  parser = argparse.ArgumentParser(
-    prog="python -m big_vision.tools.benchmark_contrastive",
-    description="Contrastive losses: memory and time.",
+  """Prints the table.
+
+  Args:
+    argv: arguments; None takes those of the process.
+
+  Returns:
+    Exit status.
+  """
+  parser = command_line.make_parser(
+    "big_vision.tools.benchmark_contrastive", __doc__
   )
-  parser.add_argument("--batch", default="1024,4096,32768")
-  parser.add_argument("--dim", type=int, default=128)
-  parser.add_argument("--chunk", type=int, default=256)
-  parser.add_argument(
-    "--time_up_to", type=int, default=8192, help="only compile larger batches"
+  add = parser.add_argument
+  add("--batch", default="1024,4096,32768", help="Pairs, separated by commas.")
+  add("--dim", type=int, default=128, help="Length of the embeddings.")
+  add("--chunk", type=int, default=256, help="Columns at a time in the ring.")
+  add(
+    "--time_up_to", type=int, default=8192, help="Only compile larger batches."
   )
-  parser.add_argument("--json", help="file for the figures")
+  add("--json", help="File for the figures.")
   args = parser.parse_args(argv)
+  import jax
+
+  from big_vision.benchmarks import contrastive
+
   rows = []
   print(
     f"{jax.device_count()} x {jax.devices()[0].device_kind}, dim {args.dim}"
   )
   print(f"{'loss':8} {'form':6} {'batch':>7} {'MiB/device':>11} {'ms':>9}")
   for batch in map(int, args.batch.split(",")):
-    for kind in PLAIN:
+    for kind in contrastive.PLAIN:
       for form in ("plain", "ring"):
-        row = measure(kind, form, batch, args.dim, args.chunk, args.time_up_to)
+        row = contrastive.measure(
+          kind, form, batch, args.dim, args.chunk, args.time_up_to
+        )
         rows.append(row)
         ms = "-" if row["seconds"] is None else f"{1e3 * row['seconds']:.1f}"
         print(

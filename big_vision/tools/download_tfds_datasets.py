@@ -14,13 +14,14 @@ not have, is one of them.
 
 import importlib
 import re
+import sys
 from collections.abc import Sequence
 
-from absl import app, logging
+from absl import logging
 
-from big_vision import lookup
-from big_vision.datasets import embedded
+from big_vision import command_line, lookup
 from big_vision.tf import tfds
+from big_vision.training import user_errors
 
 DEFAULT_NAMES = (
   "cifar10",
@@ -29,29 +30,25 @@ DEFAULT_NAMES = (
   "oxford_flowers102",
   "imagenet_v2",
 )
-# Datasets that TFDS does not have: modules with `Builder` and `prepare`.
-OWN_NAMES = tuple(embedded.MODULES)
 
 
-def main(argv: Sequence[str]) -> None:
-  """Prepares each dataset that the command line names.
+def prepare(names: Sequence[str]) -> None:
+  """Prepares datasets, one after the other.
 
   Args:
-    argv: the program, then names. `app.run` has taken the flags
-      out of it.
+    names: see the top of this file.
 
   Raises:
     ValueError: a name that TFDS and this package do not know, before anything
       is downloaded.
     RuntimeError: some datasets failed; the others are prepared.
   """
-  names = argv[1:] or DEFAULT_NAMES
   jobs = {name: _find(name) for name in names}  # All are checked first.
   failed = {}
-  for name, prepare in jobs.items():
+  for name, job in jobs.items():
     logging.info("Preparing dataset %s", name)
     try:
-      builder = prepare()
+      builder = job()
     # Whatever stops one download should not cost the night for the others.
     except Exception as e:
       logging.exception("Dataset %s failed", name)
@@ -67,23 +64,25 @@ def main(argv: Sequence[str]) -> None:
 
 def _find(name):
   """A function that prepares the dataset and returns its builder."""
+  from big_vision.datasets import embedded
+
   dataset, config, version = _parse(name)
-  if dataset in OWN_NAMES:
-    return _own(name, dataset, config, version)
+  if dataset in embedded.MODULES:  # TFDS does not have these.
+    return _own(name, embedded.MODULES[dataset], dataset, config, version)
   data_dir = embedded.default_data_dir()
   try:
     builder = tfds.builder(name, data_dir=data_dir)
   except tfds.core.DatasetNotFoundError as e:
-    known = [*tfds.list_builders(), *OWN_NAMES]
+    known = [*tfds.list_builders(), *embedded.MODULES]
     raise lookup.unknown("TFDS dataset", name, known) from e
   except (AssertionError, ValueError) as e:  # Of the config or the version.
     raise ValueError(f"TFDS dataset {name!r}: {e}") from e
 
-  def prepare():
+  def job():
     builder.download_and_prepare()
     return builder
 
-  return prepare
+  return job
 
 
 def _parse(name):
@@ -97,9 +96,9 @@ def _parse(name):
   return match.groups()
 
 
-def _own(name, dataset, config, version):
-  """`_find` for the datasets whose builders are in this package."""
-  module = importlib.import_module(embedded.MODULES[dataset])
+def _own(name, path, dataset, config, version):
+  """`_find` for the datasets whose `Builder` and `prepare` are in this package."""
+  module = importlib.import_module(path)
   configs = [c.name for c in module.Builder.BUILDER_CONFIGS]
   if config and config not in configs:
     raise lookup.unknown(f"config of the dataset {dataset!r}", config, configs)
@@ -111,5 +110,31 @@ def _own(name, dataset, config, version):
   return lambda: module.prepare(**({"config": config} if config else {}))
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+  """Prepares each dataset that the command line names.
+
+  Args:
+    argv: arguments; None takes those of the process.
+
+  Returns:
+    Exit status.
+  """
+  parser = command_line.make_parser(
+    "big_vision.tools.download_tfds_datasets", __doc__
+  )
+  parser.add_argument(
+    "names",
+    nargs="*",
+    metavar="NAME",
+    help=f"TFDS datasets (default: {', '.join(DEFAULT_NAMES)}).",
+  )
+  args = parser.parse_args(argv)
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
+  with user_errors.one_line():
+    prepare(args.names or DEFAULT_NAMES)
+  return 0
+
+
 if __name__ == "__main__":
-  app.run(main)
+  sys.exit(main())

@@ -14,6 +14,11 @@ Evaluators may use the predict functions `predict`, `loss` and `model`.
 
 from typing import Any
 
+if __name__ == "__main__":  # Before jax is imported, which takes seconds.
+  from big_vision.training import run_help
+
+  run_help.answer(__doc__)
+
 import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
@@ -218,8 +223,11 @@ def _measure(config, writer, name, evaluator, prefix, state):
     profiler.profile(name, noop=skip),
     jax.transfer_guard("disallow"),
   ):
+    results = {}
     for key, value in evaluator.run(state):
-      writer.measure(f"{prefix}{key}", jax.device_get(value))
+      value = jax.device_get(value)
+      results[key] = writer.measure(f"{prefix}{key}", value)
+  console.results(name, results)
 
 
 def main(argv: Any) -> None:

@@ -1,17 +1,15 @@
 """Plots curves of runs on an HTML page that does not need a network.
 
-python -m big_vision.tools.plot WORKDIR... [--out FILE] [--png FILE]
+  python -m big_vision.tools.plot WORKDIR... [--out FILE] [--png FILE]
 
 Reads `big_vision_metrics.txt`, `big_vision_initial_metrics.txt` (evaluations before
-the first step; both together are the curves) and `config.json` of each workdir. The
-page has
-the curves (hover for values, log scale, smoothing, search), the last values over
+the first step; both together are the curves) and `config.json` of each workdir.
+The page has the curves (hover for values, log scale, smoothing, search), the last values over
 the patch size of a FlexiViT, what differs between the configs and the last values
 of all metrics. `--png` draws the main curves with matplotlib. Needs neither
 TensorFlow nor jax.
 """
 
-import argparse
 import dataclasses
 import functools
 import html
@@ -24,8 +22,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from big_vision import fs
-from big_vision.tools import plot_sweeps
+from big_vision import command_line, fs, sweep_curves
 
 METRICS_FILE = "big_vision_metrics.txt"
 INITIAL_FILE = "big_vision_initial_metrics.txt"  # Before the first step.
@@ -57,8 +54,8 @@ class Run:
 
   @functools.cached_property
   def sweeps(self) -> dict[str, dict[str, Any]]:
-    """Maps the label of an axis -> dict of curve -> (x, y), see `plot_sweeps`."""
-    return plot_sweeps.sweeps(self.series, self.config)
+    """Maps the label of an axis -> dict of curve -> (x, y), see `sweep_curves`."""
+    return sweep_curves.sweeps(self.series, self.config)
 
   def curves(self, label: str) -> dict[str, Any]:
     """Returns the curves over an axis.
@@ -404,19 +401,21 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     Exit status.
   """
-  parser = argparse.ArgumentParser(
-    prog="python -m big_vision.tools.plot",
-    description="Curves of runs as one self-contained HTML page.",
-  )
-  parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
+  parser = command_line.make_parser("big_vision.tools.plot", __doc__)
   parser.add_argument(
-    "--out", help="the page; by default plot.html in the (only) workdir or here"
+    "workdirs", nargs="+", metavar="WORKDIR", help="Folders of runs."
   )
-  parser.add_argument("--png", help="also draw the main curves to this file")
+  parser.add_argument(
+    "--out",
+    help="The page (default: plot.html in the only workdir, or here).",
+  )
+  parser.add_argument("--png", help="Also draw the main curves to this file.")
   args = parser.parse_args(argv)
   try:
     runs = read_runs(args.workdirs)
   except FileNotFoundError as e:
+    if args.debug:
+      raise
     print(e, file=sys.stderr)
     return 1
   out = args.out

@@ -12,13 +12,12 @@ texts and options give the same file, byte by byte. Special pieces: 0 `<pad>`, 1
 whether they occur or not.
 """
 
-import argparse
 import io
 import string
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-from big_vision import fs
+from big_vision import command_line, fs
 
 _REQUIRED = string.ascii_letters + string.digits + string.punctuation
 
@@ -32,28 +31,30 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     Exit status.
   """
-  parser = argparse.ArgumentParser(
-    prog="python -m big_vision.tools.train_tokenizer",
-    description="Trains a sentencepiece vocabulary.",
-  )
-  parser.add_argument("--out", required=True, help="path of the new .model")
+  parser = command_line.make_parser("big_vision.tools.train_tokenizer", __doc__)
+  parser.add_argument("--out", required=True, help="Path of the new .model.")
   source = parser.add_mutually_exclusive_group(required=True)
-  source.add_argument("--text", help="text file, one sentence a line")
-  source.add_argument("--dataset", help="TFDS dataset, for example shapes")
-  parser.add_argument("--split", default="train")
-  parser.add_argument("--data_dir", help="TFDS folder")
+  source.add_argument("--text", help="Text file, one sentence a line.")
+  source.add_argument("--dataset", help="TFDS dataset, for example shapes.")
+  parser.add_argument("--split", default="train", help="Of the dataset.")
+  parser.add_argument("--data_dir", help="TFDS folder of the dataset.")
   parser.add_argument(
     "--features",
     default="captions",
-    help="of the dataset: strings or lists of strings, separated by commas; "
-    "a/b for b inside of a",
+    help="Of the dataset: strings or lists of strings, separated by commas; "
+    "a/b for b inside of a.",
   )
-  parser.add_argument("--vocab_size", type=int, default=512, help="at most")
-  parser.add_argument("--type", default="unigram", choices=["unigram", "bpe"])
+  parser.add_argument("--vocab_size", type=int, default=512, help="At most.")
+  parser.add_argument(
+    "--type",
+    default="unigram",
+    choices=["unigram", "bpe"],
+    help="Of the model.",
+  )
   parser.add_argument(
     "--normalization",
     default="identity",
-    help="rule of sentencepiece, for example nmt_nfkc (adds 240 kB)",
+    help="Rule of sentencepiece, for example nmt_nfkc (adds 240 kB).",
   )
   args = parser.parse_args(argv)
   try:
@@ -69,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       texts, args.vocab_size, type=args.type, normalization=args.normalization
     )
   except (ValueError, FileNotFoundError) as e:
+    if args.debug:
+      raise
     print(e, file=sys.stderr)
     return 1
   with fs.open(args.out, "wb") as f:

@@ -1,7 +1,7 @@
 """From a command line to a finished run: flags, checks, set-up, loop, shutdown.
 
-Defines the flags that every trainer has; `main_for` turns a method's `build`
-into the `main` of its module. `train` is a whole run, from top to bottom.
+`run_flags` defines the flags of every trainer; `main_for` turns a method's `build` into
+the `main` of its module. `train` is a whole run, from top to bottom.
 """
 
 import contextlib
@@ -24,31 +24,16 @@ from big_vision.training import (
   console,
   flat_config,
   hosts,
+  logs,
   loop,
+  run_help,
   user_errors,
 )
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
 from big_vision.types import Batches, ConfigLike, TrainState
 
-config_flag.define(
-  "config",
-  "Training configuration: path.py[:argument]. --config.key=value changes a key.",
-)
-flags.DEFINE_string("workdir", None, "Folder for logs and checkpoints.")
-flags.DEFINE_boolean(
-  "cleanup", False, "Delete the workdir after successful completion."
-)
-flags.DEFINE_enum(
-  "config_changed",
-  "refuse",
-  ["refuse", "continue"],
-  "What to do if the workdir holds a run of another model, optimizer, seed, data "
-  "or batch size.",
-)
-flags.DEFINE_boolean(
-  "profile", False, "Trace a few steps into <workdir>/profile."
-)
+run_help.define()
 jax.config.parse_flags_with_absl()
 
 
@@ -93,7 +78,7 @@ def start_jax() -> None:
   """Joins the other hosts (BV_JAX_INIT), logging, compilation cache."""
   if flags.FLAGS["verbosity"].using_default_value:
     logging.set_verbosity(logging.INFO)
-  logging.get_absl_handler().addFilter(console.no_chatter)
+  logs.set_up()
   if os.environ.get("BV_JAX_INIT"):
     jax.config.update("jax_enable_preemption_service", True)
     # TPU pods and Slurm tell JAX who is who; elsewhere these variables do,
@@ -138,12 +123,32 @@ def train(
     ValueError: the config is wrong, or another than that of the workdir; raised
       before data is read.
   """
+  log = logs.File(workdir)
+  try:
+    return _train(
+      build, config, workdir, cleanup, profile, model, config_changed, log
+    )
+  finally:
+    log.close()
+
+
+def _train(
+  build: Callable[[Setup], Recipe],
+  config: ConfigLike,
+  workdir: str | None,
+  cleanup: bool,
+  profile: bool,
+  model: str,
+  config_changed: str,
+  log: logs.File,
+) -> TrainState:
+  """See `train`; `log` collects what there is to say."""
   console.note(
     f"Hello from process {jax.process_index()} of {jax.process_count()} with "
     f"{jax.local_device_count()}/{jax.device_count()} devices "
     f"({jax.devices()[0].device_kind}), workdir {workdir}."
   )
-  logging.info("%s", config)
+  logs.detail(str(config))
 
   config = flat_config.modern(config)
   if chrono.prev_step is not None:  # Not the first run of this process.
@@ -169,7 +174,7 @@ def train(
     stack.callback(lambda: None if writer.has_begun else lock.undo())
     stack.callback(writer.close)
     with sources.shared(opened):
-      setup = _set_up(config, workdir, mesh, writer)
+      setup = _set_up(config, workdir, mesh, writer, log)
     opened.clear()
     note = config_changes.batch_size_note(config, workdir, setup.num_examples)
     if note:
@@ -191,6 +196,7 @@ def _set_up(
   workdir: str | None,
   mesh: jax.sharding.Mesh,
   writer: metrics.BigVisionMetricWriter,
+  log: logs.File,
 ) -> Setup:
   """Opens the data, resolves the length of the run, starts the clock."""
   from big_vision import input_pipeline  # The TensorFlow wing.
@@ -240,4 +246,5 @@ def _set_up(
     num_examples=num_examples,
     total_steps=total_steps,
     chrono=chrono,
+    log=log,
   )

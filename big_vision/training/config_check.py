@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from big_vision import lookup, losses, schedules
+from big_vision import lookup, losses, schedules, trackers
 from big_vision import optax as bv_optax
 from big_vision.evaluators import validate as eval_validate
 from big_vision.training import best, config_keys, label_check
@@ -61,6 +61,7 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
   """
   lookup.check_keys(config, KEYS, only_near=True)
   _check_parts(config)
+  trackers.check(config)
   for key in (*REQUIRED, f"{model}_name"):
     if config.get(key) is None:
       raise ValueError(f"config.{key} is required.")

@@ -11,6 +11,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -20,7 +21,7 @@ from ml_collections import config_dict
 from ml_collections.config_flags import config_flags, config_path
 
 import big_vision
-from big_vision import lookup
+from big_vision import command_line, lookup
 from big_vision.training import config_keys, user_errors
 
 flags.disclaim_key_flags()  # They belong to the module that calls `define`.
@@ -72,9 +73,12 @@ class _Parser(config_flags.ConfigFileFlagParser):
 
   def _load(self, path: str) -> Any:
     """Returns the config; ends the program if the user got something wrong."""
-    flag, file = f"--{self.name}={path}", path.split(":", 1)[0]
-    if not os.path.exists(file):
-      there = glob.glob(os.path.join(os.path.dirname(file) or ".", "*.py"))
+    flag = f"--{self.name}={path}"
+    file, colon, argument = path.partition(":")
+    path = f"{find_file(file)}{colon}{argument}"
+    if not os.path.exists(find_file(file)):
+      folder = find_file(os.path.dirname(file) or ".")
+      there = glob.glob(os.path.join(folder, "*.py"))
       names = [n for f in there if (n := os.path.basename(f))[0] != "_"]
       near = lookup.did_you_mean(os.path.basename(file), names)
       _stop(f"{flag}: there is no file {file!r}{near}")
@@ -118,6 +122,26 @@ class _ConfigFlag(config_flags._ConfigFlag):  # There is no public class.
         # Else `--config.key False` would be True, and False an argument.
         self.flag_values[field].boolean = False
     return config
+
+
+def find_file(path: str) -> str:
+  """Finds a config file: in the current folder, or in the package from anywhere.
+
+  Args:
+    path: as given; `configs/NAME.py` and `big_vision/configs/NAME.py` are those
+      of the package if the current folder has no such file (or folder).
+
+  Returns:
+    Path of the file; `path` itself if there is none.
+  """
+  if os.path.exists(path):
+    return path
+  inside = path.removeprefix("./").removeprefix("big_vision/")
+  for root in big_vision.__path__:
+    found = os.path.join(root, inside)
+    if inside.split("/")[0] == "configs" and os.path.exists(found):
+      return found
+  return path
 
 
 def check_method(keys: Iterable[str], build: Callable[..., Any]) -> None:
@@ -349,5 +373,7 @@ def _stop_if_said(flag: str, error: BaseException) -> None:
 
 
 def _stop(text: str) -> NoReturn:
-  """Ends the program with one line."""
+  """Ends the program with one line, before it with a traceback if wanted."""
+  if command_line.wants_debug() and sys.exc_info()[0] is not None:
+    traceback.print_exc()
   raise SystemExit(f"Error: {text}")

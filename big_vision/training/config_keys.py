@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from big_vision import lookup, optimizers
+from big_vision import lookup
 from big_vision.types import ConfigLike
 
 Types = dict[str, type]
@@ -51,6 +51,7 @@ RUN: Types = {
   "seed": int,
   "sharding_rules": object,
   "sharding_strategy": object,
+  "trackers": object,
   "wd": float,
   "wd_mults": object,
   "weight_decay_decouple": bool,
@@ -249,6 +250,8 @@ def keys_of(config: ConfigLike, part: Sequence[str]) -> Types | None:
   if head == "evals":
     return _evaluator(cfg, rest)
   if head == "optax" and not rest:
+    from big_vision import optimizers  # Imports jax: not for the help alone.
+
     factory = optimizers.find(config.get("optax_name"))
     return parameters(factory)
   if head == "captioning" and not rest:

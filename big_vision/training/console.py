@@ -1,11 +1,15 @@
 """Shows a run to its user: progress line, notes, summary at the end."""
 
+import contextlib
+import itertools
 import json
 import logging as py_logging
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
@@ -18,9 +22,8 @@ from big_vision.chrono import hms
 class Progress:
   """Shows on one line where a run is.
 
-  On a terminal the line is redrawn in place below the log, and details stay out
-  of the log: single metrics (they are in the metrics file), matches of rules,
-  timings. Elsewhere every update is a line of its own.
+  On a terminal the line is redrawn in place below the log; elsewhere every update
+  is a line of its own.
   """
 
   def __init__(self, total_steps: int, stream: TextIO | None = None):
@@ -29,27 +32,77 @@ class Progress:
     self.live = self.stream.isatty() and jax.process_index() == 0
     self._line = ""
     self._handler = logging.get_absl_handler()
+    self._waited = 0.0
+    self._updated = time.monotonic()
     if self.live:
       self._handler.addFilter(self._before_log)
 
+  @contextlib.contextmanager
+  def waiting_for_data(self) -> Iterator[None]:
+    """Counts the time that the body takes as waiting for data."""
+    start = time.monotonic()
+    yield
+    self._waited += time.monotonic() - start
+
+  @contextlib.contextmanager
+  def busy(self, what: str, noop: bool = False) -> Iterator[None]:
+    """Shows on a terminal how long the body takes, while it does.
+
+    Args:
+      what: "compiling" for example.
+      noop: whether to do nothing.
+
+    Yields:
+      Nothing.
+    """
+    if noop or not self.live:
+      yield
+      return
+    done, start = threading.Event(), time.monotonic()
+
+    def spin():
+      for sign in itertools.cycle("|/-\\"):
+        self._line = f"{sign} {what} {hms(time.monotonic() - start)}"
+        self._draw()
+        if done.wait(0.5):
+          return
+
+    thread = threading.Thread(target=spin, name="spinner", daemon=True)
+    thread.start()
+    try:
+      yield
+    finally:
+      done.set()
+      thread.join()
+      self._line = ""
+      self._draw()
+
   def update(self, step: int, measured: Mapping[str, float]) -> None:
-    """Shows step, loss, images per second and time to go.
+    """Shows a step, and which part of the time went into waiting for data.
 
     Args:
       step: number of finished steps.
-      measured: metrics of this step; `training_loss`,
-        `img/sec` and `eta` (seconds) are shown if they are there.
+      measured: metrics of this step; `training_loss`, `lr`, `img/sec`, `mfu` (in
+        [0, 1]) and `eta` (seconds) are shown if they are there.
     """
+    now = time.monotonic()
+    waited = self._waited / max(now - self._updated, 1e-9)
+    self._waited, self._updated = 0.0, now
+    shown = {
+      "training_loss": "loss {:.4g}",
+      "lr": "lr {:.3g}",
+      "img/sec": "{:.0f} img/s",
+      "mfu": "MFU {:.0%}",
+    }
     parts = [
       f"step {step}/{self.total_steps}",
       f"{100 * step / max(self.total_steps, 1):.0f}%",
+      *(text.format(measured[k]) for k, text in shown.items() if k in measured),
     ]
-    if "training_loss" in measured:
-      parts.append(f"loss {measured['training_loss']:.4g}")
-    if "img/sec" in measured:
-      parts.append(f"{measured['img/sec']:.0f} img/s")
     if "eta" in measured:
       parts.append(f"ETA {hms(measured['eta'])}")
+    if "img/sec" in measured:
+      parts.append(f"data wait {min(waited, 1):.0%}")
     text = "  ".join(parts)
     if not self.live:
       if jax.process_index() == 0:
@@ -72,28 +125,11 @@ class Progress:
     self.stream.flush()
 
   def _before_log(self, record: py_logging.LogRecord) -> bool:
-    """Makes room for a log line; drops details. A filter of logging."""
-    details = record.module in ("metrics", "trees", "chrono", "config_check")
-    if record.levelno <= py_logging.INFO and (
-      details or record.funcName == "clock_note"
-    ):
-      return False
+    """Makes room for a log line. A filter of logging."""
+    del record
     if self._line:
       self.stream.write("\r\x1b[2K")
     return True
-
-
-def no_chatter(record: py_logging.LogRecord) -> bool:
-  """Drops what libraries say at INFO about themselves. A filter of logging."""
-  libraries = (
-    "/orbax/",
-    "/tensorboardX/",
-    "/jax/",
-    "/etils/",
-    "/tensorflow_datasets/",
-  )
-  chatter = any(name in record.pathname for name in libraries)
-  return record.levelno > py_logging.INFO or not chatter
 
 
 def note(text: str) -> None:
@@ -102,8 +138,20 @@ def note(text: str) -> None:
     logging.info("\x1b[33mNOTE\x1b[0m: %s", text)
 
 
+def results(name: str, values: Mapping[str, Any]) -> None:
+  """Logs on one line what an evaluator has measured.
+
+  Args:
+    name: of the evaluator.
+    values: name -> number; what is no number is left out.
+  """
+  numbers = {k: v for k, v in values.items() if isinstance(v, float)}
+  text = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+  note(f"{name}: {text}")
+
+
 def clock_note(text: str) -> None:
-  """Logs where the run is; a terminal shows that in the progress line."""
+  """Logs where the run is: a detail, the line of the step says it, too."""
   if jax.process_index() == 0:
     logging.info("%s", text.replace("\n", "  "))
 
@@ -142,6 +190,7 @@ def summary(
   path = lambda name: fs.join(workdir, name)
   files = {
     "metrics": path("big_vision_metrics.txt"),
+    "log": path("train.log"),
     "config": path("config.json"),
     "checkpoint": checkpoints.latest(path("checkpoint.bv")),
   }
@@ -172,8 +221,9 @@ def lower_is_better(metric: str) -> bool:
 
 
 def _best(workdir: str, prefixes: tuple[str, ...]) -> dict[str, Any]:
-  """Finds (best value, its step) of metrics of evaluators in a workdir."""
+  """Finds (best value, its step) of metrics that are not at their best now."""
   best: dict[str, Any] = {}
+  last: dict[str, float] = {}
   path = fs.join(workdir, "big_vision_metrics.txt")
   if not prefixes or not fs.exists(path):
     return best
@@ -188,7 +238,8 @@ def _best(workdir: str, prefixes: tuple[str, ...]) -> dict[str, Any]:
       sign = -1 if lower_is_better(name) else 1
       if name not in best or sign * value > sign * best[name][0]:
         best[name] = value, row["step"]
-  return best
+      last[name] = value
+  return {k: v for k, v in best.items() if v[0] != last[k]}
 
 
 def _number(x: float) -> str:

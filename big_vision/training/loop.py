@@ -6,6 +6,7 @@ the same stages.
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +19,13 @@ from big_vision.evaluators import build as eval_build
 from big_vision.evaluators import common as eval_common
 from big_vision.schedules import itstime
 from big_vision.training import best as best_lib
-from big_vision.training import console, preemption, resuming, shape_check
+from big_vision.training import (
+  console,
+  preemption,
+  resuming,
+  shape_check,
+  throughput,
+)
 from big_vision.training import params as params_lib
 from big_vision.training import state as state_lib
 from big_vision.training import step as step_lib
@@ -85,13 +92,19 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
     # Rows of training start at step 1; what came before has its own file.
     writer.step_end(initial=first_step < total_steps)
 
-    console.note(f"First step compilations...\n{chrono.note}")
+    console.note("First step compilations...")
+    utilization = None
     for step in range(first_step + 1, total_steps + 1):
       assert batches is not None  # There are steps left.
-      batch = next(batches)
+      with progress.waiting_for_data():
+        batch = next(batches)
       writer.step_start(step)
       with jax.profiler.StepTraceAnnotation("train_step", step_num=step):
-        with chrono.log_timing("z/secs/update0", noop=step > first_step + 1):
+        later = step > first_step + 1
+        with (
+          chrono.log_timing("z/secs/update0", noop=later),
+          progress.busy("compiling the train step", noop=later),
+        ):
           static = recipe.static_args(step) if recipe.static_args else ()
           state, measured = update(state, batch, plan.frozen, rng_loop, static)
 
@@ -105,13 +118,17 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
         for i, fn in enumerate(schedules):
           writer.measure(f"global_schedule{i or ''}", fn(at))
         measured = jax.device_get(measured)
-        if step == first_step + 1:
+        if not later:
           _begin(setup)  # It compiles, fits and computes.
+          again = functools.partial(update, static=static)
+          utilization = throughput.utilization(
+            setup, again, state, batch, plan.frozen, rng_loop
+          )
         for name, value in sorted(measured.items()):
           writer.measure(name, value)
         chrono.tick(step)
         _check_finite(measured, step, log_every)
-        progress.update(step, _speed(setup, measured))
+        progress.update(step, throughput.of_step(setup, measured, utilization))
 
       preempted = stop.reached(step)
       keep = _keep(setup, step)
@@ -143,13 +160,15 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
     profiler.startstop_prof(prof)
     if first_step == total_steps:
       _begin(setup)
-  console.note(f"Done!\n{chrono.note}")
+  console.note(f"Done! {chrono.note.replace(chr(10), '  ')}")
   return state
 
 
 def _begin(setup: Setup) -> None:
   """Writes to the workdir for the first time, as the run has started."""
   setup.writer.begin()
+  if setup.log:
+    setup.log.begin()
   if setup.checkpoint_prefix:
     checkpoints.collect_orphans(setup.checkpoint_prefix)
 
@@ -203,10 +222,7 @@ class _Evaluators:
       for key, value in evaluator.run(state):
         value = jax.device_get(value)
         results[key] = writer.measure(f"{prefix}{key}", value)
-    if jax.process_index() == 0:
-      numbers = {k: v for k, v in results.items() if isinstance(v, float)}
-      text = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
-      console.note(f"{name}: {text}")
+    console.results(name, results)
 
 
 def _keep(setup: Setup, step: int) -> bool:
@@ -233,15 +249,3 @@ def _check_finite(
         "checkpoint is kept. A lower config.lr, a longer warm-up or "
         "config.grad_clip_norm usually help."
       )
-
-
-def _speed(setup: Setup, measured: Measurements) -> dict[str, float]:
-  """Computes for the progress line: loss, images per second, time to go."""
-  writer, chrono = setup.writer, setup.chrono
-  shown = {"training_loss": float(measured["training_loss"])}
-  per_core = writer.latest.get("img/sec/core")
-  if per_core:
-    shown["img/sec"] = per_core * jax.device_count()
-    left = setup.total_steps - (chrono.prev_step or 0)
-    shown["eta"] = left * setup.batch_size / shown["img/sec"]
-  return shown

@@ -1,6 +1,7 @@
 """Parameters at the start of a run: loaded, initialized, counted, listed."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,10 @@ from absl import logging
 from big_vision import lookup, trees
 from big_vision.devices import reshard
 from big_vision.models import load_errors
+from big_vision.training import console
 from big_vision.types import AnyArray, Key, Params, PyTree
+
+_MAX_ROWS = 8  # Of the table of parameters that is shown.
 
 
 def complete(
@@ -103,19 +107,40 @@ def check_shapes(
 
 
 def log(params: Params, message: str) -> None:
-  """Logs names, shapes and size of all parameters (process 0)."""
+  """Logs the size of all parameters, and of each; a table by block is shown."""
   if jax.process_index():
     return
   named = trees.tree_flatten_with_names(params)[0]
   width = max([len(n) for n, _ in named], default=0)
   rows = [f"  {n:<{width}}  {str(x.dtype):>8}  {x.shape}" for n, x in named]
-  logging.info(
-    "%s: %d parameters in %d arrays\n%s",
-    message,
-    count(params),
-    len(named),
-    "\n".join(rows),
+  logging.info("%s\n%s", message, "\n".join(rows))  # A detail, see `logs`.
+  console.note(
+    f"{message}: {count(params):,} parameters in {len(named)} arrays\n"
+    + "\n".join(_by_block(named))
   )
+
+
+def _by_block(named: Sequence[tuple[str, Any]]) -> list[str]:
+  """Makes the rows of a table: sizes of parts; alike ones are one row."""
+  sizes: dict[str, int] = {}
+  members: dict[str, set[str]] = {}
+  for depth in (3, 2, 1):
+    sizes, members = {}, {}
+    for name, x in named:
+      part = name.rpartition("/")[0] or name
+      part = "/".join(part.split("/")[:depth])
+      kind = re.sub(r"\d+", "*", part)
+      sizes[kind] = sizes.get(kind, 0) + int(np.prod(x.shape, dtype=np.int64))
+      members.setdefault(kind, set()).add(part)
+    if len(sizes) <= _MAX_ROWS:
+      break
+  width = max(map(len, sizes), default=0)
+  rows = []
+  for kind, size in sizes.items():
+    num = len(members[kind])
+    times = f"  {num} x {size // num:,}" if num > 1 else ""
+    rows.append(f"  {kind:<{width}}  {size:>13,}{times}")
+  return rows
 
 
 def count(params: PyTree) -> int:

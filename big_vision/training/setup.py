@@ -11,6 +11,7 @@ import numpy as np
 
 from big_vision import chrono as chrono_lib
 from big_vision import lookup, metrics, models, schedules, sharding
+from big_vision.training import logs
 from big_vision.types import Batches, ConfigLike, LoadFn
 
 
@@ -29,6 +30,7 @@ class Setup:
     num_examples: examples per epoch.
     total_steps: length of the training.
     chrono: the clock.
+    log: the file of the run's log, if there is one.
   """
 
   config: ConfigLike
@@ -40,6 +42,7 @@ class Setup:
   num_examples: int
   total_steps: int
   chrono: chrono_lib.Chrono = chrono_lib.chrono
+  log: logs.File | None = None
   # Made once, although several parts of a method may ask for them.
   _models: dict[Any, tuple[Any, LoadFn | None]] = dataclasses.field(
     default_factory=dict, init=False, repr=False, compare=False

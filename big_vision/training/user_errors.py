@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from absl import logging
 
 import big_vision
-from big_vision import lookup
+from big_vision import command_line, lookup
 
 # Of what a user supplies if a statement of this package raises it; from
 # anywhere else it may as well be a mistake in code, which needs its traceback.
 _OF_THE_USER = (ValueError, FileNotFoundError)
+# What `pip install big_vision` alone leaves out; the extra `data` has it.
+_EXTRA = (
+  "PIL", "datasets", "sentencepiece", "sklearn", "tensorflow",
+  "tensorflow_datasets",
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -21,8 +26,8 @@ def one_line() -> Iterator[None]:
   """Ends the program with one line if a user's input turns out to be wrong.
 
   For the `main` of command lines: "Error: ..." on stderr, exit status 1. With
-  `-v 1` the error propagates, and with it its traceback. Functions that are
-  called from Python raise as ever.
+  `--debug` or `-v 1` the error propagates, and with it its traceback. Functions
+  that are called from Python raise as ever.
 
   Yields:
     Nothing; used as `with one_line():` around what may raise.
@@ -33,7 +38,8 @@ def one_line() -> Iterator[None]:
   try:
     yield
   except Exception as e:
-    if not is_of_user(e) or logging.get_verbosity() >= logging.DEBUG:
+    verbose = logging.get_verbosity() >= logging.DEBUG
+    if not is_of_user(e) or verbose or command_line.wants_debug():
       raise
     raise SystemExit(f"Error: {message(e)}") from None
 
@@ -45,10 +51,11 @@ def is_of_user(error: BaseException) -> bool:
     error: what was raised.
 
   Returns:
-    True for a `ConfigError`, and for a ValueError, a missing file, or a KeyError
-    with a sentence that a statement of this package raised.
+    True for a `ConfigError`, for a package that is not installed, and for a
+    ValueError, a missing file, or a KeyError with a sentence that a statement of
+    this package raised.
   """
-  if isinstance(error, lookup.ConfigError):
+  if isinstance(error, lookup.ConfigError) or _missing(error):
     return True
   # A KeyError may be a sentence, or the key that a dict lacks.
   told = isinstance(error, KeyError) and " " in str(error)
@@ -76,6 +83,13 @@ def raised_here(error: BaseException) -> bool:
   return stated or isinstance(error, OSError)
 
 
+def _missing(error: BaseException) -> str | None:
+  """Returns the name of an optional package that is not installed."""
+  if isinstance(error, ModuleNotFoundError) and error.name in _EXTRA:
+    return error.name
+  return None
+
+
 def message(error: BaseException) -> str:
   """Formats an error as one line.
 
@@ -85,5 +99,11 @@ def message(error: BaseException) -> str:
   Returns:
     Its text, without line breaks; its class if it has none.
   """
+  missing = _missing(error)
+  if missing:
+    return (
+      f"{missing} is not installed: pip install 'big_vision[data]', or use "
+      "setup.sh."
+    )
   text = error.args[0] if isinstance(error, KeyError) and error.args else error
   return " ".join(str(text).split()) or type(error).__name__

@@ -66,7 +66,7 @@ def test_prepare_and_use(manual, tmp_path, caplog, name):
   (manual / name).write_bytes(
     gzip.compress(data) if name.endswith("gz") else data
   )
-  tool.main(["", "imagenet21k"])
+  tool.prepare(["imagenet21k"])
   left_out = [r.getMessage() for r in caplog.records if "left out" in r.msg]
   assert len(left_out) == 6
   assert "n01440764.tar/n01440764_91.JPEG" in left_out[0]
@@ -135,10 +135,10 @@ def test_damaged_archives(manual):
 
 def test_without_archive(manual):
   with pytest.raises(RuntimeError, match="winter21_whole.tar.gz"):
-    tool.main(["", "imagenet21k"])
+    tool.prepare(["imagenet21k"])
   (manual / "ILSVRC2012_img_val.tar").write_bytes(b"x")
   with pytest.raises(RuntimeError, match="(?s)None of winter21.*ILSVRC2012"):
-    tool.main(["", "imagenet21k"])
+    tool.prepare(["imagenet21k"])
   with pytest.raises(ValueError, match="imagenet21k'.*download_tfds_datasets"):
     tfds_source.clear_cache()
     core.get("imagenet21k", split="full")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from big_vision import input_pipeline
-from big_vision.datasets import digits, embedded, records, tfds
+from big_vision.datasets import conversion, digits, embedded, records, tfds
 from big_vision.pipeline import failures, indexed
 from big_vision.tf import tf
 from big_vision.tools import convert_dataset
@@ -55,7 +55,7 @@ def shard(folder, number=1):
 @pytest.mark.parametrize("kind", ["scanned", "index", "array_record"])
 def test_reads_what_tfds_reads(folder, kind, split):
   if kind != "scanned":
-    convert_dataset.convert("digits", kind, data_dir=folder)
+    conversion.convert("digits", kind, data_dir=folder)
   by_number = examples(folder, split)
   s = source(folder, split)
   in_order = s.get_tfdata(ordered=True, interleave_cycle_length=1)
@@ -68,7 +68,7 @@ def test_reads_what_tfds_reads(folder, kind, split):
 
 
 def test_without_the_tfrecord_files(folder, prepared):
-  convert_dataset.convert(
+  conversion.convert(
     "digits", "array_record", data_dir=folder, replace=True, num_workers=2
   )
   assert not os.path.exists(shard(folder))
@@ -133,7 +133,7 @@ def test_shuffles_everything(prepared, filtered):
 def test_all_formats_give_the_same_batches(folder):
   straight = ids(config(folder), 33)
   for kind in ("index", "array_record"):
-    convert_dataset.convert("digits", kind, data_dir=folder)
+    conversion.convert("digits", kind, data_dir=folder)
     np.testing.assert_array_equal(ids(config(folder), 33), straight)
 
 
@@ -245,7 +245,7 @@ def flip_bit(path, at):
 @pytest.mark.parametrize("kind", ["scanned", "index", "array_record"])
 def test_a_flipped_bit_is_an_error_of_its_record(folder, prepared, kind):
   if kind != "scanned":
-    convert_dataset.convert("digits", kind, data_dir=folder)
+    conversion.convert("digits", kind, data_dir=folder)
   path, number = shard(folder), 7
   # The content, the length and the checksums of the record.
   begin = int(records.record_bounds(path)[number])
@@ -313,7 +313,7 @@ def test_a_shard_with_fewer_records(folder):
 
 
 def test_a_damaged_index(folder):
-  convert_dataset.convert("digits", "index", data_dir=folder)
+  conversion.convert("digits", "index", data_dir=folder)
   with open(
     os.path.join(folder, "digits/1.0.0", records.INDEX_FILE), "wb"
   ) as f:
@@ -331,7 +331,7 @@ def test_missing_shard(folder):
     ids(config(folder), 1)
   for kind in ("index", "array_record"):
     with pytest.raises(ValueError, match="00001-of-00004 is missing"):
-      convert_dataset.convert("digits", kind, data_dir=folder)
+      conversion.convert("digits", kind, data_dir=folder)
 
 
 def test_damaged_shard(folder):
@@ -340,11 +340,11 @@ def test_damaged_shard(folder):
   with pytest.raises(ValueError, match="00001-of-00004 is cut off"):
     ids(config(folder), 1)
   with pytest.raises(ValueError, match="00001-of-00004 is cut off"):
-    convert_dataset.convert("digits", "index", data_dir=folder)
+    conversion.convert("digits", "index", data_dir=folder)
 
 
 def test_index_of_other_files(folder):
-  convert_dataset.convert("digits", "index", data_dir=folder)
+  conversion.convert("digits", "index", data_dir=folder)
   shutil.copy(shard(folder, 0), shard(folder, 1))
   with pytest.raises(Exception, match="00001-of-00004 does not fit its index"):
     ids(config(folder), 30)
@@ -358,7 +358,7 @@ def test_wrong_count(folder):
     f.write(g.read())
   for kind in ("index", "array_record"):
     with pytest.raises(ValueError, match="has 750 examples.*says 375"):
-      convert_dataset.convert("digits", kind, data_dir=folder)
+      conversion.convert("digits", kind, data_dir=folder)
 
 
 def test_bounds_of_records(tmp_path):
@@ -373,7 +373,7 @@ def test_bounds_of_records(tmp_path):
 
 def test_index_needs_the_files(prepared):
   with pytest.raises(ValueError, match="--replace"):
-    convert_dataset.convert("digits", "index", data_dir=prepared, replace=True)
+    conversion.convert("digits", "index", data_dir=prepared, replace=True)
 
 
 def test_command_line(folder, capsys):
@@ -382,5 +382,5 @@ def test_command_line(folder, capsys):
   assert os.path.exists(
     os.path.join(folder, "digits/1.0.0", records.INDEX_FILE)
   )
-  with pytest.raises(ValueError, match="digitz"):
+  with pytest.raises(SystemExit, match="Error: .*digitz"):
     convert_dataset.main(["digitz", "--data_dir", folder])

@@ -11,8 +11,7 @@ from big_vision import losses, mixup, train
 from big_vision import optax as bv_optax
 from big_vision.models import bit, bit_paper, mlp_mixer, nfnet, vit
 from big_vision.models.proj.flexi import vit as flexi
-from big_vision.planning import costs, flops, jaxpr, primitives
-from big_vision.tools import plan
+from big_vision.planning import costs, flops, jaxpr, primitives, report
 from plans import make_config, trace
 
 IMAGES = np.zeros((2, 32, 32, 3), np.float32)
@@ -149,15 +148,17 @@ def test_others_are_errors(unknown, name, fn):
 
 def test_plans_name_what_they_assume(unknown):
   config = make_config(8, dict(depth=1))
-  run = lambda: plan.plan(train.build, config, {"data": 1}, (64, 64), ["h100"])
+  run = lambda: report.plan(
+    train.build, config, {"data": 1}, (64, 64), ["h100"]
+  )
   known, figures = run()
   assert figures["assumed_elementwise"] == {}
-  assert "does not know" not in plan.show(figures)
+  assert "does not know" not in report.show(figures)
   unknown("tanh")
   again, figures = run()
   assert set(figures["assumed_elementwise"]) == {"tanh"}
-  assert "does not know these operations" in plan.show(figures)
-  assert "tanh (" in plan.show(figures)
+  assert "does not know these operations" in report.show(figures)
+  assert "tanh (" in report.show(figures)
   # It is named, and not far off.
   for kind in ("TPU", "GPU"):
     assert again.bytes(kind) == pytest.approx(known.bytes(kind), rel=0.15)

@@ -9,7 +9,8 @@ import types
 import jax
 import pytest
 
-from big_vision.tools import benchmark, benchmark_input, measure
+from big_vision.benchmarks import inputs, measure
+from big_vision.tools import benchmark
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -88,12 +89,12 @@ def test_input():
 def test_source(tmp_path, monkeypatch):
   pytest.importorskip("tensorflow")
   for name in ("tfrecord_all_in_memory", "array_record"):  # Each takes seconds.
-    monkeypatch.delitem(benchmark_input._SOURCES, name)
+    monkeypatch.delitem(inputs._SOURCES, name)
   results = benchmark.main(
     ["--parts=source", "--examples=100", "--res=32", f"--dir={tmp_path}"]
   )["source"]
   assert 80_000 < results["bytes"] / 100 < 140_000
-  for name in benchmark_input._SOURCES:
+  for name in inputs._SOURCES:
     assert results[name]["images_per_second"] > 0
     assert results[name]["seconds_to_resume"] > 0
     assert results[name]["peak_memory_bytes"] > 1e8
@@ -104,8 +105,8 @@ def test_source(tmp_path, monkeypatch):
 @pytest.mark.tf
 def test_jpegs():
   tf = pytest.importorskip("tensorflow")
-  one, two = benchmark_input.make_jpegs(2, height=375, width=500)
-  assert one != two and benchmark_input.make_jpegs(1) == [one]
+  one, two = inputs.make_jpegs(2, height=375, width=500)
+  assert one != two and inputs.make_jpegs(1) == [one]
   assert tf.io.decode_jpeg(one).shape == (375, 500, 3)
   assert 80_000 < len(one) < 140_000
 

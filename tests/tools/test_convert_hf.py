@@ -10,7 +10,11 @@ import pytest
 from absl.testing import flagsaver
 
 from big_vision import checkpoints, trees
-from big_vision.models.proj.image_text import huggingface, two_towers
+from big_vision.models.proj.image_text import (
+  huggingface,
+  huggingface_conversion,
+  two_towers,
+)
 from big_vision.tools import convert_hf
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -41,7 +45,7 @@ def config_of(text):
 @pytest.mark.parametrize("name", ["siglip", "siglip2"])
 def test_there_and_back(name, tmp_path):
   source, npz = str(GOLDEN / name), str(tmp_path / "x.npz")
-  text = convert_hf.from_hf(source, npz)
+  text = huggingface_conversion.from_hf(source, npz)
   config = config_of(text)
   assert config.model_name == TWO_TOWERS and config.model_init == npz
   params = two_towers.load(None, config.model_init, config.model)
@@ -52,7 +56,7 @@ def test_there_and_back(name, tmp_path):
 
   folder = tmp_path / "new"
   size = 14 if name == "siglip" else None
-  text = convert_hf.to_hf(npz, str(folder), config, size)
+  text = huggingface_conversion.to_hf(npz, str(folder), config, size)
   assert f"Siglip{name[6:]}Model.from_pretrained({str(folder)!r})" in text
   old = GOLDEN / name / "model.safetensors"
   assert (folder / "config.json").exists()
@@ -62,12 +66,14 @@ def test_there_and_back(name, tmp_path):
 
 def test_one_tower(tmp_path):
   npz = str(tmp_path / "x.npz")
-  config = config_of(convert_hf.from_hf(str(GOLDEN / "siglip2_text"), npz))
+  config = config_of(
+    huggingface_conversion.from_hf(str(GOLDEN / "siglip2_text"), npz)
+  )
   assert config.model_init.to_dict() == {"text": f"{npz}:txt"}
   params = two_towers.load(None, config.model_init, config.model)
   assert params["img"] is None and "head" in params["txt"]
   with pytest.raises(ValueError, match="no img, t: only one with both"):
-    convert_hf.to_hf(npz, str(tmp_path / "new"), config)
+    huggingface_conversion.to_hf(npz, str(tmp_path / "new"), config)
 
 
 def test_checkpoint_of_a_run(tmp_path):
@@ -88,7 +94,7 @@ def test_checkpoint_of_a_run(tmp_path):
   checkpoints.save_checkpoint_ts(manager, {"params": params}, path, step=1)
   manager.wait_until_finished()
   folder = str(tmp_path / "new")
-  convert_hf.to_hf(path, folder, config)
+  huggingface_conversion.to_hf(path, folder, config)
   same(
     two_towers.load(None, folder, config.model),
     two_towers.load(None, str(GOLDEN / "siglip"), config.model),
@@ -97,9 +103,11 @@ def test_checkpoint_of_a_run(tmp_path):
 
 def test_errors(tmp_path):
   with pytest.raises(ValueError, match="--to=x must end in .npz"):
-    convert_hf.from_hf(str(GOLDEN / "siglip"), "x")
+    huggingface_conversion.from_hf(str(GOLDEN / "siglip"), "x")
   with pytest.raises(ValueError, match="config.model_name = 'vit'"):
-    convert_hf.to_hf("./x", "y", mlc.ConfigDict(dict(model_name="vit")))
+    huggingface_conversion.to_hf(
+      "./x", "y", mlc.ConfigDict(dict(model_name="vit"))
+    )
   source, npz = str(GOLDEN / "siglip"), str(tmp_path / "x.npz")
   for flags, message in (
     ({}, "--from and --to are required"),

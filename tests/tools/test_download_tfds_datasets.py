@@ -36,8 +36,7 @@ def builders(monkeypatch, tmp_path):
 
 
 def test_default_names(builders, tmp_path, capsys):
-  # Whatever the program is called.
-  tool.main(["some_other_name"])
+  tool.main([])
   assert list(builders) == [
     "cifar10",
     "cifar100",
@@ -52,14 +51,14 @@ def test_default_names(builders, tmp_path, capsys):
 
 def test_names_may_carry_config_and_version(builders):
   tool.main(
-    ["", "coco/2017_panoptic", "cifar10:3.0.2", "imagenet_v2/top-images:3.*.*"]
+    ["coco/2017_panoptic", "cifar10:3.0.2", "imagenet_v2/top-images:3.*.*"]
   )
   assert all(b.prepared == 1 for b in builders.values())
   assert len(builders) == 3
 
 
 def test_embedded_datasets(builders, tmp_path, capsys):
-  tool.main(["", "digits:1.0.0", "shapes/tiny"])
+  tool.main(["digits:1.0.0", "shapes/tiny"])
   assert not builders  # TFDS does not know these.
   assert (tmp_path / "digits/1.0.0/dataset_info.json").exists()
   assert (tmp_path / "shapes/tiny/1.0.0/dataset_info.json").exists()
@@ -68,7 +67,7 @@ def test_embedded_datasets(builders, tmp_path, capsys):
 
 def test_failure_of_one_does_not_stop_the_others(builders):
   with pytest.raises(RuntimeError, match="imagenet2012: download it by hand"):
-    tool.main(["", "imagenet2012", "cifar10"])
+    tool.prepare(["imagenet2012", "cifar10"])
   assert builders["cifar10"].prepared == 1
 
 
@@ -90,5 +89,5 @@ def test_bad_names_fail_before_anything_is_prepared(
 ):
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
   with pytest.raises(ValueError, match=message):
-    tool.main(["", "digits", name])
+    tool.prepare(["digits", name])
   assert not list(tmp_path.iterdir())

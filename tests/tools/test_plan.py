@@ -9,7 +9,7 @@ import ml_collections as mlc
 import pytest
 
 from big_vision import train
-from big_vision.planning import chips
+from big_vision.planning import chips, report
 from big_vision.tools import plan
 
 VIT = dict(width=64, depth=2, mlp_dim=128, num_heads=4, patch_size=(8, 8))
@@ -99,12 +99,12 @@ def test_unknown_image_size():
 )  # fmt: skip
 def test_bad_runs(kw, mesh, names, message):
   with pytest.raises(ValueError, match=message):
-    plan.plan(train.build, make_config(**kw), mesh, (32, 32), names)
+    report.plan(train.build, make_config(**kw), mesh, (32, 32), names)
 
 
 def test_figures_of_data_parallel():
   config = make_config()
-  _, got = plan.plan(train.build, config, {"data": 8}, (32, 32))
+  _, got = report.plan(train.build, config, {"data": 8}, (32, 32))
   assert got["examples_per_device"] == 8
   # The parameters of a ViT, from their shapes; adam keeps two copies, a counter
   # and what the schedule and the clipping count.
@@ -133,7 +133,7 @@ def test_figures_of_data_parallel():
 
 
 def test_figures_of_chips():
-  c, got = plan.plan(
+  c, got = report.plan(
     train.build, make_config(), {"data": 8}, (32, 32), ["h100", "v3"]
   )
   assert list(got["chips"]) == ["h100", "v3"]
@@ -143,9 +143,9 @@ def test_figures_of_chips():
   assert row["images_per_second"] == 64 / max(row["seconds"].values())
   assert row["bound"] == max(row["seconds"], key=row["seconds"].get)
   assert (row["chips"], got["chips"]["v3"]["chips"]) == (8, 4)
-  text = plan.show(got)
+  text = report.show(got)
   assert "yes" in text and "does not fit" not in text
-  assert plan.show_advice(got) == ""
+  assert report.show_advice(got) == ""
 
 
 def test_what_does_not_fit_and_what_helps(monkeypatch):
@@ -155,10 +155,10 @@ def test_what_does_not_fit_and_what_helps(monkeypatch):
     chip = chips.Chip(name, group=1, **small)
     monkeypatch.setitem(chips.CHIPS, name, chip)
   wanted = ["small", "tiny", "v4"]
-  now, got = plan.plan(
+  now, got = report.plan(
     train.build, make_config(), {"data": 4}, (32, 32), wanted
   )
-  text = plan.show(got)
+  text = report.show(got)
   assert "small: does not fit in 0.001 GiB less 10%. The largest part: " in text
   assert "small: more devices than a pod has." in text
 
@@ -168,10 +168,10 @@ def test_what_does_not_fit_and_what_helps(monkeypatch):
     rows = [("config.grad_accum_steps = 2", 2**19), ("--mesh data=8", 2**18)]
     return {"small": rows, "tiny": []}
 
-  monkeypatch.setattr(plan.advice, "find", find)
-  plan.advise(train.build, make_config(), now, got)
+  monkeypatch.setattr(report.advice, "find", find)
+  report.advise(train.build, make_config(), now, got)
   assert "would_fit" not in got["chips"]["v4"]
-  assert plan.show_advice(got).splitlines() == [
+  assert report.show_advice(got).splitlines() == [
     "It would fit on small with any of",
     "  config.grad_accum_steps = 2: 0.00 GiB",
     "  --mesh data=8: 0.00 GiB",

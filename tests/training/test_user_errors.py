@@ -39,6 +39,24 @@ def test_what_python_raises_in_this_package_keeps_its_traceback():
     bv_optax.replace_frozen([(".*", None, 3)], {"a": 1}, 0)
 
 
+def test_missing_extras_are_named():
+  with pytest.raises(SystemExit) as e, user_errors.one_line():
+    raise ModuleNotFoundError("No module", name="tensorflow_datasets")
+  assert e.value.code == (
+    "Error: tensorflow_datasets is not installed: pip install "
+    "'big_vision[data]', or use setup.sh."
+  )
+  # Of another package: perhaps a mistake in a user's own module.
+  with pytest.raises(ModuleNotFoundError), user_errors.one_line():
+    raise ModuleNotFoundError("No module", name="mine")
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+  monkeypatch.setattr("sys.argv", ["train", "--config=x", "--debug"])
+  with pytest.raises(lookup.ConfigError), user_errors.one_line():
+    raise lookup.ConfigError("config.lr")
+
+
 def test_other_errors_keep_their_traceback():
   for wrong in (lambda: np.zeros(3).reshape(2), lambda: int("x")):
     with pytest.raises(ValueError), user_errors.one_line():

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from big_vision import fs
+from big_vision import command_line, fs
 from big_vision.tools.demo import server, similarity
 
 TYPES = {  # File name extension -> content type.
@@ -154,39 +154,34 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     Exit status.
   """
-  parser = argparse.ArgumentParser(
-    prog="python -m big_vision.tools.demo",
-    description="A page to try an image-text model in the browser.",
-  )
+  parser = command_line.make_parser("big_vision.tools.demo", __doc__)
   parser.add_argument(
     "--workdir",
     required=True,
-    help="of a run that trained the model, or hf://org/repo of the hub",
+    help="Of a run that trained the model, or hf://org/repo of the hub.",
   )
   parser.add_argument(
-    "--init", help="another checkpoint than the last one of the workdir"
+    "--init", help="Another checkpoint than the last one of the workdir."
   )
-  parser.add_argument("--pp_img", help="preprocessing of images")
-  parser.add_argument("--pp_txt", help="preprocessing of texts")
+  parser.add_argument("--pp_img", help="Preprocessing of images.")
+  parser.add_argument("--pp_txt", help="Preprocessing of texts.")
   parser.add_argument(
     "--pp_modules",
-    help="modules of your own that the config of the run may import, with "
-    "commas between them",
+    help="Modules of your own that the config of the run may import, with "
+    "commas between them.",
   )
   parser.add_argument(
-    "--images", metavar="FOLDER", help="example images instead of the data's"
+    "--images", metavar="FOLDER", help="Example images instead of the data's."
   )
+  parser.add_argument("--num_examples", type=int, default=12, help="At most.")
   parser.add_argument(
-    "--num_examples", type=int, default=12, help="at most (default: 12)"
-  )
-  parser.add_argument(
-    "--port", type=int, default=8000, help="0 is any free one (default: 8000)"
+    "--port", type=int, default=8000, help="0 is any free one."
   )
   parser.add_argument(
     "--host",
     default="127.0.0.1",
-    help="address to listen at; 0.0.0.0 lets other machines in, without a "
-    "password (default: 127.0.0.1)",
+    help="Address to listen at; 0.0.0.0 lets other machines in, without a "
+    "password.",
   )
   args = parser.parse_args(argv)
   try:
@@ -207,6 +202,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     httpd.serve_forever()
     print("Stopped.")
   except (ValueError, FileNotFoundError) as e:
+    if args.debug:
+      raise
     print(e, file=sys.stderr)
     return 1
   except KeyboardInterrupt:  # While it loads.

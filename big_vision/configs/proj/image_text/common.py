@@ -1,4 +1,20 @@
-"""Parts shared by configs of image-text models: towers, pairs, evaluators."""
+"""Parts shared by configs of image-text models: towers, pairs, evaluators.
+
+Arguments of those that train on your own pairs:
+
+  source: where the pairs come from, see docs/datasets.md.
+  path: the TFDS name, the shards, or the Hugging Face dataset.
+  split: of the data to train on.
+  val_split: of the data, to evaluate the loss on.
+  image, text: feature, column or file name extension, if not the usual one.
+  variant: size of the towers and of the patches.
+  naflex: images keep their aspect ratio, and become at most `seqlen` patches.
+  seqlen: number of patches, or several of which one is drawn for each image, as
+    in 128-256-576.
+  token_len: length of texts in tokens.
+  imagenet: evaluates zero-shot classification.
+  coco: evaluates retrieval.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -18,6 +18,11 @@ each of the names in `teachers`:
 A batch may hold an image for one model alone, under the name of the model.
 """
 
+if __name__ == "__main__":  # Before jax is imported, which takes seconds.
+  from big_vision.training import run_help
+
+  run_help.answer(__doc__)
+
 import functools
 
 import jax

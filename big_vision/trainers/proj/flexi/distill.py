@@ -8,6 +8,11 @@ step, see `common`; those of teachers stay as they are. Evaluators choose by nam
 `student_seqhw=15`, `prof`, and for the two together `student_seqhw=15_prof`.
 """
 
+if __name__ == "__main__":  # Before jax is imported, which takes seconds.
+  from big_vision.training import run_help
+
+  run_help.answer(__doc__)
+
 from absl import app
 
 from big_vision.trainers.proj.distill import distill

@@ -8,6 +8,11 @@ step, see `common`. Each combination of them compiles once. Evaluators choose by
 name: `predict_seqhw=15`.
 """
 
+if __name__ == "__main__":  # Before jax is imported, which takes seconds.
+  from big_vision.training import run_help
+
+  run_help.answer(__doc__)
+
 from absl import app
 
 from big_vision import losses, train

@@ -12,6 +12,11 @@ without the learning rate, which is that of the step, and
     number of devices. By default all use that of the whole batch.
 """
 
+if __name__ == "__main__":  # Before jax is imported, which takes seconds.
+  from big_vision.training import run_help
+
+  run_help.answer(__doc__)
+
 import dataclasses
 
 import jax

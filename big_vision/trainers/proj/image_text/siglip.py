@@ -17,6 +17,11 @@ The loss compares all pairs of the global batch, for any number of devices and o
 micro-batches (`grad_accum_steps`).
 """
 
+if __name__ == "__main__":  # Before jax is imported, which takes seconds.
+  from big_vision.training import run_help
+
+  run_help.answer(__doc__)
+
 import functools
 
 from absl import app

@@ -1,4 +1,4 @@
-"""Measures preprocessing and kinds of files, as parts of `benchmark`."""
+"""Measures preprocessing and kinds of files, as parts of `tools/benchmark.py`."""
 
 import argparse
 import importlib
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from big_vision.tools.measure import num_cpus, peak_memory, timed_rounds
+from big_vision.benchmarks.measure import num_cpus, peak_memory, timed_rounds
 
 
 def make_jpegs(num: int, height: int = 375, width: int = 500) -> list[bytes]:
@@ -120,10 +120,10 @@ def benchmark_source(args: argparse.Namespace) -> dict[str, Any]:
     results["bytes"] = write_dataset(folder, args.examples, args.classes)
     for name, (random_access, memory, convert_to) in _SOURCES.items():
       if convert_to:
-        from big_vision.tools import convert_dataset
+        from big_vision.datasets import conversion
 
         start = time.perf_counter()
-        convert_dataset.convert("jpegs", convert_to, data_dir=folder)
+        conversion.convert("jpegs", convert_to, data_dir=folder)
         seconds = time.perf_counter() - start
         results[f"seconds_to_make_{convert_to}"] = seconds
       pp = args.pp.format(res=args.res, classes=args.classes)

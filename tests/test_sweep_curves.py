@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from big_vision.tools import plot, plot_sweeps
+from big_vision import sweep_curves
+from big_vision.tools import plot
 
 
 def flexi(**kw):
@@ -22,7 +23,7 @@ def flexi(**kw):
 
 
 def test_patch_sizes():
-  assert plot_sweeps.sweeps(*flexi()) == {
+  assert sweep_curves.sweeps(*flexi()) == {
     "patch size (pixels)": {
       "val/prec@1": ([12, 24, 60], [0.9, 0.8, 0.5]),
       "dist/kind=kl/avg": ([12, 24, 60], [0.05, 0.1, 0.25]),
@@ -33,7 +34,7 @@ def test_patch_sizes():
 def test_without_the_size_of_images():
   series, config = flexi()
   del config["res"]
-  curves = plot_sweeps.sweeps(series, config)["seqhw"]
+  curves = sweep_curves.sweeps(series, config)["seqhw"]
   assert curves["val/prec@1"] == ([4, 10, 20], [0.5, 0.8, 0.9])
 
 
@@ -41,7 +42,7 @@ def test_prefix_and_missing_points():
   series, config = flexi()
   config["evals.val04.prefix"] = "other/"
   del series["dist_04/kind=kl/avg"], series["dist_10/kind=kl/avg"]
-  curves = plot_sweeps.sweeps(series, config)["patch size (pixels)"]
+  curves = sweep_curves.sweeps(series, config)["patch size (pixels)"]
   # One point is no curve.
   assert curves == {"val/prec@1": ([12, 24], [0.9, 0.8])}
 
@@ -54,7 +55,7 @@ def test_two_arguments():
       name = f"val_{a}_drop{drop}"
       config[f"evals.{name}.pred"] = f"predict_a={a}_drop={drop}"
       series[f"{name}/loss"] = ([5], [a + drop])
-  assert plot_sweeps.sweeps(series, config) == {
+  assert sweep_curves.sweeps(series, config) == {
     "a": {
       "val_drop0.0/loss": ([1, 2], [1.0, 2.0]),
       "val_drop0.5/loss": ([1, 2], [1.5, 2.5]),
@@ -69,8 +70,8 @@ def test_two_arguments():
 def test_runs_that_sweep_nothing():
   series, config = flexi()
   del config["flexi.seqhw.v"]
-  assert plot_sweeps.sweeps(series, config) == {}
-  assert plot_sweeps.sweeps(series, {}) == {}
+  assert sweep_curves.sweeps(series, config) == {}
+  assert sweep_curves.sweeps(series, {}) == {}
 
 
 def test_page_and_picture(tmp_path):

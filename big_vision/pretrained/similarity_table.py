@@ -124,6 +124,6 @@ def boxes(
   lines.observe(draw, "value")
   loss_fn.observe(draw, "value")
   draw()
-  box = ipywidgets.VBox([files, lines, loss_fn, out])
+  box: Any = ipywidgets.VBox([files, lines, loss_fn, out])
   box.files, box.texts, box.loss_fn, box.table = files, lines, loss_fn, out
   return box

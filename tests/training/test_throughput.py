@@ -1,0 +1,55 @@
+"""What the progress line says about speed."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import logging
+
+import toy
+from big_vision.planning import chips
+from big_vision.training import loop, throughput
+
+
+def setup(batch_size=4):
+  config = types.SimpleNamespace(lr=0.5)
+  return types.SimpleNamespace(config=config, batch_size=batch_size)
+
+
+def test_utilization(monkeypatch):
+  multiply = jax.jit(jnp.matmul)
+  x, w = np.ones([4, 10], np.float32), np.ones([10, 7], np.float32)
+  assert throughput.utilization(setup(), multiply, x, w) is None  # A CPU.
+  chip = types.SimpleNamespace(flops=1000.0)
+  monkeypatch.setattr(chips, "of_device", lambda kind: chip)
+  got = throughput.utilization(setup(), multiply, x, w)
+  assert got == pytest.approx(2 * 10 * 7 / 1000)
+
+
+def test_of_step():
+  s = setup(batch_size=10)
+  s.total_steps, s.chrono = 50, types.SimpleNamespace(prev_step=30)
+  s.writer = types.SimpleNamespace(latest={"global_schedule": 0.25})
+  measured = {"training_loss": jnp.float32(2.0)}
+  got = throughput.of_step(s, measured, None)
+  assert got == {"training_loss": 2.0, "lr": 0.125}
+  s.writer.latest["img/sec/core"] = 5.0
+  got = throughput.of_step(s, measured, 0.08)
+  rate = 5.0 * jax.device_count()
+  assert got["img/sec"] == rate and got["eta"] == 20 * 10 / rate
+  assert got["mfu"] == pytest.approx(0.4)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_run_says_it(monkeypatch, tmp_path, caplog):
+  chip = types.SimpleNamespace(flops=1e9)
+  monkeypatch.setattr(chips, "of_device", lambda kind: chip)
+  logging.set_verbosity(logging.INFO)
+  with caplog.at_level("INFO", logger="absl"):
+    s = toy.setup(toy.config(), tmp_path)
+    loop.run(s, toy.make())
+    s.writer.close()
+  (line,) = [m for m in caplog.messages if m.startswith("step 8/8")]
+  assert "  lr " in line and "  MFU " in line and "  data wait " in line
