@@ -4,10 +4,12 @@
     --config big_vision/configs/transfer.py:model=vit-s16,source=folder,path=/data/pets \
     --workdir /path/to/workdir
 
-`source` is one of `own_sources.SOURCES`, `path` what it reads, see
-docs/datasets.md. None of the further arguments is needed where the data is laid
-out as usual:
+Only the first two arguments are needed where the data is laid out as usual, see
+docs/datasets.md:
 
+  source: `folder`, `csv`, `jsonl`, `hf`, `tfds` or `webdataset`.
+  path: what it reads: a folder with a sub-folder of pictures per class, a file, a
+    dataset of Hugging Face or TFDS, tar shards.
   split, val_split: names of splits and slices as in TFDS. By default `train`,
     and `val`, `valid`, `validation`, `dev` or else `test`, as they are called.
   val: how much of the training data is held out where there is nothing to
