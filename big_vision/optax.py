@@ -34,7 +34,7 @@ def make(
   Args:
     config: mapping with
       optax_name: attribute path in `optax` ("scale_by_adam"), one of
-        `big_vision.{scale_by_adafactor,momentum_hp,sgd}`, or the path of a
+        `big_vision.{scale_by_adafactor,momentum_hp,muon,sgd}`, or the path of a
         function in your own module.
       optax: its keyword arguments, default {}.
       lr: base learning rate.

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from big_vision import lookup
+from big_vision import lookup, muon
 from big_vision.types import ConfigLike, DType
 
 # Updates to wait for one that is not zero: warm-ups start with 0.
@@ -145,12 +145,12 @@ def _climbs(tx: optax.GradientTransformation, name: str) -> bool:
 
 def _without_step(name: str) -> str:
   """Returns what is nearest to an optimizer and does not step itself."""
-  if f"big_vision.{name}" in _OPTIMIZERS:
-    return f"big_vision.{name}"
+  last = name.rpartition(".")[-1]
+  if f"big_vision.{last}" in _OPTIMIZERS:
+    return f"big_vision.{last}"
   steps = ("scale_by_schedule", "scale_by_learning_rate")
   known = [n for n in dir(optax) if n.startswith("scale_by_")]
   known = [n for n in known if n not in steps]
-  last = name.rpartition(".")[-1]
   stem = lambda n: n.rpartition("scale_by_")[-1]
   near = [n for n in (*_OPTIMIZERS, *known) if last.startswith(stem(n))]
   return max(near, key=lambda n: len(stem(n)), default="scale_by_adam")
@@ -229,6 +229,7 @@ def momentum_hp(
 _OPTIMIZERS = {
   "big_vision.scale_by_adafactor": scale_by_adafactor,
   "big_vision.momentum_hp": momentum_hp,
+  "big_vision.muon": muon.muon,
   "big_vision.sgd": optax.identity,
 }
 

@@ -16,7 +16,8 @@ from big_vision import guards, lookup
 from big_vision.types import ConfigLike, Schedule
 
 _UNITS = ("steps", "examples", "epochs", "percent")
-_DECAYS = ("linear", "polynomial", "cosine", "rsqrt", "stair")
+_DECAYS = ("linear", "polynomial", "cosine", "rsqrt", "stair", "wsd")
+_COOLDOWN_SHAPES = ("linear", "1-sqrt")
 
 
 def _is_negative(key: str, value: Any) -> bool:
@@ -172,17 +173,33 @@ def check_schedule(schedule: ConfigLike, key: str = "schedule") -> None:
     ValueError: unknown key or unknown `decay_type`; lists the nearest names.
   """
   known = ["base", "mult", "decay_type", "scale_with_batchsize"]
-  known += ["power", "end", "linear_end"]  # linear, polynomial
+  known += ["power", "end", "linear_end"]  # linear, polynomial; wsd: end
   known += ["timescale", "shift"]  # rsqrt
   known += ["steps", "mults"]  # stair
+  known += ["cooldown_shape"]
   for prefix in ("warmup", "cooldown", "timescale", "shift"):
     known += [f"{prefix}_{unit}" for unit in _UNITS]
   for name in schedule.keys():
+    if name in [f"decay_{unit}" for unit in _UNITS]:
+      raise lookup.ConfigError(
+        f"config.{key}.{name}: the steps at the end of a run in which the "
+        "learning rate falls are "
+        f"config.{key}.{name.replace('decay', 'cooldown')}."
+      )
     if name not in known:
       raise lookup.unknown("setting", name, known, key)
   decay_type = schedule.get("decay_type", "stair")
   if decay_type not in _DECAYS:
     raise lookup.unknown("decay type", decay_type, _DECAYS, f"{key}.decay_type")
+  shape, shapes = schedule.get("cooldown_shape", "linear"), _COOLDOWN_SHAPES
+  if shape not in shapes:
+    raise lookup.unknown("shape", shape, shapes, f"{key}.cooldown_shape")
+  if decay_type == "wsd" and not given("cooldown", schedule, f"{key}."):
+    raise lookup.ConfigError(
+      f"config.{key}: decay_type='wsd' needs the length of its decay, for "
+      f"example config.{key}.cooldown_percent = 0.2; 0 keeps the learning rate "
+      "until the end, for a run from which others cool down."
+    )
   # A learning rate below zero climbs.
   for name in ("mult", "end", "linear_end", "timescale", "shift"):
     check_not_negative(schedule.get(name), f"config.{key}.{name}")
@@ -239,8 +256,12 @@ def create_learning_rate_schedule(
     rsqrt: base / sqrt(1 + (max(step - W, 0) + `shift`) / `timescale`), by
       default 0 and 10 000 steps; both may be durations, `timescale_epochs`.
     stair: base * `mults`[i] from step `steps`[i] on, and base before that.
+    wsd: warm-up, stable, decay: base until the cool-down, which leads to `end`,
+      0 by default: base - (base - end) * (1 - c).
 
-  The result is multiplied by min(1, step / W) and min(1, (T - step) / C).
+  The result is multiplied by min(1, step / W) and, other than for wsd, by c. That
+  falls from 1 to 0 during the cool-down: with p = min(1, (T - step) / C) it is p,
+  or 1 - sqrt(1 - p) for `cooldown_shape="1-sqrt"`.
 
   Args:
     total_steps: T.
@@ -260,8 +281,12 @@ def create_learning_rate_schedule(
   Raises:
     ValueError: fewer `mults` than `steps`, or a duration in a unit that needs a
       size that is not given.
-    lookup.ConfigError: the warm-up takes all of the steps, or a duration is
-      given twice.
+    lookup.ConfigError: the warm-up takes all of the steps, a run of wsd cannot
+      hold warm-up and cool-down, or a duration is given twice.
+
+  References:
+    Hu et al. 2024 (wsd), https://arxiv.org/abs/2404.06395
+    Hägele et al. 2024 (1-sqrt), https://arxiv.org/abs/2405.18392
   """
 
   def duration(prefix, default):
@@ -278,6 +303,13 @@ def create_learning_rate_schedule(
       f"config.schedule.{key}: the warm-up of {warmup} steps must be shorter "
       f"than the run of {total_steps} steps. Use for example "
       f"config.schedule.warmup_steps = {total_steps // 10}, or a longer run."
+    )
+  if decay_type == "wsd" and 1 < total_steps < warmup + cooldown:
+    keys = [given(prefix, kw) for prefix in ("warmup", "cooldown")]
+    raise lookup.ConfigError(
+      f"{' and '.join(f'config.schedule.{k}' for k in keys if k)}: a run of "
+      f"{total_steps} steps cannot hold a warm-up of {warmup} steps and a "
+      f"cool-down of {cooldown}. Make them shorter, or the run longer."
     )
   if scale_with_batchsize:
     if not batch_size:
@@ -306,6 +338,13 @@ def create_learning_rate_schedule(
     q = (step - warmup) / (total_steps - warmup)
     return jnp.clip(q, 0.0, 1.0)
 
+  def falling(step):
+    if not cooldown:
+      return 1.0
+    left = jnp.minimum(1.0, (total_steps - step) / cooldown)
+    is_sqrt = kw.get("cooldown_shape", "linear") == "1-sqrt"
+    return 1.0 - jnp.sqrt(1.0 - left) if is_sqrt else left
+
   @guards.transfers
   def step_fn(step):
     step = jnp.asarray(step, jnp.float32)
@@ -318,14 +357,17 @@ def create_learning_rate_schedule(
       lr = base / jnp.sqrt(1.0 + (since + shift) / timescale)
     elif decay_type == "stair":
       lr = base * jnp.asarray(mults)[jnp.sum(boundaries <= step)]
+    elif decay_type == "wsd":
+      # In this form it is exactly `base` while nothing falls.
+      lr = base - (base - end) * (1.0 - falling(step))
     else:
       raise lookup.unknown(
         "decay type", decay_type, _DECAYS, "schedule.decay_type"
       )
     if warmup:
       lr = lr * jnp.minimum(1.0, step / warmup)
-    if cooldown:
-      lr = lr * jnp.minimum(1.0, (total_steps - step) / cooldown)
+    if cooldown and decay_type != "wsd":
+      lr = lr * falling(step)
     return jnp.asarray(lr, jnp.float32)
 
   return step_fn

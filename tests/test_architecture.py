@@ -13,11 +13,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
   # Functions that stand alone.
   "types compat command_line lookup rules partial fs tf transfer download trees schedules losses mixup"
-  " sweep_curves views ring contrastive grads clipping profiler workdir guards",
+  " sweep_curves views ring contrastive grads clipping profiler workdir guards curve_axes",
   # Labels and names of classes: facts.
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
   # Parts of a run.
-  "trackers chrono devices metrics sharding optimizers optax checkpoint_checksums"
+  "trackers chrono devices metrics sharding muon optimizers optax checkpoint_checksums"
   " checkpoint_io checkpoint_npz checkpoint_orbax checkpoints models pp datasets",
   # Old names, collected.
   "utils",

@@ -19,7 +19,6 @@ import ml_collections as mlc
 import pytest
 from absl import flags
 
-from big_vision import lookup
 from big_vision.training import config_flag, config_keys, run_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -183,6 +182,7 @@ def configs():
   for name in SOURCES_OF_DATA:
     found.append(mlc.ConfigDict(dict(input=dict(data=dict(name=f"bv:{name}")))))
   found.append(mlc.ConfigDict(dict(input=dict(data=dict(a=1, b=2)))))
+  found.append(mlc.ConfigDict(dict(optax_name="big_vision.muon")))
   return found
 
 
@@ -193,7 +193,7 @@ def is_known(path):
     for i, part in enumerate(path):
       try:
         config_keys.type_of(config, path[: i + 1])
-      except lookup.ConfigError:
+      except ValueError:
         if part not in node:
           break
       node = (node.get(part) if hasattr(node, "get") else None) or {}

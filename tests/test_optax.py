@@ -610,7 +610,7 @@ def test_rules_that_need_no_match():
     ("lion", dict(learning_rate=1e-4), "'scale_by_lion'"),
     ("adafactor", dict(learning_rate=1e-3), "'big_vision.scale_by_adafactor'"),
     ("scale", dict(step_size=-2.0), "scale_by_adam"),
-    ("contrib.muon", dict(learning_rate=1e-3), "scale_by"),
+    ("contrib.muon", dict(learning_rate=1e-3), "'big_vision.muon'"),
   ],
 )
 def test_optimizers_that_step_themselves(name, kw, hint):
@@ -657,6 +657,7 @@ def test_steps_after_a_warmup_and_within_a_trace():
     ("contrib.scale_by_muon", {}),
     ("big_vision.sgd", {}),
     ("big_vision.momentum_hp", dict(nesterov=True)),
+    ("big_vision.muon", dict(consistent_rms=0.2, mu_dtype="bfloat16")),
     ("big_vision.scale_by_adafactor", dict(beta2_cap=0.95)),
     # Needs the loss at its updates: not for this chain to tell.
   ],

@@ -4,7 +4,9 @@ import os
 import pathlib
 import shutil
 
+import jax
 import ml_collections as mlc
+import numpy as np
 import pytest
 
 import toy
@@ -166,6 +168,26 @@ def test_resume_of_another_run_says_the_differences(first, tmp_path, said):
   start(tmp_path / "w", c)
   assert [t for t in said if "config.resume" in t and "config.seed = 1" in t]
   assert list(toy.rows(tmp_path / "w")) == [5]
+
+
+def test_cools_down_from_a_step_of_another_workdir(tfds_data_dir, tmp_path):
+  trunk = dict(decay_type="wsd", warmup_steps=2, cooldown_steps=0)
+  cooled = trunk | dict(cooldown_steps=3, cooldown_shape="1-sqrt")
+  # The trunk is longer: nobody planned this when it was started.
+  start(tmp_path / "trunk", config(9, schedule=trunk, keep_ckpt_steps=4))
+  whole = start(tmp_path / "whole", config(7, schedule=cooled))
+  resume = f"{tmp_path}/trunk/checkpoint.bv-000000004"
+  state = start(tmp_path / "cool", config(7, schedule=cooled, resume=resume))
+  assert jax.tree.structure(state) == jax.tree.structure(whole)
+  jax.tree.map(np.testing.assert_array_equal, state, whole)
+  rows = {k: toy.rows(tmp_path / k) for k in ("trunk", "whole", "cool")}
+  assert list(rows["cool"]) == [5, 6, 7]
+  same = ("training_loss", "global_schedule", "examples_seen", "epoch")
+  for step, row in rows["cool"].items():
+    assert [row[k] for k in same] == [rows["whole"][step][k] for k in same]
+  assert rows["cool"][5]["training_loss"] == rows["trunk"][5]["training_loss"]
+  falls = [row["global_schedule"] for row in rows["cool"].values()]
+  np.testing.assert_allclose(falls, 1 - np.sqrt(np.arange(3) / 3), atol=1e-6)
 
 
 def test_evaluation_keeps_the_config_of_a_training(workdir):

@@ -6,7 +6,7 @@ import ml_collections as mlc
 import numpy as np
 import pytest
 
-from big_vision import schedules
+from big_vision import lookup, schedules
 from big_vision.schedules import create_learning_rate_schedule as make
 
 
@@ -156,6 +156,61 @@ def test_cosine_with_warmup_and_cooldown():
   np.testing.assert_allclose(got, want, atol=1e-6)
 
 
+@pytest.mark.parametrize("end", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [None, "linear", "1-sqrt"])
+def test_wsd(shape, end):
+  kw = dict(decay_type="wsd", base=2.0, warmup_steps=10, cooldown_percent=0.25)
+  kw |= {"cooldown_shape": shape} if shape else {}
+  got = _curve(80, end=end, **kw)
+  s = np.arange(81)
+  q = np.clip((s - 60) / 20, 0, 1)
+  fallen = np.sqrt(q) if shape == "1-sqrt" else q
+  want = np.minimum(1, s / 10) * (2 - (2 - end) * fallen)
+  np.testing.assert_allclose(got, want, atol=1e-6)
+  np.testing.assert_array_equal(got[10:61], 2)
+  np.testing.assert_allclose(got[-1], end, atol=1e-6)
+
+
+def test_wsd_without_a_cooldown_is_its_trunk():
+  kw = dict(decay_type="wsd", base=0.3, warmup_steps=7)
+  trunk, whole = (_curve(40, cooldown_steps=n, **kw) for n in (0, 10))
+  np.testing.assert_array_equal(trunk[:31], whole[:31])
+  np.testing.assert_array_equal(trunk[7:], np.float32(0.3))
+
+
+def test_wsd_has_to_fit():
+  kw = dict(decay_type="wsd", warmup_steps=30, cooldown_percent=0.7)
+  assert _curve(100, [30], **kw) == 1
+  with pytest.raises(
+    lookup.ConfigError,
+    match="schedule.warmup_steps and .*cooldown_percent: a run of 99 steps "
+    "cannot hold .* 30 steps .* 70",
+  ):
+    make(99, **{**kw, "cooldown_percent": 0.71})
+
+
+def test_cooldown_of_another_shape():
+  kw = dict(decay_type="rsqrt", timescale=5)
+  got = _curve(40, cooldown_steps=10, cooldown_shape="1-sqrt", **kw)
+  want = 1 / np.sqrt(1 + np.arange(41) / 5)
+  want *= 1 - np.sqrt(np.clip((np.arange(41) - 30) / 10, 0, 1))
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "schedule, message",
+  [
+    (dict(decay_type="wsd"), "needs the length of its decay.*cooldown_percent"),
+    (dict(decay_type="wsd", cooldown_steps=-1), "needs the length"),
+    (dict(decay_type="wsd", decay_steps=9), "decay_steps.*cooldown_steps"),
+    (dict(cooldown_steps=3, cooldown_shape="sqrt"), "cooldown_shape.*1-sqrt"),
+  ],
+)
+def test_errors_of_cooldowns(schedule, message):
+  with pytest.raises(ValueError, match=message):
+    schedules.check_schedule(schedule)
+
+
 def test_warmup_percent_rounds_half_to_even():
   got = _curve(5, [0, 1, 2], decay_type="linear", warmup_percent=0.5)
   np.testing.assert_allclose(got, [0, 0.5, 1], rtol=1e-6)
@@ -168,7 +223,9 @@ def test_scale_with_batchsize():
     make(2, scale_with_batchsize=True)
 
 
-@pytest.mark.parametrize("decay_type", ["cosine", "linear", "rsqrt", "stair"])
+@pytest.mark.parametrize(
+  "decay_type", ["cosine", "linear", "rsqrt", "stair", "wsd"]
+)
 @pytest.mark.parametrize("total, warmup", [(0, 0), (1, 1), (1, 0), (1, 10)])
 def test_runs_of_at_most_one_step(decay_type, total, warmup):
   got = _curve(total, decay_type=decay_type, warmup_steps=warmup)

@@ -1,11 +1,12 @@
 """Plots curves of runs on an HTML page that does not need a network.
 
-  python -m big_vision.tools.plot WORKDIR... [--out FILE] [--png FILE]
+  python -m big_vision.tools.plot WORKDIR... [--out FILE] [--png FILE] [--x hours]
 
 Reads `big_vision_metrics.txt`, `big_vision_initial_metrics.txt` (evaluations before
 the first step; both together are the curves) and `config.json` of each workdir.
-The page has the curves (hover for values, log scale, smoothing, search), the last values over
-the patch size of a FlexiViT, what differs between the configs and the last values
+The page has the curves over steps, epochs, images or wall time (hover for values, log
+scale, smoothing, search), the last values over the patch size of a FlexiViT, what
+differs between the configs and the last values
 of all metrics. `--png` draws the main curves with matplotlib. Needs neither
 TensorFlow nor jax.
 """
@@ -22,7 +23,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from big_vision import command_line, fs, sweep_curves
+from big_vision import command_line, curve_axes, fs, sweep_curves
 
 METRICS_FILE = "big_vision_metrics.txt"
 INITIAL_FILE = "big_vision_initial_metrics.txt"  # Before the first step.
@@ -31,7 +32,7 @@ INITIAL_FILE = "big_vision_initial_metrics.txt"  # Before the first step.
 # counts. The other metrics come below, folded, by the part before a "/".
 GROUPS = (
   ("Loss", r"^training_loss$|(^|/)(\w+_)?loss(_\w+)?$"),
-  ("Learning rate", r"^global_schedule\d*$|(^|/)lr$"),
+  ("Learning rate", r"^(lr|global_schedule)\d*$|(^|/)lr$"),
   ("Accuracy", r"prec@\d+$|(^|/)acc(uracy)?$|^a/.*shot"),
   ("Speed", r"^img/sec/core$"),
 )
@@ -57,16 +58,30 @@ class Run:
     """Maps the label of an axis -> dict of curve -> (x, y), see `sweep_curves`."""
     return sweep_curves.sweeps(self.series, self.config)
 
+  @functools.cached_property
+  def axes(self) -> dict[str, Any]:
+    """Maps the label of an axis -> (steps, positions), see `curve_axes`."""
+    return curve_axes.axes(self.series)
+
   def curves(self, label: str) -> dict[str, Any]:
     """Returns the curves over an axis.
 
     Args:
-      label: "step", or a key of `sweeps`.
+      label: "step", or a key of `axes` or `sweeps`.
 
     Returns:
       Dict of name -> (x, y).
     """
-    return self.series if label == "step" else self.sweeps.get(label, {})
+    if label == "step":
+      return self.series
+    if label not in curve_axes.LABELS:
+      return self.sweeps.get(label, {})
+    if label not in self.axes:
+      return {}
+    return {
+      name: (curve_axes.place(steps, self.axes[label]), values)
+      for name, (steps, values) in self.series.items()
+    }
 
 
 def read_metrics(path: str) -> tuple[dict[str, Any], int]:
@@ -168,6 +183,7 @@ def read_runs(workdirs: Sequence[str]) -> list[Run]:
     if fs.exists(config_file):
       with fs.open(config_file) as f:
         config = flatten(json.load(f))
+    series = curve_axes.with_learning_rates(series, config)
     runs.append(Run(name, series, config))
   return runs
 
@@ -221,11 +237,14 @@ def group_metrics(names: Iterable[str]) -> list[tuple[str, list[str], bool]]:
   Returns:
     List of (title, list of names, whether it is shown unfolded).
   """
+  names = list(names)
   groups, rest = {title: [] for title, _ in GROUPS}, {}
+  # What is known of the learning rate itself is shown in their place.
+  hidden = [f"global_schedule{n[2:]}" for n in names if re.match(r"lr\d*$", n)]
   # Seldom logged metrics (of evaluators) come after the training curves.
   for name in sorted(names, key=lambda n: ("/" in n, n)):
     for title, pattern in GROUPS:
-      if re.search(pattern, name):
+      if re.search(pattern, name) and name not in hidden:
         groups[title].append(name)
         break
     else:
@@ -261,11 +280,13 @@ def group_sweeps(runs: Sequence[Run]) -> list[tuple[str, list[str], bool, str]]:
   return found
 
 
-def make_page(runs: Sequence[Run]) -> str:
+def make_page(runs: Sequence[Run], top: str = "", x: str = "step") -> str:
   """Makes the HTML page.
 
   Args:
     runs: list of `Run`.
+    top: HTML that comes before the curves.
+    x: the first x axis that is shown, one of `curve_axes.LABELS`.
 
   Returns:
     The HTML.
@@ -277,17 +298,25 @@ def make_page(runs: Sequence[Run]) -> str:
       {
         "name": run.name,
         "series": _finite(run.series),
+        "axes": run.axes,
         "sweeps": {k: _finite(curves) for k, curves in run.sweeps.items()},
       }
       for run in runs
     ],
     "groups": groups,
     "sweeps": group_sweeps(runs),
+    "x": x,
+    "labels": [
+      k
+      for k in curve_axes.LABELS
+      if k in ("step", x) or any(k in run.axes for run in runs)
+    ],
   }
   template = importlib.resources.files(__package__).joinpath("plot.html")
   return _fill(
     template.read_text(encoding="utf-8"),
     TITLE=html.escape(", ".join(run.name for run in runs)),
+    TOP=top,
     CONFIG=_config_table(runs),
     FINAL=_final_table(runs, groups),
     # "<" could end the script element.
@@ -309,7 +338,17 @@ def _fill(template, **values):
   return re.sub(pattern, lambda m: values[m[1]], template)
 
 
-def _table(head, rows):
+def make_table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+  """Makes an HTML table.
+
+  Args:
+    head: the cells of the first line.
+    rows: the cells of the others.
+
+  Returns:
+    The HTML.
+  """
+
   def row(cells, tag):
     cells = "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells)
     return f"<tr>{cells}</tr>"
@@ -332,10 +371,10 @@ def _config_table(runs):
   rows = [[key, *(shown(run, key) for run in runs)] for key in keys]
   head = ["key", *(run.name for run in runs)]
   if len(runs) == 1:
-    table = _table(head, rows)
+    table = make_table(head, rows)
     return f"<details><summary>All keys</summary>{table}</details>"
   rows = [row for row in rows if len(set(row[1:])) > 1]
-  return _table(head, rows) if rows else "<p>The configs are equal.</p>"
+  return make_table(head, rows) if rows else "<p>The configs are equal.</p>"
 
 
 def _final_table(runs, groups):
@@ -347,15 +386,16 @@ def _final_table(runs, groups):
         steps, values = run.series.get(name, ((), ()))
         cells.append(f"{values[-1]:.6g} (step {steps[-1]})" if steps else "–")
       rows.append([name, *cells])
-  return _table(["metric", *(run.name for run in runs)], rows)
+  return make_table(["metric", *(run.name for run in runs)], rows)
 
 
-def save_png(runs: Sequence[Run], path: str) -> None:
+def save_png(runs: Sequence[Run], path: str, x: str = "step") -> None:
   """Draws the main groups of curves, one panel each.
 
   Args:
     runs: list of `Run`.
     path: local file to write.
+    x: the x axis, one of `curve_axes.LABELS`.
 
   Raises:
     ImportError: matplotlib is not installed.
@@ -367,7 +407,7 @@ def save_png(runs: Sequence[Run], path: str) -> None:
       "--png needs matplotlib: pip install matplotlib, or leave --png out."
     ) from e
   names = {name for run in runs for name in run.series}
-  groups = [(*g, "step") for g in group_metrics(names)] + group_sweeps(runs)
+  groups = [(*g, x) for g in group_metrics(names)] + group_sweeps(runs)
   groups = [(t, n, xlabel) for t, n, is_main, xlabel in groups if is_main]
   fig = figure.Figure(figsize=(10, 2.9 * math.ceil(len(groups) / 2)), dpi=110)
   columns = min(2, max(1, len(groups)))
@@ -383,7 +423,9 @@ def save_png(runs: Sequence[Run], path: str) -> None:
       axes.plot(xs, values, marker=marker, ms=3, lw=1.4, label=label)
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(xlabel, fontsize=9)
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(
+      ticker.MaxNLocator(6, integer=xlabel != "hours")
+    )
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -410,6 +452,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     help="The page (default: plot.html in the only workdir, or here).",
   )
   parser.add_argument("--png", help="Also draw the main curves to this file.")
+  parser.add_argument(
+    "--x",
+    default="step",
+    choices=curve_axes.LABELS,
+    help="The x axis, of the page at first; hours are wall time.",
+  )
   args = parser.parse_args(argv)
   try:
     runs = read_runs(args.workdirs)
@@ -423,10 +471,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     only = args.workdirs[0] if len(args.workdirs) == 1 else ""
     out = fs.join(only if fs.isdir(only) else "", "plot.html")
   with fs.open(out, "w") as f:
-    f.write(make_page(runs))
+    f.write(make_page(runs, x=args.x))
   print(f"Wrote {out}")
   if args.png:
-    save_png(runs, args.png)
+    save_png(runs, args.png, args.x)
     print(f"Wrote {args.png}")
   return 0
 

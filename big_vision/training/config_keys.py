@@ -138,6 +138,7 @@ SCHEDULE: Types = {
   "linear_end": float,
   "timescale": float,
   "shift": float,
+  "cooldown_shape": str,
   "steps": object,
   "mults": object,
   **_durations("warmup", "cooldown", "timescale", "shift"),

@@ -166,6 +166,51 @@ def test_groups():
   ]
 
 
+def test_learning_rate(tmp_path):
+  records = [{"step": s, "global_schedule": s / 4} for s in (0, 2, 4)]
+  with_lr = write_run(tmp_path / "a", records, {"lr": 0.02})
+  without = write_run(tmp_path / "b", records)
+  a, b = plot.read_runs([with_lr, without])
+  assert a.series["lr"] == ([0, 2, 4], [0.0, 0.01, 0.02])
+  assert "lr" not in b.series
+  assert plot.group_metrics(a.series)[:2] == [
+    ("Learning rate", ["lr"], True),
+    ("Other", ["global_schedule"], False),
+  ]
+  assert plot.group_metrics(b.series) == [
+    ("Learning rate", ["global_schedule"], True)
+  ]
+
+
+def test_other_axes(tmp_path):
+  names = ("epoch", "examples_seen", "uptime")
+  rows = [(10, 1, 640, 3600), (20, 2, 1280, 7200), (30, 3, 1920, 1800)]
+  records = [
+    {"step": s, **dict(zip(names, row, strict=True))} for s, *row in rows
+  ]
+  records += [{"step": s, "training_loss": s} for s in (0, 15, 30)]
+  paths = [
+    write_run(tmp_path / "r", records),
+    write_run(tmp_path / "s", records),
+  ]
+  (run, _) = runs = plot.read_runs(paths)
+  assert run.curves("epoch")["training_loss"] == ([0, 1.5, 3], [0, 15, 30])
+  assert run.curves("images")["training_loss"] == ([0, 960, 1920], [0, 15, 30])
+  # The second process began after two hours.
+  assert run.curves("hours")["training_loss"] == ([0, 1.5, 2.5], [0, 15, 30])
+  data = page_data(plot.make_page(runs, x="hours"))
+  assert data["x"] == "hours"
+  assert data["labels"] == ["step", "epoch", "images", "hours"]
+  assert data["runs"][0]["axes"]["images"] == [
+    [0, 10, 20, 30],
+    [0, 640, 1280, 1920],
+  ]
+  plot.save_png(runs, str(tmp_path / "x.png"), "hours")
+  bare = plot.read_runs([write_run(tmp_path / "t", [{"step": 1, "a": 1}])])
+  assert page_data(plot.make_page(bare))["labels"] == ["step"]
+  assert bare[0].curves("hours") == {}
+
+
 def test_short_names():
   assert plot.short_names(["/a/x", "/b/y"]) == ["x", "y"]
   assert plot.short_names(["/a/b/x", "/a/c/x"]) == ["b/x", "c/x"]
