@@ -11,9 +11,13 @@ This module only collects names, which live in `pretrained/`.
 """
 
 from big_vision.pretrained.embedder import Embedder
+from big_vision.pretrained.embedder_sources import (
+  from_huggingface,
+  from_workdir,
+  load,
+)
 from big_vision.pretrained.examples import example_images
 from big_vision.pretrained.images import decode
-from big_vision.pretrained.load import from_huggingface, from_workdir, load
 from big_vision.pretrained.preprocessing import preprocessing_of
 
 __all__ = [

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from concurrent import futures
 from typing import Any
 
@@ -37,6 +38,7 @@ class BigVisionMetricWriter:
     config: ConfigLike = None,
     *,
     hold: bool = False,
+    files: Mapping[str, str] | None = None,
   ) -> None:
     """Prepares the files.
 
@@ -47,12 +49,14 @@ class BigVisionMetricWriter:
       config: ConfigDict or dict, written to `<workdir>/config.json`.
       hold: whether to write nothing before `begin` is called, so that a start
         that fails leaves the folder as it was.
+      files: name -> text of further files, written beside the config.
     """
     self.step = 0
     self.step_metrics = {}
     self.latest = {}
     self.workdir = workdir if jax.process_index() == 0 else None
     self._config = config
+    self._files = dict(files or {})
     self._held = None  # Else a list of lines that wait for `begin`.
     self._pool = None
     self._pending = None
@@ -83,8 +87,10 @@ class BigVisionMetricWriter:
     if self.workdir is not None:
       fs.makedirs(self.workdir)
       if self._config is not None:
-        with fs.open(fs.join(self.workdir, "config.json"), "w") as f:
-          f.write(to_json(self._config))
+        self._files["config.json"] = to_json(self._config)
+      for name, text in self._files.items():
+        with fs.open(fs.join(self.workdir, name), "w") as f:
+          f.write(text)
       _repair(self.fname)
       _repair(self.fname_initial)
       self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="metrics")

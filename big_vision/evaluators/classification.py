@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision import losses
+from big_vision.evaluators import confusion as confusion_lib
 from big_vision.evaluators import iteration
 from big_vision.pipeline import evaluation
 from big_vision.types import Array, Batch, PredictFn, TrainState
 
 API = "jit"
+_MAX_CONFUSION = 5000  # Classes: 100 MB of counts.
 
 
 @functools.cache  # One compilation for all evaluators of a predict function.
@@ -24,7 +26,8 @@ def get_eval_fn(
   predict_fn: PredictFn,
   loss_name: str,
   mapping: tuple[int, ...] | None = None,
-) -> Callable[..., tuple[Array, Array, Array]]:
+  confusion: bool = False,
+) -> Callable[..., tuple[Array, ...]]:
   """Compiles sums over one batch.
 
   Args:
@@ -32,12 +35,15 @@ def get_eval_fn(
     loss_name: a loss of `big_vision.losses` that can be unreduced.
     mapping: for each class of the labels the output that stands
       for it, -1 if there is none; None: the classes are the outputs.
+    confusion: whether to count predictions of each label, too.
 
   Returns:
     `fn(train_state, batch, labels [B, C], mask [B]) -> (number correct, sum of
     losses, sum of weights)`, each a float32 scalar. The weight of an example
     is its largest label: examples without any label count nothing (images
     without a valid ReaL label), nor do those with mask 0, whatever they hold.
+    With `confusion` there is a fourth, [C, C]: sum of weights by label and by
+    prediction; an example of several labels counts in part for each.
   """
   loss_fn = losses.get(loss_name, key="loss_name")
 
@@ -64,7 +70,19 @@ def get_eval_fn(
     loss = loss_fn(logits=logits, labels=known, reduction=False)
     top1 = jnp.argmax(logits, axis=-1)
     hit = jnp.take_along_axis(known, top1[:, None], axis=-1)[:, 0]
-    return total(hit), total(loss), weights.sum()
+    sums = total(hit), total(loss), weights.sum()
+    if not confusion:
+      return sums
+    if known.shape[-1] > _MAX_CONFUSION:
+      raise ValueError(
+        f"confusion: {known.shape[-1]} classes have too many pairs to count; at "
+        f"most {_MAX_CONFUSION} can be."
+      )
+    share = known / jnp.maximum(known.sum(axis=-1, keepdims=True), 1e-9)
+    share = jnp.where(weights[:, None] != 0, share * weights[:, None], 0.0)
+    predicted = jax.nn.one_hot(top1, known.shape[-1])
+    exact = jax.lax.Precision.HIGHEST
+    return *sums, jnp.matmul(share.T, predicted, precision=exact)
 
   return eval_fn
 
@@ -112,6 +130,10 @@ class Evaluator:
     predict_fn: PredictFn,
     loss_name: str,
     label_key: str = "labels",
+    confusion: str | None = None,
+    *,
+    workdir: str | None = None,
+    get_step: Callable[[], int | None] | None = None,
     **kw: Any,
   ) -> None:
     """Opens the data.
@@ -121,13 +143,23 @@ class Evaluator:
         without labels and mask.
       loss_name: for example "softmax_xent".
       label_key: feature with the (multi-hot) labels [B, C].
+      confusion: format string of a path without ending, with any of {workdir} and
+        {step}: each `run` writes there which classes are taken for which, see
+        `confusion.Writer`. None writes nothing.
+      workdir: output folder of the run; None means the flag.
+      get_step: returns the step of the run; None means that of the clock.
       **kw: arguments of `evaluation.eval_input_pipeline`.
     """
-    self.eval_fn = get_eval_fn(predict_fn, loss_name)
+    self.eval_fn = get_eval_fn(predict_fn, loss_name, confusion=bool(confusion))
     self.label_key = label_key
     self.batches = iteration.open_batches(**kw)
     self.steps = self.batches.steps
     self._data = kw.get("data")
+    self._confusion = None
+    if confusion:
+      self._confusion = confusion_lib.Writer(
+        confusion, self._data, workdir, get_step
+      )
 
   def run(self, train_state: TrainState) -> Iterator[tuple[str, float]]:
     """Evaluates once over the whole dataset.
@@ -140,9 +172,12 @@ class Evaluator:
       ("unlabeled", float) if there are such, unless examples have sets of
       labels, which may be empty.
     """
-    correct, loss, weight, unlabeled = iteration.totals(
+    *sums, unlabeled = iteration.totals(
       self._sums(train_state, batch) for batch in self.batches
     )
+    correct, loss, weight, *counts = sums
+    if self._confusion and jax.process_index() == 0:
+      self._confusion.write(*counts)
     with np.errstate(invalid="ignore"):
       yield "prec@1", float(correct / weight)
       yield "loss", float(loss / weight)
@@ -151,9 +186,7 @@ class Evaluator:
       iteration.warn_once(self, unlabeled, self._data, what)
       yield "unlabeled", float(unlabeled)
 
-  def _sums(
-    self, train_state: TrainState, batch: Batch
-  ) -> tuple[Array, Array, Array, Array]:
+  def _sums(self, train_state: TrainState, batch: Batch) -> tuple[Array, ...]:
     labels = iteration.take(batch, self.label_key)
     mask = batch.pop("_mask")
     sums = self.eval_fn(train_state, batch, labels, mask)

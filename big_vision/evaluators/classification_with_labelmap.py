@@ -57,7 +57,9 @@ class Evaluator(classification.Evaluator):
     """
     super().__init__(predict_fn, loss_name, **kw)
     mapping = _mapping(label_mapping)
-    self.eval_fn = classification.get_eval_fn(predict_fn, loss_name, mapping)
+    self.eval_fn = classification.get_eval_fn(
+      predict_fn, loss_name, mapping, self._confusion is not None
+    )
 
 
 def _mapping(label_mapping: str | Sequence[int]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from big_vision import lookup
-from big_vision.pp import image_files, registry, utils
+from big_vision.pp import fast_jpeg, image_files, registry, utils
 from big_vision.tf import tf
 
 # JPEGs above this many pixels are decoded at a fraction of their resolution if
@@ -177,6 +177,46 @@ class Decoder:
       image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
     )
     return self._finish(image, data, 1 if name == "JPEG" else self._ratio(size))
+
+  def read_with_pillow(self, data: bytes) -> np.ndarray:
+    """Decodes one file without TensorFlow, to the pixels that `read` returns.
+
+    They differ, by few levels, for JPEG of rare kinds (see `fast_jpeg`) and of
+    more than `HUGE_PIXELS`.
+
+    Args:
+      data: content of the file.
+
+    Returns:
+      uint8 [H, W, C].
+
+    Raises:
+      ValueError: it cannot be read, or has more than `max_pixels`.
+    """
+    max_pixels, channels = image_files.limit(self.max_pixels), self._channels
+    name, image = image_files.format_of(data), None
+    if name == "JPEG" and not self.precise:
+      most = min(max_pixels, HUGE_PIXELS)
+      image = fast_jpeg.read(data, channels, most)
+    if image is None:
+      image = image_files.read(data, max_pixels)
+      if name == "PNG" and channels == 1:
+        image = image_files.gray_of_png(image)
+    size = (
+      image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
+    )
+    return self._finish(image, data, self._ratio(size))[0]
+
+  def finish(self, image: np.ndarray) -> np.ndarray:
+    """Gives pixels the channels, and the background, of the files' ones.
+
+    Args:
+      image: uint8 [H, W, C], or of Pillow.
+
+    Returns:
+      uint8 [H, W, C].
+    """
+    return image_files.finish(image, self.channels, self.background)
 
   def _ratio(self, size):
     """Selects the fraction of its resolution that a large image needs."""

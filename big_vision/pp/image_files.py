@@ -249,6 +249,22 @@ def _open(data, names):
   return None
 
 
+def gray_of_png(image: Image.Image) -> np.ndarray | Image.Image:
+  """Makes a PNG gray as TensorFlow does: by fractions, rounded down.
+
+  Args:
+    image: as `read` returns it.
+
+  Returns:
+    uint8 [H, W, 1], or the image, if that has no colors.
+  """
+  if image.mode in ("1", "L", "LA"):
+    return image
+  weights = np.array([9797, 19234, 3737], np.int32)  # Of 2^15.
+  gray = np.asarray(image.convert("RGB")) @ weights
+  return (gray >> 15).astype(np.uint8)[..., None]
+
+
 def finish(
   image: np.ndarray | Image.Image,
   channels: int,

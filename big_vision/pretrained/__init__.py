@@ -1,1 +1,16 @@
-"""Trained models for use outside of training: images and texts to embeddings."""
+"""Trained models for use outside of training.
+
+  from big_vision import pretrained
+
+  m = pretrained.load("workdirs/pets")
+  m.predict(["cat.jpg"], topk=5)
+  m.features(["cat.jpg"])
+
+docs/predict.md has more.
+"""
+
+from big_vision.pretrained.classifier import Classifier, Prediction
+from big_vision.pretrained.image_text import ImageText
+from big_vision.pretrained.loading import load
+
+__all__ = ["Classifier", "ImageText", "Prediction", "load"]

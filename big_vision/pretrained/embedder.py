@@ -17,6 +17,7 @@ import numpy as np
 
 from big_vision import lookup, models
 from big_vision.pretrained import images
+from big_vision.pretrained.pixels import Preprocess
 from big_vision.pretrained.preprocessing import (
   decoding_of,
   preprocessing_of,
@@ -44,7 +45,9 @@ class Embedder:
   Attributes:
     name: where the parameters are from.
     config: ConfigDict of the run.
+    model: linen module.
     params: tree of arrays on the first device.
+    preprocess: image -> the model's input, without a batch axis.
     loss_fn: "sigmoid" or "softmax": the loss of the model's training.
   """
 
@@ -75,7 +78,7 @@ class Embedder:
       ValueError: the config has no preprocessing, or the checkpoint does not
         fit the model.
     """
-    from big_vision.pp import builder, decoding
+    from big_vision.pp import builder
 
     if config.get("model_name") not in MODELS:
       raise ValueError(
@@ -86,30 +89,27 @@ class Embedder:
     lookup.preprocessing(config)
     pp_img, pp_txt = preprocessing_of(config, pp_img, pp_txt)
     decode, pp_img = decoding_of(config, pp_img)
-    first = builder.split_pipeline(pp_img)[:1]
-    wanted = decoding.wanted_by(*first) if first else None
-    self._decoder = decoding.Decoder(**decode, wanted=wanted)
     self._decode = decode
-    self._pp_img = builder.get_preprocess_fn(pp_img)
+    self.preprocess = Preprocess(pp_img, decode)
     self._pp_txt = builder.get_preprocess_fn(pp_txt)
 
     # The run started from another checkpoint, which is not read.
     own = {k: config[k] for k in ("model_name", "model") if k in config}
-    inputs = self._image(np.zeros([16, 16, 3], np.uint8)), self._text("")
+    inputs = self.preprocess.example(), self._text("")
     shape = np.shape(inputs[0]) if isinstance(inputs[0], np.ndarray) else ()
-    self._model, load = models.build(
+    self.model, load = models.build(
       {**own, "model_init": init},
       image_size=shape[:2] if len(shape) == 3 else None,
     )
     if load is None:
       raise ValueError(f"No checkpoint: init={init!r}.")
     shapes = jax.eval_shape(
-      self._model.init, jax.random.key(0), *_stack([inputs])
+      self.model.init, jax.random.key(0), *_stack([inputs])
     )
     params = load(shapes["params"])
     self.params = jax.device_put(params, jax.local_devices()[0])
 
-    out = self._model.apply({"params": self.params}, None, None)[2]
+    out = self.model.apply({"params": self.params}, None, None)[2]
     self._t = float(out["t"][0])
     self._b = float(out["b"][0]) if "b" in out else 0.0
     loss = config.get("loss_fn") or ("sigmoid" if "b" in out else "softmax")
@@ -117,38 +117,37 @@ class Embedder:
 
   @functools.cached_property
   def _embed_images(self):
-    apply = self._model.apply
+    apply = self.model.apply
     return jax.jit(lambda params, x: apply({"params": params}, x, None)[0])
 
   @functools.cached_property
   def _embed_texts(self):
-    apply = self._model.apply
+    apply = self.model.apply
     return jax.jit(lambda params, x: apply({"params": params}, None, x)[1])
+
+  def embed_batch(self, images: Any) -> jax.Array:
+    """Embeds a batch of preprocessed images.
+
+    Args:
+      images: what the model takes, with a batch axis.
+
+    Returns:
+      [I, E], on the device.
+    """
+    return self._embed_images(self.params, images)
 
   def _image(self, image):
     """Turns one image into the model's input."""
-    from big_vision.pipeline import failures
-    from big_vision.tf import tf
-
     if isinstance(image, Prepared):
       return image.value
-    if isinstance(image, bytes):
-      image = self._decoder.tensor(image)
-    else:
+    if not isinstance(image, bytes):
       image = np.asarray(image)
       if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(
           "An image should be uint8 [height, width, 3], or the bytes of a file, "
           f"not {image.dtype} {list(image.shape)}."
         )
-    try:
-      return _numpy(self._pp_img({"image": image})["image"])
-    except tf.errors.InvalidArgumentError as e:
-      height, width = image.shape[:2]
-      raise ValueError(
-        f"The preprocessing of this model does not take an image of {width} x "
-        f"{height} pixels: {failures.reason(e)}"
-      ) from e
+    return self.preprocess(image)
 
   def _text(self, text):
     """Turns one text into the model's input."""

@@ -38,13 +38,16 @@ def preprocessing_of(
   return str(pp_img), str(pp_txt)
 
 
-def decoding_of(config: ConfigLike, pp_img: str) -> tuple[dict[str, Any], str]:
+def decoding_of(
+  config: ConfigLike, pp_img: str, *, channels: bool = False
+) -> tuple[dict[str, Any], str]:
   """Finds how a run decodes the files of images.
 
   Args:
     config: reads the op `decode` of `input.pp`, a str or one per dataset.
     pp_img: preprocessing of images; if it begins with `decode` itself, that
       counts.
+    channels: whether the run's number of channels counts; if not, there are 3.
 
   Returns:
     (arguments of `decode`, `pp_img` without it).
@@ -52,17 +55,16 @@ def decoding_of(config: ConfigLike, pp_img: str) -> tuple[dict[str, Any], str]:
   from big_vision.pp import builder
 
   own = builder.split_pipeline(pp_img)
-  if own and (found := _arguments_of_decode(own[0])) is not None:
+  if own and (found := _arguments_of_decode(own[0], channels)) is not None:
     return found, "|".join(own[1:])
-  pps = (config.get("input") or {}).get("pp") or ""
-  for pp in [pps] if isinstance(pps, str) else pps.values():
+  for pp in _training_pps(config):
     for section in builder.split_pipeline(pp):
-      if (found := _arguments_of_decode(section)) is not None:
+      if (found := _arguments_of_decode(section, channels)) is not None:
         return found, pp_img
   return {}, pp_img
 
 
-def _arguments_of_decode(section):
+def _arguments_of_decode(section, channels):
   """Reads the arguments of the op `decode`; None for other ops."""
   from big_vision.pp import registry
 
@@ -72,8 +74,8 @@ def _arguments_of_decode(section):
   ):
     return None
   given = dict(zip(_DECODE, args, strict=False)) | kw
-  # Whatever the run reads, a model here is given three channels.
-  return {k: v for k, v in given.items() if k in _DECODE and k != "channels"}
+  wanted = _DECODE if channels else _DECODE[1:]
+  return {k: v for k, v in given.items() if k in wanted}
 
 
 def retrieval(config: ConfigLike) -> Any:
@@ -89,3 +91,73 @@ def retrieval(config: ConfigLike) -> Any:
     if cfg and cfg.get("type") == "proj.image_text.retrieval":
       return cfg
   return None
+
+
+# Random ops -> what stands for them in an evaluation.
+_CROPS = ("inception_crop", "decode_jpeg_and_inception_crop", "random_crop")
+_RANDOM = ("autoaugment", "flip_lr", "randaug", "random_affine")
+
+
+def evaluation_pp(config: ConfigLike) -> str:
+  """Finds how a run preprocesses the pictures that it evaluates.
+
+  Args:
+    config: ConfigDict of a run.
+
+  Returns:
+    The preprocessing of the first evaluator of classification or retrieval, else
+    of the first other one that has any; else that of training without what is
+    random.
+
+  Raises:
+    ValueError: there is none.
+  """
+  evals = [cfg for cfg in (config.get("evals") or {}).values() if cfg]
+  first = ("classification", "proj.image_text.retrieval")
+  evals.sort(key=lambda cfg: cfg.get("type") not in first)  # Stable.
+  for cfg in evals:
+    for key in ("pp_fn", "pp_img", "pp_eval"):
+      if isinstance(cfg.get(key), str) and cfg[key]:
+        return cfg[key]
+  pps = _training_pps(config)
+  if not pps:
+    raise ValueError(
+      "The config has neither an evaluator nor config.input.pp, which say how to "
+      'preprocess pictures: give it, as pp="resize(224)|value_range(-1, 1)".'
+    )
+  return _deterministic(pps[0])
+
+
+def _training_pps(config):
+  """Lists the preprocessing of the datasets of training."""
+  given = config.get("input") or {}
+  pps = given.get("pp")
+  if pps is None:  # A mixture: each dataset has its own.
+    parts = (given.get(name) or {} for name in given.get("data") or {})
+    pps = [part.get("pp") for part in parts if not isinstance(part, str)]
+  elif not isinstance(pps, str):
+    pps = list(pps.values())
+  return [pps] if isinstance(pps, str) else [pp for pp in pps if pp]
+
+
+def _deterministic(pp):
+  """Replaces random crops by the middle, and leaves out other random ops."""
+  from big_vision.pp import builder, registry
+
+  out = []
+  for section in builder.split_pipeline(pp):
+    name, args, kw = registry.parse_name(section)
+    name, size = name.strip(), next(iter(args), kw.get("size"))
+    if name in _RANDOM:
+      continue
+    if name not in _CROPS:
+      out.append(section)
+      continue
+    if name.startswith("decode"):
+      out.append("decode")
+    if name == "random_crop":
+      out.append(f"central_crop({size or kw.get('crop_size')})")
+    elif size:
+      sides = [size] * 2 if isinstance(size, int) else size
+      out += [f"resize_small({max(sides) * 8 // 7})", f"central_crop({size})"]
+  return "|".join(out)

@@ -22,6 +22,7 @@ from big_vision.training import (
   config_check,
   config_flag,
   console,
+  data_file,
   flat_config,
   hosts,
   logs,
@@ -157,7 +158,7 @@ def _train(
 
   opened: dict[str, Any] = {}
   with sources.shared(opened):
-    config_check.check(config, model)
+    labels = config_check.check(config, model)
   mesh = devices.create_device_mesh(
     config.get("mesh", [("data", jax.device_count())]),
     allow_split_physical_axes=config.get(
@@ -168,7 +169,10 @@ def _train(
   with contextlib.ExitStack() as stack:
     lock = stack.enter_context(hosts.lock(workdir))
     writer = metrics.BigVisionMetricWriter(
-      workdir=workdir, config=config, hold=True
+      workdir=workdir,
+      config=config,
+      hold=True,
+      files=data_file.files(config, labels),
     )
     # A start that fails leaves no trace.
     stack.callback(lambda: None if writer.has_begun else lock.undo())

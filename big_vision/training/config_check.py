@@ -27,7 +27,7 @@ MIXUP_UNREAD = ("fold_in",)
 _DTYPES = ("float32", "bfloat16", "float16", "float64", "int32", "uint8")
 
 
-def check(config: ConfigLike, model: str = "model") -> None:
+def check(config: ConfigLike, model: str = "model") -> list[label_check.Space]:
   """Checks all of a config, before data is read or anything is written.
 
   What configs ask of a recipe, the predict functions of evaluators, is checked
@@ -36,6 +36,9 @@ def check(config: ConfigLike, model: str = "model") -> None:
   Args:
     config: ConfigDict of a run, in today's layout.
     model: what the config calls the model that is trained.
+
+  Returns:
+    What labels mean in training, as far as it is known.
 
   Raises:
     ValueError: names the key that is wrong, what it is, and what would do.
@@ -46,7 +49,7 @@ def check(config: ConfigLike, model: str = "model") -> None:
   lookup.preprocessing(config)
   input_pipeline.validate(config.input)
   eval_validate.validate(config, None, jax.devices())
-  label_check.check(config)
+  return label_check.check(config)
 
 
 def check_training(config: ConfigLike, model: str = "model") -> None:

@@ -143,7 +143,7 @@ def results(name: str, values: Mapping[str, Any]) -> None:
 
   Args:
     name: of the evaluator.
-    values: name -> number; what is no number is left out.
+    values: name -> number; other values are left out.
   """
   numbers = {k: v for k, v in values.items() if isinstance(v, float)}
   text = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())

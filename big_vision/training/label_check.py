@@ -19,7 +19,7 @@ from big_vision.types import ConfigLike
 
 
 @dataclasses.dataclass(frozen=True)
-class _Space:
+class Space:
   """Classes that an `onehot` writes, unchanged labels of a source.
 
   Attributes:
@@ -37,11 +37,14 @@ class _Space:
   key_result: str
 
 
-def check(config: ConfigLike) -> None:
+def check(config: ConfigLike) -> list[Space]:
   """Checks the labels of training and of all evaluators.
 
   Args:
     config: ConfigDict of a run.
+
+  Returns:
+    What labels mean in training, as far as it is known.
 
   Raises:
     ConfigError: labels of some data are not in the range that its preprocessing
@@ -51,10 +54,11 @@ def check(config: ConfigLike) -> None:
   for a, b in itertools.combinations(trained, 2):
     _compare(a, b)
   check_evaluators(config, trained)
+  return trained
 
 
 def check_evaluators(
-  config: ConfigLike, trained: list[_Space] | None = None
+  config: ConfigLike, trained: list[Space] | None = None
 ) -> None:
   """Checks the labels of all evaluators.
 
@@ -109,7 +113,7 @@ def _check_by_itself(
     raise lookup.ConfigError(f"config.{where}.{e}") from e
 
 
-def _training(config: ConfigLike) -> Iterator[_Space]:
+def _training(config: ConfigLike) -> Iterator[Space]:
   """Yields what labels mean in the datasets of `config.input`."""
   from big_vision.pipeline import mixture, validate  # The TensorFlow wing.
 
@@ -133,7 +137,7 @@ def _spaces(
   pp_key: str,
   data_key: str,
   filtered: bool = False,
-) -> Iterator[_Space]:
+) -> Iterator[Space]:
   """Checks the labels of one dataset; yields what they mean."""
   from big_vision.pipeline import labels
 
@@ -143,12 +147,10 @@ def _spaces(
   for onehot in labels.check_data(data, pp, pp_key, data_key, filtered):
     known, use = onehot.labels, onehot.use
     if known is not None and known.unchanged:
-      yield _Space(
-        data_key, known.classes, is_folder, use.depth, use.key_result
-      )
+      yield Space(data_key, known.classes, is_folder, use.depth, use.key_result)
 
 
-def _compare(a: _Space, b: _Space) -> None:
+def _compare(a: Space, b: Space) -> None:
   """Refuses labels that mean other classes in another dataset."""
   if (a.depth, a.key_result) != (b.depth, b.key_result):
     return  # Labels of other kinds, for other outputs.

@@ -187,7 +187,7 @@ def _list_configs(module: str) -> str:
       lines += ["", f"configs of python -m {command}:"]
     width = max(map(len, found))
     lines += [f"  {name:<{width}}  {line}" for name, line in found.items()]
-  lines += ["", "python -m big_vision.tools lists the other commands."]
+  lines += ["", "Other commands: python -m big_vision.tools"]
   return "\n".join(lines)
 
 

@@ -64,6 +64,28 @@ def test_without_workdir_nothing_is_written(arrays, state, tmp_path):
   assert list(evaluator.run(state)) == []
 
 
+def test_selected_inputs_and_outputs(arrays, state, tmp_path):
+  path = str(tmp_path / "x.npz")
+  data = {"x": np.ones([9, 6], np.float32), "y": np.arange(9)}
+
+  def saved(**kw):
+    evaluator = save.Evaluator(
+      predict, data, "", 8, path, devices=jax.devices(), **kw
+    )
+    list(evaluator.run(state))
+    return set(checkpoints.npload(path))
+
+  assert saved(outputs=("deep",), inputs=["y"]) == {
+    "inputs/y", "outputs/deep/0",
+  }  # fmt: skip
+  assert saved(outputs="z") == {"inputs/x", "inputs/y", "outputs/z"}
+  assert saved(inputs=()) == {"outputs/z", "outputs/deep/0"}
+  with pytest.raises(
+    ValueError, match="outputs: unknown entry 'deeep'.*deep/0"
+  ):
+    saved(outputs=("deeep",))
+
+
 def test_outputs_need_one_row_per_example(arrays, state, tmp_path):
   total = lambda state, batch: batch["x"].sum(axis=0)
   evaluator, _ = make(str(tmp_path / "x.npz"), fn=total)

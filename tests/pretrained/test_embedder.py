@@ -11,7 +11,13 @@ import pytest
 import sentencepiece
 from scipy import special
 
-from big_vision import checkpoint_npz, checkpoints, embedder, lookup
+from big_vision import (
+  checkpoint_npz,
+  checkpoints,
+  embedder,
+  lookup,
+  pretrained,
+)
 from big_vision.configs.proj.clippo import train_clippo
 from big_vision.configs.proj.image_text import siglip_lit_coco, siglip_pretrain
 from big_vision.models import vit
@@ -350,3 +356,44 @@ def test_config_that_cannot_be_read(tmp_path):
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(lookup.ConfigError, match=f"{tmp_path}/config.json"):
     embedder.load(tmp_path)
+
+
+def test_pictures_as_of_a_classifier(workdir, model, tmp_path, capsys):
+  """`pretrained.load` gives the same numbers; the command, too."""
+  from big_vision.tools import predict
+
+  path, _, params = workdir
+  images = pictures((40, 60), (32, 32), (90, 20))
+  files = [tmp_path / f"{i}.png" for i in range(3)]
+  for file, image in zip(files, images, strict=True):
+    file.write_bytes(encoded(image))
+  m = pretrained.load(path)
+  zimg, ztxt = model.images(images), model.texts(TEXTS)
+  np.testing.assert_allclose(m.features(files), zimg, atol=1e-6)
+  np.testing.assert_allclose(m.features(texts=TEXTS), ztxt, atol=1e-6)
+  want = special.expit(np.exp(params["t"]) * zimg @ ztxt.T + params["b"])
+  got = m.similarity(files, TEXTS)
+  np.testing.assert_allclose(got, want, atol=1e-5)
+  best = m.with_texts(TEXTS).predict(files, topk=1)
+  for row, (p,) in zip(got, best, strict=True):
+    assert p.name == TEXTS[row.argmax()]
+    assert p.probability == pytest.approx(row.max(), abs=1e-6)
+  assert m.class_names == () and m.loss == "sigmoid" and m.config.model
+  with pytest.raises(
+    ValueError, match="is a model of images and texts: it has"
+  ):
+    m.predict(files)
+  with pytest.raises(ValueError, match="either images or texts"):
+    m.features(files, texts=TEXTS)
+
+  args = ["--from", str(path), str(tmp_path)]
+  assert predict.main(args) == 1
+  assert "--text 'a photo of a cat'" in capsys.readouterr().err
+  assert predict.main([*args, "--text", TEXTS[0], "--text", TEXTS[1]]) == 0
+  rows = capsys.readouterr().out.splitlines()
+  assert len(rows) == 4 and all(TEXTS[0] in row for row in rows[1:])
+  npz = str(tmp_path / "f.npz")
+  assert predict.main([*args, "--features", npz]) == 0
+  assert capsys.readouterr().out.startswith("picture,error\n")
+  with np.load(npz) as f:
+    np.testing.assert_allclose(f["features"], zimg, atol=1e-6)

@@ -1,6 +1,5 @@
 """Loads an `Embedder` from a run or from Hugging Face."""
 
-import json
 import os
 from collections.abc import Iterable
 
@@ -12,6 +11,7 @@ from big_vision.models.proj.image_text import (
   huggingface_files,
   preprocessing,
 )
+from big_vision.pretrained import run_files
 from big_vision.pretrained.embedder import MODELS, Embedder
 
 
@@ -72,20 +72,7 @@ def from_workdir(
       `Embedder`.
     lookup.ConfigError: its config names another module.
   """
-  path = fs.join(str(workdir), "config.json")
-  if not fs.exists(path):
-    raise ValueError(
-      f"{workdir} is not a workdir of a run: it has no config.json. Train first, "
-      "for example with configs/proj/image_text/siglip_pretrain.py:demo."
-    )
-  with fs.open(path) as f:
-    try:
-      config = ConfigDict(json.load(f))
-    except (ValueError, TypeError) as e:
-      raise lookup.ConfigError(
-        f"{path} cannot be read: it should be a JSON object as a run writes it "
-        f"({e})."
-      ) from e
+  config = run_files.read_config(workdir)
   name, last = str(workdir), fs.join(str(workdir), "checkpoint.bv")
   pp_modules = tuple(pp_modules)
   with lookup.stored_config(pp_modules):

@@ -1,0 +1,236 @@
+"""Predicts the classes of pictures by what a run has trained.
+
+python -m big_vision.tools.predict --from WORKDIR PICTURES...
+
+PICTURES are files, folders (with all that is below them), tar files, or - for a
+list of these on standard input, one a line. For each picture there is a row with
+the most probable classes; for one that cannot be read, a row that says why, and
+the exit status is 1. Results go to standard output or --out, all else to standard
+error. TensorFlow is not needed, unless for preprocessing ops of your own.
+
+For a model of images and texts, --text gives the classes. docs/predict.md has more.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from big_vision.tools import predict_files, predict_rows
+
+BATCH_SIZE = 64
+
+
+def parser() -> argparse.ArgumentParser:
+  """Makes the parser of the command line."""
+  description = (__doc__ or "").split("\n\n", 2)[2]
+  out = argparse.ArgumentParser(
+    prog="python -m big_vision.tools.predict",
+    usage="%(prog)s --from WORKDIR [OPTIONS] PICTURES...",
+    description=description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = out.add_argument
+  add("pictures", nargs="+", metavar="PICTURES", help="see above")
+  add(
+    "--from",
+    dest="source",
+    required=True,
+    metavar="WORKDIR",
+    help="of a run that trained the model, or hf://org/repo of a SigLIP",
+  )
+  add("--init", help="another checkpoint than the last one of the workdir")
+  add("--topk", type=int, default=5, help="classes per picture (default: 5)")
+  add(
+    "--text",
+    action="append",
+    help="a class of a model of images and texts; repeat it for each",
+  )
+  add(
+    "--format",
+    choices=predict_rows.FORMATS,
+    help="default: table on a terminal, else csv",
+  )
+  add("--out", metavar="FILE", help="for the rows, instead of standard output")
+  add(
+    "--features",
+    metavar="FILE.npz",
+    help="also write the arrays `features` and `pictures` (their names)",
+  )
+  add("--pp", help="preprocessing (default: that of the run's evaluations)")
+  add(
+    "--pp_modules",
+    help="modules of your own that the config of the run may import, with "
+    "commas between them",
+  )
+  add(
+    "--batch_size",
+    type=int,
+    default=BATCH_SIZE,
+    help=f"pictures at once on the device (default: {BATCH_SIZE})",
+  )
+  add(
+    "--threads",
+    type=int,
+    default=os.cpu_count() or 1,
+    help="that read pictures (default: one per CPU core)",
+  )
+  return out
+
+
+def predict(
+  model: Any,
+  pictures: Iterable[predict_files.Picture],
+  *,
+  topk: int,
+  batch_size: int,
+  threads: int,
+) -> Iterator[predict_rows.Row]:
+  """Predicts pictures, in their order.
+
+  Args:
+    model: a `Classifier` or an `ImageText`.
+    pictures: names and contents.
+    topk: classes per picture.
+    batch_size: pictures at once on the device; all batches have this size.
+    threads: how many read and preprocess.
+
+  Yields:
+    A row for each picture.
+  """
+  prepared = predict_files.in_threads(model.prepare, pictures, threads)
+  while batch := list(_take(prepared, batch_size)):
+    good = [x for _, x, error in batch if not error]
+    if good:
+      probabilities, features = model.outputs(good, batch_size)
+      best = iter(zip(model.top(probabilities, topk), features, strict=True))
+    else:
+      best = iter(())
+    for name, _, error in batch:
+      if error:
+        yield predict_rows.Row(name, error=error)
+      else:
+        predictions, feature = next(best)
+        yield predict_rows.Row(name, predictions, feature)
+
+
+def _take(items, num):
+  """Yields the next items, fewer at the end."""
+  for _, item in zip(range(num), items, strict=False):
+    yield item
+
+
+def run(args: argparse.Namespace) -> int:
+  """Does what the command line asks for.
+
+  Args:
+    args: of `parser`.
+
+  Returns:
+    Exit status: 1 if a picture cannot be read.
+
+  Raises:
+    ValueError: the model cannot be loaded, or there are no pictures.
+  """
+  for name in ("topk", "batch_size", "threads"):
+    if getattr(args, name) < 1:
+      raise ValueError(f"--{name}={getattr(args, name)} should be at least 1.")
+  if args.features and not args.features.endswith(".npz"):
+    raise ValueError(f"--features={args.features} must end in .npz.")
+  pictures = predict_files.find(args.pictures, sys.stdin)
+  if not pictures:
+    raise ValueError(f"There are no pictures in {', '.join(args.pictures)}.")
+
+  from big_vision import pretrained  # Takes JAX with it.
+
+  model: Any = pretrained.load(
+    args.source,
+    init=args.init,
+    pp=args.pp,
+    pp_modules=[m for m in (args.pp_modules or "").split(",") if m],
+  )
+  if args.text:
+    if not hasattr(model, "with_texts"):
+      raise ValueError(
+        f"--text is for models of images and texts; {args.source} has the "
+        f"classes {', '.join(model.class_names[:5])}…"
+      )
+    model = model.with_texts(args.text)
+  elif not model.class_names and not args.features:
+    raise ValueError(
+      f"{args.source} is a model of images and texts: give classes, as --text "
+      "'a photo of a cat' --text 'a photo of a dog', or --features FILE.npz."
+    )
+  if model.preprocess.needs_tensorflow:
+    op = model.preprocess.needs_tensorflow
+    print(
+      f"TensorFlow preprocesses the pictures, due to {op}.", file=sys.stderr
+    )
+
+  rows = predict(
+    model,
+    pictures,
+    topk=args.topk,
+    batch_size=args.batch_size,
+    threads=args.threads,
+  )
+  with contextlib.ExitStack() as stack:
+    out = sys.stdout
+    if args.out:
+      out = stack.enter_context(
+        open(args.out, "w", encoding="utf-8", newline="")
+      )
+    default = "table" if out.isatty() else "csv"
+    num_classes = min(args.topk, len(model.class_names))
+    write = predict_rows.writer(args.format or default, out, num_classes)
+    progress = stack.enter_context(predict_rows.Progress(len(pictures)))
+    names, features = [], []
+    for row in rows:
+      if out.isatty():
+        progress.clear()
+      write(row)
+      progress.step(failed=bool(row.error))
+      if args.features and not row.error:
+        names.append(row.picture)
+        features.append(row.features)
+  if args.features:
+    predict_rows.save_features(args.features, names, features)
+  if progress.failed:
+    print(
+      f"{progress.failed} of {len(pictures)} pictures have no prediction: their "
+      "rows say why.",
+      file=sys.stderr,
+    )
+  return int(progress.failed > 0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command.
+
+  Args:
+    argv: arguments; None takes those of the process.
+
+  Returns:
+    Exit status.
+  """
+  args = parser().parse_args(argv)
+  try:
+    return run(args)
+  except BrokenPipeError:  # Of `| head`.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+  except (ValueError, KeyError, OSError) as e:
+    from big_vision.training import user_errors
+
+    if isinstance(e, KeyError) and not user_errors.is_of_user(e):
+      raise
+    print(f"Error: {user_errors.message(e)}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    return 130
+
+
+if __name__ == "__main__":
+  sys.exit(main())

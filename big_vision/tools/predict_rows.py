@@ -1,0 +1,154 @@
+"""Writes predictions as a table, CSV or JSON lines, and shows the progress."""
+
+import csv
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+FORMATS = ("table", "csv", "jsonl")
+_WIDTH_OF_NAMES = 48  # Of longer ones, the end is shown.
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """Holds what is known about a picture.
+
+  Attributes:
+    picture: its name.
+    predictions: objects with `name`, `probability` and `label`, the most probable
+      first.
+    features: array [D].
+    error: why it cannot be read, "" if it can.
+  """
+
+  picture: str
+  predictions: Sequence[Any] = ()
+  features: Any = None
+  error: str = ""
+
+
+def writer(kind: str, out: TextIO, num_classes: int) -> Callable[[Row], None]:
+  """Makes the function that writes a row.
+
+  Args:
+    kind: one of `FORMATS`.
+    out: where to.
+    num_classes: how many classes a row has.
+
+  Returns:
+    `row -> None`.
+  """
+  if kind == "jsonl":
+    return lambda row: print(json.dumps(_as_dict(row)), file=out, flush=True)
+  if kind == "table":
+    return lambda row: print(_as_text(row), file=out, flush=True)
+  table = csv.writer(out, lineterminator="\n")
+  numbers = range(1, num_classes + 1)
+  columns = [(f"class{i}", f"probability{i}") for i in numbers]
+  table.writerow(["picture", *(x for pair in columns for x in pair), "error"])
+
+  def write(row):
+    cells = [
+      x for p in row.predictions for x in (p.name, f"{p.probability:.6g}")
+    ]
+    cells += [""] * (2 * num_classes - len(cells))
+    table.writerow([row.picture, *cells, row.error])
+
+  return write
+
+
+def _as_dict(row):
+  if row.error:
+    return {"picture": row.picture, "error": row.error}
+  return {
+    "picture": row.picture,
+    "predictions": [
+      {"name": p.name, "probability": round(p.probability, 6), "label": p.label}
+      for p in row.predictions
+    ],
+  }
+
+
+def _as_text(row):
+  name = row.picture
+  if len(name) > _WIDTH_OF_NAMES:
+    name = "…" + name[1 - _WIDTH_OF_NAMES :]
+  cells = [f"{p.name} {100 * p.probability:.1f}%" for p in row.predictions]
+  text = f"error: {row.error}" if row.error else "  ".join(cells)
+  return f"{name:<{_WIDTH_OF_NAMES}}  {text}".rstrip()
+
+
+def save_features(
+  path: str, names: Sequence[str], features: Sequence[Any]
+) -> None:
+  """Writes features of pictures to a file.
+
+  Args:
+    path: ends in .npz.
+    names: of the pictures.
+    features: an array [D] for each.
+  """
+  import numpy as np  # Here, so that --help is quick.
+
+  from big_vision import fs
+
+  array = np.stack(features) if len(features) else np.zeros([0, 0], np.float32)
+  with fs.open(path, "wb") as f:
+    np.savez(f, features=array, pictures=np.array(names, str))
+
+
+class Progress:
+  """Shows on a terminal how many pictures are done; elsewhere nothing.
+
+  Attributes:
+    done: number of pictures.
+    failed: how many of these cannot be read.
+  """
+
+  def __init__(self, total: int, stream: TextIO | None = None):
+    self._total, self._stream = total, stream or sys.stderr
+    self._live = self._stream.isatty()
+    self._start, self._shown = time.monotonic(), 0.0
+    self.done = self.failed = 0
+
+  def step(self, failed: bool) -> None:
+    """Counts a picture.
+
+    Args:
+      failed: whether it cannot be read.
+    """
+    self.done += 1
+    self.failed += failed
+    now = time.monotonic()
+    if self._live and (now - self._shown > 0.2 or self.done == self._total):
+      self._shown = now
+      self._draw(now - self._start)
+
+  def clear(self) -> None:
+    """Makes room for a row on the same terminal, until the next `step`."""
+    if self._live and self._shown:
+      self._stream.write("\r\x1b[2K")
+      self._stream.flush()
+      self._shown = 0.0
+
+  def _draw(self, seconds):
+    share = self.done / self._total
+    bar = ("█" * int(24 * share)).ljust(24, "░")
+    speed = self.done / max(seconds, 1e-9)
+    left = (self._total - self.done) / max(speed, 1e-9)
+    failed = f"  {self.failed} unreadable" if self.failed else ""
+    self._stream.write(
+      f"\r\x1b[2K{bar} {self.done}/{self._total}  {speed:.0f} pictures/s  "
+      f"{left:.0f} s left{failed}"
+    )
+    self._stream.flush()
+
+  def __enter__(self) -> "Progress":
+    return self
+
+  def __exit__(self, *exc: Any) -> None:
+    if self._live and self.done:
+      self._stream.write("\n")
