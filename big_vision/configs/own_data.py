@@ -4,10 +4,12 @@
     --config big_vision/configs/transfer.py:model=vit-s16,source=folder,path=/data/pets \
     --workdir /path/to/workdir
 
-`source` is one of `own_sources.SOURCES`, `path` what it reads, see
-docs/datasets.md. None of the further arguments is needed where the data is laid
-out as usual:
+Only the first two arguments are needed where the data is laid out as usual, see
+docs/datasets.md:
 
+  source: `folder`, `csv`, `jsonl`, `hf`, `tfds` or `webdataset`.
+  path: what it reads: a folder with a sub-folder of pictures per class, a file, a
+    dataset of Hugging Face or TFDS, tar shards.
   split, val_split: names of splits and slices as in TFDS. By default `train`,
     and `val`, `valid`, `validation`, `dev` or else `test`, as they are called.
   val: how much of the training data is held out where there is nothing to
@@ -162,6 +164,9 @@ def _set_evals(config, own):
       continue
     found.add(key)
     cfg["pp_fn"] = _adapt(cfg["pp_fn"], own)
+    if "distances" in cfg:  # Of distillation; some are of the k best classes.
+      fits = lambda d: d.get("k", 1) <= own.num_classes
+      cfg["distances"] = tuple(filter(fits, cfg["distances"]))
     for split, data in own.held_out.items():
       new = re.sub("(?<![a-z])(val|test|train)(?![a-z])", split, name)
       new = new if new != name or split == "val" else f"{name}_{split}"

@@ -376,6 +376,8 @@ def test_distillation(folder, name):
   config_check.check(config, "student")
   label_check.check(config)
   assert {"student_val", "teacher_val", "dist_val"} <= set(config.evals)
+  kinds = [(d["kind"], d.get("k")) for d in config.evals.dist_val.distances]
+  assert kinds == [("kl", None), ("euclidean", None), ("agree", 1)]
   for cfg in config.evals.values():
     if "data" in cfg:
       assert cfg.data.split == "all[:10%]"
