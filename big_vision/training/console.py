@@ -202,6 +202,9 @@ def summary(
     "What comes next",
     f"  curves      python -m big_vision.tools.plot {workdir}",
   ]
+  if "checkpoint" in there and fs.exists(path("data.json")):
+    command = "python -m big_vision.tools.predict"
+    lines.append(f"  predict     {command} --from {workdir} PICTURES")
   if "checkpoint" in there:
     lines.append("  go on       the same command with a larger config.total_*")
   return "\n".join(lines)

@@ -92,5 +92,9 @@ def test_summary(tmp_path):
     ["checkpoint", f"{tmp_path}/checkpoint.bv-000000010"],
   ]
   assert f"python -m big_vision.tools.plot {tmp_path}" in text
+  assert "tools.predict" not in text  # Without the file of classes.
+  (tmp_path / "data.json").write_text("{}")
+  again = console.summary(last, str(tmp_path), ["val/"])
+  assert f"tools.predict --from {tmp_path} PICTURES" in again
   assert "hostmem" not in text and "bad" not in text
   assert "no --workdir" in console.summary({}, None)
