@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from big_vision import fs, trackers
+from big_vision import config_history, fs, trackers
 from big_vision.types import ConfigLike
 
 
@@ -79,8 +79,13 @@ class BigVisionMetricWriter:
     self.fname = fs.join(workdir, name)
     self.fname_initial = fs.join(workdir, "big_vision_initial_metrics.txt")
 
-  def begin(self) -> None:
-    """Writes the config and what was held back; once, later calls do nothing."""
+  def begin(self, first_step: int = 0) -> None:
+    """Writes the config and what was held back; once, later calls do nothing.
+
+    Args:
+      first_step: where the run continues; the config that held until there is
+        kept as `config-<first_step>.json` if it was another.
+    """
     if self._held is None:
       return
     held, self._held = self._held, None
@@ -88,6 +93,8 @@ class BigVisionMetricWriter:
       fs.makedirs(self.workdir)
       if self._config is not None:
         self._files["config.json"] = to_json(self._config)
+        text = self._files["config.json"]
+        config_history.keep(self.workdir, text, first_step)
       for name, text in self._files.items():
         with fs.open(fs.join(self.workdir, name), "w") as f:
           f.write(text)

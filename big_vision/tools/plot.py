@@ -23,7 +23,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from big_vision import command_line, curve_axes, fs, sweep_curves
+from big_vision import (
+  command_line,
+  config_history,
+  curve_axes,
+  fs,
+  sweep_curves,
+)
 
 METRICS_FILE = "big_vision_metrics.txt"
 INITIAL_FILE = "big_vision_initial_metrics.txt"  # Before the first step.
@@ -47,11 +53,13 @@ class Run:
     name: str, unique on the page.
     series: dict of metric name -> (list of steps, ascending; list of values).
     config: flat dict of config key -> value; empty if there is no config.json.
+    changes: step -> what has changed in the config there, see `config_history`.
   """
 
   name: str
   series: dict
   config: dict
+  changes: dict[int, list[str]] = dataclasses.field(default_factory=dict)
 
   @functools.cached_property
   def sweeps(self) -> dict[str, dict[str, Any]]:
@@ -128,24 +136,6 @@ def _parse(line):
   return record if isinstance(record, dict) and "step" in record else None
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-  """Flattens nested dicts to one dict with keys like "input.batch_size".
-
-  Args:
-    tree: nested dicts.
-    prefix: beginning of all keys.
-
-  Returns:
-    Dict of key -> value.
-  """
-  if not isinstance(tree, dict) or not tree:
-    return {prefix[:-1]: tree}
-  flat = {}
-  for key, value in tree.items():
-    flat.update(flatten(value, f"{prefix}{key}."))
-  return flat
-
-
 def read_runs(workdirs: Sequence[str]) -> list[Run]:
   """Reads runs.
 
@@ -182,9 +172,10 @@ def read_runs(workdirs: Sequence[str]) -> list[Run]:
     config, config_file = {}, fs.join(os.path.dirname(path), "config.json")
     if fs.exists(config_file):
       with fs.open(config_file) as f:
-        config = flatten(json.load(f))
+        config = config_history.flatten(json.load(f))
     series = curve_axes.with_learning_rates(series, config)
-    runs.append(Run(name, series, config))
+    changes = config_history.changes(os.path.dirname(path) or ".")
+    runs.append(Run(name, series, config, changes))
   return runs
 
 
@@ -299,6 +290,7 @@ def make_page(runs: Sequence[Run], top: str = "", x: str = "step") -> str:
         "name": run.name,
         "series": _finite(run.series),
         "axes": run.axes,
+        "changes": [*run.changes.items()],
         "sweeps": {k: _finite(curves) for k, curves in run.sweeps.items()},
       }
       for run in runs

@@ -119,7 +119,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
           writer.measure(f"global_schedule{i or ''}", fn(at))
         measured = jax.device_get(measured)
         if not later:
-          _begin(setup)  # It compiles, fits and computes.
+          _begin(setup, first_step)  # It compiles, fits and computes.
           again = functools.partial(update, static=static)
           utilization = throughput.utilization(
             setup, again, state, batch, plan.frozen, rng_loop
@@ -159,14 +159,14 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
 
     profiler.startstop_prof(prof)
     if first_step == total_steps:
-      _begin(setup)
+      _begin(setup, first_step)
   console.note(f"Done! {chrono.note.replace(chr(10), '  ')}")
   return state
 
 
-def _begin(setup: Setup) -> None:
+def _begin(setup: Setup, first_step: int) -> None:
   """Writes to the workdir for the first time, as the run has started."""
-  setup.writer.begin()
+  setup.writer.begin(first_step)
   if setup.log:
     setup.log.begin()
   if setup.checkpoint_prefix:

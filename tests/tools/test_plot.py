@@ -264,3 +264,15 @@ def test_both_files_are_one(tmp_path):
   (tmp_path / plot.INITIAL_FILE).unlink()
   with pytest.raises(FileNotFoundError):
     plot.read_runs([str(tmp_path)])
+
+
+def test_changes_of_the_config_are_marked(tmp_path):
+  config = {"lr": 0.1, "total_steps": 4, "input": {"batch_size": 8}}
+  records = [{"step": s, "training_loss": 1 / s} for s in (1, 2, 3, 4)]
+  workdir = write_run(tmp_path / "r", records, config | {"lr": 0.01})
+  (tmp_path / "r/config-2.json").write_text(json.dumps(config))
+  run = plot.read_runs([workdir])[0]
+  assert run.changes == {2: ["lr: 0.1 -> 0.01"]}
+  page = plot.make_page([run])
+  changes = page_data(page)["runs"][0]["changes"]
+  assert changes == [[2, ["lr: 0.1 -> 0.01"]]]
