@@ -8,6 +8,7 @@ with one line.
 
 import glob
 import inspect
+import itertools
 import os
 import re
 import sys
@@ -197,7 +198,7 @@ def given_keys(name: str) -> dict[str, tuple[str | None, bool]]:
   """
   argv = flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False)
   given = {}
-  for arg, following in zip(argv, [*argv[1:], None], strict=True):
+  for arg, following in itertools.zip_longest(argv, argv[1:]):
     if arg == "--":
       break
     match = re.match(rf"--?(no)?{name}\.([^=]*)(?:=(.*))?$", arg, re.DOTALL)

@@ -110,6 +110,7 @@ def test_every_config(monkeypatch):
 
 def test_configs_of_the_package_from_anywhere(monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr("sys.argv", ["notebook"])  # Not where the flags are from.
   for path in ("configs/quickstart.py", "big_vision/configs/quickstart.py"):
     found = config_flag.find_file(path)
     assert pathlib.Path(found).samefile(ROOT / "configs/quickstart.py")
