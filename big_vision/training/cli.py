@@ -124,75 +124,56 @@ def train(
     ValueError: the config is wrong, or another than that of the workdir; raised
       before data is read.
   """
-  log = logs.File(workdir)
-  try:
-    return _train(
-      build, config, workdir, cleanup, profile, model, config_changed, log
+  with logs.File(workdir) as log:
+    console.note(
+      f"Hello from process {jax.process_index()} of {jax.process_count()} with "
+      f"{jax.local_device_count()}/{jax.device_count()} devices "
+      f"({jax.devices()[0].device_kind}), workdir {workdir}."
     )
-  finally:
-    log.close()
+    logs.detail(str(config))
 
+    config = flat_config.modern(config)
+    if chrono.prev_step is not None:  # Not the first run of this process.
+      chrono.reset()
+    from big_vision.datasets import core as sources  # The TensorFlow wing.
 
-def _train(
-  build: Callable[[Setup], Recipe],
-  config: ConfigLike,
-  workdir: str | None,
-  cleanup: bool,
-  profile: bool,
-  model: str,
-  config_changed: str,
-  log: logs.File,
-) -> TrainState:
-  """See `train`; `log` collects what there is to say."""
-  console.note(
-    f"Hello from process {jax.process_index()} of {jax.process_count()} with "
-    f"{jax.local_device_count()}/{jax.device_count()} devices "
-    f"({jax.devices()[0].device_kind}), workdir {workdir}."
-  )
-  logs.detail(str(config))
-
-  config = flat_config.modern(config)
-  if chrono.prev_step is not None:  # Not the first run of this process.
-    chrono.reset()
-  from big_vision.datasets import core as sources  # The TensorFlow wing.
-
-  opened: dict[str, Any] = {}
-  with sources.shared(opened):
-    labels = config_check.check(config, model)
-  mesh = devices.create_device_mesh(
-    config.get("mesh", [("data", jax.device_count())]),
-    allow_split_physical_axes=config.get(
-      "mesh_allow_split_physical_axes", False
-    ),
-  )
-  config_changes.check(config, workdir, config_changed)
-  with contextlib.ExitStack() as stack:
-    lock = stack.enter_context(hosts.lock(workdir))
-    writer = metrics.BigVisionMetricWriter(
-      workdir=workdir,
-      config=config,
-      hold=True,
-      files=data_file.files(config, labels),
-    )
-    # A start that fails leaves no trace.
-    stack.callback(lambda: None if writer.has_begun else lock.undo())
-    stack.callback(writer.close)
+    opened: dict[str, Any] = {}
     with sources.shared(opened):
-      setup = _set_up(config, workdir, mesh, writer, log)
-    opened.clear()
-    note = config_changes.batch_size_note(config, workdir, setup.num_examples)
-    if note:
-      console.note(note)
-    if profile and workdir:
-      profiler.configure(fs.join(workdir, "profile"))
-    recipe = build(setup)
-    state = loop.run(setup, recipe)
-  devices.sync()
-  if jax.process_index() == 0:
-    prefixes = [*eval_build.prefixes(config).values()]
-    logging.info("\n%s", console.summary(writer.latest, workdir, prefixes))
-  workdir_lib.maybe_cleanup_workdir(workdir, cleanup, logging.info)
-  return state
+      labels = config_check.check(config, model)
+    mesh = devices.create_device_mesh(
+      config.get("mesh", [("data", jax.device_count())]),
+      allow_split_physical_axes=config.get(
+        "mesh_allow_split_physical_axes", False
+      ),
+    )
+    config_changes.check(config, workdir, config_changed)
+    with contextlib.ExitStack() as stack:
+      lock = stack.enter_context(hosts.lock(workdir))
+      writer = metrics.BigVisionMetricWriter(
+        workdir=workdir,
+        config=config,
+        hold=True,
+        files=data_file.files(config, labels),
+      )
+      # A start that fails leaves no trace.
+      stack.callback(lambda: None if writer.has_begun else lock.undo())
+      stack.callback(writer.close)
+      with sources.shared(opened):
+        setup = _set_up(config, workdir, mesh, writer, log)
+      opened.clear()
+      note = config_changes.batch_size_note(config, workdir, setup.num_examples)
+      if note:
+        console.note(note)
+      if profile and workdir:
+        profiler.configure(fs.join(workdir, "profile"))
+      recipe = build(setup)
+      state = loop.run(setup, recipe)
+    devices.sync()
+    if jax.process_index() == 0:
+      prefixes = [*eval_build.prefixes(config).values()]
+      logging.info("\n%s", console.summary(writer.latest, workdir, prefixes))
+    workdir_lib.maybe_cleanup_workdir(workdir, cleanup, logging.info)
+    return state
 
 
 def _set_up(

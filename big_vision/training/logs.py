@@ -112,6 +112,12 @@ class File:
       logging.get_absl_logger().addHandler(handler)
       self._handler = handler
 
+  def __enter__(self) -> "File":
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    self.close()
+
   def begin(self) -> None:
     """Writes what has waited; from now on lines are written at once."""
     if self._handler is None or self._handler.target is not None:

@@ -8,11 +8,9 @@ the same image, mixed with the same other image. Keys of the config, with t for
 each of the names in `teachers`:
 
   student_name, student, student_init, student_load: the model that is trained.
-  t_name, t, t_init, t_load: a teacher; t_init is required, "" is for one with
-    random parameters.
+  t_name, t, t_init, t_load: a teacher; t_init is required, "" is random.
   t_dtype: dtype to keep its parameters in, for example "bfloat16".
-  distance, distance_kw: see `losses.distance`; default kl. None: logits are not
-    compared.
+  distance, distance_kw: see `losses.distance`; default kl, None leaves it out.
   features: layers of teachers that the student predicts, see `features.py`.
 
 A batch may hold an image for one model alone, under the name of the model.
