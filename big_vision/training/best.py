@@ -20,6 +20,7 @@ from typing import Any
 import jax
 
 from big_vision import checkpoints, fs, lookup
+from big_vision import metrics as metrics_lib
 from big_vision.chrono import Chrono
 from big_vision.evaluators import build as eval_build
 from big_vision.training import console, hosts, resuming
@@ -128,12 +129,11 @@ class Best:
     rank = lambda s: (-self._sign * self.values[s], s)
     return sorted(self.values, key=rank)[: self._num]
 
-  def improves(self, step: int, metrics: Mapping[str, Any]) -> bool:
-    """Ranks a step.
+  def improves(self, writer: metrics_lib.BigVisionMetricWriter) -> bool:
+    """Ranks the step of a writer. All hosts wait for what the first one measured.
 
     Args:
-      step: number of finished steps.
-      metrics: what was measured at this step; matters on process 0.
+      writer: has measured at this step, after an evaluation.
 
     Returns:
       Whether its checkpoint is to be kept, the same on all hosts.
@@ -141,6 +141,7 @@ class Best:
     Raises:
       lookup.ConfigError: the evaluator ran, but did not measure the metric.
     """
+    step, metrics = writer.step, writer.step_metrics
     if jax.process_count() > 1:
       known = hosts.from_first(lambda: json.dumps(dict(metrics), default=str))
       metrics = json.loads(known)

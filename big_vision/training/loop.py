@@ -144,13 +144,15 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
         console.note(f"Stopped on request (SIGTERM) after step {step}.")
         raise Preempted(128 + 15)
 
+      evaluated = False
       for name, evaluator, log_steps, prefix in evaluators.get():
         if itstime(step, log_steps, total_steps, first=False, last=True):
+          evaluated = True
           chrono.pause(wait_for=state)
           chrono.tick(step)
           evaluators.measure(name, evaluator, prefix, state)
           chrono.resume()
-      if best and manager and best.improves(step, writer.step_metrics):
+      if evaluated and best and manager and best.improves(writer):
         chrono.pause(wait_for=state)
         _check_finite(jax.device_get(measured), step, log_every)
         best.save(manager, state, step, chrono)

@@ -83,6 +83,21 @@ def test_the_best_are_kept(evaluator, tmp_path, wanted, steps, first):
   assert (tmp_path / "checkpoint.bv-LAST").read_text() == "000000012"
 
 
+def test_steps_without_evaluation_are_not_ranked(
+  evaluator, tmp_path, monkeypatch
+):
+  """Hosts agree on each ranking, which would hold up every step."""
+  steps, improves = [], best.Best.improves
+
+  def spy(self, writer):
+    steps.append(writer.step)
+    return improves(self, writer)
+
+  monkeypatch.setattr(best.Best, "improves", spy)
+  run(tmp_path, keep_best="val/score")
+  assert steps == sorted(VALUES)
+
+
 def test_they_are_usual_checkpoints(evaluator, tmp_path):
   run(tmp_path / "a", keep_best="val/score")
   want = run(tmp_path / "b", total_steps=12)
