@@ -7,9 +7,8 @@ The data are the 1,797 real 8x8 digits that come with scikit-learn (1,500 to
 train, 297 to test); they are prepared the first time. Takes about 70 seconds on
 two CPU cores and reaches about 98% test accuracy. On pictures of your own, a folder
 per class, it is `--config configs/quickstart.py:source=folder,path=/data/pets`, see
-`own_data.py`. Copy this file to start a
-config of your own; any value can be changed on the command line as well, for
-example `--config.lr 0.001`.
+`own_data.py`. Copy this file to start a config of your own; any value can be changed
+on the command line as well, for example `--config.lr 0.001`.
 """
 
 import ml_collections as mlc
