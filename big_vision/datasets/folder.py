@@ -21,6 +21,7 @@ from big_vision.datasets import (
   bad_examples,
   folder_listing,
   ids,
+  python_reader,
   slices,
   source,
   text_files,
@@ -193,7 +194,7 @@ class DataSource(source.IndexedDataSource):
     with tf.control_dependencies([example["file_name"]]):
       file = tf.gather(self._files, index)
     path = tf.strings.join([self._root_bytes, file])
-    return {"image": tf.io.read_file(path), **example}
+    return {"image": python_reader.read_file(path, self._root), **example}
 
 
 def split_names(labels: str) -> list[str]:

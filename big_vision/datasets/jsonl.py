@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from big_vision import fs, lookup
-from big_vision.datasets import bad_examples, slices, source
+from big_vision.datasets import bad_examples, python_reader, slices, source
 from big_vision.datasets.classes import Classes
 from big_vision.download import cached_download
 from big_vision.tf import tf
@@ -207,9 +207,10 @@ class DataSource(source.DataSource):
     if _NUMBER in row:
       number = row.pop(_NUMBER)
       row = self._bad.check(number, row)
-    return {
-      k: tf.io.read_file(v) if k in self._folders else v for k, v in row.items()
-    }
+    for key, folder in self._folders.items():
+      folder = "" if key in self._download_keys else folder
+      row[key] = python_reader.read_file(row[key], folder or "")
+    return row
 
 
 def _split_sizes(columns):
