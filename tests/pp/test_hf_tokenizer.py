@@ -18,6 +18,7 @@ from tokenizers import (
   trainers,
 )
 
+import fake_hub
 from big_vision import lookup
 from big_vision.pp import hf_tokenizer, ops_text, tokenizer
 from big_vision.pp.builder import get_preprocess_fn
@@ -257,6 +258,22 @@ def test_named_tokens(corpus, tmp_path):
     ops_text.get_pp_tokenize(4, "yes", str(tmp_path / "bare.json"), inkey="x")
   with pytest.raises(ValueError, match="'<pad>'. For padding, set pad_value"):
     ops_text.get_pp_tokenize(4, "none", str(tmp_path / "bare.json"), inkey="x")
+
+
+def test_file_of_the_hub(corpus, tmp_path, monkeypatch):
+  with fake_hub.serve(tmp_path, monkeypatch) as hub:
+    folder = hub.folder / "org" / "repo" / "v1"
+    folder.mkdir(parents=True)
+    want = word_pieces(corpus)
+    save(want, folder)
+    uri = "hf://org/repo@v1/tokenizer.json"
+    tok = tokenizer.get_tokenizer(f"hf({uri!r})")
+    assert tok.to_int("a red dog") == want.encode("a red dog").ids[1:-1]
+    pp = f'tokenize(5, "sticky", "{uri}", inkey="text")|keep("labels")'
+    out = get_preprocess_fn(pp, log_data=False)({"text": tf.constant("A red")})
+    assert out["labels"].numpy().tolist() == [
+      *tok.to_int("a red", eos=True), 0, 0
+    ]  # fmt: skip
 
 
 def test_errors(tmp_path, monkeypatch):
