@@ -62,6 +62,7 @@ def get_config(arg: str = "") -> mlc.ConfigDict:
   eval_only(config, config.batch_size, dict(image=image))
   config.evals = dict(fewshot=get_fewshot_lsr())
   _find(config.name)(config)
+  own_data.refuse_kind(parsed, "few-shot evaluation")
   if own := own_sources.find(parsed):
     config.evals = dict(fewshot=config.evals.fewshot)
     own_data.set_fewshot(config.evals.fewshot, own)

@@ -13,6 +13,7 @@ from typing import Any
 
 from absl import logging
 
+import big_vision.configs.common as bvcc
 from big_vision import fs, lookup
 
 SOURCES = ("folder", "csv", "jsonl", "hf", "tfds", "webdataset")
@@ -25,6 +26,9 @@ ARGS: dict[str, Any] = dict(
   split_seed=0,
   image="",
   label="",
+  labels=("", bvcc.Names),
+  targets=("", bvcc.Names),
+  normalize=True,
   root="",
   num_classes=0,
 )
@@ -42,9 +46,12 @@ class OwnData:
   Attributes:
     train: `config.input.data`.
     held_out: `data` of evaluators by name, "val" and perhaps "test".
-    num_classes: number of classes.
+    num_classes: number of classes, or of targets.
     num_train: number of examples in `train`.
     pp: ops that every preprocessing begins with, empty or ending in "|".
+    kind: "label" if each example has one, "labels" if it has any number of them,
+      "targets" if it has numbers.
+    mean, std: of each target in training; None if they stay as they are.
   """
 
   train: dict[str, Any]
@@ -52,6 +59,9 @@ class OwnData:
   num_classes: int
   num_train: int
   pp: str = ""
+  kind: str = "label"
+  mean: tuple[float, ...] | None = None
+  std: tuple[float, ...] | None = None
 
 
 def find(arg: Any) -> OwnData | None:
@@ -89,20 +99,72 @@ def find(arg: Any) -> OwnData | None:
       f"Config arg val={arg.val!r} should be a percentage or a number of "
       "examples, such as val=10% or val=500."
     )
+  _check_kind(arg)
   parts = open_splits(arg)
   train, held_out = _choose(arg, list(parts))
   data = {
     name: data_of_split(arg, parts, split)
     for name, split in {"train": train, **held_out}.items()
   }
-  num_classes, num_train = _count(arg, data)
+  mean = std = None
+  if arg.targets:
+    num_train, mean, std = _measure(arg, data)
+    num_classes = len(mean)
+  else:
+    num_classes, num_train = _count(arg, data)
   return OwnData(
     train=data.pop("train"),
     held_out=data,
     num_classes=num_classes,
     num_train=num_train,
     pp=_copies(arg),
+    kind=kind_of(arg),
+    mean=mean if arg.normalize else None,
+    std=std if arg.normalize else None,
   )
+
+
+def kind_of(arg: Any) -> str:
+  """Tells what examples have besides their image.
+
+  Args:
+    arg: parsed arguments, those of `ARGS` among them.
+
+  Returns:
+    "label", "labels" or "targets", see `OwnData`.
+  """
+  return next((key for key in ("labels", "targets") if arg.get(key)), "label")
+
+
+def _check_kind(arg):
+  """Refuses arguments about labels that contradict each other."""
+  kinds = [key for key in ("label", "labels", "targets") if arg[key]]
+  if len(kinds) > 1:
+    raise lookup.ConfigError(
+      f"Config args {' and '.join(kinds)}: give one of them. label= has one class "
+      "per picture, labels= any number of them, targets= has numbers."
+    )
+  if arg.targets and arg.num_classes:
+    raise lookup.ConfigError(
+      f"Config arg num_classes={arg.num_classes}: targets= are numbers without "
+      "classes; leave it out."
+    )
+  kind = kind_of(arg)
+  if kind != "label" and arg.source not in ("csv", "jsonl", "hf"):
+    raise lookup.ConfigError(
+      f"Config arg {kind}={arg[kind]}: source={arg.source} does not have it; csv, "
+      "jsonl and hf do."
+    )
+
+
+def _features(arg, image, target, name):
+  """Returns feature -> column, or columns of several labels or targets."""
+  kind = kind_of(arg)
+  if kind == "label":
+    return {"image": arg.image or image, target: arg[target] or name}
+  names = [name for name in arg[kind].split("+") if name]
+  feature = "label" if kind == "labels" else "targets"
+  return {"image": arg.image or image, feature: names}
 
 
 def fit_batch(batch_size: int, num_examples: int) -> int:
@@ -138,7 +200,8 @@ def open_splits(arg: Any, target: str = "label") -> dict[str, dict[str, Any]]:
 
 def _refuse_without_source(arg):
   """Refuses arguments that would be without effect."""
-  given = [key for key, default in ARGS.items() if arg[key] != default]
+  defaults = bvcc.parse_arg("", **ARGS)
+  given = [key for key in ARGS if arg[key] != defaults[key]]
   if given:
     raise lookup.ConfigError(
       f"Config arg {given[0]}={arg[given[0]]} is about data of your own: add "
@@ -163,7 +226,9 @@ def _open_csv(arg, target):
   data: dict[str, Any] = dict(
     name="bv:folder", path=_root(arg), labels=arg.path
   )
-  features = {"image": arg.image or "file", target: arg[target] or target}
+  features = _features(arg, "file", target, target)
+  if len(features.get("label", ())) == 1:  # A list of one column.
+    features["label"], data["multi_label"] = features["label"][0], True
   rows = text_files.read_table(
     arg.path, (features["image"],), "input.data.labels"
   )
@@ -176,7 +241,7 @@ def _open_csv(arg, target):
 def _open_jsonl(arg, target):
   from big_vision.datasets import jsonl
 
-  keys = {"image": arg.image or "image", target: arg[target] or target}
+  keys = _features(arg, "image", target, target)
   data: dict[str, Any] = dict(
     name="bv:jsonl", fopen_keys=dict(image=_root(arg))
   )
@@ -187,7 +252,9 @@ def _open_jsonl(arg, target):
     return {name: {**data, "fname": path} for name, (path, *_) in files.items()}
   _check_file(arg)
   data["fname"] = arg.path
-  source = jsonl.DataSource(arg.path)
+  source = jsonl.DataSource(
+    arg.path, features={k: keys[k] for k in keys if k != "image"}
+  )
   if keys["image"] in source.example_spec():
     rows = source.get_tfdata(ordered=True).take(1).as_numpy_iterator()
     _check_first(arg, [row[keys["image"]] for row in rows])
@@ -201,7 +268,7 @@ def _open_hf(arg, target):
   data = dict(
     name="bv:hf",
     path=arg.path,
-    features={"image": arg.image or "image", target: arg[target] or target},
+    features=_features(arg, "image", target, target),
   )
   names = hf_files.split_names(arg.path)
   # What has one nameless split is called "train".
@@ -379,7 +446,7 @@ def _count(arg, data):
       f"classes {arg.path} has; add num_classes=N."
     )
   num = max(num, arg.num_classes)
-  if num < 2:
+  if num < 2 and not arg.labels:
     names = next((c.names for c in found if c is not None), None)
     raise lookup.ConfigError(
       f"Config arg path: {arg.path} has one class only ({names or '0'}); "
@@ -391,6 +458,30 @@ def _count(arg, data):
     for kw in data.values():  # Of all splits; each of them has a largest.
       kw["num_classes"] = num
   return num, sources["train"].total_examples
+
+
+def _measure(arg, data):
+  """Returns (number of training examples, mean, std) of the targets."""
+  from big_vision.datasets import core
+
+  sources = {name: core.get(**kw) for name, kw in data.items()}
+  values = {name: s.values_of("targets") for name, s in sources.items()}
+  sizes = {name: found.shape[1] for name, found in values.items()}
+  if len(set(sizes.values())) > 1:
+    raise lookup.ConfigError(
+      f"Config arg targets={arg.targets}: the splits have lists of different "
+      f"lengths, {sizes}."
+    )
+  train = values["train"].astype(float)
+  mean, std = train.mean(axis=0), train.std(axis=0)
+  if arg.normalize and not std.all():
+    raise lookup.ConfigError(
+      f"Config arg targets={arg.targets}: target {int(std.argmin())} (from 0) is "
+      f"{train[0, std.argmin()]:g} in all examples to train on: there is nothing "
+      "to learn. Leave it out, or add normalize=False."
+    )
+  short = lambda x: tuple(float(f"{v:.6g}") for v in x)
+  return len(train), short(mean), short(std)
 
 
 def _copies(arg):

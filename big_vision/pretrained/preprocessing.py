@@ -105,15 +105,16 @@ def evaluation_pp(config: ConfigLike) -> str:
     config: ConfigDict of a run.
 
   Returns:
-    The preprocessing of the first evaluator of classification or retrieval, else
-    of the first other one that has any; else that of training without what is
+    The preprocessing of the first evaluator of classification, regression or
+    retrieval, else of the first other one that has any; else that of training without what is
     random.
 
   Raises:
     ValueError: there is none.
   """
   evals = [cfg for cfg in (config.get("evals") or {}).values() if cfg]
-  first = ("classification", "proj.image_text.retrieval")
+  first = ("classification", "multilabel", "regression")
+  first += ("proj.image_text.retrieval",)
   evals.sort(key=lambda cfg: cfg.get("type") not in first)  # Stable.
   for cfg in evals:
     for key in ("pp_fn", "pp_img", "pp_eval"):
