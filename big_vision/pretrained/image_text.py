@@ -100,13 +100,17 @@ class ImageText:
     return self.with_texts(texts).probabilities(images)
 
   def predict(
-    self, images: Sequence[Any], topk: int = 5
+    self,
+    images: Sequence[Any],
+    topk: int | None = None,
+    threshold: float | None = None,
   ) -> list[list[classifier.Prediction]]:
     """Finds the texts of `with_texts` that fit pictures best.
 
     Args:
       images: as for `features`.
-      topk: how many texts; of fewer, all.
+      topk: how many texts; of fewer, all. By default 5, or with a threshold all.
+      threshold: probability that a text has to have.
 
     Returns:
       List of I lists of `Prediction`, the most probable first.
@@ -114,13 +118,16 @@ class ImageText:
     Raises:
       ValueError: the model has no texts; or one of them is not a picture.
     """
-    return self.top(self.probabilities(images), topk)
+    return self.top(self.probabilities(images), topk, threshold)
 
   def top(
-    self, probabilities: np.ndarray, topk: int = 5
+    self,
+    probabilities: np.ndarray,
+    topk: int | None = None,
+    threshold: float | None = None,
   ) -> list[list[classifier.Prediction]]:
     """Names the most probable texts, as `Classifier.top` does with classes."""
-    return classifier.top(probabilities, self.class_names, topk)
+    return classifier.top(probabilities, self.class_names, topk, threshold)
 
   def probabilities(self, images: Sequence[Any]) -> np.ndarray:
     """Computes the probabilities of the texts of `with_texts`.

@@ -129,6 +129,20 @@ def evaluation_pp(config: ConfigLike) -> str:
   return _deterministic(pps[0])
 
 
+def all_pps(config: ConfigLike) -> list[str]:
+  """Lists the preprocessing of training and of all evaluators.
+
+  Args:
+    config: ConfigDict of a run.
+
+  Returns:
+    List of str.
+  """
+  evals = [cfg for cfg in (config.get("evals") or {}).values() if cfg]
+  found = [cfg.get("pp_fn") for cfg in evals]
+  return _training_pps(config) + [pp for pp in found if isinstance(pp, str)]
+
+
 def _training_pps(config):
   """Lists the preprocessing of the datasets of training."""
   given = config.get("input") or {}
