@@ -6,6 +6,7 @@ describes the arguments and changes configs.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import re
@@ -411,7 +412,7 @@ def data_of_split(
     Dict for `config.input.data`.
   """
   name = split.partition("[")[0].partition("+")[0].strip()
-  data = dict(parts.get(name) or next(iter(parts.values())))
+  data = copy.deepcopy(parts.get(name) or next(iter(parts.values())))
   if arg.source == "jsonl" and fs.isdir(arg.path):
     split = split.replace(name, _ALL, 1)  # Each file is one.
   if split != _ALL or arg.source == "tfds":
@@ -428,6 +429,13 @@ def _count(arg, data):
   from big_vision.datasets import core
 
   sources = {name: core.get(**kw) for name, kw in data.items()}
+  if arg.source == "jsonl" and not arg.labels:
+    spec = sources["train"].example_spec().get("label")
+    if spec is not None and spec.shape.rank:
+      raise lookup.ConfigError(
+        f"Config arg label={arg.label or 'label'}: examples have lists of labels; "
+        f"write labels={arg.label or 'label'}."
+      )
   texts = [source.labels_as_text() or () for source in sources.values()]
   if any(texts):
     classes = sorted(set().union(*texts))

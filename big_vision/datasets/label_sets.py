@@ -7,6 +7,7 @@ a class and has 0 or 1 for an example; of any other feature, each has a number.
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -82,8 +83,14 @@ class LabelSets:
     Returns:
       int64 [number of its labels].
     """
-    ends = tf.gather(self.splits, [index, index + 1])
-    return tf.constant(self.values)[ends[0] : ends[1]]
+    values, splits = self._tensors
+    return values[tf.gather(splits, index) : tf.gather(splits, index + 1)]
+
+  @functools.cached_property
+  def _tensors(self):
+    """The arrays, once for all graphs."""
+    with tf.init_scope():
+      return tf.constant(self.values), tf.constant(self.splits)
 
 
 def split_cells(cells: Sequence[str]) -> list[list[str]]:

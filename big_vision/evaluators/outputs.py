@@ -63,7 +63,7 @@ def gather(
     label_key: feature with the labels.
 
   Returns:
-    (logits [N, C], labels [N, C], mean loss), float64, without the padding.
+    (logits [N, C], labels [N, C], mean loss), float32, without the padding.
   """
 
   def run(batch: Batch) -> tuple[tuple[Array, Array, Array], Array]:
@@ -72,5 +72,5 @@ def gather(
     return fn(train_state, batch, labels, mask)
 
   rows = iteration.rows((run(batch) for batch in batches), batches)
-  logits, labels, loss = (np.asarray(x, np.float64) for x in rows)
-  return logits, labels, float(loss.mean())
+  logits, labels, loss = rows
+  return logits, labels, float(loss.mean(dtype=np.float64))

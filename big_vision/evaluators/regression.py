@@ -77,7 +77,7 @@ class Evaluator:
     predicted, given, loss = outputs.gather(
       self.eval_fn, train_state, self.batches, self.label_key
     )
-    measured = errors(predicted, given)
+    measured = errors(predicted.astype(np.float64), given.astype(np.float64))
     if self._units is not None:
       scale = self._units[1]
       measured["mae"] *= scale

@@ -57,19 +57,21 @@ class Balance:
       often the example was used before.
     """
     num = len(self.sizes)
+    arrays = (self.members, self.begins, self.sizes, self.ranks)
+    members, begins, sizes, ranks = map(tf.constant, arrays)
     seed = order.hash_seed(self.seed, "balance")
 
     def one(position, _):
       turn, kind = position // num, position % num
       if self.shuffle:
         kind = stream.permuted(kind, num, seed, turn)
-      size = tf.gather(self.sizes, kind)
+      size = tf.gather(sizes, kind)
       number, place = turn // size, turn % size
       if self.shuffle:
         place = stream.permuted(place, size, seed + 1 + kind, number)
-      place += tf.gather(self.begins, kind)
-      index = tf.gather(self.members, place)
-      epoch = number * self.most + tf.gather(self.ranks, place)
+      place += tf.gather(begins, kind)
+      index = tf.gather(members, place)
+      epoch = number * self.most + tf.gather(ranks, place)
       return position, (epoch, (index, index))
 
     return elements.map(one)

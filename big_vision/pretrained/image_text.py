@@ -51,10 +51,10 @@ class ImageText:
       A model of the same parameters.
 
     Raises:
-      ValueError: there are none.
+      ValueError: there are none, or it is a single text.
     """
     out = copy.copy(self)
-    out.class_names, out._ztxt = tuple(texts), self.embedder.texts(texts)
+    out._ztxt, out.class_names = self.embedder.texts(texts), tuple(texts)
     return out
 
   def features(

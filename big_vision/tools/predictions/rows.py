@@ -87,7 +87,8 @@ def _as_dict(row):
   if row.error:
     return {"picture": row.picture, "error": row.error}
   if isinstance(row.predictions, Mapping):
-    return {"picture": row.picture, "values": dict(row.predictions)}
+    values = {k: float(f"{x:.7g}") for k, x in row.predictions.items()}
+    return {"picture": row.picture, "values": values}
   return {
     "picture": row.picture,
     "predictions": [
