@@ -45,8 +45,7 @@ from typing import Any
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
-from big_vision import lookup
-from big_vision.configs import demo, demo_pp, own_sources
+from big_vision.configs import demo, demo_pp, own_labels, own_sources
 from big_vision.configs.own_sources import ARGS, OwnData
 
 # Name of the data in metrics: `val/prec@1`, `a/own_5shot-seed-0`.
@@ -105,8 +104,8 @@ def apply(
   Raises:
     ValueError: see `own_sources.find`.
   """
-  if own_sources.kind_of(arg) != "label" and "student_name" in config:
-    refuse_kind(arg, "a distillation")
+  if own_labels.kind_of(arg) != "label" and "student_name" in config:
+    own_labels.refuse(arg, "a distillation")
   own = own_sources.find(arg)
   if own is None:
     return None
@@ -128,23 +127,6 @@ def apply(
       config.total_steps = total_steps(own.num_train, batch_size)
     _shorten(config, own.num_train)
   return own
-
-
-def refuse_kind(arg: Any, what: str) -> None:
-  """Refuses several labels and targets where there has to be one label.
-
-  Args:
-    arg: parsed arguments, those of `ARGS` among them.
-    what: what does not take them.
-
-  Raises:
-    ConfigError: they are given.
-  """
-  kind = own_sources.kind_of(arg)
-  if kind != "label":
-    raise lookup.ConfigError(
-      f"Config arg {kind}={arg[kind]}: {what} takes one label per picture, label=."
-    )
 
 
 def set_fewshot(cfg: Any, own: OwnData) -> None:

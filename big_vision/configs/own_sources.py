@@ -16,6 +16,7 @@ from absl import logging
 
 import big_vision.configs.common as bvcc
 from big_vision import fs, lookup
+from big_vision.configs import own_labels
 
 SOURCES = ("folder", "csv", "jsonl", "hf", "tfds", "webdataset")
 ARGS: dict[str, Any] = dict(
@@ -100,7 +101,7 @@ def find(arg: Any) -> OwnData | None:
       f"Config arg val={arg.val!r} should be a percentage or a number of "
       "examples, such as val=10% or val=500."
     )
-  _check_kind(arg)
+  own_labels.check(arg)
   parts = open_splits(arg)
   train, held_out = _choose(arg, list(parts))
   data = {
@@ -109,7 +110,7 @@ def find(arg: Any) -> OwnData | None:
   }
   mean = std = None
   if arg.targets:
-    num_train, mean, std = _measure(arg, data)
+    num_train, mean, std = own_labels.measure(arg, data)
     num_classes = len(mean)
   else:
     num_classes, num_train = _count(arg, data)
@@ -119,53 +120,10 @@ def find(arg: Any) -> OwnData | None:
     num_classes=num_classes,
     num_train=num_train,
     pp=_copies(arg),
-    kind=kind_of(arg),
+    kind=own_labels.kind_of(arg),
     mean=mean if arg.normalize else None,
     std=std if arg.normalize else None,
   )
-
-
-def kind_of(arg: Any) -> str:
-  """Tells what examples have besides their image.
-
-  Args:
-    arg: parsed arguments, those of `ARGS` among them.
-
-  Returns:
-    "label", "labels" or "targets", see `OwnData`.
-  """
-  return next((key for key in ("labels", "targets") if arg.get(key)), "label")
-
-
-def _check_kind(arg):
-  """Refuses arguments about labels that contradict each other."""
-  kinds = [key for key in ("label", "labels", "targets") if arg[key]]
-  if len(kinds) > 1:
-    raise lookup.ConfigError(
-      f"Config args {' and '.join(kinds)}: give one of them. label= has one class "
-      "per picture, labels= any number of them, targets= has numbers."
-    )
-  if arg.targets and arg.num_classes:
-    raise lookup.ConfigError(
-      f"Config arg num_classes={arg.num_classes}: targets= are numbers without "
-      "classes; leave it out."
-    )
-  kind = kind_of(arg)
-  if kind != "label" and arg.source not in ("csv", "jsonl", "hf"):
-    raise lookup.ConfigError(
-      f"Config arg {kind}={arg[kind]}: source={arg.source} does not have it; csv, "
-      "jsonl and hf do."
-    )
-
-
-def _features(arg, image, target, name):
-  """Returns feature -> column, or columns of several labels or targets."""
-  kind = kind_of(arg)
-  if kind == "label":
-    return {"image": arg.image or image, target: arg[target] or name}
-  names = [name for name in arg[kind].split("+") if name]
-  feature = "label" if kind == "labels" else "targets"
-  return {"image": arg.image or image, feature: names}
 
 
 def fit_batch(batch_size: int, num_examples: int) -> int:
@@ -201,8 +159,8 @@ def open_splits(arg: Any, target: str = "label") -> dict[str, dict[str, Any]]:
 
 def _refuse_without_source(arg):
   """Refuses arguments that would be without effect."""
-  defaults = bvcc.parse_arg("", **ARGS)
-  given = [key for key in ARGS if arg[key] != defaults[key]]
+  default = lambda key: bvcc.get_type_with_default(ARGS[key])[0]
+  given = [key for key in ARGS if arg[key] != default(key)]
   if given:
     raise lookup.ConfigError(
       f"Config arg {given[0]}={arg[given[0]]} is about data of your own: add "
@@ -227,11 +185,12 @@ def _open_csv(arg, target):
   data: dict[str, Any] = dict(
     name="bv:folder", path=_root(arg), labels=arg.path
   )
-  features = _features(arg, "file", target, target)
-  if len(features.get("label", ())) == 1:  # A list of one column.
-    features["label"], data["multi_label"] = features["label"][0], True
+  features = own_labels.features(arg, "file", target, target)
+  labels = features.get("label")
+  if isinstance(labels, list) and len(labels) == 1:  # Of cells with several.
+    features["label"], data["multi_label"] = labels[0], True
   rows = text_files.read_table(
-    arg.path, (features["image"],), "input.data.labels"
+    arg.path, (str(features["image"]),), "input.data.labels"
   )
   _check_first(arg, [file for _, (file,) in rows[:1]])
   if features != dict(image="file", label="label"):  # The default.
@@ -242,7 +201,7 @@ def _open_csv(arg, target):
 def _open_jsonl(arg, target):
   from big_vision.datasets import jsonl
 
-  keys = _features(arg, "image", target, target)
+  keys = own_labels.features(arg, "image", target, target)
   data: dict[str, Any] = dict(
     name="bv:jsonl", fopen_keys=dict(image=_root(arg))
   )
@@ -269,7 +228,7 @@ def _open_hf(arg, target):
   data = dict(
     name="bv:hf",
     path=arg.path,
-    features=_features(arg, "image", target, target),
+    features=own_labels.features(arg, "image", target, target),
   )
   names = hf_files.split_names(arg.path)
   # What has one nameless split is called "train".
@@ -466,30 +425,6 @@ def _count(arg, data):
     for kw in data.values():  # Of all splits; each of them has a largest.
       kw["num_classes"] = num
   return num, sources["train"].total_examples
-
-
-def _measure(arg, data):
-  """Returns (number of training examples, mean, std) of the targets."""
-  from big_vision.datasets import core
-
-  sources = {name: core.get(**kw) for name, kw in data.items()}
-  values = {name: s.values_of("targets") for name, s in sources.items()}
-  sizes = {name: found.shape[1] for name, found in values.items()}
-  if len(set(sizes.values())) > 1:
-    raise lookup.ConfigError(
-      f"Config arg targets={arg.targets}: the splits have lists of different "
-      f"lengths, {sizes}."
-    )
-  train = values["train"].astype(float)
-  mean, std = train.mean(axis=0), train.std(axis=0)
-  if arg.normalize and not std.all():
-    raise lookup.ConfigError(
-      f"Config arg targets={arg.targets}: target {int(std.argmin())} (from 0) is "
-      f"{train[0, std.argmin()]:g} in all examples to train on: there is nothing "
-      "to learn. Leave it out, or add normalize=False."
-    )
-  short = lambda x: tuple(float(f"{v:.6g}") for v in x)
-  return len(train), short(mean), short(std)
 
 
 def _copies(arg):

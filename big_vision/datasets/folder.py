@@ -127,7 +127,8 @@ class DataSource(source.IndexedDataSource):
         for name, cells in table.texts.items()
       }
       self._numbers = {k: v[rows] for k, v in table.numbers.items()}
-      self._sets = sets and label_sets.LabelSets(column(sets))
+      if sets is not None:
+        self._sets = label_sets.LabelSets(column(sets))
       has_labels = table.labels is not None
       targets = column(table.labels) if has_labels else None
     if num_classes is None and classes is not None:
@@ -137,6 +138,7 @@ class DataSource(source.IndexedDataSource):
     self.num_classes = num_classes
     self._labels, wrong = None, {}  # Example -> a label that is not one.
     if self._sets is not None:
+      assert table is not None  # They are from it.
       texts = column(table.sets)
       for i, place in self._sets.outside(num_classes).items():
         wrong[i] = texts[i][place]

@@ -104,7 +104,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
       else:
         every = {c.name: self._every(c) for c in columns}
         found = label_sets.numbers(every, lambda i: f"row {i} of {path}")
-        picked = np.array(self._rows.pick(found))
+        picked = np.array(self._rows.pick(list(found)))
         self._numbers[feature] = picked
     if classes is not None and self._sets is None:
       self._columns["label"] = hf_types.TextLabel(

@@ -195,7 +195,7 @@ class TextLabel(Column):
 
   def number(self, name: str | None) -> int:
     """Returns the label of a class, -1 of what is none."""
-    return self._numbers.get(name, -1)
+    return -1 if name is None else self._numbers.get(name, -1)
 
   def bad_labels(self, table: Any) -> list[tuple[int, int]]:
     """See the base class: texts that are not classes fail when they are read."""

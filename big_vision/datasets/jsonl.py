@@ -100,8 +100,9 @@ class DataSource(source.DataSource):
     self.num_classes = num_classes
     rows = _rows_of_split(self._all, split or slices.ALL, split_seed)
     self._columns = {k: v[rows] for k, v in self._all.items()}
-    self._sets = sets and label_sets.LabelSets([sets[i] for i in rows])
-    if self._sets is not None:
+    self._sets = None
+    if sets is not None:
+      self._sets = label_sets.LabelSets([sets[i] for i in rows])
       outside = self._sets.outside(num_classes).items()
       wrong = {i: int(self._sets[i][place]) for i, place in outside}
     else:

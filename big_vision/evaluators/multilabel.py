@@ -80,7 +80,7 @@ class Evaluator:
       **kw: arguments of `evaluation.eval_input_pipeline`.
 
     Raises:
-      ValueError: the threshold is no probability.
+      ValueError: the threshold is outside of (0, 1).
     """
     if not 0 < threshold < 1:
       raise ValueError(

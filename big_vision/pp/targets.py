@@ -44,7 +44,9 @@ def names(data: Mapping[str, Any] | None, num: int) -> list[str]:
     T str: the columns; `column[0]` and so on of one column with lists; their
     numbers if nothing is known.
   """
-  columns = ((data or {}).get("features") or {}).get("targets") or ()
+  features: Any = (data or {}).get("features")
+  columns: Any = features.get("targets") if hasattr(features, "get") else ()
+  columns = columns or ()
   columns = [columns] if isinstance(columns, str) else list(columns)
   if len(columns) == num:
     return columns

@@ -327,7 +327,7 @@ def top(
     List of I lists of `Prediction`, the most probable first.
 
   Raises:
-    ValueError: `topk` is not positive, or `threshold` is no probability.
+    ValueError: `topk` is not positive, or `threshold` is outside of [0, 1].
   """
   if topk is None:
     topk = TOPK if threshold is None else len(class_names)

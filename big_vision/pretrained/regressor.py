@@ -34,7 +34,7 @@ def describe(config: ConfigLike) -> dict[str, Any] | None:
     config.get("loss") in _LOSSES or measured
   ):
     return None
-  data = (config.get("input") or {}).get("data") or {}
+  data: Any = (config.get("input") or {}).get("data") or {}
   plain = data.to_dict() if hasattr(data, "to_dict") else data
   found = None
   for pp in preprocessing.all_pps(config):

@@ -138,6 +138,15 @@ def test_errors(table, tmp_path, arg, message):
   assert "\n" not in str(e.value)
 
 
+def test_one_label_in_a_column_of_one_letter(table, tmp_path):
+  path = tmp_path / "t.csv"
+  lines = [f"{table[0].parent}/{f},{x['red']}" for f, x in table[1].items()]
+  path.write_text("\n".join(["file,y", *lines]))
+  own = find(f"source=csv,path={path},label=y")
+  assert own.kind == "label" and own.num_classes == 2
+  assert "multi_label" not in own.train
+
+
 def test_sources_and_recipes_without_them(table):
   path, _ = table
   folder = path.parent
