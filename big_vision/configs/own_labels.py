@@ -67,6 +67,10 @@ def features(
   if kind == "label":
     return {"image": arg.image or image, target: arg[target] or name}
   names = [name for name in arg[kind].split("+") if name]
+  if not names:
+    raise lookup.ConfigError(
+      f"Config arg {kind}={arg[kind]}: write names of columns, such as {kind}=a,b."
+    )
   feature = "label" if kind == "labels" else "targets"
   return {"image": arg.image or image, feature: names}
 

@@ -189,13 +189,12 @@ def _open_csv(arg, target):
   labels = features.get("label")
   if isinstance(labels, list) and len(labels) == 1:  # Of cells with several.
     features["label"], data["multi_label"] = labels[0], True
-  rows = text_files.read_table(
-    arg.path, (str(features["image"]),), "input.data.labels"
-  )
+  image = (str(features["image"]),)
+  rows = text_files.read_table(arg.path, image, "input.data.labels")
   _check_first(arg, [file for _, (file,) in rows[:1]])
   if features != dict(image="file", label="label"):  # The default.
     data["features"] = features
-  return dict.fromkeys(folder.split_names(arg.path) or [_ALL], data)
+  return dict.fromkeys(folder.split_names(arg.path, image) or [_ALL], data)
 
 
 def _open_jsonl(arg, target):
@@ -388,13 +387,8 @@ def _count(arg, data):
   from big_vision.datasets import core
 
   sources = {name: core.get(**kw) for name, kw in data.items()}
-  if arg.source == "jsonl" and not arg.labels:
-    spec = sources["train"].example_spec().get("label")
-    if spec is not None and spec.shape.rank:
-      raise lookup.ConfigError(
-        f"Config arg label={arg.label or 'label'}: examples have lists of labels; "
-        f"write labels={arg.label or 'label'}."
-      )
+  if arg.source == "jsonl":
+    _refuse_lists(arg, sources["train"])
   texts = [source.labels_as_text() or () for source in sources.values()]
   if any(texts):
     classes = sorted(set().union(*texts))
@@ -408,6 +402,7 @@ def _count(arg, data):
   found = [source.classes_of(feature) for source in sources.values()]
   num = max((c.num for c in found if c is not None), default=0)
   if not num:
+    _refuse_lists(arg, sources["train"])
     raise lookup.ConfigError(
       f"Config arg num_classes: source={arg.source} does not tell how many "
       f"classes {arg.path} has; add num_classes=N."
@@ -425,6 +420,16 @@ def _count(arg, data):
     for kw in data.values():  # Of all splits; each of them has a largest.
       kw["num_classes"] = num
   return num, sources["train"].total_examples
+
+
+def _refuse_lists(arg, source):
+  """Refuses lists where there has to be one label."""
+  spec = source.example_spec().get("label")
+  if not arg.labels and spec is not None and spec.shape.rank:
+    name = arg.label or "label"
+    raise lookup.ConfigError(
+      f"Config arg label={name}: examples have lists of labels; write labels={name}."
+    )
 
 
 def _copies(arg):

@@ -226,17 +226,18 @@ class DataSource(source.IndexedDataSource):
     return {"image": tf.io.read_file(path), **example}
 
 
-def split_names(labels: str) -> list[str]:
+def split_names(labels: str, columns: tuple[str, ...] = ()) -> list[str]:
   """Lists the splits in a CSV file: the values of its column `split`.
 
   Args:
     labels: path of the file.
+    columns: names of others that it has, by which its delimiter is known.
 
   Returns:
     The names in the order of the rows; none without such a column.
   """
-  rows = text_files.read_table(labels, (), "input.data.labels", (_SPLIT,))
-  return list(dict.fromkeys(split for _, (split,) in rows if split))
+  rows = text_files.read_table(labels, columns, "input.data.labels", (_SPLIT,))
+  return list(dict.fromkeys(cells[-1] for _, cells in rows if cells[-1]))
 
 
 def read_classes(

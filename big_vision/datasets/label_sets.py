@@ -147,8 +147,9 @@ def yes_or_no(
 
 
 def _shown(value):
-  """Shows a value as it is in the file."""
-  return repr(value.item() if isinstance(value, np.generic) else value)
+  """Shows a value as it is in the file, at most its begin."""
+  text = repr(value.item() if isinstance(value, np.generic) else value)
+  return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def sets_of(columns: Sequence[np.ndarray]) -> list[np.ndarray]:

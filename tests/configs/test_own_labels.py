@@ -124,6 +124,7 @@ def test_targets(table):
     ("targets=tags", "'tags' has .* in line 2 of .*write a number"),
     ("labels=red,age", "'age' has .* in line 2 of .*write 1 for"),
     ("targets=age,prize", "columns file and age and prize; it has"),
+    ("targets=+", "write names of columns, such as targets=a,b"),
     ("targets=constant", "is 1 in all examples to train on"),
   ],
 )
@@ -136,6 +137,19 @@ def test_errors(table, tmp_path, arg, message):
   with pytest.raises(lookup.ConfigError, match=message) as e:
     find(f"source=csv,path={path},{arg}")
   assert "\n" not in str(e.value)
+
+
+def test_other_delimiters_and_splits(table, tmp_path):
+  path = tmp_path / "t.csv"
+  rows = [
+    f"{table[0].parent}/{file};{x['tags'].replace(';', '|')};{i % 4 == 0}"
+    for i, (file, x) in enumerate(table[1].items())
+  ]
+  text = "\n".join(["file;tags;split", *rows])
+  path.write_text(text.replace("True", "val").replace("False", "train"))
+  own = find(f"source=csv,path={path},labels=tags")
+  assert (own.num_classes, own.num_train) == (3, 30)
+  assert own.held_out["val"]["split"] == "val"
 
 
 def test_one_label_in_a_column_of_one_letter(table, tmp_path):

@@ -73,6 +73,8 @@ def test_numbers():
       lookup.ConfigError, match="'a' has .* in line 1: write a"
     ):
       label_sets.numbers({"a": [1, bad]}, where)
+  with pytest.raises(lookup.ConfigError, match="has 'xxx.*x… in line 0"):
+    label_sets.numbers({"a": ["x" * 1000]}, where)
   with pytest.raises(lookup.ConfigError, match="write 2 numbers"):
     label_sets.numbers({"a": [[1, 2], [3]]}, where)
 
