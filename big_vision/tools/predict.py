@@ -211,7 +211,7 @@ def run(args: argparse.Namespace) -> int:
         open(args.out, "w", encoding="utf-8", newline="")
       )
     default = "table" if out.isatty() else "csv"
-    num_classes = 0
+    num_classes = None  # Any number.
     if not targets and args.threshold is None:
       num_classes = min(args.topk or TOPK, len(model.class_names))
     write = rows.writer(args.format or default, out, num_classes, targets)

@@ -31,14 +31,17 @@ class Row:
 
 
 def writer(
-  kind: str, out: TextIO, num_classes: int, targets: Sequence[str] = ()
+  kind: str,
+  out: TextIO,
+  num_classes: int | None,
+  targets: Sequence[str] = (),
 ) -> Callable[[Row], None]:
   """Makes the function that writes a row.
 
   Args:
     kind: one of `FORMATS`.
     out: where to.
-    num_classes: how many classes a row has, each in columns of its own; 0: any
+    num_classes: how many classes a row has, each in columns of its own; None: any
       number, in columns of lists.
     targets: names of the values, of a regression.
 
@@ -52,7 +55,7 @@ def writer(
   table = csv.writer(out, lineterminator="\n")
   if targets:
     columns, cells_of = targets, _cells_of_values
-  elif num_classes:
+  elif num_classes is not None:
     numbers = range(1, num_classes + 1)
     pairs = [(f"class{i}", f"probability{i}") for i in numbers]
     columns, cells_of = [x for pair in pairs for x in pair], _cells_of_classes
