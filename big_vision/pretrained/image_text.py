@@ -74,12 +74,18 @@ class ImageText:
 
     Raises:
       ValueError: one of them is not a picture; there are none; or both are given.
+      FileNotFoundError: there is no such file.
     """
     if (images is None) == (texts is None):
       raise ValueError("Give either images or texts.")
     if texts is not None:
       return self.embedder.texts(texts)
-    return self.outputs(map(self.prepare, classifier.listed(images)))[1]
+    try:
+      return self.outputs(map(self.prepare, classifier.listed(images)))[1]
+    except FileNotFoundError as e:
+      raise FileNotFoundError(
+        f"There is no picture {str(e.filename)!r}. Texts are features(texts=[…])."
+      ) from e
 
   def similarity(
     self, images: Sequence[Any], texts: Sequence[str]

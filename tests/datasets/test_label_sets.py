@@ -238,6 +238,18 @@ def test_targets(arrow, kind):
   )
 
 
+def test_values_of_one_label(arrow):
+  """What balancing classes asks for."""
+  for kind in ("csv", "jsonl", "hf"):
+    source = source_of(kind, arrow, "label", "dog")
+    values = source.values_of("label")
+    assert values is not None
+    assert np.asarray(values).tolist() == [0, 1, 0, 1]
+    assert source.values_of("nothing") is None
+  source = source_of("hf", arrow, "label", "tags")  # As a list of labels.
+  assert [x.tolist() for x in source.values_of("label")] == SETS[:4]
+
+
 def test_given_classes(arrow):
   order = ["emu", "cat", "dog"]
   want = [[1], [2, 0], [], [1, 2, 0]]

@@ -391,6 +391,10 @@ def test_pictures_as_of_a_classifier(workdir, model, tmp_path, capsys):
   ):
     with pytest.raises(ValueError, match="in a list, not a single str"):
       wrong()
+  with pytest.raises(
+    FileNotFoundError, match=r"'a cat'. Texts are features\(t"
+  ):
+    m.features(["a cat"])
   found = m.with_texts(TEXTS).predict(files, threshold=0.0)
   assert [len(x) for x in found] == [len(TEXTS)] * len(files)
 
