@@ -12,7 +12,15 @@ from typing import Any
 import jax
 from absl import flags, logging
 
-from big_vision import devices, fs, guards, metrics, profiler, schedules
+from big_vision import (
+  checkpoint_io,
+  devices,
+  fs,
+  guards,
+  metrics,
+  profiler,
+  schedules,
+)
 from big_vision import optax as bv_optax
 from big_vision import workdir as workdir_lib
 from big_vision.chrono import chrono
@@ -146,6 +154,7 @@ def train(
         "mesh_allow_split_physical_axes", False
       ),
     )
+    checkpoint_io.check_place(workdir or "")
     config_changes.check(config, workdir, config_changed)
     with contextlib.ExitStack() as stack:
       lock = stack.enter_context(hosts.lock(workdir))
