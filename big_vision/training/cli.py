@@ -28,6 +28,7 @@ from big_vision.training import (
   logs,
   loop,
   run_help,
+  summary,
   user_errors,
 )
 from big_vision.training.recipe import Recipe
@@ -171,7 +172,7 @@ def train(
     devices.sync()
     if jax.process_index() == 0:
       prefixes = [*eval_build.prefixes(config).values()]
-      logging.info("\n%s", console.summary(writer.latest, workdir, prefixes))
+      summary.show(writer.latest, workdir, prefixes)
     workdir_lib.maybe_cleanup_workdir(workdir, cleanup, logging.info)
     return state
 
