@@ -96,6 +96,8 @@ def collect(
     if fs.exists(path("data.json")):
       command = "python -m big_vision.tools.predict"
       commands["predict"] = f"{command} --from {workdir} PICTURES"
+      demo = "python -m big_vision.tools.demo"
+      commands["in browser"] = f"{demo} --workdir {workdir}"
     commands["go on"] = "the same command with a larger --config.total_steps"
   return Summary(rows, there, commands)
 
