@@ -305,6 +305,7 @@ def test_webdataset(folder, tmp_path):
     (dict(source="folder"), "path: source=folder needs"),
     (dict(source="folder", path="/none"), "path: no folder '/none'"),
     (dict(source="csv", path="/none.csv"), "path: no file '/none.csv'"),
+    (dict(source="csv", path="/tmp"), "'/tmp' is a folder.*source=folder"),
     (dict(source="folder", path="/tmp", val="x"), "val='x'"),
     (dict(source="folder", path="/tmp", label="x"), "label=x: source=folder"),
     (dict(source="tfds", path="digit"), "'digit'"),
