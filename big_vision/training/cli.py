@@ -96,7 +96,9 @@ def _interruptible(workdir: str | None) -> Iterator[None]:
     if command_line.wants_debug():
       raise
     saved = workdir and checkpoints.latest(fs.join(workdir, "checkpoint.bv"))
-    more = f" The same command goes on from {saved}." if saved else ""
+    more = (
+      " The same command goes on from the last checkpoint." if saved else ""
+    )
     print(f"\nInterrupted.{more}", file=sys.stderr)
     raise SystemExit(128 + signal.SIGINT) from None
 
