@@ -1,6 +1,6 @@
 """Predicts the classes of pictures by what a run has trained.
 
-python -m big_vision.tools.predict --from WORKDIR PICTURES...
+  python -m big_vision.tools.predict --from WORKDIR PICTURES...
 
 PICTURES are files, folders (with all that is below them), tar files, or - for a
 list of these on standard input, one a line. For each picture there is a row with
