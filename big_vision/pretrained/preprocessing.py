@@ -57,7 +57,7 @@ def decoding_of(
   own = builder.split_pipeline(pp_img)
   if own and (found := _arguments_of_decode(own[0], channels)) is not None:
     return found, "|".join(own[1:])
-  for pp in _training_pps(config):
+  for pp in training_pps(config):
     for section in builder.split_pipeline(pp):
       if (found := _arguments_of_decode(section, channels)) is not None:
         return found, pp_img
@@ -120,7 +120,7 @@ def evaluation_pp(config: ConfigLike) -> str:
     for key in ("pp_fn", "pp_img", "pp_eval"):
       if isinstance(cfg.get(key), str) and cfg[key]:
         return cfg[key]
-  pps = _training_pps(config)
+  pps = training_pps(config)
   if not pps:
     raise ValueError(
       "The config has neither an evaluator nor config.input.pp, which say how to "
@@ -140,11 +140,18 @@ def all_pps(config: ConfigLike) -> list[str]:
   """
   evals = [cfg for cfg in (config.get("evals") or {}).values() if cfg]
   found = [cfg.get("pp_fn") for cfg in evals]
-  return _training_pps(config) + [pp for pp in found if isinstance(pp, str)]
+  return training_pps(config) + [pp for pp in found if isinstance(pp, str)]
 
 
-def _training_pps(config):
-  """Lists the preprocessing of the datasets of training."""
+def training_pps(config: ConfigLike) -> list[str]:
+  """Lists the preprocessing of the datasets of training.
+
+  Args:
+    config: ConfigDict of a run.
+
+  Returns:
+    Preprocessing strings, none if there is no training.
+  """
   given = config.get("input") or {}
   pps = given.get("pp")
   if pps is None:  # A mixture: each dataset has its own.

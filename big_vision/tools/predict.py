@@ -1,6 +1,6 @@
 """Predicts classes or targets of pictures by what a run has trained.
 
-python -m big_vision.tools.predict --from WORKDIR PICTURES...
+  python -m big_vision.tools.predict --from WORKDIR PICTURES...
 
 PICTURES are files, folders (with all that is below them), tar files, or - for a
 list of these on standard input, one a line. For each picture there is a row with
@@ -8,7 +8,8 @@ the most probable classes; for one that cannot be read, a row that says why, and
 the exit status is 1. Results go to standard output or --out, all else to standard
 error. TensorFlow is not needed, unless for preprocessing ops of your own.
 
-For a model of images and texts, --text gives the classes. docs/predict.md has more.
+For a model of images and texts, --text gives the classes; without it, one that was
+trained with captions describes the pictures. docs/predict.md has more.
 """
 
 import argparse
@@ -97,6 +98,7 @@ def predict(
   threshold: float | None = None,
   batch_size: int,
   threads: int,
+  captions: bool = False,
 ) -> Iterator[rows.Row]:
   """Predicts pictures, in their order.
 
@@ -106,6 +108,7 @@ def predict(
     topk, threshold: which classes, see `Classifier.predict`.
     batch_size: pictures at once on the device; all batches have this size.
     threads: how many read and preprocess.
+    captions: whether to describe pictures instead of classifying them.
 
   Yields:
     A row for each picture.
@@ -115,7 +118,9 @@ def predict(
     good = [x for _, x, error in batch if not error]
     if good:
       outputs, features = model.outputs(good, batch_size)
-      if hasattr(model, "named"):
+      if captions:
+        found = model.caption(good, batch_size)
+      elif hasattr(model, "named"):
         found = model.named(outputs)
       else:
         found = model.top(outputs, topk, threshold)
@@ -125,9 +130,12 @@ def predict(
     for name, _, error in batch:
       if error:
         yield rows.Row(name, error=error)
+        continue
+      found, feature = next(best)
+      if captions:
+        yield rows.Row(name, caption=found, features=feature)
       else:
-        predictions, feature = next(best)
-        yield rows.Row(name, predictions, feature)
+        yield rows.Row(name, found, feature)
 
 
 def _take(items, num):
@@ -185,7 +193,9 @@ def run(args: argparse.Namespace) -> int:
         f"{what} {', '.join(known[:5])}…"
       )
     model = model.with_texts(args.text)
-  elif not targets and not model.class_names and not args.features:
+  captions = not args.text and getattr(model, "captioner", None) is not None
+  has_classes = targets or model.class_names or captions
+  if not has_classes and not args.features:
     raise ValueError(
       f"{args.source} is a model of images and texts: give classes, as --text "
       "'a photo of a cat' --text 'a photo of a dog', or --features FILE.npz."
@@ -203,6 +213,7 @@ def run(args: argparse.Namespace) -> int:
     threshold=args.threshold,
     batch_size=args.batch_size,
     threads=args.threads,
+    captions=captions,
   )
   with contextlib.ExitStack() as stack:
     out = sys.stdout
@@ -214,7 +225,8 @@ def run(args: argparse.Namespace) -> int:
     num_classes = None  # Any number.
     if not targets and args.threshold is None:
       num_classes = min(args.topk or TOPK, len(model.class_names))
-    write = rows.writer(args.format or default, out, num_classes, targets)
+    form = args.format or default
+    write = rows.writer(form, out, num_classes, targets, captions)
     progress = stack.enter_context(rows.Progress(len(pictures)))
     names, features = [], []
     for row in predicted:

@@ -22,12 +22,14 @@ class Row:
       first; of a regression a dict of name -> value.
     features: array [D].
     error: why it cannot be read, "" if it can.
+    caption: text that describes it, of models that do so.
   """
 
   picture: str
   predictions: Sequence[Any] | Mapping[str, float] = ()
   features: Any = None
   error: str = ""
+  caption: str | None = None
 
 
 def writer(
@@ -35,6 +37,7 @@ def writer(
   out: TextIO,
   num_classes: int | None,
   targets: Sequence[str] = (),
+  captions: bool = False,
 ) -> Callable[[Row], None]:
   """Makes the function that writes a row.
 
@@ -44,6 +47,7 @@ def writer(
     num_classes: how many classes a row has, each in columns of its own; None: any
       number, in columns of lists.
     targets: names of the values, of a regression.
+    captions: whether rows have captions instead of classes.
 
   Returns:
     `row -> None`.
@@ -53,7 +57,9 @@ def writer(
   if kind == "table":
     return lambda row: print(_as_text(row), file=out, flush=True)
   table = csv.writer(out, lineterminator="\n")
-  if targets:
+  if captions:
+    columns, cells_of = ("caption",), _cells_of_captions
+  elif targets:
     columns, cells_of = targets, _cells_of_values
   elif num_classes is not None:
     numbers = range(1, num_classes + 1)
@@ -64,11 +70,16 @@ def writer(
   table.writerow(["picture", *columns, "error"])
 
   def write(row):
-    cells = [] if row.error else cells_of(row.predictions)
+    shown = row.predictions if row.caption is None else row.caption
+    cells = [] if row.error else cells_of(shown)
     cells += [""] * (len(columns) - len(cells))
     table.writerow([row.picture, *cells, row.error])
 
   return write
+
+
+def _cells_of_captions(caption):
+  return [caption]
 
 
 def _cells_of_values(values):
@@ -89,6 +100,8 @@ def _cells_of_lists(predictions):
 def _as_dict(row):
   if row.error:
     return {"picture": row.picture, "error": row.error}
+  if row.caption is not None:
+    return {"picture": row.picture, "caption": row.caption}
   if isinstance(row.predictions, Mapping):
     values = {k: float(f"{x:.7g}") for k, x in row.predictions.items()}
     return {"picture": row.picture, "values": values}
@@ -105,7 +118,9 @@ def _as_text(row):
   name = row.picture
   if len(name) > _WIDTH_OF_NAMES:
     name = "…" + name[1 - _WIDTH_OF_NAMES :]
-  if isinstance(row.predictions, Mapping):
+  if row.caption is not None:
+    cells = [row.caption]
+  elif isinstance(row.predictions, Mapping):
     cells = [f"{name} {x:.6g}" for name, x in row.predictions.items()]
   else:
     cells = [f"{p.name} {100 * p.probability:.1f}%" for p in row.predictions]
