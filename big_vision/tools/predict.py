@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from big_vision import command_line
-from big_vision.tools.predictions import files, rows
+from big_vision.predictions import files, rows
 
 BATCH_SIZE = 64
 
