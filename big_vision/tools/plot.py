@@ -45,10 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(argv)
   try:
     runs = curves.read_runs(args.workdirs)
-  except FileNotFoundError as e:
+    if args.png:
+      png.save(runs, args.png, args.x)
+      print(f"Wrote {args.png}")
+  except (FileNotFoundError, ImportError) as e:
     if args.debug:
       raise
-    print(e, file=sys.stderr)
+    print(f"Error: {e}", file=sys.stderr)
     return 1
   out = args.out
   if out is None:
@@ -57,9 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
   with fs.open(out, "w") as f:
     f.write(page.make(runs, x=args.x))
   print(f"Wrote {out}")
-  if args.png:
-    png.save(runs, args.png, args.x)
-    print(f"Wrote {args.png}")
   return 0
 
 
