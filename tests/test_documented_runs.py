@@ -70,10 +70,13 @@ CUT = {
 CUT_PYTHON = {"num_train=100_000": "num_train=8, num_validation=8, num_test=8"}
 
 # What needs the work of another page.
-AFTER = {
-  "predict.md": ["finetune.md", "image_text.md"],
-  "tpu.md": ["finetune.md"],
-}
+AFTER = {"predict.md": ["finetune.md", "image_text.md"]}
+# Pages with commands that take long, and those whose Python needs what these made.
+SLOW = {
+  "README.md", "benchmarks.md", "datasets.md", "finetune.md", "image_text.md",
+  "optimizers.md", "predict.md",
+}  # fmt: skip
+NEEDS_RUNS = {"image_text.md", "predict.md"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +142,9 @@ class Folder:
     for i in (1, 2):
       self.write(f"folder/000{i}.cls", "1")
       (root / f"folder/000{i}.jpg").write_bytes(pictures[0].read_bytes())
+    self.write(
+      "run/big_vision_metrics.txt", '{"step": 1, "training_loss": 2}\n'
+    )
     tree = {"params": {"head": {"kernel": jnp.ones([2, 3])}}, "step": 100}
     (root / "workdir").mkdir()
     manager = checkpoints.CheckpointManager()
@@ -155,19 +161,21 @@ class Folder:
     """Runs all blocks of a page, once."""
     for other in AFTER.get(name, ()):
       self.page(other)
-    if name in self.done:
-      return
-    self.done.add(name)
-    config = quickstart.get_config(f"source=folder,path={self.root}/data/pets")
-    image = np.zeros([32, 32, 3], np.uint8)
-    names = {"config": config, "image": image}
-    for block in blocks(name):
-      if block.language == "bash":
-        self.bash(block)
-      elif block.language == "python" and not reason(block.text):
-        self.python(block, names)
+    if name not in self.done:
+      self.done.add(name)
+      self.blocks(name, ("bash", "python"))
 
-  def bash(self, block):
+  def blocks(self, name, languages):
+    """Runs the blocks of a page that are in some languages."""
+    config = quickstart.get_config(f"source=folder,path={self.root}/data/pets")
+    names = {"config": config, "image": np.zeros([32, 32, 3], np.uint8)}
+    for block in blocks(name):
+      if block.language in languages:
+        run = self.bash if block.language == "bash" else self.python
+        run(block, names)
+
+  def bash(self, block, names):
+    del names
     lines = [shortened(c) for c in block.commands() if not reason(c)]
     script = "\n".join(lines).replace("/data/", f"{self.root}/data/")
     done = subprocess.run(
@@ -177,6 +185,8 @@ class Folder:
     assert done.returncode == 0, f"{block}\n{script}\n{done.stderr[-3000:]}"
 
   def python(self, block, names: dict[str, Any]):
+    if reason(block.text):
+      return
     text = block.text.replace("/data/", f"{self.root}/data/")
     for old, new in CUT_PYTHON.items():
       text = text.replace(old, new)
@@ -197,9 +207,15 @@ def folder(tmp_path_factory, tfds_data_dir):
   return Folder(tmp_path_factory.mktemp("beside"), tfds_data_dir)
 
 
+@pytest.mark.parametrize("page", sorted(SLOW - NEEDS_RUNS))
+def test_python_of_slow_pages(folder, monkeypatch, page):
+  monkeypatch.chdir(folder.root)
+  folder.blocks(page, ("python",))
+
+
 @pytest.mark.parametrize(
   "page",
-  PAGES,
+  [pytest.param(p, marks=[pytest.mark.slow] * (p in SLOW)) for p in PAGES],
 )
 def test_page(folder, monkeypatch, page):
   monkeypatch.chdir(folder.root)
