@@ -12,7 +12,7 @@ each with an optional `#sha256=<64 hex digits>` that pins the content. Copies
 are in $BV_CACHE_DIR/vocab, by default ~/.cache/big_vision/vocab, each with a
 file `*.sha256` beside it, which `sha256sum -c` understands. Limits and
 interrupted downloads: see transfer.py. Files of the hub are in its own cache, see
-hub.py, unless an earlier version of this package has put them here.
+hub.py, unless HF_ENDPOINT is a plain server of files or a folder (file://…).
 """
 
 import hashlib
@@ -59,10 +59,14 @@ def fetch(uri: str, folder: str | None = None) -> str:
   path = os.path.join(folder, _cached_name(uri))
   recorded = _recorded_digest(path)
   if recorded is None and uri.startswith(hub.SCHEME):
-    path = hub.fetch(uri)
-    if pin:
-      _verify(path, pin, f"correct the pin ({_PIN}…) or name a revision")
-    return path
+    try:
+      shared = hub.fetch(uri)
+    except hub.NoHub as e:
+      logging.info("%s The file itself is asked for.", e)
+    else:
+      if pin:
+        _verify(shared, pin, f"correct the pin ({_PIN}…) or name a revision")
+      return shared
   if recorded is None:
     recorded = _download_to_cache(uri, path, pin)
   else:
@@ -162,13 +166,16 @@ def _download_to_cache(uri, path, pin):
       f.write(f"{digest}  {os.path.basename(path)}\n")
     os.replace(f"{record}.part", record)
 
-  logging.info("Downloading %s to %s", uri, path)
+  url = hub.url(uri) if uri.startswith(hub.SCHEME) else uri
+  logging.info("Downloading %s to %s", url, path)
   try:
-    transfer(uri, path, lambda: _recorded_digest(path) is not None, accept)
+    transfer(url, path, lambda: _recorded_digest(path) is not None, accept)
   except (ImportError, lookup.ConfigError):
     raise  # They say what to do.
   except Exception as e:  # urllib, http.client, TensorFlow: no common base.
     reason = " ".join(f"{type(e).__name__}: {e}".split())
+    if url != uri:
+      reason += f" ({url}: is HF_ENDPOINT right?)"
     raise ValueError(
       f"Cannot download {uri}: {reason}. Without network, give the path of a "
       "local copy instead."

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from big_vision import lookup
 
 SCHEME = "hf://"
+_HUB = "https://huggingface.co"
 _FORM = re.compile(
   r"""
   hf://
@@ -25,6 +26,10 @@ _FORM = re.compile(
   re.VERBOSE,
 )
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+
+
+class NoHub(lookup.ConfigError):
+  """Says that HF_ENDPOINT serves files in other ways than the hub."""
 
 
 class File(NamedTuple):
@@ -70,6 +75,26 @@ def parse(uri: str) -> File:
   )
 
 
+def url(uri: str) -> str:
+  """Translates the name of a file on the hub to where a plain server has it.
+
+  Args:
+    uri: see `parse`.
+
+  Returns:
+    URL, below $HF_ENDPOINT if that is set.
+
+  Raises:
+    lookup.ConfigError: `uri` does not have the right form.
+  """
+  file, quote = parse(uri), urllib.parse.quote
+  kind = "" if file.kind == "model" else f"{file.kind}s/"
+  revision = quote(file.revision, safe="")
+  endpoint = (os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/")
+  path = f"{kind}{quote(file.repo)}/resolve/{revision}/{quote(file.name)}"
+  return f"{endpoint}/{path}"
+
+
 def fetch(uri: str) -> str:
   """Makes a file of the hub local, unless the cache has it already.
 
@@ -82,6 +107,7 @@ def fetch(uri: str) -> str:
   Raises:
     lookup.ConfigError: the form of `uri`, no such repository, revision or file,
       no access, no connection; says what to do.
+    NoHub: HF_ENDPOINT is a folder, or a plain server of files.
     ImportError: `huggingface_hub` is missing.
   """
   file = parse(uri)
@@ -95,6 +121,8 @@ def fetch(uri: str) -> str:
     ) from e
   # The library reads the variable only when it is imported.
   endpoint = (os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None
+  if endpoint and endpoint.startswith("file:"):
+    raise NoHub(f"{endpoint} is a folder.")
   try:
     return huggingface_hub.hf_hub_download(
       file.repo,
@@ -106,8 +134,20 @@ def fetch(uri: str) -> str:
       library_name="big_vision",
     )
   except Exception as e:  # Its own, httpx, requests, OSError: no common base.
+    if endpoint and _is_plain(e, errors):
+      raise NoHub(f"{endpoint} does not answer as the hub does.") from e
     reason = _reason(e, file, errors)
     raise lookup.ConfigError(f"Cannot download {uri}: {reason}") from e
+
+
+def _is_plain(error, errors: Any):
+  """Tells whether a server has no facts about files, or refuses to tell them."""
+  cause = error.__cause__ or error
+  if isinstance(cause, errors.FileMetadataError):
+    return True
+  response = getattr(cause, "response", None)
+  status = getattr(response, "status_code", None)
+  return status in (404, 405, 501) and "X-Error-Code" not in response.headers
 
 
 def _reason(error, file, errors: Any):
@@ -155,11 +195,6 @@ def _without_answer(cause, file, errors):
   status = getattr(getattr(cause, "response", None), "status_code", None)
   if status == 403:
     return f"the hub refuses access (403): {_LOG_IN}, {copy}"
-  if isinstance(cause, errors.FileMetadataError):
-    return (
-      "the server does not answer as the Hugging Face hub does. Correct "
-      f"HF_ENDPOINT, {copy}"
-    )
   return f"the hub does not answer: {_one_line(cause)}. Try again, {copy}"
 
 

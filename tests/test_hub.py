@@ -1,6 +1,7 @@
 """Files of the Hugging Face hub: cache, revisions, tokens, no network, errors."""
 
 import contextlib
+import functools
 import hashlib
 import http.server
 import os
@@ -190,13 +191,13 @@ class Plain(http.server.BaseHTTPRequestHandler):
     pass
 
 
-def test_other_servers_are_no_hub(server, monkeypatch):
+def test_servers_of_other_things(server, monkeypatch):
   with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Plain) as other:
     thread = threading.Thread(target=other.serve_forever, args=[0.05])
     thread.start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{other.server_port}")
     with pytest.raises(
-      lookup.ConfigError, match="Correct HF_ENDPOINT, or give"
+      ValueError, match=r"/resolve/main/v.txt: is HF_ENDPOINT"
     ):
       download.fetch("hf://org/repo/v.txt")
     other.shutdown()
@@ -207,3 +208,34 @@ def test_without_the_library(monkeypatch):
   monkeypatch.setitem(sys.modules, "huggingface_hub", None)
   with pytest.raises(ImportError, match=r"pip install 'big_vision\[hub\]'"):
     download.fetch("hf://org/repo/v.txt")
+
+
+@pytest.mark.parametrize("kind", ["server", "folder"])
+def test_a_plain_mirror(tmp_path, monkeypatch, kind):
+  """A server of files without facts about them, or a folder; kept like those."""
+  monkeypatch.setenv("BV_CACHE_DIR", str(tmp_path / "cache"))
+  root = tmp_path / "mirror"
+  (root / "org/repo/resolve/v1").mkdir(parents=True)
+  (root / "org/repo/resolve/v1/v.txt").write_bytes(CONTENT)
+  handler = functools.partial(_Quiet, directory=str(root))
+  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    threading.Thread(
+      target=server.serve_forever, args=[0.05], daemon=True
+    ).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    endpoint = address if kind == "server" else f"file://{root}"
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    path = download.fetch("hf://org/repo@v1/v.txt")
+    with pytest.raises(ValueError, match="download hf://org/repo/v.txt: "):
+      download.fetch("hf://org/repo/v.txt")
+    server.shutdown()
+  assert read(path) == CONTENT
+  assert path.startswith(f"{tmp_path}/cache/")
+  assert download.fetch("hf://org/repo@v1/v.txt") == path  # Without the server.
+  with pytest.raises(ValueError, match="sha256"):
+    download.fetch(f"hf://org/repo@v1/v.txt#sha256={'0' * 64}")
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+  def log_message(self, *args):
+    pass
