@@ -186,11 +186,7 @@ class Embedder:
     if formats is not None and isinstance(image, bytes):
       from big_vision.pp import image_files
 
-      if image_files.format_of(image) not in formats:
-        raise ValueError(
-          "There is no image in this file that can be read: it should be of the "
-          f"format {', '.join(formats[:-1])} or {formats[-1]}."
-        )
+      image_files.check_format(image, formats)
     return Prepared(self._image(image))
 
   def images(
@@ -220,8 +216,12 @@ class Embedder:
       float32 [T, E], of unit length.
 
     Raises:
-      ValueError: there are none.
+      ValueError: there are none, or it is a single text.
     """
+    if isinstance(texts, str):  # Its characters would be texts.
+      raise ValueError(
+        f"Texts should be in a list, not a single str: [{texts!r}]."
+      )
     return self._batches(self._embed_texts, map(self._text, texts))
 
   def _batches(self, fn, inputs):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from big_vision.pretrained import classifier
+from big_vision.pretrained.captions import Captions
 from big_vision.pretrained.embedder import Embedder, Prepared
 
 
@@ -26,14 +27,17 @@ class ImageText:
     class_names: texts that `predict` selects from, see `with_texts`.
     loss: "sigmoid" or "softmax".
     name: where the parameters are from.
+    captioner: the `Captions` of a run with `config.captioning`, else None.
   """
 
-  def __init__(self, embedder: Embedder):
+  def __init__(self, embedder: Embedder, captioner: Captions | None = None):
     """Takes over an `Embedder`.
 
     Args:
       embedder: the Embedder.
+      captioner: describes pictures.
     """
+    self.captioner = captioner
     self.embedder, self.config = embedder, embedder.config
     self.model, self.params = embedder.model, embedder.params
     self.preprocess, self.pp = embedder.preprocess, embedder.preprocess.pp
@@ -51,10 +55,10 @@ class ImageText:
       A model of the same parameters.
 
     Raises:
-      ValueError: there are none.
+      ValueError: there are none, or it is a single text.
     """
     out = copy.copy(self)
-    out.class_names, out._ztxt = tuple(texts), self.embedder.texts(texts)
+    out._ztxt, out.class_names = self.embedder.texts(texts), tuple(texts)
     return out
 
   def features(
@@ -74,12 +78,18 @@ class ImageText:
 
     Raises:
       ValueError: one of them is not a picture; there are none; or both are given.
+      FileNotFoundError: there is no such file.
     """
     if (images is None) == (texts is None):
       raise ValueError("Give either images or texts.")
     if texts is not None:
       return self.embedder.texts(texts)
-    return self.outputs(map(self.prepare, classifier.listed(images)))[1]
+    try:
+      return self.outputs(map(self.prepare, classifier.listed(images)))[1]
+    except FileNotFoundError as e:
+      raise FileNotFoundError(
+        f"There is no picture {str(e.filename)!r}. Texts are features(texts=[…])."
+      ) from e
 
   def similarity(
     self, images: Sequence[Any], texts: Sequence[str]
@@ -100,13 +110,17 @@ class ImageText:
     return self.with_texts(texts).probabilities(images)
 
   def predict(
-    self, images: Sequence[Any], topk: int = 5
+    self,
+    images: Sequence[Any],
+    topk: int | None = None,
+    threshold: float | None = None,
   ) -> list[list[classifier.Prediction]]:
     """Finds the texts of `with_texts` that fit pictures best.
 
     Args:
       images: as for `features`.
-      topk: how many texts; of fewer, all.
+      topk: how many texts; of fewer, all. By default 5, or with a threshold all.
+      threshold: probability that a text has to have.
 
     Returns:
       List of I lists of `Prediction`, the most probable first.
@@ -114,13 +128,16 @@ class ImageText:
     Raises:
       ValueError: the model has no texts; or one of them is not a picture.
     """
-    return self.top(self.probabilities(images), topk)
+    return self.top(self.probabilities(images), topk, threshold)
 
   def top(
-    self, probabilities: np.ndarray, topk: int = 5
+    self,
+    probabilities: np.ndarray,
+    topk: int | None = None,
+    threshold: float | None = None,
   ) -> list[list[classifier.Prediction]]:
     """Names the most probable texts, as `Classifier.top` does with classes."""
-    return classifier.top(probabilities, self.class_names, topk)
+    return classifier.top(probabilities, self.class_names, topk, threshold)
 
   def probabilities(self, images: Sequence[Any]) -> np.ndarray:
     """Computes the probabilities of the texts of `with_texts`.
@@ -140,6 +157,45 @@ class ImageText:
         "own. Use similarity(images, texts), or with_texts(texts).predict(images)."
       )
     return self.outputs(map(self.prepare, classifier.listed(images)))[0]
+
+  def captions(self, images: Sequence[Any]) -> list[str]:
+    """Describes pictures, always with the most probable next token.
+
+    Args:
+      images: as for `features`.
+
+    Returns:
+      List of I texts.
+
+    Raises:
+      ValueError: the run was not trained with `config.captioning`; or one of
+        them is not a picture, or there are none.
+    """
+    return self.caption(map(self.prepare, classifier.listed(images)))
+
+  def caption(
+    self, prepared: Iterable[Prepared], batch_size: int | None = None
+  ) -> list[str]:
+    """Describes pictures that are prepared.
+
+    Args:
+      prepared: results of `prepare`.
+      batch_size: as for `Classifier.outputs`.
+
+    Returns:
+      List of I texts.
+
+    Raises:
+      ValueError: the run was not trained with `config.captioning`; there are no
+        pictures, or they differ in size.
+    """
+    if self.captioner is None:
+      raise ValueError(
+        f"{self.name} has no decoder of captions: train with config.captioning, "
+        "for example siglip_pretrain.py:captioning, see docs/siglip2.md."
+      )
+    tokens = classifier.in_batches(self.captioner.tokens, prepared, batch_size)
+    return self.captioner.texts(tokens)
 
   def prepare(self, image: Any) -> Prepared:
     """Reads and preprocesses a picture, as `Classifier.prepare` does."""

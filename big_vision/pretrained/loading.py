@@ -1,5 +1,6 @@
 """From the workdir of a run to its model, whatever it is of."""
 
+import contextlib
 import os
 from collections.abc import Iterable
 
@@ -9,8 +10,10 @@ from big_vision.pretrained import (
   embedder,
   embedder_sources,
   preprocessing,
+  regressor,
   run_files,
 )
+from big_vision.pretrained.captions import Captions
 from big_vision.pretrained.classifier import Classifier
 from big_vision.pretrained.image_text import ImageText
 from big_vision.pretrained.pixels import Preprocess
@@ -23,7 +26,7 @@ def load(
   pp: str | None = None,
   pp_txt: str | None = None,
   pp_modules: Iterable[str] = (),
-) -> Classifier | ImageText:
+) -> Classifier | ImageText | regressor.Regressor:
   """Loads the model that a run trained, with its preprocessing and classes.
 
   Of the modules that the config of the run names only those of big_vision are
@@ -40,7 +43,7 @@ def load(
       imported, and the config may name them.
 
   Returns:
-    A `Classifier`, or an `ImageText`.
+    A `Classifier`, a `Regressor`, or an `ImageText`.
 
   Raises:
     ValueError: there is no such run or no checkpoint, or it does not fit.
@@ -55,11 +58,15 @@ def load(
   config = run_files.read_config(workdir)
   init = init or run_files.checkpoint_of(workdir)
   if config.get("model_name") in embedder.MODELS:
-    return ImageText(
-      embedder_sources.from_workdir(
-        workdir, init=init, pp_modules=pp_modules, pp_img=pp, pp_txt=pp_txt
-      )
+    towers = embedder_sources.from_workdir(
+      workdir, init=init, pp_modules=pp_modules, pp_img=pp, pp_txt=pp_txt
     )
+    captioner = None
+    if config.get("captioning"):
+      # A checkpoint that the caller names may have the towers only.
+      with contextlib.suppress(KeyError), lookup.stored_config(pp_modules):
+        captioner = Captions(towers, init)
+    return ImageText(towers, captioner)
   data = run_files.read_data(workdir)
   with lookup.stored_config(pp_modules):
     if pp_modules:
@@ -67,10 +74,12 @@ def load(
     stored: str | None = data.get("pp")
     pp = pp or stored or preprocessing.evaluation_pp(config)
     decode = preprocessing.decoding_of(config, pp, channels=True)[0]
-    return Classifier(
+    network = Classifier(
       config,
       init,
       pp=Preprocess(pp, decode, config),
       class_names=data.get("class_names"),
       name=workdir,
     )
+    targets = data.get("targets") or regressor.describe(config)
+    return regressor.Regressor(network, targets) if targets else network

@@ -1,6 +1,6 @@
-"""Predicts the classes of pictures by what a run has trained.
+"""Predicts classes or targets of pictures by what a run has trained.
 
-python -m big_vision.tools.predict --from WORKDIR PICTURES...
+  python -m big_vision.tools.predict --from WORKDIR PICTURES...
 
 PICTURES are files, folders (with all that is below them), tar files, or - for a
 list of these on standard input, one a line. For each picture there is a row with
@@ -8,7 +8,8 @@ the most probable classes; for one that cannot be read, a row that says why, and
 the exit status is 1. Results go to standard output or --out, all else to standard
 error. TensorFlow is not needed, unless for preprocessing ops of your own.
 
-For a model of images and texts, --text gives the classes. docs/predict.md has more.
+For a model of images and texts, --text gives the classes; without it, one that was
+trained with captions describes the pictures. docs/predict.md has more.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from big_vision import command_line
 from big_vision.predictions import files, rows
 
 BATCH_SIZE = 64
+TOPK = 5  # That of `pretrained`, which is slow to import.
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +43,16 @@ def parser() -> argparse.ArgumentParser:
     help="of a run that trained the model, or hf://org/repo of a SigLIP",
   )
   add("--init", help="another checkpoint than the last one of the workdir")
-  add("--topk", type=int, default=5, help="classes per picture")
+  add(
+    "--topk",
+    type=int,
+    help="classes per picture (default: 5, or all with --threshold)",
+  )
+  add(
+    "--threshold",
+    type=float,
+    help="only classes of at least this probability, in columns of lists",
+  )
   add(
     "--text",
     action="append",
@@ -83,18 +94,21 @@ def predict(
   model: Any,
   pictures: Iterable[files.Picture],
   *,
-  topk: int,
+  topk: int | None = None,
+  threshold: float | None = None,
   batch_size: int,
   threads: int,
+  captions: bool = False,
 ) -> Iterator[rows.Row]:
   """Predicts pictures, in their order.
 
   Args:
-    model: a `Classifier` or an `ImageText`.
+    model: a `Classifier`, a `Regressor` or an `ImageText`.
     pictures: names and contents.
-    topk: classes per picture.
+    topk, threshold: which classes, see `Classifier.predict`.
     batch_size: pictures at once on the device; all batches have this size.
     threads: how many read and preprocess.
+    captions: whether to describe pictures instead of classifying them.
 
   Yields:
     A row for each picture.
@@ -103,16 +117,25 @@ def predict(
   while batch := list(_take(prepared, batch_size)):
     good = [x for _, x, error in batch if not error]
     if good:
-      probabilities, features = model.outputs(good, batch_size)
-      best = iter(zip(model.top(probabilities, topk), features, strict=True))
+      outputs, features = model.outputs(good, batch_size)
+      if captions:
+        found = model.caption(good, batch_size)
+      elif hasattr(model, "named"):
+        found = model.named(outputs)
+      else:
+        found = model.top(outputs, topk, threshold)
+      best = iter(zip(found, features, strict=True))
     else:
       best = iter(())
     for name, _, error in batch:
       if error:
         yield rows.Row(name, error=error)
+        continue
+      found, feature = next(best)
+      if captions:
+        yield rows.Row(name, caption=found, features=feature)
       else:
-        predictions, feature = next(best)
-        yield rows.Row(name, predictions, feature)
+        yield rows.Row(name, found, feature)
 
 
 def _take(items, num):
@@ -134,8 +157,13 @@ def run(args: argparse.Namespace) -> int:
     ValueError: the model cannot be loaded, or there are no pictures.
   """
   for name in ("topk", "batch_size", "threads"):
-    if getattr(args, name) < 1:
-      raise ValueError(f"--{name}={getattr(args, name)} should be at least 1.")
+    given = getattr(args, name)
+    if given is not None and given < 1:
+      raise ValueError(f"--{name}={given} should be at least 1.")
+  if args.threshold is not None and not 0 <= args.threshold <= 1:
+    raise ValueError(
+      f"--threshold={args.threshold} should be a probability, such as 0.5."
+    )
   if args.features and not args.features.endswith(".npz"):
     raise ValueError(f"--features={args.features} must end in .npz.")
   pictures = files.find(args.pictures, sys.stdin)
@@ -150,14 +178,24 @@ def run(args: argparse.Namespace) -> int:
     pp=args.pp,
     pp_modules=[m for m in (args.pp_modules or "").split(",") if m],
   )
+  targets = getattr(model, "target_names", ())
+  if targets and (args.topk or args.threshold is not None):
+    raise ValueError(
+      f"--topk and --threshold are for classes; {args.source} predicts "
+      f"{', '.join(targets)}."
+    )
   if args.text:
     if not hasattr(model, "with_texts"):
+      known = targets or model.class_names
+      what = "targets" if targets else "classes"
       raise ValueError(
         f"--text is for models of images and texts; {args.source} has the "
-        f"classes {', '.join(model.class_names[:5])}…"
+        f"{what} {', '.join(known[:5])}…"
       )
     model = model.with_texts(args.text)
-  elif not model.class_names and not args.features:
+  captions = not args.text and getattr(model, "captioner", None) is not None
+  has_classes = targets or model.class_names or captions
+  if not has_classes and not args.features:
     raise ValueError(
       f"{args.source} is a model of images and texts: give classes, as --text "
       "'a photo of a cat' --text 'a photo of a dog', or --features FILE.npz."
@@ -172,8 +210,10 @@ def run(args: argparse.Namespace) -> int:
     model,
     pictures,
     topk=args.topk,
+    threshold=args.threshold,
     batch_size=args.batch_size,
     threads=args.threads,
+    captions=captions,
   )
   with contextlib.ExitStack() as stack:
     out = sys.stdout
@@ -182,8 +222,11 @@ def run(args: argparse.Namespace) -> int:
         open(args.out, "w", encoding="utf-8", newline="")
       )
     default = "table" if out.isatty() else "csv"
-    num_classes = min(args.topk, len(model.class_names))
-    write = rows.writer(args.format or default, out, num_classes)
+    num_classes = None  # Any number.
+    if not targets and args.threshold is None:
+      num_classes = min(args.topk or TOPK, len(model.class_names))
+    form = args.format or default
+    write = rows.writer(form, out, num_classes, targets, captions)
     progress = stack.enter_context(rows.Progress(len(pictures)))
     names, features = [], []
     for row in predicted:
