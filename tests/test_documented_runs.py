@@ -43,6 +43,7 @@ NOT_RUN = {
   r"JAX_NUM_PROCESSES=2": "device, two hosts",
   r"setup\.sh pytest": "would run this test",
   r"tools\.demo ": "serves until it is stopped, see tests/tools/test_demo.py",
+  r"m\.captions\(": "a run with config.captioning, see tests/pretrained/test_captions.py",
   r"my_siglip\.py": "a file of the user, see tests/tools/test_convert_hf.py",
 }
 
