@@ -50,11 +50,10 @@ def npload(fname: str | os.PathLike) -> np.ndarray | dict[str, np.ndarray]:
 
   Raises:
     FileNotFoundError: the file does not exist.
-    lookup.ConfigError: it is not such a file, or damaged; names it.
+    lookup.ConfigError: it is not such a file, or damaged, or a remote one that
+      cannot be reached; names it.
   """
-  with fs.open(fname, "rb") as f:
-    # Remote files are read at once, as the parts of a zip file lie at its end.
-    buffer = f if fs.is_local(fname) else io.BytesIO(f.read())
+  with fs.open(fname, "rb") if fs.is_local(fname) else _fetch(fname) as buffer:
     start = buffer.read(_START)
     buffer.seek(0)
     try:
@@ -68,6 +67,23 @@ def npload(fname: str | os.PathLike) -> np.ndarray | dict[str, np.ndarray]:
       raise lookup.ConfigError(
         f"{os.fspath(fname)} {_what_is_wrong(start, e)}"
       ) from e
+
+
+def _fetch(fname):
+  """Reads all of a remote file, as the parts of a zip file lie at its end."""
+  try:
+    with fs.open(fname, "rb") as f:
+      return io.BytesIO(f.read())
+  except (ImportError, FileNotFoundError, lookup.ConfigError):
+    raise
+  except (
+    Exception
+  ) as e:  # Those who open remote files have errors of their own.
+    said = (str(e).splitlines() or [type(e).__name__])[0].rstrip(". ")
+    raise lookup.ConfigError(
+      f"{fname} cannot be read: {said}. Without a network, copy the file to this "
+      "machine and give its path."
+    ) from e
 
 
 def what_stands_for(start: bytes) -> str | None:

@@ -129,7 +129,11 @@ def _load_params_ts(path, key, **kw):
   if not any(re.match(regex, n) for n in names):
     tree = trees.tree_unflatten([(n, 0) for n in names])
     if not tree:
-      raise KeyError(f"Folder {folder!r} does not hold a checkpoint.")
+      run = latest(f"{folder}/checkpoint.bv")
+      hint = (
+        f" Write {folder}/checkpoint.bv for that of the run." if run else ""
+      )
+      raise KeyError(f"Folder {folder!r} does not hold a checkpoint.{hint}")
     if "params" not in tree:
       raise KeyError(
         f"Checkpoint {folder!r} has no leaves below 'params', but "

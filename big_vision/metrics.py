@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from concurrent import futures
@@ -167,8 +168,7 @@ class BigVisionMetricWriter:
     """
     self.step_end()
     if self._trackers is not None:
-      # Called in the course of an exception, if there is one.
-      self._trackers.close(failed=sys.exc_info()[0] is not None)
+      self._trackers.close(_outcome())
       self._trackers = None
     if self._pool is None:
       return
@@ -241,3 +241,11 @@ def _repair(fname):
     if complete != len(content):
       logging.warning("Removing an incomplete last line from %s", fname)
       f.truncate(complete)
+
+
+def _outcome() -> str:
+  """Tells what became of a run; called in the course of an exception, if any."""
+  error = sys.exc_info()[1]
+  if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
+    return "preempted"  # See `training/preemption.py`.
+  return "finished" if error is None else "failed"

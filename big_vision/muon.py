@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import optax
 import optax.contrib
 from absl import logging
@@ -22,11 +23,13 @@ from big_vision import rules as rules_lib
 from big_vision.types import DType, PyTree
 
 # What the axes of parameters are: i(nput) and o(utput) axes together are the rows
-# and columns of a matrix, each entry of b(atch) axes is a matrix of its own; None
-# leaves it to Adam. The first that matches the name and has the right number of axes
-# counts; one more axis in front is the layers of `scan`.
+# and columns of a matrix, each entry of b(atch) axes is a matrix of its own, g are the
+# outputs of g(roups), each of as many as it has inputs in the axis before; None leaves
+# it to Adam. The first that matches the name and has the right number of axes counts;
+# one more axis in front is the layers of `scan`.
 RULES = (
   (r"(.*/)?(head|logits)/kernel", None),
+  (r"(.*/)?stage\d+/block\d+/conv[23]/kernel", "iiig"),  # Of NFNet.
   (r"(.*/)?(query|key|value)/kernel", "ioo"),  # [D, heads, D / heads]
   (r"(.*/)?out/kernel", "iio"),  # [heads, D / heads, D]
   (r"(.*/)?kernel", "io"),
@@ -78,17 +81,34 @@ def muon(
   where = "config.optax.consistent_rms"
   schedules.check_not_negative(consistent_rms, where)
 
-  def dimensions(updates):
-    return trees.tree_map_with_names(
-      lambda name, x: _dimensions(axes_of(name, x.ndim, table), x.shape),
-      updates,
+  def matrices(name, x):
+    return _split_groups(axes_of(name, x.ndim, table), x.shape)
+
+  def scale_by_muon(tree):
+    return optax.contrib.scale_by_muon(
+      beta=beta,
+      nesterov=nesterov,
+      ns_steps=ns_steps,
+      mu_dtype=mu_dtype,
+      weight_dimension_numbers=trees.tree_map_with_names(
+        lambda name, x: _dimensions(*matrices(name, x)), tree
+      ),
     )
+
+  def split(tree):
+    return trees.tree_map_with_names(
+      lambda name, x: x.reshape(matrices(name, x)[1]), tree
+    )
+
+  def update(updates, state, params=None):
+    del params
+    out, state = scale_by_muon(updates).update(split(updates), state)
+    return jax.tree.map(lambda u, x: u.reshape(x.shape), out, updates), state
 
   def scale(updates, params):
     del params
     return trees.tree_map_with_names(
-      lambda name, x: x * _scale(axes_of(name, x.ndim, table), x.shape),
-      updates,
+      lambda name, x: x * _scale(*matrices(name, x)), updates
     )
 
   def _scale(axes, shape):
@@ -106,12 +126,8 @@ def muon(
   tx = optax.partition(
     {
       "muon": optax.chain(
-        optax.contrib.scale_by_muon(
-          beta=beta,
-          nesterov=nesterov,
-          ns_steps=ns_steps,
-          mu_dtype=mu_dtype,
-          weight_dimension_numbers=dimensions,
+        optax.GradientTransformation(
+          lambda params: scale_by_muon({}).init(split(params)), update
         ),
         optax.stateless(scale),
       ),
@@ -138,7 +154,7 @@ def axes_of(
     rules: list of (regex, axes or None), see `RULES`.
 
   Returns:
-    A letter for each axis, for example "bioo"; None if Adam takes it.
+    A letter for each axis, for example "bioo", see `RULES`; None if Adam takes it.
   """
   for regex, axes in rules:
     if re.fullmatch(regex, name):
@@ -147,6 +163,21 @@ def axes_of(
       if ndim - len(axes) in (0, 1):
         return axes.rjust(ndim, "b")
   return None
+
+
+def _split_groups(axes, shape):
+  """Returns axes and shape with an axis of groups in front of their outputs.
+
+  [h, w, C, g * C] -> [h, w, C, g, C]. Where `g` does not divide, there are no groups.
+  """
+  if not axes or "g" not in axes:
+    return axes, shape
+  at = axes.index("g")
+  num, rest = divmod(shape[at], shape[at - 1])
+  if rest:
+    return axes.replace("g", "o"), shape
+  groups = (*shape[:at], num, shape[at - 1], *shape[at + 1 :])
+  return axes.replace("g", "bo"), groups
 
 
 def _dimensions(axes, shape):
@@ -168,13 +199,36 @@ def _check(given: Any) -> list[tuple[str, Any]]:
   """Reads the rules of a user."""
   pairs = rules_lib.check_pairs(given, "config.optax.rules")
   for regex, axes in pairs:
-    if axes is not None and not re.fullmatch(r"b*(i+o+|o+i+)", str(axes)):
+    if axes is not None and not re.fullmatch(r"b*(i+o+|o+i+|i+g)", str(axes)):
       raise lookup.ConfigError(
         f"config.optax.rules: {axes!r} for {regex!r} must have a letter per axis, "
-        "b(atch), then i(nput) and o(utput) in either order, for example 'ioo'; "
-        "or None for Adam."
+        "b(atch), then i(nput) and o(utput) in either order, for example 'ioo', "
+        "or g(roups) last, 'iiig'; or None for Adam."
       )
   return pairs
+
+
+def check_rules_used(given: Any, params: PyTree) -> None:
+  """Refuses rules of a user that are without effect.
+
+  Args:
+    given: `config.optax.rules`.
+    params: all parameters, or their shapes.
+
+  Raises:
+    lookup.ConfigError: a rule matches no parameter, or none with so many axes.
+  """
+  pairs, key = _check(given), "config.optax.rules"
+  named = trees.tree_flatten_with_names(nn.unbox(params))[0]
+  rules_lib.check_used([r for r, _ in pairs], [n for n, _ in named], key)
+  for regex, axes in pairs:
+    found = [(n, x.ndim) for n, x in named if re.fullmatch(regex, n)]
+    if axes and found and not any(d - len(axes) in (0, 1) for _, d in found):
+      name, ndim = found[0]
+      raise lookup.ConfigError(
+        f"{key}: {axes!r} for {regex!r} has {len(axes)} letters, but {name} has "
+        f"{ndim} axes."
+      )
 
 
 def _log(params: PyTree, table: Sequence[tuple[str, str | None]]) -> None:

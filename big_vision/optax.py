@@ -20,7 +20,15 @@ import jax.numpy as jnp
 import optax
 from absl import logging
 
-from big_vision import clipping, lookup, optimizers, rules, schedules, trees
+from big_vision import (
+  clipping,
+  lookup,
+  muon,
+  optimizers,
+  rules,
+  schedules,
+  trees,
+)
 from big_vision.optimizers import momentum_hp as momentum_hp
 from big_vision.optimizers import scale_by_adafactor as scale_by_adafactor
 from big_vision.types import Array, ConfigLike, PyTree, Schedule
@@ -238,6 +246,8 @@ def _check_rules_used(config: ConfigLike, params: PyTree) -> None:
     default = dict(clipping.NOT_THE_HEAD) if "agc" in key else {}
     patterns = [regex for regex, _ in given if regex not in default]
     rules.check_used(patterns, names, f"config.{key}")
+  if config.get("optax_name") == "big_vision.muon":
+    muon.check_rules_used((config.get("optax") or {}).get("rules", ()), params)
 
 
 def _schedule_rules(schedule: Any) -> list[tuple[str, Any]]:

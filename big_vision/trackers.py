@@ -62,8 +62,8 @@ class Tracker(Protocol):
     """Sends the values of a step."""
     ...
 
-  def finish(self, failed: bool) -> None:
-    """Sends what is left; tells whether the run has failed."""
+  def finish(self, outcome: str) -> None:
+    """Sends what is left; tells what became of the run, see `Trackers.close`."""
     ...
 
 
@@ -91,8 +91,10 @@ class _Wandb:
   def log(self, step, metrics):
     self._run.log({"step": step, **metrics})
 
-  def finish(self, failed):
-    self._run.finish(exit_code=int(failed))
+  def finish(self, outcome):
+    if outcome == "preempted":  # Else it would count as failed.
+      self._run.mark_preempting()
+    self._run.finish(exit_code=int(outcome != "finished"))
 
 
 class _MLflow:
@@ -138,8 +140,9 @@ class _MLflow:
     for i in range(0, len(values), 1000):
       self._client.log_batch(self.id, metrics=values[i : i + 1000])
 
-  def finish(self, failed):
-    self._client.set_terminated(self.id, "FAILED" if failed else "FINISHED")
+  def finish(self, outcome):
+    status = {"failed": "FAILED", "preempted": "KILLED"}
+    self._client.set_terminated(self.id, status.get(outcome, "FINISHED"))
 
 
 class _Trackio:
@@ -160,7 +163,7 @@ class _Trackio:
   def log(self, step, metrics):
     self._run.log(metrics, step=step)
 
-  def finish(self, failed):
+  def finish(self, outcome):
     self._run.finish()
 
 
@@ -246,14 +249,15 @@ class Trackers:
     for worker in self._workers:
       worker.todo.put((step, values))
 
-  def close(self, failed: bool = False) -> None:
+  def close(self, outcome: str = "finished") -> None:
     """Waits until everything is sent, at most a minute.
 
     Args:
-      failed: whether the run ended with an error.
+      outcome: "finished", "failed", or "preempted": the run was asked to stop, and
+        goes on when it is started again.
     """
     for worker in self._workers:
-      worker.failed = failed
+      worker.outcome = outcome
       worker.todo.put(None)
     end = time.monotonic() + TIMEOUT
     for worker in self._workers:
@@ -295,7 +299,7 @@ class _Worker(threading.Thread):
     # A daemon: a network that does not answer must not keep the process.
     super().__init__(name=name, daemon=True)
     self.todo = queue.Queue()
-    self.failed = False
+    self.outcome = "finished"
     self._start, self._run_info, self._started_fn = start, run, started
     self.start()
 
@@ -305,7 +309,7 @@ class _Worker(threading.Thread):
       self._started_fn(self.name, tracker.id)
       while (row := self.todo.get()) is not None:
         tracker.log(*row)
-      tracker.finish(self.failed)
+      tracker.finish(self.outcome)
     # Of any kind: training is worth more than its curves at a tracker.
     except Exception as e:
       logging.warning(

@@ -13,7 +13,7 @@ from big_vision import fs, lookup
 
 
 class InUse(lookup.ConfigError, RuntimeError):
-  """Another run writes to the folder."""
+  """Another run writes to the folder, or it cannot be written to."""
 
 
 class Lock:
@@ -56,17 +56,24 @@ def lock(workdir: str | None) -> Lock:
     A `Lock`. Keep it: when it is garbage collected the folder is free.
 
   Raises:
-    InUse: another run holds the lock; tells which.
+    InUse: another run holds the lock, tells which; or nothing can be written
+      there.
   """
   if not workdir or not fs.is_local(workdir) or jax.process_index() != 0:
     return Lock()
   import fcntl  # Here, since Windows does not have it.
 
   made = _missing_folders(workdir)
-  fs.makedirs(workdir)
   path = fs.join(workdir, ".lock")
   is_new = not os.path.exists(path)
-  file = open(path, "a+", encoding="utf-8")
+  try:
+    fs.makedirs(workdir)
+    file = open(path, "a+", encoding="utf-8")
+  except OSError as e:
+    raise InUse(
+      f"Nothing can be written to --workdir {workdir!r}: {e.strerror}. Choose "
+      "another folder."
+    ) from e
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as e:

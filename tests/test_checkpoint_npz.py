@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from big_vision import checkpoints, lookup, trees
+from big_vision import checkpoints, fs, lookup, trees
 
 
 def _tree(offset=0.0):
@@ -157,4 +157,17 @@ def test_damaged_npz(tmp_path, compressed):
   np.save(tmp_path / "x.npy", np.arange(5))
   np.testing.assert_array_equal(
     checkpoints.npload(tmp_path / "x.npy"), range(5)
+  )
+
+
+def test_a_remote_file_that_cannot_be_reached(monkeypatch):
+  def fail(path, mode):
+    raise RuntimeError("Could not resolve host: example.com.\nmore")
+
+  monkeypatch.setattr(fs, "open", fail)
+  with pytest.raises(lookup.ConfigError) as e:
+    checkpoints.load_params("gs://bucket/x.npz")
+  assert str(e.value) == (
+    "gs://bucket/x.npz cannot be read: Could not resolve host: example.com. "
+    "Without a network, copy the file to this machine and give its path."
   )

@@ -235,9 +235,59 @@ def test_rules_of_the_user():
   assert [n.partition("/muon/0/0/1/")[2] for n in held] == ["x/w"]
 
 
+def test_groups_are_matrices_of_their_own():
+  """Outputs of a grouped convolution see the inputs of their group only."""
+  tree = {
+    "stage1": {
+      "block1": {
+        "conv2": {"kernel": jnp.zeros((3, 3, 4, 12))},
+        # As many as there may be, but no groups.
+        "conv3": {"kernel": jnp.zeros((3, 3, 4, 6))},
+      }
+    },
+    "my": {"w": jnp.zeros((2, 3, 9))},
+  }
+  rules = [("my/w", "iig")]
+  _, got, state = updates(tree, rules=rules)
+  got = {k: np.asarray(v) for k, v in named(got).items()}
+  conv = got["stage1/block1/conv2/kernel"].reshape(36, 3, 4).swapaxes(0, 1)
+  my = got["my/w"].reshape(6, 3, 3).swapaxes(0, 1)
+  whole = got["stage1/block1/conv3/kernel"].reshape(1, 36, 6)
+  for matrices in (conv, my, whole):
+    s = np.linalg.svd(matrices, compute_uv=False)
+    assert 0.65 < s.min() and s.max() < 1.25
+  # As if each group were a kernel of its own.
+  alone = {f"k{i}": {"kernel": jnp.zeros((3, 3, 4, 4))} for i in range(3)}
+  tx, split = make(alone), lambda x: np.split(np.asarray(x), 3, axis=-1)
+  params = draw(0, alone)
+  held = tx.init(params)
+  for step in range(2):
+    x = draw(1 + step, tree)["stage1"]["block1"]["conv2"]["kernel"]
+    grads = {f"k{i}": {"kernel": part} for i, part in enumerate(split(x))}
+    want, held = tx.update(grads, held, params)
+  for i, part in enumerate(split(got["stage1/block1/conv2/kernel"])):
+    np.testing.assert_allclose(
+      part, -want[f"k{i}"]["kernel"], rtol=1e-3, atol=1e-4
+    )
+
+
+def test_rules_without_effect():
+  tree = {"block": {"kernel": jnp.zeros((3, 3))}, "bias": jnp.zeros(3)}
+  for rules, message in (
+    ([("blok/kernel", None)], "'blok/kernel' matches .* no parameter.*'block/"),
+    ([("block/kernel", "ioo")], "'ioo' .* 3 letters, but block/kernel has 2"),
+  ):
+    with pytest.raises(lookup.ConfigError, match=message) as e:
+      make(tree, rules=rules)
+    assert "\n" not in str(e.value)
+  make(tree, rules=[("block/kernel", "oi"), (".*", None)])
+  make(tree, rules=[("bias", None)], schedule=[("bias", None), (".*", {})])
+
+
 @pytest.mark.parametrize(
   "rules, message",
   [
+    ([("x/w", "gi")], "'gi'"),
     ([("x/w", "ix")], "config.optax.rules: 'ix' for 'x/w'"),
     ([("x/w", "ioi")], "'ioi'"),
     ([("x/w", 2)], "2 for 'x/w'"),

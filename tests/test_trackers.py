@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from big_vision import lookup, metrics, trackers
+from big_vision.training import loop
 
 CONFIG = dict(lr=0.1, model=dict(width=8, patch_size=(4, 4)), resume=None)
 ROWS = [
@@ -51,7 +52,7 @@ class Wandb(types.SimpleNamespace):
     record = lambda name: (
       lambda *a, **kw: self.calls.append((name, *a, *kw.values()))
     )
-    names = ("log", "finish", "define_metric")
+    names = ("log", "finish", "define_metric", "mark_preempting")
     kw["id"] = kw["id"] or "new1"
     return types.SimpleNamespace(id=kw["id"], **{n: record(n) for n in names})
 
@@ -127,6 +128,24 @@ def test_failed_runs_are_told_apart(tmp_path, wandb):
     finally:
       writer.close()
   assert wandb.calls[-1] == ("finish", 1)
+  assert ("mark_preempting",) not in wandb.calls
+
+
+def close_preempted(writer):
+  with pytest.raises(loop.Preempted):
+    try:
+      raise loop.Preempted(128 + 15)
+    finally:
+      writer.close()
+
+
+def test_preempted_runs_have_not_failed(tmp_path, wandb):
+  close_preempted(make(tmp_path, "wandb"))
+  assert wandb.calls[-2:] == [("mark_preempting",), ("finish", 1)]
+  make(tmp_path, "wandb").close()  # The same run goes on.
+  assert wandb.calls[-1] == ("finish", 0)
+  ids = [c[1]["id"] for c in wandb.calls if c[0] == "init"]
+  assert ids == ["new1", "new1"]
 
 
 @pytest.mark.parametrize("where", ["init", "log", "finish"])
@@ -220,6 +239,8 @@ def test_mlflow(tmp_path, monkeypatch):
   make(tmp_path, "mlflow").close()
   assert [c[0] for c in calls] == ["update_run", "log_dict", "set_terminated"]
   assert calls[0] == ("update_run", "r7", {"status": "RUNNING"})
+  close_preempted(make(tmp_path, "mlflow"))
+  assert calls[-1] == ("set_terminated", "r7", "KILLED", {})
 
 
 def test_trackio(tmp_path, monkeypatch):

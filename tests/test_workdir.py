@@ -10,7 +10,7 @@ import threading
 import jax
 import pytest
 
-from big_vision import workdir
+from big_vision import lookup, workdir
 
 _HOLDER = """
 import sys, time
@@ -56,6 +56,16 @@ def test_lock_of_nothing(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "process_index", lambda: 1)
   workdir.lock(str(tmp_path)).release()
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_instead_of_a_folder(tmp_path):
+  path = tmp_path / "file"
+  path.write_text("x")
+  for wrong in (path, path / "below"):
+    with pytest.raises(lookup.ConfigError, match="Nothing can be written") as e:
+      workdir.lock(str(wrong))
+    assert repr(str(wrong)) in str(e.value)
+  assert path.read_text() == "x"
 
 
 def test_maybe_cleanup_workdir(tmp_path, monkeypatch):

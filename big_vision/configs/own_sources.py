@@ -261,7 +261,12 @@ def _refuse(arg, *keys):
 
 
 def _check_file(arg):
-  if not fs.exists(arg.path) or fs.isdir(arg.path):
+  if fs.isdir(arg.path):
+    raise lookup.ConfigError(
+      f"Config arg path: {arg.path!r} is a folder, source={arg.source} reads a "
+      "file. For a folder of class folders write source=folder."
+    )
+  if not fs.exists(arg.path):
     raise lookup.ConfigError(f"Config arg path: no file {arg.path!r}.")
 
 

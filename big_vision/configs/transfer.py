@@ -117,6 +117,11 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   )
   if arg.demo and arg.model == "vit":
     arg.model = "vit-s16"
+  if arg.model == "vit":  # The default, which is none of them.
+    raise lookup.ConfigError(
+      "Unknown model: 'vit'. One has to be given, for example model=vit-s16; "
+      f"there are {', '.join(MODELS)}."
+    )
   model = _find("model", arg.model, MODELS)
   h_res, l_res = 448, 384
   if arg.source:

@@ -54,6 +54,23 @@ def format_of(data: bytes) -> str | None:
   return "BMP" if data[:2] == b"BM" else None
 
 
+def check_format(data: bytes, formats: Sequence[str]) -> None:
+  """Refuses a file, which may be from a stranger, of other formats.
+
+  Args:
+    data: content of the file.
+    formats: those that it may have, out of `FORMATS`.
+
+  Raises:
+    ValueError: it has another format.
+  """
+  if format_of(data) not in formats:
+    raise ValueError(
+      "There is no image in this file that can be read: it should be of the "
+      f"format {', '.join(formats[:-1])} or {formats[-1]}."
+    )
+
+
 def limit(max_pixels: int | None = None) -> int:
   """Returns the largest number of pixels that an image may have.
 

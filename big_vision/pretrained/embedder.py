@@ -186,11 +186,7 @@ class Embedder:
     if formats is not None and isinstance(image, bytes):
       from big_vision.pp import image_files
 
-      if image_files.format_of(image) not in formats:
-        raise ValueError(
-          "There is no image in this file that can be read: it should be of the "
-          f"format {', '.join(formats[:-1])} or {formats[-1]}."
-        )
+      image_files.check_format(image, formats)
     return Prepared(self._image(image))
 
   def images(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from big_vision.pretrained import classifier
+from big_vision.pretrained.captions import Captions
 from big_vision.pretrained.embedder import Embedder, Prepared
 
 
@@ -26,14 +27,17 @@ class ImageText:
     class_names: texts that `predict` selects from, see `with_texts`.
     loss: "sigmoid" or "softmax".
     name: where the parameters are from.
+    captioner: the `Captions` of a run with `config.captioning`, else None.
   """
 
-  def __init__(self, embedder: Embedder):
+  def __init__(self, embedder: Embedder, captioner: Captions | None = None):
     """Takes over an `Embedder`.
 
     Args:
       embedder: the Embedder.
+      captioner: describes pictures.
     """
+    self.captioner = captioner
     self.embedder, self.config = embedder, embedder.config
     self.model, self.params = embedder.model, embedder.params
     self.preprocess, self.pp = embedder.preprocess, embedder.preprocess.pp
@@ -140,6 +144,45 @@ class ImageText:
         "own. Use similarity(images, texts), or with_texts(texts).predict(images)."
       )
     return self.outputs(map(self.prepare, classifier.listed(images)))[0]
+
+  def captions(self, images: Sequence[Any]) -> list[str]:
+    """Describes pictures, always with the most probable next token.
+
+    Args:
+      images: as for `features`.
+
+    Returns:
+      List of I texts.
+
+    Raises:
+      ValueError: the run was not trained with `config.captioning`; or one of
+        them is not a picture, or there are none.
+    """
+    return self.caption(map(self.prepare, classifier.listed(images)))
+
+  def caption(
+    self, prepared: Iterable[Prepared], batch_size: int | None = None
+  ) -> list[str]:
+    """Describes pictures that are prepared.
+
+    Args:
+      prepared: results of `prepare`.
+      batch_size: as for `Classifier.outputs`.
+
+    Returns:
+      List of I texts.
+
+    Raises:
+      ValueError: the run was not trained with `config.captioning`; there are no
+        pictures, or they differ in size.
+    """
+    if self.captioner is None:
+      raise ValueError(
+        f"{self.name} has no decoder of captions: train with config.captioning, "
+        "for example siglip_pretrain.py:captioning, see docs/siglip2.md."
+      )
+    tokens = classifier.in_batches(self.captioner.tokens, prepared, batch_size)
+    return self.captioner.texts(tokens)
 
   def prepare(self, image: Any) -> Prepared:
     """Reads and preprocesses a picture, as `Classifier.prepare` does."""

@@ -1,5 +1,6 @@
 """From the workdir of a run to its model, whatever it is of."""
 
+import contextlib
 import os
 from collections.abc import Iterable
 
@@ -11,6 +12,7 @@ from big_vision.pretrained import (
   preprocessing,
   run_files,
 )
+from big_vision.pretrained.captions import Captions
 from big_vision.pretrained.classifier import Classifier
 from big_vision.pretrained.image_text import ImageText
 from big_vision.pretrained.pixels import Preprocess
@@ -55,11 +57,15 @@ def load(
   config = run_files.read_config(workdir)
   init = init or run_files.checkpoint_of(workdir)
   if config.get("model_name") in embedder.MODELS:
-    return ImageText(
-      embedder_sources.from_workdir(
-        workdir, init=init, pp_modules=pp_modules, pp_img=pp, pp_txt=pp_txt
-      )
+    towers = embedder_sources.from_workdir(
+      workdir, init=init, pp_modules=pp_modules, pp_img=pp, pp_txt=pp_txt
     )
+    captioner = None
+    if config.get("captioning"):
+      # A checkpoint that the caller names may have the towers only.
+      with contextlib.suppress(KeyError), lookup.stored_config(pp_modules):
+        captioner = Captions(towers, init)
+    return ImageText(towers, captioner)
   data = run_files.read_data(workdir)
   with lookup.stored_config(pp_modules):
     if pp_modules:

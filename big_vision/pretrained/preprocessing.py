@@ -57,7 +57,7 @@ def decoding_of(
   own = builder.split_pipeline(pp_img)
   if own and (found := _arguments_of_decode(own[0], channels)) is not None:
     return found, "|".join(own[1:])
-  for pp in _training_pps(config):
+  for pp in training_pps(config):
     for section in builder.split_pipeline(pp):
       if (found := _arguments_of_decode(section, channels)) is not None:
         return found, pp_img
@@ -119,7 +119,7 @@ def evaluation_pp(config: ConfigLike) -> str:
     for key in ("pp_fn", "pp_img", "pp_eval"):
       if isinstance(cfg.get(key), str) and cfg[key]:
         return cfg[key]
-  pps = _training_pps(config)
+  pps = training_pps(config)
   if not pps:
     raise ValueError(
       "The config has neither an evaluator nor config.input.pp, which say how to "
@@ -128,8 +128,15 @@ def evaluation_pp(config: ConfigLike) -> str:
   return _deterministic(pps[0])
 
 
-def _training_pps(config):
-  """Lists the preprocessing of the datasets of training."""
+def training_pps(config: ConfigLike) -> list[str]:
+  """Lists the preprocessing of the datasets of training.
+
+  Args:
+    config: ConfigDict of a run.
+
+  Returns:
+    Preprocessing strings, none if there is no training.
+  """
   given = config.get("input") or {}
   pps = given.get("pp")
   if pps is None:  # A mixture: each dataset has its own.

@@ -1,6 +1,6 @@
 """Predicts the classes of pictures by what a run has trained.
 
-python -m big_vision.tools.predict --from WORKDIR PICTURES...
+  python -m big_vision.tools.predict --from WORKDIR PICTURES...
 
 PICTURES are files, folders (with all that is below them), tar files, or - for a
 list of these on standard input, one a line. For each picture there is a row with
@@ -8,7 +8,8 @@ the most probable classes; for one that cannot be read, a row that says why, and
 the exit status is 1. Results go to standard output or --out, all else to standard
 error. TensorFlow is not needed, unless for preprocessing ops of your own.
 
-For a model of images and texts, --text gives the classes. docs/predict.md has more.
+For a model of images and texts, --text gives the classes; without it, one that was
+trained with captions describes the pictures. docs/predict.md has more.
 """
 
 import argparse
@@ -86,6 +87,7 @@ def predict(
   topk: int,
   batch_size: int,
   threads: int,
+  captions: bool = False,
 ) -> Iterator[rows.Row]:
   """Predicts pictures, in their order.
 
@@ -95,6 +97,7 @@ def predict(
     topk: classes per picture.
     batch_size: pictures at once on the device; all batches have this size.
     threads: how many read and preprocess.
+    captions: whether to describe pictures instead of classifying them.
 
   Yields:
     A row for each picture.
@@ -104,15 +107,22 @@ def predict(
     good = [x for _, x, error in batch if not error]
     if good:
       probabilities, features = model.outputs(good, batch_size)
-      best = iter(zip(model.top(probabilities, topk), features, strict=True))
+      if captions:
+        found = model.caption(good, batch_size)
+      else:
+        found = model.top(probabilities, topk)
+      best = iter(zip(found, features, strict=True))
     else:
       best = iter(())
     for name, _, error in batch:
       if error:
         yield rows.Row(name, error=error)
+        continue
+      found, feature = next(best)
+      if captions:
+        yield rows.Row(name, caption=found, features=feature)
       else:
-        predictions, feature = next(best)
-        yield rows.Row(name, predictions, feature)
+        yield rows.Row(name, found, feature)
 
 
 def _take(items, num):
@@ -157,7 +167,8 @@ def run(args: argparse.Namespace) -> int:
         f"classes {', '.join(model.class_names[:5])}…"
       )
     model = model.with_texts(args.text)
-  elif not model.class_names and not args.features:
+  captions = not args.text and getattr(model, "captioner", None) is not None
+  if not model.class_names and not captions and not args.features:
     raise ValueError(
       f"{args.source} is a model of images and texts: give classes, as --text "
       "'a photo of a cat' --text 'a photo of a dog', or --features FILE.npz."
@@ -174,6 +185,7 @@ def run(args: argparse.Namespace) -> int:
     topk=args.topk,
     batch_size=args.batch_size,
     threads=args.threads,
+    captions=captions,
   )
   with contextlib.ExitStack() as stack:
     out = sys.stdout
@@ -183,7 +195,7 @@ def run(args: argparse.Namespace) -> int:
       )
     default = "table" if out.isatty() else "csv"
     num_classes = min(args.topk, len(model.class_names))
-    write = rows.writer(args.format or default, out, num_classes)
+    write = rows.writer(args.format or default, out, num_classes, captions)
     progress = stack.enter_context(rows.Progress(len(pictures)))
     names, features = [], []
     for row in predicted:

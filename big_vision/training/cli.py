@@ -6,13 +6,24 @@ the `main` of its module. `train` is a whole run, from top to bottom.
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 from absl import flags, logging
 
-from big_vision import devices, fs, guards, metrics, profiler, schedules
+from big_vision import (
+  checkpoints,
+  command_line,
+  devices,
+  fs,
+  guards,
+  metrics,
+  profiler,
+  schedules,
+)
 from big_vision import optax as bv_optax
 from big_vision import workdir as workdir_lib
 from big_vision.chrono import chrono
@@ -28,6 +39,7 @@ from big_vision.training import (
   logs,
   loop,
   run_help,
+  summary,
   user_errors,
 )
 from big_vision.training.recipe import Recipe
@@ -58,7 +70,7 @@ def main_for(
       raise SystemExit(
         "--config is required, for example configs/quickstart.py"
       )
-    with user_errors.one_line():
+    with user_errors.one_line(), _interruptible(flags.FLAGS.workdir):
       flag: Any = flags.FLAGS["config"]
       config_flag.check_method(flag.override_values, build)
       start_jax()
@@ -73,6 +85,22 @@ def main_for(
       )
 
   return main
+
+
+@contextlib.contextmanager
+def _interruptible(workdir: str | None) -> Iterator[None]:
+  """Ends the program without a traceback after Ctrl-C."""
+  try:
+    yield
+  except KeyboardInterrupt:
+    if command_line.wants_debug():
+      raise
+    saved = workdir and checkpoints.latest(fs.join(workdir, "checkpoint.bv"))
+    more = (
+      " The same command goes on from the last checkpoint." if saved else ""
+    )
+    print(f"\nInterrupted.{more}", file=sys.stderr)
+    raise SystemExit(128 + signal.SIGINT) from None
 
 
 def start_jax() -> None:
@@ -171,7 +199,7 @@ def train(
     devices.sync()
     if jax.process_index() == 0:
       prefixes = [*eval_build.prefixes(config).values()]
-      logging.info("\n%s", console.summary(writer.latest, workdir, prefixes))
+      summary.show(writer.latest, workdir, prefixes)
     workdir_lib.maybe_cleanup_workdir(workdir, cleanup, logging.info)
     return state
 

@@ -117,12 +117,24 @@ class _ConfigFlag(config_flags._ConfigFlag):  # There is no public class.
       config_flags.FlagOrderError,
     ) as e:
       _stop(user_errors.message(e))
+    if self.flag_values is flags.FLAGS:
+      _hint_at_keys(config, self.name)
     for key, (_, separate) in given_keys(self.name).items():
       field = f"{self.name}.{key}"
       if separate and field in self.flag_values:
         # Else `--config.key False` would be True, and False an argument.
         self.flag_values[field].boolean = False
     return config
+
+
+def _hint_at_keys(config: Any, name: str) -> None:
+  """Says what is meant if `--lr` is given, which absl then refuses."""
+  for arg in itertools.takewhile(lambda a: a != "--", sys.argv[1:]):
+    match = re.match(r"--?([a-z]\w*)[\w.]*(=|$)", arg)
+    if match and match[1] not in flags.FLAGS and match[1] in (config or ()):
+      given = arg.lstrip("-").partition("=")[0]
+      hint = f"--{given} is no flag, a key of the config is --{name}.{given}"
+      print(hint, file=sys.stderr)
 
 
 def find_file(path: str) -> str:

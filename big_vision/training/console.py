@@ -1,21 +1,18 @@
-"""Shows a run to its user: progress line, notes, summary at the end."""
+"""Shows a run to its user: progress line, notes, results of evaluators."""
 
 import contextlib
 import itertools
-import json
 import logging as py_logging
-import math
 import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 import jax
 from absl import logging
 
-from big_vision import checkpoints, fs
 from big_vision.chrono import hms
 
 
@@ -156,60 +153,6 @@ def clock_note(text: str) -> None:
     logging.info("%s", text.replace("\n", "  "))
 
 
-def summary(
-  metrics: Mapping[str, Any],
-  workdir: str | None,
-  prefixes: Sequence[str] = (),
-) -> str:
-  """Makes the table at the end of a run.
-
-  Args:
-    metrics: name -> last value.
-    workdir: output folder; None if nothing was written.
-    prefixes: what names of metrics of evaluators begin with; their best values
-      of the whole run are shown, too.
-
-  Returns:
-    Several lines.
-  """
-  quiet = re.compile(r"^(y/|z/secs|core_hours_|uptime|num_params)")
-  rows = [(k, v) for k, v in metrics.items() if not quiet.match(k)]
-  rows = [(k, _number(v)) for k, v in rows if isinstance(v, (int, float))]
-  best = {} if not workdir else _best(workdir, tuple(prefixes))
-  width = max([len(k) for k, _ in rows], default=0)
-  lines = ["Final metrics"]
-  for name, value in rows:
-    line = f"  {name:<{width}}  {value:>12}"
-    if name in best:
-      value, step = best[name]
-      line += f"  best {_number(value)} at step {step}"
-    lines.append(line)
-  if not workdir:
-    return "\n".join([*lines, "Nothing was written: the run had no --workdir."])
-
-  path = lambda name: fs.join(workdir, name)
-  files = {
-    "metrics": path("big_vision_metrics.txt"),
-    "log": path("train.log"),
-    "config": path("config.json"),
-    "checkpoint": checkpoints.latest(path("checkpoint.bv")),
-  }
-  if fs.exists(path("best.bv-LAST")):
-    files["best"] = checkpoints.latest(path("best.bv"))
-  there = {k: v for k, v in files.items() if v and fs.exists(v)}
-  lines += ["Where things are", *(f"  {k:<11} {v}" for k, v in there.items())]
-  lines += [
-    "What comes next",
-    f"  curves      python -m big_vision.tools.plot {workdir}",
-  ]
-  if "checkpoint" in there and fs.exists(path("data.json")):
-    command = "python -m big_vision.tools.predict"
-    lines.append(f"  predict     {command} --from {workdir} PICTURES")
-  if "checkpoint" in there:
-    lines.append("  go on       the same command with a larger config.total_*")
-  return "\n".join(lines)
-
-
 def lower_is_better(metric: str) -> bool:
   """Tells the better direction of a metric by its name.
 
@@ -221,34 +164,3 @@ def lower_is_better(metric: str) -> bool:
   """
   words = r"(?i)loss|error|mae\b|rmse|perplexity"
   return re.search(words, metric) is not None
-
-
-def _best(workdir: str, prefixes: tuple[str, ...]) -> dict[str, Any]:
-  """Finds (best value, its step) of metrics that are not at their best now."""
-  best: dict[str, Any] = {}
-  last: dict[str, float] = {}
-  path = fs.join(workdir, "big_vision_metrics.txt")
-  if not prefixes or not fs.exists(path):
-    return best
-  with fs.open(path) as f:
-    rows = [json.loads(line) for line in f]
-  ours = ("img/", "y/", "z/secs/")  # A prefix may be empty.
-  for row in rows:
-    for name, value in row.items():
-      measured = name.startswith(prefixes) and "/" in name
-      if not measured or name.startswith(ours) or type(value) is not float:
-        continue
-      sign = -1 if lower_is_better(name) else 1
-      if name not in best or sign * value > sign * best[name][0]:
-        best[name] = value, row["step"]
-      last[name] = value
-  return {k: v for k, v in best.items() if v[0] != last[k]}
-
-
-def _number(x: float) -> str:
-  """Formats with at most six digits, no exponent for everyday sizes."""
-  if isinstance(x, float) and not math.isfinite(x):
-    return str(x)
-  if float(x).is_integer() and abs(x) < 1e12:
-    return f"{int(x)}"
-  return f"{x:.6g}" if 1e-3 <= abs(x) < 1e6 else f"{x:.4e}"

@@ -54,6 +54,21 @@ def no_chatter(record: py_logging.LogRecord) -> bool:
   return record.levelno > py_logging.INFO or not chatter
 
 
+class _Once:
+  """Drops what a dataset has said before; each evaluator opens it anew."""
+
+  def __init__(self) -> None:
+    self._said: set[str] = set()
+
+  def __call__(self, record: py_logging.LogRecord) -> bool:
+    if "/big_vision/datasets/" not in record.pathname:
+      return True
+    text = record.getMessage()
+    is_new = record.levelno > py_logging.INFO or text not in self._said
+    self._said.add(text)
+    return is_new
+
+
 class _Lines(py_logging.Formatter):
   """Writes the time and the text; level and place where something is wrong."""
 
@@ -81,6 +96,7 @@ def set_up() -> None:
   handler.setFormatter(_Lines())
   handler.addFilter(no_chatter)
   handler.addFilter(lambda record: details_shown() or not is_detail(record))
+  handler.addFilter(_Once())
 
 
 def details_shown() -> bool:

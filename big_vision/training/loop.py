@@ -92,7 +92,8 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
     # Rows of training start at step 1; what came before has its own file.
     writer.step_end(initial=first_step < total_steps)
 
-    console.note("First step compilations...")
+    if first_step < total_steps:
+      console.note("First step compilations...")
     utilization = None
     for step in range(first_step + 1, total_steps + 1):
       assert batches is not None  # There are steps left.

@@ -5,6 +5,7 @@ what this config takes: its arguments, and its keys with types and values.
 """
 
 import ast
+import contextlib
 import functools
 import inspect
 import pathlib
@@ -229,13 +230,30 @@ def config_page(
       raise
   if about := _without_arguments(doc):
     yield about
-  if asked:
-    yield _arguments(given, asked[0], _descriptions(path, doc))
-  if config is None:
-    yield f"With these arguments and changes there are no keys. {error}"
+  title = "keys, changed by --config.KEY VALUE"
+  arguments = (
+    [_arguments(given, asked[0], _descriptions(path, doc))] if asked else []
+  )
+  if config is not None:
+    yield from arguments
+    yield f"{title}:\n{_table(keys(config))}"
+    yield from _further(config, module)
     return
-  yield "keys, changed by --config.KEY VALUE:\n" + _table(keys(config))
-  yield from _further(config, module)
+  # The last lines are what is in the way.
+  if example := _example(doc, path):
+    other = f"{given}:{example}"
+    with contextlib.suppress(SystemExit):  # Changes of keys may be wrong, too.
+      config = _read([a.replace(spec, other) for a in argv])
+      yield f"{title}, with --config {other}:\n{_table(keys(config))}"
+  yield from arguments
+  yield f"With these arguments and changes there are no keys. {error}"
+
+
+def _example(doc: str, path: str) -> str:
+  """Returns the arguments of the first command in the docstring of a config."""
+  name = re.escape(pathlib.Path(path).name)
+  match = re.search(rf"--config[ =]\S*{name}:(\S+)", doc)
+  return match[1] if match else ""
 
 
 def _docstring(path: str) -> str:

@@ -51,11 +51,13 @@ def is_of_user(error: BaseException) -> bool:
     error: what was raised.
 
   Returns:
-    True for a `ConfigError`, for a package that is not installed, and for a
-    ValueError, a missing file, or a KeyError with a sentence that a statement of
-    this package raised.
+    True for a `ConfigError`, for a package that is not installed, for a device
+    without enough memory, and for a ValueError, a missing file, or a KeyError with
+    a sentence that a statement of this package raised.
   """
   if isinstance(error, lookup.ConfigError) or _missing(error):
+    return True
+  if _out_of_memory(error):
     return True
   # A KeyError may be a sentence, or the key that a dict lacks.
   told = isinstance(error, KeyError) and " " in str(error)
@@ -90,6 +92,12 @@ def _missing(error: BaseException) -> str | None:
   return None
 
 
+def _out_of_memory(error: BaseException) -> bool:
+  """Tells whether XLA found no memory for a program or an array."""
+  of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+  return of_jax and "RESOURCE_EXHAUSTED" in str(error)
+
+
 def message(error: BaseException) -> str:
   """Formats an error as one line.
 
@@ -104,6 +112,13 @@ def message(error: BaseException) -> str:
     return (
       f"{missing} is not installed: pip install 'big_vision[data]', or use "
       "setup.sh."
+    )
+  if _out_of_memory(error):
+    said = str(error).splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2]
+    return (
+      f"The device is out of memory: {said} A smaller config.input.batch_size, "
+      "config.grad_accum_steps or a sharding needs less; python -m "
+      "big_vision.tools.plan says how much."
     )
   text = error.args[0] if isinstance(error, KeyError) and error.args else error
   return " ".join(str(text).split()) or type(error).__name__

@@ -305,6 +305,7 @@ def test_webdataset(folder, tmp_path):
     (dict(source="folder"), "path: source=folder needs"),
     (dict(source="folder", path="/none"), "path: no folder '/none'"),
     (dict(source="csv", path="/none.csv"), "path: no file '/none.csv'"),
+    (dict(source="csv", path="/tmp"), "'/tmp' is a folder.*source=folder"),
     (dict(source="folder", path="/tmp", val="x"), "val='x'"),
     (dict(source="folder", path="/tmp", label="x"), "label=x: source=folder"),
     (dict(source="tfds", path="digit"), "'digit'"),
@@ -335,6 +336,7 @@ NAMES = [
   "vit_s16_i1k",
   "proj.flexivit.i21k_sup",
   "proj.gsam.vit_i1k_gsam_no_aug",
+  "proj.scaling_laws.train_vit_g",
 ]
 
 
@@ -383,6 +385,36 @@ def test_distillation(folder, name):
       assert cfg.data.split == "all[:10%]"
   assert config.num_classes == 3
   assert config.input.batch_size == 32
+
+
+@pytest.mark.parametrize("name", ["i1k_deit3_distill", "i21k_distill"])
+def test_distillation_into_flexible_models(folder, name):
+  config = get_config(f"proj.flexivit.{name}", source="folder", path=folder)
+  config_check.check(config, "student")
+  label_check.check(config)
+  sizes = "05 06 08 10 12 15 16 20 24 30".split()
+  kinds = (
+    "student_val_{}" if "deit3" in name else "student_val{}",
+    "dist_val_{}",
+  )
+  wanted = {kind.format(size) for kind in kinds for size in sizes}
+  assert set(config.evals) == wanted | {"teacher_val"}
+  for cfg in config.evals.values():
+    assert cfg.data.split == "all[:10%]"
+  assert config.input.data.path == str(folder)
+  assert config.num_classes == 3 and config.input.batch_size == 32
+  assert list(config.student_load.dont_load) == ["head/.*"]
+  text = str(config.to_dict())
+  assert "imagenet" not in text and "onehot(1000" not in text
+
+
+def test_steps_and_schedule_of_the_largest_recipe(folder):
+  name = "proj.scaling_laws.train_vit_g"
+  config = get_config(name, source="folder", path=folder)
+  assert config.total_steps == 100 * 54 // 32
+  assert config.schedule.to_dict() == dict(
+    decay_type="rsqrt", timescale=16, cooldown_percent=0.1, warmup_percent=0.1
+  )
 
 
 def test_smoothed_labels(folder):

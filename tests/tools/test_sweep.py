@@ -161,7 +161,7 @@ def test_interruption_stops_the_runs(trainer, tmp_path, number):
     assert time.time() < deadline and process.poll() is None
     time.sleep(0.1)
   process.send_signal(number)
-  out, _ = process.communicate(timeout=60)
+  out, _ = process.communicate(timeout=120)
   assert process.returncode == 130
   assert "Interrupted. The same command again continues." in out
   rows = {(r["lr"], r["seed"]): r["status"] for r in table(w)}

@@ -230,3 +230,16 @@ def test_tables_are_complete():
   assert (
     set(mixture.KEYS) == {**config_keys.MIXTURE, **config_keys.BATCHES}.keys()
   )
+
+
+def test_a_key_without_the_name_of_the_flag(monkeypatch, capsys):
+  argv = (
+    "train --config x.py --lr=0.1 -seed 3 --workdir w --config.lr 1 -- --wd"
+  )
+  monkeypatch.setattr(sys, "argv", argv.split())
+  config = {"lr": 1, "seed": 0, "wd": 0.1, "workdir": "my own"}
+  config_flag._hint_at_keys(config, "config")
+  assert capsys.readouterr().err == (
+    "--lr is no flag, a key of the config is --config.lr\n"
+    "--seed is no flag, a key of the config is --config.seed\n"
+  )

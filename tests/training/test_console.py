@@ -1,7 +1,6 @@
 """What a user sees."""
 
 import io
-import json
 
 from absl import logging
 
@@ -64,37 +63,3 @@ def test_progress_elsewhere_is_plain_lines(caplog):
     console.Progress(8, io.StringIO()).update(2, {"training_loss": 3.0})
   assert "step 2/8  25%  loss 3" in caplog.text
   assert "\r" not in caplog.text
-
-
-def test_summary(tmp_path):
-  rows = [
-    {"step": 5, "val/prec@1": 0.9, "val/loss": 1.0, "training_loss": 2.0},
-    {"step": 7, "val/prec@1": 0.9, "val/loss": 0.5},
-    {"step": 10, "val/prec@1": 0.75, "val/loss": 0.8, "training_loss": 1.0},
-  ]
-  text = "".join(json.dumps(row) + "\n" for row in rows)
-  (tmp_path / "big_vision_metrics.txt").write_text(text)
-  (tmp_path / "checkpoint.bv-000000010/x").mkdir(parents=True)
-  (tmp_path / "checkpoint.bv-LAST").write_text("000000010")
-  last = {**rows[-1], "y/hostmem/total": 5.0, "bad": [1]}
-  text = console.summary(last, str(tmp_path), ["val/"])
-  lines = text.split("\n")
-  assert lines[0] == "Final metrics"
-  shown = [line.split() for line in lines[1:5]]
-  assert shown == [
-    ["step", "10"],
-    ["val/prec@1", "0.75", "best", "0.9", "at", "step", "5"],
-    ["val/loss", "0.8", "best", "0.5", "at", "step", "7"],
-    ["training_loss", "1"],
-  ]
-  assert [line.split() for line in lines[6:8]] == [
-    ["metrics", f"{tmp_path}/big_vision_metrics.txt"],
-    ["checkpoint", f"{tmp_path}/checkpoint.bv-000000010"],
-  ]
-  assert f"python -m big_vision.tools.plot {tmp_path}" in text
-  assert "tools.predict" not in text  # Without the file of classes.
-  (tmp_path / "data.json").write_text("{}")
-  again = console.summary(last, str(tmp_path), ["val/"])
-  assert f"tools.predict --from {tmp_path} PICTURES" in again
-  assert "hostmem" not in text and "bad" not in text
-  assert "no --workdir" in console.summary({}, None)

@@ -42,6 +42,16 @@ def test_no_chatter():
   assert logs.no_chatter(record("/x/big_vision/fs.py"))
 
 
+def test_datasets_say_the_same_once():
+  once = logs._Once()
+  data = "/x/big_vision/datasets/folder.py"
+  assert once(record(data)) and not once(record(data))
+  assert once(record(data, text="other"))
+  assert once(record(data, level=py_logging.WARNING))
+  other = "/x/big_vision/fs.py"
+  assert once(record(other)) and once(record(other))
+
+
 def test_lines(monkeypatch):
   lines = logs._Lines("%(message)s")
   monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)

@@ -77,8 +77,14 @@ def test_arguments_that_configs_share(monkeypatch):
 
 
 def test_arguments_that_have_to_be_given(monkeypatch):
-  *_, arguments, error = page(monkeypatch, "--config=configs/transfer.py")
+  _, keys, arguments, error = page(
+    monkeypatch, "--config=configs/transfer.py", "--config.lr=0.5"
+  )
   assert "model" in rows(arguments)
+  # Of the first command in the docstring.
+  assert "model=vit-i21k-augreg-b/32" in keys.splitlines()[0]
+  assert rows(keys)["model.variant"] == ["str", "B/32"]
+  assert rows(keys)["lr"] == ["float", "0.5"]
   assert "Unknown model: 'vit'" in error
 
 

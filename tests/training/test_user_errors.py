@@ -2,6 +2,7 @@
 
 import os
 
+import jax
 import numpy as np
 import pytest
 from absl import logging
@@ -49,6 +50,21 @@ def test_missing_extras_are_named():
   # Of another package: perhaps a mistake in a user's own module.
   with pytest.raises(ModuleNotFoundError), user_errors.one_line():
     raise ModuleNotFoundError("No module", name="mine")
+
+
+def test_a_device_without_enough_memory():
+  text = (
+    "RESOURCE_EXHAUSTED: Out of memory allocating 63100000000 bytes.\nDump: ..."
+  )
+  with pytest.raises(SystemExit) as e, user_errors.one_line():
+    raise jax.errors.JaxRuntimeError(text)
+  assert e.value.code.startswith(
+    "Error: The device is out of memory: Out of memory allocating 63100000000 "
+    "bytes. A smaller config.input.batch_size,"
+  )
+  assert "Dump" not in e.value.code and "\n" not in e.value.code
+  with pytest.raises(jax.errors.JaxRuntimeError), user_errors.one_line():
+    raise jax.errors.JaxRuntimeError("INTERNAL: a mistake")
 
 
 def test_debug_shows_the_traceback(monkeypatch):

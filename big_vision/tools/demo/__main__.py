@@ -1,10 +1,12 @@
-"""Serves a page to try image-text models in the browser: SigLIP, LiT, CLIPPO.
+"""Serves a page to try a trained model in the browser.
 
-  python -m big_vision.tools.demo --workdir workdirs/siglip
+  python -m big_vision.tools.demo --workdir workdirs/pets
 
-Drop an image, type prompts, see their probabilities. Example images are those
-of the config's data, or of a folder (`--images`). The page comes from this
-process alone, and only to this machine unless `--host` says otherwise.
+Drop an image and see the classes that a classifier takes it for; or, of models of
+images and texts such as SigLIP, LiT and CLIPPO, type prompts and see how probable
+each is. Example images are those of the config's data, or of a folder
+(`--images`). The page comes from this process alone, and only to this machine
+unless `--host` says otherwise.
 """
 
 import argparse
@@ -13,11 +15,12 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from big_vision import command_line, fs
-from big_vision.tools.demo import server, similarity
+from big_vision.tools.demo import classes, server, similarity
 
 TYPES = {  # File name extension -> content type.
   "jpg": "image/jpeg",
@@ -100,14 +103,14 @@ def stop_at_ctrl_c(httpd: server.Server) -> None:
   signal.signal(signal.SIGINT, shut_down)
 
 
-def load(args: argparse.Namespace) -> similarity.Demo:
+def load(args: argparse.Namespace) -> similarity.Pictures:
   """Loads the demo for the arguments of the command line.
 
   Args:
     args: the arguments.
 
   Returns:
-    `similarity.Demo`.
+    A `similarity.Demo` or a `classes.Demo`.
 
   Raises:
     ValueError, FileNotFoundError: an argument is wrong.
@@ -117,13 +120,70 @@ def load(args: argparse.Namespace) -> similarity.Demo:
       f"--workdir {args.workdir} is not a folder: give the one of a run that has "
       "saved its config and a checkpoint."
     )
-  examples, prompts = [], []
+  examples = []
   if args.images:
     examples = folder_examples(args.images, args.num_examples)
+  own = args.pp_modules.split(",") if args.pp_modules else []
+  classifies = _classifies(args.workdir)
+  demo = (_of_classifier if classifies else _of_texts)(args, own, examples)
+  if demo.examples:
+    request: dict[str, Any] = {"example": 0}
+    if isinstance(demo, similarity.Demo):
+      request["prompts"] = demo.prompts
+    try:  # Compiles now, not when the first visitor waits.
+      demo.answer(request)
+    except similarity.RequestError as e:
+      raise ValueError(f"Example {demo.examples[0].title!r} fails: {e}") from e
+  return demo
 
+
+def _classifies(workdir):
+  """Tells whether a run trained anything but images and texts."""
+  from big_vision.pretrained import embedder, run_files  # Imports jax: seconds.
+
+  if not fs.exists(fs.join(workdir, "config.json")):
+    return False
+  # A checkpoint of Hugging Face has a file of this name, too.
+  config = run_files.read_config(workdir)
+  named = config.get("model_name") or config.get("student_name")
+  return bool(named) and named not in embedder.MODELS
+
+
+def _of_classifier(args, own, examples):
+  if args.pp_txt:
+    raise ValueError(f"{args.workdir} is a classifier: leave out --pp_txt.")
+  from big_vision import pretrained
+  from big_vision.pretrained import examples as examples_lib
+
+  model: Any = pretrained.load(
+    args.workdir, init=args.init, pp=args.pp_img, pp_modules=own
+  )
+  if not args.images:
+    found = examples_lib.labeled_images(
+      model.config, model.class_names, args.num_examples
+    )
+    examples = [
+      _example(image, f"labeled {name}" if name else "example")
+      for image, name in found
+    ]
+  return classes.Demo(model, examples)
+
+
+def _example(image, title):
+  """Makes an example of a file or an array."""
+  from big_vision.pp import image_files
+  from big_vision.pretrained import images
+
+  if isinstance(image, bytes):
+    if kind := image_files.format_of(image):
+      return similarity.Example(image, f"image/{kind.lower()}", title)
+    image = images.decode(image)  # Browsers do not show it.
+  return array_example(np.squeeze(image), title)
+
+
+def _of_texts(args, own, examples):
   from big_vision import embedder  # Imports jax: seconds.
 
-  own = args.pp_modules.split(",") if args.pp_modules else []
   model = embedder.load(
     args.workdir,
     init=args.init,
@@ -131,18 +191,12 @@ def load(args: argparse.Namespace) -> similarity.Demo:
     pp_txt=args.pp_txt,
     **({"pp_modules": own} if own else {}),
   )
+  prompts = []
   if not args.images:
     pairs = embedder.example_images(model.config, args.num_examples)
     examples = [array_example(image, caption) for image, caption in pairs]
     prompts = caption_prompts(caption for _, caption in pairs)
-  prompts = prompts or list(similarity.PROMPTS)
-  demo = similarity.Demo(model, examples, prompts)
-  if examples:
-    try:  # Compiles now, not when the first visitor waits.
-      demo.similarity({"example": 0, "prompts": prompts})
-    except similarity.RequestError as e:
-      raise ValueError(f"Example {examples[0].title!r} fails: {e}") from e
-  return demo
+  return similarity.Demo(model, examples, prompts or similarity.PROMPTS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -158,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     "--workdir",
     required=True,
-    help="Of a run that trained the model, or hf://org/repo of the hub.",
+    help="Of a run that trained the model, or hf://org/repo of the hub (SigLIP).",
   )
   parser.add_argument(
     "--init", help="Another checkpoint than the last one of the workdir."
@@ -196,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
   try:
     httpd.demo = load(args)
-    name = httpd.demo.embedder.name
+    name = httpd.demo.name
     stop_at_ctrl_c(httpd)
     print(f"Demo of {name}: {httpd.url} (Ctrl-C stops it)", flush=True)
     httpd.serve_forever()

@@ -21,6 +21,7 @@ function tag(name, attrs, parent, text) {
   return el;
 }
 
+const classifier = () => model.num_classes !== undefined;
 const mode = () => document.querySelector("[name=mode]:checked").value;
 const setMode = value => {
   document.querySelector(`[name=mode][value=${value}]`).checked = true;
@@ -53,7 +54,8 @@ async function ask() {
     const [of, lines] = [image, prompts()];
     let answer = null, error = "";
     try {
-      if (of) answer = {...await similarity(of, lines), prompts: lines};
+      if (of) answer = classifier() ? await send(of, "classes", {})
+        : {...await send(of, "similarity", {prompts: lines}), prompts: lines};
     } catch (e) {
       error = e.message;
     }
@@ -66,20 +68,20 @@ async function ask() {
   document.body.setAttribute("aria-busy", "false");
 }
 
-async function similarity(of, lines) {
+async function send(of, path, more) {
   if (of.file && of.file.size > model.max_image_bytes)
     throw Error(`The image is too large: ${(of.file.size / 1e6).toFixed(1)} ` +
                 `MB, at most ${model.max_image_bytes / 1e6} MB can be.`);
   const source = of.hash ? {hash: of.hash}
     : of.file ? {image: await base64(of.file)} : {example: of.example};
-  const [status, answer] = await fetchJson("api/similarity", {
+  const [status, answer] = await fetchJson(`api/${path}`, {
     method: "POST",
     headers: {"Content-Type": "application/json"},
-    body: JSON.stringify({...source, prompts: lines}),
+    body: JSON.stringify({...source, ...more}),
   });
   if (status === 410 && of.file) {  // The server forgot it or was restarted.
     of.hash = null;
-    return similarity(of, lines);
+    return send(of, path, more);
   }
   if (status !== 200) throw Error(answer.error);
   if (of.file) of.hash = answer.hash;
@@ -106,11 +108,27 @@ function base64(file) {
 
 // What is shown.
 
-function render() {
+function rowsOfPrompts() {
   const now = mode();
-  $("note").textContent = now === model.loss_fn ? "" : NOTES[now];
-  const rows = !result ? [] : result.prompts.map((text, i) => (
+  return result.prompts.map((text, i) => (
     {text, p: result[now][i], logit: result.logits[i]}));
+}
+
+const rowsOfClasses = () =>
+  result.names.map((text, i) => ({text, p: result.probabilities[i]}));
+
+function note() {
+  if (!classifier()) return mode() === model.loss_fn ? "" : NOTES[mode()];
+  const left = model.num_classes - (result ? result.names.length : 0);
+  const more = result && left > 0 ? `The other ${left} classes are less ` +
+    "probable. " : "";
+  return more + (model.loss_fn !== "sigmoid" ? "" : "Each class has a " +
+    "probability of its own: they need not sum to 100%.");
+}
+
+function render() {
+  $("note").textContent = note();
+  const rows = !result ? [] : classifier() ? rowsOfClasses() : rowsOfPrompts();
   const best = rows.reduce((a, b) => b.p > a.p ? b : a, rows[0]);
   if ($("sort").checked) rows.sort((a, b) => b.p - a.p);
   const bars = $("bars");
@@ -127,14 +145,24 @@ function render() {
     find(".prompt").textContent = text;
     find(".percent").textContent = percent(p);
     find(".percent").title = String(p);
-    find(".logit").textContent =
-      `logit ${logit.toFixed(2).replace("-", "−")}`;
+    find(".logit").textContent = logit === undefined ? ""
+      : `logit ${logit.toFixed(2).replace("-", "−")}`;
     find(".bar").style.width = `${100 * p}%`;
   });
   $("status").textContent =
     best ? `Most probable: “${best.text}”, ${percent(best.p)}.`
     : image || $("error").textContent ? ""
     : "Choose an image to see probabilities.";
+}
+
+// The page of a classifier has no prompts.
+function showClasses() {
+  document.title = $("title").textContent = "big_vision classifier demo";
+  $("prompts-title").textContent = "Classes";
+  $("bars").setAttribute("aria-label", "Probabilities of the classes");
+  $("kept").textContent = "the example";
+  document.body.classList.add("classifier");
+  for (const id of ["prompts", "options"]) $(id).hidden = true;
 }
 
 function showImage(url, name) {
@@ -167,18 +195,26 @@ function chooseExample(i) {
 function saveState() {
   const state = new URLSearchParams();
   if (image && !image.file) state.set("example", image.example);
-  state.set("mode", mode());
-  state.set("order", $("sort").checked ? "probability" : "entry");
-  state.set("prompts", $("prompts").value);
+  if (!classifier()) saveOptions(state);
   history.replaceState(null, "", "#" + state);
 }
 
-function restoreState() {
-  const state = new URLSearchParams(location.hash.slice(1));
+function saveOptions(state) {
+  state.set("mode", mode());
+  state.set("order", $("sort").checked ? "probability" : "entry");
+  state.set("prompts", $("prompts").value);
+}
+
+function restoreOptions(state) {
   const wanted = state.get("mode");
   setMode(Object.hasOwn(NOTES, wanted) ? wanted : model.loss_fn);
   $("sort").checked = state.get("order") !== "entry";
   $("prompts").value = state.get("prompts") ?? model.prompts.join("\n");
+}
+
+function restoreState() {
+  const state = new URLSearchParams(location.hash.slice(1));
+  if (!classifier()) restoreOptions(state);
   const first = location.hash || !model.examples.length ? "" : "0";
   const example = state.get("example") ?? first;
   if (/^[0-9]{1,9}$/.test(example)) {  // The server says if there is none.
@@ -193,7 +229,10 @@ function restoreState() {
 async function start() {
   const [, answer] = await fetchJson("api/model");
   model = answer;
-  $("model").textContent = `${model.name}, trained with ${model.loss_fn} loss`;
+  $("model").textContent = classifier()
+    ? `${model.name}, ${model.num_classes} classes`
+    : `${model.name}, trained with ${model.loss_fn} loss`;
+  if (classifier()) showClasses();
   model.examples.forEach((title, i) => {
     const button = tag("button", {type: "button", title}, $("examples"));
     tag("img", {src: `api/example/${i}`, alt: title, draggable: "false"},

@@ -3,7 +3,8 @@
   GET /                  the page: page.html, page.css, page.js
   GET /api/model         name, loss, titles of examples, first prompts, limits
   GET /api/example/3     image file of an example
-  POST /api/similarity   JSON, see `similarity.Demo.similarity`
+  POST /api/similarity   JSON, see `similarity.Demo.similarity`; or of a classifier
+  POST /api/classes      JSON, see `classes.Demo.classify`
 
 A wrong request is answered with status 4xx and {"error": sentence}.
 """
@@ -56,7 +57,7 @@ class Server(http.server.HTTPServer):
     OSError, OverflowError: cannot listen there.
   """
 
-  demo: similarity.Demo | None = None
+  demo: similarity.Pictures | None = None
   request_queue_size = 128  # Connections that the system accepts for us.
 
   def __init__(self, host: str, port: int) -> None:
@@ -173,7 +174,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
   def _post(self):
     body = self._body()  # First, or the answer gets lost.
     self._check_host()
-    if self.path != "/api/similarity":
+    if self.path != self.server.demo.path:
       raise similarity.RequestError(404, "There is no such page.")
     # A page of another site cannot send this type without asking first.
     if self.headers.get_content_type() != "application/json":
@@ -184,7 +185,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
       request = json.loads(body)
     except (ValueError, RecursionError):
       raise similarity.RequestError(400, "The request is not JSON.") from None
-    return _json(self.server.demo.similarity(request))
+    return _json(self.server.demo.answer(request))
 
   def _body(self):
     length = self.headers.get("Content-Length") or ""

@@ -1,6 +1,6 @@
 """Computes the similarities of an image and prompts for the demo.
 
-The model is passed in (`big_vision.embedder.Embedder` or an object with its
+`Pictures` is what demos of all kinds share. The model is passed in (`big_vision.embedder.Embedder` or an object with its
 methods), so that this file needs neither jax nor TensorFlow. Letters of shapes:
 E embedding, M prompts.
 """
@@ -87,74 +87,48 @@ class Cache:
       self._values.popitem(last=False)
 
 
-class Demo:
-  """Holds a model, example images and the embeddings computed so far.
+class Pictures:
+  """Receives pictures, and keeps what a model computes from them.
+
+  Subclasses define `model`, `answer` and `_compute`.
 
   Args:
-    embedder: `Embedder`; what has no method `prepare` does all in `images`.
     examples: list of `Example`.
-    prompts: first prompts of the page.
   """
 
-  def __init__(
-    self,
-    embedder: Any,
-    examples: Sequence[Example] = (),
-    prompts: Sequence[str] = PROMPTS,
-  ) -> None:
-    self.embedder = embedder
+  path = "/api/answer"  # Where the page asks.
+
+  def __init__(self, examples: Sequence[Example] = ()) -> None:
     self.examples = list(examples)
-    self.prompts = list(prompts)
     self.lock = threading.Lock()  # Of the model and the caches.
     # A large image takes a second, and nobody else should wait for that. Two at
     # a time would take twice the memory.
     self._decoding = threading.Lock()
-    self._images = Cache(CACHED_IMAGES)  # SHA-256 of the file -> [E].
-    self._texts = Cache(CACHED_TEXTS)
+    self._images = Cache(CACHED_IMAGES)  # SHA-256 of the file -> array.
+
+  @property
+  def name(self) -> str:
+    """Name of the model."""
+    raise NotImplementedError
 
   def model(self) -> dict[str, Any]:
     """Returns the facts about the model that the page shows."""
     return {
-      "name": self.embedder.name,
-      "loss_fn": self.embedder.loss_fn,
+      "name": self.name,
       "examples": [e.title for e in self.examples],
-      "prompts": self.prompts,
       "max_image_bytes": MAX_IMAGE_BYTES,
     }
 
-  def similarity(self, request: Any) -> dict[str, Any]:
-    """Compares an image with prompts.
+  def answer(self, request: Any) -> dict[str, Any]:
+    """Answers a request of the page.
 
     Args:
-      request: dict with "prompts", list of str, and one of "image", a file in
-        base64; "example", its number; "hash", of an image sent before.
+      request: what was sent as JSON.
 
     Returns:
-      Dict: "logits", "sigmoid" and "softmax", lists of M floats, and "hash",
-      which stands for the image in later requests.
-
-    Raises:
-      RequestError: 400 if the request is wrong, 404 if the example does not
-        exist, 410 if the image of the hash must be sent again, 413 if it is
-        too large, 500 if the model gives no finite numbers.
+      What JSON can hold.
     """
-    if not isinstance(request, dict):
-      raise RequestError(400, "The request should be a JSON object.")
-    prompts = _checked_prompts(request.get("prompts"))
-    data, key = self._image(request)
-    zimg = self._embed_image(data, key)
-    with self.lock:
-      logits = self.embedder.logits(zimg[None], self._embed_texts(prompts))
-      values = {
-        "logits": logits[0],
-        "sigmoid": self.embedder.probabilities(logits, "sigmoid")[0],
-        "softmax": self.embedder.probabilities(logits, "softmax")[0],
-      }
-    if not np.isfinite(logits).all():  # Neither are they JSON.
-      raise RequestError(500, "The model's logits are NaN or infinite.")
-    return {k: np.asarray(v).tolist() for k, v in values.items()} | {
-      "hash": key
-    }
+    raise NotImplementedError
 
   def example(self, number: Any) -> Example:
     """Returns an example.
@@ -175,15 +149,24 @@ class Demo:
       404, f"There is no example {number}, only {len(self.examples)} of them."
     )
 
+  def _prepare(self, data: bytes) -> Any:
+    """Decodes a file, which may be from a stranger; raises ValueError."""
+    return data
+
+  def _compute(self, image: Any) -> np.ndarray:
+    """Computes what is kept of an image that is prepared."""
+    raise NotImplementedError
+
   def _image(self, request):
-    """Returns (bytes, or None if only the hash is known; hash)."""
+    """Returns (array of `_compute`, hash)."""
     given = [k for k in ("image", "example", "hash") if k in request]
     if len(given) != 1:
       raise RequestError(
         400, 'Choose an image: one of "image", "example" or "hash".'
       )
+    data = None  # If only the hash is known.
     if given == ["hash"]:
-      return None, str(request["hash"])
+      return self._computed(data, str(request["hash"]))
     if given == ["example"]:
       data = self.example(request["example"]).data
     else:
@@ -193,30 +176,111 @@ class Demo:
         raise RequestError(400, '"image" should be a file in base64.') from None
       if len(data) > MAX_IMAGE_BYTES:
         raise RequestError(413, too_large(len(data)))
-    return data, hashlib.sha256(data).hexdigest()
+    return self._computed(data, hashlib.sha256(data).hexdigest())
 
-  def _embed_image(self, data, key):
+  def _computed(self, data, key):
     with self.lock:
-      zimg = self._images.get(key)
-    if zimg is not None:
-      return zimg  # [E]
+      value = self._images.get(key)
+    if value is not None:
+      return value, key
     if data is None:
       raise RequestError(410, "This image is forgotten: choose it again.")
     try:
       with self._decoding:
         image = self._prepare(data)
       with self.lock:
-        (zimg,) = self.embedder.images([image])
-        self._images.put(key, zimg)
+        value = self._compute(image)
+        self._images.put(key, value)
     except ValueError as e:
       raise RequestError(400, str(e)) from e
-    return zimg  # [E]
+    return value, key
+
+
+class Demo(Pictures):
+  """Holds a model, example images and the embeddings computed so far.
+
+  Args:
+    embedder: `Embedder`; what has no method `prepare` does all in `images`.
+    examples: list of `Example`.
+    prompts: first prompts of the page.
+  """
+
+  path = "/api/similarity"
+
+  def __init__(
+    self,
+    embedder: Any,
+    examples: Sequence[Example] = (),
+    prompts: Sequence[str] = PROMPTS,
+  ) -> None:
+    super().__init__(examples)
+    self.embedder = embedder
+    self.prompts = list(prompts)
+    self._texts = Cache(CACHED_TEXTS)
+
+  @property
+  def name(self) -> str:
+    """Name of the model."""
+    return self.embedder.name
+
+  def model(self) -> dict[str, Any]:
+    """Returns the facts about the model that the page shows."""
+    return super().model() | {
+      "loss_fn": self.embedder.loss_fn,
+      "prompts": self.prompts,
+    }
+
+  def answer(self, request: Any) -> dict[str, Any]:
+    """Answers a request of the page.
+
+    Args:
+      request: see `similarity`.
+
+    Returns:
+      See `similarity`.
+    """
+    return self.similarity(request)
+
+  def similarity(self, request: Any) -> dict[str, Any]:
+    """Compares an image with prompts.
+
+    Args:
+      request: dict with "prompts", list of str, and one of "image", a file in
+        base64; "example", its number; "hash", of an image sent before.
+
+    Returns:
+      Dict: "logits", "sigmoid" and "softmax", lists of M floats, and "hash",
+      which stands for the image in later requests.
+
+    Raises:
+      RequestError: 400 if the request is wrong, 404 if the example does not
+        exist, 410 if the image of the hash must be sent again, 413 if it is
+        too large, 500 if the model gives no finite numbers.
+    """
+    if not isinstance(request, dict):
+      raise RequestError(400, "The request should be a JSON object.")
+    prompts = _checked_prompts(request.get("prompts"))
+    zimg, key = self._image(request)  # [E]
+    with self.lock:
+      logits = self.embedder.logits(zimg[None], self._embed_texts(prompts))
+      values = {
+        "logits": logits[0],
+        "sigmoid": self.embedder.probabilities(logits, "sigmoid")[0],
+        "softmax": self.embedder.probabilities(logits, "softmax")[0],
+      }
+    if not np.isfinite(logits).all():  # Neither are they JSON.
+      raise RequestError(500, "The model's logits are NaN or infinite.")
+    return {k: np.asarray(v).tolist() for k, v in values.items()} | {
+      "hash": key
+    }
 
   def _prepare(self, data):
-    """Decodes a file, which may be from a stranger."""
     if not hasattr(self.embedder, "prepare"):
       return data
     return self.embedder.prepare(data, formats=image_files.FORMATS)
+
+  def _compute(self, image):
+    return self.embedder.images([image])[0]
 
   def _embed_texts(self, prompts):
     found = {text: self._texts.get(text) for text in prompts}

@@ -21,22 +21,27 @@ class Row:
     predictions: objects with `name`, `probability` and `label`, the most probable
       first.
     features: array [D].
+    caption: text that describes it, of models that do so.
     error: why it cannot be read, "" if it can.
   """
 
   picture: str
   predictions: Sequence[Any] = ()
   features: Any = None
+  caption: str | None = None
   error: str = ""
 
 
-def writer(kind: str, out: TextIO, num_classes: int) -> Callable[[Row], None]:
+def writer(
+  kind: str, out: TextIO, num_classes: int, captions: bool = False
+) -> Callable[[Row], None]:
   """Makes the function that writes a row.
 
   Args:
     kind: one of `FORMATS`.
     out: where to.
     num_classes: how many classes a row has.
+    captions: whether rows have captions instead of classes.
 
   Returns:
     `row -> None`.
@@ -48,9 +53,13 @@ def writer(kind: str, out: TextIO, num_classes: int) -> Callable[[Row], None]:
   table = csv.writer(out, lineterminator="\n")
   numbers = range(1, num_classes + 1)
   columns = [(f"class{i}", f"probability{i}") for i in numbers]
-  table.writerow(["picture", *(x for pair in columns for x in pair), "error"])
+  names = ["caption"] if captions else [x for pair in columns for x in pair]
+  table.writerow(["picture", *names, "error"])
 
   def write(row):
+    if captions:
+      table.writerow([row.picture, row.caption, row.error])
+      return
     cells = [
       x for p in row.predictions for x in (p.name, f"{p.probability:.6g}")
     ]
@@ -63,6 +72,8 @@ def writer(kind: str, out: TextIO, num_classes: int) -> Callable[[Row], None]:
 def _as_dict(row):
   if row.error:
     return {"picture": row.picture, "error": row.error}
+  if row.caption is not None:
+    return {"picture": row.picture, "caption": row.caption}
   return {
     "picture": row.picture,
     "predictions": [
@@ -76,7 +87,8 @@ def _as_text(row):
   name = row.picture
   if len(name) > _WIDTH_OF_NAMES:
     name = "…" + name[1 - _WIDTH_OF_NAMES :]
-  cells = [f"{p.name} {100 * p.probability:.1f}%" for p in row.predictions]
+  cells = [row.caption] if row.caption else []
+  cells += [f"{p.name} {100 * p.probability:.1f}%" for p in row.predictions]
   text = f"error: {row.error}" if row.error else "  ".join(cells)
   return f"{name:<{_WIDTH_OF_NAMES}}  {text}".rstrip()
 

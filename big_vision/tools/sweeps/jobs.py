@@ -93,11 +93,21 @@ def run(
     KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; nothing is left running.
   """
   waiting, running = list(jobs), []
-  old = {
-    s: signal.signal(s, _interrupt) for s in (signal.SIGTERM, signal.SIGHUP)
-  }
+  interrupted = []
+
+  def interrupt(number, frame):
+    # Once it only notes it: an exception that is raised in a callback of the
+    # garbage collector, as jax has one, is lost.
+    if interrupted:
+      raise KeyboardInterrupt
+    interrupted.append(number)
+
+  signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+  old = {number: signal.signal(number, interrupt) for number in signals}
   try:
     while waiting or running:
+      if interrupted:
+        raise KeyboardInterrupt
       while waiting and len(running) < num:
         slot = min(set(range(num)) - {r.slot for r in running})
         job = waiting.pop(0)
@@ -111,10 +121,6 @@ def run(
     _stop(running)
     for number, handler in old.items():
       signal.signal(number, handler)
-
-
-def _interrupt(number, frame):
-  raise KeyboardInterrupt
 
 
 def _start(job: Job, slot: int, gpus: Sequence[str]) -> _Running:

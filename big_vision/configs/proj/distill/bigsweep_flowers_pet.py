@@ -15,6 +15,9 @@ v3-32 or 11 h on a v2-8 for `long`; the accuracies of the paper's figure 3.
 `:runlocal` is for trying it on one machine: small batch, 16 images per
 evaluation.
 
+`:source=folder,path=/data/pets` and others are data of your own, with a teacher of
+the same classes, see `bit_i1k.py`.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny student of a tiny
 random teacher on generated data, see `demo.py`.
 """
@@ -57,7 +60,8 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: the keys `data`, `variant`, `crop`, `runlocal`, `demo`.
+    arg: the keys `data`, `variant`, `crop`, `runlocal`, `demo`, and those of
+      `own_data.ARGS`.
 
   Returns:
     ConfigDict.

@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections as mlc
 
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 
 # Tokens per side. Images of 240 pixels have patches of 48, 40, 30, 24, 20, 16,
 # 15, 12, 10 and 8 pixels.
@@ -113,6 +113,17 @@ def i21k_evals(
       **kw,
     )
   return evals
+
+
+def set_own_data(config: mlc.ConfigDict, arg: mlc.ConfigDict) -> None:
+  """Makes a config of distillation use data of one's own, if arguments name it.
+
+  Args:
+    config: the complete config, changed in place.
+    arg: parsed arguments, those of `own_data.ARGS` among them.
+  """
+  if own_data.apply(config, arg):  # The student's checkpoint has other classes.
+    config.student_load = dict(dont_load=["head/.*"])
 
 
 def finish(

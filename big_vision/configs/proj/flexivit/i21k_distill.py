@@ -15,6 +15,12 @@ checkpoints after 90, 300 and 1000 epochs are public (`models/proj/flexi/vit.py`
 `:runlocal` is for trying it on one machine: small batch, 16 images per
 evaluation. `:res=` is the size of the student's images.
 
+`:source=folder,path=/data/pets` and others are data of your own, see
+`own_data.py`. They need a teacher with the same classes, such as a run of
+`transfer.py:model=vit-i21k-augreg-b/32` on them: its checkpoint is
+`--config.prof_init`, its model `--config.prof.variant B/32`. The student starts from
+the ViT-B/8 with a new head.
+
 `:demo` really trains, in a minute or two on a CPU, a tiny student of a tiny
 random teacher on generated data with three patch sizes, see `demo.py`.
 """
@@ -22,6 +28,7 @@ random teacher on generated data with three patch sizes, see `demo.py`.
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
+from big_vision.configs import own_data
 from big_vision.configs.proj.flexivit import common
 
 KEEP = '|keep("image", "prof", "labels")'
@@ -31,13 +38,19 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: the keys `runlocal`, `res`, `dist_data`, `demo`.
+    arg: the keys `runlocal`, `res`, `dist_data`, `demo`, and those of
+      `own_data.ARGS`.
 
   Returns:
     ConfigDict.
   """
   arg = bvcc.parse_arg(
-    arg, runlocal=False, res=240, dist_data="imagenet2012", demo=False
+    arg,
+    runlocal=False,
+    res=240,
+    dist_data="imagenet2012",
+    demo=False,
+    **own_data.ARGS,
   )
   config = mlc.ConfigDict()
 
@@ -84,6 +97,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   config.schedule = dict(warmup_steps=5000, decay_type="cosine")
 
   config.evals = _evals(arg, config.flexi.seqhw.v, config.num_classes)
+  common.set_own_data(config, arg)
   return common.finish(config, arg, lr=0.003, prof=dict(variant="mu/6"))
 
 

@@ -7,9 +7,9 @@ https://arxiv.org/abs/2106.04560 ("Scaling Vision Transformers")
     --workdir /path/to/workdir
 
 ViT-G/14 is `--config.model.variant G/14`. JFT-3B is not public, and its images
-are decoded already: for another dataset change `dataset`, `num_classes` and
-`onehot(…)`, and let `pp_train` and `pp_eval` begin with `decode|`. What a run
-needs on which accelerators, before there are any:
+are decoded already. `:source=tfds,path=imagenet2012`, `:source=folder,path=/data/pets`
+and others train on data of your own, see `own_data.py`, for at most 100 epochs. What a
+run needs on which accelerators, before there are any:
 
   python -m big_vision.tools.plan \
     --config big_vision/configs/proj/scaling_laws/train_vit_g.py \
@@ -25,7 +25,7 @@ data, see `demo.py`.
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
-from big_vision.configs import demo
+from big_vision.configs import demo, own_data
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 from big_vision.training import flat_config
 
@@ -34,12 +34,12 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   """Returns the config.
 
   Args:
-    arg: None or "demo".
+    arg: the keys `demo` and those of `own_data.ARGS`.
 
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, demo=False)
+  arg = bvcc.parse_arg(arg, demo=False, **own_data.ARGS)
   config = mlc.ConfigDict()
 
   config.dataset = "jft_3b"
@@ -86,9 +86,20 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
 
   config.evals = dict(fewshot=get_fewshot_lsr(log_steps=10_000))
 
-  if arg.demo:
+  if arg.demo or arg.source:
     config.pp_train = "decode|" + config.pp_train  # JFT comes decoded.
     config.pp_eval = "decode|" + config.pp_eval
     config = flat_config.modern(config)
+  if own_data.apply(config, arg, total_steps=_num_steps):
+    most, schedule = max(1, config.total_steps // 10), config.schedule
+    schedule.timescale = min(schedule.timescale, most)
+    if schedule.cooldown_steps > most:  # As the warm-up.
+      demo.set_duration(schedule, "cooldown", cooldown_percent=0.1)
+  if arg.demo:
     demo.apply(config, lr=0.003)
   return config
+
+
+def _num_steps(num_examples, batch_size):
+  """Returns how long to train on own data: 100 epochs, or the steps on JFT-3B."""
+  return max(1, min(1_000_000, 100 * num_examples // batch_size))

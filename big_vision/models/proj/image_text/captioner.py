@@ -178,6 +178,19 @@ def predicted(mask: Array) -> Array:
   return jnp.cumsum(mask != 0, axis=1) > 0
 
 
+def image_mask(image: Any) -> Array | None:
+  """Marks the tokens of images that exist.
+
+  Args:
+    image: input of the image tower; of NaFlex it is (patches, their type, rows,
+      columns), each with a batch axis.
+
+  Returns:
+    [B, T] bool; None if there is no padding.
+  """
+  return image[1] == 1 if isinstance(image, (tuple, list)) else None
+
+
 def complete(
   logits_fn: Callable[[Array], Array], tokens: Array, mask: Array
 ) -> Array:

@@ -78,7 +78,7 @@ def make(setup: Setup, model: Any) -> AuxLoss:
       batch["cap_tokens"],
       batch["cap_mask"],
       parallel,
-      _image_mask(batch),
+      captioner.image_mask(batch["image"]),
       **kw,
     )
 
@@ -168,13 +168,6 @@ def make(setup: Setup, model: Any) -> AuxLoss:
     loss=loss,
     predict_fns={"caption": caption, "caption_loss": caption_loss},
   )
-
-
-def _image_mask(batch):
-  """Returns [B, T] bool of existing patches; None without padding."""
-  image = batch["image"]
-  # Images of NaFlex are (patches, their type, rows, columns).
-  return image[1] == 1 if isinstance(image, (tuple, list)) else None
 
 
 def _check_batch(shapes):
