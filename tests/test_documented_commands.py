@@ -59,7 +59,7 @@ def commands():
     for module, rest in start.findall(text):
       rest = re.sub(r"(--\w+) …", r"\1 PLACE", rest)
       rest = re.sub(
-        r"--config (CONFIG|\.\.\.|configs/my_\w+\.py)",
+        r"--config (CONFIG|\.\.\.|configs/my_\w+\.py|my_project/config\.py)",
         "--config configs/quickstart.py",
         rest,
       )

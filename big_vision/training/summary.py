@@ -93,8 +93,8 @@ def collect(
   if fs.exists(path("best.bv-LAST")):
     files["best"] = checkpoints.latest(path("best.bv"))
   there = {k: v for k, v in files.items() if v and fs.exists(v)}
-  start = command_line.start()
-  commands = {"curves": f"{start} big_vision.tools.plot {workdir}"}
+  tool = lambda name: f"{command_line.start()} big_vision.tools.{name}"
+  commands = {"curves": f"{tool('plot')} {workdir}"}
   if "checkpoint" in there:
     if fs.exists(path("data.json")):
       config = _read_config(workdir)
@@ -102,10 +102,9 @@ def collect(
       own = f" --pp_modules {own}" if own else ""
       # Words, where no classes are known.
       words = " --text 'a cat' --text 'a dog'" if "embed" in config else ""
-      command = f"{start} big_vision.tools.predict --from {workdir}"
+      command = f"{tool('predict')} --from {workdir}"
       commands["predict"] = f"{command}{own}{words} PICTURES"
-      demo = f"{start} big_vision.tools.demo --workdir {workdir}"
-      commands["in browser"] = f"{demo}{own}"
+      commands["in browser"] = f"{tool('demo')} --workdir {workdir}{own}"
     commands["go on"] = "the same command with a larger --config.total_steps"
   return Summary(rows, there, commands)
 

@@ -219,26 +219,26 @@ class Evaluator:
       ValueError: no such dataset, split or `txt_name`; bad batch size; neither
         or both of `dataset` and `data`.
     """
-    if bool(dataset) == bool(data):
-      raise lookup.ConfigError(
-        "retrieval needs one of dataset= (a TFDS name) and data= (a dict with "
-        f"the name of a data source): found {dataset=}, {data=}."
-      )
     # Distinct ids, in the order of processes.
     offset = jax.process_index()
-    if data:
+    if data and not dataset:
       from big_vision.datasets import core  # The TensorFlow wing.
 
       source = core.get(**data)
       examples = encoded = source.get_tfdata(ordered=True, allow_cache=False)
       offset *= source.total_examples
-    else:
+    elif dataset and not data:
       builder, examples = embedding.open_split(dataset, split, data_dir)
       # The texts do not need the pixels.
       _, encoded = embedding.open_split(dataset, split, data_dir, ("image",))
       if offset:
         splits = _get_dataset_info(builder).splits
         offset *= splits[split].num_examples
+    else:
+      raise lookup.ConfigError(
+        "retrieval needs one of dataset= (a TFDS name) and data= (a dict with "
+        f"the name of a data source): found {dataset=}, {data=}."
+      )
     images = _images(examples, pp_img, offset)
     texts = _texts(encoded, pp_txt, txt_name, offset, max_texts)
     self._images = embedding.Batches(images, batch_size, devices, cache_final)
