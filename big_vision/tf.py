@@ -11,11 +11,12 @@ Keras is the older package tf_keras, it does not find that package and goes on
 without. `tf.keras` is loaded when somebody asks for it.
 """
 
-import importlib
 import os
 import threading
 import types
 from typing import TYPE_CHECKING, Any
+
+from big_vision import extras
 
 _KEY = "TF_USE_LEGACY_KERAS"
 _lock = threading.RLock()
@@ -42,7 +43,7 @@ def _import(name: str) -> types.ModuleType:
     old = os.environ.get(_KEY)
     os.environ[_KEY] = "1"
     try:
-      _modules[name] = importlib.import_module(name)
+      _modules[name] = extras.load(name)
       return _modules[name]
     finally:
       if old is None:

@@ -12,8 +12,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 # below, also within functions.
 LAYERS = (
   # Functions that stand alone.
-  "types compat command_line lookup rules partial fs tf transfer download trees schedules losses mixup"
-  " sweep_curves views ring contrastive grads clipping profiler workdir guards curve_axes config_history",
+  "types compat command_line extras lookup rules partial fs tf transfer download trees schedules losses mixup"
+  " views ring contrastive grads clipping profiler workdir guards config_history plots predictions",
   # Labels and names of classes: facts.
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
   # Parts of a run.
@@ -25,8 +25,8 @@ LAYERS = (
   "pretrained embedder pipeline input_pipeline evaluators planning",
   # One run.
   "training",
-  # What a paper computes; what a run would cost.
-  "train trainers planning.trace planning.costs planning.advice planning.report",
+  # What a paper computes; many runs; what a run would cost.
+  "train trainers sweeps planning.trace planning.costs planning.advice planning.report",
   "configs benchmarks tools",
 )
 # Modules at old paths, which import what has moved up.

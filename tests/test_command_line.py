@@ -64,6 +64,8 @@ def test_tools_are_commands():
   """What others import lies elsewhere: benchmarks, datasets, models, ..."""
   files = (ROOT / "big_vision/tools").glob("[a-z]*.py")
   assert sorted(f"big_vision.tools.{p.stem}" for p in files) == TOOLS
+  folders = {p.parent for p in (ROOT / "big_vision/tools").glob("*/*.py")}
+  assert all((folder / "__main__.py").exists() for folder in folders)
 
 
 @pytest.mark.parametrize("module", COMMANDS)

@@ -1,7 +1,7 @@
 """Every command and every key of README, docs, notebooks and docstrings is real.
 
-Commands are parsed: module, config with its argument, flags. Those that need no
-network and little time are run by the tests of their modules.
+Commands are parsed: module, config with its argument, flags. Those of README and docs
+that need no network are run by `test_documented_runs.py`.
 """
 
 import argparse

@@ -60,7 +60,7 @@ def library() -> types.ModuleType:
   except ImportError as e:
     raise ValueError(
       "config.input.data.name='bv:hf' needs the package `datasets`: pip install "
-      "datasets"
+      "datasets, or 'big_vision[data]'."
     ) from e
   return datasets
 

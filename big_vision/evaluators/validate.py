@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import Any
 
 from big_vision import devices as bv_devices
-from big_vision import lookup, losses, schedules
+from big_vision import extras, lookup, losses, schedules
 from big_vision.evaluators import build
 from big_vision.pipeline import evaluation
 from big_vision.types import ConfigLike, Devices
@@ -137,6 +137,8 @@ def _data_sources(cfg: dict[str, Any]) -> list[tuple[str, Any]]:
 
 def _text(e: Exception) -> str:
   """Returns the message of an exception, a KeyError's without quotes."""
+  if advice := extras.advice(e):
+    return advice
   text = str(e.args[0]) if isinstance(e, KeyError) and e.args else str(e)
   known = isinstance(e, ValueError)  # Written for users already.
   return text if known and text else f"{type(e).__name__}: {text}"

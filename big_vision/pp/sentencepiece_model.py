@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from big_vision import download, fs, lookup
+from big_vision import download, extras, fs, lookup
 
 _PACKAGE = pathlib.Path(__file__).parent
 _T5 = "gs://t5-data/vocabs"
@@ -63,8 +63,8 @@ def processor(model_bytes: bytes) -> Any:
   Returns:
     `sentencepiece.SentencePieceProcessor`.
   """
-  import sentencepiece  # Needed only to tokenize.
-
+  # Here, since it is needed only to tokenize.
+  sentencepiece = extras.load("sentencepiece")
   return sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
 
 

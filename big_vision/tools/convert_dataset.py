@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     "--num_workers", type=int, default=os.cpu_count(), help="Shards at a time."
   )
   args = parser.parse_args(argv)
-  from big_vision.datasets import conversion
-
   with user_errors.one_line():
+    from big_vision.datasets import conversion
+
     for name in args.names:
       folder = conversion.convert(
         name,

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from big_vision import command_line
-from big_vision.tools.predictions import files, rows
+from big_vision.predictions import files, rows
 
 BATCH_SIZE = 64
 
@@ -232,11 +232,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   except BrokenPipeError:  # Of `| head`.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-  except (ValueError, KeyError, OSError) as e:
+  except (ValueError, KeyError, OSError, ModuleNotFoundError) as e:
     from big_vision.training import user_errors
 
     if args.debug or (
-      isinstance(e, KeyError) and not user_errors.is_of_user(e)
+      isinstance(e, (KeyError, ImportError)) and not user_errors.is_of_user(e)
     ):
       raise
     print(f"Error: {user_errors.message(e)}", file=sys.stderr)

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   # Here, since these need jax, which takes seconds.
   from big_vision import lookup
-  from big_vision.tools.sweeps import runs
+  from big_vision.sweeps import runs
 
   try:
     return runs.sweep(args, changes)

@@ -17,7 +17,7 @@ import string
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-from big_vision import command_line, fs
+from big_vision import command_line, extras, fs
 
 _REQUIRED = string.ascii_letters + string.digits + string.punctuation
 
@@ -69,10 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = train(
       texts, args.vocab_size, type=args.type, normalization=args.normalization
     )
-  except (ValueError, FileNotFoundError) as e:
+  except (ValueError, FileNotFoundError, ModuleNotFoundError) as e:
     if args.debug:
       raise
-    print(e, file=sys.stderr)
+    from big_vision.training import user_errors
+
+    print(f"Error: {user_errors.message(e)}", file=sys.stderr)
     return 1
   with fs.open(args.out, "wb") as f:
     f.write(model)
@@ -156,8 +158,7 @@ def train(
   Raises:
     ValueError: there are no texts, or sentencepiece refuses the options.
   """
-  import sentencepiece
-
+  sentencepiece = extras.load("sentencepiece")
   texts = [t for t in texts if t.strip()]
   if not texts:
     raise ValueError("There are no texts to train on.")

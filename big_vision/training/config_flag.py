@@ -95,7 +95,7 @@ class _Parser(config_flags.ConfigFileFlagParser):
     except OSError as e:
       _stop_if_said(flag, e.__cause__ or e)
       raise
-    except (AssertionError, KeyError) as e:
+    except (AssertionError, KeyError, ModuleNotFoundError) as e:
       _stop_if_said(flag, e)
       _stop_if_key(flag, e)
       raise

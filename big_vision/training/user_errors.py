@@ -9,16 +9,11 @@ from collections.abc import Iterator
 from absl import logging
 
 import big_vision
-from big_vision import command_line, lookup
+from big_vision import command_line, extras, lookup
 
 # Of what a user supplies if a statement of this package raises it; from
 # anywhere else it may as well be a mistake in code, which needs its traceback.
 _OF_THE_USER = (ValueError, FileNotFoundError)
-# What `pip install big_vision` alone leaves out; the extra `data` has it.
-_EXTRA = (
-  "PIL", "datasets", "sentencepiece", "sklearn", "tensorflow",
-  "tensorflow_datasets",
-)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -55,7 +50,7 @@ def is_of_user(error: BaseException) -> bool:
     without enough memory, and for a ValueError, a missing file, or a KeyError with
     a sentence that a statement of this package raised.
   """
-  if isinstance(error, lookup.ConfigError) or _missing(error):
+  if isinstance(error, lookup.ConfigError) or extras.advice(error):
     return True
   if _out_of_memory(error):
     return True
@@ -85,13 +80,6 @@ def raised_here(error: BaseException) -> bool:
   return stated or isinstance(error, OSError)
 
 
-def _missing(error: BaseException) -> str | None:
-  """Returns the name of an optional package that is not installed."""
-  if isinstance(error, ModuleNotFoundError) and error.name in _EXTRA:
-    return error.name
-  return None
-
-
 def _out_of_memory(error: BaseException) -> bool:
   """Tells whether XLA found no memory for a program or an array."""
   of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
@@ -107,12 +95,8 @@ def message(error: BaseException) -> str:
   Returns:
     Its text, without line breaks; its class if it has none.
   """
-  missing = _missing(error)
-  if missing:
-    return (
-      f"{missing} is not installed: pip install 'big_vision[data]', or use "
-      "setup.sh."
-    )
+  if advice := extras.advice(error):
+    return advice
   if _out_of_memory(error):
     said = str(error).splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2]
     return (

@@ -13,8 +13,8 @@ import pytest
 
 import trained_run
 from big_vision import pretrained
+from big_vision.predictions import files
 from big_vision.tools import predict
-from big_vision.tools.predictions import files
 
 pytestmark = [pytest.mark.tf, pytest.mark.usefixtures("quick_compilation")]
 

@@ -34,7 +34,7 @@ def load_arrays() -> tuple[np.ndarray, np.ndarray]:
   except ImportError as e:
     raise ImportError(
       "The dataset 'digits' is read from scikit-learn, which is not installed. "
-      "Install it with: pip install scikit-learn"
+      "Install it with: pip install scikit-learn, or 'big_vision[data]'."
     ) from e
   digits = sklearn_datasets.load_digits()
   # Stored as ink counts 0..16.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from big_vision import lookup
-from big_vision.tools.sweeps import trials
+from big_vision.sweeps import trials
 
 
 def test_grids():

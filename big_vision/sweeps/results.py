@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from big_vision import fs, lookup
-from big_vision.tools import plot
-from big_vision.tools.sweeps import jobs
+from big_vision.plots import curves, metric_groups, page
+from big_vision.sweeps import jobs
 from big_vision.training import console
 
 # On the terminal; the other files have all of the metrics.
@@ -60,9 +60,9 @@ def read(job: jobs.Job) -> Row:
   """
   record = job.record() or {}
   step, metrics = None, {}
-  path = fs.join(job.folder, plot.METRICS_FILE)
+  path = fs.join(job.folder, curves.METRICS_FILE)
   if fs.exists(path):
-    series, _ = plot.read_metrics(path)
+    series, _ = curves.read_metrics(path)
     metrics = {name: values[-1] for name, (_, values) in series.items()}
     step = max((steps[-1] for steps, _ in series.values()), default=None)
   return Row(
@@ -99,7 +99,9 @@ def choose_metric(rows: Sequence[Row], wanted: str | None) -> str | None:
         "metric", wanted, shown, "--metric", lookup.ConfigError
       )
     return wanted
-  groups = {title: found for title, found, _ in plot.group_metrics(names)}
+  groups = {
+    title: found for title, found, _ in metric_groups.group_metrics(names)
+  }
   accuracies, losses = (groups.get(k, []) for k in ("Accuracy", "Loss"))
   evaluated = [n for n in losses if "/" in n]
   candidates = [*accuracies, *evaluated, *losses]
@@ -144,7 +146,9 @@ def table(
   names = sorted({name for row in rows for name in row.metrics})
   names = sorted(names, key=lambda n: n != metric)
   if short:
-    groups = plot.group_metrics(n for n in names if not _NO_RESULTS.match(n))
+    groups = metric_groups.group_metrics(
+      n for n in names if not _NO_RESULTS.match(n)
+    )
     main = [n for title, found, shown in groups if shown for n in found]
     names = list(dict.fromkeys([metric, *main] if metric else main))
     names = names[:_MAX_METRICS]
@@ -199,8 +203,8 @@ def write(rows: Sequence[Row], metric: str | None, workdir: str) -> None:
     f.write(out.getvalue())
   measured = [row.folder for row in rows if row.metrics]
   title = f"<section><h2>{html.escape(workdir)}</h2>"
-  top = plot.make_table(*table(rows, metric, short=True))
+  top = page.make_table(*table(rows, metric, short=True))
   top = f'{title}<div class="scroll">{top}</div></section>'
-  page = plot.make_page(plot.read_runs(measured) if measured else [], top)
+  runs = curves.read_runs(measured) if measured else []
   with fs.open(fs.join(workdir, "sweep.html"), "w") as f:
-    f.write(page)
+    f.write(page.make(runs, top))

@@ -13,7 +13,7 @@ import jax
 from absl import flags
 
 from big_vision import fs, lookup, metrics, workdir
-from big_vision.tools.sweeps import jobs, results, trials
+from big_vision.sweeps import jobs, results, trials
 from big_vision.training import config_check, config_flag, flat_config
 
 

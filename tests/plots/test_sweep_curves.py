@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from big_vision import sweep_curves
+from big_vision.plots import curves, metric_groups, sweep_curves
 from big_vision.tools import plot
 
 
@@ -85,15 +85,15 @@ def test_page_and_picture(tmp_path):
   folder.mkdir()
   (folder / "config.json").write_text(json.dumps(config))
   last = {name: values[-1] for name, (_, values) in series.items()}
-  (folder / plot.METRICS_FILE).write_text(json.dumps({"step": 2, **last}))
+  (folder / curves.METRICS_FILE).write_text(json.dumps({"step": 2, **last}))
   assert plot.main([str(folder), "--png", str(tmp_path / "a.png")]) == 0
   assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-  runs = plot.read_runs([str(folder)])
-  assert plot.group_sweeps(runs) == [
+  runs = curves.read_runs([str(folder)])
+  assert metric_groups.group_sweeps(runs) == [
     ("Accuracy by patch size (pixels)", ["val/prec@1"], True,
      "patch size (pixels)"),
     ("Others by patch size (pixels)", ["dist/kind=kl/avg"], False,
      "patch size (pixels)"),
   ]  # fmt: skip
-  page = (folder / "plot.html").read_text()
-  assert '"val/prec@1": [[12, 24, 60], [0.9, 0.8, 0.5]]' in page
+  text = (folder / "plot.html").read_text()
+  assert '"val/prec@1": [[12, 24, 60], [0.9, 0.8, 0.5]]' in text

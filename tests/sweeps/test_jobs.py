@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from big_vision.tools.sweeps import jobs
+from big_vision.sweeps import jobs
 
 
 @pytest.mark.filterwarnings("error")
