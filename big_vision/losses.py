@@ -140,6 +140,84 @@ def sigmoid_xent(
   return jnp.mean(loss) if reduction else loss
 
 
+def _check_targets(name: str, logits: ArrayLike, labels: ArrayLike) -> None:
+  """Refuses targets that would broadcast to a wrong loss."""
+  if np.shape(labels) != np.shape(logits):
+    raise lookup.ConfigError(
+      f"{name}: targets {np.shape(labels)} must have the shape of the model's "
+      f"outputs {np.shape(logits)}: set config.num_classes to the number of "
+      "targets, and end config.input.pp (evaluators: pp_fn) in labels [targets]."
+    )
+
+
+@guards.transfers
+def mse(*, logits: Array, labels: Array, reduction: bool = True) -> Array:
+  """Mean squared error of numbers, the loss of a regression.
+
+  Args:
+    logits: [..., T] float, predictions.
+    labels: [..., T] float, targets, best of mean 0 and variance 1.
+    reduction: whether to average over everything.
+
+  Returns:
+    [] if `reduction`, else [...] per example, the mean over its targets.
+
+  Raises:
+    lookup.ConfigError: labels do not have the shape of logits.
+  """
+  _check_targets("mse", logits, labels)
+  loss = jnp.mean(jnp.square(logits - labels), axis=-1)
+  return jnp.mean(loss) if reduction else loss
+
+
+@guards.transfers
+def mae(*, logits: Array, labels: Array, reduction: bool = True) -> Array:
+  """Mean absolute error of numbers: outliers matter less than with `mse`.
+
+  Args:
+    logits: [..., T] float, predictions.
+    labels: [..., T] float, targets.
+    reduction: whether to average over everything.
+
+  Returns:
+    [] if `reduction`, else [...] per example, the mean over its targets.
+
+  Raises:
+    lookup.ConfigError: labels do not have the shape of logits.
+  """
+  _check_targets("mae", logits, labels)
+  loss = jnp.mean(jnp.abs(logits - labels), axis=-1)
+  return jnp.mean(loss) if reduction else loss
+
+
+@guards.transfers
+def huber(
+  *, logits: Array, labels: Array, reduction: bool = True, delta: float = 1.0
+) -> Array:
+  """Huber loss of numbers: half of `mse` near 0, `mae` in the distance.
+
+  Args:
+    logits: [..., T] float, predictions.
+    labels: [..., T] float, targets.
+    reduction: whether to average over everything.
+    delta: errors up to it are squared, d^2 / 2; beyond, delta * (d - delta / 2).
+
+  Returns:
+    [] if `reduction`, else [...] per example, the mean over its targets.
+
+  Raises:
+    lookup.ConfigError: labels do not have the shape of logits.
+
+  References:
+    Huber 1964, https://doi.org/10.1214/aoms/1177703732.
+  """
+  _check_targets("huber", logits, labels)
+  error = jnp.abs(logits - labels)
+  small = jnp.minimum(error, delta)
+  loss = jnp.mean(0.5 * small**2 + delta * (error - small), axis=-1)
+  return jnp.mean(loss) if reduction else loss
+
+
 @guards.transfers
 def softmax_xent(
   *,

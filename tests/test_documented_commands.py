@@ -125,6 +125,10 @@ def pets(tmp_path):
     (tmp_path / name).mkdir()
     for i in range(10):
       (tmp_path / name / f"{i}.jpg").write_bytes(b"")
+  # And /data/pets.csv.
+  header = "file,tags,age,weight"
+  rows = [f"{tmp_path}/cat/{i}.jpg,cat;sofa,{i},{2 * i}" for i in range(10)]
+  pathlib.Path(f"{tmp_path}.csv").write_text("\n".join([header, *rows]))
   return str(tmp_path)
 
 

@@ -328,3 +328,26 @@ def test_softmax_of_one_class():
 def test_distance_between_different_numbers_of_classes():
   with pytest.raises(lookup.ConfigError, match=r"student's \(2, 3\).*\(2, 1\)"):
     losses.distance(jnp.ones((2, 3)), jnp.ones((2, 1)), "kl")
+
+
+@pytest.mark.parametrize("name", ["mse", "mae", "huber"])
+def test_losses_of_numbers(name):
+  assert losses.get(name) is getattr(losses, name)
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(2, 7, 3)) * 2
+  e = np.abs(x - y)
+  want = dict(mse=e**2, mae=e, huber=np.where(e < 1, e**2 / 2, e - 0.5))[name]
+  kw = dict(logits=jnp.array(x), labels=jnp.array(y))
+  got = getattr(losses, name)(**kw, reduction=False)
+  assert got.shape == (7,)
+  np.testing.assert_allclose(got, want.mean(axis=1), rtol=1e-5)
+  np.testing.assert_allclose(
+    getattr(losses, name)(**kw), want.mean(), rtol=1e-5
+  )
+  with pytest.raises(lookup.ConfigError, match="number of targets"):
+    getattr(losses, name)(**{**kw, "labels": kw["labels"][:, 0]})
+
+
+def test_huber_far_away():
+  kw = dict(logits=jnp.array([[5.0]]), labels=jnp.array([[1.0]]))
+  assert losses.huber(**kw, delta=2.0) == 2.0 * (4.0 - 1.0)

@@ -13,6 +13,10 @@ import ml_collections as mlc
 from big_vision import command_line, lookup
 
 
+class Names(str):
+  """Type of an argument that is several names: `a+b`, or `a,b`."""
+
+
 def parse_arg(
   arg: str | None, lazy: bool = False, **spec: Any
 ) -> mlc.ConfigDict:
@@ -20,7 +24,8 @@ def parse_arg(
 
   `ARG` is a list of `key=value`, separated by commas; `key` alone means
   `key=True`. If it is a single word that is not in the spec, it is the value of
-  the first entry of the spec. Values cannot contain commas.
+  the first entry of the spec. Values cannot contain commas, but words that follow
+  an entry of the type `Names` and are not in the spec belong to it.
 
   Args:
     arg: for example "runlocal,res=128".
@@ -42,10 +47,14 @@ def parse_arg(
   if arg and spec and not set(arg) & set(",=") and arg not in spec:
     arg = f"{next(iter(spec))}={arg}"  # The shorthand.
 
-  given = {}
+  given, last = {}, ""
   for item in filter(None, arg.split(",")):
     key, equals, value = item.partition("=")
+    if not equals and key not in entries and _has_names(entries.get(last)):
+      given[last] += f"+{key}"
+      continue
     given[key] = value if equals else "True"
+    last = key
 
   result = mlc.ConfigDict(type_safe=False)
   for name, (default, convert) in entries.items():
@@ -68,6 +77,11 @@ def parse_arg(
   for name, value in given.items():
     result[name] = autotype(value)
   return result
+
+
+def _has_names(entry: tuple[Any, Callable[[str], Any]] | None) -> bool:
+  """Tells whether an entry of a spec takes several names."""
+  return entry is not None and entry[1] is Names
 
 
 def get_type_with_default(v: Any) -> tuple[Any, Callable[[str], Any]]:

@@ -38,7 +38,7 @@ import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
 from big_vision import lookup
-from big_vision.configs import demo, own_data, own_sources
+from big_vision.configs import demo, own_data, own_labels, own_sources
 from big_vision.configs.common_fewshot import get_fewshot_lsr
 
 
@@ -62,6 +62,7 @@ def get_config(arg: str = "") -> mlc.ConfigDict:
   eval_only(config, config.batch_size, dict(image=image))
   config.evals = dict(fewshot=get_fewshot_lsr())
   _find(config.name)(config)
+  own_labels.refuse(parsed, "few-shot evaluation")
   if own := own_sources.find(parsed):
     config.evals = dict(fewshot=config.evals.fewshot)
     own_data.set_fewshot(config.evals.fewshot, own)

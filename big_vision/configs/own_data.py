@@ -18,6 +18,13 @@ docs/datasets.md:
     whatever its order.
   image, label: the column, key, extension or feature with the image (or its
     path) and with the label.
+  labels: in place of `label`, for pictures that have any number of labels: the
+    column with lists of them (in a CSV file `cat;dog`), or several columns with 0
+    or 1, `labels=cat,dog,bird`. The sources are `csv`, `jsonl` and `hf`.
+  targets: in place of `label`, columns of numbers to predict: `targets=price,age`.
+    From the same sources.
+  normalize: whether targets are learned with mean 0 and variance 1; predictions
+    and metrics have their own units all the same.
   root: the folder that the paths in a CSV or JSON-lines file are relative to, by
     default that of the file.
   num_classes: where the source does not tell it, in tar shards.
@@ -38,11 +45,14 @@ from typing import Any
 import ml_collections as mlc
 
 import big_vision.configs.common as bvcc
-from big_vision.configs import demo, demo_pp, own_sources
+from big_vision.configs import demo, demo_pp, own_labels, own_sources
 from big_vision.configs.own_sources import ARGS, OwnData
 
 # Name of the data in metrics: `val/prec@1`, `a/own_5shot-seed-0`.
 _NAME = "own"
+# By the kind of labels, see `OwnData.kind`.
+_LOSSES = dict(labels="sigmoid_xent", targets="mse")
+_EVALUATORS = dict(labels="multilabel", targets="regression")
 
 
 def split_arg(arg: Any) -> tuple[Any, mlc.ConfigDict]:
@@ -56,11 +66,14 @@ def split_arg(arg: Any) -> tuple[Any, mlc.ConfigDict]:
   """
   if not isinstance(arg, str):
     return arg, bvcc.parse_arg("", **ARGS)
-  is_own = lambda word: word.partition("=")[0] in ARGS and "=" in word
-  words = arg.split(",")
-  own = ",".join(filter(is_own, words))
-  rest = ",".join(word for word in words if not is_own(word))
-  return rest, bvcc.parse_arg(own, **ARGS)
+  own, rest, several = [], [], False
+  for word in arg.split(","):
+    key, equals, _ = word.partition("=")
+    if equals and key in ARGS:
+      several = key in ("labels", "targets")
+    mine = (equals and key in ARGS) or (several and not equals)
+    (own if mine else rest).append(word)
+  return ",".join(rest), bvcc.parse_arg(",".join(own), **ARGS)
 
 
 def apply(
@@ -72,7 +85,9 @@ def apply(
 ) -> OwnData | None:
   """Makes a config train and evaluate on the data of the arguments, in place.
 
-  Labels, evaluators and few-shot evaluation become those of the data. The batch
+  Labels, evaluators and few-shot evaluation become those of the data; several
+  labels are learned with `sigmoid_xent`, targets with `mse`, and neither has
+  few-shot evaluation. The batch
   becomes no larger than the training data; warm-up and intervals at most a tenth
   of the run.
 
@@ -89,13 +104,19 @@ def apply(
   Raises:
     ValueError: see `own_sources.find`.
   """
+  if own_labels.kind_of(arg) != "label" and "student_name" in config:
+    own_labels.refuse(arg, "a distillation")
   own = own_sources.find(arg)
   if own is None:
     return None
   with config.ignore_type():
     config.num_classes = own.num_classes
+    if own.kind != "label":
+      config.loss = _LOSSES[own.kind]
     if "init_head_bias" in config:
       config.init_head_bias = -math.log(own.num_classes)
+      if own.kind == "targets":
+        config.init_head_bias = 0.0
     batch_size = own_sources.fit_batch(config.input.batch_size, own.num_train)
     for key in per_batch:
       config[key] *= batch_size / config.input.batch_size
@@ -126,8 +147,12 @@ def _adapt(pp, own):
   from big_vision.pp import builder  # The TensorFlow wing.
 
   ops = [demo_pp.Op(section) for section in builder.split_pipeline(pp)]
-  for op in ops:
+  for i, op in enumerate(ops):
     if op.name != "onehot":
+      continue
+    if own.kind == "targets":
+      key = op.get("key_result") or op.get("key", "labels")
+      ops[i] = demo_pp.Op(_targets_op(own, key))
       continue
     smoothing = op.get("off", 0.0) * op.get("depth")
     op.set("key_result", op.get("key_result") or op.get("key", "labels"))
@@ -140,6 +165,14 @@ def _adapt(pp, own):
   return own.pp + "|".join(map(str, ops))
 
 
+def _targets_op(own, key):
+  """Returns the op that makes the entry `key` of the targets."""
+  if own.mean is None:
+    return f'copy("targets", "{key}")'
+  mean, std = list(own.mean), list(own.std)
+  return f'standardize({mean}, {std}, inkey="targets", outkey="{key}")'
+
+
 def _set_evals(config, own):
   """Keeps one evaluator of each kind, on own data."""
   evals = dict(config.get("evals") or {})
@@ -149,7 +182,7 @@ def _set_evals(config, own):
   for name in by_val:
     cfg = evals[name]
     cfg = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
-    if cfg.get("type") == "fewshot_lsr":
+    if cfg.get("type") == "fewshot_lsr" and own.kind == "label":
       set_fewshot(cfg, own)
       config.evals[name] = cfg
     if "data" not in cfg or "label_mapping" in cfg:
@@ -164,6 +197,8 @@ def _set_evals(config, own):
       continue
     found.add(key)
     cfg["pp_fn"] = _adapt(cfg["pp_fn"], own)
+    if own.kind != "label" and cfg.get("type") == "classification":
+      cfg["type"], cfg["loss_name"] = _EVALUATORS[own.kind], config.loss
     if "distances" in cfg:  # Of distillation; some are of the k best classes.
       fits = lambda d: d.get("k", 1) <= own.num_classes
       cfg["distances"] = tuple(filter(fits, cfg["distances"]))
@@ -171,7 +206,9 @@ def _set_evals(config, own):
       new = re.sub("(?<![a-z])(val|test|train)(?![a-z])", split, name)
       new = new if new != name or split == "val" else f"{name}_{split}"
       config.evals[new] = {**cfg, "data": data}
-  if "fewshot" in config:
+      if cfg.get("type") == "multilabel":
+        config.evals[new].per_class = f"{{workdir}}/{new}_per_class.csv"
+  if "fewshot" in config and own.kind == "label":
     set_fewshot(config.fewshot, own)
 
 

@@ -6,6 +6,7 @@ describes the arguments and changes configs.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import re
@@ -13,7 +14,9 @@ from typing import Any
 
 from absl import logging
 
+import big_vision.configs.common as bvcc
 from big_vision import fs, lookup
+from big_vision.configs import own_labels
 
 SOURCES = ("folder", "csv", "jsonl", "hf", "tfds", "webdataset")
 ARGS: dict[str, Any] = dict(
@@ -25,6 +28,9 @@ ARGS: dict[str, Any] = dict(
   split_seed=0,
   image="",
   label="",
+  labels=("", bvcc.Names),
+  targets=("", bvcc.Names),
+  normalize=True,
   root="",
   num_classes=0,
 )
@@ -42,9 +48,12 @@ class OwnData:
   Attributes:
     train: `config.input.data`.
     held_out: `data` of evaluators by name, "val" and perhaps "test".
-    num_classes: number of classes.
+    num_classes: number of classes, or of targets.
     num_train: number of examples in `train`.
     pp: ops that every preprocessing begins with, empty or ending in "|".
+    kind: "label" if each example has one, "labels" if it has any number of them,
+      "targets" if it has numbers.
+    mean, std: of each target in training; None if they stay as they are.
   """
 
   train: dict[str, Any]
@@ -52,6 +61,9 @@ class OwnData:
   num_classes: int
   num_train: int
   pp: str = ""
+  kind: str = "label"
+  mean: tuple[float, ...] | None = None
+  std: tuple[float, ...] | None = None
 
 
 def find(arg: Any) -> OwnData | None:
@@ -89,19 +101,28 @@ def find(arg: Any) -> OwnData | None:
       f"Config arg val={arg.val!r} should be a percentage or a number of "
       "examples, such as val=10% or val=500."
     )
+  own_labels.check(arg)
   parts = open_splits(arg)
   train, held_out = _choose(arg, list(parts))
   data = {
     name: data_of_split(arg, parts, split)
     for name, split in {"train": train, **held_out}.items()
   }
-  num_classes, num_train = _count(arg, data)
+  mean = std = None
+  if arg.targets:
+    num_train, mean, std = own_labels.measure(arg, data)
+    num_classes = len(mean)
+  else:
+    num_classes, num_train = _count(arg, data)
   return OwnData(
     train=data.pop("train"),
     held_out=data,
     num_classes=num_classes,
     num_train=num_train,
     pp=_copies(arg),
+    kind=own_labels.kind_of(arg),
+    mean=mean if arg.normalize else None,
+    std=std if arg.normalize else None,
   )
 
 
@@ -138,7 +159,8 @@ def open_splits(arg: Any, target: str = "label") -> dict[str, dict[str, Any]]:
 
 def _refuse_without_source(arg):
   """Refuses arguments that would be without effect."""
-  given = [key for key, default in ARGS.items() if arg[key] != default]
+  default = lambda key: bvcc.get_type_with_default(ARGS[key])[0]
+  given = [key for key in ARGS if arg[key] != default(key)]
   if given:
     raise lookup.ConfigError(
       f"Config arg {given[0]}={arg[given[0]]} is about data of your own: add "
@@ -163,20 +185,22 @@ def _open_csv(arg, target):
   data: dict[str, Any] = dict(
     name="bv:folder", path=_root(arg), labels=arg.path
   )
-  features = {"image": arg.image or "file", target: arg[target] or target}
-  rows = text_files.read_table(
-    arg.path, (features["image"],), "input.data.labels"
-  )
+  features = own_labels.features(arg, "file", target, target)
+  labels = features.get("label")
+  if isinstance(labels, list) and len(labels) == 1:  # Of cells with several.
+    features["label"], data["multi_label"] = labels[0], True
+  image = (str(features["image"]),)
+  rows = text_files.read_table(arg.path, image, "input.data.labels")
   _check_first(arg, [file for _, (file,) in rows[:1]])
   if features != dict(image="file", label="label"):  # The default.
     data["features"] = features
-  return dict.fromkeys(folder.split_names(arg.path) or [_ALL], data)
+  return dict.fromkeys(folder.split_names(arg.path, image) or [_ALL], data)
 
 
 def _open_jsonl(arg, target):
   from big_vision.datasets import jsonl
 
-  keys = {"image": arg.image or "image", target: arg[target] or target}
+  keys = own_labels.features(arg, "image", target, target)
   data: dict[str, Any] = dict(
     name="bv:jsonl", fopen_keys=dict(image=_root(arg))
   )
@@ -187,7 +211,9 @@ def _open_jsonl(arg, target):
     return {name: {**data, "fname": path} for name, (path, *_) in files.items()}
   _check_file(arg)
   data["fname"] = arg.path
-  source = jsonl.DataSource(arg.path)
+  source = jsonl.DataSource(
+    arg.path, features={k: keys[k] for k in keys if k != "image"}
+  )
   if keys["image"] in source.example_spec():
     rows = source.get_tfdata(ordered=True).take(1).as_numpy_iterator()
     _check_first(arg, [row[keys["image"]] for row in rows])
@@ -201,7 +227,7 @@ def _open_hf(arg, target):
   data = dict(
     name="bv:hf",
     path=arg.path,
-    features={"image": arg.image or "image", target: arg[target] or target},
+    features=own_labels.features(arg, "image", target, target),
   )
   names = hf_files.split_names(arg.path)
   # What has one nameless split is called "train".
@@ -349,7 +375,7 @@ def data_of_split(
     Dict for `config.input.data`.
   """
   name = split.partition("[")[0].partition("+")[0].strip()
-  data = dict(parts.get(name) or next(iter(parts.values())))
+  data = copy.deepcopy(parts.get(name) or next(iter(parts.values())))
   if arg.source == "jsonl" and fs.isdir(arg.path):
     split = split.replace(name, _ALL, 1)  # Each file is one.
   if split != _ALL or arg.source == "tfds":
@@ -366,6 +392,8 @@ def _count(arg, data):
   from big_vision.datasets import core
 
   sources = {name: core.get(**kw) for name, kw in data.items()}
+  if arg.source == "jsonl":
+    _refuse_lists(arg, sources["train"])
   texts = [source.labels_as_text() or () for source in sources.values()]
   if any(texts):
     classes = sorted(set().union(*texts))
@@ -379,12 +407,13 @@ def _count(arg, data):
   found = [source.classes_of(feature) for source in sources.values()]
   num = max((c.num for c in found if c is not None), default=0)
   if not num:
+    _refuse_lists(arg, sources["train"])
     raise lookup.ConfigError(
       f"Config arg num_classes: source={arg.source} does not tell how many "
       f"classes {arg.path} has; add num_classes=N."
     )
   num = max(num, arg.num_classes)
-  if num < 2:
+  if num < 2 and not arg.labels:
     names = next((c.names for c in found if c is not None), None)
     raise lookup.ConfigError(
       f"Config arg path: {arg.path} has one class only ({names or '0'}); "
@@ -396,6 +425,16 @@ def _count(arg, data):
     for kw in data.values():  # Of all splits; each of them has a largest.
       kw["num_classes"] = num
   return num, sources["train"].total_examples
+
+
+def _refuse_lists(arg, source):
+  """Refuses lists where there has to be one label."""
+  spec = source.example_spec().get("label")
+  if not arg.labels and spec is not None and spec.shape.rank:
+    name = arg.label or "label"
+    raise lookup.ConfigError(
+      f"Config arg label={name}: examples have lists of labels; write labels={name}."
+    )
 
 
 def _copies(arg):

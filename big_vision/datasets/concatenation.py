@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,6 +45,17 @@ class Concatenation:
     number = int(self._numbers[index])
     place = int(np.searchsorted(self._begins[1:], number, side="right"))
     return self.parts[place], number - int(self._begins[place])
+
+  def pick(self, values: Sequence[Any]) -> list[Any]:
+    """Selects what belongs to the examples.
+
+    Args:
+      values: of all examples of the parts, in order.
+
+    Returns:
+      [N] list.
+    """
+    return [values[i] for i in self._numbers]
 
   def locate_tensor(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Locates an example within a graph.

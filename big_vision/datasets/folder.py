@@ -12,6 +12,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -21,6 +22,7 @@ from big_vision.datasets import (
   bad_examples,
   folder_listing,
   ids,
+  label_sets,
   slices,
   source,
   text_files,
@@ -53,7 +55,10 @@ class DataSource(source.IndexedDataSource):
       `split` names the splits; otherwise they are the folders that files are in.
     features: dict of feature -> column of the CSV file. By default
       `dict(image="file", label="label")`; any others are text, and `label` may
-      be missing.
+      be missing. A list of columns for `label`: each is a class and has 0 or 1;
+      for another feature: numbers, float32 [number of columns].
+    multi_label: whether cells of the column `label` have any number of labels,
+      such as `cat;dog`, see `label_sets.split_cells`.
     num_classes: labels have to be smaller. By default the number of
       classes, if they have names.
 
@@ -70,7 +75,8 @@ class DataSource(source.IndexedDataSource):
     split_seed: int | None = None,
     classes: Sequence[str] | str | None = None,
     labels: str | None = None,
-    features: Mapping[str, str] | None = None,
+    features: Mapping[str, str | Sequence[str]] | None = None,
+    multi_label: bool = False,
     num_classes: int | None = None,
   ):
     if not fs.isdir(path):
@@ -79,13 +85,19 @@ class DataSource(source.IndexedDataSource):
     split = split or slices.ALL
     names = slices.names(split)
     classes = None if classes is None else read_classes(classes)
-    are_ints, self._largest, table = False, -1, None
+    are_ints, self._largest, table, sets = False, -1, None, None
     if labels:
-      table = _read_csv(labels, dict(features or _COLUMNS))
+      table = _read_csv(labels, dict(features or _COLUMNS), multi_label)
       if any(file.startswith("/") for file in table.files):
         table.files[:] = [_absolute(self._root, f) for f in table.files]
         self._root = "/"
-      if table.labels is not None:
+      if table.sets is not None:
+        sets, classes = label_sets.class_numbers(
+          table.sets, table.classes or classes
+        )
+        if classes is None:
+          self._largest = max((max(x, default=-1) for x in sets), default=-1)
+      elif table.labels is not None:
         are_ints = _check_types(table.labels, table.lines, classes, labels)
         if classes is None and not are_ints:
           classes = sorted({label for label in table.labels if label})
@@ -106,13 +118,17 @@ class DataSource(source.IndexedDataSource):
       chosen = _slice(of_split[0], start, stop, split_seed)
       files += [of_split[0][i] for i in chosen]
       targets += [of_split[1][i] for i in chosen]
-    self._texts = {}
+    self._texts, self._numbers, self._sets = {}, {}, None
     if table is not None:
-      column = lambda cells: [cells[row] for row in targets]
+      rows = targets
+      column = lambda cells: [cells[row] for row in rows]
       self._texts = {
         name: tf.constant(column(cells), tf.string)
         for name, cells in table.texts.items()
       }
+      self._numbers = {k: v[rows] for k, v in table.numbers.items()}
+      if sets is not None:
+        self._sets = label_sets.LabelSets(column(sets))
       has_labels = table.labels is not None
       targets = column(table.labels) if has_labels else None
     if num_classes is None and classes is not None:
@@ -120,19 +136,21 @@ class DataSource(source.IndexedDataSource):
     self.classes = classes and [text_files.printable(c) for c in classes]
     self.class_names = self.classes
     self.num_classes = num_classes
-    self._labels, bad = None, {}
-    if targets is not None:
+    self._labels, wrong = None, {}  # Example -> a label that is not one.
+    if self._sets is not None:
+      assert table is not None  # They are from it.
+      texts = column(table.sets)
+      for i, place in self._sets.outside(num_classes).items():
+        wrong[i] = texts[i][place]
+    elif targets is not None:
       self._labels = _ints(targets) if are_ints else _numbers(targets, classes)
-      bad = {
-        int(i): _bad_label(
-          text_files.printable(self._root + files[i]),
-          targets[i],
-          classes,
-          num_classes,
-          labels,
-        )
-        for i in _outside(self._labels, num_classes)
-      }
+      outside = _outside(self._labels, num_classes)
+      wrong = {int(i): targets[i] for i in outside}
+    file_of = lambda i: text_files.printable(self._root + files[i])
+    bad = {
+      i: _bad_label(file_of(i), label, classes, num_classes, labels)
+      for i, label in wrong.items()
+    }
     self._bad = bad_examples.BadExamples(bad)
     # Not in `read`, where AutoGraph would warn that it cannot convert them.
     self._root_bytes = os.fsencode(self._root)
@@ -155,12 +173,19 @@ class DataSource(source.IndexedDataSource):
       return Classes(self._largest + 1)
     return super().classes_of(feature)
 
-  def some_labels(self, num: int) -> list[int] | None:
+  def some_labels(self, num: int) -> list[Any] | None:
     """See the base class."""
-    if self._labels is None:
+    labels = self.values_of("label")
+    if labels is None:
       return None
     picked = source.pairs_of_neighbors(self.total_examples, num)
-    return self._labels[picked].tolist()
+    return [labels[i].tolist() for i in picked]
+
+  def values_of(self, feature: str) -> Any:
+    """See the base class."""
+    if feature != "label":
+      return self._numbers.get(feature)
+    return self._labels if self._sets is None else self._sets
 
   def bad_examples(self) -> list[str]:
     return self._bad.messages
@@ -174,7 +199,8 @@ class DataSource(source.IndexedDataSource):
     Returns:
       dict: `image`, encoded bytes; `label`, int64; `file_name`, the path below
       the folder; `class_name` if classes have names; `tfds_id`, the whole path;
-      `_id`, int32 hash of `file_name`; further `features` of a CSV file.
+      `_id`, int32 hash of `file_name`; further `features` of a CSV file. Of
+      several labels, `label` is int64 [number of labels].
     """
     name = tf.gather(self._names, index)
     example = {
@@ -184,7 +210,11 @@ class DataSource(source.IndexedDataSource):
     }
     for key, texts in self._texts.items():
       example[key] = tf.gather(texts, index)
-    if self._labels is not None:
+    for key, numbers in self._numbers.items():
+      example[key] = tf.gather(numbers, index)
+    if self._sets is not None:
+      example["label"] = self._sets.read(index)
+    elif self._labels is not None:
       example["label"] = tf.gather(self._labels, index)
     example = self._bad.check(index, example)
     if self._labels is not None and self.classes is not None:
@@ -197,17 +227,18 @@ class DataSource(source.IndexedDataSource):
     return {"image": tf.io.read_file(path), **example}
 
 
-def split_names(labels: str) -> list[str]:
+def split_names(labels: str, columns: tuple[str, ...] = ()) -> list[str]:
   """Lists the splits in a CSV file: the values of its column `split`.
 
   Args:
     labels: path of the file.
+    columns: names of others that it has, by which its delimiter is known.
 
   Returns:
     The names in the order of the rows; none without such a column.
   """
-  rows = text_files.read_table(labels, (), "input.data.labels", (_SPLIT,))
-  return list(dict.fromkeys(split for _, (split,) in rows if split))
+  rows = text_files.read_table(labels, columns, "input.data.labels", (_SPLIT,))
+  return list(dict.fromkeys(cells[-1] for _, cells in rows if cells[-1]))
 
 
 def read_classes(
@@ -243,39 +274,71 @@ class _Table:
 
   Attributes:
     files: paths of images.
-    labels: None if there is no such column.
+    labels: None if there is no such column, or if examples have several labels.
+    sets: the labels of each example, None unless it may have several.
+    classes: names of columns that are classes, None if labels are cells.
     splits: names of splits, empty strings where there are none.
     texts: dict of feature -> column.
+    numbers: dict of feature -> float32 [N, number of columns].
     lines: numbers of the lines.
   """
 
   files: list[str]
   labels: list[str] | None
+  sets: list[list[str]] | None
+  classes: list[str] | None
   splits: list[str]
   texts: dict[str, list[str]]
+  numbers: dict[str, np.ndarray]
   lines: list[int]
 
 
-def _read_csv(path, features, key="input.data.labels"):
+def _read_csv(path, features, multi_label, key="input.data.labels"):
   """Reads the columns of a CSV file that become features."""
   if "image" not in features:
     raise ValueError(
       f"config.input.data.features={features!r} has to name the column of the "
       "paths as `image`."
     )
-  rows = text_files.read_table(
-    path, tuple(features.values()), key, optional=(_SPLIT,)
-  )
+  one = {k: v for k, v in features.items() if isinstance(v, str)}
+  several = {k: list(v) for k, v in features.items() if k not in one}
+  names = [*dict.fromkeys([*one.values(), *sum(several.values(), [])])]
+  rows = text_files.read_table(path, tuple(names), key, optional=(_SPLIT,))
   lines = [line for line, _ in rows]
-  columns = {
-    name: [cells[i] for _, cells in rows]
-    for i, name in enumerate([*features, _SPLIT])
+  cells = {
+    name: [row[i] for _, row in rows] for i, name in enumerate([*names, _SPLIT])
   }
-  splits, files = columns.pop(_SPLIT), columns.pop("image")
+  texts = {feature: cells[name] for feature, name in one.items()}
+  files = texts.pop("image")
   for line, file in zip(lines, files, strict=True):
     if not file:
       raise ValueError(f"config.{key}: line {line} of {path} has no file.")
-  return _Table(files, columns.pop("label", None), splits, columns, lines)
+  labels, sets = texts.pop("label", None), None
+  where = lambda i: f"line {lines[i]} of {path}"
+  classes = several.pop("label", None)
+  if multi_label and labels is not None and label_sets.is_yes_or_no(labels):
+    classes = [one["label"]]
+  if classes is not None:
+    columns = [label_sets.yes_or_no(cells[c], c, where) for c in classes]
+    sets = [
+      [classes[i] for i in of_one] for of_one in label_sets.sets_of(columns)
+    ]
+  elif multi_label and labels is not None:
+    sets = label_sets.split_cells(labels)
+  numbers = {
+    feature: label_sets.numbers({c: cells[c] for c in columns}, where)
+    for feature, columns in several.items()
+  }
+  return _Table(
+    files=files,
+    labels=labels if sets is None else None,
+    sets=sets,
+    classes=classes,
+    splits=cells[_SPLIT],
+    texts=texts,
+    numbers=numbers,
+    lines=lines,
+  )
 
 
 def _absolute(root, file):

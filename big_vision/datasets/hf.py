@@ -21,6 +21,7 @@ from big_vision.datasets import (
   hf_files,
   hf_types,
   ids,
+  label_sets,
   python_reader,
   slices,
   source,
@@ -46,6 +47,9 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     features: dict of feature -> column ("image" -> "img"); columns of a struct
       are "struct/column". By default all columns under their own names, those
       left out (and logged) that tensors cannot hold.
+      A list of columns for `label`: each is a class and has 0 or 1, unless it is
+      one of lists of labels; for another feature: numbers or lists of numbers,
+      float32 [how many they are].
     classes: names of the classes, where `label` is text: it becomes the position
       in them.
     num_classes: values of `label` have to be smaller. Columns of the type
@@ -64,7 +68,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     split_seed: int | None = None,
     config: str | None = None,
     revision: str | None = None,
-    features: Mapping[str, str] | Sequence[str] | None = None,
+    features: Mapping[str, str | Sequence[str]] | Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     num_classes: int | None = None,
     cache_dir: str | None = None,
@@ -86,8 +90,23 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
         f"config.input.data.path: no file of {path!r} can be used. "
         f"{files[0].problem}"
       )
-    self._columns = _choose(hf_types.columns(table.schema), features)
-    if classes is not None:
+    known = hf_types.columns(table.schema)
+    several = {}
+    if isinstance(features, Mapping):
+      several = {k: v for k, v in features.items() if not isinstance(v, str)}
+      features = {k: v for k, v in features.items() if isinstance(v, str)}
+    self._columns = _choose(known, features)
+    self._sets, self._numbers = None, {}
+    for feature, names in several.items():
+      columns = list(_choose(known, names).values())
+      if feature == "label":
+        self._read_sets(columns, path, classes, num_classes)
+      else:
+        every = {c.name: self._every(c) for c in columns}
+        found = label_sets.numbers(every, lambda i: f"row {i} of {path}")
+        picked = np.array(self._rows.pick(list(found)))
+        self._numbers[feature] = picked
+    if classes is not None and self._sets is None:
       self._columns["label"] = hf_types.TextLabel(
         _text_label(self._columns), classes
       )
@@ -104,12 +123,80 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
       {k: c.name for k, c in self._columns.items()},
     )
 
+  def _every(self, column):
+    """Reads a column of all rows of all files."""
+    values = []
+    for part in self._rows.parts:
+      if part.problem:
+        raise lookup.ConfigError(
+          f"config.input.data: labels in the column {column.name!r} cannot be "
+          f"read. {part.problem}"
+        )
+      values += column.values(part.table).to_pylist()
+    return values
+
+  def _read_sets(self, columns, path, classes, num_classes):
+    """Reads the labels of examples that have several, and names their classes."""
+    where = lambda i: f"row {i} of {path}"
+    every = [self._every(column) for column in columns]
+    names, self._found_names = columns[0].names, None
+    if len(columns) == 1 and columns[0].spec.shape.rank == 1:
+      [lists] = every
+      if None in lists:
+        raise lookup.ConfigError(
+          f"config.input.data.features: {columns[0].name!r} in "
+          f"{where(lists.index(None))} is null; [] has no label."
+        )
+      sets, found = label_sets.class_numbers(lists, classes)
+      if columns[0].spec.dtype == tf.string and classes is None:
+        self._found_names = found
+    else:
+      found = [column.name for column in columns]
+      flags = [
+        label_sets.yes_or_no(values, name, where)
+        for values, name in zip(every, found, strict=True)
+      ]
+      sets = label_sets.sets_of(flags)
+    names = names or found
+    num = num_classes or columns[0].num_classes
+    num = len(names) if names else num
+    for i, place in label_sets.LabelSets(sets).outside(num).items():
+      label = every[0][i][place]
+      raise lookup.ConfigError(
+        f"config.input.data: the label {label!r} of {where(i)} is none of the "
+        f"{num or ''} classes."
+      )
+    largest = max((max(labels, default=-1) for labels in sets), default=-1)
+    self._classes = Classes(num or largest + 1, tuple(names) if names else None)
+    self._sets = label_sets.LabelSets(self._rows.pick(sets))
+
   @property
   def total_examples(self) -> int:
     return len(self._rows)
 
+  def values_of(self, feature: str) -> Any:
+    """See the base class."""
+    if feature == "label" and self._sets is not None:
+      return self._sets
+    column = self._columns.get(feature)
+    if column is None:
+      return self._numbers.get(feature)
+    usable = not any(part.problem for part in self._rows.parts)
+    if column.spec.dtype == tf.string or not usable or self._bad.messages:
+      return None
+    every = self._every(column)
+    if isinstance(column, hf_types.TextLabel):
+      every = [column.number(value) for value in every]
+    values = self._rows.pick(every)
+    if any(value is None for value in values):
+      return None
+    is_list = column.spec.shape.rank == 1
+    return label_sets.LabelSets(values) if is_list else np.array(values)
+
   def labels_as_text(self) -> list[str] | None:
     """See the base class. Of all files."""
+    if self._sets is not None:
+      return self._found_names
     column = self._columns.get("label")
     if column is None or not column.is_text:
       return None
@@ -117,6 +204,9 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
 
   def some_labels(self, num: int) -> list[Any] | None:
     """See the base class."""
+    if self._sets is not None:
+      picked = source.pairs_of_neighbors(self.total_examples, num)
+      return [self._sets[i].tolist() for i in picked]
     column, labels = self._columns.get("label"), []
     if column is None or self._bad.messages:
       return None
@@ -145,6 +235,8 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
 
   def classes_of(self, feature: str) -> Classes | None:
     """See the base class. Of other integers than ClassLabel: the largest."""
+    if feature == "label" and self._sets is not None:
+      return self._classes
     column = self._columns.get(feature)
     if column is None:
       return None
@@ -173,6 +265,10 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
     index = self._bad.check(index, {"index": index})["index"]
     *values, tfds_id = python_reader.unpack(fetched)
     example = dict(zip(self._columns, values, strict=True))
+    for feature, numbers in self._numbers.items():
+      example[feature] = tf.gather(numbers, index)
+    if self._sets is not None:
+      example["label"] = self._sets.read(index)
     file, row = self._rows.locate_tensor(index)
     file_name = tf.gather([f.name for f in self._rows.parts], file)
     name = tf.strings.join([file_name, ":", tf.strings.as_string(row)])

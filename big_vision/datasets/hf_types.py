@@ -113,7 +113,7 @@ class Column:
     """
     found = set()
     for table in tables:
-      found.update(self._values(table).unique().to_pylist())
+      found.update(self.values(table).unique().to_pylist())
     return sorted(x for x in found if x is not None)
 
   def largest(self, tables: Iterable[Any]) -> int | None:
@@ -129,7 +129,7 @@ class Column:
 
     if self.spec.shape.rank or not self.spec.dtype.is_integer:
       return None
-    found = [pc.max(self._values(table)).as_py() for table in tables]
+    found = [pc.max(self.values(table)).as_py() for table in tables]
     return max((x for x in found if x is not None), default=None)
 
   def bad_labels(self, table: Any) -> list[tuple[int, int]]:
@@ -146,13 +146,20 @@ class Column:
     is_int = self.spec.dtype.is_integer and not self.spec.shape.rank
     if self.num_classes is None or not is_int:
       return []
-    values = self._values(table)
+    values = self.values(table)
     bad = pc.or_(pc.less(values, 0), pc.greater_equal(values, self.num_classes))
     rows = pc.indices_nonzero(pc.fill_null(bad, False)).to_pylist()
     return [(row, values[row].as_py()) for row in rows]
 
-  def _values(self, table):
-    """Returns the column of a table."""
+  def values(self, table: Any) -> Any:
+    """Returns the column of a table.
+
+    Args:
+      table: pyarrow.Table.
+
+    Returns:
+      pyarrow.ChunkedArray.
+    """
     import pyarrow.compute as pc
 
     column = table.column(self._path[0])
@@ -179,12 +186,16 @@ class TextLabel(Column):
   def read(self, table: Any, row: int, where: str) -> tuple[Any, str | None]:
     """See the base class."""
     value, _ = self._column.read(table, row, where)
-    if value.decode() not in self._numbers:
+    if self.number(value.decode()) < 0:
       raise ValueError(
         f"{self.name!r} of {where} is {value.decode()!r}, which is none of the "
         f"{self.num_classes} classes."
       )
-    return np.int64(self._numbers[value.decode()]), None
+    return np.int64(self.number(value.decode())), None
+
+  def number(self, name: str | None) -> int:
+    """Returns the label of a class, -1 of what is none."""
+    return -1 if name is None else self._numbers.get(name, -1)
 
   def bad_labels(self, table: Any) -> list[tuple[int, int]]:
     """See the base class: texts that are not classes fail when they are read."""

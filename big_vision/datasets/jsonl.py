@@ -1,12 +1,14 @@
 """JSON-lines files as a data source: one flat JSON object per line.
 
-Values may be paths or URLs of files; their bytes then take their place.
+Values may be paths or URLs of files; their bytes then take their place. Labels
+may be lists, of examples that have several.
 """
 
 from __future__ import annotations
 
 import collections
 import concurrent.futures
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -15,13 +17,13 @@ import jax
 import numpy as np
 
 from big_vision import fs, lookup
-from big_vision.datasets import bad_examples, slices, source
+from big_vision.datasets import bad_examples, label_sets, slices, source
 from big_vision.datasets.classes import Classes
 from big_vision.download import cached_download
 from big_vision.tf import tf
 
 _TYPES = {bool: np.bool_, int: np.int32, float: np.float32, str: object}
-_NUMBER = "_number"  # Of a row, where some rows are wrong.
+_NUMBER = "_number"  # Of a row, where more is known of it than its columns.
 _NUM_DOWNLOADS = 100  # In parallel.
 _SPLIT = "split"  # Key of the name of a row's split.
 
@@ -35,7 +37,11 @@ class DataSource(source.DataSource):
       "train[:90%]"; "all" are all rows.
     split_seed: slices are taken after shuffling by this seed, see
       `slices.positions`.
-    features: dict of feature -> key, for values under a further name.
+    features: dict of feature -> key, for values under a further name. The values
+      of `label` may be lists of labels. A list of keys for `label`: each is a
+      class and has 0 or 1, unless it is one with lists; for another feature:
+      numbers or lists of numbers, float32 [how many they are]. Where it is given,
+      lists and objects of other keys are left out.
     fopen_keys: keys whose value is a path; the bytes of that file replace it.
       A dict gives the folder that the paths of each key are relative to.
     download_keys: those of `fopen_keys` that hold URLs.
@@ -51,13 +57,15 @@ class DataSource(source.DataSource):
     AssertionError: a download key is not in `fopen_keys`.
   """
 
+  can_read_by_index = True
+
   def __init__(
     self,
     fname: str,
     split: str | None = None,
     *,
     split_seed: int | None = None,
-    features: Mapping[str, str] | None = None,
+    features: Mapping[str, str | Sequence[str]] | None = None,
     fopen_keys: Iterable[str] | Mapping[str, str] = (),
     download_keys: Iterable[str] = (),
     start: int | None = 0,
@@ -73,23 +81,36 @@ class DataSource(source.DataSource):
       f"data.download_keys={sorted(self._download_keys)} must all be in "
       f"data.fopen_keys={sorted(self._folders)}"
     )
-    self._all = _read_columns(fname, start or 0, stop or float("inf"))
-    for feature, key in (features or {}).items():
-      if key not in self._all:
-        raise lookup.unknown("key", key, self._all, "input.data.features")
-      self._all[feature] = self._all[key]
-    if classes is not None:
+    where = lambda i: f"line {i + (start or 0)} of {fname}"
+    self._all, lists, of_columns = _read_features(
+      fname, start or 0, stop or float("inf"), features or {}, where
+    )
+    sets, self._names = None, None
+    if lists is not None:
+      sets, names = _label_sets(lists, of_columns or classes, fname)
+      if not (of_columns or classes or label_sets.is_vectors(lists)):
+        self._names = names  # For `labels_as_text`.
+      classes = names
+      largest = max((max(labels, default=-1) for labels in sets), default=-1)
+      self._all_sets = Classes(largest + 1) if largest >= 0 else None
+    elif classes is not None:
       self._all["label"] = _numbers(self._all.get("label"), classes, fname)
+    if classes is not None:
       num_classes, self.class_names = len(classes), list(classes)
     self.num_classes = num_classes
     rows = _rows_of_split(self._all, split or slices.ALL, split_seed)
     self._columns = {k: v[rows] for k, v in self._all.items()}
-    labels = self._columns.get("label", np.zeros([0]))
+    self._sets = None
+    if sets is not None:
+      self._sets = label_sets.LabelSets([sets[i] for i in rows])
+      outside = self._sets.outside(num_classes).items()
+      wrong = {i: int(self._sets[i][place]) for i, place in outside}
+    else:
+      labels = self._columns.get("label", np.zeros([0]))
+      wrong = dict(enumerate(labels.tolist() if num_classes else ()))
     messages = {
-      i: bad_examples.label_message(
-        label, num_classes, f"line {rows[i] + (start or 0)} of {fname}"
-      )
-      for i, label in enumerate(labels.tolist() if num_classes else ())
+      i: bad_examples.label_message(label, num_classes, where(rows[i]))
+      for i, label in wrong.items()
     }
     self._bad = bad_examples.BadExamples(
       {i: m for i, m in messages.items() if m}
@@ -117,17 +138,24 @@ class DataSource(source.DataSource):
     if not ordered:
       indices = np.random.default_rng(0).permutation(indices)
     ds = self._rows(indices)
-    if self._folders or self._bad.messages:
+    if self._must_complete:
       ds = ds.map(self._complete, tf.data.AUTOTUNE)
     return ds
 
   def some_labels(self, num: int) -> list[Any] | None:
     """See the base class."""
-    labels = self._columns.get("label")
+    labels = self.values_of("label")
     if labels is None:
       return None
     picked = source.pairs_of_neighbors(self.total_examples, num)
-    return labels[picked].tolist()
+    return [np.asarray(labels[i]).tolist() for i in picked]
+
+  def values_of(self, feature: str) -> Any:
+    """See the base class."""
+    if feature == "label" and self._sets is not None:
+      return self._sets
+    values = self._columns.get(feature)
+    return None if values is None or values.dtype == object else values
 
   def bad_examples(self) -> list[str]:
     return self._bad.messages
@@ -137,6 +165,8 @@ class DataSource(source.DataSource):
     values = self._all.get(feature)
     if feature == "label" and self.num_classes is not None:
       return super().classes_of(feature)
+    if feature == "label" and self._sets is not None:
+      return self._all_sets
     if values is None or values.dtype.kind not in "ib" or values.max() < 0:
       return None
     return Classes(int(values.max()) + 1)
@@ -145,7 +175,7 @@ class DataSource(source.DataSource):
     """See the base class. Of all rows."""
     labels = self._all.get("label")
     if labels is None or labels.dtype != object:
-      return None
+      return self._names
     return sorted(set(labels))
 
   def split_names(self) -> list[str]:
@@ -154,10 +184,27 @@ class DataSource(source.DataSource):
 
   def example_spec(self) -> dict[str, tf.TensorSpec]:
     """See the base class."""
-    return {
-      k: tf.TensorSpec([], tf.string if v.dtype == object else v.dtype)
+    spec = {
+      k: tf.TensorSpec(v.shape[1:], tf.string if v.dtype == object else v.dtype)
       for k, v in self._columns.items()
     }
+    if self._sets is not None:
+      spec["label"] = tf.TensorSpec([None], tf.int64)
+    return spec
+
+  def read(self, index: tf.Tensor) -> source.Example:
+    """Reads an example by its number, as sources with random access do.
+
+    Training does not, unless it balances classes: its order would be another.
+
+    Args:
+      index: int64 scalar.
+
+    Returns:
+      Dict of tensors.
+    """
+    row = {k: tf.gather(v, index) for k, v in self._tensors.items()}
+    return self._complete(row)
 
   def training_order(
     self, order_seed: tf.Tensor | None = None
@@ -167,8 +214,7 @@ class DataSource(source.DataSource):
     """See the base class: files are read by the second return value."""
     del order_seed
     ds = self._rows(np.arange(self.total_examples))
-    needed = self._folders or self._bad.messages
-    return ds, self._complete if needed else None
+    return ds, self._complete if self._must_complete else None
 
   @property
   def total_examples(self) -> int:
@@ -182,8 +228,26 @@ class DataSource(source.DataSource):
     assert n >= num_processes, f"{n} examples for {num_processes} processes"
     return np.array_split(np.arange(n), num_processes)
 
+  @property
+  def _must_complete(self):
+    """Whether rows are more than their columns."""
+    return bool(self._folders or self._bad.messages or self._sets is not None)
+
   def _rows(self, indices):
     """Opens the rows at `indices`, paths instead of files."""
+    return tf.data.Dataset.from_tensor_slices(self._tensors_of(indices))
+
+  @functools.cached_property
+  def _tensors(self):
+    """All rows, of which `read` takes one."""
+    with tf.init_scope():
+      return {
+        k: tf.constant(v)
+        for k, v in self._tensors_of(np.arange(self.total_examples)).items()
+      }
+
+  def _tensors_of(self, indices):
+    """Makes tensors [len(indices), ...] of the columns."""
     columns = {k: v[indices] for k, v in self._columns.items()}
     for key in self._download_keys:
       columns[key] = np.array(_download_all(columns[key]), object)
@@ -191,21 +255,21 @@ class DataSource(source.DataSource):
       if folder and key not in self._download_keys:
         paths = [fs.join(folder, path) for path in columns[key]]
         columns[key] = np.array(paths, object)
-    if self._bad.messages:
+    if self._bad.messages or self._sets is not None:
       columns[_NUMBER] = np.asarray(indices, np.int64)
     # Python strings become UTF-8.
-    return tf.data.Dataset.from_tensor_slices(
-      {
-        k: tf.constant(list(v), tf.string) if v.dtype == object else v
-        for k, v in columns.items()
-      }
-    )
+    return {
+      k: tf.constant(list(v), tf.string) if v.dtype == object else v
+      for k, v in columns.items()
+    }
 
   def _complete(self, row):
-    """Fails for rows with wrong labels; replaces paths by files' bytes."""
+    """Adds labels, fails for wrong ones; replaces paths by files' bytes."""
     row = dict(row)
     if _NUMBER in row:
       number = row.pop(_NUMBER)
+      if self._sets is not None:
+        row["label"] = self._sets.read(number)
       row = self._bad.check(number, row)
     return {
       k: tf.io.read_file(v) if k in self._folders else v for k, v in row.items()
@@ -252,12 +316,60 @@ def _numbers(labels, classes, fname):
   return np.array([number[label] for label in labels], np.int32)
 
 
+def _label_sets(lists, classes, fname):
+  """Returns (numbers of the labels in lists, names of the classes or None)."""
+  if classes is not None and not label_sets.is_vectors(lists):
+    flat = np.array([x for labels in lists for x in labels], object)
+    _numbers(flat, classes, fname)  # Refuses what is not a class.
+  return label_sets.class_numbers(lists, classes)
+
+
 def _strings(keys):
   return [keys] if isinstance(keys, str) else sorted(keys)
 
 
-def _read_columns(fname, start, stop):
-  """Reads the rows `start <= line < stop`, as arrays by key, with `id`."""
+def _read_features(fname, start, stop, features, where):
+  """Reads the columns and what `features` makes of them.
+
+  Returns:
+    (columns, labels, classes): arrays by feature; lists of labels, None if there
+    is one each; the keys that are classes, or None.
+  """
+  key_of = {"label": "label", **features}
+  used = [[k] if isinstance(k, str) else list(k) for k in key_of.values()]
+  may_be_lists = set(sum(used, []))
+  strict = not features
+  columns, lists = _read_columns(fname, start, stop, may_be_lists, strict)
+  known = {**columns, **lists}
+  for key in sum(used[1:] if "label" not in features else used, []):
+    if key not in known:
+      raise lookup.unknown("key", key, known, "input.data.features")
+  classes = None
+  for feature, key in features.items():
+    if feature == "label" and len(key) == 1 and key[0] in lists:
+      key = key[0]
+    if isinstance(key, str) and (feature == "label" or key in columns):
+      (lists if key in lists else columns)[feature] = known[key]
+    elif feature == "label":
+      classes = list(key)
+      flags = [label_sets.yes_or_no(known[k], k, where) for k in key]
+      sets = label_sets.sets_of(flags)
+      lists["label"] = [[classes[i] for i in labels] for labels in sets]
+    else:
+      given = {k: known[k] for k in ([key] if isinstance(key, str) else key)}
+      columns[feature] = label_sets.numbers(given, where)
+  if "label" in lists:
+    columns.pop("label", None)
+  return columns, lists.get("label"), classes
+
+
+def _read_columns(fname, start, stop, may_be_lists, strict):
+  """Reads the rows `start <= line < stop`, by key, with `id`.
+
+  Returns:
+    (arrays, lists): columns of single values and, of keys that may have them, of
+    lists.
+  """
   rows = []  # (line number, row)
   blank = None  # Line number of the first of the blank lines just read.
   with fs.open(fname, "rb") as f:
@@ -270,7 +382,8 @@ def _read_columns(fname, start, stop):
         continue
       if blank is not None:
         raise ValueError(f"Invalid JSON in line {blank} of {fname}: blank line")
-      rows.append((i, _parse(_decode(line, i, fname), i, fname)))
+      row = _parse(_decode(line, i, fname), i, fname, may_be_lists, strict)
+      rows.append((i, row))
   if not rows:
     raise ValueError(
       f"No rows in {fname} from data.start={start} to data.stop={stop}"
@@ -280,9 +393,14 @@ def _read_columns(fname, start, stop):
   for i, row in rows:
     _check(row, types, f"Line {i} of {fname} differs from line {first_line}:")
   columns = {"id": np.array([str(i) for i in range(len(rows))], object)}
+  lists = {}
   for k, t in types.items():
-    columns[k] = np.array([row[k] for _, row in rows], _TYPES[t])
-  return columns
+    values = [row[k] for _, row in rows]
+    if t is list:
+      lists[k] = values
+    else:
+      columns[k] = np.array(values, _TYPES[t])
+  return columns, lists
 
 
 def _decode(line, i, fname):
@@ -296,15 +414,25 @@ def _decode(line, i, fname):
     ) from None
 
 
-def _parse(line, i, fname):
-  """Parses one line: a dict of scalars."""
+def _parse(line, i, fname, may_be_lists, strict):
+  """Parses one line: a dict of scalars, or of lists of them where they may be.
+
+  Other values are left out unless `strict`.
+  """
   try:
     row = json.loads(line)
   except json.JSONDecodeError as e:
     raise ValueError(f"Invalid JSON in line {i} of {fname}: {e}") from e
   if not isinstance(row, dict):
     raise ValueError(f"Invalid JSON in line {i} of {fname}: not an object")
+  if not strict:
+    nested = lambda k, v: type(v) in (list, dict) and k not in may_be_lists
+    row = {k: v for k, v in row.items() if not nested(k, v)}
+  values = []
   for k, v in row.items():
+    is_list = type(v) is list and k in may_be_lists
+    values += [(k, x) for x in (v if is_list else [v])]
+  for k, v in values:
     if type(v) not in _TYPES:
       raise ValueError(
         f"Invalid JSON in line {i} of {fname}: {k!r} must be a string, number "

@@ -26,6 +26,7 @@ class DataSource:
   Attributes:
     random_access: whether `read(index)` reads any example by its number, see
       `IndexedDataSource`.
+    can_read_by_index: whether it does so although training reads it in order.
     bytes_per_example: mean size of a raw example in memory, None if unknown.
     block_size: how many examples are read at a time, by their numbers.
     class_names: names of the classes of `label` in the order of the labels,
@@ -34,6 +35,7 @@ class DataSource:
   """
 
   random_access: bool = False
+  can_read_by_index: bool = False
   bytes_per_example: float | None = None
   block_size: int = 1
   class_names: Sequence[str] | None = None
@@ -89,6 +91,19 @@ class DataSource:
       The labels at `pairs_of_neighbors`; None if they are not at hand.
     """
     del num
+    return None
+
+  def values_of(self, feature: str) -> Any:
+    """Looks up a feature of all examples, without reading their files.
+
+    Args:
+      feature: "label", or one of numbers.
+
+    Returns:
+      Sequence of numbers, or of arrays [number of labels]; or an array [N, T].
+      None if they are not at hand.
+    """
+    del feature
     return None
 
   def labels_as_text(self) -> list[str] | None:
@@ -235,6 +250,7 @@ _OPTIONAL = (
   "bad_examples",
   "find_damage",
   "some_labels",
+  "values_of",
   "labels_as_text",
   "class_names",
   "num_classes",

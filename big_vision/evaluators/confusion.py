@@ -3,7 +3,6 @@
 Shapes: C classes.
 """
 
-import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -50,12 +49,10 @@ class Writer:
     if base is None:
       logging.warning("No confusion matrix: %r needs a workdir.", self._base)
       return
-    if fs.dirname(base):
-      fs.makedirs(fs.dirname(base))
     names = self._names(len(counts))
-    _write_csv(f"{base}.csv", ["label", *names], _rows(names, counts))
+    files.write_csv(f"{base}.csv", ["label", *names], _rows(names, counts))
     header = ["class", "accuracy", "examples", "predicted", "most taken for"]
-    _write_csv(f"{base}_per_class.csv", header, per_class(names, counts))
+    files.write_csv(f"{base}_per_class.csv", header, per_class(names, counts))
     picture = draw(names, counts)
     if picture is not None:
       with fs.open(f"{base}.png", "wb") as f:
@@ -63,12 +60,7 @@ class Writer:
 
   def _names(self, num: int) -> list[str]:
     """Returns the names of the classes, their numbers if they have none."""
-    from big_vision.datasets import core  # The TensorFlow wing.
-
-    names = None
-    if self._data and "name" in self._data:
-      names = core.get(**self._data).class_names
-    return list(names if names and len(names) == num else map(str, range(num)))
+    return files.class_names(self._data, num)
 
 
 def per_class(names: Sequence[str], counts: np.ndarray) -> list[list[Any]]:
@@ -137,12 +129,3 @@ def _rows(names, counts):
 
 def _number(x):
   return f"{x:.6g}"
-
-
-def _write_csv(path, header, rows):
-  text = io.StringIO()
-  table = csv.writer(text, lineterminator="\n")
-  table.writerow(header)
-  table.writerows(rows)
-  with fs.open(path, "w") as f:
-    f.write(text.getvalue())

@@ -1,6 +1,9 @@
 """Writes the files of evaluators: their paths, and parts of many processes."""
 
+import csv
+import io
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -46,6 +49,46 @@ def resolve_outfile(
 def _workdir_flag() -> str | None:
   """Returns the flag `workdir`, None where no program has defined it."""
   return flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
+
+
+def class_names(data: Mapping[str, Any] | None, num: int) -> list[str]:
+  """Names the classes of a dataset.
+
+  Args:
+    data: arguments of `datasets.core.get`.
+    num: number of classes.
+
+  Returns:
+    Their names; their numbers if they have none.
+  """
+  from big_vision.datasets import core  # The TensorFlow wing.
+
+  names = None
+  if data and "name" in data:
+    source = core.get(**data)
+    found = source.classes_of("label")
+    names = source.class_names or (found and found.names)
+  return list(names if names and len(names) == num else map(str, range(num)))
+
+
+def write_csv(
+  path: str, header: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+  """Writes a table, again if it is there.
+
+  Args:
+    path: of the file; its folder is made.
+    header: names of the columns.
+    rows: cells.
+  """
+  text = io.StringIO()
+  table = csv.writer(text, lineterminator="\n")
+  table.writerow(header)
+  table.writerows(rows)
+  if fs.dirname(path):
+    fs.makedirs(fs.dirname(path))
+  with fs.open(path, "w") as f:
+    f.write(text.getvalue())
 
 
 def multiprocess_write_json(outfile: str | None, jobj: Json) -> Json | None:

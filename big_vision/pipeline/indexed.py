@@ -10,7 +10,7 @@ from typing import Any
 from absl import logging
 
 from big_vision.datasets.source import Example, IndexedDataSource
-from big_vision.pipeline import failures, skipping, stream
+from big_vision.pipeline import balance, failures, skipping, stream
 from big_vision.tf import tf
 
 _FETCHES = 4  # Blocks of examples that are read at a time.
@@ -31,6 +31,7 @@ class IndexedStream:
     name: what errors call it.
     seed: of the shuffling.
     shuffle: whether each epoch is another permutation of all examples.
+    balance: which examples the classes have, if they are to come equally often.
     pre_filter_fn, cache_raw, memory_gb, skip_errors: as in `config.input`.
   """
 
@@ -42,6 +43,7 @@ class IndexedStream:
   cache_raw: bool = False
   memory_gb: float | None = None
   skip_errors: bool = False
+  balance: balance.Balance | None = None
 
   @property
   def seekable(self) -> bool:
@@ -90,6 +92,8 @@ class IndexedStream:
     if self.size and not self.pre_filter_fn:
       # Of other hosts' examples not even the index is computed.
       elements = select(stream.positions(start))
+      if self.balance is not None:
+        return self.balance.locate(elements)
       return stream.locate(
         elements, self.size, seed=self.seed, shuffle=self.shuffle
       )

@@ -128,7 +128,10 @@ def locate(stream: Stream, size: int, *, seed: int, shuffle: bool) -> Stream:
 
 
 def permuted(
-  index: tf.Tensor, size: int, seed: int, epoch: tf.Tensor
+  index: tf.Tensor,
+  size: int | tf.Tensor,
+  seed: int | tf.Tensor,
+  epoch: tf.Tensor,
 ) -> tf.Tensor:
   """Permutes range(size), differently in each epoch.
 
@@ -141,8 +144,9 @@ def permuted(
   Returns:
     int64, where `index` goes.
   """
-  seeds = tf.stack([tf.constant(seed, tf.int64), tf.cast(epoch, tf.int64)])
-  last = tf.constant(size - 1, tf.int64)
+  seed = tf.convert_to_tensor(seed, tf.int64)
+  seeds = tf.stack([seed, tf.cast(epoch, tf.int64)])
+  last = tf.convert_to_tensor(size - 1, tf.int64)
   return tf.random.experimental.index_shuffle(index, seeds, last)
 
 

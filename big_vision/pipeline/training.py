@@ -14,7 +14,7 @@ from absl import logging
 from big_vision.datasets import core
 from big_vision.datasets.source import Example, GivenDataSource
 from big_vision.lookup import ConfigError
-from big_vision.pipeline import failures, mixture, order, validate
+from big_vision.pipeline import balance, failures, mixture, order, validate
 from big_vision.pipeline.examples import Examples, Preprocess
 from big_vision.pipeline.indexed import IndexedStream
 from big_vision.pipeline.sequential import SequentialStream
@@ -45,9 +45,10 @@ def training(
       arguments of the data source), `tfdata` (arguments of its `get_tfdata`),
       `pp` (preprocessing string), `prefetch`, and as in `make_for_train`
       `shuffle_buffer_size`, `cache_raw`, `num_parallel_calls`, `pre_filter_fn`,
-      `post_filter_fn`, `pack`, `skip_errors`; `memory_gb`, the memory for raw
-      examples, above which less is cached and shuffled than asked for (8 GB by
-      default, divided among the datasets of a mixture). For such a mixture,
+      `post_filter_fn`, `pack`, `skip_errors`; `balance_classes`, True or the name
+      of a feature: its classes come equally often, see `balance`; `memory_gb`, the
+      memory for raw examples, above which less is cached and shuffled than asked
+      for (8 GB by default, divided among the datasets of a mixture). For such a mixture,
       `data` is a dict of key -> weight, `input_config[key]` holds what belongs
       to each dataset, and `keep_only` (keys of examples), `thread_pool_size`
       are allowed. Sources with random access need no memory: they are shuffled
@@ -175,7 +176,8 @@ def _open_dataset(
     )
   source = core.get(**config.data)
   failures.report_bad_examples(source, name, config.get("skip_errors", False))
-  if not config.get("shuffle_buffer_size") and layout.host == 0:
+  ordered = not (config.get("shuffle_buffer_size") or _balanced(config))
+  if ordered and layout.host == 0:
     _warn_of_order(source, name, key, layout.batch_size)
   preprocess_fn = builder.get_preprocess_fn(
     config.get("pp"), log_data=key or True
@@ -195,6 +197,11 @@ def _open_dataset(
     pack=config.get("pack"),
     skip_errors=config.get("skip_errors", False),
   )
+
+
+def _balanced(config):
+  """Tells whether classes are to come equally often."""
+  return bool(config.get("balance_classes"))
 
 
 def _warn_of_order(source, name, key, batch_size):
@@ -234,8 +241,23 @@ def _make_stream(
     skip_errors=config.get("skip_errors", False),
   )
   size = config.get("shuffle_buffer_size")
+  shuffle = order.is_shuffled(size)
+  if _balanced(config):
+    where = f"input.{key}.balance_classes" if key else "input.balance_classes"
+    if options["pre_filter_fn"]:
+      raise ConfigError(
+        f"config.{where} does not go with pre_filter_fn: leave one of them out."
+      )
+    balanced = balance.make(
+      source,
+      config.balance_classes,
+      where,
+      seed=options["seed"],
+      shuffle=shuffle,
+    )
+    return IndexedStream(source, balance=balanced, **options)
   if source.random_access:
-    return IndexedStream(source, shuffle=order.is_shuffled(size), **options)
+    return IndexedStream(source, shuffle=shuffle, **options)
   tfdata = config.get("tfdata", mlc.ConfigDict()).to_dict()
   return SequentialStream(
     source, tfdata=tfdata, shuffle_buffer_size=size, **options

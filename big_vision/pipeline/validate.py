@@ -25,6 +25,7 @@ PER_DATASET = (
   "pack",
   "skip_errors",
   "memory_gb",
+  "balance_classes",
 )
 _DATASET_KEYS = ("data", "tfdata", "pp", *PER_DATASET)
 _BATCH_KEYS = ("batch_size", "prefetch")

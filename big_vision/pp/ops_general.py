@@ -57,6 +57,29 @@ def get_value_range(
   return value_range
 
 
+@Registry.register("preprocess_ops.standardize")
+@InKeyOutKey("targets", "targets")
+def get_standardize(
+  mean: float | Sequence[float], std: float | Sequence[float]
+) -> TensorFn:
+  """Subtracts the mean and divides by the standard deviation.
+
+  Args:
+    mean: float, or a list with one per value of the last axis.
+    std: the same.
+
+  Returns:
+    `tensor -> float32 tensor` of the same shape.
+  """
+
+  def standardize(x):
+    center, scale = tf.constant(mean, tf.float64), tf.constant(std, tf.float64)
+    # Dates, say, are large compared with their deviation.
+    return tf.cast((tf.cast(x, tf.float64) - center) / scale, tf.float32)
+
+  return standardize
+
+
 @Registry.register("preprocess_ops.lookup")
 @InKeyOutKey()
 def get_lookup(

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 FORMATS = ("table", "csv", "jsonl")
@@ -19,28 +19,34 @@ class Row:
   Attributes:
     picture: its name.
     predictions: objects with `name`, `probability` and `label`, the most probable
-      first.
+      first; of a regression a dict of name -> value.
     features: array [D].
-    caption: text that describes it, of models that do so.
     error: why it cannot be read, "" if it can.
+    caption: text that describes it, of models that do so.
   """
 
   picture: str
-  predictions: Sequence[Any] = ()
+  predictions: Sequence[Any] | Mapping[str, float] = ()
   features: Any = None
-  caption: str | None = None
   error: str = ""
+  caption: str | None = None
 
 
 def writer(
-  kind: str, out: TextIO, num_classes: int, captions: bool = False
+  kind: str,
+  out: TextIO,
+  num_classes: int | None,
+  targets: Sequence[str] = (),
+  captions: bool = False,
 ) -> Callable[[Row], None]:
   """Makes the function that writes a row.
 
   Args:
     kind: one of `FORMATS`.
     out: where to.
-    num_classes: how many classes a row has.
+    num_classes: how many classes a row has, each in columns of its own; None: any
+      number, in columns of lists.
+    targets: names of the values, of a regression.
     captions: whether rows have captions instead of classes.
 
   Returns:
@@ -51,22 +57,44 @@ def writer(
   if kind == "table":
     return lambda row: print(_as_text(row), file=out, flush=True)
   table = csv.writer(out, lineterminator="\n")
-  numbers = range(1, num_classes + 1)
-  columns = [(f"class{i}", f"probability{i}") for i in numbers]
-  names = ["caption"] if captions else [x for pair in columns for x in pair]
-  table.writerow(["picture", *names, "error"])
+  if captions:
+    columns, cells_of = ("caption",), _cells_of_captions
+  elif targets:
+    columns, cells_of = targets, _cells_of_values
+  elif num_classes is not None:
+    numbers = range(1, num_classes + 1)
+    pairs = [(f"class{i}", f"probability{i}") for i in numbers]
+    columns, cells_of = [x for pair in pairs for x in pair], _cells_of_classes
+  else:
+    columns, cells_of = ("labels", "probabilities"), _cells_of_lists
+  table.writerow(["picture", *columns, "error"])
 
   def write(row):
-    if captions:
-      table.writerow([row.picture, row.caption, row.error])
-      return
-    cells = [
-      x for p in row.predictions for x in (p.name, f"{p.probability:.6g}")
-    ]
-    cells += [""] * (2 * num_classes - len(cells))
+    shown = row.predictions if row.caption is None else row.caption
+    cells = [] if row.error else cells_of(shown)
+    cells += [""] * (len(columns) - len(cells))
     table.writerow([row.picture, *cells, row.error])
 
   return write
+
+
+def _cells_of_captions(caption):
+  return [caption]
+
+
+def _cells_of_values(values):
+  return [f"{value:.6g}" for value in values.values()]
+
+
+def _cells_of_classes(predictions):
+  return [x for p in predictions for x in (p.name, f"{p.probability:.6g}")]
+
+
+def _cells_of_lists(predictions):
+  """Lists as the column of labels in a CSV file of data."""
+  separator = ";" if not any(";" in p.name for p in predictions) else "|"
+  numbers = [f"{p.probability:.6g}" for p in predictions]
+  return [separator.join(p.name for p in predictions), separator.join(numbers)]
 
 
 def _as_dict(row):
@@ -74,6 +102,9 @@ def _as_dict(row):
     return {"picture": row.picture, "error": row.error}
   if row.caption is not None:
     return {"picture": row.picture, "caption": row.caption}
+  if isinstance(row.predictions, Mapping):
+    values = {k: float(f"{x:.7g}") for k, x in row.predictions.items()}
+    return {"picture": row.picture, "values": values}
   return {
     "picture": row.picture,
     "predictions": [
@@ -87,8 +118,12 @@ def _as_text(row):
   name = row.picture
   if len(name) > _WIDTH_OF_NAMES:
     name = "…" + name[1 - _WIDTH_OF_NAMES :]
-  cells = [row.caption] if row.caption else []
-  cells += [f"{p.name} {100 * p.probability:.1f}%" for p in row.predictions]
+  if row.caption is not None:
+    cells = [row.caption]
+  elif isinstance(row.predictions, Mapping):
+    cells = [f"{name} {x:.6g}" for name, x in row.predictions.items()]
+  else:
+    cells = [f"{p.name} {100 * p.probability:.1f}%" for p in row.predictions]
   text = f"error: {row.error}" if row.error else "  ".join(cells)
   return f"{name:<{_WIDTH_OF_NAMES}}  {text}".rstrip()
 

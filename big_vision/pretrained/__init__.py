@@ -12,5 +12,6 @@ docs/predict.md has more.
 from big_vision.pretrained.classifier import Classifier, Prediction
 from big_vision.pretrained.image_text import ImageText
 from big_vision.pretrained.loading import load
+from big_vision.pretrained.regressor import Regressor
 
-__all__ = ["Classifier", "ImageText", "Prediction", "load"]
+__all__ = ["Classifier", "ImageText", "Prediction", "Regressor", "load"]

@@ -19,6 +19,7 @@ from big_vision.pretrained.pixels import Preprocess
 from big_vision.types import ConfigLike, Params
 
 BATCH_SIZE = 64
+TOPK = 5
 
 
 class Prediction(NamedTuple):
@@ -118,13 +119,18 @@ class Classifier:
     return logits.astype(jnp.float32), features.astype(jnp.float32)
 
   def predict(
-    self, images: Sequence[Any], topk: int = 5
+    self,
+    images: Sequence[Any],
+    topk: int | None = None,
+    threshold: float | None = None,
   ) -> list[list[Prediction]]:
     """Finds the most probable classes of pictures.
 
     Args:
       images: paths, contents of files, images of Pillow, or uint8 [H, W, C].
-      topk: how many classes; of fewer, all.
+      topk: how many classes; of fewer, all. By default 5, or with a threshold all.
+      threshold: probability that a class has to have, for pictures that may be of
+        several classes, or of none.
 
     Returns:
       List of I lists of `Prediction`, the most probable first.
@@ -132,16 +138,19 @@ class Classifier:
     Raises:
       ValueError: one of them is not a picture, or there are none.
     """
-    return self.top(self.probabilities(images), topk)
+    return self.top(self.probabilities(images), topk, threshold)
 
   def top(
-    self, probabilities: np.ndarray, topk: int = 5
+    self,
+    probabilities: np.ndarray,
+    topk: int | None = None,
+    threshold: float | None = None,
   ) -> list[list[Prediction]]:
     """Names the most probable classes.
 
     Args:
       probabilities: [I, C] array.
-      topk: how many classes; of fewer, all.
+      topk, threshold: as for `predict`.
 
     Returns:
       List of I lists of `Prediction`, the most probable first.
@@ -149,7 +158,7 @@ class Classifier:
     Raises:
       ValueError: `topk` is not positive.
     """
-    return top(probabilities, self.class_names, topk)
+    return top(probabilities, self.class_names, topk, threshold)
 
   def probabilities(self, images: Sequence[Any]) -> np.ndarray:
     """Computes the probabilities of all classes.
@@ -209,10 +218,26 @@ class Classifier:
     Raises:
       ValueError: there are none, or they differ in size.
     """
-    logits, features = in_batches(
+    logits, features = self.raw_outputs(prepared, batch_size)
+    return probabilities(logits, self.loss), features
+
+  def raw_outputs(
+    self, prepared: Iterable[Prepared], batch_size: int | None = None
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Computes logits and features.
+
+    Args:
+      prepared, batch_size: as for `outputs`.
+
+    Returns:
+      (logits [I, C], features [I, D]), both float32.
+
+    Raises:
+      ValueError: there are none, or they differ in size.
+    """
+    return in_batches(
       lambda x: self._forward(self.params, x), prepared, batch_size
     )
-    return probabilities(logits, self.loss), features
 
 
 def listed(images: Any) -> Any:
@@ -285,26 +310,39 @@ def probabilities(logits: np.ndarray, loss: str) -> np.ndarray:
 
 
 def top(
-  probabilities: np.ndarray, class_names: tuple[str, ...], topk: int
+  probabilities: np.ndarray,
+  class_names: tuple[str, ...],
+  topk: int | None = None,
+  threshold: float | None = None,
 ) -> list[list[Prediction]]:
   """Names the most probable classes.
 
   Args:
     probabilities: [I, C] array.
     class_names: C str.
-    topk: how many classes; of fewer, all.
+    topk: how many classes; of fewer, all. By default 5, or with a threshold all.
+    threshold: probability that a class has to have.
 
   Returns:
     List of I lists of `Prediction`, the most probable first.
 
   Raises:
-    ValueError: `topk` is not positive.
+    ValueError: `topk` is not positive, or `threshold` is outside of [0, 1].
   """
+  if topk is None:
+    topk = TOPK if threshold is None else len(class_names)
   if topk < 1:
     raise ValueError(f"topk={topk}: it should be at least 1.")
+  least = 0.0 if threshold is None else threshold
+  if not 0 <= least <= 1:
+    raise ValueError(f"threshold={threshold}: it should be between 0 and 1.")
   order = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
   return [
-    [Prediction(class_names[i], float(row[i]), int(i)) for i in best]
+    [
+      Prediction(class_names[i], float(row[i]), int(i))
+      for i in best
+      if row[i] >= least
+    ]
     for row, best in zip(probabilities, order, strict=True)
   ]
 

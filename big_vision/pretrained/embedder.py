@@ -216,8 +216,12 @@ class Embedder:
       float32 [T, E], of unit length.
 
     Raises:
-      ValueError: there are none.
+      ValueError: there are none, or it is a single text.
     """
+    if isinstance(texts, str):  # Its characters would be texts.
+      raise ValueError(
+        f"Texts should be in a list, not a single str: [{texts!r}]."
+      )
     return self._batches(self._embed_texts, map(self._text, texts))
 
   def _batches(self, fn, inputs):

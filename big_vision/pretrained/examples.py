@@ -60,7 +60,8 @@ def labeled_images(
     or cannot be read by number.
   """
   evals = [cfg for cfg in (config.get("evals") or {}).values() if cfg]
-  evals = [cfg for cfg in evals if cfg.get("type") == "classification"]
+  types = ("classification", "multilabel")
+  evals = [cfg for cfg in evals if cfg.get("type") in types]
   if not evals or not evals[0].get("data"):
     return []
   data = dict(evals[0].data)

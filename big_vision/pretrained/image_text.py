@@ -55,10 +55,10 @@ class ImageText:
       A model of the same parameters.
 
     Raises:
-      ValueError: there are none.
+      ValueError: there are none, or it is a single text.
     """
     out = copy.copy(self)
-    out.class_names, out._ztxt = tuple(texts), self.embedder.texts(texts)
+    out._ztxt, out.class_names = self.embedder.texts(texts), tuple(texts)
     return out
 
   def features(
@@ -78,12 +78,18 @@ class ImageText:
 
     Raises:
       ValueError: one of them is not a picture; there are none; or both are given.
+      FileNotFoundError: there is no such file.
     """
     if (images is None) == (texts is None):
       raise ValueError("Give either images or texts.")
     if texts is not None:
       return self.embedder.texts(texts)
-    return self.outputs(map(self.prepare, classifier.listed(images)))[1]
+    try:
+      return self.outputs(map(self.prepare, classifier.listed(images)))[1]
+    except FileNotFoundError as e:
+      raise FileNotFoundError(
+        f"There is no picture {str(e.filename)!r}. Texts are features(texts=[…])."
+      ) from e
 
   def similarity(
     self, images: Sequence[Any], texts: Sequence[str]
@@ -104,13 +110,17 @@ class ImageText:
     return self.with_texts(texts).probabilities(images)
 
   def predict(
-    self, images: Sequence[Any], topk: int = 5
+    self,
+    images: Sequence[Any],
+    topk: int | None = None,
+    threshold: float | None = None,
   ) -> list[list[classifier.Prediction]]:
     """Finds the texts of `with_texts` that fit pictures best.
 
     Args:
       images: as for `features`.
-      topk: how many texts; of fewer, all.
+      topk: how many texts; of fewer, all. By default 5, or with a threshold all.
+      threshold: probability that a text has to have.
 
     Returns:
       List of I lists of `Prediction`, the most probable first.
@@ -118,13 +128,16 @@ class ImageText:
     Raises:
       ValueError: the model has no texts; or one of them is not a picture.
     """
-    return self.top(self.probabilities(images), topk)
+    return self.top(self.probabilities(images), topk, threshold)
 
   def top(
-    self, probabilities: np.ndarray, topk: int = 5
+    self,
+    probabilities: np.ndarray,
+    topk: int | None = None,
+    threshold: float | None = None,
   ) -> list[list[classifier.Prediction]]:
     """Names the most probable texts, as `Classifier.top` does with classes."""
-    return classifier.top(probabilities, self.class_names, topk)
+    return classifier.top(probabilities, self.class_names, topk, threshold)
 
   def probabilities(self, images: Sequence[Any]) -> np.ndarray:
     """Computes the probabilities of the texts of `with_texts`.

@@ -10,6 +10,7 @@ from big_vision.pretrained import (
   embedder,
   embedder_sources,
   preprocessing,
+  regressor,
   run_files,
 )
 from big_vision.pretrained.captions import Captions
@@ -25,7 +26,7 @@ def load(
   pp: str | None = None,
   pp_txt: str | None = None,
   pp_modules: Iterable[str] = (),
-) -> Classifier | ImageText:
+) -> Classifier | ImageText | regressor.Regressor:
   """Loads the model that a run trained, with its preprocessing and classes.
 
   Of the modules that the config of the run names only those of big_vision are
@@ -42,7 +43,7 @@ def load(
       imported, and the config may name them.
 
   Returns:
-    A `Classifier`, or an `ImageText`.
+    A `Classifier`, a `Regressor`, or an `ImageText`.
 
   Raises:
     ValueError: there is no such run or no checkpoint, or it does not fit.
@@ -73,10 +74,12 @@ def load(
     stored: str | None = data.get("pp")
     pp = pp or stored or preprocessing.evaluation_pp(config)
     decode = preprocessing.decoding_of(config, pp, channels=True)[0]
-    return Classifier(
+    network = Classifier(
       config,
       init,
       pp=Preprocess(pp, decode, config),
       class_names=data.get("class_names"),
       name=workdir,
     )
+    targets = data.get("targets") or regressor.describe(config)
+    return regressor.Regressor(network, targets) if targets else network

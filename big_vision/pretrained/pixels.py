@@ -181,7 +181,7 @@ def _of_image(sections):
 
 
 # Ops of labels and texts -> what they read if nothing is said.
-_INKEY = {"onehot": "labels", "tokenize": "text"}
+_INKEY = {"onehot": "labels", "tokenize": "text", "standardize": "targets"}
 
 
 def _make_op(section: str) -> _Op:

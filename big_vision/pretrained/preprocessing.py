@@ -105,15 +105,16 @@ def evaluation_pp(config: ConfigLike) -> str:
     config: ConfigDict of a run.
 
   Returns:
-    The preprocessing of the first evaluator of classification or retrieval, else
-    of the first other one that has any; else that of training without what is
+    The preprocessing of the first evaluator of classification, regression or
+    retrieval, else of the first other one that has any; else that of training without what is
     random.
 
   Raises:
     ValueError: there is none.
   """
   evals = [cfg for cfg in (config.get("evals") or {}).values() if cfg]
-  first = ("classification", "proj.image_text.retrieval")
+  first = ("classification", "multilabel", "regression")
+  first += ("proj.image_text.retrieval",)
   evals.sort(key=lambda cfg: cfg.get("type") not in first)  # Stable.
   for cfg in evals:
     for key in ("pp_fn", "pp_img", "pp_eval"):
@@ -126,6 +127,20 @@ def evaluation_pp(config: ConfigLike) -> str:
       'preprocess pictures: give it, as pp="resize(224)|value_range(-1, 1)".'
     )
   return _deterministic(pps[0])
+
+
+def all_pps(config: ConfigLike) -> list[str]:
+  """Lists the preprocessing of training and of all evaluators.
+
+  Args:
+    config: ConfigDict of a run.
+
+  Returns:
+    List of str.
+  """
+  evals = [cfg for cfg in (config.get("evals") or {}).values() if cfg]
+  found = [cfg.get("pp_fn") for cfg in evals]
+  return training_pps(config) + [pp for pp in found if isinstance(pp, str)]
 
 
 def training_pps(config: ConfigLike) -> list[str]:

@@ -1,4 +1,4 @@
-"""Predicts the classes of pictures by what a run has trained.
+"""Predicts classes or targets of pictures by what a run has trained.
 
   python -m big_vision.tools.predict --from WORKDIR PICTURES...
 
@@ -23,6 +23,7 @@ from big_vision import command_line
 from big_vision.predictions import files, rows
 
 BATCH_SIZE = 64
+TOPK = 5  # That of `pretrained`, which is slow to import.
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +43,16 @@ def parser() -> argparse.ArgumentParser:
     help="of a run that trained the model, or hf://org/repo of a SigLIP",
   )
   add("--init", help="another checkpoint than the last one of the workdir")
-  add("--topk", type=int, default=5, help="classes per picture")
+  add(
+    "--topk",
+    type=int,
+    help="classes per picture (default: 5, or all with --threshold)",
+  )
+  add(
+    "--threshold",
+    type=float,
+    help="only classes of at least this probability, in columns of lists",
+  )
   add(
     "--text",
     action="append",
@@ -84,7 +94,8 @@ def predict(
   model: Any,
   pictures: Iterable[files.Picture],
   *,
-  topk: int,
+  topk: int | None = None,
+  threshold: float | None = None,
   batch_size: int,
   threads: int,
   captions: bool = False,
@@ -92,9 +103,9 @@ def predict(
   """Predicts pictures, in their order.
 
   Args:
-    model: a `Classifier` or an `ImageText`.
+    model: a `Classifier`, a `Regressor` or an `ImageText`.
     pictures: names and contents.
-    topk: classes per picture.
+    topk, threshold: which classes, see `Classifier.predict`.
     batch_size: pictures at once on the device; all batches have this size.
     threads: how many read and preprocess.
     captions: whether to describe pictures instead of classifying them.
@@ -106,11 +117,13 @@ def predict(
   while batch := list(_take(prepared, batch_size)):
     good = [x for _, x, error in batch if not error]
     if good:
-      probabilities, features = model.outputs(good, batch_size)
+      outputs, features = model.outputs(good, batch_size)
       if captions:
         found = model.caption(good, batch_size)
+      elif hasattr(model, "named"):
+        found = model.named(outputs)
       else:
-        found = model.top(probabilities, topk)
+        found = model.top(outputs, topk, threshold)
       best = iter(zip(found, features, strict=True))
     else:
       best = iter(())
@@ -144,8 +157,13 @@ def run(args: argparse.Namespace) -> int:
     ValueError: the model cannot be loaded, or there are no pictures.
   """
   for name in ("topk", "batch_size", "threads"):
-    if getattr(args, name) < 1:
-      raise ValueError(f"--{name}={getattr(args, name)} should be at least 1.")
+    given = getattr(args, name)
+    if given is not None and given < 1:
+      raise ValueError(f"--{name}={given} should be at least 1.")
+  if args.threshold is not None and not 0 <= args.threshold <= 1:
+    raise ValueError(
+      f"--threshold={args.threshold} should be a probability, such as 0.5."
+    )
   if args.features and not args.features.endswith(".npz"):
     raise ValueError(f"--features={args.features} must end in .npz.")
   pictures = files.find(args.pictures, sys.stdin)
@@ -160,15 +178,24 @@ def run(args: argparse.Namespace) -> int:
     pp=args.pp,
     pp_modules=[m for m in (args.pp_modules or "").split(",") if m],
   )
+  targets = getattr(model, "target_names", ())
+  if targets and (args.topk or args.threshold is not None):
+    raise ValueError(
+      f"--topk and --threshold are for classes; {args.source} predicts "
+      f"{', '.join(targets)}."
+    )
   if args.text:
     if not hasattr(model, "with_texts"):
+      known = targets or model.class_names
+      what = "targets" if targets else "classes"
       raise ValueError(
         f"--text is for models of images and texts; {args.source} has the "
-        f"classes {', '.join(model.class_names[:5])}…"
+        f"{what} {', '.join(known[:5])}…"
       )
     model = model.with_texts(args.text)
   captions = not args.text and getattr(model, "captioner", None) is not None
-  if not model.class_names and not captions and not args.features:
+  has_classes = targets or model.class_names or captions
+  if not has_classes and not args.features:
     raise ValueError(
       f"{args.source} is a model of images and texts: give classes, as --text "
       "'a photo of a cat' --text 'a photo of a dog', or --features FILE.npz."
@@ -183,6 +210,7 @@ def run(args: argparse.Namespace) -> int:
     model,
     pictures,
     topk=args.topk,
+    threshold=args.threshold,
     batch_size=args.batch_size,
     threads=args.threads,
     captions=captions,
@@ -194,8 +222,11 @@ def run(args: argparse.Namespace) -> int:
         open(args.out, "w", encoding="utf-8", newline="")
       )
     default = "table" if out.isatty() else "csv"
-    num_classes = min(args.topk, len(model.class_names))
-    write = rows.writer(args.format or default, out, num_classes, captions)
+    num_classes = None  # Any number.
+    if not targets and args.threshold is None:
+      num_classes = min(args.topk or TOPK, len(model.class_names))
+    form = args.format or default
+    write = rows.writer(form, out, num_classes, targets, captions)
     progress = stack.enter_context(rows.Progress(len(pictures)))
     names, features = [], []
     for row in predicted:

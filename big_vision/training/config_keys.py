@@ -114,6 +114,7 @@ FLAT: Types = {
   "val_split": str,
 }
 DATASET: Types = {
+  "balance_classes": object,
   "cache_raw": bool,
   "data": dict,
   "memory_gb": float,

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from big_vision.pretrained import preprocessing, run_files
+from big_vision.pretrained import preprocessing, regressor, run_files
 from big_vision.training.label_check import Space
 from big_vision.types import ConfigLike
 
@@ -41,6 +41,7 @@ def describe(config: ConfigLike, labels: Sequence[Space]) -> dict[str, Any]:
       label: None, or a dict: `key`, the config key of the data that labels are
         from; `data`, what it holds; `onehot`, number of classes of the
         preprocessing.
+      targets: of a regression only, see `regressor.describe`.
   """
   num = config.get("num_classes")
   # Other labels may be trained with, for other outputs.
@@ -48,6 +49,7 @@ def describe(config: ConfigLike, labels: Sequence[Space]) -> dict[str, Any]:
   found.sort(key=lambda space: space.key_result != "labels")  # Stable.
   label = found[0] if found else None
   names = label and label.classes.names
+  targets = regressor.describe(config)
   return {
     "class_names": list(names[: label.depth]) if label and names else None,
     "num_classes": num if isinstance(num, int) else None,
@@ -58,6 +60,7 @@ def describe(config: ConfigLike, labels: Sequence[Space]) -> dict[str, Any]:
       "data": _data(config, label.key),
       "onehot": label.depth,
     },
+    **({"targets": targets} if targets else {}),
   }
 
 

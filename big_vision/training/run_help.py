@@ -327,7 +327,7 @@ def _arguments(
   """Lists the arguments of a config with their defaults."""
   rows = []
   for name, (default, convert) in asked.items():
-    kind = {"autotype": "any", "_parse_bool": "bool"}
+    kind = {"autotype": "any", "_parse_bool": "bool", "Names": "names"}
     kind = kind.get(convert.__name__, convert.__name__)
     text = described.get(name) or _ARGUMENTS.get(name, "")
     text = text[:1].upper() + text[1:]

@@ -42,6 +42,8 @@ def test_two_processes(tmp_path):
   assert first.keys() == alone.keys()
   for name, value in alone.items():
     np.testing.assert_allclose(first[name], value, rtol=1e-6, err_msg=name)
+  tables = [(tmp_path / k / "classes.csv").read_text() for k in ("one", "two")]
+  assert tables[0] == tables[1] and tables[0].count("\n") == 5
   one, two = (np.load(tmp_path / k / "saved.npz") for k in ("one", "two"))
   assert one.files == two.files
   for name in one.files:

@@ -14,6 +14,8 @@ from big_vision.evaluators import (
   common,
   fewshot_lsr,
   mean,
+  multilabel,
+  regression,
   save,
 )
 from big_vision.pipeline import evaluation
@@ -83,6 +85,11 @@ def main(folder):
   with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
     result = dict(cls.run(w))
     result |= mean.Evaluator(predict_top, **kw).run(w)
+    table = os.path.join(folder, "classes.csv")
+    several = multilabel.Evaluator(predict, per_class=table, **kw)
+    result |= {f"several/{k}": v for k, v in several.run(w)}
+    numbers = regression.Evaluator(predict, **kw)
+    result |= {f"numbers/{k}": v for k, v in numbers.run(w)}
     result |= fewshot.run(w)
     result["labels"] = fewshot._features(w, "toy", "train", "")[1].tolist()
     path = os.path.join(folder, "saved.npz")

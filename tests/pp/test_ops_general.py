@@ -69,6 +69,16 @@ def test_value_range_clips():
   np.testing.assert_array_equal(run(pp, {"image": x})["image"], [-1, -1, 0, 1])
 
 
+def test_standardize():
+  pp = "standardize([2020, -1], [5, 0.5], inkey='targets', outkey='labels')"
+  data = {"targets": np.array([2025.5, 1], np.float32)}
+  got = run(pp, dict(data))["labels"]
+  assert got.dtype == np.float32
+  np.testing.assert_allclose(got, [1.1, 4], rtol=1e-6)
+  got = run("standardize(1, 2)", {"targets": np.array([5], np.int64)})
+  np.testing.assert_array_equal(got["targets"], [2])
+
+
 def test_lookup(tmp_path):
   lines, pairs, npz = (tmp_path / n for n in ("l.txt", "p.txt", "m.npz"))
   lines.write_text("ant\nbee\nä\n", encoding="utf-8")

@@ -385,6 +385,18 @@ def test_pictures_as_of_a_classifier(workdir, model, tmp_path, capsys):
     m.predict(files)
   with pytest.raises(ValueError, match="either images or texts"):
     m.features(files, texts=TEXTS)
+  for wrong in (
+    lambda: m.features(texts=TEXTS[0]),
+    lambda: m.similarity(files, TEXTS[0]),
+  ):
+    with pytest.raises(ValueError, match="in a list, not a single str"):
+      wrong()
+  with pytest.raises(
+    FileNotFoundError, match=r"'a cat'. Texts are features\(t"
+  ):
+    m.features(["a cat"])
+  found = m.with_texts(TEXTS).predict(files, threshold=0.0)
+  assert [len(x) for x in found] == [len(TEXTS)] * len(files)
 
   args = ["--from", str(path), str(tmp_path)]
   assert predict.main(args) == 1

@@ -1,5 +1,6 @@
 """tools/demo of a classifier: over HTTP, and the page in headless Chromium."""
 
+import argparse
 import base64
 import html
 import io
@@ -135,3 +136,20 @@ def test_page(httpd, tmp_path):
   assert "The other 2 classes are less probable." in page
   hidden = re.findall(r'<(\w+) id="(\w+)"[^>]*hidden=""', page)
   assert {name for _, name in hidden} >= {"prompts", "options"}
+
+
+def test_models_without_classes_are_refused(tmp_path, monkeypatch):
+  from big_vision import pretrained
+
+  (tmp_path / "config.json").write_text('{"model_name": "vit"}')
+  monkeypatch.setattr(pretrained, "load", lambda *_, **__: object())
+  args = argparse.Namespace(
+    **dict.fromkeys(["init", "images", "pp_img", "pp_txt", "pp_modules"]),
+    workdir=str(tmp_path),
+    num_examples=3,
+  )
+  with pytest.raises(ValueError, match="predicts numbers.*tools.predict"):
+    demo_main.load(args)
+  args.pp_txt = "tokenize"
+  with pytest.raises(ValueError, match="leave out --pp_txt"):
+    demo_main.load(args)

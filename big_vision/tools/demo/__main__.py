@@ -158,6 +158,11 @@ def _of_classifier(args, own, examples):
   model: Any = pretrained.load(
     args.workdir, init=args.init, pp=args.pp_img, pp_modules=own
   )
+  if not hasattr(model, "class_names"):
+    raise ValueError(
+      f"{args.workdir} predicts numbers, which the page does not show: "
+      f"python -m big_vision.tools.predict --from {args.workdir} PICTURES does."
+    )
   if not args.images:
     found = examples_lib.labeled_images(
       model.config, model.class_names, args.num_examples
