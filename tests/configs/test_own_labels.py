@@ -281,7 +281,9 @@ def test_predicts_several_labels(table, tmp_path, capsys):
   assert "--threshold=5.0 should be a prob" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("columns", ["age,price", "age"])
+@pytest.mark.parametrize(
+  "columns", ["age,price", pytest.param("age", marks=pytest.mark.slow)]
+)
 def test_predicts_targets(table, tmp_path, capsys, columns):
   row = run(table, tmp_path, f"targets={columns}", keep_best="val/rmse")
   names = columns.split(",")
