@@ -33,7 +33,9 @@ def test_no_examples():
   for config in (
     config_of(name="bv:folder", path="/not/there", split="all"),
     config_of(name="bv:hf", path="org/name", split="all"),
-    config_of(name="bv:my.own.source", split="all"),  # Of somebody else: never imported.
+    config_of(
+      name="bv:my.own.source", split="all"
+    ),  # Of somebody else: never imported.
     ml_collections.ConfigDict(dict(evals={})),
   ):
     assert examples.labeled_images(config, (), 4) == []

@@ -160,8 +160,8 @@ def _of_classifier(args, own, examples):
   )
   if not hasattr(model, "class_names"):
     raise ValueError(
-      f"{args.workdir} predicts numbers, which the page does not show: "
-      f"python -m big_vision.tools.predict --from {args.workdir} PICTURES does."
+      f"{args.workdir} predicts numbers, which the page does not show: use "
+      "tools.predict."
     )
   if not args.images:
     found = examples_lib.labeled_images(

@@ -14,9 +14,9 @@ evaluation. `:res=` is the size of the student's images.
 
 `:source=folder,path=/data/pets` and others are data of your own, see
 `own_data.py`. They need a teacher with the same classes, such as a run of
-`transfer.py:model=vit-i21k-augreg-b/32` on them: its checkpoint is
-`--config.prof_init`, its model `--config.prof.patch_size "(32, 32)"`. The student
-starts from DeiT-III with a new head.
+`transfer.py:model=vit-i21k-augreg-b/32` on them: its checkpoint is the key
+`prof_init`, its patches are `prof.patch_size`, (32, 32). The student starts from
+DeiT-III with a new head.
 
 `:demo` really trains, in a minute or two on a CPU, a tiny student of a tiny
 random teacher on generated data with three patch sizes, see `demo.py`.
