@@ -43,6 +43,7 @@ NOT_RUN = {
   r"JAX_NUM_PROCESSES=2": "device, two hosts",
   r"setup\.sh pytest": "would run this test",
   r"tools\.demo ": "serves until it is stopped, see tests/tools/test_demo.py",
+  r"my_project|workdirs/mine$": "files of the user, see tests/test_extend_page.py",
   r"my_siglip\.py": "a file of the user, see tests/tools/test_convert_hf.py",
 }
 
@@ -60,6 +61,8 @@ CUT = {
   r"pets_again": "--config.model.depth=1",
   r"workdirs/fewshot": "--config.model.depth=1 --config.model_init=",
   r"image_text\.siglip .*workdirs/siglip$": "--config.total_steps=4 --config.evals=None",
+  r"workdirs/pairs .*pairs\.csv": "--config.total_steps=4"
+  " --config.schedule.warmup_steps=1",
   r"tools\.sweep ": "--dry_run",
   r"tools\.plan ": "--config.model.depth=1",
   r"tools\.benchmark ": "--variant=mu/16 --res=32 --steps=1 --rounds=1"
@@ -133,12 +136,19 @@ class Folder:
       "CUDA_VISIBLE_DEVICES": "",
     }
     self.write("setup.sh", 'exec python -m "$@"\n')
+    self.write("bv_venv/bin/activate", "")
     self.write("bv_venv/bin/python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (root / "bv_venv/bin/python").chmod(0o755)
     pictures = trained_run.pictures(root / "data/pets", num=10)
     (root / "photos").mkdir()
     for i, name in enumerate(("cat.jpg", "photos/1.jpg", "photos/2.jpg")):
       (root / name).write_bytes(pictures[4 * i].read_bytes())
+    (root / "data/pictures").mkdir()
+    rows = ["file,caption"]
+    for i, picture in enumerate(pictures):
+      (root / f"data/pictures/{i}.jpg").write_bytes(picture.read_bytes())
+      rows.append(f"pictures/{i}.jpg,a picture")
+    self.write("data/pairs.csv", "\n".join(rows))
     for i in (1, 2):
       self.write(f"folder/000{i}.cls", "1")
       (root / f"folder/000{i}.jpg").write_bytes(pictures[0].read_bytes())
