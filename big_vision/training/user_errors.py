@@ -13,7 +13,7 @@ from big_vision import command_line, extras, lookup
 
 # Of what a user supplies if a statement of this package raises it; from
 # anywhere else it may as well be a mistake in code, which needs its traceback.
-_OF_THE_USER = (ValueError, FileNotFoundError)
+_OF_THE_USER = (ValueError, FileNotFoundError, RuntimeError)
 
 
 @contextlib.contextmanager
@@ -47,8 +47,8 @@ def is_of_user(error: BaseException) -> bool:
 
   Returns:
     True for a `ConfigError`, for a package that is not installed, for a device
-    without enough memory, and for a ValueError, a missing file, or a KeyError with
-    a sentence that a statement of this package raised.
+    without enough memory, and for a ValueError, a RuntimeError, a missing file, or
+    a KeyError with a sentence that a statement of this package raised.
   """
   if isinstance(error, lookup.ConfigError) or extras.advice(error):
     return True
