@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision import checkpoint_checksums, fs, lookup
+from big_vision import checkpoint_checksums, fs, lookup, remote_stores
 from big_vision.checkpoint_checksums import Stored
 from big_vision.types import AnyArray
 
@@ -336,11 +336,28 @@ def _array_handler():
   )
 
 
+def check_place(folder: str) -> None:
+  """Refuses a folder where checkpoints cannot be, before it is written to.
+
+  Args:
+    folder: any path.
+
+  Raises:
+    lookup.ConfigError: orbax would take it for a local folder called "s3:".
+  """
+  if remote_stores.scheme_of(folder) not in ("", "gs"):
+    raise lookup.ConfigError(
+      f"{folder}: checkpoints can be in local folders and on gs://, not there. "
+      "Write to one of these, and copy the folder."
+    )
+
+
 def _infos(folder, names):
   import orbax.checkpoint as ocp
   import tensorstore as ts
   from etils import epath
 
+  check_place(folder)
   # One context for all leaves; a new one each time, so that nothing is cached
   # from a folder that was replaced since.
   context = ts.Context({"file_io_concurrency": {"limit": 128}})

@@ -10,10 +10,9 @@
 
 each with an optional `#sha256=<64 hex digits>` that pins the content. Copies
 are in $BV_CACHE_DIR/vocab, by default ~/.cache/big_vision/vocab, each with a
-file `*.sha256` beside it, which `sha256sum -c` understands.
-
-Environment variables of the hub: HF_ENDPOINT, a mirror of it; HF_TOKEN, for
-repositories that ask for one. Limits and interrupted downloads: see transfer.py.
+file `*.sha256` beside it, which `sha256sum -c` understands. Limits and
+interrupted downloads: see transfer.py. Files of the hub are in its own cache, see
+hub.py, unless an earlier version of this package has put them here.
 """
 
 import hashlib
@@ -24,20 +23,10 @@ import urllib.parse
 
 from absl import logging
 
-from big_vision import fs, lookup
-from big_vision.transfer import HUB, transfer
+from big_vision import fs, hub, lookup
+from big_vision.transfer import transfer
 
 _PIN = "#sha256="
-_HUB_PATH = re.compile(
-  r"""
-  hf://
-  (?P<kind> (?:datasets|spaces)/ )?
-  (?P<repo> [^/@]+/[^/@]+ )
-  (?: @ (?P<rev> [^/]+ ) )?
-  / (?P<file> .+ )
-  """,
-  re.VERBOSE,
-)
 
 
 def fetch(uri: str, folder: str | None = None) -> str:
@@ -49,7 +38,8 @@ def fetch(uri: str, folder: str | None = None) -> str:
 
   Args:
     uri: path or URL.
-    folder: where to keep downloads; default: `cache_dir("vocab")`.
+    folder: where to keep downloads; default: `cache_dir("vocab")`. Those of the
+      hub are in its cache.
 
   Returns:
     Path of a complete file.
@@ -68,6 +58,11 @@ def fetch(uri: str, folder: str | None = None) -> str:
   folder = folder or cache_dir("vocab")
   path = os.path.join(folder, _cached_name(uri))
   recorded = _recorded_digest(path)
+  if recorded is None and uri.startswith(hub.SCHEME):
+    path = hub.fetch(uri)
+    if pin:
+      _verify(path, pin, f"correct the pin ({_PIN}…) or name a revision")
+    return path
   if recorded is None:
     recorded = _download_to_cache(uri, path, pin)
   else:
@@ -92,31 +87,6 @@ def cache_dir(*parts: str) -> str:
   """
   root = os.environ.get("BV_CACHE_DIR") or "~/.cache/big_vision"
   return os.path.join(os.path.expanduser(root), *parts)
-
-
-def hub_url(uri: str) -> str:
-  """Translates `hf://org/repo[@revision]/file` to the URL of the hub.
-
-  Args:
-    uri: a file on the Hugging Face hub.
-
-  Returns:
-    URL, below $HF_ENDPOINT if that is set. The default revision is "main".
-
-  Raises:
-    ValueError: `uri` does not have this form.
-  """
-  match = _HUB_PATH.fullmatch(uri)
-  if not match:
-    raise ValueError(
-      f"{uri!r} is not of the form hf://org/repo/file, hf://org/repo@revision/"
-      "file or hf://datasets/org/repo/file."
-    )
-  endpoint = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
-  quote = urllib.parse.quote
-  revision = quote(urllib.parse.unquote(match["rev"] or "main"), safe="")
-  repo = (match["kind"] or "") + match["repo"]
-  return f"{endpoint}/{quote(repo)}/resolve/{revision}/{quote(match['file'])}"
 
 
 def cached_download(
@@ -179,7 +149,6 @@ def _verify(path, digest, remedy):
 
 def _download_to_cache(uri, path, pin):
   """Downloads and returns the checksum."""
-  url = hub_url(uri) if uri.startswith("hf://") else uri
 
   def accept(digest):
     if pin and pin != digest:
@@ -193,9 +162,9 @@ def _download_to_cache(uri, path, pin):
       f.write(f"{digest}  {os.path.basename(path)}\n")
     os.replace(f"{record}.part", record)
 
-  logging.info("Downloading %s to %s", url, path)
+  logging.info("Downloading %s to %s", uri, path)
   try:
-    transfer(url, path, lambda: _recorded_digest(path) is not None, accept)
+    transfer(uri, path, lambda: _recorded_digest(path) is not None, accept)
   except (ImportError, lookup.ConfigError):
     raise  # They say what to do.
   except Exception as e:  # urllib, http.client, TensorFlow: no common base.

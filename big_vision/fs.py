@@ -1,6 +1,7 @@
-"""Accesses files by path: local ones with `os`, others (gs://) with gfile.
+"""Accesses files by path: local ones with `os`, others by remote_stores.py.
 
-TensorFlow is imported only when a path that is not local is touched.
+gs:// needs gcsfs or TensorFlow, s3:// needs s3fs; they are imported when such a
+path is touched.
 """
 
 import builtins
@@ -9,7 +10,10 @@ import os
 import posixpath
 import re
 import shutil
+from collections.abc import Callable
 from typing import IO, Any, TypeAlias
+
+from big_vision import remote_stores
 
 # What functions here take for a path.
 Path: TypeAlias = str | os.PathLike
@@ -29,15 +33,8 @@ def is_local(path: Path) -> bool:
   return not _SCHEME.match(os.fspath(path))
 
 
-def _gfile():
-  try:
-    from tensorflow.io import gfile
-  except ImportError as e:
-    raise ImportError(
-      "Paths such as gs://… are opened with TensorFlow, which is not "
-      "installed: pip install 'big_vision[data]', or use a local path."
-    ) from e
-  return gfile
+def _store(path):
+  return remote_stores.of(os.fspath(path))
 
 
 # Shadows the builtin on purpose, like `gfile`.
@@ -46,19 +43,61 @@ def open(path: Path, mode: str = "r") -> IO[Any]:
 
   Args:
     path: file.
-    mode: as for the builtin `open`. Text is UTF-8.
+    mode: as for the builtin `open`. Text is UTF-8. A remote file appears when
+      it is closed; appending to it writes all of it anew.
 
   Returns:
     A file object, to be used as a context manager.
 
   Raises:
-    OSError: a local file cannot be opened. For remote files TensorFlow has
-      errors of its own.
+    OSError: the file cannot be opened. TensorFlow, where it opens remote files,
+      has errors of its own.
+    ImportError: what opens such paths is not installed.
+    lookup.ConfigError: the scheme of the path is not known.
   """
   if is_local(path):
     encoding = None if "b" in mode else "utf-8"
     return builtins.open(path, mode, encoding=encoding)
-  return _gfile().GFile(os.fspath(path), mode)
+  return _store(path).open(os.fspath(path), mode)
+
+
+def read_range(path: Path, begin: int, length: int) -> bytes:
+  """Reads a part of a file.
+
+  Args:
+    path: file.
+    begin: position of the first byte.
+    length: number of bytes.
+
+  Returns:
+    The bytes, fewer at the end of the file.
+  """
+  if not is_local(path):
+    return _store(path).read_range(os.fspath(path), begin, length)
+  # Opened each time: datasets may have more files than a process may open.
+  fd = os.open(path, os.O_RDONLY)
+  try:
+    return os.pread(fd, length, begin)
+  finally:
+    os.close(fd)
+
+
+def stamp(path: Path) -> tuple:
+  """Returns what differs when a file has been changed.
+
+  Args:
+    path: file.
+
+  Returns:
+    Tuple of numbers or str; local: size in bytes, time in nanoseconds.
+
+  Raises:
+    OSError: the file does not exist.
+  """
+  if is_local(path):
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns
+  return _store(path).stamp(os.fspath(path))
 
 
 def exists(path: Path) -> bool:
@@ -72,7 +111,7 @@ def exists(path: Path) -> bool:
   """
   if is_local(path):
     return os.path.exists(path)
-  return _gfile().exists(os.fspath(path))
+  return _store(path).exists(os.fspath(path))
 
 
 def isdir(path: Path) -> bool:
@@ -86,11 +125,14 @@ def isdir(path: Path) -> bool:
   """
   if is_local(path):
     return os.path.isdir(path)
-  return _gfile().isdir(os.fspath(path))
+  return _store(path).isdir(os.fspath(path))
 
 
 def makedirs(path: Path) -> None:
   """Creates a folder and its parents, unless it exists already.
+
+  In stores of objects (gs://, s3://) a folder exists as long as it has files, so
+  there nothing may happen.
 
   Args:
     path: the folder.
@@ -98,7 +140,7 @@ def makedirs(path: Path) -> None:
   if is_local(path):
     os.makedirs(path, exist_ok=True)
   else:
-    _gfile().makedirs(os.fspath(path))
+    _store(path).makedirs(os.fspath(path))
 
 
 def listdir(path: Path) -> list[str]:
@@ -112,7 +154,26 @@ def listdir(path: Path) -> list[str]:
   """
   if is_local(path):
     return sorted(os.listdir(path))
-  return sorted({n.rstrip("/") for n in _gfile().listdir(os.fspath(path))})
+  return _store(path).listdir(os.fspath(path))
+
+
+def scan(
+  path: Path, is_file: Callable[[str], bool] | None = None
+) -> list[tuple[str, bool]]:
+  """Lists a folder, and tells what is a folder in it.
+
+  Args:
+    path: the folder.
+    is_file: `is_file(name)` tells of a name that it is a file for sure: some
+      stores have to be asked about each.
+
+  Returns:
+    Sorted pairs (name, is it a folder).
+  """
+  if is_local(path):
+    with os.scandir(path) as it:
+      return sorted((e.name, e.is_dir()) for e in it)
+  return _store(path).scan(os.fspath(path), is_file)
 
 
 def glob(pattern: Path) -> list[str]:
@@ -126,22 +187,32 @@ def glob(pattern: Path) -> list[str]:
   """
   if is_local(pattern):
     return sorted(_glob.glob(os.fspath(pattern)))
-  return sorted(_gfile().glob(os.fspath(pattern)))
+  return _store(pattern).glob(os.fspath(pattern))
 
 
 def rename(src: Path, dst: Path) -> None:
   """Moves a file over `dst`, or a folder to a `dst` that does not exist.
 
-  Atomic for local paths: `dst` is the old or the new file at any time.
+  Local: atomic. Remote stores cannot rename: a file is copied, then `src` is
+  deleted. `dst` is the old or the new file at any time, too, but after a crash
+  `src` may still be there. That is enough for files that are written under
+  another name first (LAST of checkpoints, .npz files, indices). A remote folder
+  is copied file by file; checkpoints never rename one (`checkpoints.py`).
 
   Args:
     src: file or folder to move.
-    dst: its new path.
+    dst: its new path, in the same store.
+
+  Raises:
+    ValueError: they are in different stores.
   """
   if is_local(src) and is_local(dst):
     os.replace(src, dst)
   else:
-    _gfile().rename(os.fspath(src), os.fspath(dst), overwrite=True)
+    src, dst = os.fspath(src), os.fspath(dst)
+    if remote_stores.scheme_of(src) != remote_stores.scheme_of(dst):
+      raise ValueError(f"Cannot move {src} to {dst}: they are in two stores.")
+    _store(src).rename(src, dst)
 
 
 def remove(path: Path) -> None:
@@ -153,7 +224,7 @@ def remove(path: Path) -> None:
   if is_local(path):
     os.remove(path)
   else:
-    _gfile().remove(os.fspath(path))
+    _store(path).remove(os.fspath(path))
 
 
 def rmtree(path: Path) -> None:
@@ -166,7 +237,7 @@ def rmtree(path: Path) -> None:
     if os.path.lexists(path):
       shutil.rmtree(path)
   elif exists(path):
-    _gfile().rmtree(os.fspath(path))
+    _store(path).rmtree(os.fspath(path))
 
 
 def join(*parts: Path) -> str:

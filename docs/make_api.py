@@ -268,6 +268,17 @@ def fields(module: str, node: Definition) -> dict[str, str]:
   return {k: text for k, text in found.items() if not k.startswith("_")}
 
 
+def is_record(module: str, node: Definition) -> bool:
+  """Tells whether the fields of a class are its arguments."""
+  bases = [ast.unparse(base) for base in getattr(node, "bases", ())]
+  inherited = [definition(module, base) for base in bases]
+  return (
+    any("dataclass" in text for text in decorators(node))
+    or any(base.endswith(("Module", "NamedTuple")) for base in bases)
+    or any(is_record(*found) for found in inherited if found)
+  )
+
+
 def arguments(module: str, node: Definition, skip: Sequence[str] = ()) -> str:
   """Formats how a function or a class is called.
 
@@ -292,7 +303,7 @@ def arguments(module: str, node: Definition, skip: Sequence[str] = ()) -> str:
       return ""
     if init := definition_in(node, "__init__"):
       return signature(init, ("self", *skip))
-    names = fields(module, node)
+    names = fields(module, node) if is_record(module, node) else {}
   listed = ", ".join(v for k, v in names.items() if k not in skip)
   return f"({listed})" if listed else ""
 

@@ -48,7 +48,9 @@ def test_arguments_are_those_of_the_functions(sections, module):
 
 
 def test_what_configs_name(sections):
-  by = lambda start: next(x for t, x in sections.items() if t.startswith(start))
+  by = lambda start: next(
+    x.replace("\n  ", " ") for t, x in sections.items() if t.startswith(start)
+  )
   assert re.search(r"^- `vit\(.*depth=12", by("Models by"), re.MULTILINE)
   assert "- `bv:folder(path, split=None, " in by("Sources by")
   assert "- `decode(channels=3, " in by("Ops of")

@@ -14,7 +14,7 @@ from jax.experimental.array_serialization import serialization
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from big_vision import checkpoint_io, checkpoints, fs, trees
+from big_vision import checkpoint_io, checkpoints, fs, lookup, trees
 
 
 def _tree(offset=0.0):
@@ -447,7 +447,7 @@ def test_missing_chunk_is_an_error(prefix):
 def test_remote_protocol(prefix, monkeypatch):
   monkeypatch.setattr(fs, "is_local", lambda path: False)
   monkeypatch.setattr(
-    fs, "_gfile", lambda: pytest.fail("only renames of files are expected")
+    fs, "_store", lambda path: pytest.fail("only renames of files are expected")
   )
   local = {
     "open": lambda p, mode="r": open(
@@ -475,6 +475,18 @@ def test_remote_protocol(prefix, monkeypatch):
   os.makedirs(prefix + "-000000001-tmp")
   assert len(checkpoints.collect_orphans(prefix)) == 1
   assert names() == ["000000002", "LAST"]
+
+
+def test_places_that_orbax_does_not_know(monkeypatch, tmp_path):
+  """It would write into a local folder called "s3:"."""
+  monkeypatch.chdir(tmp_path)
+  manager = checkpoints.CheckpointManager()
+  with pytest.raises(
+    lookup.ConfigError, match="memory://run/x: .*and on gs://"
+  ):
+    checkpoints.tssave(manager, {"a": np.zeros(3)}, "memory://run/x")
+    manager.wait_until_finished()
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_latest_without_last(prefix):

@@ -140,6 +140,11 @@ class Folder:
     self.write("bv_venv/bin/python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (root / "bv_venv/bin/python").chmod(0o755)
     pictures = trained_run.pictures(root / "data/pets", num=10)
+    rows = [
+      f"{path.relative_to(root / 'data')},{'furry;' * (i % 2)}small,{i},{i * i}"
+      for i, path in enumerate(pictures)
+    ]
+    self.write("data/pets.csv", "\n".join(["file,tags,age,weight", *rows]))
     (root / "photos").mkdir()
     for i, name in enumerate(("cat.jpg", "photos/1.jpg", "photos/2.jpg")):
       (root / name).write_bytes(pictures[4 * i].read_bytes())

@@ -23,6 +23,7 @@ from big_vision.datasets import (
   folder_listing,
   ids,
   label_sets,
+  python_reader,
   slices,
   source,
   text_files,
@@ -224,7 +225,7 @@ class DataSource(source.IndexedDataSource):
     with tf.control_dependencies([example["file_name"]]):
       file = tf.gather(self._files, index)
     path = tf.strings.join([self._root_bytes, file])
-    return {"image": tf.io.read_file(path), **example}
+    return {"image": python_reader.read_file(path, self._root), **example}
 
 
 def split_names(labels: str, columns: tuple[str, ...] = ()) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import os
 import posixpath
 from collections.abc import Sequence
 
@@ -164,24 +163,5 @@ def _scan(path):
 
 def _entries(path):
   """Lists (name, is it a folder), sorted, without hidden ones."""
-  if fs.is_local(path):
-    with os.scandir(path) as it:
-      entries = [(e.name, e.is_dir()) for e in it]
-  else:
-    entries = _scan_remote(path)
-  return sorted(e for e in entries if not e[0].startswith((".", "__MACOSX")))
-
-
-def _scan_remote(path):
-  """Does it for object stores: a slash tells folders, asking for each is slow."""
-  from tensorflow.io import gfile
-
-  entries = []
-  for name in gfile.listdir(path):
-    bare = name.rstrip("/")
-    is_dir = bare != name
-    if not is_dir and not _is_image(name):
-      is_dir = gfile.isdir(path + name)
-    if bare:
-      entries.append((bare, is_dir))
-  return entries
+  entries = fs.scan(path, _is_image)
+  return [e for e in entries if not e[0].startswith((".", "__MACOSX"))]

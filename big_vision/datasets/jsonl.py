@@ -17,7 +17,13 @@ import jax
 import numpy as np
 
 from big_vision import fs, lookup
-from big_vision.datasets import bad_examples, label_sets, slices, source
+from big_vision.datasets import (
+  bad_examples,
+  label_sets,
+  python_reader,
+  slices,
+  source,
+)
 from big_vision.datasets.classes import Classes
 from big_vision.download import cached_download
 from big_vision.tf import tf
@@ -271,9 +277,10 @@ class DataSource(source.DataSource):
       if self._sets is not None:
         row["label"] = self._sets.read(number)
       row = self._bad.check(number, row)
-    return {
-      k: tf.io.read_file(v) if k in self._folders else v for k, v in row.items()
-    }
+    for key, folder in self._folders.items():
+      folder = "" if key in self._download_keys else folder
+      row[key] = python_reader.read_file(row[key], folder or "")
+    return row
 
 
 def _split_sizes(columns):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from big_vision import fs, remote_stores
 from big_vision.datasets.source import Example
 from big_vision.tf import tf
 
@@ -128,3 +129,27 @@ def _nothing(spec):
 def _dtype(spec):
   """Zeros at the end of bytes only survive as objects."""
   return object if spec.dtype == tf.string else spec.dtype.as_numpy_dtype
+
+
+def read_file(path: tf.Tensor, folder: str) -> tf.Tensor:
+  """Reads a file in a graph.
+
+  Args:
+    path: string scalar.
+    folder: what the path begins with; from it is seen whether TensorFlow can
+      read the file itself.
+
+  Returns:
+    String scalar.
+  """
+  scheme = remote_stores.scheme_of(folder)
+  if not scheme or scheme in tf.io.gfile.get_registered_schemes():
+    return tf.io.read_file(path)
+
+  def read(path):
+    with fs.open(path.decode(), "rb") as f:
+      # A plain array of bytes would lose zeros at the end.
+      return np.array(f.read(), object)
+
+  content = tf.numpy_function(read, [path], tf.string, stateful=False)
+  return tf.ensure_shape(content, [])

@@ -288,9 +288,7 @@ class _TFRecord:
   def _read(self, begin, length):
     if self._file is not None:
       return os.pread(self._file.fileno(), length, begin)
-    with fs.open(self._path, "rb") as f:
-      f.seek(begin)
-      return f.read(length)
+    return fs.read_range(self._path, begin, length)
 
 
 def _has_length(record, size):

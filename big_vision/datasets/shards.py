@@ -134,14 +134,8 @@ def _download(url, cache_dir):
 
 def _index(path, cache_dir):
   """Returns the index of a shard; from the cache if that is up to date."""
-  if fs.is_local(path):
-    stat = os.stat(path)
-    stamp = stat.st_size, stat.st_mtime_ns
-    path = os.path.abspath(path)
-  else:
-    stat = tf.io.gfile.stat(path)
-    stamp = stat.length, stat.mtime_nsec
-  name = repr((_VERSION, os.fspath(path), *stamp))
+  path = fs.absolute(path)
+  name = repr((_VERSION, path, *fs.stamp(path)))
   name = hashlib.sha256(name.encode()).hexdigest()[:32] + ".npz"
   stored = fs.join(cache_dir, "index", name)
   index = _load(stored)

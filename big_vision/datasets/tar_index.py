@@ -2,6 +2,11 @@
 
 References: POSIX.1-2017, pax, "ustar interchange format" and "pax header block";
 GNU tar manual, "Basic Tar Format" (long names, sizes in base 256).
+
+Why not the module `tarfile`: it takes a damaged header for the end of the file, so
+that samples would be lost silently; it ignores damaged pax headers before Python
+3.11.10, and with them sizes; and an index takes 2.3 to 2.7 times as long (25, 37
+and 62 microseconds per member of a ustar, GNU and pax file, 11, 14 and 24 here).
 """
 
 from __future__ import annotations
@@ -65,15 +70,15 @@ def members(
       continue
     if kind == _LONG_LINK:
       continue
-    if kind in _REGULAR:
+    if kind not in (*_REGULAR, _FOLDER) or "sparse" in special:
+      raise ValueError(
+        f"{path}: the member {name!r} is a link, sparse or of another special "
+        f"type ({kind!r}). Write the shard with plain files (tar --dereference "
+        "--hard-dereference, without --sparse)."
+      )
+    if kind in _REGULAR and not name.endswith("/"):  # As folders once were.
       last = name
       yield name, start, length
-    elif kind != _FOLDER:
-      raise ValueError(
-        f"{path}: the member {name!r} is a link or of another special type "
-        f"({kind!r}). Write the shard with plain files (tar --dereference "
-        "--hard-dereference)."
-      )
     special = {}
 
 
@@ -134,7 +139,8 @@ def _name(header):
 def _pax(data):
   """{"path": ..., "size": ...} of pax records `<length> <key>=<value>\\n`.
 
-  None if they are damaged.
+  With "sparse" if what is stored are the pieces of a sparse file. None if the
+  records are damaged.
   """
   out = {}
   while data:
@@ -149,6 +155,8 @@ def _pax(data):
       if not re.fullmatch(rb"[0-9]+", value):
         return None
       out["size"] = int(value)
+    elif match[2].startswith(b"GNU.sparse."):
+      out["sparse"] = True
     data = data[length:]
   return out
 
@@ -218,7 +226,7 @@ def make(path: str) -> Index:
   Members that follow each other and share a key belong together.
 
   Args:
-    path: local or gs://.
+    path: local or remote.
 
   Returns:
     `Index`.
@@ -229,7 +237,8 @@ def make(path: str) -> Index:
   """
   samples, last = [], None
   with fs.open(path, "rb") as f:
-    size = f.seek(0, os.SEEK_END) if fs.is_local(path) else f.size()
+    f.seek(0, os.SEEK_END)
+    size = f.tell()
     for name, start, length in members(_reader(f, path), size, path):
       parts = split_name(name)
       if parts is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -323,7 +322,7 @@ class _Shard:
       spans[name] = int(positions[number]), int(sizes[number])
     begin = min(p for p, _ in spans.values())
     end = max(p + s for p, s in spans.values())
-    data = self._read_bytes(begin, end - begin)
+    data = fs.read_range(self._local, begin, end - begin)
     where = f"{self.path}/{self.index.keys[number]}"
     if len(data) < end - begin:
       raise ValueError(f"The shard has become shorter: reading {where} failed.")
@@ -331,18 +330,6 @@ class _Shard:
       name: features[name].decode(data[p - begin : p - begin + s], where)
       for name, (p, s) in spans.items()
     }
-
-  def _read_bytes(self, position, length):
-    if not fs.is_local(self._local):
-      with fs.open(self._local, "rb") as f:
-        f.seek(position)
-        return f.read(length)
-    # Opened each time: datasets may have more shards than a process files.
-    fd = os.open(self._local, os.O_RDONLY)
-    try:
-      return os.pread(fd, length, position)
-    finally:
-      os.close(fd)
 
 
 def _parse_features(features):

@@ -13,6 +13,7 @@ from absl import logging
 from big_vision import lookup
 from big_vision.datasets.imagenet import class_names
 from big_vision.pp import (
+  hf_tokenizer,
   ops_general,
   sentencepiece_model,
   sentencepiece_ops,
@@ -31,14 +32,19 @@ _EOS = ("none", "yes", "sticky")
 
 
 def create_tokenizer(
-  model: str = "c4_en", add_eos: bool = True, add_bos: bool = False
+  model: str = "c4_en",
+  add_eos: bool = True,
+  add_bos: bool = False,
+  lower: bool = False,
 ) -> sentencepiece_ops.SentencepieceOps:
-  """Loads a sentencepiece model as TensorFlow ops.
+  """Loads a sentencepiece model or a tokenizer.json as TensorFlow ops.
 
   Args:
-    model: str, one of KNOWN_TOKENIZERS, or a path or URL, see `download.py`.
+    model: str, one of KNOWN_TOKENIZERS, or a path or URL, see `download.py`. What
+      ends in `.json` is a tokenizer.json of Hugging Face, see `hf_tokenizer.py`.
     add_eos: bool, whether texts end with the model's "</s>".
     add_bos: bool, whether texts begin with the model's "<s>".
+    lower: bool, whether to make the letters A-Z lower case before.
 
   Returns:
     An object with the methods of `tensorflow_text.SentencepieceTokenizer`, see
@@ -47,8 +53,10 @@ def create_tokenizer(
   Raises:
     ValueError: unknown model, or it does not have such a token.
   """
+  if hf_tokenizer.is_file(model):
+    return hf_tokenizer.HuggingFaceOps(model, add_eos, add_bos, lower)
   data = sentencepiece_model.read(model)
-  return sentencepiece_ops.SentencepieceOps(data, add_eos, add_bos)
+  return sentencepiece_ops.SentencepieceOps(data, add_eos, add_bos, lower)
 
 
 def tokenize(
@@ -150,10 +158,7 @@ def get_pp_tokenize(
     )
   if not (isinstance(max_len, int) and max_len > 0):
     raise ValueError(f"tokenize: max_len={max_len!r} must be an integer > 0.")
-  data = sentencepiece_model.read(model)
-  tokenizer = sentencepiece_ops.SentencepieceOps(
-    data, add_eos=eos != "none", add_bos=add_bos, lower=lower
-  )
+  tokenizer = create_tokenizer(model, eos != "none", add_bos, lower)
   if isinstance(pad_value, str):
     pad_value = tokenizer.piece_to_id(pad_value)
   choice = ops_general.get_choice(key="text", fewer_ok=True)

@@ -40,6 +40,11 @@ def read(model: str) -> bytes:
       f"Sentencepiece model {model!r}: no such file or name of a known model"
       f"{lookup.did_you_mean(model, KNOWN_TOKENIZERS)}"
     )
+  if uri.partition("#")[0].endswith(".json"):
+    raise lookup.ConfigError(
+      f"{model!r} is a file for the package tokenizers, not a sentencepiece model: "
+      f"write the tokenizer hf({model!r})."
+    )
   path = download.fetch(uri)
   with open(path, "rb") as f:
     data = f.read()

@@ -34,14 +34,17 @@ class SentencepieceOps:
     Raises:
       ValueError: the model does not have such a token.
     """
-    self._model = sp = sentencepiece_model.processor(model)
+    self._use(sentencepiece_model.processor(model), add_eos, add_bos, lower)
+
+  def _use(self, sp, add_eos, add_bos, lower):
+    self._model = sp
     for name, wanted, i in [
       ("eos", add_eos, sp.eos_id()),
       ("bos", add_bos, sp.bos_id()),
     ]:
       if wanted and i < 0:
         raise ValueError(
-          f"add_{name}=True, but the sentencepiece model has no {name} token."
+          f"add_{name}=True, but the vocabulary has no {name} token."
         )
     before = [sp.bos_id()] if add_bos else []
     after = [sp.eos_id()] if add_eos else []

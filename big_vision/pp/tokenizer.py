@@ -5,6 +5,7 @@ A tokenizer is registered as `tokenizers.<name>`, a set of extra tokens as
 The package has the tokenizers
 
   sp(model, tokensets)        sentencepiece, `sentencepiece_tokenizer.py`
+  hf(file, tokensets)         tokenizer.json of Hugging Face, `hf_tokenizer.py`
   byte(tokensets)             bytes of UTF-8, `byte_tokenizer.py`
   bert(vocab, …)              word pieces, `proj/flaxformer/bert_ops.py`
 """

@@ -43,11 +43,10 @@ class Picture:
     Raises:
       OSError: it cannot be read.
     """
+    if self.member is not None:
+      return fs.read_range(self.path, *self.member)
     with fs.open(self.path, "rb") as f:
-      if self.member is None:
-        return f.read()
-      f.seek(self.member[0])
-      return f.read(self.member[1])
+      return f.read()
 
 
 def find(paths: Sequence[str], stdin: TextIO) -> list[Picture]:

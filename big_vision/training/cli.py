@@ -15,6 +15,7 @@ import jax
 from absl import flags, logging
 
 from big_vision import (
+  checkpoint_io,
   checkpoints,
   command_line,
   devices,
@@ -174,6 +175,7 @@ def train(
         "mesh_allow_split_physical_axes", False
       ),
     )
+    checkpoint_io.check_place(workdir or "")
     config_changes.check(config, workdir, config_changed)
     with contextlib.ExitStack() as stack:
       lock = stack.enter_context(hosts.lock(workdir))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from big_vision import input_pipeline, lookup
+from big_vision import fs, input_pipeline, lookup
 from big_vision.datasets import core, folder
 from big_vision.datasets.classes import Classes
 from big_vision.tf import tf
@@ -187,14 +187,15 @@ def test_names_in_a_file_with_a_byte_order_mark(pets, tmp_path):
   assert folder.read_classes(str(path)) == ["ant", "cat", "dog"]
 
 
-def test_remote_folder():
-  """The file system in memory of TensorFlow stands in for gs://."""
+@pytest.mark.parametrize("store", ["ram", "memory"])
+def test_remote_folder(store):
+  """File systems in memory, of TensorFlow and of fsspec, stand in for gs://."""
+  root = f"{store}://pets"
   for file in ("train/b/2.png", "train/a/1.png", "train/a/deep/0.jpg"):
-    folder_name = "ram://pets/" + os.path.dirname(file)
-    tf.io.gfile.makedirs(folder_name)
-    with tf.io.gfile.GFile("ram://pets/" + file, "wb") as f:
+    fs.makedirs(f"{root}/{os.path.dirname(file)}")
+    with fs.open(f"{root}/{file}", "wb") as f:
       f.write(IMAGE)
-  source = folder.DataSource("ram://pets", "train")
+  source = folder.DataSource(root, "train")
   es = list(source.get_tfdata(ordered=True).as_numpy_iterator())
   names = [e["file_name"].decode() for e in es]
   assert names == ["train/a/1.png", "train/a/deep/0.jpg", "train/b/2.png"]

@@ -112,14 +112,70 @@ def test_headers(tmp_path, kw):
   path.write_bytes(tar_bytes(files, **kw))
   with tarfile.open(path) as tar:
     want = [(m.name, m.offset_data, m.size) for m in tar if m.isreg()]
-  data = path.read_bytes()
+  assert members(path.read_bytes()) == want
+
+
+def members(data):
   read = lambda position, n: data[position : position + n]
-  assert list(tar_index.members(read, len(data), "x")) == want
-  # A size in base 256, as GNU tar writes from 8 GiB on.
-  field = tarfile.itn(9 << 30, 12, tarfile.GNU_FORMAT)
-  assert tar_index._number(field) == 9 << 30
-  pax = b"30 mtime=1350244992.023960108\n20 size=12345678901\n"
-  assert tar_index._pax(pax) == {"size": 12345678901}
+  return list(tar_index.members(read, len(data), "x.tar"))
+
+
+def with_pax(name, content, headers):
+  """A tar file with one member, which has the pax headers."""
+  out = io.BytesIO()
+  with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    info = tarfile.TarInfo(name)
+    info.size, info.pax_headers = len(content), headers
+    tar.addfile(info, io.BytesIO(content))
+  return out.getvalue()
+
+
+def test_pax_headers_win():
+  """Of a size that does not fit into its field, and of a name."""
+  data = with_pax("x.jpg", b"content", {"path": "h\u00e9.jpg", "size": "3"})
+  ((name, position, size),) = members(data)
+  assert (name, size) == ("h\u00e9.jpg", 3)
+  assert data[position : position + 7] == b"content"
+
+
+def test_sizes_in_base_256():
+  """As GNU tar writes them from 8 GiB on."""
+  data = tar_bytes([("a.jpg", b"x" * 600), ("b.jpg", b"y")])
+  field = b"\x80" + bytes(9) + (600).to_bytes(2, "big")
+  assert members(with_size(data, field)) == members(data)
+
+
+def test_sparse_files_are_refused():
+  """What is stored is not what the file has."""
+  gnu = bytearray(tar_bytes([("a.jpg", b"x")], format=tarfile.GNU_FORMAT))
+  gnu[156:157] = b"S"
+  sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+  sparse |= {"GNU.sparse.name": "a.jpg", "GNU.sparse.realsize": "9"}
+  stored = (b"1\n0\n1\n").ljust(512, b"\0") + b"x"
+  for data in (
+    with_size(bytes(gnu), gnu[124:136]),
+    with_pax("GNUSparseFile.0/a.jpg", stored, sparse),
+  ):
+    with pytest.raises(ValueError, match="a.jpg' is a link, sparse or of"):
+      members(data)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, b"6"])
+def test_links_are_refused(kind):
+  data = bytearray(tar_bytes([("a.jpg", b"")]))
+  data[156:157] = kind
+  with pytest.raises(ValueError, match="x.tar: the member 'a.jpg' is a link"):
+    members(with_size(bytes(data), data[124:136]))
+
+
+def test_folders_and_old_headers():
+  """Of tar before POSIX: no magic, folders end in a slash."""
+  data = bytearray(tar_bytes([("d/", b""), ("d/a.jpg", b"x")]))
+  for start in (0, 512):
+    header = bytearray(data[start : start + 512])
+    header[156:157], header[257:265] = b"\0", bytes(8)
+    data[start : start + 512] = with_size(header, header[124:136])
+  assert members(bytes(data)) == [("d/a.jpg", 1024, 1)]
 
 
 def test_names():
@@ -192,20 +248,23 @@ def test_index_is_kept_until_the_shard_changes(folder, cache, monkeypatch):
   assert len(made) == 5
 
 
-def test_remote_shards(folder):
-  """The file system in memory of TensorFlow stands in for gs://."""
+@pytest.mark.parametrize("store", ["ram", "memory"])
+def test_remote_shards(folder, store):
+  """File systems in memory, of TensorFlow and of fsspec, stand in for gs://."""
+  root = f"{store}://shards"
+  fs.makedirs(root)
   for path in fs.glob(str(folder / "s-*.tar")):
     with (
       open(path, "rb") as f,
-      tf.io.gfile.GFile("ram://shards/" + os.path.basename(path), "wb") as out,
+      fs.open(f"{root}/{os.path.basename(path)}", "wb") as out,
     ):
       out.write(f.read())
-  kw = dict(cache_dir="ram://cache")
-  es = rows("ram://shards/s-{08..10}.tar", **kw)
-  assert numbers(es) == numbers(rows("ram://shards/s-*.tar", **kw))
+  kw = dict(cache_dir=f"{store}://cache")
+  es = rows(f"{root}/s-{{08..10}}.tar", **kw)
+  assert numbers(es) == numbers(rows(f"{root}/s-*.tar", **kw))
   assert numbers(es) == list(range(12))
-  assert es[0]["tfds_id"] == b"ram://shards/s-08.tar/a.b/000"
-  assert len(fs.listdir("ram://cache/index")) == 3
+  assert es[0]["tfds_id"].decode() == f"{root}/s-08.tar/a.b/000"
+  assert len(fs.listdir(f"{store}://cache/index")) == 3
 
 
 @pytest.fixture

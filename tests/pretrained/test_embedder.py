@@ -256,7 +256,7 @@ def test_huggingface(tmp_path, name):
   np.testing.assert_allclose(got.logits(zimg, ztxt), want, atol=1e-5)
 
 
-def test_preprocessing_of_huggingface():
+def test_preprocessing_of_huggingface(tmp_path):
   read = lambda name: json.loads(
     (HUGGINGFACE / name / "config.json").read_text()
   )
@@ -271,6 +271,9 @@ def test_preprocessing_of_huggingface():
     'lower("utf-8", key="texts")|tokenize(max_len=7, model="/b/tokenizer.model", '
     'eos="sticky", pad_value=0, inkey="texts")'
   )
+  (tmp_path / "tokenizer.json").touch()  # A folder with nothing else.
+  pp_txt = preprocessing.of_huggingface(str(tmp_path), hf_config)[1]
+  assert f'model="{tmp_path}/tokenizer.json", eos="sticky"' in pp_txt
   assert preprocessing.of_huggingface("/b", read("siglip2"))[0] == (
     "resize_to_sequence(2, 16)|value_range(-1, 1)|patchify(2)|pad_patches(16)|"
     'tuplify(["image/patches", "image/type", "image/yidx", "image/xidx"], "image")'

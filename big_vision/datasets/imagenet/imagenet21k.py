@@ -236,7 +236,8 @@ def _open(archive):
     compressed = f.read(2) == b"\x1f\x8b"
     size = None
     if not compressed:
-      size = f.seek(0, os.SEEK_END) if fs.is_local(archive) else f.size()
+      f.seek(0, os.SEEK_END)
+      size = f.tell()
     f.seek(0)
     stream = gzip.GzipFile(fileobj=f) if compressed else f
 

@@ -6,7 +6,7 @@ A checkpoint is a folder, local or `hf://org/repo[@revision]` on the hub, with
   model.safetensors                       tensors, or in several files
   model.safetensors.index.json            a list which file has which tensor
 
-Files of the hub are downloaded once, to $BV_CACHE_DIR/huggingface.
+Files of the hub are kept in its cache, see hub.py.
 """
 
 import json
@@ -248,11 +248,10 @@ def _read(path, select):
     files = [_fetch(path, _WEIGHTS)]
   except ValueError as e:
     try:
-      index = _read_json(path, _INDEX)
-    except ValueError as wrong:
-      if wrong.__cause__:  # It is there, but not JSON.
-        raise
+      _fetch(path, _INDEX)
+    except ValueError:
       raise e from None  # Most checkpoints have this file, not the index.
+    index = _read_json(path, _INDEX)
     where = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(where, dict):
       raise ValueError(f"{path}/{_INDEX} lacks the dict `weight_map`.") from e

@@ -7,6 +7,7 @@ the feature `texts`, a string scalar, and becomes `labels`.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from big_vision import fs
 from big_vision.models.proj.image_text import huggingface_config
 
 # What `config.pp_modules` must name for all that is here.
@@ -17,6 +18,7 @@ MODULES = (
   "proj.image_text.ops_naflex",
 )
 
+_JSON = "tokenizer.json"
 _GEMMA_VOCAB = 256_000  # SigLIP 2; the vocabularies of SigLIP are smaller.
 
 
@@ -61,6 +63,9 @@ def of_huggingface(path: str, hf_config: Mapping[str, Any]) -> tuple[str, str]:
   lower, file, pad = "", "spiece.model", 1
   if text["vocab_size"] == _GEMMA_VOCAB:
     lower, file, pad = 'lower("utf-8", key="texts")|', "tokenizer.model", 0
+  if fs.is_local(path) and not fs.exists(fs.join(path, file)):
+    if fs.exists(fs.join(path, _JSON)):  # All that transformers 5 writes.
+      file = _JSON
   return pp_img, (
     f'{lower}tokenize(max_len={text["length"]}, model="{path}/{file}", '
     f'eos="sticky", pad_value={pad}, inkey="texts")'

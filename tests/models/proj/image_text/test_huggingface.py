@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
+import fake_hub
 from big_vision import trees
 from big_vision.models import vit
 from big_vision.models.proj.image_text import (
@@ -227,16 +228,16 @@ def test_half_precision(tmp_path, dtype):
 
 
 def test_hub(tmp_path, monkeypatch):
-  """A mirror of it that is a folder, with revisions; then without network."""
-  monkeypatch.setenv("BV_CACHE_DIR", str(tmp_path / "cache"))
-  monkeypatch.setenv("HF_ENDPOINT", f"file://{tmp_path}/hub")
-  repo = tmp_path / "hub" / "org" / "repo" / "resolve"
-  shutil.copytree(GOLDEN / "siglip", repo / "v1")
-  path, hf_config, tensors = read("siglip")
+  """With a revision; then without network."""
+  _, hf_config, tensors = read("siglip")
   config = huggingface.model_config(hf_config)
   want = huggingface.to_params(tensors, hf_config)
-  same(two_towers.load(None, "hf://org/repo@v1", config), want)
-  shutil.rmtree(repo)
+  with fake_hub.serve(tmp_path, monkeypatch) as hub:
+    shutil.copytree(GOLDEN / "siglip", hub.folder / "org" / "repo" / "v1")
+    same(two_towers.load(None, "hf://org/repo@v1", config), want)
+    with pytest.raises(ValueError, match="org/repo has no revision 'main'"):
+      two_towers.load(None, "hf://org/repo", config)
+  monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
   same(two_towers.load(None, "hf://org/repo@v1", config), want)
   out = two_towers.load(None, {"image": "hf://org/repo@v1"}, config)
   same(out["img"], want["img"])
