@@ -79,7 +79,7 @@ SLOW = {
   "README.md", "benchmarks.md", "datasets.md", "finetune.md", "image_text.md",
   "optimizers.md", "predict.md",
 }  # fmt: skip
-NEEDS_RUNS = {"image_text.md", "predict.md"}
+NEEDS_RUNS = {"finetune.md", "image_text.md", "predict.md"}
 
 
 @dataclasses.dataclass(frozen=True)
