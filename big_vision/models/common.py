@@ -51,7 +51,7 @@ def set_head_bias(params: Params, value: float) -> None:
     ConfigError: the model has no such layer.
   """
   head = params.get("head")
-  if not isinstance(head, Mapping) or "bias" not in head:
+  if not isinstance(head, dict) or "bias" not in head:
     raise lookup.ConfigError(
       f"config.init_head_bias = {value} needs a last layer `head` with a bias; "
       f"the model has {', '.join(sorted(params))}. Name it so, or leave it out: "
