@@ -126,6 +126,9 @@ set_up() {
     say "making $venv with jax for $jax, takes about a minute"
     make_venv
     install_packages
+    # `import big_vision` works in bv_venv from any folder.
+    local packages="$venv/lib/python${version%.*}/site-packages"
+    mkdir -p "$packages" && echo "$root" >"$packages/big_vision.pth"
     echo "$wanted" >"$stamp" # Last: without it bv_venv is made anew.
     say "done in ${SECONDS}s"
   fi
@@ -185,5 +188,7 @@ if (($#)); then
   [[ "$jax" == tpu ]] && export BV_JAX_INIT="${BV_JAX_INIT-1}"
   export VIRTUAL_ENV="$venv" PATH="$venv/bin:$PATH"
   export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+  # What commands show to be typed next begins as this one did.
+  BV_START="$(printf 'bash %q' "$0")" && export BV_START
   exec "$venv/bin/python" -m "$@"
 fi

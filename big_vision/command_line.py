@@ -7,6 +7,7 @@ help and mistakes are answered at once.
 
 import argparse
 import collections
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -57,6 +58,16 @@ def make_parser(
     "--debug", action="store_true", default=False, help=DEBUG_HELP
   )
   return parser
+
+
+def start() -> str:
+  """Tells how the user starts modules, for commands that are shown.
+
+  Returns:
+    What is before the name of a module: "python -m", or "bash setup.sh" if
+    `setup.sh` has started this program.
+  """
+  return os.environ.get("BV_START", "python -m")
 
 
 def wants_debug(argv: Sequence[str] | None = None) -> bool:

@@ -216,6 +216,21 @@ def preprocessing(
     module("pp", name, kind="preprocessing module", key="pp_modules", needs=OPS)
 
 
+def is_part(package: str, name: str) -> bool:
+  """Tells whether a name means a module of big_vision, not one of the user.
+
+  Args:
+    package: sub-package of big_vision, for example "models".
+    name: as a config names it.
+
+  Returns:
+    Whether there is `big_vision.<package>.<name>`.
+  """
+  return name.startswith("big_vision.") or _exists(
+    f"big_vision.{package}.{name}"
+  )
+
+
 def import_if_exists(path: str) -> ModuleType | None:
   """Imports a module by its dotted path; None if there is none of that name."""
   return importlib.import_module(path) if _exists(path) else None

@@ -13,10 +13,10 @@ if __name__ == "__main__":  # Before jax is imported, which takes seconds.
 
   run_help.answer(__doc__)
 
-import jax.numpy as jnp
 from absl import app
 
 from big_vision import losses, mixup
+from big_vision.models import common
 from big_vision.training import cli
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
@@ -40,8 +40,7 @@ def build(setup: Setup) -> Recipe:
   def init(rng, batch):
     params = model.init(rng, batch["image"])["params"]
     if "init_head_bias" in config:
-      bias = params["head"]["bias"]
-      params["head"]["bias"] = jnp.full_like(bias, config.init_head_bias)
+      common.set_head_bias(params, config.init_head_bias)
     return params
 
   def loss_fn(params, batch, rng, state):

@@ -58,7 +58,7 @@ checkpoints: load_params latest leaf_names load_checkpoint_ts save_checkpoint_ts
 A model is a linen module; `apply` returns `(logits, dict of intermediates)`.
 
 models: build
-models.common: load merge_params
+models.common: load merge_params set_head_bias
 @models
 
 ## Losses and gradients
@@ -130,7 +130,8 @@ pp.tokenizer: get_tokenizer Tokenizer
 `batch_size` and others.
 
 evaluators.build: from_config
-evaluators.iteration: Batches fetch totals rows process_sum host_order
+evaluators.iteration: Batches open_batches fetch totals rows process_sum
+  host_order
 evaluators.files: resolve_outfile multiprocess_write_json
 @evaluators
 

@@ -19,6 +19,8 @@ if sys.dont_write_bytecode:
   os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
   os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
+# What commands show does not depend on how the tests are started.
+os.environ.pop("BV_START", None)
 # Before anything imports jax or TensorFlow.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -68,6 +68,8 @@ def test_other_pages_import_what_is_public(sections):
       lines += re.findall(r"^from (big_vision\S*) import (.+)$", block, re.M)
   assert len(lines) > 5
   for module, names in lines:
+    if module == "big_vision.configs":
+      continue  # Each is public, by its file.
     for name in names.split(", "):
       is_module = any(t.startswith(f"{module}.{name}") for t in sections)
       assert is_module or f"- `{name}" in sections.get(module, ""), (

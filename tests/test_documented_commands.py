@@ -59,14 +59,14 @@ def commands():
     for module, rest in start.findall(text):
       rest = re.sub(r"(--\w+) …", r"\1 PLACE", rest)
       rest = re.sub(
-        r"--config (CONFIG|\.\.\.|configs/my_\w+\.py)",
+        r"--config (CONFIG|\.\.\.|configs/my_\w+\.py|my_project/config\.py)",
         "--config configs/quickstart.py",
         rest,
       )
       rest = re.split(r"[`#;|]|&&| …|…$", rest)[0].strip()
       if rest.count('"') % 2:  # The end of a command around it.
         rest = rest.removesuffix('"')
-      rest = re.sub(r"[\[\]]", " ", rest)  # Optional parts.
+      rest = re.sub(r"(?<!\w)\[|\](?!,)", " ", rest)  # Optional parts.
       if re.match(r"\s*[.,:)]|\s+(?!-)[a-z]+ [a-z]+ ", rest):
         rest = ""  # A sentence goes on.
       found.append((path.relative_to(ROOT), module.rstrip("."), rest.strip()))
@@ -129,6 +129,8 @@ def pets(tmp_path):
   header = "file,tags,age,weight"
   rows = [f"{tmp_path}/cat/{i}.jpg,cat;sofa,{i},{2 * i}" for i in range(10)]
   pathlib.Path(f"{tmp_path}.csv").write_text("\n".join([header, *rows]))
+  rows = [f"cat/{i}.jpg,a cat" for i in range(10)]
+  (tmp_path / "pairs.csv").write_text("\n".join(["file,caption", *rows]))
   return str(tmp_path)
 
 
@@ -143,6 +145,7 @@ def test_commands(monkeypatch, module, pets):
     if name != module or not rest or rest == "--help":
       continue
     rest = rest.replace("path=/data/pets", f"path={pets}")
+    rest = rest.replace("path=/data/pairs.csv", f"path={pets}/pairs.csv")
     with monkeypatch.context() as m:
       try:
         parse(m, imported, shlex.split(rest))

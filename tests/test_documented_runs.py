@@ -44,6 +44,7 @@ NOT_RUN = {
   r"setup\.sh pytest": "would run this test",
   r"tools\.demo ": "serves until it is stopped, see tests/tools/test_demo.py",
   r"m\.captions\(": "a run with config.captioning, see tests/pretrained/test_captions.py",
+  r"my_project|workdirs/mine$": "files of the user, see tests/test_extend_page.py",
   r"my_siglip\.py": "a file of the user, see tests/tools/test_convert_hf.py",
 }
 
@@ -61,6 +62,8 @@ CUT = {
   r"pets_again": "--config.model.depth=1",
   r"workdirs/fewshot": "--config.model.depth=1 --config.model_init=",
   r"image_text\.siglip .*workdirs/siglip$": "--config.total_steps=4 --config.evals=None",
+  r"workdirs/pairs .*pairs\.csv": "--config.total_steps=4"
+  " --config.schedule.warmup_steps=1",
   r"tools\.sweep ": "--dry_run",
   r"tools\.plan ": "--config.model.depth=1",
   r"tools\.benchmark ": "--variant=mu/16 --res=32 --steps=1 --rounds=1"
@@ -77,7 +80,7 @@ SLOW = {
   "README.md", "benchmarks.md", "datasets.md", "finetune.md", "image_text.md",
   "optimizers.md", "predict.md",
 }  # fmt: skip
-NEEDS_RUNS = {"image_text.md", "predict.md"}
+NEEDS_RUNS = {"finetune.md", "image_text.md", "predict.md"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +137,7 @@ class Folder:
       "CUDA_VISIBLE_DEVICES": "",
     }
     self.write("setup.sh", 'exec python -m "$@"\n')
+    self.write("bv_venv/bin/activate", "")
     self.write("bv_venv/bin/python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (root / "bv_venv/bin/python").chmod(0o755)
     pictures = trained_run.pictures(root / "data/pets", num=10)
@@ -145,6 +149,12 @@ class Folder:
     (root / "photos").mkdir()
     for i, name in enumerate(("cat.jpg", "photos/1.jpg", "photos/2.jpg")):
       (root / name).write_bytes(pictures[4 * i].read_bytes())
+    (root / "data/pictures").mkdir()
+    rows = ["file,caption"]
+    for i, picture in enumerate(pictures):
+      (root / f"data/pictures/{i}.jpg").write_bytes(picture.read_bytes())
+      rows.append(f"pictures/{i}.jpg,a picture")
+    self.write("data/pairs.csv", "\n".join(rows))
     for i in (1, 2):
       self.write(f"folder/000{i}.cls", "1")
       (root / f"folder/000{i}.jpg").write_bytes(pictures[0].read_bytes())

@@ -27,6 +27,7 @@ case "$*" in
     if [[ -n "${FAKE_SLOW:-}" ]]; then sleep "$FAKE_SLOW"; fi
     exit "${FAKE_INSTALL_RC:-0}" ;;
   "-m shows"*) echo "cwd=$PWD path=$PYTHONPATH init=${BV_JAX_INIT-unset}"
+    echo "start=$BV_START"
     printf '<%s>' "$@" ;;
   "-m fails") exit 7 ;;
 esac
@@ -98,6 +99,17 @@ def test_runs_the_module_in_the_callers_folder(clone, tmp_path):
   assert rc == 0, err
   assert f"cwd={tmp_path}/else where path={clone.home} init=unset" in out
   assert out.endswith("<-m><shows><a b><><--x=$y>")
+
+
+def test_commands_are_shown_as_they_are_typed(clone, tmp_path):
+  _, out, _ = clone.run("shows", cwd=tmp_path, script="repo/setup.sh")
+  assert "start=bash repo/setup.sh\n" in out
+
+
+def test_the_environment_knows_the_package(clone):
+  clone.run(cwd="/")
+  (file,) = (clone.home / "bv_venv/lib").glob("python3*/site-packages/*.pth")
+  assert file.read_text() == f"{clone.home}\n"
 
 
 def test_no_arguments_only_sets_up(clone):

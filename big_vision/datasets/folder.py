@@ -160,8 +160,9 @@ class DataSource(source.IndexedDataSource):
     paths, shown = map(os.fsencode, files), map(text_files.printable, files)
     self._files = tf.constant(list(paths), tf.string)
     self._names = tf.constant(list(shown), tf.string)
-    text = "%d images, labels from %s classes, in %s (split %s)"
-    logging.info(text, len(files), num_classes or "unknown", path, split)
+    labels_of = f", labels from {num_classes} classes" if num_classes else ""
+    text = "%d images%s, in %s (split %s)"
+    logging.info(text, len(files), labels_of, labels or path, split)
 
   @property
   def total_examples(self) -> int:

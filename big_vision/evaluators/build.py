@@ -188,7 +188,8 @@ def check_api(module: ModuleType, name: str, devices: Devices | None) -> None:
   if api == "pmap" and devices is not None:
     raise RuntimeError(
       f"config.evals.{name}: {module.__name__} does not declare API='jit'; it "
-      "is of the pmap generation, which jit trainers cannot run."
+      "is of the pmap generation, which jit trainers cannot run. An evaluator of "
+      'today has a line API = "jit".'
     )
   if api == "jit" and devices is None:
     raise RuntimeError(

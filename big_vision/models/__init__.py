@@ -61,7 +61,8 @@ def build(
   if not hasattr(module, "load"):
     raise ValueError(
       f"config.{key}_init={init!r}: config.{key}_name={name!r} has no `load`, "
-      "so it cannot start from a checkpoint."
+      "so it cannot start from a checkpoint. Define load(init_params, init_file, "
+      "model_cfg, dont_load=()) as in docs/extend.md."
     )
 
   own_kw = config.get(f"{key}_load") or {}

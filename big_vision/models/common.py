@@ -40,6 +40,26 @@ def load(
   return merge_params(params, init_params, dont_load)
 
 
+def set_head_bias(params: Params, value: float) -> None:
+  """Sets the bias of the last layer, `head`, in place.
+
+  Args:
+    params: initial parameters of a model.
+    value: `config.init_head_bias`, the same for all classes.
+
+  Raises:
+    ConfigError: the model has no such layer.
+  """
+  head = params.get("head")
+  if not isinstance(head, dict) or "bias" not in head:
+    raise lookup.ConfigError(
+      f"config.init_head_bias = {value} needs a last layer `head` with a bias; "
+      f"the model has {', '.join(sorted(params))}. Name it so, or leave it out: "
+      "config.init_head_bias = None."
+    )
+  head["bias"] = jnp.full_like(head["bias"], value)
+
+
 def merge_params(
   loaded: Params,
   inited: Params | None,

@@ -168,7 +168,10 @@ def get_pp_tokenize(
       text = tf.convert_to_tensor(text, tf.string)
     if sample_if_multi and text.shape.rank:
       logging.log_first_n(
-        logging.WARNING, "tokenize(sample_if_multi=True) is deprecated", 1
+        logging.WARNING,
+        "tokenize(sample_if_multi=True) is deprecated: choose one of several texts "
+        "by the op choice before it.",
+        1,
       )
       ragged = isinstance(text, tf.RaggedTensor)
       texts = text.flat_values if ragged else tf.reshape(text, [-1])

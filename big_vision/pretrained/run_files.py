@@ -80,7 +80,7 @@ def checkpoint_of(workdir: str | os.PathLike[str]) -> str:
   prefix = fs.join(str(workdir), "checkpoint.bv")
   if checkpoints.latest(prefix) is None:
     raise ValueError(
-      f"{workdir} has no checkpoint: the run has written none yet, or its config "
-      "has no ckpt_steps. Train with --config.ckpt_steps=100, say."
+      f"{workdir} has no checkpoint: the run has written none yet. The last state "
+      "is saved at the end, earlier ones with --config.ckpt_steps=100, say."
     )
   return prefix

@@ -6,9 +6,7 @@ the `main` of its module. `train` is a whole run, from top to bottom.
 
 import contextlib
 import os
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,8 +14,6 @@ from absl import flags, logging
 
 from big_vision import (
   checkpoint_io,
-  checkpoints,
-  command_line,
   devices,
   fs,
   guards,
@@ -66,42 +62,18 @@ def main_for(
 
   def main(argv: Sequence[str]) -> None:
     config_flag.check_arguments(argv)
-    config = flags.FLAGS.config
-    if config is None:
+    args: Any = flags.FLAGS
+    if args.config is None:
       raise SystemExit(
         "--config is required, for example configs/quickstart.py"
       )
-    with user_errors.one_line(), _interruptible(flags.FLAGS.workdir):
-      flag: Any = flags.FLAGS["config"]
-      config_flag.check_method(flag.override_values, build)
+    with user_errors.one_line(), user_errors.interruptible(args.workdir):
+      config_flag.check_method(args["config"].override_values, build)
       start_jax()
-      train(
-        build,
-        config,
-        flags.FLAGS.workdir,
-        cleanup=flags.FLAGS.cleanup,
-        profile=flags.FLAGS.profile,
-        model=model,
-        config_changed=flags.FLAGS.config_changed,
-      )
+      kw = {k: args[k].value for k in ("cleanup", "profile", "config_changed")}
+      train(build, args.config, args.workdir, model=model, **kw)
 
   return main
-
-
-@contextlib.contextmanager
-def _interruptible(workdir: str | None) -> Iterator[None]:
-  """Ends the program without a traceback after Ctrl-C."""
-  try:
-    yield
-  except KeyboardInterrupt:
-    if command_line.wants_debug():
-      raise
-    saved = workdir and checkpoints.latest(fs.join(workdir, "checkpoint.bv"))
-    more = (
-      " The same command goes on from the last checkpoint." if saved else ""
-    )
-    print(f"\nInterrupted.{more}", file=sys.stderr)
-    raise SystemExit(128 + signal.SIGINT) from None
 
 
 def start_jax() -> None:
@@ -109,14 +81,7 @@ def start_jax() -> None:
   if flags.FLAGS["verbosity"].using_default_value:
     logging.set_verbosity(logging.INFO)
   logs.set_up()
-  if os.environ.get("BV_JAX_INIT"):
-    jax.config.update("jax_enable_preemption_service", True)
-    # TPU pods and Slurm tell JAX who is who; elsewhere these variables do,
-    # together with JAX' own JAX_COORDINATOR_ADDRESS.
-    env = lambda name: int(os.environ[name]) if name in os.environ else None
-    jax.distributed.initialize(
-      num_processes=env("JAX_NUM_PROCESSES"), process_id=env("JAX_PROCESS_ID")
-    )
+  hosts.join()
   # An attribute that JAX makes at run time.
   if not getattr(jax.config, "jax_compilation_cache_dir"):  # noqa: B009
     cache = os.path.expanduser("~/.cache/big_vision/jax")

@@ -90,18 +90,21 @@ class _Parser(config_flags.ConfigFileFlagParser):
     except (TypeError, ValueError) as e:
       # Raised anew by the library, with a traceback for text.
       _stop_if_said(flag, e.__context__ or e)
+      _stop_if_key(flag, e.__context__ or e)
       raise
     except OSError as e:
       _stop_if_said(flag, e.__cause__ or e)
       raise
     except (AssertionError, KeyError, ModuleNotFoundError) as e:
       _stop_if_said(flag, e)
+      _stop_if_key(flag, e)
       raise
     except SyntaxError as e:
       _stop(f"{flag}: line {e.lineno} of {e.filename}: {e.msg}")
     except AttributeError as e:
       if e.name == "get_config":
         _stop(f"{flag}: {file!r} defines no function get_config.")
+      _stop_if_key(flag, e)
       raise
     return config
 
@@ -383,6 +386,23 @@ def _stop_if_said(flag: str, error: BaseException) -> None:
   written = written and " " in str(error) and user_errors.raised_here(error)
   if written or user_errors.is_of_user(error) or isinstance(error, OSError):
     _stop(f"{flag}: {user_errors.message(error)}")
+
+
+def _stop_if_key(flag: str, error: BaseException) -> None:
+  """Ends the program if a statement gets or sets a key that a config refuses."""
+  frames = traceback.extract_tb(error.__traceback__)
+  library = os.path.dirname(mlc.__file__) + os.sep
+  outside = [f for f in frames if not f.filename.startswith(library)]
+  if not outside or frames[-1] is outside[-1]:
+    return  # Not raised by a ConfigDict.
+  place, what = outside[-1], user_errors.message(error)
+  if isinstance(error, AttributeError):  # Holds a KeyError.
+    error = error.__context__ or error
+  if isinstance(error, KeyError):
+    what = f"the config has no key {user_errors.message(error)}"
+  _stop(
+    f"{flag}: line {place.lineno} of {place.filename}: {place.line}: {what}"
+  )
 
 
 def _stop(text: str) -> NoReturn:

@@ -1,11 +1,27 @@
 """Lets all hosts decide the same: what the first one sees holds for all."""
 
+import os
 from collections.abc import Callable
 
 import jax
 import numpy as np
 
 from big_vision import workdir as workdir_lib
+
+
+def join() -> None:
+  """Joins the other hosts of the run, if BV_JAX_INIT asks for it.
+
+  TPU pods and Slurm tell JAX who is who; elsewhere JAX_NUM_PROCESSES and
+  JAX_PROCESS_ID do, with JAX' own JAX_COORDINATOR_ADDRESS.
+  """
+  if not os.environ.get("BV_JAX_INIT"):
+    return
+  jax.config.update("jax_enable_preemption_service", True)
+  env = lambda name: int(os.environ[name]) if name in os.environ else None
+  jax.distributed.initialize(
+    num_processes=env("JAX_NUM_PROCESSES"), process_id=env("JAX_PROCESS_ID")
+  )
 
 
 def from_first(read: Callable[[], str]) -> str:

@@ -17,8 +17,8 @@ from big_vision import fs
 
 # Modules whose lines at INFO are details.
 _DETAILS = (
-  "builder", "chrono", "config_check", "metrics", "params", "prompt_engineering",
-  "sharding", "trees",
+  "builder", "chrono", "config_check", "discriminative_classifier", "metrics",
+  "params", "prompt_engineering", "retrieval", "sharding", "trees",
 )  # fmt: skip
 # Functions of `console` and of this module that log details.
 _DETAIL_FUNCTIONS = ("clock_note", "detail")

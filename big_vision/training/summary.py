@@ -10,9 +10,11 @@ from typing import Any, TextIO
 
 from absl import logging
 
-from big_vision import checkpoints, fs
+from big_vision import checkpoints, command_line, fs, lookup
 from big_vision.training import console, logs
 
+# Keys of `config.model` that name modules.
+_TOWERS = ("image_model", "text_model")
 # Metrics that are about the machine.
 _QUIET = re.compile(r"^(y/|z/secs|core_hours_|uptime|num_params)")
 
@@ -91,13 +93,18 @@ def collect(
   if fs.exists(path("best.bv-LAST")):
     files["best"] = checkpoints.latest(path("best.bv"))
   there = {k: v for k, v in files.items() if v and fs.exists(v)}
-  commands = {"curves": f"python -m big_vision.tools.plot {workdir}"}
+  tool = lambda name: f"{command_line.start()} big_vision.tools.{name}"
+  commands = {"curves": f"{tool('plot')} {workdir}"}
   if "checkpoint" in there:
     if fs.exists(path("data.json")):
-      command = "python -m big_vision.tools.predict"
-      commands["predict"] = f"{command} --from {workdir} PICTURES"
-      demo = "python -m big_vision.tools.demo"
-      commands["in browser"] = f"{demo} --workdir {workdir}"
+      config = _read_config(workdir)
+      own = ",".join(_own_modules(config))
+      own = f" --pp_modules {own}" if own else ""
+      # Words, where no classes are known.
+      words = " --text 'a cat' --text 'a dog'" if "embed" in config else ""
+      command = f"{tool('predict')} --from {workdir}"
+      commands["predict"] = f"{command}{own}{words} PICTURES"
+      commands["in browser"] = f"{tool('demo')} --workdir {workdir}{own}"
     commands["go on"] = "the same command with a larger --config.total_steps"
   return Summary(rows, there, commands)
 
@@ -163,6 +170,24 @@ def draw(found: Summary, stream: TextIO) -> None:
       line = text.Text.assemble(("    " + f"{name:<11}", "cyan"), f" {value}")
       screen.print(line, soft_wrap=True)
   screen.print()
+
+
+def _read_config(workdir: str) -> dict[str, Any]:
+  """Reads the config of a run; {} if there is none."""
+  path = fs.join(workdir, "config.json")
+  if not fs.exists(path):
+    return {}
+  with fs.open(path) as f:
+    return json.load(f)
+
+
+def _own_modules(config: Mapping[str, Any]) -> list[str]:
+  """Lists the user's modules that a config names, which commands must allow."""
+  model = config.get("model") or {}
+  models = [config.get("model_name"), *map(model.get, _TOWERS)]
+  named = [("models", name) for name in models if name]
+  named += [("pp", name) for name in config.get("pp_modules") or ()]
+  return [n for package, n in named if not lookup.is_part(package, n)]
 
 
 def _best(

@@ -3,17 +3,19 @@
 import contextlib
 import linecache
 import os
+import signal
+import sys
 import traceback
 from collections.abc import Iterator
 
 from absl import logging
 
 import big_vision
-from big_vision import command_line, extras, lookup
+from big_vision import checkpoints, command_line, extras, fs, lookup
 
 # Of what a user supplies if a statement of this package raises it; from
 # anywhere else it may as well be a mistake in code, which needs its traceback.
-_OF_THE_USER = (ValueError, FileNotFoundError)
+_OF_THE_USER = (ValueError, FileNotFoundError, RuntimeError)
 
 
 @contextlib.contextmanager
@@ -39,6 +41,32 @@ def one_line() -> Iterator[None]:
     raise SystemExit(f"Error: {message(e)}") from None
 
 
+@contextlib.contextmanager
+def interruptible(workdir: str | None) -> Iterator[None]:
+  """Ends the program without a traceback after Ctrl-C.
+
+  Args:
+    workdir: of the run, or None.
+
+  Yields:
+    Nothing; used as `with interruptible(workdir):`.
+
+  Raises:
+    SystemExit: instead of KeyboardInterrupt, unless with `--debug`.
+  """
+  try:
+    yield
+  except KeyboardInterrupt:
+    if command_line.wants_debug():
+      raise
+    saved = workdir and checkpoints.latest(fs.join(workdir, "checkpoint.bv"))
+    more = (
+      " The same command goes on from the last checkpoint." if saved else ""
+    )
+    print(f"\nInterrupted.{more}", file=sys.stderr)
+    raise SystemExit(128 + signal.SIGINT) from None
+
+
 def is_of_user(error: BaseException) -> bool:
   """Tells whether an error is about what a user supplied.
 
@@ -47,8 +75,8 @@ def is_of_user(error: BaseException) -> bool:
 
   Returns:
     True for a `ConfigError`, for a package that is not installed, for a device
-    without enough memory, and for a ValueError, a missing file, or a KeyError with
-    a sentence that a statement of this package raised.
+    without enough memory, and for a ValueError, a RuntimeError, a missing file, or
+    a KeyError with a sentence that a statement of this package raised.
   """
   if isinstance(error, lookup.ConfigError) or extras.advice(error):
     return True

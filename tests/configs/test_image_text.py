@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from big_vision import lookup
 from big_vision.configs import common as bvcc
 from big_vision.configs.proj.clippo import train_clippo
 from big_vision.configs.proj.image_text import (
@@ -113,10 +114,20 @@ def test_pretraining_on_own_pairs():
   assert config.input.data.path == "/data/mine"
   assert 'inkey="text")|keep(' in config.input.pp
   assert config.evals.val.data.split == "test"
-  assert set(config.evals) == {"val", "retrieval_coco"}
+  assert set(config.evals) == {"val", "retrieval", "retrieval_coco"}
+  retrieval = config.evals.retrieval
+  assert retrieval.data == config.evals.val.data
+  assert retrieval.txt_name == ("text",)
+  assert retrieval.pp_img == "decode|resize(256)|value_range(-1, 1)"
   assert config.model.text.variant == "L"
   assert config.model.out_dim == (None, 1024)
   assert config.input.batch_size == 32_768
+
+
+def test_demo_has_its_own_pairs():
+  for own in ("source=csv,path=/data/pairs.csv", "path=my_dataset"):
+    with pytest.raises(lookup.ConfigError, match="demo has its own data"):
+      siglip_pretrain.get_config(f"demo,{own}")
 
 
 def test_pretraining_with_what_siglip2_adds():

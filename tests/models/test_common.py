@@ -6,7 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from big_vision import lookup
 from big_vision.models import common
+
+
+def test_set_head_bias():
+  params = {"head": {"bias": np.zeros(3, np.float32), "kernel": np.ones(2)}}
+  common.set_head_bias(params, -1.5)
+  np.testing.assert_array_equal(params["head"]["bias"], [-1.5] * 3)
+  for other in ({"top": {"bias": 1}}, {"top": 1, "head": {"kernel": 1}}):
+    with pytest.raises(lookup.ConfigError, match="`head` with a bias.* top"):
+      common.set_head_bias(other, -1.5)
 
 
 def test_merge_params_takes_what_is_loaded():

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from big_vision import checkpoints
-from big_vision.training import cli
+from big_vision.training import user_errors
 
 
 def interrupt(workdir):
-  with cli._interruptible(workdir):
+  with user_errors.interruptible(workdir):
     raise KeyboardInterrupt
 
 

@@ -1,6 +1,7 @@
 """Flags of a config: keys that are there, keys that code knows, the others."""
 
 import functools
+import re
 import sys
 
 import pytest
@@ -148,8 +149,6 @@ def test_an_evaluator_may_be_left_out(monkeypatch):
   ],
 )
 def test_what_is_wrong_is_one_line(monkeypatch, arg, expected):
-  import re
-
   assert re.search(expected, stopped(monkeypatch, arg))
 
 
@@ -166,6 +165,29 @@ def test_what_is_wrong_with_a_config_file_is_one_line(monkeypatch, tmp_path):
   broken.write_text("def get_config():\n  return {}['x']\n")
   with pytest.raises(KeyError):  # A mistake in code needs its traceback.
     parse(monkeypatch, config=str(broken))
+
+
+@pytest.mark.parametrize(
+  "statement,said",
+  [
+    ("config.model.depht", "no key 'depht'.*depth"),
+    ("config['model']['x']", "no key 'x'"),
+    ("config.model.depth = 0.5", "'depth'.* 0.5 .*float.*int"),
+  ],
+)
+def test_keys_that_a_config_file_gets_wrong(
+  monkeypatch, tmp_path, statement, said
+):
+  own = tmp_path / "own.py"
+  own.write_text(
+    "from big_vision.configs import quickstart\n"
+    "def get_config():\n"
+    "  config = quickstart.get_config()\n"
+    f"  {statement}\n"
+  )
+  line = stopped(monkeypatch, config=str(own))
+  assert f"line 4 of {own}: {statement}: " in line
+  assert re.search(said, line)
 
 
 def test_keys_of_the_user_s_own(monkeypatch, tmp_path):

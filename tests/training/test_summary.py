@@ -52,6 +52,26 @@ def test_summary(tmp_path):
   assert "no --workdir" in plain({}, None)
 
 
+def test_commands_name_modules_and_the_way_of_starting(tmp_path, monkeypatch):
+  (tmp_path / "checkpoint.bv-000000010").mkdir()
+  (tmp_path / "checkpoint.bv-LAST").write_text("000000010")
+  (tmp_path / "data.json").write_text("{}")
+  config = {
+    "model_name": "mine.tiny",
+    "model": {"image_model": "vit", "text_model": "mine.words"},
+    "pp_modules": ["ops_image", "proj.clippo.pp_ops", "my_ops"],
+    "embed": {},
+  }
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  monkeypatch.setenv("BV_START", "bash ../setup.sh")
+  commands = summary.collect({}, str(tmp_path)).commands
+  assert commands["predict"] == (
+    f"bash ../setup.sh big_vision.tools.predict --from {tmp_path} --pp_modules "
+    "mine.tiny,mine.words,my_ops --text 'a cat' --text 'a dog' PICTURES"
+  )
+  assert commands["curves"].startswith("bash ../setup.sh big_vision.tools.plot")
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_a_terminal_shows_tables(tmp_path, monkeypatch, width, caplog):
   monkeypatch.setenv("COLUMNS", str(width))

@@ -9,6 +9,7 @@ from absl import logging
 
 from big_vision import fs, lookup
 from big_vision import optax as bv_optax
+from big_vision.evaluators import build
 from big_vision.models import vit_sizes
 from big_vision.training import user_errors
 
@@ -32,6 +33,14 @@ def test_a_key_error_with_a_sentence():
   with pytest.raises(SystemExit, match="Error: config.model.variant: unknown"):
     with user_errors.one_line():
       vit_sizes.decode_variant("Q/16")
+
+
+def test_a_run_that_cannot_go_on():
+  with pytest.raises(SystemExit, match="Error: config.evals.x: .*API = .jit"):
+    with user_errors.one_line():
+      build.check_api(user_errors, "x", devices=np.zeros(1))
+  with pytest.raises(RuntimeError), user_errors.one_line():
+    raise RuntimeError("Of a user's own module.")
 
 
 def test_what_python_raises_in_this_package_keeps_its_traceback():

@@ -5,7 +5,7 @@ Arguments of those that train on your own pairs:
   source: where the pairs come from, see docs/datasets.md.
   path: the TFDS name, the shards, or the Hugging Face dataset.
   split: of the data to train on.
-  val_split: of the data, to evaluate the loss on.
+  val_split: of the data, to evaluate the loss and retrieval on.
   image, text: feature, column or file name extension, if not the usual one.
   variant: size of the towers and of the patches.
   naflex: images keep their aspect ratio, and become at most `seqlen` patches.
@@ -271,8 +271,13 @@ def pairs(arg: Any, split: str) -> tuple[dict[str, Any], str]:
     several).
 
   Raises:
-    ValueError: unknown source.
+    ValueError: unknown source, or one beside `demo`.
   """
+  if arg.get("demo") and any(arg[k] != PAIRS[k] for k in ("source", "path")):
+    raise lookup.ConfigError(
+      "Config arg demo has its own data: leave out either demo or source and "
+      "path. variant=mu/16,res=32 is a tiny model."
+    )
   if arg.source not in _PLACES:
     raise lookup.unknown("source of pairs", arg.source, _PLACES, "source")
   image, text = _PLACES[arg.source]
@@ -376,8 +381,18 @@ def set_evals(config: Any, arg: Any, tokenize: Callable[[str], str]) -> None:
   pp = dict(pp_img=pp_image(arg), pp_txt=tokenize("texts"))
   config.embed, config.evals = pp, {}
   if arg.val_split:
-    data, _ = pairs(arg, arg.val_split)
+    data, text = pairs(arg, arg.val_split)
     config.evals.val = get_contrastive(data, config.input.pp, log_steps=1000)
+    if arg.source != "folder":  # Its texts are names of classes.
+      config.evals.retrieval = dict(
+        type="proj.image_text.retrieval",
+        data=data,
+        txt_name=tuple(text.split("/")),
+        prefix="z/retr/val_",
+        pp_img=f"decode|{pp['pp_img']}",
+        pp_txt=pp["pp_txt"],
+        log_steps=1000,
+      )
   if arg.imagenet:
     config.evals.disclf = get_disclf(
       arg.res, pp_txt=pp["pp_txt"], log_steps=5000

@@ -16,12 +16,13 @@ import jax
 import numpy as np
 from absl import logging
 
+from big_vision import lookup
 from big_vision.evaluators import iteration
 from big_vision.evaluators.proj.image_text import (
   embedding,
   image_text_retrieval,
 )
-from big_vision.types import Batch, Devices, PredictFn, TrainState
+from big_vision.types import Batch, ConfigLike, Devices, PredictFn, TrainState
 
 API = "jit"
 
@@ -124,6 +125,8 @@ def data_sources(cfg: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
   Returns:
     Pairs of a config key and the arguments of `datasets.core.get`.
   """
+  if cfg.get("data"):
+    return [("data", cfg["data"])]
   if "dataset" not in cfg:
     return []
   data = {"name": cfg["dataset"], "split": cfg.get("split", "test")}
@@ -180,7 +183,8 @@ class Evaluator:
     self,
     predict_fn: PredictFn,
     *,
-    dataset: str,
+    dataset: str | None = None,
+    data: ConfigLike | None = None,
     pp_img: str,
     pp_txt: str,
     txt_name: str | Sequence[str],
@@ -197,6 +201,8 @@ class Evaluator:
       predict_fn: `(train_state, batch) -> (zimg, ztxt, ...)`; the batch has
         either `image` or `labels`, and only that embedding [B, E] is used.
       dataset: TFDS name.
+      data: arguments of any data source, in the place of `dataset`, `data_dir`
+        and `split`; its images are encoded, so `pp_img` begins with `decode`.
       pp_img: preprocessing of (decoded) examples to `image`.
       pp_txt: preprocessing of `texts`, a string scalar, to `labels`.
       txt_name: see `prepare_datasets`.
@@ -210,16 +216,29 @@ class Evaluator:
         COCO, where some images have more; None for all.
 
     Raises:
-      ValueError: no such dataset, split or `txt_name`; bad batch size.
+      ValueError: no such dataset, split or `txt_name`; bad batch size; neither
+        or both of `dataset` and `data`.
     """
-    builder, examples = embedding.open_split(dataset, split, data_dir)
-    # The texts do not need the pixels.
-    _, encoded = embedding.open_split(dataset, split, data_dir, ("image",))
-    offset = 0
-    if jax.process_index():
-      # Enough for distinct ids, in the order of processes.
-      splits = _get_dataset_info(builder).splits
-      offset = jax.process_index() * splits[split].num_examples
+    # Distinct ids, in the order of processes.
+    offset = jax.process_index()
+    if data and not dataset:
+      from big_vision.datasets import core  # The TensorFlow wing.
+
+      source = core.get(**data)
+      examples = encoded = source.get_tfdata(ordered=True, allow_cache=False)
+      offset *= source.total_examples
+    elif dataset and not data:
+      builder, examples = embedding.open_split(dataset, split, data_dir)
+      # The texts do not need the pixels.
+      _, encoded = embedding.open_split(dataset, split, data_dir, ("image",))
+      if offset:
+        splits = _get_dataset_info(builder).splits
+        offset *= splits[split].num_examples
+    else:
+      raise lookup.ConfigError(
+        "retrieval needs one of dataset= (a TFDS name) and data= (a dict with "
+        f"the name of a data source): found {dataset=}, {data=}."
+      )
     images = _images(examples, pp_img, offset)
     texts = _texts(encoded, pp_txt, txt_name, offset, max_texts)
     self._images = embedding.Batches(images, batch_size, devices, cache_final)

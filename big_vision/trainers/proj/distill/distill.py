@@ -29,6 +29,7 @@ from absl import app
 
 from big_vision import lookup, losses, mixup
 from big_vision.lookup import getfirst
+from big_vision.models import common
 from big_vision.trainers.proj.distill import features
 from big_vision.training import cli, loading
 from big_vision.training.recipe import Recipe
@@ -76,8 +77,7 @@ def build(setup: Setup, mixup_shards: int = 1) -> Recipe:
     image = jnp.zeros_like(getfirst(batch, name, "image"), jnp.float32)
     params = models[name].init(keys[name], image)["params"]
     if "init_head_bias" in config:
-      bias = params["head"]["bias"]
-      params["head"]["bias"] = jnp.full_like(bias, config.init_head_bias)
+      common.set_head_bias(params, config.init_head_bias)
     return params
 
   def forward(name, params, batch, **kw):

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from big_vision import lookup
 from big_vision.evaluators import validate
 from big_vision.evaluators.proj.image_text import (
   embedding,
@@ -116,6 +117,37 @@ def test_values(in_memory, state, batch_size, cache):
   run = evaluator.run(state)
   assert [k for k, _ in run] == NAMES
   assert [v for _, v in run] == [*i2t.values(), *t2i.values()]
+
+
+class Source:
+  """A data source of one's own."""
+
+  total_examples = NUM
+
+  def __init__(self, part):
+    assert part == "whole"
+
+  def get_tfdata(self, ordered, *, process_split=True, allow_cache=True):
+    assert ordered and process_split
+    return examples()
+
+  def num_examples_per_process(self):
+    return [NUM]
+
+
+def test_any_source(in_memory, state, monkeypatch):
+  module = SimpleNamespace(DataSource=Source)
+  monkeypatch.setattr(lookup, "module", lambda *args, **kw: module)
+  data = dict(name="bv:mine", part="whole")
+  assert retrieval.data_sources(dict(data=data)) == [("data", data)]
+  given = make(dataset=None, data=data).run(state)
+  assert list(given) == list(make().run(state))
+
+
+@pytest.mark.parametrize("kw", [{"dataset": None}, {"data": {"name": "toy"}}])
+def test_one_of_dataset_and_data(in_memory, kw):
+  with pytest.raises(lookup.ConfigError, match="one of dataset=.* and data="):
+    make(**kw)
 
 
 def test_first_texts_only(in_memory, state):
