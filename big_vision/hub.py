@@ -145,9 +145,10 @@ def _is_plain(error, errors: Any):
   cause = error.__cause__ or error
   if isinstance(cause, errors.FileMetadataError):
     return True
-  response = getattr(cause, "response", None)
-  status = getattr(response, "status_code", None)
-  return status in (404, 405, 501) and "X-Error-Code" not in response.headers
+  response: Any = getattr(cause, "response", None)
+  if getattr(response, "status_code", None) not in (404, 405, 501):
+    return False
+  return "X-Error-Code" not in response.headers
 
 
 def _reason(error, file, errors: Any):
