@@ -139,7 +139,7 @@ def get_posemb(
 
   Args:
     self: linen module that will own the parameter.
-    typ: str, "learn" or "sincos2d".
+    typ: str, "learn", "sincos2d" or "none", which are zeros.
     seqshape: (h, w), or the number of tokens if they are learned.
     width: int.
     name: str, of the parameter.
@@ -160,8 +160,10 @@ def get_posemb(
     )
   if typ == "sincos2d":
     return posemb_sincos_2d(*seqshape, width, dtype=dtype)
+  if typ == "none":
+    return jnp.zeros((1, int(np.prod(seqshape)), width), dtype)
   raise lookup.unknown(
-    "positional embedding", typ, ["learn", "sincos2d"], "model.posemb"
+    "positional embedding", typ, ["learn", "sincos2d", "none"], "model.posemb"
   )
 
 

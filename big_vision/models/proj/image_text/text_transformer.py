@@ -18,13 +18,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from big_vision import checkpoints, lookup
-from big_vision.models import common, load_errors, vit
+from big_vision.models import common, load_errors, transformer, vit
 from big_vision.types import Array, ConfigLike, Params
 
 _POOL_TYPES = ("last", "first", "mean", "gap", "max", "gmp", "map")
 
 
-class _Model(nn.Module):
+class _Model(transformer.Options):
   """Text transformer; `Model` lists the fields."""
 
   num_classes: int | None
@@ -82,6 +82,7 @@ class _Model(nn.Module):
       dropout=self.dropout,
       scan=self.scan,
       remat_policy=self.remat_policy,
+      **self.options(),
     )(x, deterministic=not train, mask=attend_to)
     out.update({"transformed": x, **encoder_out})
 
@@ -98,7 +99,9 @@ class _Model(nn.Module):
       lowest = None if pooled is None else jnp.finfo(x.dtype).min
       x = jnp.max(x, axis=1, where=pooled, initial=lowest)
     else:
-      x = vit.MAPHead(num_heads=self.num_heads, mlp_dim=self.mlp_dim)(x, exists)
+      x = vit.MAPHead(
+        num_heads=self.num_heads, mlp_dim=self.mlp_dim, **self.options()
+      )(x, exists)
     out["pre_logits"] = x  # [B, D]
 
     if self.num_classes:
@@ -126,7 +129,8 @@ def Model(
       vocab_size: number of tokens, default 32000.
       pool_type: "last" or "first" token, "mean" (or "gap"), "max" (or "gmp"),
         "map" attention.
-      scan, remat_policy: see `vit.Encoder`.
+      scan, remat_policy: see `vit.Encoder`; and the keywords of
+        `transformer.Options`.
       pad_token: id of the padding, which attention and pooling then leave out;
         the default None treats it as any other token. The pool types "last" and
         "first" take these positions even if they are padding; padding attends
