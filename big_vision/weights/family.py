@@ -37,14 +37,14 @@ class Family:
   Attributes:
     name: for users.
     model_types: of config.json, that it reads.
-    read: (settings, names of tensors) -> `Found`.
+    read: (settings, name of tensor -> its shape) -> `Found`.
     to_params: (tensors, `Found`) -> parameters.
     to_tensors: (parameters, `Found`) -> (tensors, settings).
   """
 
   name: str
   model_types: Collection[str]
-  read: Callable[[Mapping[str, Any], Collection[str]], Found]
+  read: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], Found]
   to_params: Callable[[Tensors, Found], Params]
   to_tensors: Callable[
     [Params, Found], tuple[dict[str, np.ndarray], dict[str, Any]]

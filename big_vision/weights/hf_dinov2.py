@@ -12,6 +12,7 @@ import numpy as np
 from big_vision.models import vit
 from big_vision.weights import settings, tables, vit_layout
 from big_vision.weights.family import Family, Found
+from big_vision.weights.vit_layout import Packed
 
 _DEFAULTS = dict(
   hidden_size=768,
@@ -29,7 +30,7 @@ _DEFAULTS = dict(
   use_swiglu_ffn=False,
   num_register_tokens=4,
 )
-_LAYOUT = dict(
+_LAYOUT: dict[str, str | Packed] = dict(
   embedding="embeddings.patch_embeddings.projection",
   pos_embedding="embeddings.position_embeddings",
   cls="embeddings.cls_token",
@@ -48,12 +49,16 @@ _LAYOUT = dict(
   norm="layernorm",
   head="classifier",
 )
-_SWIGLU = dict(gate_up="mlp.weights_in", fc2="mlp.weights_out")
+_SWIGLU = dict(
+  fc1=Packed("mlp.weights_in", (0, 2)),
+  up=Packed("mlp.weights_in", (1, 2)),
+  fc2="mlp.weights_out",
+)
 _WITH = "dinov2_with_registers"
 _MASK = "embeddings.mask_token"
 
 
-def _read(config, names):
+def _read(config, shapes):
   s = settings.Settings(config, _DEFAULTS)
   s.one_of("num_channels", [3])
   glu = bool(s.get("use_swiglu_ffn"))
@@ -64,7 +69,7 @@ def _read(config, names):
   ).sizes()
   model = sizes | dict(
     patch_size=s.pair("patch_size"),
-    pool_type="tok+gap" if "classifier.weight" in names else "tok",
+    pool_type="tok+gap" if "classifier.weight" in shapes else "tok",
     attn_bias="qkvo" if s.get("qkv_bias") else "o",
     layerscale=float(s.get("layerscale_value")),
   )
@@ -76,7 +81,7 @@ def _read(config, names):
   return Found(
     "vit",
     model,
-    settings.num_classes(config) if "classifier.weight" in names else None,
+    settings.num_classes(config) if "classifier.weight" in shapes else None,
     s.pair("image_size"),
     "bicubic_antialias" if registers else "bicubic",
   )
@@ -104,13 +109,15 @@ def _to_params(tensors, found):
       name = name.removeprefix(prefix)
     if name != _MASK:  # Of pre-training.
       plain[name] = x
-  plain = vit_layout.fold(plain, _LAYOUT["pos_embedding"], (_LAYOUT["cls"],))
+  plain = vit_layout.fold(plain, _LAYOUT["pos_embedding"], [_LAYOUT["cls"]])
   return tables.to_params(_table(found), plain, "the checkpoint")
 
 
 def _to_tensors(params, found):
   tensors = tables.to_tensors(_table(found), params, "transformers' DINOv2")
-  tensors = vit_layout.unfold(tensors, _LAYOUT["pos_embedding"], 1)
+  tensors = vit_layout.unfold(
+    tensors, _LAYOUT["pos_embedding"], [_LAYOUT["cls"]]
+  )
   config = _config(found)
   if found.num_classes:
     kind = config["model_type"]

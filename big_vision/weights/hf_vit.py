@@ -49,11 +49,11 @@ _LAYOUT = dict(
 _PREFIXES = ("vit.", "deit.")
 
 
-def _read(config, names):
+def _read(config, shapes):
   s = settings.Settings(config, _DEFAULTS)
   s.one_of("num_channels", [3])
   kind = config["model_type"]
-  names = {_plain(name) for name in names}
+  names = {_plain(name) for name in shapes}
   distilled = kind == "deit"
   teacher = "distillation_classifier.weight" in names
   pooler = "pooler.dense.weight" in names
@@ -114,7 +114,7 @@ _MASK = "embeddings.mask_token"  # Of SimMIM.
 def _to_tensors(params, found):
   tensors = tables.to_tensors(_table(found), params, "transformers' ViT")
   tokens = _tokens(found)
-  tensors = vit_layout.unfold(tensors, _LAYOUT["pos_embedding"], len(tokens))
+  tensors = vit_layout.unfold(tensors, _LAYOUT["pos_embedding"], tokens)
   kind = "deit" if len(tokens) > 1 else "vit"
   if found.num_classes:
     heads = ("classifier.", "cls_classifier.", "distillation_classifier.")

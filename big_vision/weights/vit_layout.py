@@ -5,20 +5,45 @@ A layout is a mapping from the parts of a ViT to the names of their tensors:
   embedding, pos_embedding, cls, dist, registers, pre_norm
   block              prefix of a block, with {i} for its number
   norm1, norm2, query, key, value, out, query_norm, key_norm, ls1, ls2
-  qkv                in place of query, key and value, packed
   fc1, up, fc2       up: of gated MLPs
-  gate_up            in place of fc1 and up, packed
   norm, pool_norm, pre_logits, head, head_dist
+  map_probe, map_query, map_key, map_value, map_out, map_norm, map_fc1, map_fc2
+
+The name of a dense layer may be `Packed`.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from big_vision.weights import tables
 
-Layout = Mapping[str, str]
+
+class Packed(NamedTuple):
+  """Names a dense layer that is stored in one tensor with others.
+
+  Attributes:
+    name: of the layer's tensors, without `ends`.
+    part: (index, number) of the layer among them.
+    ends: of the names of kernel and bias.
+  """
+
+  name: str
+  part: tuple[int, int] = (0, 1)
+  ends: tuple[str, str] = (".weight", ".bias")
+
+
+Layout = Mapping[str, str | Packed]
+
+
+def _dense(layout, part, path, inputs, outputs, bias=True, there=""):
+  name = layout[part]
+  name = Packed(name) if isinstance(name, str) else name
+  return tables.dense(
+    there + name.name, path, inputs, outputs,
+    bias=bias, part=name.part, names=name.ends,
+  )  # fmt: skip
 
 
 def table(
@@ -54,17 +79,19 @@ def table(
   if model.pre_norm:
     out += _norm(layout, "pre_norm", "pre_norm", model)
   out += encoder(layout, model, "Transformer/", not model.pool_norm)
+  if model.pool_type == "map":
+    out += map_head(layout, model, "MAPHead_0/")
   if model.pool_norm:
     out += _norm(layout, "pool_norm", "pool_norm", model)
   size = d * (2 if model.pool_type == "tok+gap" else 1)
   if model.rep_size:
     rep = d if model.rep_size is True else model.rep_size
-    out += tables.dense(layout["pre_logits"], "pre_logits", (size,), (rep,))
+    out += _dense(layout, "pre_logits", "pre_logits", (size,), (rep,))
     size = rep
   if model.num_classes:
     for name in ("head", *(["head_dist"] if model.dist_token else [])):
-      out += tables.dense(
-        layout[name], name, (size,), (model.num_classes,), bias=model.head_bias
+      out += _dense(
+        layout, name, name, (size,), (model.num_classes,), model.head_bias
       )
   return out
 
@@ -107,36 +134,55 @@ def _block(layout, model, there, path, i):
   norm = {"layer": "LayerNorm", "rms": "RMSNorm"}[model.norm]
   name = lambda part: there + layout[part]
   out = _norm(layout, "norm1", f"{here}{norm}_0", model, there)
-  for j, part in enumerate(("query", "key", "value")):
-    packed = "qkv" in layout
-    out += tables.dense(
-      name("qkv" if packed else part), f"{attention}{part}", (d,), heads,
-      bias=part[0] in bias, part=(j, 3) if packed else (0, 1),
-    )  # fmt: skip
+  for part in ("query", "key", "value"):
+    out += _dense(
+      layout, part, attention + part, (d,), heads, part[0] in bias, there
+    )
   if model.qk_norm:
     for part in ("query_norm", "key_norm"):
       out += tables.norm(
         name(part), attention + part, d // h, bias=model.qk_norm == "layer"
       )
-  out += tables.dense(
-    name("out"), f"{attention}out", heads, (d,), bias="o" in bias
+  out += _dense(
+    layout, "out", f"{attention}out", heads, (d,), "o" in bias, there
   )
   out += _norm(layout, "norm2", f"{here}{norm}_1", model, there)
   mlp, bias = f"{here}MlpBlock_0/", model.mlp_bias
-  if not model.glu:
-    out += tables.dense(name("fc1"), f"{mlp}Dense_0", (d,), (m,), bias=bias)
-  else:
-    for j, (part, layer) in enumerate((("fc1", "Dense_0"), ("up", "up"))):
-      packed = "gate_up" in layout
-      out += tables.dense(
-        name("gate_up" if packed else part), mlp + layer, (d,), (m,),
-        bias=bias, part=(j, 2) if packed else (0, 1),
-      )  # fmt: skip
-  out += tables.dense(name("fc2"), f"{mlp}Dense_1", (m,), (d,), bias=bias)
+  out += _dense(layout, "fc1", f"{mlp}Dense_0", (d,), (m,), bias, there)
+  if model.glu:
+    out += _dense(layout, "up", f"{mlp}up", (d,), (m,), bias, there)
+  out += _dense(layout, "fc2", f"{mlp}Dense_1", (m,), (d,), bias, there)
   if model.layerscale is not None:
     out += tables.same(name("ls1"), f"{here}ls1", d)
     out += tables.same(name("ls2"), f"{here}ls2", d)
   return out
+
+
+def map_head(layout: Layout, model: Any, path: str) -> tables.Table:
+  """Makes the part of the table for the pooling by attention.
+
+  Args:
+    layout: see the top of this file.
+    model: module with the fields of `transformer.MAPHead`.
+    path: of its parameters, with a slash.
+
+  Returns:
+    The table.
+  """
+  d, m = model.width, model.mlp_dim or 4 * model.width
+  heads, bias = (model.num_heads, d // model.num_heads), model.attn_bias
+  attention = f"{path}MultiHeadDotProductAttention_0/"
+  out = tables.same(layout["map_probe"], f"{path}probe", 1, 1, d)
+  for part in ("query", "key", "value"):
+    out += _dense(
+      layout, f"map_{part}", attention + part, (d,), heads, part[0] in bias
+    )
+  out += _dense(layout, "map_out", f"{attention}out", heads, (d,), "o" in bias)
+  norm = {"layer": "LayerNorm", "rms": "RMSNorm"}[model.norm]
+  out += _norm(layout, "map_norm", f"{path}{norm}_0", model)
+  mlp, bias = f"{path}MlpBlock_0/", model.mlp_bias
+  out += _dense(layout, "map_fc1", f"{mlp}Dense_0", (d,), (m,), bias)
+  return out + _dense(layout, "map_fc2", f"{mlp}Dense_1", (m,), (d,), bias)
 
 
 def _norm(layout, part, path, model, there=""):
@@ -145,36 +191,39 @@ def _norm(layout, part, path, model, there=""):
 
 
 def fold(
-  tensors: Mapping[str, np.ndarray], positions: str, tokens: tuple[str, ...]
+  tensors: Mapping[str, np.ndarray], positions: str, tokens: Sequence[str]
 ) -> dict[str, np.ndarray]:
   """Adds the positions of class and other tokens to these tokens.
 
   Args:
     tensors: name -> array.
     positions: name of the positions [1, P + N, D]; their first P belong to
-    tokens: P names of tensors [1, 1, D].
+    tokens: names of tensors [1, n, D], which have P tokens in all.
 
   Returns:
     The tensors, with positions [1, N, D].
   """
   out, pos = dict(tensors), tensors[positions]
-  for i, name in enumerate(tokens):
-    out[name] = tensors[name] + pos[:, i : i + 1]
-  return out | {positions: pos[:, len(tokens) :]}
+  for name in tokens:
+    num = tensors[name].shape[1]
+    out[name] = tensors[name] + pos[:, :num]
+    pos = pos[:, num:]
+  return out | {positions: pos}
 
 
 def unfold(
-  tensors: Mapping[str, np.ndarray], positions: str, num: int
+  tensors: Mapping[str, np.ndarray], positions: str, tokens: Sequence[str]
 ) -> dict[str, np.ndarray]:
-  """Gives P tokens positions of zeros, for layouts in which they have some.
+  """Gives tokens positions of zeros, for layouts in which they have some.
 
   Args:
     tensors: name -> array.
     positions: name of the positions [1, N, D].
-    num: P.
+    tokens: names of tensors [1, n, D], which have P tokens in all.
 
   Returns:
     The tensors, with positions [1, P + N, D].
   """
-  pos = tensors[positions]
-  return {**tensors, positions: np.pad(pos, [(0, 0), (num, 0), (0, 0)])}
+  num = sum(tensors[name].shape[1] for name in tokens)
+  pos = np.pad(tensors[positions], [(0, 0), (num, 0), (0, 0)])
+  return {**tensors, positions: pos}
