@@ -180,3 +180,17 @@ def pixels(
   """
   one = lambda size: size[0] if size[0] == size[1] else list(size)
   return {"image_size": one(image_size), "patch_size": one(patch_size)}
+
+
+def rope_theta(config: Mapping[str, Any], default: float) -> float:
+  """Reads the base of rotary positions, where transformers 4 or 5 has it.
+
+  Args:
+    config: content of config.json.
+    default: value if it is not there.
+
+  Returns:
+    The base.
+  """
+  within = config.get("rope_parameters") or config.get("rope_scaling") or {}
+  return float(within.get("rope_theta", config.get("rope_theta") or default))

@@ -152,6 +152,11 @@ def _to_params(tensors, found):
 def _to_tensors(params, found):
   tensors = tables.to_tensors(_table(found)[0], params, "timm's ViT")
   model = vit.Model(found.num_classes, **found.model)
+  # As most of its architectures have it.
+  embed_class = vit_layout.has_class_token(model) and not model.registers
+  if embed_class:
+    tokens = [name for name in _TOKENS if name in tensors]
+    tensors = vit_layout.unfold(tensors, "pos_embed", tokens)
   name = "vit_base_patch16_224"
   if model.norm_eps == 1e-5:
     name = "vit_base_patch16_clip_224"
@@ -171,7 +176,7 @@ def _to_tensors(params, found):
     qk_norm=bool(model.qk_norm),
     init_values=model.layerscale,
     class_token=vit_layout.has_class_token(model),
-    no_embed_class=True,
+    no_embed_class=not embed_class,
     reg_tokens=model.registers,
     pre_norm=model.pre_norm,
     fc_norm=model.pool_norm,
