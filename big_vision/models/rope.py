@@ -80,6 +80,6 @@ def rotate(x: Array, rope: Rope) -> Array:
   Returns:
     [B, T, H, K] in the dtype of `x`.
   """
-  sin, cos = (jnp.asarray(a, x.dtype)[:, None] for a in rope)
+  sin, cos = (jnp.asarray(a, x.dtype)[None, :, None] for a in rope)
   first, second = jnp.split(x, 2, axis=-1)
   return x * cos + jnp.concatenate([-second, first], axis=-1) * sin

@@ -288,7 +288,8 @@ class Encoder1DBlock(Options):
     """Scales what a part of the block adds, or leaves it out."""
     if self.layerscale is not None:
       init = nn.initializers.constant(self.layerscale)
-      y = y * self.param(name, init, y.shape[-1:]).astype(y.dtype)
+      scale = self.param(name, init, y.shape[-1:]).astype(y.dtype)
+      y = y * scale[None, None]
     if drop_rate is None or deterministic:
       return y
     keep = 1 - drop_rate

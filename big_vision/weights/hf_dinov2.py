@@ -146,6 +146,7 @@ def _config(found):
     "layerscale_value": model.layerscale,
     **settings.pixels(found.image_size, model.patch_size),
     "num_channels": 3,
+    **settings.classes(found.num_classes),
     "qkv_bias": "q" in model.attn_bias,
     **({"num_register_tokens": model.registers} if model.registers else {}),
   }

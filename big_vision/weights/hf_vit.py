@@ -138,6 +138,7 @@ def _config(found, kind):
     "layer_norm_eps": model.norm_eps,
     **settings.pixels(found.image_size, model.patch_size),
     "num_channels": 3,
+    **settings.classes(found.num_classes),
     "qkv_bias": "q" in model.attn_bias,
   }
 

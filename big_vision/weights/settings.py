@@ -150,6 +150,24 @@ def num_classes(config: Mapping[str, Any]) -> int:
   return len(labels) if labels else config.get("num_labels", 2)
 
 
+def classes(num: int | None) -> dict[str, Any]:
+  """Writes the number of classes, which transformers knows by their names.
+
+  Args:
+    num: the number, or None.
+
+  Returns:
+    Dict with `id2label` and `label2id`, empty without classes.
+  """
+  if not num:
+    return {}
+  names = [f"LABEL_{i}" for i in range(num)]  # As there.
+  return {
+    "id2label": {str(i): name for i, name in enumerate(names)},
+    "label2id": {name: i for i, name in enumerate(names)},
+  }
+
+
 def written(model: Any, *fields: str) -> dict[str, Any]:
   """Writes sizes as transformers calls them.
 
