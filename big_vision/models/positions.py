@@ -17,7 +17,7 @@ import numpy as np
 from big_vision import lookup
 from big_vision.types import AnyArray, Array, DType
 
-_METHODS = ("linear", "corners")
+_METHODS = ("linear", "corners", "bicubic", "bicubic_antialias", "bicubic_dino")
 
 
 class ImageGrid(NamedTuple):
@@ -139,7 +139,7 @@ def get_posemb(
 
   Args:
     self: linen module that will own the parameter.
-    typ: str, "learn" or "sincos2d".
+    typ: str, "learn", "sincos2d" or "none", which are zeros.
     seqshape: (h, w), or the number of tokens if they are learned.
     width: int.
     name: str, of the parameter.
@@ -160,8 +160,10 @@ def get_posemb(
     )
   if typ == "sincos2d":
     return posemb_sincos_2d(*seqshape, width, dtype=dtype)
+  if typ == "none":
+    return jnp.zeros((1, int(np.prod(seqshape)), width), dtype)
   raise lookup.unknown(
-    "positional embedding", typ, ["learn", "sincos2d"], "model.posemb"
+    "positional embedding", typ, ["learn", "sincos2d", "none"], "model.posemb"
   )
 
 
@@ -172,7 +174,7 @@ def resample(
   method: str = "linear",
   at: tuple[Array, Array] | None = None,
 ) -> AnyArray:
-  """Resamples a grid of positions bilinearly.
+  """Resamples a grid of positions.
 
   Args:
     posemb: [..., n, m, D] array.
@@ -183,12 +185,15 @@ def resample(
         (half-pixel centers), and smooths where the new grid is coarser.
       "corners" aligns the centers of the corners, which keep their values; it
         does not smooth. For arrays on the host, computed in float64.
+      "bicubic" as PyTorch without, "bicubic_antialias" with antialiasing, and
+        "bicubic_dino" as DINO, whose factor of size is (new + 0.1) / old; on the
+        host, too.
     at: (rows [B, T], columns [B, T]) int, which embeddings of the new grids to
       compute, instead of all; only for "linear" and a `posemb` [n, m, D].
 
   Returns:
     [..., h, w, D], or [B, T, D] with `at`, in the dtype of `posemb`; a NumPy
-    array for "corners".
+    array unless "linear".
 
   Raises:
     ValueError: unknown method.
@@ -200,7 +205,12 @@ def resample(
   *batch, n, m, d = posemb.shape
   if method == "linear":
     return jax.image.resize(posemb, (*batch, *size, d), "linear")
-  rows, columns = _corner_weights(n, size[0]), _corner_weights(m, size[1])
+  rows, columns = (
+    _corner_weights(old, new)
+    if method == "corners"
+    else _cubic_weights(old, new, method)
+    for old, new in ((n, int(size[0])), (m, int(size[1])))
+  )
   grid = np.asarray(posemb).astype(np.float64)
   grid = np.einsum("ya,xb,...abd->...yxd", rows, columns, grid, optimize=True)
   return grid.astype(posemb.dtype)
@@ -211,6 +221,29 @@ def _corner_weights(num_old, num_new):
   at = np.arange(num_new) * ((num_old - 1) / max(num_new - 1, 1))
   distance = np.abs(at[:, None] - np.arange(num_old)[None, :])
   return np.maximum(1.0 - distance, 0.0)
+
+
+def _cubic_weights(num_old, num_new, method):
+  """Computes the matrix [new, old] that samples a line with cubic splines."""
+  scale = (num_new + 0.1 * (method == "bicubic_dino")) / num_old
+  smooth = method == "bicubic_antialias"
+  a = -0.5 if smooth else -0.75  # As PyTorch.
+  reach = max(1 / scale, 1.0) if smooth else 1.0
+  center = (np.arange(num_new)[:, None] + 0.5) / scale - 0.5
+  taps = np.floor(center) + np.arange(
+    -np.ceil(2 * reach), np.ceil(2 * reach) + 1
+  )
+  x = np.abs(center - taps) / reach
+  near = ((a + 2) * x - (a + 3)) * x**2 + 1
+  far = (((x - 5) * x + 8) * x - 4) * a
+  weights = np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+  if smooth:  # What lies outside does not count; else it is the border.
+    weights *= (taps >= 0) & (taps < num_old)
+    weights /= weights.sum(axis=1, keepdims=True)
+  out = np.zeros([num_new, num_old])
+  at = np.clip(taps, 0, num_old - 1).astype(int)
+  np.add.at(out, (np.arange(num_new)[:, None], at), weights)
+  return out
 
 
 def _linear_at(posemb, size, at):

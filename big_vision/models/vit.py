@@ -10,19 +10,25 @@ The names of the modules are the names in checkpoints, and random keys derive
 from them and from the order of calls.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from big_vision import lookup
-from big_vision.models import fields, positions
+from big_vision.models import fields, positions, rope, transformer
 from big_vision.models.positions import (
   ImageGrid,
   get_posemb,
   posemb_sincos_2d,
+)
+from big_vision.models.transformer import (
+  Encoder,
+  Encoder1DBlock,
+  MAPHead,
+  MlpBlock,
 )
 from big_vision.models.vit_checkpoints import (
   SIGLIP_CHECKPOINTS,
@@ -59,225 +65,10 @@ __all__ = [
 ]
 
 
-def _constrain(x):
-  """Hints at the sharding of activations [B, T, D], if there are axis rules."""
-  return nn.with_logical_constraint(x, ("act_batch", "act_len", "act_emb"))
+_POOL_TYPES = ("gap", "map", "tok", "tok+gap", "0", "none")
 
 
-class MlpBlock(nn.Module):
-  """Two dense layers with a GELU between them.
-
-  Attributes:
-    mlp_dim: int, hidden width; None means 4 times the input width.
-    dropout: float, rate after the GELU.
-    dtype_mm: str, dtype of the computation; parameters are float32.
-  """
-
-  mlp_dim: int | None = None
-  dropout: float = 0.0
-  dtype_mm: str = "float32"
-
-  @nn.compact
-  def __call__(self, x: Array, deterministic: bool = True) -> Array:
-    """Applies the block.
-
-    Args:
-      x: [B, T, D].
-      deterministic: bool, turns dropout off.
-
-    Returns:
-      [B, T, D].
-    """
-    inits = dict(
-      kernel_init=nn.initializers.xavier_uniform(),
-      bias_init=nn.initializers.normal(stddev=1e-6),
-    )
-    d = x.shape[-1]
-    x = nn.Dense(self.mlp_dim or 4 * d, dtype=self.dtype_mm, **inits)(x)
-    x = _constrain(x)
-    x = nn.gelu(x)
-    x = nn.Dropout(rate=self.dropout)(x, deterministic)
-    return nn.Dense(d, dtype=self.dtype_mm, **inits)(x)
-
-
-class Encoder1DBlock(nn.Module):
-  """Pre-norm block of self-attention and MLP.
-
-  Attributes:
-    mlp_dim: int, hidden width of the MLP; None means 4 times the width.
-    num_heads: int.
-    dropout: float, rate after attention, after the MLP, and inside the MLP.
-    dtype_mm: str, dtype of matrix products.
-  """
-
-  mlp_dim: int | None = None
-  num_heads: int = 12
-  dropout: float = 0.0
-  dtype_mm: str = "float32"
-
-  @nn.compact
-  def __call__(
-    self, x: Array, deterministic: bool = True, mask: Array | None = None
-  ) -> tuple[Array, dict[str, Array]]:
-    """Applies the block.
-
-    Args:
-      x: [B, T, D].
-      deterministic: bool, turns dropout off.
-      mask: [B, T, T] bool, which keys (last) a query attends to; None means
-        all.
-
-    Returns:
-      ([B, T, D], dict of intermediates).
-    """
-    out = {}
-    x = _constrain(x)
-    y = nn.LayerNorm()(x)
-    y = out["sa"] = nn.MultiHeadDotProductAttention(
-      num_heads=self.num_heads,
-      kernel_init=nn.initializers.xavier_uniform(),
-      deterministic=deterministic,
-      dtype=self.dtype_mm,
-    )(y, y, mask=None if mask is None else mask[:, None])
-    y = _constrain(y)
-    y = nn.Dropout(rate=self.dropout)(y, deterministic)
-    x = out["+sa"] = x + y
-
-    y = nn.LayerNorm()(x)
-    y = out["mlp"] = MlpBlock(
-      mlp_dim=self.mlp_dim, dropout=self.dropout, dtype_mm=self.dtype_mm
-    )(y, deterministic)
-    y = _constrain(y)
-    y = nn.Dropout(rate=self.dropout)(y, deterministic)
-    x = out["+mlp"] = x + y
-    return _constrain(x), out
-
-
-class Encoder(nn.Module):
-  """Stack of blocks and a final normalization.
-
-  Attributes:
-    depth: int, number of blocks.
-    mlp_dim: int, hidden width of the MLPs; None means 4 times the width.
-    num_heads: int.
-    dropout: float, rate.
-    scan: bool, compiles one block, stacks the parameters [depth, ...], and
-      recomputes activations in the backward pass.
-    remat_policy: str, which activations are kept with `scan`: an attribute of
-      `jax.checkpoint_policies`; None and "none" mean "nothing_saveable".
-    dtype_mm: str, dtype of matrix products.
-  """
-
-  depth: int
-  mlp_dim: int | None = None
-  num_heads: int = 12
-  dropout: float = 0.0
-  scan: bool = False
-  remat_policy: str | None = "nothing_saveable"
-  dtype_mm: str = "float32"
-
-  @nn.compact
-  def __call__(
-    self, x: Array, deterministic: bool = True, mask: Array | None = None
-  ) -> tuple[Array, dict[str, Any]]:
-    """Applies all blocks and the normalization.
-
-    Args:
-      x: [B, T, D].
-      deterministic: bool, turns dropout off.
-      mask: [B, T, T] bool, which keys (last) a query attends to; None means
-        all.
-
-    Returns:
-      ([B, T, D], dict of intermediates, for example `block00/sa`).
-
-    Raises:
-      ValueError: unknown `remat_policy` or dtype, or the number of heads does
-        not divide D.
-    """
-    out = {}
-    fields.check_dtype(self.dtype_mm, f"{fields.key(self)}.dtype_mm")
-    fields.check_heads(self.num_heads, x.shape[-1], fields.key(self))
-    block = dict(
-      mlp_dim=self.mlp_dim,
-      num_heads=self.num_heads,
-      dropout=self.dropout,
-      dtype_mm=self.dtype_mm,
-    )
-    if self.scan:
-      rematted = nn.remat(
-        Encoder1DBlock,
-        prevent_cse=False,  # Scan itself prevents it.
-        static_argnums=(2,),  # `deterministic`; 0 is self.
-        policy=_remat_policy(self.remat_policy),
-      )
-      x, stacked = nn.scan(
-        rematted,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
-        length=self.depth,
-      )(name="encoderblock", **block)(x, deterministic, mask)
-      for i in range(self.depth):
-        out[f"block{i:02d}"] = jax.tree.map(lambda o, i=i: o[i], stacked)
-    else:
-      for i in range(self.depth):
-        layer = Encoder1DBlock(name=f"encoderblock_{i}", **block)
-        x, out[f"block{i:02d}"] = layer(x, deterministic, mask)
-    out["pre_ln"] = x
-    return nn.LayerNorm(name="encoder_norm")(x), out
-
-
-def _remat_policy(name):
-  """Finds the function in `jax.checkpoint_policies`; None saves nothing."""
-  if name in (None, "none"):
-    return None
-  known = [n for n in dir(jax.checkpoint_policies) if not n.startswith("_")]
-  if name not in known:
-    raise lookup.unknown("policy", name, known, "model.remat_policy")
-  return getattr(jax.checkpoint_policies, name)
-
-
-class MAPHead(nn.Module):
-  """Pools with multi-head attention: one learned query attends to all tokens.
-
-  Attributes:
-    mlp_dim: int, hidden width of the MLP; None means 4 times the width.
-    num_heads: int.
-  """
-
-  mlp_dim: int | None = None
-  num_heads: int = 12
-
-  @nn.compact
-  def __call__(self, x: Array, mask: Array | None = None) -> Array:
-    """Pools tokens.
-
-    Args:
-      x: [B, T, D].
-      mask: [B, T] bool, which tokens to attend to; None means all.
-
-    Returns:
-      [B, D].
-    """
-    n, _, d = x.shape
-    fields.check_heads(self.num_heads, d, fields.key(self))
-    init = nn.initializers.xavier_uniform()
-    probe = self.param("probe", init, (1, 1, d), x.dtype)
-    probe = jnp.tile(probe, [n, 1, 1])
-    x = nn.MultiHeadDotProductAttention(
-      num_heads=self.num_heads, kernel_init=init
-    )(probe, x, mask=None if mask is None else mask[:, None, None])
-    # The residual starts here: the probe itself is not added.
-    y = nn.LayerNorm()(x)
-    x = x + MlpBlock(mlp_dim=self.mlp_dim)(y)
-    return x[:, 0]
-
-
-_POOL_TYPES = ("gap", "map", "tok", "0", "none")
-
-
-class _Model(nn.Module):
+class _Model(transformer.Options):
   """ViT; `Model` lists the fields."""
 
   num_classes: int | None = None
@@ -294,6 +85,15 @@ class _Model(nn.Module):
   scan: bool = False
   remat_policy: str | None = "nothing_saveable"
   dtype_mm: str = "float32"
+  class_token: bool | None = None
+  dist_token: bool = False
+  registers: int = 0
+  rope: str | None = None
+  rope_theta: float = 100.0
+  patch_bias: bool = True
+  pre_norm: bool = False
+  pool_norm: bool = False
+  head_bias: bool = True
 
   @nn.compact
   def __call__(
@@ -328,6 +128,7 @@ class _Model(nn.Module):
       tuple(self.patch_size),
       strides=tuple(self.patch_size),
       padding="VALID",
+      use_bias=self.patch_bias,
       name="embedding",
       dtype=self.dtype_mm,
     )(image)  # [B, h, w, D]
@@ -363,9 +164,10 @@ class _Model(nn.Module):
     n, h, w, d = x.shape
     x = x.reshape(n, h * w, d)
     x = out["with_posemb"] = x + posemb
-    if self.pool_type == "tok":
-      cls = self.param("cls", nn.initializers.zeros, (1, 1, d), x.dtype)
-      x = jnp.concatenate([jnp.tile(cls, [n, 1, 1]), x], axis=1)
+    x = self._with_prefix(x)
+    prefix = x.shape[1] - h * w
+    if self.pre_norm:
+      x = self.normalize("pre_norm")(x)
 
     x = nn.Dropout(rate=self.dropout)(x, not train)
     x, out["encoder"] = Encoder(
@@ -376,23 +178,32 @@ class _Model(nn.Module):
       scan=self.scan,
       remat_policy=self.remat_policy,
       dtype_mm=self.dtype_mm,
+      final_norm=not self.pool_norm,
       name="Transformer",
-    )(x, deterministic=not train)
-    tokens = out["encoded"] = x  # [B, T, D]
+      **self.options(),
+    )(x, not train, None, self._rotations((h, w), prefix))
+    out["encoded"] = x  # [B, T, D]
+    tokens = x[:, prefix:]  # Of the patches.
 
     if self.pool_type == "map":
-      x = MAPHead(num_heads=self.num_heads, mlp_dim=self.mlp_dim)(x)
+      x = MAPHead(
+        num_heads=self.num_heads, mlp_dim=self.mlp_dim, **self.options()
+      )(x)
     elif self.pool_type == "gap":
-      x = jnp.mean(x, axis=1)
+      x = jnp.mean(tokens, axis=1)
+    elif self.pool_type == "tok+gap":
+      x = jnp.concatenate([x[:, 0], jnp.mean(tokens, axis=1)], axis=-1)
     elif self.pool_type in ("0", "tok"):
       x = x[:, 0]
-      if self.pool_type == "tok":
-        tokens = tokens[:, 1:]
+    if self.pool_norm:
+      x = self.normalize("pool_norm")(x)
     if self.pool_type != "none":
       out["head_input"] = x
 
     # The same layers run on each token, for segmentation and visualization.
     x_2d = tokens.reshape(n, h, w, -1)
+    if self.pool_type == "tok+gap":
+      x_2d = jnp.concatenate([x_2d, x_2d], axis=-1)
     if self.rep_size:
       rep_size = self.width if self.rep_size is True else self.rep_size
       hid = nn.Dense(rep_size, name="pre_logits")
@@ -401,10 +212,47 @@ class _Model(nn.Module):
 
     if self.num_classes:
       kw = {"kernel_init": nn.initializers.zeros} if self.head_zeroinit else {}
-      head = nn.Dense(self.num_classes, name="head", **kw)
+      layer = functools.partial(
+        nn.Dense, self.num_classes, use_bias=self.head_bias, **kw
+      )
+      head = layer(name="head")
       x_2d, x = head(x_2d), head(x)
+      if self.dist_token:
+        out["logits_cls"] = x
+        out["logits_dist"] = layer(name="head_dist")(out["encoded"][:, 1])
+        x = (x + out["logits_dist"]) / 2
       out["logits_2d"], out["logits"] = x_2d, x
     return x, out
+
+  def _with_prefix(self, x):
+    """Puts the tokens that are not patches, without positions, before x."""
+    has_class = self.class_token
+    if has_class is None:
+      has_class = self.pool_type in ("tok", "tok+gap")
+    if not has_class and (self.dist_token or "tok" in self.pool_type):
+      raise lookup.ConfigError(
+        f"config.{fields.key(self)}.class_token={self.class_token}: pool_type="
+        f"{self.pool_type!r} and dist_token={self.dist_token} need it."
+      )
+    d, tokens = x.shape[-1], []
+    random = nn.initializers.normal(stddev=0.02)
+    if has_class:
+      tokens += [self.param("cls", nn.initializers.zeros, (1, 1, d), x.dtype)]
+    if self.dist_token:
+      tokens += [self.param("dist", random, (1, 1, d), x.dtype)]
+    if self.registers:
+      shape = (1, self.registers, d)
+      tokens += [self.param("registers", random, shape, x.dtype)]
+    tokens = [jnp.tile(t, [len(x), 1, 1]) for t in tokens]
+    return jnp.concatenate([*tokens, x], axis=1) if tokens else x
+
+  def _rotations(self, grid, prefix):
+    """Returns rotary positions of all tokens, or None."""
+    if self.rope is None:
+      return None
+    fields.check_heads(self.num_heads, self.width, fields.key(self))
+    size = self.width // self.num_heads
+    return rope.make(self.rope, grid, size, self.rope_theta, prefix)
 
 
 def Model(
@@ -418,12 +266,26 @@ def Model(
     **kw: overrides of the variant, and
       patch_size: (height, width) in pixels, default (16, 16).
       width, depth, mlp_dim, num_heads: default 768, 12, 4 * width, 12.
-      posemb: "learn" or "sincos2d".
+      posemb: "learn", "sincos2d" or "none".
+      rope: rotary positions, besides `posemb`: a kind of `rope.make`, whose
+        wavelengths have the ratio `rope_theta`, default 100; None leaves them
+        out.
       rep_size: width of a tanh layer before the head; True means `width`.
       dropout: rate.
-      pool_type: "gap" mean, "map" attention, "tok" class token, "0" first
-        token, "none".
+      pool_type: "gap" mean of the patches, "map" attention, "tok" class token,
+        "tok+gap" both, "0" first token, "none".
+      class_token: bool, whether there is one; None leaves it to `pool_type`.
+      dist_token: bool, a second such token with a head of its own, whose
+        logits are averaged with those of the other head
+        (https://arxiv.org/abs/2012.12877).
+      registers: number of further tokens
+        (https://arxiv.org/abs/2309.16588).
+      patch_bias, head_bias: bools, whether these layers have biases.
+      pre_norm: bool, normalizes the tokens before the first block.
+      pool_norm: bool, normalizes what is pooled in place of the tokens.
       head_zeroinit: bool, initializes the kernel of the head with zeros.
+      norm, norm_eps, act, glu, mlp_bias, attn_bias, qk_norm, layerscale,
+        drop_path: see `transformer.Options`.
       scan, remat_policy, dtype_mm: see `Encoder`.
 
   Returns:

@@ -182,7 +182,7 @@ def scan_to_pyloop(
   params = _copy(_one_of(params, params_scan))
   encoder = params["Transformer"]
   stacked = encoder.pop("encoderblock")
-  for i in range(len(stacked["LayerNorm_0"]["bias"])):
+  for i in range(len(jax.tree.leaves(stacked)[0])):
     encoder[f"encoderblock_{i}"] = jax.tree.map(lambda x, i=i: x[i], stacked)
   return params
 

@@ -99,11 +99,13 @@ class Patchify(nn.Module):
     width: D.
     seqhw: tokens per side, or (rows, columns) of them, for calls without
       `seqhw`; None requires it in the call.
+    use_bias: whether a bias is added.
   """
 
   patch_size: Sequence[int] = (32, 32)
   width: int = 768
   seqhw: int | Sequence[int] | None = None
+  use_bias: bool = True
 
   @nn.compact
   def __call__(
@@ -132,7 +134,9 @@ class Patchify(nn.Module):
       (*stored, c, self.width),
       image.dtype,
     )
-    bias = self.param("bias", nn.initializers.zeros, (self.width,), image.dtype)
+    bias = jnp.zeros(self.width, image.dtype)
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, bias.shape, bias.dtype)
     seqhw = seqhw or self.seqhw
     if seqhw:
       rows, columns = (seqhw, seqhw) if isinstance(seqhw, int) else seqhw
@@ -195,7 +199,11 @@ class _Model(vit._Model):
     out = {}
     image = jnp.asarray(image, self.dtype_mm)
     x = out["stem"] = Patchify(
-      self.patch_size, self.width, self.seqhw, name="embedding"
+      self.patch_size,
+      self.width,
+      self.seqhw,
+      use_bias=self.patch_bias,
+      name="embedding",
     )(image, seqhw)
     _, h, w, d = x.shape
     posemb = vit.get_posemb(

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision import checkpoints, guards, lookup
-from big_vision.models import common, fields, positions, vit
+from big_vision.models import common, fields, positions, transformer, vit
 from big_vision.types import Array, ConfigLike, Params
 
 
@@ -37,7 +37,7 @@ def _decode_posemb(posemb):
 _POOL_TYPES = ("gap", "map", "max", "none")
 
 
-class _Model(nn.Module):
+class _Model(transformer.Options):
   """NaFlex ViT; `Model` lists the fields."""
 
   num_classes: int | None = None
@@ -105,13 +105,14 @@ class _Model(nn.Module):
       remat_policy=self.remat_policy,
       dtype_mm=self.dtype_mm,
       name="Transformer",
+      **self.options(),
     )(x, not train, is_patch[:, :, None] & is_patch[:, None, :])
     out["encoded"] = x  # [B, T, D]
 
     if self.pool_type == "map":
-      x = vit.MAPHead(num_heads=self.num_heads, mlp_dim=self.mlp_dim)(
-        x, is_patch
-      )
+      x = vit.MAPHead(
+        num_heads=self.num_heads, mlp_dim=self.mlp_dim, **self.options()
+      )(x, is_patch)
     elif self.pool_type != "none":
       x = _pool(x, is_patch, self.pool_type)
     out["head_input"] = x
@@ -177,7 +178,8 @@ def Model(
       rep_size: width of a tanh layer before the head; True means `width`.
       pool_type: "gap" mean, "map" attention, "max", "none".
       head_zeroinit: bool, initializes the kernel of the head with zeros.
-      scan, remat_policy, dtype_mm: see `vit.Encoder`.
+      scan, remat_policy, dtype_mm: see `vit.Encoder`; and the keywords of
+        `transformer.Options`.
       posemb: "learn_2d"; a number, as in "learn_2d(64)", no longer has an
         effect: images may have any number of rows and columns.
       nposemb: side of the learned grid of positions; required.

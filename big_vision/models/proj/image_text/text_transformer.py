@@ -18,13 +18,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from big_vision import checkpoints, lookup
-from big_vision.models import common, load_errors, vit
+from big_vision.models import common, load_errors, transformer, vit
 from big_vision.types import Array, ConfigLike, Params
 
-_POOL_TYPES = ("last", "first", "mean", "gap", "max", "gmp", "map")
+_POOL_TYPES = ("last", "first", "mean", "gap", "max", "gmp", "map", "eot")
 
 
-class _Model(nn.Module):
+class _Model(transformer.Options):
   """Text transformer; `Model` lists the fields."""
 
   num_classes: int | None
@@ -38,6 +38,9 @@ class _Model(nn.Module):
   scan: bool = False
   remat_policy: str | None = "nothing_saveable"
   pad_token: int | None = None
+  causal: bool = False
+  eot_token: int | None = None
+  head_bias: bool = True
 
   @nn.compact
   def __call__(
@@ -70,6 +73,9 @@ class _Model(nn.Module):
     if self.pad_token is not None:
       exists = _not_padding(text, self.pad_token)  # [B, L]
       attend_to, pooled = exists[:, None], exists[:, :, None]
+    if self.causal:
+      before = jnp.tri(text.shape[1], dtype=bool)[None]
+      attend_to = before if attend_to is None else before & attend_to
     embed = nn.Embed(num_embeddings=self.vocab_size, features=self.width)
     x = out["embedded"] = embed(text)  # [B, L, D]
     x = x + vit.get_posemb(
@@ -82,13 +88,18 @@ class _Model(nn.Module):
       dropout=self.dropout,
       scan=self.scan,
       remat_policy=self.remat_policy,
+      **self.options(),
     )(x, deterministic=not train, mask=attend_to)
     out.update({"transformed": x, **encoder_out})
 
     # Compiled code that does not use these does not compute them.
     out["vocab_logits"] = embed.attend(x)  # [B, L, V]
 
-    if self.pool_type == "last":
+    if self.pool_type == "eot":
+      end = text if self.eot_token is None else text == self.eot_token
+      at = jnp.argmax(end, axis=1)[:, None, None]
+      x = jnp.take_along_axis(x, at, axis=1)[:, 0]
+    elif self.pool_type == "last":
       x = x[:, -1]
     elif self.pool_type == "first":
       x = x[:, 0]
@@ -98,11 +109,14 @@ class _Model(nn.Module):
       lowest = None if pooled is None else jnp.finfo(x.dtype).min
       x = jnp.max(x, axis=1, where=pooled, initial=lowest)
     else:
-      x = vit.MAPHead(num_heads=self.num_heads, mlp_dim=self.mlp_dim)(x, exists)
+      x = vit.MAPHead(
+        num_heads=self.num_heads, mlp_dim=self.mlp_dim, **self.options()
+      )(x, exists)
     out["pre_logits"] = x  # [B, D]
 
     if self.num_classes:
-      x = out["logits"] = nn.Dense(self.num_classes, name="head")(x)
+      head = nn.Dense(self.num_classes, use_bias=self.head_bias, name="head")
+      x = out["logits"] = head(x)
     return x, out
 
 
@@ -125,8 +139,12 @@ def Model(
       dropout: rate inside the blocks.
       vocab_size: number of tokens, default 32000.
       pool_type: "last" or "first" token, "mean" (or "gap"), "max" (or "gmp"),
-        "map" attention.
-      scan, remat_policy: see `vit.Encoder`.
+        "map" attention, "eot" the first `eot_token`.
+      causal: bool, whether tokens attend only to those before them.
+      eot_token: id of the end of texts; None takes the highest id of each text.
+      head_bias: bool, whether the head has a bias.
+      scan, remat_policy: see `vit.Encoder`; and the keywords of
+        `transformer.Options`.
       pad_token: id of the padding, which attention and pooling then leave out;
         the default None treats it as any other token. The pool types "last" and
         "first" take these positions even if they are padding; padding attends

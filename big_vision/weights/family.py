@@ -1,0 +1,51 @@
+"""What a family of published weights defines, see the files of this folder."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from big_vision.types import Params
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """Describes the model of a file in the terms of a config.
+
+  Attributes:
+    model_name: of `config.model_name`.
+    model: arguments of the model, `config.model`.
+    num_classes: outputs of the head; None without one.
+    image_size: (height, width) in pixels of the stored positions.
+    resample: method of `positions.resample` for images of other sizes.
+  """
+
+  model_name: str
+  model: dict[str, Any]
+  num_classes: int | None = None
+  image_size: tuple[int, int] = (224, 224)
+  resample: str = "bicubic"
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """Reads and writes the models of one layout.
+
+  Attributes:
+    name: for users.
+    model_types: of config.json, that it reads.
+    read: (settings, name of tensor -> its shape) -> `Found`.
+    to_params: (tensors, `Found`) -> parameters.
+    to_tensors: (parameters, `Found`) -> (tensors, settings).
+  """
+
+  name: str
+  model_types: Collection[str]
+  read: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], Found]
+  to_params: Callable[[Tensors, Found], Params]
+  to_tensors: Callable[
+    [Params, Found], tuple[dict[str, np.ndarray], dict[str, Any]]
+  ]

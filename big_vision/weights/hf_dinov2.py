@@ -1,0 +1,175 @@
+"""DINOv2 of transformers, with and without registers.
+
+  Dinov2Model, Dinov2WithRegistersModel, Dinov2[WithRegisters]ForImageClassification
+
+References:
+  Oquab et al. 2023, https://arxiv.org/abs/2304.07193
+  Darcet et al. 2023, registers, https://arxiv.org/abs/2309.16588
+"""
+
+import numpy as np
+
+from big_vision.models import vit
+from big_vision.weights import settings, tables, vit_layout
+from big_vision.weights.family import Family, Found
+from big_vision.weights.vit_layout import Packed
+
+_DEFAULTS = dict(
+  hidden_size=768,
+  num_hidden_layers=12,
+  num_attention_heads=12,
+  mlp_ratio=4,
+  hidden_act="gelu",
+  layer_norm_eps=1e-6,
+  image_size=224,
+  patch_size=14,
+  num_channels=3,
+  qkv_bias=True,
+  layerscale_value=1.0,
+  drop_path_rate=0.0,
+  use_swiglu_ffn=False,
+  num_register_tokens=4,
+)
+_LAYOUT: dict[str, str | Packed] = dict(
+  embedding="embeddings.patch_embeddings.projection",
+  pos_embedding="embeddings.position_embeddings",
+  cls="embeddings.cls_token",
+  registers="embeddings.register_tokens",
+  block="encoder.layer.{i}.",
+  norm1="norm1",
+  norm2="norm2",
+  query="attention.attention.query",
+  key="attention.attention.key",
+  value="attention.attention.value",
+  out="attention.output.dense",
+  fc1="mlp.fc1",
+  fc2="mlp.fc2",
+  ls1="layer_scale1.lambda1",
+  ls2="layer_scale2.lambda1",
+  norm="layernorm",
+  head="classifier",
+)
+_SWIGLU = dict(
+  fc1=Packed("mlp.weights_in", (0, 2)),
+  up=Packed("mlp.weights_in", (1, 2)),
+  fc2="mlp.weights_out",
+)
+_WITH = "dinov2_with_registers"
+_MASK = "embeddings.mask_token"
+
+
+def _read(config, shapes):
+  s = settings.Settings(config, _DEFAULTS)
+  s.one_of("num_channels", [3])
+  glu = bool(s.get("use_swiglu_ffn"))
+  width = s.integer("hidden_size")
+  mlp_dim = int(width * s.get("mlp_ratio"))
+  sizes = settings.Settings(
+    {**config, "intermediate_size": mlp_dim}, _DEFAULTS
+  ).sizes()
+  model = sizes | dict(
+    patch_size=s.pair("patch_size"),
+    pool_type="tok+gap" if "classifier.weight" in shapes else "tok",
+    attn_bias="qkvo" if s.get("qkv_bias") else "o",
+    layerscale=float(s.get("layerscale_value")),
+  )
+  if glu:
+    model |= dict(glu=True, act="silu", mlp_dim=_swiglu_dim(mlp_dim))
+  registers = config["model_type"] == _WITH
+  if registers:
+    model["registers"] = s.get("num_register_tokens")
+  return Found(
+    "vit",
+    model,
+    settings.num_classes(config) if "classifier.weight" in shapes else None,
+    s.pair("image_size"),
+    "bicubic_antialias" if registers else "bicubic",
+  )
+
+
+def _swiglu_dim(mlp_dim):
+  """Two thirds, rounded up to a multiple of 8."""
+  return (int(mlp_dim * 2 / 3) + 7) // 8 * 8
+
+
+def _table(found):
+  model = vit.Model(found.num_classes, **found.model)
+  rows, columns = (
+    s // p for s, p in zip(found.image_size, model.patch_size, strict=True)
+  )
+  layout = _LAYOUT | (_SWIGLU if model.glu else {})
+  return vit_layout.table(layout, model, rows * columns)
+
+
+def _to_params(tensors, found):
+  prefixes = ("dinov2.", "dinov2_with_registers.")
+  plain = {}
+  for name, x in tensors.items():
+    for prefix in prefixes:
+      name = name.removeprefix(prefix)
+    if name != _MASK:  # Of pre-training.
+      plain[name] = x
+  plain = vit_layout.fold(plain, _LAYOUT["pos_embedding"], [_LAYOUT["cls"]])
+  return tables.to_params(_table(found), plain, "the checkpoint")
+
+
+def _to_tensors(params, found):
+  tensors = tables.to_tensors(_table(found), params, "transformers' DINOv2")
+  tensors = vit_layout.unfold(
+    tensors, _LAYOUT["pos_embedding"], [_LAYOUT["cls"]]
+  )
+  config = _config(found)
+  if found.num_classes:
+    kind = config["model_type"]
+    tensors = {
+      name if name.startswith("classifier.") else f"{kind}.{name}": x
+      for name, x in tensors.items()
+    }
+  else:  # Not used but for pre-training, and expected.
+    tensors[_MASK] = np.zeros([1, found.model["width"]], np.float32)
+  return tensors, config
+
+
+def _config(found):
+  model = vit.Model(found.num_classes, **found.model)
+  name = "Dinov2WithRegisters" if model.registers else "Dinov2"
+  end = "ForImageClassification" if found.num_classes else "Model"
+  act = settings.ACTIVATION_NAMES["gelu_erf" if model.glu else model.act]
+  return {
+    "architectures": [name + end],
+    "model_type": _WITH if model.registers else "dinov2",
+    **settings.written(model, "width", "depth", "num_heads"),
+    "mlp_ratio": _ratio(model),
+    "use_swiglu_ffn": model.glu,
+    "hidden_act": act,
+    "layer_norm_eps": model.norm_eps,
+    "layerscale_value": model.layerscale,
+    **settings.pixels(found.image_size, model.patch_size),
+    "num_channels": 3,
+    **settings.classes(found.num_classes),
+    "qkv_bias": "q" in model.attn_bias,
+    **({"num_register_tokens": model.registers} if model.registers else {}),
+  }
+
+
+def _ratio(model):
+  """Finds the ratio that transformers turns into the width of the MLPs."""
+  dim = model.mlp_dim or 4 * model.width
+  if not model.glu:
+    ratios = [dim / model.width, (dim + 0.5) / model.width]
+    made = lambda ratio: int(model.width * ratio)
+  else:
+    ratios = [n / model.width for n in range(dim, 2 * dim)]
+    made = lambda ratio: _swiglu_dim(int(model.width * ratio))
+  whole = [int(r) for r in ratios if r == int(r)]
+  for ratio in (*whole, *ratios):
+    if made(ratio) == dim:
+      return ratio
+  raise ValueError(
+    f"config.model.mlp_dim={dim}: DINOv2's gated MLPs have a multiple of 8."
+  )
+
+
+FAMILY = Family(
+  "DINOv2 of transformers", ("dinov2", _WITH), _read, _to_params, _to_tensors
+)

@@ -1,0 +1,214 @@
+"""Reads the settings of a checkpoint's config.json."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+# Activations of transformers and of timm.
+ACTIVATIONS = {
+  "gelu": "gelu_erf",
+  "gelu_new": "gelu",
+  "gelu_fast": "gelu",
+  "gelu_pytorch_tanh": "gelu",
+  "gelu_tanh": "gelu",
+  "quick_gelu": "quick_gelu",
+  "silu": "silu",
+  "swish": "silu",
+  "relu": "relu",
+}
+ACTIVATION_NAMES = {
+  "gelu_erf": "gelu",
+  "gelu": "gelu_pytorch_tanh",
+  "quick_gelu": "quick_gelu",
+  "silu": "silu",
+  "relu": "relu",
+}
+
+SIZES = dict(
+  width="hidden_size",
+  depth="num_hidden_layers",
+  num_heads="num_attention_heads",
+  mlp_dim="intermediate_size",
+)
+
+
+class Settings:
+  """Looks up settings, with the defaults of the library that wrote them."""
+
+  def __init__(
+    self,
+    config: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    where: str = "config.json",
+  ):
+    """Takes the settings.
+
+    Args:
+      config: content of config.json, or a part of it.
+      defaults: values of settings that it may leave out.
+      where: what it is, for errors.
+    """
+    self._config, self._defaults, self._where = config, defaults, where
+
+  def get(self, key: str) -> Any:
+    """Returns a setting.
+
+    Args:
+      key: its name.
+
+    Returns:
+      Its value, or the default.
+    """
+    value = self._config.get(key)
+    return self._defaults.get(key) if value is None else value
+
+  def integer(self, key: str) -> int:
+    """Returns a setting that is a positive number.
+
+    Args:
+      key: its name.
+
+    Returns:
+      The number.
+
+    Raises:
+      ValueError: it is anything else.
+    """
+    value = self.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+      raise ValueError(
+        f"{self._where}: {key} = {value!r} should be a positive number."
+      )
+    return value
+
+  def pair(self, key: str) -> tuple[int, int]:
+    """Returns a setting that is a size, one number or (height, width).
+
+    Args:
+      key: its name.
+
+    Returns:
+      (height, width).
+
+    Raises:
+      ValueError: it is anything else.
+    """
+    value = self.get(key)
+    both = [value, value] if isinstance(value, int) else list(value or ())
+    if len(both) != 2 or not all(isinstance(x, int) and x > 0 for x in both):
+      raise ValueError(
+        f"{self._where}: {key} = {value!r} should be a number of pixels, or two."
+      )
+    return both[0], both[1]
+
+  def one_of(self, key: str, known: Collection[Any]) -> Any:
+    """Returns a setting that has few values.
+
+    Args:
+      key: its name.
+      known: the values that the models here have.
+
+    Returns:
+      The value.
+
+    Raises:
+      ValueError: it is another one.
+    """
+    value = self.get(key)
+    if value not in known:
+      raise ValueError(
+        f"{self._where}: {key} = {value!r} is not supported, only "
+        f"{', '.join(map(repr, known))}."
+      )
+    return value
+
+  def sizes(self) -> dict[str, Any]:
+    """Returns the sizes of a transformer of Hugging Face.
+
+    Returns:
+      Dict with width, depth, num_heads, mlp_dim, act and norm_eps.
+
+    Raises:
+      ValueError: a setting is not supported.
+    """
+    return {
+      **{here: self.integer(there) for here, there in SIZES.items()},
+      "act": ACTIVATIONS[self.one_of("hidden_act", ACTIVATIONS)],
+      "norm_eps": float(self.get("layer_norm_eps")),
+    }
+
+
+def num_classes(config: Mapping[str, Any]) -> int:
+  """Reads the number of classes from a config.json of transformers.
+
+  Args:
+    config: its content.
+
+  Returns:
+    The number; 2 by default, as there.
+  """
+  labels = config.get("id2label")
+  return len(labels) if labels else config.get("num_labels", 2)
+
+
+def classes(num: int | None) -> dict[str, Any]:
+  """Writes the number of classes, which transformers knows by their names.
+
+  Args:
+    num: the number, or None.
+
+  Returns:
+    Dict with `id2label` and `label2id`, empty without classes.
+  """
+  if not num:
+    return {}
+  names = [f"LABEL_{i}" for i in range(num)]  # As there.
+  return {
+    "id2label": {str(i): name for i, name in enumerate(names)},
+    "label2id": {name: i for i, name in enumerate(names)},
+  }
+
+
+def written(model: Any, *fields: str) -> dict[str, Any]:
+  """Writes sizes as transformers calls them.
+
+  Args:
+    model: module with the fields.
+    *fields: some of `SIZES`; none means all.
+
+  Returns:
+    Dict.
+  """
+  values = {name: getattr(model, name) for name in fields or SIZES}
+  if "mlp_dim" in values and values["mlp_dim"] is None:
+    values["mlp_dim"] = 4 * model.width
+  return {SIZES[name]: value for name, value in values.items()}
+
+
+def pixels(
+  image_size: tuple[int, int], patch_size: Sequence[int]
+) -> dict[str, Any]:
+  """Writes sizes in pixels, as one number if they are square.
+
+  Args:
+    image_size: (height, width).
+    patch_size: (height, width).
+
+  Returns:
+    Dict with `image_size` and `patch_size`.
+  """
+  one = lambda size: size[0] if size[0] == size[1] else list(size)
+  return {"image_size": one(image_size), "patch_size": one(patch_size)}
+
+
+def rope_theta(config: Mapping[str, Any], default: float) -> float:
+  """Reads the base of rotary positions, where transformers 4 or 5 has it.
+
+  Args:
+    config: content of config.json.
+    default: value if it is not there.
+
+  Returns:
+    The base.
+  """
+  within = config.get("rope_parameters") or config.get("rope_scaling") or {}
+  return float(within.get("rope_theta", config.get("rope_theta") or default))

@@ -1,0 +1,253 @@
+"""Tables of the tensors of a file and the matching parameters, for both ways.
+
+Shapes: `D` width, `M` hidden width of MLPs, `H` heads, `K` size of a head.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from big_vision import trees
+from big_vision.types import Params
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """A tensor of a file, or a part of one, and a parameter of this package.
+
+  Attributes:
+    name: of the tensor.
+    path: of the parameter.
+    tensor: shape of the tensor.
+    order: order of the dimensions of the part in the parameter.
+    shape: shape of the parameter, after dimensions are split or merged.
+    part: (index, number) of the part, along the first dimension; the parts of a
+      tensor come in their order in a table.
+  """
+
+  name: str
+  path: str
+  tensor: tuple[int, ...]
+  order: tuple[int, ...]
+  shape: tuple[int, ...]
+  part: tuple[int, int] = (0, 1)
+
+  def to_param(self, x: np.ndarray) -> np.ndarray:
+    """Converts a tensor to the parameter.
+
+    Args:
+      x: [*tensor].
+
+    Returns:
+      [*shape].
+    """
+    index, number = self.part
+    x = np.split(x, number)[index] if number > 1 else x
+    return x.transpose(self.order).reshape(self.shape)
+
+  def to_tensor(self, x: np.ndarray) -> np.ndarray:
+    """Converts the parameter to the tensor, or to its part of it.
+
+    Args:
+      x: [*shape].
+
+    Returns:
+      [*tensor], or a part of that along the first dimension.
+    """
+    first, *rest = self.tensor
+    there = (first // self.part[1], *rest)
+    x = x.reshape([there[i] for i in self.order])
+    return x.transpose(np.argsort(self.order))
+
+
+Table = list[Entry]
+
+
+def same(name: str, path: str, *shape: int, there: Sequence[int] = ()) -> Table:
+  """Lists a tensor whose values are in the order of the parameter's.
+
+  Args:
+    name: of the tensor.
+    path: of the parameter.
+    *shape: of the parameter.
+    there: shape of the tensor, if it is another one.
+
+  Returns:
+    A table of one entry.
+  """
+  tensor = tuple(there or shape)
+  return [Entry(name, path, tensor, tuple(range(len(tensor))), shape)]
+
+
+def dense(
+  name: str,
+  path: str,
+  inputs: Sequence[int],
+  outputs: Sequence[int],
+  *,
+  bias: bool = True,
+  part: tuple[int, int] = (0, 1),
+  names: tuple[str, str] = (".weight", ".bias"),
+) -> Table:
+  """Lists a dense layer.
+
+  Args:
+    name: of the layer's tensors, without `names`.
+    path: of the layer's parameters.
+    inputs: shape of its inputs in parameters, (D,) or (H, K).
+    outputs: shape of its outputs in parameters.
+    bias: whether it has one.
+    part: which part of a tensor with the outputs of several layers it is.
+    names: ends of the names of kernel and bias.
+
+  Returns:
+    A table.
+  """
+  num_in, num_out = math.prod(inputs), part[1] * math.prod(outputs)
+  shape = (*inputs, *outputs)
+  kernel = Entry(
+    name + names[0], f"{path}/kernel", (num_out, num_in), (1, 0), shape, part
+  )
+  if not bias:
+    return [kernel]
+  shape = tuple(outputs)
+  return [
+    kernel,
+    Entry(name + names[1], f"{path}/bias", (num_out,), (0,), shape, part),
+  ]
+
+
+def conv(
+  name: str,
+  path: str,
+  size: Sequence[int],
+  num_in: int,
+  num_out: int,
+  *,
+  bias: bool = True,
+) -> Table:
+  """Lists a convolution, or the embedding of patches.
+
+  Args:
+    name: of the layer's tensors.
+    path: of the layer's parameters.
+    size: (height, width) of the kernel.
+    num_in: channels, of a group.
+    num_out: channels.
+    bias: whether it has one.
+
+  Returns:
+    A table.
+  """
+  tensor = (num_out, num_in, *size)
+  kernel = Entry(
+    f"{name}.weight",
+    f"{path}/kernel",
+    tensor,
+    (2, 3, 1, 0),
+    (*size, num_in, num_out),
+  )
+  return [kernel, *(same(f"{name}.bias", f"{path}/bias", num_out) * bias)]
+
+
+def norm(name: str, path: str, d: int, *, bias: bool = True) -> Table:
+  """Lists a normalization layer.
+
+  Args:
+    name: of the layer's tensors.
+    path: of the layer's parameters.
+    d: number of features.
+    bias: whether it has one.
+
+  Returns:
+    A table.
+  """
+  scale = same(f"{name}.weight", f"{path}/scale", d)
+  return [*scale, *(same(f"{name}.bias", f"{path}/bias", d) * bias)]
+
+
+def to_params(
+  table: Iterable[Entry], tensors: Mapping[str, np.ndarray], source: str
+) -> Params:
+  """Converts tensors to parameters.
+
+  Args:
+    table: all entries.
+    tensors: name -> array of floats; any others are refused.
+    source: what the tensors are from, for errors.
+
+  Returns:
+    Nested dict of float32 arrays.
+
+  Raises:
+    ValueError: a tensor is missing, unknown, or has another shape or type.
+  """
+  table = list(table)
+  _check_names(tensors, [e.name for e in table], f"tensors of {source}")
+  out = []
+  for e in table:
+    x = tensors[e.name]
+    if tuple(x.shape) != e.tensor:
+      raise ValueError(
+        f"{e.name} of {source} is {tuple(x.shape)}, but according to its "
+        f"settings {e.tensor}."
+      )
+    if x.dtype.name not in _FLOATS:
+      raise ValueError(
+        f"{e.name} of {source} is of type {x.dtype.name}, but should be one of "
+        f"{', '.join(_FLOATS)}: quantized weights cannot be loaded."
+      )
+    out.append((e.path, e.to_param(np.asarray(x, np.float32))))
+  return trees.tree_unflatten(out)
+
+
+def to_tensors(
+  table: Iterable[Entry], params: Params, target: str
+) -> dict[str, np.ndarray]:
+  """Converts parameters to tensors, the inverse of `to_params`.
+
+  Args:
+    table: all entries.
+    params: nested mapping.
+    target: what the tensors are for, for errors.
+
+  Returns:
+    Name -> contiguous float32 array.
+
+  Raises:
+    ValueError: a parameter is missing, unknown, or has another shape.
+  """
+  table = list(table)
+  flat: dict[str, Any] = dict(trees.tree_flatten_with_names(params)[0])
+  _check_names(flat, [e.path for e in table], f"parameters for {target}")
+  pieces: dict[str, list[np.ndarray]] = {}
+  for e in table:
+    shape = tuple(np.shape(flat[e.path]))
+    if shape != e.shape:
+      raise ValueError(
+        f"The parameter {e.path} is {shape}, but in {target} {e.shape}."
+      )
+    x = np.asarray(flat[e.path]).astype(np.float32)
+    pieces.setdefault(e.name, []).append(e.to_tensor(x))
+  return {
+    name: np.ascontiguousarray(np.concatenate(x) if len(x) > 1 else x[0])
+    for name, x in pieces.items()
+  }
+
+
+def _check_names(got, expected, what):
+  """Raises ValueError if the names are not the expected ones."""
+  missing, unknown = set(expected) - set(got), set(got) - set(expected)
+  lists = [
+    f"{title} {', '.join(sorted(names)[:5])}"
+    + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    for title, names in (("missing", missing), ("unknown", unknown))
+    if names
+  ]
+  if lists:
+    raise ValueError(f"The {what} are not as expected: {'; '.join(lists)}.")

@@ -1,0 +1,206 @@
+"""ViTs of timm: AugReg, DeiT and DeiT-III, MAE, DINO, DINOv2, CLIP, SigLIP, …
+
+timm builds a model from the name of its architecture. Most of what the name
+stands for shows in the tensors; the rest is in this file. GELU is exact there,
+also where the original models have the approximation with tanh.
+"""
+
+import re
+
+from big_vision.models import vit
+from big_vision.weights import settings, tables, vit_layout
+from big_vision.weights.family import Family, Found
+from big_vision.weights.vit_layout import Packed
+
+_LAYOUT: dict[str, str | Packed] = dict(
+  embedding="patch_embed.proj",
+  pos_embedding="pos_embed",
+  cls="cls_token",
+  dist="dist_token",
+  registers="reg_token",
+  pre_norm="norm_pre",
+  block="blocks.{i}.",
+  norm1="norm1",
+  norm2="norm2",
+  query=Packed("attn.qkv", (0, 3)),
+  key=Packed("attn.qkv", (1, 3)),
+  value=Packed("attn.qkv", (2, 3)),
+  query_norm="attn.q_norm",
+  key_norm="attn.k_norm",
+  out="attn.proj",
+  fc1="mlp.fc1",
+  fc2="mlp.fc2",
+  ls1="ls1.gamma",
+  ls2="ls2.gamma",
+  norm="norm",
+  map_probe="attn_pool.latent",
+  map_query="attn_pool.q",
+  map_key=Packed("attn_pool.kv", (0, 2)),
+  map_value=Packed("attn_pool.kv", (1, 2)),
+  map_out="attn_pool.proj",
+  map_norm="attn_pool.norm",
+  map_fc1="attn_pool.mlp.fc1",
+  map_fc2="attn_pool.mlp.fc2",
+  pool_norm="fc_norm",
+  head="head",
+  head_dist="head_dist",
+)
+_GLU = dict(fc1=Packed("mlp.fc1", (0, 2)), up=Packed("mlp.fc1", (1, 2)))
+# Heads have 64 features but for these architectures.
+_SIXTEEN_HEADS = r"so400m|huge|gigantic|giantopt|giant_patch1[46]_(gap|clip|224)|base_patch16_gap"
+_TANH = r"siglip.*_512|so400m_patch16_siglip|giantopt|patch32_siglip"
+_TOKENS = ("cls_token", "dist_token", "reg_token")
+
+
+def _read(config, shapes):
+  name = str(config.get("architecture", ""))
+  args = config.get("model_args") or {}
+  width, _, *patch = _shape(shapes, "patch_embed.proj.weight")
+  has = lambda part: any(n.startswith(part) for n in shapes)
+  depth = len({n.split(".")[1] for n in shapes if n.startswith("blocks.")})
+  fc1, fc2 = (_shape(shapes, f"blocks.0.mlp.fc{i}.weight") for i in (1, 2))
+  glu = fc1[0] == 2 * fc2[1]
+  heads = 16 if re.search(_SIXTEEN_HEADS, name) else max(width // 64, 1)
+  attn_bias = "qkv" * has("blocks.0.attn.qkv.bias")
+  model = dict(
+    width=width,
+    depth=depth,
+    mlp_dim=fc2[1],
+    num_heads=args.get("num_heads", heads),
+    patch_size=tuple(patch),
+    patch_bias=has("patch_embed.proj.bias"),
+    act=_activation(name, args, glu),
+    norm_eps=1e-5 if "_clip_" in name else 1e-6,
+    attn_bias=attn_bias + "o" * has("blocks.0.attn.proj.bias"),
+    pool_type=_pool_type(config, args, has, name),
+    class_token=has("cls_token"),
+    pre_norm=has("norm_pre."),
+    pool_norm=has("fc_norm."),
+    glu=glu,
+  )
+  if has("blocks.0.ls1"):
+    model["layerscale"] = args.get("init_values", 1e-5)
+  if has("blocks.0.attn.q_norm"):
+    bias = has("blocks.0.attn.q_norm.bias")
+    model["qk_norm"] = "layer" if bias else "rms"
+  if has("dist_token"):
+    model["dist_token"] = True
+  if has("reg_token"):
+    model["registers"] = _shape(shapes, "reg_token")[1]
+  num_classes = shapes["head.weight"][0] if has("head.weight") else None
+  return Found(
+    "vit", model, num_classes, _size(config, args), "bicubic_antialias"
+  )
+
+
+def _shape(shapes, name):
+  if name not in shapes:
+    raise ValueError(f"The checkpoint lacks {name}: timm's ViTs have it.")
+  return shapes[name]
+
+
+def _activation(name, args, glu):
+  if "act_layer" in args:
+    s = settings.Settings(args, {}, "config.json: model_args")
+    return settings.ACTIVATIONS[s.one_of("act_layer", settings.ACTIVATIONS)]
+  if "quickgelu" in name:
+    return "quick_gelu"
+  if glu:
+    return "silu"
+  return "gelu" if re.search(_TANH, name) else "gelu_erf"
+
+
+def _pool_type(config, args, has, name):
+  if has("attn_pool."):
+    return "map"
+  gap = has("fc_norm.") or "_gap_" in name
+  pool = args.get("global_pool") or config.get("global_pool")
+  known = {"avg": "gap", "token": "tok", "": "none"}
+  if pool is not None and pool not in known:
+    raise ValueError(
+      f"config.json: global_pool = {pool!r} is not supported, only "
+      f"{', '.join(map(repr, known))}, 'map'."
+    )
+  return known[pool] if pool is not None else ("gap" if gap else "tok")
+
+
+def _size(config, args):
+  size = args.get("img_size")
+  if size is None:
+    pretrained = config.get("pretrained_cfg") or {}
+    size = (pretrained.get("input_size") or (3, 224, 224))[1:]
+  return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _table(found):
+  model = vit.Model(found.num_classes, **found.model)
+  rows, columns = (
+    s // p for s, p in zip(found.image_size, model.patch_size, strict=True)
+  )
+  layout = _LAYOUT | (_GLU if model.glu else {})
+  return vit_layout.table(layout, model, rows * columns), rows * columns
+
+
+def _to_params(tensors, found):
+  table, num = _table(found)
+  if tensors["pos_embed"].shape[1] > num:  # Other tokens have positions, too.
+    tokens = [name for name in _TOKENS if name in tensors]
+    tensors = vit_layout.fold(tensors, "pos_embed", tokens)
+  return tables.to_params(table, tensors, "the checkpoint")
+
+
+def _to_tensors(params, found):
+  tensors = tables.to_tensors(_table(found)[0], params, "timm's ViT")
+  model = vit.Model(found.num_classes, **found.model)
+  # As most of its architectures have it.
+  embed_class = vit_layout.has_class_token(model) and not model.registers
+  if embed_class:
+    tokens = [name for name in _TOKENS if name in tensors]
+    tensors = vit_layout.unfold(tensors, "pos_embed", tokens)
+  name = "vit_base_patch16_224"
+  if model.norm_eps == 1e-5:
+    name = "vit_base_patch16_clip_224"
+  if model.glu:
+    name = "vit_giant_patch14_dinov2"
+  args = dict(
+    img_size=list(found.image_size),
+    patch_size=list(model.patch_size),
+    embed_dim=model.width,
+    depth=model.depth,
+    num_heads=model.num_heads,
+    mlp_ratio=(model.mlp_dim or 4 * model.width)
+    * (1 + model.glu)
+    / model.width,
+    act_layer=settings.ACTIVATION_NAMES[model.act].replace("_pytorch", ""),
+    qkv_bias="q" in model.attn_bias,
+    qk_norm=bool(model.qk_norm),
+    init_values=model.layerscale,
+    class_token=vit_layout.has_class_token(model),
+    no_embed_class=not embed_class,
+    reg_tokens=model.registers,
+    pre_norm=model.pre_norm,
+    fc_norm=model.pool_norm,
+    global_pool={"gap": "avg", "tok": "token", "map": "map", "none": ""}[
+      model.pool_type
+    ],
+  )
+  if model.dist_token:
+    name = "deit_base_distilled_patch16_224"
+  config = dict(
+    architecture=name,
+    num_classes=found.num_classes or 0,
+    num_features=model.width,
+    global_pool=args["global_pool"],
+    model_args=args,
+    pretrained_cfg=dict(
+      input_size=[3, *found.image_size],
+      fixed_input_size=True,
+      num_classes=found.num_classes or 0,
+      first_conv="patch_embed.proj",
+      classifier="head",
+    ),
+  )
+  return tensors, config
+
+
+FAMILY = Family("ViTs of timm", (), _read, _to_params, _to_tensors)

@@ -1,0 +1,158 @@
+"""Weights of other libraries: what their models compute, and the way back.
+
+The files and numbers are from torch, see tests/golden/make_weights.py.
+"""
+
+import functools
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from big_vision.models import positions, vit
+from big_vision.weights import (
+  hf_dinov2,
+  hf_dinov3,
+  hf_vit,
+  tables,
+  timm_vit,
+)
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "weights"
+CASES = sorted("/".join(p.parts[-2:]) for p in GOLDEN.glob("*/*"))
+HF = {
+  model_type: module.FAMILY
+  for module in (hf_vit, hf_dinov2, hf_dinov3)
+  for model_type in module.FAMILY.model_types
+}
+
+
+@functools.cache
+def case(name):
+  """(family, tensors, settings, expected) of a case."""
+  folder = GOLDEN / name
+  config = json.loads((folder / "config.json").read_text())
+  family = (
+    timm_vit.FAMILY if "architecture" in config else HF[config["model_type"]]
+  )
+  tensors = load_file(folder / "model.safetensors")
+  return family, tensors, config, dict(np.load(folder / "expected.npz"))
+
+
+def read(family, tensors, config):
+  found = family.read(config, {k: x.shape for k, x in tensors.items()})
+  return found, family.to_params(tensors, found)
+
+
+@functools.cache
+def compiled(num_classes, model):
+  model = vit.Model(num_classes, **json.loads(model))
+  return jax.jit(lambda params, x: model.apply({"params": params}, x))
+
+
+def check(found, params, expected):
+  fn = compiled(found.num_classes, json.dumps(found.model))
+  output, out = fn(params, expected["image"])
+  if "output" in expected:
+    np.testing.assert_allclose(output, expected["output"], atol=1e-5)
+  if "tokens" in expected:
+    np.testing.assert_allclose(out["encoded"], expected["tokens"], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_same_as_the_library_and_back(name):
+  family, tensors, config, expected = case(name)
+  found, params = read(family, tensors, config)
+  check(found, params, expected)
+
+  written, settings = family.to_tensors(params, found)
+  # Heads of pre-training are not used, but for the loader of the library.
+  assert not set(written) - set(tensors)
+  again, params_again = read(family, written, json.loads(json.dumps(settings)))
+  assert (again.num_classes, again.image_size) == (
+    found.num_classes,
+    found.image_size,
+  )
+  fields = lambda f: vit.Model(f.num_classes, **f.model)
+  assert fields(again) == fields(found)
+  jax.tree.map(np.testing.assert_array_equal, params_again, params)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_model_has_these_parameters(name):
+  family, tensors, config, expected = case(name)
+  found, params = read(family, tensors, config)
+  model = vit.Model(found.num_classes, **found.model)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), expected["image"])
+  assert jax.tree.map(np.shape, params) == jax.tree.map(
+    lambda x: x.shape, shapes["params"]
+  )
+
+
+def test_wrong_tensors_are_named():
+  family, tensors, config, _ = case("transformers/vit_classes")
+  missing = {k: x for k, x in tensors.items() if "layer.1.output" not in k}
+  with pytest.raises(ValueError, match=r"missing .*layer\.1\.output\.dense"):
+    read(family, missing, config)
+  with pytest.raises(ValueError, match="unknown extra"):
+    read(family, tensors | {"extra": np.zeros(3)}, config)
+  name = "classifier.weight"
+  short = tensors | {name: tensors[name][:4]}
+  with pytest.raises(
+    ValueError, match=r"classifier.weight .* \(4, 12\), .* \(5"
+  ):
+    read(family, short, config)
+  whole = tensors | {name: tensors[name].astype(np.int8)}
+  with pytest.raises(ValueError, match="classifier.weight .*int8.*quantized"):
+    read(family, whole, config)
+
+
+@pytest.mark.parametrize(
+  "key, value",
+  [("hidden_act", "mish"), ("num_channels", 4), ("hidden_size", 0)],
+)
+def test_settings_without_a_counterpart_are_named(key, value):
+  family, tensors, config, _ = case("transformers/vit_classes")
+  with pytest.raises(ValueError, match=f"config.json: {key} = {value!r}"):
+    read(family, tensors, config | {key: value})
+
+
+def test_parameters_that_a_library_lacks_are_named():
+  family, tensors, config, _ = case("transformers/vit_classes")
+  found, params = read(family, tensors, config)
+  with pytest.raises(ValueError, match="unknown more"):
+    family.to_tensors(params | {"more": np.zeros(2)}, found)
+  del params["cls"]
+  with pytest.raises(ValueError, match="missing cls"):
+    family.to_tensors(params, found)
+
+
+def test_entries_are_inverse():
+  table = tables.dense("x", "y", (2, 3), (4,), part=(1, 3))
+  kernel, bias = table
+  x = np.arange(12 * 6.0).reshape(12, 6)
+  y = kernel.to_param(x)
+  assert y.shape == (2, 3, 4)
+  np.testing.assert_array_equal(y.reshape(6, 4), x[4:8].T)
+  np.testing.assert_array_equal(kernel.to_tensor(y), x[4:8])
+  assert bias.tensor == (12,) and bias.shape == (4,)
+
+
+def test_positions_are_resampled_as_by_torch():
+  """Numbers of torch.nn.functional.interpolate, bicubic."""
+  grid = np.arange(4.0).reshape(2, 2, 1) ** 2
+  one = lambda size, method: positions.resample(grid, size, method=method)[
+    ..., 0
+  ]
+  np.testing.assert_allclose(one((2, 2), "bicubic"), grid[..., 0])
+  expected = json.loads((GOLDEN / "resampled.json").read_text())
+  for method, cases in expected.items():
+    for values in cases:
+      stored = np.float32(values["stored"])
+      size = np.shape(values["resampled"])[:2]
+      got = positions.resample(stored, size, method=method)
+      np.testing.assert_allclose(got, values["resampled"], atol=4e-6)
