@@ -1,4 +1,4 @@
-"""What a family of published weights defines, see the files of this folder."""
+"""Defines what a family of published weights consists of, see other files here."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping

@@ -7,6 +7,8 @@ References:
   Darcet et al. 2023, registers, https://arxiv.org/abs/2309.16588
 """
 
+from typing import Any
+
 import numpy as np
 
 from big_vision.models import vit
@@ -30,7 +32,7 @@ _DEFAULTS = dict(
   use_swiglu_ffn=False,
   num_register_tokens=4,
 )
-_LAYOUT: dict[str, str | Packed] = dict(
+_LAYOUT: dict[str, Any] = dict(
   embedding="embeddings.patch_embeddings.projection",
   pos_embedding="embeddings.position_embeddings",
   cls="embeddings.cls_token",

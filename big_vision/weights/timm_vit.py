@@ -6,13 +6,14 @@ also where the original models have the approximation with tanh.
 """
 
 import re
+from typing import Any
 
 from big_vision.models import vit
 from big_vision.weights import settings, tables, vit_layout
 from big_vision.weights.family import Family, Found
 from big_vision.weights.vit_layout import Packed
 
-_LAYOUT: dict[str, str | Packed] = dict(
+_LAYOUT: dict[str, Any] = dict(
   embedding="patch_embed.proj",
   pos_embedding="pos_embed",
   cls="cls_token",
@@ -124,12 +125,13 @@ def _pool_type(config, args, has, name):
   return known[pool] if pool is not None else ("gap" if gap else "tok")
 
 
-def _size(config, args):
+def _size(config, args) -> tuple[int, int]:
   size = args.get("img_size")
   if size is None:
     pretrained = config.get("pretrained_cfg") or {}
     size = (pretrained.get("input_size") or (3, 224, 224))[1:]
-  return (size, size) if isinstance(size, int) else tuple(size)
+  height, width = (size, size) if isinstance(size, int) else size
+  return height, width
 
 
 def _table(found):

@@ -34,7 +34,7 @@ class Packed(NamedTuple):
   ends: tuple[str, str] = (".weight", ".bias")
 
 
-Layout = Mapping[str, str | Packed]
+Layout = Mapping[str, Any]  # Values are str, or `Packed`.
 
 
 def _dense(layout, part, path, inputs, outputs, bias=True, there=""):
