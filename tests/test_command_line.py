@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from big_vision import command_line
+import big_vision
+from big_vision import __main__, command_line
 from big_vision.tools import __main__ as tools_main
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -25,7 +26,13 @@ TRAINERS = [
     if "__main__" in p.read_text(encoding="utf-8")
   ),
 ]
-COMMANDS = [*TRAINERS, *TOOLS, "big_vision.tools", "big_vision.tools.demo"]
+COMMANDS = [
+  *TRAINERS,
+  *TOOLS,
+  "big_vision.tools",
+  "big_vision.tools.demo",
+  "big_vision",
+]
 RUN = """
 import contextlib, io, json, runpy, sys
 for name in ("jax", "tensorflow", "tensorflow_datasets"):
@@ -129,3 +136,11 @@ def test_make_parser(capsys):
 def test_wants_debug():
   assert command_line.wants_debug(["--config", "x", "--debug"])
   assert not command_line.wants_debug(["--config", "--nodebug", "--debugger"])
+
+
+def test_the_package_says_which_commands_there_are(capsys):
+  assert __main__.main([]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0] == f"big_vision {big_vision.__version__}"
+  modules = [line.split()[2] for line in lines[2:]]
+  assert modules == ["big_vision.train", "big_vision.train", "big_vision.tools"]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from absl import logging
 
 import big_vision
-from big_vision import checkpoints, command_line, extras, fs, lookup
+from big_vision import command_line, extras, fs, lookup
 
 # Of what a user supplies if a statement of this package raises it; from
 # anywhere else it may as well be a mistake in code, which needs its traceback.
@@ -59,6 +59,8 @@ def interruptible(workdir: str | None) -> Iterator[None]:
   except KeyboardInterrupt:
     if command_line.wants_debug():
       raise
+    from big_vision import checkpoints  # Not for `--help`: it imports jax.
+
     saved = workdir and checkpoints.latest(fs.join(workdir, "checkpoint.bv"))
     more = (
       " The same command goes on from the last checkpoint." if saved else ""

@@ -7,6 +7,7 @@ import pathlib
 import ml_collections as mlc
 import numpy as np
 import pytest
+from absl import flags
 from absl.testing import flagsaver
 
 from big_vision import checkpoints, trees
@@ -17,6 +18,7 @@ from big_vision.models.proj.image_text import (
 )
 from big_vision.tools import convert_hf
 
+flags.FLAGS.mark_as_parsed()  # As other tests have done, if they came first.
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "huggingface"
 TWO_TOWERS = "proj.image_text.two_towers"
@@ -109,13 +111,13 @@ def test_errors(tmp_path):
       "./x", "y", mlc.ConfigDict(dict(model_name="vit"))
     )
   source, npz = str(GOLDEN / "siglip"), str(tmp_path / "x.npz")
-  for flags, message in (
+  for given, message in (
     ({}, "--from and --to are required"),
     ({"from": "./nope", "to": "x"}, "./nope has no config.json.*--config"),
     ({"from": source, "to": npz, "resolution": 3}, "are for exports"),
     ({"from": source, "to": "x"}, "must end in .npz"),
   ):
-    with flagsaver.flagsaver(**flags), pytest.raises(SystemExit, match=message):
+    with flagsaver.flagsaver(**given), pytest.raises(SystemExit, match=message):
       convert_hf.main([])
 
 
@@ -125,8 +127,8 @@ def test_command_line(tmp_path, capsys):
   npz, folder = str(tmp_path / "x.npz"), str(tmp_path / "new")
   with flagsaver.flagsaver(**{"from": str(GOLDEN / "siglip"), "to": npz}):
     convert_hf.main([])
-  flags = {"from": npz, "to": folder, "config": config, "resolution": 15}
-  with flagsaver.flagsaver(**flags):
+  given = {"from": npz, "to": folder, "config": config, "resolution": 15}
+  with flagsaver.flagsaver(**given):
     convert_hf.main([])
   assert f"Wrote {folder}" in capsys.readouterr().out
   vision = json.loads((tmp_path / "new" / "config.json").read_text())
