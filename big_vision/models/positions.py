@@ -129,7 +129,7 @@ def posemb_sincos_2d(
 
 def get_posemb(
   self: nn.Module,
-  typ: str,
+  typ: str | None,
   seqshape: int | Sequence[int],
   width: int,
   name: str,
@@ -139,7 +139,7 @@ def get_posemb(
 
   Args:
     self: linen module that will own the parameter.
-    typ: str, "learn", "sincos2d" or "none", which are zeros.
+    typ: str, "learn" or "sincos2d"; None gives zeros.
     seqshape: (h, w), or the number of tokens if they are learned.
     width: int.
     name: str, of the parameter.
@@ -160,10 +160,10 @@ def get_posemb(
     )
   if typ == "sincos2d":
     return posemb_sincos_2d(*seqshape, width, dtype=dtype)
-  if typ == "none":
+  if typ is None:
     return jnp.zeros((1, int(np.prod(seqshape)), width), dtype)
   raise lookup.unknown(
-    "positional embedding", typ, ["learn", "sincos2d", "none"], "model.posemb"
+    "positional embedding", typ, ["learn", "sincos2d"], "model.posemb"
   )
 
 

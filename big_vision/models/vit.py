@@ -77,7 +77,7 @@ class _Model(transformer.Options):
   depth: int = 12
   mlp_dim: int | None = None
   num_heads: int = 12
-  posemb: str = "learn"
+  posemb: str | None = "learn"
   rep_size: int | bool = False
   dropout: float = 0.0
   pool_type: str = "gap"
@@ -266,7 +266,7 @@ def Model(
     **kw: overrides of the variant, and
       patch_size: (height, width) in pixels, default (16, 16).
       width, depth, mlp_dim, num_heads: default 768, 12, 4 * width, 12.
-      posemb: "learn", "sincos2d" or "none".
+      posemb: "learn" or "sincos2d"; None leaves positions out.
       rope: rotary positions, besides `posemb`: a kind of `rope.make`, whose
         wavelengths have the ratio `rope_theta`, default 100; None leaves them
         out.

@@ -17,6 +17,11 @@ from collections.abc import Sequence
 from big_vision import command_line, fs
 from big_vision.plots import curves, page, png, x_axes
 
+# Names that notebooks know from here.
+METRICS_FILE, INITIAL_FILE = curves.METRICS_FILE, curves.INITIAL_FILE
+read_metrics, read_runs = curves.read_metrics, curves.read_runs
+make_page, save_png = page.make, png.save
+
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Writes the page.

@@ -57,7 +57,7 @@ def _read(config, shapes):
   model = s.sizes() | dict(
     patch_size=s.pair("patch_size"),
     pool_type="tok",
-    posemb="none",
+    posemb=None,
     rope="dinov3",
     rope_theta=settings.rope_theta(config, 100.0),
     glu=bool(s.get("use_gated_mlp")),

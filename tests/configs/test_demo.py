@@ -33,6 +33,7 @@ SHARED = (
   "demo_pp",
   "demo_tower",
   "own_data",
+  "own_labels",
   "own_sources",
 )
 NAMES = [
