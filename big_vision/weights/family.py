@@ -21,6 +21,7 @@ class Found:
     num_classes: outputs of the head; None without one.
     image_size: (height, width) in pixels of the stored positions.
     resample: method of `positions.resample` for images of other sizes.
+    text_length: number of tokens of texts, if there are any.
   """
 
   model_name: str
@@ -28,6 +29,7 @@ class Found:
   num_classes: int | None = None
   image_size: tuple[int, int] = (224, 224)
   resample: str = "bicubic"
+  text_length: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,6 +59,8 @@ class Entry:
     Returns:
       [*tensor], or a part of that along the first dimension.
     """
+    if not self.tensor:
+      return x.reshape(())
     first, *rest = self.tensor
     there = (first // self.part[1], *rest)
     x = x.reshape([there[i] for i in self.order])
@@ -68,7 +70,25 @@ class Entry:
 Table = list[Entry]
 
 
-def same(name: str, path: str, *shape: int, there: Sequence[int] = ()) -> Table:
+def within(table: Iterable[Entry], prefix: str) -> Table:
+  """Prefixes all names and paths, for a part of a model.
+
+  Args:
+    table: entries.
+    prefix: of both.
+
+  Returns:
+    The table.
+  """
+  return [
+    dataclasses.replace(e, name=prefix + e.name, path=prefix + e.path)
+    for e in table
+  ]
+
+
+def same(
+  name: str, path: str, *shape: int, there: Sequence[int] | None = None
+) -> Table:
   """Lists a tensor whose values are in the order of the parameter's.
 
   Args:
@@ -80,7 +100,7 @@ def same(name: str, path: str, *shape: int, there: Sequence[int] = ()) -> Table:
   Returns:
     A table of one entry.
   """
-  tensor = tuple(there or shape)
+  tensor = shape if there is None else tuple(there)
   return [Entry(name, path, tensor, tuple(range(len(tensor))), shape)]
 
 
@@ -235,7 +255,7 @@ def to_tensors(
     x = np.asarray(flat[e.path]).astype(np.float32)
     pieces.setdefault(e.name, []).append(e.to_tensor(x))
   return {
-    name: np.ascontiguousarray(np.concatenate(x) if len(x) > 1 else x[0])
+    name: np.array(np.concatenate(x) if len(x) > 1 else x[0], order="C")
     for name, x in pieces.items()
   }
 

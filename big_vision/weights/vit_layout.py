@@ -96,6 +96,31 @@ def table(
   return out
 
 
+def text_table(layout: Layout, model: Any, length: int) -> tables.Table:
+  """Makes the table of a text transformer.
+
+  Args:
+    layout: names of the tensors, see the top of this file; `embed` is that of the
+      tokens' embeddings.
+    model: `text_transformer.Model(...)`.
+    length: number of tokens of texts.
+
+  Returns:
+    The table.
+  """
+  d, v = model.width, model.vocab_size
+  out = tables.same(layout["embed"], "Embed_0/embedding", v, d)
+  out += tables.same(
+    layout["pos_embedding"], "pos_embedding", 1, length, d, there=(length, d)
+  )
+  out += encoder(layout, model, "Encoder_0/")
+  if model.num_classes:
+    out += _dense(
+      layout, "head", "head", (d,), (model.num_classes,), model.head_bias
+    )
+  return out
+
+
 def has_class_token(model: Any) -> bool:
   """Tells whether a ViT has a class token."""
   if model.class_token is None:

@@ -18,6 +18,7 @@ the library calls the pooled output.
 import argparse
 import json
 import pathlib
+import zlib
 
 import numpy as np
 import timm
@@ -79,6 +80,39 @@ _HF = {
   ),
 }
 
+_CLIP_IMAGE = _SIZES | dict(intermediate_size=20, image_size=6)
+_CLIP_TEXT = dict(
+  hidden_size=8,
+  num_hidden_layers=2,
+  num_attention_heads=2,
+  intermediate_size=12,
+  vocab_size=20,
+  max_position_embeddings=5,
+  hidden_act="gelu",
+)
+# Name -> (class, settings).
+_CLIP = {
+  "clip": (
+    "CLIPModel",
+    dict(
+      vision_config=_CLIP_IMAGE,
+      text_config=_CLIP_TEXT | dict(eos_token_id=3),
+      projection_dim=10,
+    ),
+  ),
+  "clip_image": ("CLIPVisionModel", _CLIP_IMAGE),
+  "clip_image_projected": (
+    "CLIPVisionModelWithProjection",
+    _CLIP_IMAGE | dict(projection_dim=7),
+  ),
+  "clip_text": ("CLIPTextModel", _CLIP_TEXT | dict(eos_token_id=2)),
+  "clip_text_projected": (
+    "CLIPTextModelWithProjection",
+    _CLIP_TEXT | dict(eos_token_id=3, projection_dim=7),
+  ),
+}
+_TEXTS = np.array([[1, 5, 3, 3, 3], [1, 7, 19, 6, 3], [4, 3, 8, 2, 2]])
+
 _TIMM_SIZES = dict(img_size=6, patch_size=2, embed_dim=12, depth=2, num_heads=3)
 # Name -> (architecture, arguments).
 _TIMM = {
@@ -123,8 +157,10 @@ def _perturb(model):
 
 
 def _outputs(library, name, model, image):
-  """Returns what a model computes of images [B, H, W, 3]."""
+  """Returns what a model computes of images [B, H, W, 3], and of `_TEXTS`."""
   x = torch.tensor(image.transpose(0, 3, 1, 2))
+  if name.startswith("clip") and library == "transformers":
+    return _clip_outputs(model, x)
   with torch.no_grad():
     if library == "timm":
       return {
@@ -145,15 +181,40 @@ def _outputs(library, name, model, image):
   return found
 
 
+def _clip_outputs(model, x):
+  inputs = {}
+  if "Text" not in type(model).__name__:
+    inputs["pixel_values"] = x
+  if "Vision" not in type(model).__name__:
+    inputs["input_ids"] = torch.tensor(_TEXTS)
+  with torch.no_grad():
+    out = model(**inputs)
+  names = dict(
+    image_embeds="zimg",
+    text_embeds="ztxt",
+    logits_per_image="logits",
+    pooler_output="output",
+  )
+  return {v: out[k].numpy() for k, v in names.items() if k in out}
+
+
 def _make():
-  torch.manual_seed(0)
   for name, (cls, settings) in _HF.items():
     cls = getattr(hf, cls)
+    torch.manual_seed(zlib.crc32(name.encode()))
     model = _perturb(cls(cls.config_class(**settings)))
     folder = HERE / "transformers" / name
     model.save_pretrained(folder)
     _expect("transformers", name, folder, model, settings["image_size"])
+  for name, (cls, settings) in _CLIP.items():
+    cls = getattr(hf, cls)
+    torch.manual_seed(zlib.crc32(name.encode()))
+    model = _perturb(cls(cls.config_class(**settings)))
+    folder = HERE / "transformers" / name
+    model.save_pretrained(folder)
+    _expect("transformers", name, folder, model, 6)
   for name, (arch, settings) in _TIMM.items():
+    torch.manual_seed(zlib.crc32(name.encode()))
     model = _perturb(timm.create_model(arch, **settings))
     folder = HERE / "timm" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -164,6 +225,7 @@ def _make():
 
 def _resampled():
   """Resamples grids of positions as these libraries and DINO do."""
+  torch.manual_seed(0)
   grid = torch.randn(1, 1, 5, 4)
   image = lambda x: x[0].permute(1, 2, 0).numpy().tolist()
   resize = lambda x, **kw: torch.nn.functional.interpolate(

@@ -3,6 +3,7 @@
 The files and numbers are from torch, see tests/golden/make_weights.py.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from big_vision.models import positions, vit
+from big_vision import lookup
+from big_vision.models import positions
 from big_vision.weights import (
+  hf_clip,
   hf_dinov2,
   hf_dinov3,
   hf_vit,
@@ -26,7 +29,7 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "weights"
 CASES = sorted("/".join(p.parts[-2:]) for p in GOLDEN.glob("*/*"))
 HF = {
   model_type: module.FAMILY
-  for module in (hf_vit, hf_dinov2, hf_dinov3)
+  for module in (hf_vit, hf_dinov2, hf_dinov3, hf_clip)
   for model_type in module.FAMILY.model_types
 }
 
@@ -48,19 +51,38 @@ def read(family, tensors, config):
   return found, family.to_params(tensors, found)
 
 
+TEXTS = np.array([[1, 5, 3, 3, 3], [1, 7, 19, 6, 3], [4, 3, 8, 2, 2]])
+
+
+def build(found):
+  """(model, arguments of its call from those that a case has)."""
+  module = lookup.module("models", found.model_name, kind="model")
+  if "two_towers" in found.model_name:
+    return module.Model(**found.model), lambda image: (image, TEXTS)
+  model = module.Model(found.num_classes, **found.model)
+  if "text" in found.model_name:
+    return model, lambda image: (TEXTS,)
+  return model, lambda image: (image,)
+
+
 @functools.cache
-def compiled(num_classes, model):
-  model = vit.Model(num_classes, **json.loads(model))
-  return jax.jit(lambda params, x: model.apply({"params": params}, x))
+def compiled(found):
+  found = hf_vit.Found(**json.loads(found))
+  model, inputs = build(found)
+  return jax.jit(lambda params, x: model.apply({"params": params}, *inputs(x)))
 
 
 def check(found, params, expected):
-  fn = compiled(found.num_classes, json.dumps(found.model))
-  output, out = fn(params, expected["image"])
-  if "output" in expected:
-    np.testing.assert_allclose(output, expected["output"], atol=1e-5)
-  if "tokens" in expected:
-    np.testing.assert_allclose(out["encoded"], expected["tokens"], atol=1e-5)
+  fn = compiled(json.dumps(dataclasses.asdict(found)))
+  *outputs, out = fn(params, expected["image"])
+  if len(outputs) == 2:
+    got = dict(zip(("zimg", "ztxt"), outputs, strict=True))
+    got["logits"] = got["zimg"] @ got["ztxt"].T * out["t"][None]
+  else:
+    got = dict.fromkeys(("output", "zimg", "ztxt"), outputs[0])
+    got["tokens"] = out.get("encoded")
+  for key in expected.keys() - {"image"}:
+    np.testing.assert_allclose(got[key], expected[key], atol=1e-5, err_msg=key)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -77,8 +99,7 @@ def test_same_as_the_library_and_back(name):
     found.num_classes,
     found.image_size,
   )
-  fields = lambda f: vit.Model(f.num_classes, **f.model)
-  assert fields(again) == fields(found)
+  assert build(again)[0] == build(found)[0]
   jax.tree.map(np.testing.assert_array_equal, params_again, params)
 
 
@@ -86,8 +107,9 @@ def test_same_as_the_library_and_back(name):
 def test_the_model_has_these_parameters(name):
   family, tensors, config, expected = case(name)
   found, params = read(family, tensors, config)
-  model = vit.Model(found.num_classes, **found.model)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), expected["image"])
+  model, inputs = build(found)
+  inputs = inputs(expected["image"])
+  shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)
   assert jax.tree.map(np.shape, params) == jax.tree.map(
     lambda x: x.shape, shapes["params"]
   )
