@@ -3,7 +3,8 @@
 Shapes: N examples, C classes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 
 from big_vision.evaluators import files, iteration, outputs
 from big_vision.pipeline import evaluation
-from big_vision.types import Batch, PredictFn, TrainState
+from big_vision.types import PredictFn, TrainState
 
 API = "jit"
 _COLUMNS = (
@@ -28,19 +29,7 @@ _COLUMNS = (
 )
 
 
-def trial(
-  predict_fn: PredictFn,
-  train_state: TrainState,
-  batch: Batch,
-  cfg: Mapping[str, Any],
-) -> Any:
-  """Computes what `run` computes of one batch, see `evaluators.trial`."""
-  labels = iteration.take(batch, cfg.get("label_key", "labels"))
-  mask = batch.pop("_mask")
-  mesh = Mesh(np.asarray(cfg["devices"]), ("devices",))
-  loss = cfg.get("loss_name", "sigmoid_xent")
-  fn = outputs.get_rows_fn(predict_fn, loss, mesh)
-  return fn(train_state, batch, labels, mask)
+trial = functools.partial(outputs.trial, loss_name="sigmoid_xent")
 
 
 class Evaluator:

@@ -4,7 +4,8 @@ Shapes: B global batch size, C outputs, N examples of the dataset.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,33 @@ def get_rows_fn(
     return (logits, labels, loss), mask
 
   return jax.jit(fn, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def trial(
+  predict_fn: PredictFn,
+  train_state: TrainState,
+  batch: Batch,
+  cfg: Mapping[str, Any],
+  *,
+  loss_name: str,
+) -> Any:
+  """Computes what `gather` computes of one batch, see `evaluators.trial`.
+
+  Args:
+    predict_fn: as `get_rows_fn`.
+    train_state: its first argument.
+    batch: with labels and `_mask`.
+    cfg: the evaluator's config, with `devices`.
+    loss_name: the evaluator's default.
+
+  Returns:
+    The result of `get_rows_fn`'s function.
+  """
+  labels = iteration.take(batch, cfg.get("label_key", "labels"))
+  mask = batch.pop("_mask")
+  mesh = Mesh(np.asarray(cfg["devices"]), ("devices",))
+  fn = get_rows_fn(predict_fn, cfg.get("loss_name", loss_name), mesh)
+  return fn(train_state, batch, labels, mask)
 
 
 def gather(

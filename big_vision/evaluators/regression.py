@@ -3,7 +3,8 @@
 Shapes: N examples, T targets.
 """
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,23 +13,12 @@ from jax.sharding import Mesh
 from big_vision.evaluators import iteration, outputs
 from big_vision.pipeline import evaluation
 from big_vision.pp import targets
-from big_vision.types import Batch, PredictFn, TrainState
+from big_vision.types import PredictFn, TrainState
 
 API = "jit"
 
 
-def trial(
-  predict_fn: PredictFn,
-  train_state: TrainState,
-  batch: Batch,
-  cfg: Mapping[str, Any],
-) -> Any:
-  """Computes what `run` computes of one batch, see `evaluators.trial`."""
-  labels = iteration.take(batch, cfg.get("label_key", "labels"))
-  mask = batch.pop("_mask")
-  mesh = Mesh(np.asarray(cfg["devices"]), ("devices",))
-  fn = outputs.get_rows_fn(predict_fn, cfg.get("loss_name", "mse"), mesh)
-  return fn(train_state, batch, labels, mask)
+trial = functools.partial(outputs.trial, loss_name="mse")
 
 
 class Evaluator:

@@ -106,8 +106,8 @@ def evaluation_pp(config: ConfigLike) -> str:
 
   Returns:
     The preprocessing of the first evaluator of classification, regression or
-    retrieval, else of the first other one that has any; else that of training without what is
-    random.
+    retrieval, else of the first other one that has any; else that of training
+    without what is random.
 
   Raises:
     ValueError: there is none.

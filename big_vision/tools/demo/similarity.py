@@ -1,8 +1,8 @@
 """Computes the similarities of an image and prompts for the demo.
 
-`Pictures` is what demos of all kinds share. The model is passed in (`big_vision.embedder.Embedder` or an object with its
-methods), so that this file needs neither jax nor TensorFlow. Letters of shapes:
-E embedding, M prompts.
+`Pictures` is what demos of all kinds share. The model is passed in
+(`big_vision.embedder.Embedder` or an object with its methods), so that this file
+needs neither jax nor TensorFlow. Letters of shapes: E embedding, M prompts.
 """
 
 import base64
