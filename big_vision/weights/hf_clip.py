@@ -69,6 +69,8 @@ _PARTS = dict(
   txt=("text_model.", "text_projection."),
 )
 
+_MODEL = "transformers' CLIP"
+
 
 def _read(config, shapes):
   kind = config["model_type"]
@@ -185,7 +187,7 @@ def _to_params(tensors, found):
       if name in tensors:
         tensors[name] = np.reshape(tensors[name], shape)
     tensors = vit_layout.fold(tensors, pos, [cls])
-  return tables.to_params(_table(found), tensors, "the checkpoint")
+  return tables.to_params(_table(found), tensors, "the checkpoint", _MODEL)
 
 
 def _width(found):
@@ -194,7 +196,7 @@ def _width(found):
 
 
 def _to_tensors(params, found):
-  tensors = tables.to_tensors(_table(found), params, "transformers' CLIP")
+  tensors = tables.to_tensors(_table(found), params, _MODEL)
   if (part := _image_part(found)) is not None:
     cls, pos = (part + _IMAGE[key] for key in ("cls", "pos_embedding"))
     tensors = vit_layout.unfold(tensors, pos, [cls])

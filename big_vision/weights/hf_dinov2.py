@@ -59,6 +59,8 @@ _SWIGLU = dict(
 _WITH = "dinov2_with_registers"
 _MASK = "embeddings.mask_token"
 
+_MODEL = "transformers' DINOv2"
+
 
 def _read(config, shapes):
   s = settings.Settings(config, _DEFAULTS)
@@ -112,11 +114,11 @@ def _to_params(tensors, found):
     if name != _MASK:  # Of pre-training.
       plain[name] = x
   plain = vit_layout.fold(plain, _LAYOUT["pos_embedding"], [_LAYOUT["cls"]])
-  return tables.to_params(_table(found), plain, "the checkpoint")
+  return tables.to_params(_table(found), plain, "the checkpoint", _MODEL)
 
 
 def _to_tensors(params, found):
-  tensors = tables.to_tensors(_table(found), params, "transformers' DINOv2")
+  tensors = tables.to_tensors(_table(found), params, _MODEL)
   tensors = vit_layout.unfold(
     tensors, _LAYOUT["pos_embedding"], [_LAYOUT["cls"]]
   )

@@ -49,6 +49,8 @@ _GATED = dict(fc1="mlp.gate_proj", up="mlp.up_proj")
 _MASK = "embeddings.mask_token"
 _BIASES = dict(q="query_bias", k="key_bias", v="value_bias", o="proj_bias")
 
+_MODEL = "transformers' DINOv3"
+
 
 def _read(config, shapes):
   del shapes
@@ -78,11 +80,11 @@ def _table(found):
 def _to_params(tensors, found):
   tensors = {k.removeprefix("model."): x for k, x in tensors.items()}
   tensors.pop(_MASK, None)  # Of pre-training.
-  return tables.to_params(_table(found), tensors, "the checkpoint")
+  return tables.to_params(_table(found), tensors, "the checkpoint", _MODEL)
 
 
 def _to_tensors(params, found):
-  tensors = tables.to_tensors(_table(found), params, "transformers' DINOv3")
+  tensors = tables.to_tensors(_table(found), params, _MODEL)
   model = vit.Model(**found.model)
   tensors[_MASK] = np.zeros([1, 1, model.width], np.float32)  # It is expected.
   return tensors, {

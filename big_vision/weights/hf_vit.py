@@ -48,6 +48,8 @@ _LAYOUT = dict(
 )
 _PREFIXES = ("vit.", "deit.")
 
+_MODEL = "transformers' ViT"
+
 
 def _read(config, shapes):
   s = settings.Settings(config, _DEFAULTS)
@@ -105,14 +107,14 @@ def _to_params(tensors, found):
     if not name.startswith("decoder.") and _plain(name) != _MASK
   }
   tensors = vit_layout.fold(tensors, _LAYOUT["pos_embedding"], _tokens(found))
-  return tables.to_params(_table(found), tensors, "the checkpoint")
+  return tables.to_params(_table(found), tensors, "the checkpoint", _MODEL)
 
 
 _MASK = "embeddings.mask_token"  # Of SimMIM.
 
 
 def _to_tensors(params, found):
-  tensors = tables.to_tensors(_table(found), params, "transformers' ViT")
+  tensors = tables.to_tensors(_table(found), params, _MODEL)
   tokens = _tokens(found)
   tensors = vit_layout.unfold(tensors, _LAYOUT["pos_embedding"], tokens)
   kind = "deit" if len(tokens) > 1 else "vit"

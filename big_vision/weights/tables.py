@@ -192,7 +192,10 @@ def norm(name: str, path: str, d: int, *, bias: bool = True) -> Table:
 
 
 def to_params(
-  table: Iterable[Entry], tensors: Mapping[str, np.ndarray], source: str
+  table: Iterable[Entry],
+  tensors: Mapping[str, np.ndarray],
+  source: str,
+  model: str,
 ) -> Params:
   """Converts tensors to parameters.
 
@@ -200,6 +203,7 @@ def to_params(
     table: all entries.
     tensors: name -> array of floats; any others are refused.
     source: what the tensors are from, for errors.
+    model: whose they should be, for errors.
 
   Returns:
     Nested dict of float32 arrays.
@@ -208,18 +212,18 @@ def to_params(
     ValueError: a tensor is missing, unknown, or has another shape or type.
   """
   table = list(table)
-  _check_names(tensors, [e.name for e in table], f"tensors of {source}")
+  _check_names(tensors, [e.name for e in table], f"tensors in {source}", model)
   out = []
   for e in table:
     x = tensors[e.name]
     if tuple(x.shape) != e.tensor:
       raise ValueError(
-        f"{e.name} of {source} is {tuple(x.shape)}, but according to its "
-        f"settings {e.tensor}."
+        f"{e.name} in {source} is {tuple(x.shape)}, but according to its "
+        f"config.json {e.tensor}."
       )
     if x.dtype.name not in _FLOATS:
       raise ValueError(
-        f"{e.name} of {source} is of type {x.dtype.name}, but should be one of "
+        f"{e.name} in {source} is of type {x.dtype.name}, but should be one of "
         f"{', '.join(_FLOATS)}: quantized weights cannot be loaded."
       )
     out.append((e.path, e.to_param(np.asarray(x, np.float32))))
@@ -227,14 +231,14 @@ def to_params(
 
 
 def to_tensors(
-  table: Iterable[Entry], params: Params, target: str
+  table: Iterable[Entry], params: Params, model: str
 ) -> dict[str, np.ndarray]:
   """Converts parameters to tensors, the inverse of `to_params`.
 
   Args:
     table: all entries.
     params: nested mapping.
-    target: what the tensors are for, for errors.
+    model: whose they should be, for errors.
 
   Returns:
     Name -> contiguous float32 array.
@@ -244,13 +248,13 @@ def to_tensors(
   """
   table = list(table)
   flat: dict[str, Any] = dict(trees.tree_flatten_with_names(params)[0])
-  _check_names(flat, [e.path for e in table], f"parameters for {target}")
+  _check_names(flat, [e.path for e in table], "parameters of the model", model)
   pieces: dict[str, list[np.ndarray]] = {}
   for e in table:
     shape = tuple(np.shape(flat[e.path]))
     if shape != e.shape:
       raise ValueError(
-        f"The parameter {e.path} is {shape}, but in {target} {e.shape}."
+        f"The parameter {e.path} is {shape}, but in {model} {e.shape}."
       )
     x = np.asarray(flat[e.path]).astype(np.float32)
     pieces.setdefault(e.name, []).append(e.to_tensor(x))
@@ -260,7 +264,7 @@ def to_tensors(
   }
 
 
-def _check_names(got, expected, what):
+def _check_names(got, expected, what, model):
   """Raises ValueError if the names are not the expected ones."""
   missing, unknown = set(expected) - set(got), set(got) - set(expected)
   lists = [
@@ -270,4 +274,6 @@ def _check_names(got, expected, what):
     if names
   ]
   if lists:
-    raise ValueError(f"The {what} are not as expected: {'; '.join(lists)}.")
+    raise ValueError(
+      f"The {what} are not those of {model}: {'; '.join(lists)}."
+    )

@@ -52,6 +52,8 @@ _SIXTEEN_HEADS = r"so400m|huge|gigantic|giantopt|giant_patch1[46]_(gap|clip|224)
 _TANH = r"siglip.*_512|so400m_patch16_siglip|giantopt|patch32_siglip"
 _TOKENS = ("cls_token", "dist_token", "reg_token")
 
+_MODEL = "timm's ViT"
+
 
 def _read(config, shapes):
   name = str(config.get("architecture", ""))
@@ -148,11 +150,11 @@ def _to_params(tensors, found):
   if tensors["pos_embed"].shape[1] > num:  # Other tokens have positions, too.
     tokens = [name for name in _TOKENS if name in tensors]
     tensors = vit_layout.fold(tensors, "pos_embed", tokens)
-  return tables.to_params(table, tensors, "the checkpoint")
+  return tables.to_params(table, tensors, "the checkpoint", _MODEL)
 
 
 def _to_tensors(params, found):
-  tensors = tables.to_tensors(_table(found)[0], params, "timm's ViT")
+  tensors = tables.to_tensors(_table(found)[0], params, _MODEL)
   model = vit.Model(found.num_classes, **found.model)
   # As most of its architectures have it.
   embed_class = vit_layout.has_class_token(model) and not model.registers

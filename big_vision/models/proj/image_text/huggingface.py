@@ -34,6 +34,7 @@ from big_vision.models.proj.image_text.huggingface_config import (
   parts_of,
 )
 from big_vision.types import ConfigLike, Params
+from big_vision.weights import tables
 
 __all__ = [
   "NAFLEX",
@@ -48,8 +49,7 @@ __all__ = [
   "to_params",
 ]
 
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
-_THERE = "the Hugging Face checkpoint"
+_MODEL = "Hugging Face's SigLIP"
 
 
 def select(
@@ -147,22 +147,8 @@ def to_params(
     if not name.endswith(".position_ids")  # Of old files: 0, 1, 2, …
   ]
   table = huggingface_layout.entries(fields_of(hf_config, parts), parts)
-  _check_names(names, [e.name for e in table], f"tensors in {_THERE}")
-  out = []
-  for e in table:
-    x = tensors[e.name]
-    if tuple(x.shape) != e.tensor:
-      raise ValueError(
-        f"{e.name} in {_THERE} is {tuple(x.shape)}, but according to its "
-        f"config.json {e.tensor}."
-      )
-    if x.dtype.name not in _FLOATS:
-      raise ValueError(
-        f"{e.name} in {_THERE} is of type {x.dtype.name}, but should be one of "
-        f"{', '.join(_FLOATS)}: quantized weights cannot be loaded."
-      )
-    out.append((e.path, e.to_param(np.asarray(x, np.float32))))
-  return trees.tree_unflatten(out)
+  tensors = {name: tensors[name] for name in names}
+  return tables.to_params(table, tensors, "the Hugging Face checkpoint", _MODEL)
 
 
 def from_params(
@@ -199,20 +185,7 @@ def from_params(
     "txt": _text_fields(shapes),
   }
   table = huggingface_layout.entries(fields, PARTS)
-  _check_names(flat, [e.path for e in table], "parameters of the model")
-  pieces: dict[str, list[Any]] = {}
-  for e in table:
-    if shapes[e.path] != e.shape:
-      raise ValueError(
-        f"The parameter {e.path} is {shapes[e.path]}, but in Hugging Face's "
-        f"SigLIP {e.shape}."
-      )
-    x = np.asarray(flat[e.path]).astype(np.float32)
-    pieces.setdefault(e.name, []).append(e.to_tensor(x))
-  tensors = {
-    name: np.ascontiguousarray(np.concatenate(x) if len(x) > 1 else x[0])
-    for name, x in pieces.items()
-  }
+  tensors = tables.to_tensors(table, params, _MODEL)
   return tensors, huggingface_config.hf_config(fields["img"], fields["txt"])
 
 
@@ -285,18 +258,3 @@ def _unstacked(part):
       loop = vit_checkpoints.scan_to_pyloop({"Transformer": part[encoder]})
       return {**part, encoder: loop["Transformer"]}
   return part
-
-
-def _check_names(got, expected, what):
-  """Raises ValueError if the names are not the expected ones."""
-  missing, unknown = set(expected) - set(got), set(got) - set(expected)
-  lists = [
-    f"{title} {', '.join(sorted(names)[:5])}"
-    + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    for title, names in (("missing", missing), ("unknown", unknown))
-    if names
-  ]
-  if lists:
-    raise ValueError(
-      f"The {what} are not those of Hugging Face's SigLIP: {'; '.join(lists)}."
-    )
