@@ -7,7 +7,7 @@
 writes `weights/<library>/<name>/{config.json,model.safetensors,expected.npz}`,
 which tests read without any of these packages. Made with torch 2.14.1,
 transformers 5.24.0 and timm 1.0.31. To see that they compute the same from files
-that this package wrote, `big_vision/weights` of the same cases:
+that this package wrote, `big_vision/models/weights` of the same cases:
 
   hf_venv/bin/python tests/golden/make_weights.py --check FOLDER
 

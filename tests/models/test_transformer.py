@@ -1,4 +1,4 @@
-"""Tests of the options of transformers; the values of most are in tests/weights."""
+"""Tests of the options of transformers; the values of most are in tests/models/weights."""
 
 import jax
 import jax.numpy as jnp

@@ -33,8 +33,8 @@ from big_vision.models.proj.image_text.huggingface_config import (
   model_config,
   parts_of,
 )
+from big_vision.models.weights import tables
 from big_vision.types import ConfigLike, Params
-from big_vision.weights import tables
 
 __all__ = [
   "NAFLEX",

@@ -9,7 +9,7 @@ side of a patch, `n` side of the grid of positions.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from big_vision.weights import tables
+from big_vision.models.weights import tables
 
 PREFIXES = {
   "img": "vision_model.",

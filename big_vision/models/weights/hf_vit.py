@@ -11,8 +11,8 @@ References:
 """
 
 from big_vision.models import vit
-from big_vision.weights import settings, tables, vit_layout
-from big_vision.weights.family import Family, Found
+from big_vision.models.weights import settings, tables, vit_layout
+from big_vision.models.weights.family import Family, Found
 
 _DEFAULTS = dict(
   hidden_size=768,

@@ -13,8 +13,8 @@ import numpy as np
 
 from big_vision.models import vit
 from big_vision.models.proj.image_text import text_transformer
-from big_vision.weights import settings, tables, vit_layout
-from big_vision.weights.family import Family, Found
+from big_vision.models.weights import settings, tables, vit_layout
+from big_vision.models.weights.family import Family, Found
 
 TEXT_MODEL, TWO_TOWERS = (
   f"proj.image_text.{name}" for name in ("text_transformer", "two_towers")

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from big_vision import lookup
 from big_vision.models import positions
-from big_vision.weights import (
+from big_vision.models.weights import (
   hf_clip,
   hf_dinov2,
   hf_dinov3,
@@ -25,7 +25,7 @@ from big_vision.weights import (
 )
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "weights"
+GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "weights"
 CASES = sorted("/".join(p.parts[-2:]) for p in GOLDEN.glob("*/*"))
 HF = {
   model_type: module.FAMILY

@@ -6,8 +6,8 @@ Reference: Siméoni et al. 2025, https://arxiv.org/abs/2508.10104
 import numpy as np
 
 from big_vision.models import vit
-from big_vision.weights import settings, tables, vit_layout
-from big_vision.weights.family import Family, Found
+from big_vision.models.weights import settings, tables, vit_layout
+from big_vision.models.weights.family import Family, Found
 
 _DEFAULTS = dict(
   hidden_size=384,

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from big_vision.models import vit
-from big_vision.weights import settings, tables, vit_layout
-from big_vision.weights.family import Family, Found
-from big_vision.weights.vit_layout import Packed
+from big_vision.models.weights import settings, tables, vit_layout
+from big_vision.models.weights.family import Family, Found
+from big_vision.models.weights.vit_layout import Packed
 
 _DEFAULTS = dict(
   hidden_size=768,

@@ -9,9 +9,9 @@ import re
 from typing import Any
 
 from big_vision.models import vit
-from big_vision.weights import settings, tables, vit_layout
-from big_vision.weights.family import Family, Found
-from big_vision.weights.vit_layout import Packed
+from big_vision.models.weights import settings, tables, vit_layout
+from big_vision.models.weights.family import Family, Found
+from big_vision.models.weights.vit_layout import Packed
 
 _LAYOUT: dict[str, Any] = dict(
   embedding="patch_embed.proj",

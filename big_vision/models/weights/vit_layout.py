@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from big_vision.weights import tables
+from big_vision.models.weights import tables
 
 
 class Packed(NamedTuple):
