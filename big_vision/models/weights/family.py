@@ -1,7 +1,7 @@
 """Defines what a family of published weights consists of, see other files here."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,9 @@ import numpy as np
 from big_vision.types import Params
 
 Tensors = Mapping[str, np.ndarray]
+
+# "original" are the state dicts of the first releases, which have no settings.
+LIBRARIES = ("transformers", "timm", "open_clip", "original")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +41,16 @@ class Family:
 
   Attributes:
     name: for users.
-    model_types: of config.json, that it reads.
+    library: whose files they are, one of `LIBRARIES`.
+    kinds: regular expression of what it reads, see `families.find`.
     read: (settings, name of tensor -> its shape) -> `Found`.
     to_params: (tensors, `Found`) -> parameters.
     to_tensors: (parameters, `Found`) -> (tensors, settings).
   """
 
   name: str
-  model_types: Collection[str]
+  library: str
+  kinds: str
   read: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], Found]
   to_params: Callable[[Tensors, Found], Params]
   to_tensors: Callable[

@@ -261,8 +261,9 @@ def _common(kind, model, dim):
 
 
 FAMILY = Family(
-  "CLIP of transformers",
-  ("clip", "clip_vision_model", "clip_text_model"),
+  "CLIP",
+  "transformers",
+  "clip(_vision_model|_text_model)?",
   _read,
   _to_params,
   _to_tensors,

@@ -175,5 +175,10 @@ def _ratio(model):
 
 
 FAMILY = Family(
-  "DINOv2 of transformers", ("dinov2", _WITH), _read, _to_params, _to_tensors
+  "DINOv2",
+  "transformers",
+  "dinov2(_with_registers)?",
+  _read,
+  _to_params,
+  _to_tensors,
 )

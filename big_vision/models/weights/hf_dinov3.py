@@ -105,5 +105,5 @@ def _to_tensors(params, found):
 
 
 FAMILY = Family(
-  "DINOv3 of transformers", ("dinov3_vit",), _read, _to_params, _to_tensors
+  "DINOv3", "transformers", "dinov3_vit", _read, _to_params, _to_tensors
 )

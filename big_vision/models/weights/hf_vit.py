@@ -146,8 +146,9 @@ def _config(found, kind):
 
 
 FAMILY = Family(
-  "ViT, DeiT, MAE of transformers",
-  ("vit", "deit", "vit_mae"),
+  "ViT, DeiT, MAE",
+  "transformers",
+  "vit|deit|vit_mae",
   _read,
   _to_params,
   _to_tensors,

@@ -207,4 +207,6 @@ def _to_tensors(params, found):
   return tensors, config
 
 
-FAMILY = Family("ViTs of timm", (), _read, _to_params, _to_tensors)
+FAMILY = Family(
+  "ViT", "timm", r"(vit|deit3?|flexivit)_", _read, _to_params, _to_tensors
+)

@@ -15,23 +15,12 @@ from safetensors.numpy import load_file
 
 from big_vision import lookup
 from big_vision.models import positions
-from big_vision.models.weights import (
-  hf_clip,
-  hf_dinov2,
-  hf_dinov3,
-  hf_vit,
-  tables,
-  timm_vit,
-)
+from big_vision.models.weights import families, tables
+from big_vision.models.weights.family import Found
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "weights"
 CASES = sorted("/".join(p.parts[-2:]) for p in GOLDEN.glob("*/*"))
-HF = {
-  model_type: module.FAMILY
-  for module in (hf_vit, hf_dinov2, hf_dinov3, hf_clip)
-  for model_type in module.FAMILY.model_types
-}
 
 
 @functools.cache
@@ -39,10 +28,8 @@ def case(name):
   """(family, tensors, settings, expected) of a case."""
   folder = GOLDEN / name
   config = json.loads((folder / "config.json").read_text())
-  family = (
-    timm_vit.FAMILY if "architecture" in config else HF[config["model_type"]]
-  )
   tensors = load_file(folder / "model.safetensors")
+  family = families.find(config, tensors)
   return family, tensors, config, dict(np.load(folder / "expected.npz"))
 
 
@@ -67,7 +54,7 @@ def build(found):
 
 @functools.cache
 def compiled(found):
-  found = hf_vit.Found(**json.loads(found))
+  found = Found(**json.loads(found))
   model, inputs = build(found)
   return jax.jit(lambda params, x: model.apply({"params": params}, *inputs(x)))
 
