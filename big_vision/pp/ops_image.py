@@ -82,7 +82,7 @@ def get_resize(
   return lambda image: resizing.resize(image, size, method, antialias)
 
 
-def _resize_side(op, side_fn, target, method, antialias):
+def _resize_side(op, side_fn, target, method, antialias, floor=False):
   """Resizes so that `side_fn(h, w)` becomes `target` pixels."""
   resizing.check_method(op, method)
   limit = image_files.limit()
@@ -100,6 +100,9 @@ def _resize_side(op, side_fn, target, method, antialias):
       image,
     )
     size = tf.cast(tf.round(sides), tf.int32)
+    if floor:  # In whole numbers: 353.99997 should be 354.
+      whole = tf.shape(image, tf.int64)[:2]
+      size = tf.cast(target * whole // side_fn(whole), tf.int32)
     return resizing.resize(image, size, method, antialias)
 
   return resize_side
@@ -108,7 +111,10 @@ def _resize_side(op, side_fn, target, method, antialias):
 @Registry.register("preprocess_ops.resize_small")
 @InKeyOutKey()
 def get_resize_small(
-  smaller_size: int, method: str = "area", antialias: bool = False
+  smaller_size: int,
+  method: str = "area",
+  antialias: bool = False,
+  floor: bool = False,
 ) -> TensorFn:
   """Resizes the smaller side to `smaller_size`, keeping the aspect ratio.
 
@@ -117,6 +123,8 @@ def get_resize_small(
     method: str, one of `tf.image.ResizeMethod`.
     antialias: bool, whether to smooth when making images smaller; "area" does
       so in any case.
+    floor: bool, whether the longer side is rounded down, as by PyTorch, and not
+      to the nearest number.
 
   Returns:
     `[H, W, C] -> [h, w, C]` of the same dtype; integers are rounded down.
@@ -125,7 +133,7 @@ def get_resize_small(
     ValueError: unknown method.
   """
   return _resize_side(
-    "resize_small", tf.reduce_min, smaller_size, method, antialias
+    "resize_small", tf.reduce_min, smaller_size, method, antialias, floor
   )
 
 

@@ -243,7 +243,7 @@ def _resize(size, method="bilinear", antialias=False):
   return lambda x: resizing.resize(x, size, method, antialias)
 
 
-def _resize_side(op, side_of, target, method, antialias):
+def _resize_side(op, side_of, target, method, antialias, floor=False):
   limit = image_files.limit()
 
   def resize(x):
@@ -254,13 +254,18 @@ def _resize_side(op, side_of, target, method, antialias):
         f"{op}({target}) of an image of {x.shape[1]} x {x.shape[0]} pixels, so "
         f"long and thin, has more than {limit:,}."
       )
-    return resizing.resize(x, np.round(sides).astype(int), method, antialias)
+    size = np.round(sides).astype(int)
+    if floor:
+      size = target * np.array(x.shape[:2]) // side_of(x.shape[:2])
+    return resizing.resize(x, size, method, antialias)
 
   return resize
 
 
-def _resize_small(smaller_size, method="area", antialias=False):
-  return _resize_side("resize_small", np.min, smaller_size, method, antialias)
+def _resize_small(smaller_size, method="area", antialias=False, floor=False):
+  return _resize_side(
+    "resize_small", np.min, smaller_size, method, antialias, floor
+  )
 
 
 def _resize_long(longer_size, method="area", antialias=True):
