@@ -209,16 +209,14 @@ def write(steps: Steps) -> str:
     steps: the steps.
 
   Returns:
-    For example "resize(224, 'bilinear', antialias=True)|value_range(-1, 1)".
+    For example 'resize(224, "bilinear", pil=True)|value_range(-1, 1)'.
   """
   out = []
-  how = "antialias=True" if steps.method != "nearest" else "antialias=False"
+  how = f'"{steps.method}", pil=True'
   if isinstance(steps.resize, int):
-    out.append(
-      f'resize_small({steps.resize}, "{steps.method}", {how}, floor=True)'
-    )
+    out.append(f"resize_small({steps.resize}, {how})")
   elif steps.resize:
-    out.append(f'resize({_side(steps.resize)}, "{steps.method}", {how})')
+    out.append(f"resize({_side(steps.resize)}, {how})")
   if steps.crop:
     out.append(f"central_crop({_side(steps.crop)})")
   return "|".join([*out, _values(steps.mean, steps.std)])
