@@ -5,10 +5,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from big_vision.models.weights import (
+  hf_bit,
   hf_clip,
   hf_dinov2,
   hf_dinov3,
   hf_vit,
+  timm_bit,
   timm_vit,
 )
 from big_vision.models.weights.family import Family
@@ -19,7 +21,9 @@ FAMILIES = (
   hf_dinov2.FAMILY,
   hf_dinov3.FAMILY,
   hf_clip.FAMILY,
+  hf_bit.FAMILY,
   timm_vit.FAMILY,
+  timm_bit.FAMILY,
 )
 
 

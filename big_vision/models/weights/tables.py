@@ -70,18 +70,22 @@ class Entry:
 Table = list[Entry]
 
 
-def within(table: Iterable[Entry], prefix: str) -> Table:
+def within(
+  table: Iterable[Entry], prefix: str, path: str | None = None
+) -> Table:
   """Prefixes all names and paths, for a part of a model.
 
   Args:
     table: entries.
-    prefix: of both.
+    prefix: of names, and of paths.
+    path: prefix of paths, if it is another one.
 
   Returns:
     The table.
   """
+  path = prefix if path is None else path
   return [
-    dataclasses.replace(e, name=prefix + e.name, path=prefix + e.path)
+    dataclasses.replace(e, name=prefix + e.name, path=path + e.path)
     for e in table
   ]
 

@@ -55,7 +55,8 @@ def shapes(path: str) -> dict[str, tuple[int, ...]]:
 
   Args:
     path: local file, see the top of this file. Tensors in nested dicts have
-      names like "model.blocks.0.norm.weight"; what is no tensor is dropped.
+      names like "model.blocks.0.norm.weight"; what lies beside tensors is
+      dropped.
 
   Returns:
     Name -> shape.
