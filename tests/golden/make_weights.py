@@ -25,6 +25,8 @@ import timm
 import timm.models
 import torch
 import transformers as hf
+from safetensors.torch import load_file
+from timm.models import mlp_mixer
 
 HERE = pathlib.Path(__file__).parent / "weights"
 
@@ -171,6 +173,35 @@ _TIMM_CONV = {
   ),
 }
 
+# Smaller than the architectures allow: (architecture, class, image, arguments).
+_TIMM_CLASSES = {
+  "mixer": (
+    "mixer_b16_224",
+    mlp_mixer.MlpMixer,
+    (6, 9),
+    dict(
+      img_size=(6, 9),
+      patch_size=3,
+      num_blocks=2,
+      embed_dim=12,
+      mlp_ratio=(0.3, 1.7),
+      num_classes=5,
+    ),
+  ),
+}
+_TIMM_CONV["nfnet"] = (
+  "dm_nfnet_f0",
+  dict(
+    depths=[1, 2],
+    channels=[16, 24],
+    stem_chs=16,
+    group_size=4,
+    num_features=20,
+    ch_div=4,
+    num_classes=5,
+  ),
+)
+
 
 def _perturb(model):
   with torch.no_grad():
@@ -197,7 +228,7 @@ def _outputs(library, name, model, image):
     if library == "timm":
       found = {"output": model(x).numpy()}
       tokens = model.forward_features(x).numpy()
-      return found | ({"tokens": tokens} if tokens.ndim == 3 else {})
+      return found | ({"tokens": tokens} if hasattr(model, "pos_embed") else {})
     kw = {}
     if "mae" in name and isinstance(model, hf.ViTMAEModel):  # No shuffling.
       num = (image.shape[1] // 2) * (image.shape[2] // 2)
@@ -258,6 +289,16 @@ def _make():
     folder.mkdir(parents=True, exist_ok=True)
     timm.models.save_for_hf(model, folder, safe_serialization=True)
     _expect("timm", name, folder, model, settings["img_size"])
+  for name, (arch, cls, size, settings) in _TIMM_CLASSES.items():
+    torch.manual_seed(zlib.crc32(name.encode()))
+    model = _perturb(cls(**settings))
+    model.pretrained_cfg = dict(architecture=arch, input_size=(3, *size))
+    folder = HERE / "timm" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    timm.models.save_for_hf(
+      model, folder, model_args=settings, safe_serialization=True
+    )
+    _expect("timm", name, folder, model, size)
   for name, (arch, settings) in _TIMM_CONV.items():
     torch.manual_seed(zlib.crc32(name.encode()))
     model = _few_values(timm.create_model(arch, **settings))
@@ -303,7 +344,11 @@ def _check(root):
   """Loads the files of others, and compares what they compute."""
   for path in sorted(pathlib.Path(root).glob("*/*")):
     library, name = path.parts[-2:]
-    if library == "timm":
+    if library == "timm" and name in _TIMM_CLASSES:
+      args = json.loads((path / "config.json").read_text())["model_args"]
+      model = _TIMM_CLASSES[name][1](**args, num_classes=5)
+      model.load_state_dict(load_file(path / "model.safetensors"))
+    elif library == "timm":
       model = timm.create_model(f"local-dir:{path}", pretrained=True)
     else:
       cls = getattr(hf, hf.AutoConfig.from_pretrained(path).architectures[0])

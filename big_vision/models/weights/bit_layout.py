@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from big_vision.models import bit_paper
-from big_vision.models.weights import tables
+from big_vision.models.weights import tables, timm_settings
 
 _FIXED = dict(std_eps=1e-8, pool_padding=0.0)
 
@@ -118,22 +118,11 @@ def check(model: bit_paper.Model, library: str, ratio: float = 0.25) -> None:
     ValueError: it standardizes weights or pools in another way, or has blocks
       of other shapes.
   """
-  for key, value in _FIXED.items():
-    if getattr(model, key) != value:
-      raise ValueError(
-        f"{library} has {key} = {value}, but the model {getattr(model, key)}: "
-        f"write config.model.{key} = {value} if that difference does not matter."
-      )
+  timm_settings.check_fixed(model, _FIXED, library)
   _, _, mid, out = model.sizes()
-  expected = [_multiple_of_8(n * ratio) for n in out]
+  expected = [timm_settings.multiple_of(8, n * ratio) for n in out]
   if list(mid) != expected:
     raise ValueError(
       f"{library} has {expected} channels inside blocks of {list(out)}, but the "
       f"model {list(mid)}."
     )
-
-
-def _multiple_of_8(n):
-  """Rounds as the libraries do, down by at most a tenth."""
-  rounded = max(8, int(n + 4) // 8 * 8)
-  return rounded + 8 if rounded < 0.9 * n else rounded

@@ -11,6 +11,8 @@ from big_vision.models.weights import (
   hf_dinov3,
   hf_vit,
   timm_bit,
+  timm_mixer,
+  timm_nfnet,
   timm_vit,
 )
 from big_vision.models.weights.family import Family
@@ -24,6 +26,8 @@ FAMILIES = (
   hf_bit.FAMILY,
   timm_vit.FAMILY,
   timm_bit.FAMILY,
+  timm_mixer.FAMILY,
+  timm_nfnet.FAMILY,
 )
 
 

@@ -1,7 +1,12 @@
 """BiT of timm: the architectures resnetv2_*x*_bit."""
 
 from big_vision.models import bit_paper
-from big_vision.models.weights import bit_layout, settings, tables
+from big_vision.models.weights import (
+  bit_layout,
+  settings,
+  tables,
+  timm_settings,
+)
 from big_vision.models.weights.family import Family, Found
 
 _NAMES = dict(
@@ -15,30 +20,25 @@ _ARCHITECTURES = {
 }
 # What else the arguments may change.
 _ONLY = dict(
-  global_pool="avg",
   preact=True,
   basic=False,
   avg_down=False,
   output_stride=32,
   act_layer="relu",
-  in_chans=3,
 )
 _GROUPS = {"groupnorm": 32, "groupnorm1": 1}  # By `norm_layer`.
 _MODEL = "timm's BiT"
 
 
 def _read(config, shapes):
-  args = config.get("model_args") or {}
-  s = settings.Settings(args, _ONLY, "config.json: model_args")
-  for key, value in _ONLY.items():
-    s.one_of(key, [value])
-  settings.Settings(config, _ONLY).one_of("global_pool", ["avg"])
+  timm_settings.check(config, _ONLY)
   model = bit_layout.sizes(shapes, _NAMES)
+  args = config.get("model_args") or {}
   s = settings.Settings(args, dict(norm_layer="groupnorm"), "model_args")
   model["num_groups"] = _GROUPS[s.one_of("norm_layer", _GROUPS)]
   head = shapes.get(f"{_NAMES['head']}.weight")
-  size = (config.get("pretrained_cfg") or {}).get("input_size") or (3, 224, 224)
-  return Found("bit_paper", model, head and head[0], tuple(size[1:]))
+  size = timm_settings.image_size(config)
+  return Found("bit_paper", model, head and head[0], size)
 
 
 def _table(found):
@@ -62,32 +62,25 @@ def _to_tensors(params, found):
   blocks, stem, mid, widths = model.sizes()
   ratio = mid[-1] / widths[-1]
   bit_layout.check(model, _MODEL, ratio)
-  if tuple(blocks) not in _ARCHITECTURES:
-    raise ValueError(
-      f"timm has no BiT with blocks {tuple(blocks)}, only "
-      f"{', '.join(map(str, _ARCHITECTURES))}."
-    )
-  name, factor = _ARCHITECTURES[tuple(blocks)]
-  config = dict(
-    architecture=name,
-    num_classes=found.num_classes or 0,
-    num_features=widths[-1],
-    global_pool="avg",
-    model_args=dict(
-      stem_chs=stem // factor,
-      channels=[n // factor for n in widths],
-      bottle_ratio=ratio,
-      norm_layer=groups[model.num_groups],
-    ),
-    pretrained_cfg=dict(
-      input_size=[3, *found.image_size],
-      num_classes=found.num_classes or 0,
-      first_conv="stem.conv",
-      classifier="head.fc",
-      custom_load=False,
-    ),
+  # For other depths, `create_model` has no such model, but `ResNetV2`.
+  name, factor = _ARCHITECTURES.get(tuple(blocks), ("resnetv2_50x1_bit", 1))
+  args = dict(
+    stem_chs=stem // factor,
+    channels=[n // factor for n in widths],
+    bottle_ratio=ratio,
+    norm_layer=groups[model.num_groups],
   )
-  return tensors, config
+  if tuple(blocks) not in _ARCHITECTURES:
+    args["layers"] = list(blocks)
+  return tensors, timm_settings.written(
+    name,
+    found,
+    args,
+    num_features=widths[-1],
+    first_conv="stem.conv",
+    classifier="head.fc",
+    custom_load=False,
+  )
 
 
 FAMILY = Family(
