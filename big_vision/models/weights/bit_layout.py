@@ -51,7 +51,7 @@ def sizes(shapes: Shapes, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def table(
-  model: bit_paper.Model, names: Mapping[str, str], head: tuple[int, ...]
+  model: bit_paper.Model, names: Mapping[str, str], window: tuple[int, ...]
 ) -> tables.Table:
   """Lists the tensors.
 
@@ -59,7 +59,7 @@ def table(
     model: with the sizes as fields, see `sizes`.
     names: names of the layers `stem`, `block` (a pattern of stage and block),
       `norm` and `head`.
-    head: sizes of the kernel of the head, () for a dense layer.
+    window: see `tables.dense`, of the head.
 
   Returns:
     The table.
@@ -87,14 +87,7 @@ def table(
       width = last
   out += _norm(names["norm"], "norm-pre-head", width)
   if num := model.num_classes:
-    out += tables.same(f"{names['head']}.bias", "head/bias", num)
-    shape = (num, width, *head)
-    order = (*range(2, len(shape)), 1, 0)
-    out += [
-      tables.Entry(
-        f"{names['head']}.weight", "head/kernel", shape, order, (width, num)
-      )
-    ]
+    out += tables.dense(names["head"], "head", (width,), (num,), window=window)
   return out
 
 

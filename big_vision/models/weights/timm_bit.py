@@ -13,7 +13,7 @@ _NAMES = dict(
   stem="stem.conv", block="stages.{}.blocks.{}.", norm="norm", head="head.fc"
 )
 # Blocks of each stage -> (architecture, its factor of widths).
-_ARCHITECTURES = {
+_ARCHITECTURES: dict[tuple[int, ...], tuple[str, int]] = {
   (3, 4, 6, 3): ("resnetv2_50x1_bit", 1),
   (3, 4, 23, 3): ("resnetv2_101x1_bit", 1),
   (3, 8, 36, 3): ("resnetv2_152x2_bit", 2),

@@ -77,8 +77,12 @@ def _table(found):
         *_conv("conv2", "conv2", 3, m.group_size, mid),
         *_conv("conv2b", "conv3", 3, m.group_size, mid),
         *_conv("conv3", "conv4", 1, mid, last),
-        *_dense("attn_last.fc1", "se/Dense_0", last, se),
-        *_dense("attn_last.fc2", "se/Dense_1", se, last),
+        *tables.dense(
+          "attn_last.fc1", "se/Dense_0", (last,), (se,), window=(1, 1)
+        ),
+        *tables.dense(
+          "attn_last.fc2", "se/Dense_1", (se,), (last,), window=(1, 1)
+        ),
         *tables.same("skipinit_gain", "skip_gain"),
       ]
       if j == 0 and (i > 0 or width != last):
@@ -98,18 +102,6 @@ def _conv(name, path, size, num_in, num_out):
     f"{name}.gain", f"{path}/gain", num_out, there=(num_out, 1, 1, 1)
   )
   return [*tables.conv(name, path, (size, size), num_in, num_out), *gain]
-
-
-def _dense(name, path, num_in, num_out):
-  """Lists a dense layer that is a convolution there."""
-  kernel = tables.Entry(
-    f"{name}.weight",
-    f"{path}/kernel",
-    (num_out, num_in, 1, 1),
-    (2, 3, 1, 0),
-    (num_in, num_out),
-  )
-  return [kernel, *tables.same(f"{name}.bias", f"{path}/bias", num_out)]
 
 
 def _to_params(tensors, found):
