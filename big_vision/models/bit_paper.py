@@ -360,7 +360,8 @@ def load(
       parameters do not match, see `common.merge_params`.
   """
   # The names of the paper have no slash, paths must have one.
-  if match := re.fullmatch(r"([LMS])(-[\w-]+)?", init_file):
+  name = init_file if isinstance(init_file, str) else ""  # May be loaded.
+  if match := re.fullmatch(r"([LMS])(-[\w-]+)?", name):
     init_file = _paper_file(match[1], match[2] or "", model_cfg or {})
   init_file = VANITY_NAMES.get(init_file, init_file)
   return common.load(

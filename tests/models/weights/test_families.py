@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from big_vision import lookup
-from big_vision.models import positions
+from big_vision.models import common, positions
 from big_vision.models.weights import families, tables
 from big_vision.models.weights.family import Found
 
@@ -103,6 +103,18 @@ def test_the_model_has_these_parameters(name):
   assert jax.tree.map(np.shape, params) == jax.tree.map(
     lambda x: x.shape, shapes["params"]
   )
+
+
+@pytest.mark.parametrize("name", ["bit_paper", "mlp_mixer", "nfnet"])
+def test_models_load_them(name):
+  """A checkpoint that is read already stands for its path."""
+  module = lookup.module("models", name, kind="model")
+  params = {"head": {"bias": np.ones(3)}, "other": np.ones(2)}
+  init = {"head": {"bias": np.zeros(2)}, "other": np.zeros(2)}
+  loaded = common.Loaded(params, "hf://org/name")
+  out = module.load(init, loaded, {}, dont_load=["head/.*"])
+  np.testing.assert_array_equal(out["head"]["bias"], np.zeros(2))
+  np.testing.assert_array_equal(out["other"], np.ones(2))
 
 
 def test_wrong_tensors_are_named():
