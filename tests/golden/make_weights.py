@@ -25,6 +25,8 @@ import timm
 import timm.models
 import torch
 import transformers as hf
+from safetensors.torch import load_file
+from timm.models import mlp_mixer
 
 HERE = pathlib.Path(__file__).parent / "weights"
 
@@ -78,6 +80,15 @@ _HF = {
       layerscale_value=0.4,
     ),
   ),
+}
+
+_BIT = dict(
+  embedding_size=8, hidden_sizes=[24, 16], depths=[1, 2], num_groups=4
+)
+# Name -> (class, settings); of networks for images of any size.
+_CONV = {
+  "bit": ("BitModel", _BIT),
+  "bit_classes": ("BitForImageClassification", _BIT | dict(num_labels=5)),
 }
 
 _CLIP_IMAGE = _SIZES | dict(intermediate_size=20, image_size=6)
@@ -148,12 +159,64 @@ _TIMM = {
   "mean": ("vit_medium_patch16_gap_240", _TIMM_SIZES | dict(num_classes=5)),
 }
 
+# Of these, timm fixes the depth.
+_TIMM_CONV = {
+  "bit": (
+    "resnetv2_50x1_bit",
+    dict(
+      stem_chs=8,
+      channels=[24, 16, 16, 32],
+      bottle_ratio=0.5,
+      norm_layer="groupnorm1",
+      num_classes=5,
+    ),
+  ),
+}
+
+# Smaller than the architectures allow: (architecture, class, image, arguments).
+_TIMM_CLASSES = {
+  "mixer": (
+    "mixer_b16_224",
+    mlp_mixer.MlpMixer,
+    (6, 9),
+    dict(
+      img_size=(6, 9),
+      patch_size=3,
+      num_blocks=2,
+      embed_dim=12,
+      mlp_ratio=(0.3, 1.7),
+      num_classes=5,
+    ),
+  ),
+}
+_TIMM_CONV["nfnet"] = (
+  "dm_nfnet_f0",
+  dict(
+    depths=[1, 2],
+    channels=[16, 24],
+    stem_chs=16,
+    group_size=4,
+    num_features=20,
+    ch_div=4,
+    num_classes=5,
+  ),
+)
+
 
 def _perturb(model):
   with torch.no_grad():
     for x in model.parameters():
       x += 0.2 * torch.randn_like(x)
   return model.eval()
+
+
+def _few_values(model):
+  """Perturbs a larger model, and rounds so that its file can be compressed."""
+  model = _perturb(model)
+  with torch.no_grad():
+    for x in model.parameters():
+      x.copy_((x * 8).round() / 8)
+  return model
 
 
 def _outputs(library, name, model, image):
@@ -163,21 +226,20 @@ def _outputs(library, name, model, image):
     return _clip_outputs(model, x)
   with torch.no_grad():
     if library == "timm":
-      return {
-        "output": model(x).numpy(),
-        "tokens": model.forward_features(x).numpy(),
-      }
+      found = {"output": model(x).numpy()}
+      tokens = model.forward_features(x).numpy()
+      return found | ({"tokens": tokens} if hasattr(model, "pos_embed") else {})
     kw = {}
     if "mae" in name and isinstance(model, hf.ViTMAEModel):  # No shuffling.
       num = (image.shape[1] // 2) * (image.shape[2] // 2)
       kw = dict(noise=torch.arange(num).float()[None].repeat(len(x), 1))
     out = model(x, **kw)
   found = {}
-  if "last_hidden_state" in out:
+  if out.get("last_hidden_state") is not None and "bit" not in name:
     found["tokens"] = out.last_hidden_state.numpy()
   for key in ("logits", "pooler_output"):
     if out.get(key) is not None:
-      found["output"] = out[key].numpy()
+      found["output"] = out[key].flatten(1).numpy()
   return found
 
 
@@ -213,6 +275,13 @@ def _make():
     folder = HERE / "transformers" / name
     model.save_pretrained(folder)
     _expect("transformers", name, folder, model, 6)
+  for name, (cls, settings) in _CONV.items():
+    cls = getattr(hf, cls)
+    torch.manual_seed(zlib.crc32(name.encode()))
+    model = _perturb(cls(cls.config_class(**settings)))
+    folder = HERE / "transformers" / name
+    model.save_pretrained(folder)
+    _expect("transformers", name, folder, model, (40, 32))
   for name, (arch, settings) in _TIMM.items():
     torch.manual_seed(zlib.crc32(name.encode()))
     model = _perturb(timm.create_model(arch, **settings))
@@ -220,6 +289,23 @@ def _make():
     folder.mkdir(parents=True, exist_ok=True)
     timm.models.save_for_hf(model, folder, safe_serialization=True)
     _expect("timm", name, folder, model, settings["img_size"])
+  for name, (arch, cls, size, settings) in _TIMM_CLASSES.items():
+    torch.manual_seed(zlib.crc32(name.encode()))
+    model = _perturb(cls(**settings))
+    model.pretrained_cfg = dict(architecture=arch, input_size=(3, *size))
+    folder = HERE / "timm" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    timm.models.save_for_hf(
+      model, folder, model_args=settings, safe_serialization=True
+    )
+    _expect("timm", name, folder, model, size)
+  for name, (arch, settings) in _TIMM_CONV.items():
+    torch.manual_seed(zlib.crc32(name.encode()))
+    model = _few_values(timm.create_model(arch, **settings))
+    folder = HERE / "timm" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    timm.models.save_for_hf(model, folder, safe_serialization=True)
+    _expect("timm", name, folder, model, (40, 32))
   _resampled()
 
 
@@ -258,7 +344,11 @@ def _check(root):
   """Loads the files of others, and compares what they compute."""
   for path in sorted(pathlib.Path(root).glob("*/*")):
     library, name = path.parts[-2:]
-    if library == "timm":
+    if library == "timm" and name in _TIMM_CLASSES:
+      args = json.loads((path / "config.json").read_text())["model_args"]
+      model = _TIMM_CLASSES[name][1](**args, num_classes=5)
+      model.load_state_dict(load_file(path / "model.safetensors"))
+    elif library == "timm":
       model = timm.create_model(f"local-dir:{path}", pretrained=True)
     else:
       cls = getattr(hf, hf.AutoConfig.from_pretrained(path).architectures[0])

@@ -5,11 +5,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from big_vision.models.weights import (
+  hf_bit,
   hf_clip,
   hf_dinov2,
   hf_dinov3,
   hf_siglip,
   hf_vit,
+  timm_bit,
+  timm_mixer,
+  timm_nfnet,
   timm_vit,
 )
 from big_vision.models.weights.family import Family
@@ -20,8 +24,12 @@ FAMILIES = (
   hf_dinov2.FAMILY,
   hf_dinov3.FAMILY,
   hf_clip.FAMILY,
+  hf_bit.FAMILY,
   hf_siglip.FAMILY,
   timm_vit.FAMILY,
+  timm_bit.FAMILY,
+  timm_mixer.FAMILY,
+  timm_nfnet.FAMILY,
 )
 
 
