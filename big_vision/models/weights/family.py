@@ -46,6 +46,9 @@ class Family:
     read: (settings, name of tensor -> its shape) -> `Found`.
     to_params: (tensors, `Found`) -> parameters.
     to_tensors: (parameters, `Found`) -> (tensors, settings).
+    models: the `Found.model_name` that it has.
+    written: `Found` -> (name of tensor -> its shape, settings) of what
+      `to_tensors` writes; None if this can only be seen from its result.
   """
 
   name: str
@@ -56,3 +59,26 @@ class Family:
   to_tensors: Callable[
     [Params, Found], tuple[dict[str, np.ndarray], dict[str, Any]]
   ]
+  models: tuple[str, ...] = ()
+  written: (
+    Callable[[Found], tuple[dict[str, tuple[int, ...]], dict[str, Any]]] | None
+  ) = None
+
+  @property
+  def title(self) -> str:
+    """Returns what messages call it."""
+    return title(self.library, self.name)
+
+
+def title(library: str, name: str) -> str:
+  """Says whose models they are, for messages.
+
+  Args:
+    library: one of `LIBRARIES`.
+    name: of the family.
+
+  Returns:
+    For example "timm's ViT".
+  """
+  end = "'" if library.endswith("s") else "'s"
+  return f"{library}{end} {name}"

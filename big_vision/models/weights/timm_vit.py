@@ -9,8 +9,8 @@ import re
 from typing import Any
 
 from big_vision.models import vit
-from big_vision.models.weights import settings, tables, vit_layout
-from big_vision.models.weights.family import Family, Found
+from big_vision.models.weights import settings, vit_family, vit_layout
+from big_vision.models.weights.family import Found
 from big_vision.models.weights.vit_layout import Packed
 
 _LAYOUT: dict[str, Any] = dict(
@@ -50,9 +50,7 @@ _GLU = dict(fc1=Packed("mlp.fc1", (0, 2)), up=Packed("mlp.fc1", (1, 2)))
 # Heads have 64 features but for these architectures.
 _SIXTEEN_HEADS = r"so400m|huge|gigantic|giantopt|giant_patch1[46]_(gap|clip|224)|base_patch16_gap"
 _TANH = r"siglip.*_512|so400m_patch16_siglip|giantopt|patch32_siglip"
-_TOKENS = ("cls_token", "dist_token", "reg_token")
-
-_MODEL = "timm's ViT"
+_POOLS = {"gap": "avg", "tok": "token", "map": "map", "none": ""}
 
 
 def _read(config, shapes):
@@ -136,77 +134,54 @@ def _size(config, args) -> tuple[int, int]:
   return height, width
 
 
-def _table(found):
+def _tokens(model):
+  """Returns the tokens with positions, as most of its architectures have it."""
+  return [] if model.registers else ["cls", "dist"]
+
+
+def _settings(found):
   model = vit.Model(found.num_classes, **found.model)
-  rows, columns = (
-    s // p for s, p in zip(found.image_size, model.patch_size, strict=True)
-  )
-  layout = _LAYOUT | (_GLU if model.glu else {})
-  return vit_layout.table(layout, model, rows * columns), rows * columns
-
-
-def _to_params(tensors, found):
-  table, num = _table(found)
-  if tensors["pos_embed"].shape[1] > num:  # Other tokens have positions, too.
-    tokens = [name for name in _TOKENS if name in tensors]
-    tensors = vit_layout.fold(tensors, "pos_embed", tokens)
-  return tables.to_params(table, tensors, "the checkpoint", _MODEL)
-
-
-def _to_tensors(params, found):
-  tensors = tables.to_tensors(_table(found)[0], params, _MODEL)
-  model = vit.Model(found.num_classes, **found.model)
-  # As most of its architectures have it.
-  embed_class = vit_layout.has_class_token(model) and not model.registers
-  if embed_class:
-    tokens = [name for name in _TOKENS if name in tensors]
-    tensors = vit_layout.unfold(tensors, "pos_embed", tokens)
   name = "vit_base_patch16_224"
   if model.norm_eps == 1e-5:
     name = "vit_base_patch16_clip_224"
   if model.glu:
     name = "vit_giant_patch14_dinov2"
-  args = dict(
+  if model.dist_token:
+    name = "deit_base_distilled_patch16_224"
+  args = _sizes(model, found) | dict(
+    act_layer=settings.activation(model).replace("_pytorch", ""),
+    qkv_bias="q" in model.attn_bias,
+    qk_norm=bool(model.qk_norm),
+    init_values=model.layerscale,
+    class_token=vit_layout.has_class_token(model),
+    no_embed_class=bool(model.registers)
+    or not vit_layout.has_class_token(model),
+    reg_tokens=model.registers,
+    pre_norm=model.pre_norm,
+    fc_norm=model.pool_norm,
+    global_pool=_POOLS.get(model.pool_type, ""),
+  )
+  return settings.of_timm(name, args, found)
+
+
+def _sizes(model, found):
+  mlp_dim = model.mlp_dim or 4 * model.width
+  return dict(
     img_size=list(found.image_size),
     patch_size=list(model.patch_size),
     embed_dim=model.width,
     depth=model.depth,
     num_heads=model.num_heads,
-    mlp_ratio=(model.mlp_dim or 4 * model.width)
-    * (1 + model.glu)
-    / model.width,
-    act_layer=settings.ACTIVATION_NAMES[model.act].replace("_pytorch", ""),
-    qkv_bias="q" in model.attn_bias,
-    qk_norm=bool(model.qk_norm),
-    init_values=model.layerscale,
-    class_token=vit_layout.has_class_token(model),
-    no_embed_class=not embed_class,
-    reg_tokens=model.registers,
-    pre_norm=model.pre_norm,
-    fc_norm=model.pool_norm,
-    global_pool={"gap": "avg", "tok": "token", "map": "map", "none": ""}[
-      model.pool_type
-    ],
+    mlp_ratio=mlp_dim * (1 + model.glu) / model.width,
   )
-  if model.dist_token:
-    name = "deit_base_distilled_patch16_224"
-  config = dict(
-    architecture=name,
-    num_classes=found.num_classes or 0,
-    num_features=model.width,
-    global_pool=args["global_pool"],
-    model_args=args,
-    pretrained_cfg=dict(
-      input_size=[3, *found.image_size],
-      fixed_input_size=True,
-      num_classes=found.num_classes or 0,
-      first_conv="patch_embed.proj",
-      classifier="head",
-    ),
-  )
-  return tensors, config
 
 
-FAMILY = Family(
-  "ViT", "timm", r"(vit|deit3?|flexivit)_", _read, _to_params, _to_tensors
+FAMILY = vit_family.make(
+  "ViT",
+  "timm",
+  r"(vit|deit3?|flexivit)_",
+  read=_read,
+  settings=_settings,
+  layout=lambda model: _LAYOUT | (_GLU if model.glu else {}),
+  tokens=_tokens,
 )

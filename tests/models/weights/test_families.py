@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from big_vision import lookup
-from big_vision.models import positions
+from big_vision.models import positions, vit
 from big_vision.models.weights import families, tables
 from big_vision.models.weights.family import Found
 
@@ -78,7 +78,7 @@ def test_same_as_the_library_and_back(name):
   found, params = read(family, tensors, config)
   check(found, params, expected)
 
-  written, settings = family.to_tensors(params, found)
+  written, settings = families.write(family.library, params, found)
   # Heads of pre-training are not used, but for the loader of the library.
   assert not set(written) - set(tensors)
   again, params_again = read(family, written, json.loads(json.dumps(settings)))
@@ -138,6 +138,68 @@ def test_parameters_that_a_library_lacks_are_named():
   del params["cls"]
   with pytest.raises(ValueError, match="missing cls"):
     family.to_tensors(params, found)
+
+
+def plain_vit(num_classes=5, **kw):
+  """(parameters, Found) of a ViT of this package."""
+  model = dict(
+    width=16, depth=1, mlp_dim=24, num_heads=2, patch_size=(2, 2), **kw
+  )
+  found = Found("vit", model, num_classes, (4, 6))
+  shapes = jax.eval_shape(
+    vit.Model(num_classes, **model).init,
+    jax.random.key(0),
+    np.zeros((1, 4, 6, 3), np.float32),
+  )
+  rng = np.random.default_rng(0)
+  random = lambda x: np.float32(rng.normal(size=x.shape))
+  return jax.tree.map(random, shapes["params"]), found
+
+
+@pytest.mark.parametrize(
+  "library, option",
+  [
+    ("transformers", dict(pool_type="gap")),
+    ("transformers", dict(pool_type="tok", layerscale=0.1)),
+    ("transformers", dict(pool_type="tok", glu=True)),
+    ("transformers", dict(pool_type="tok", qk_norm="rms")),
+    ("transformers", dict(pool_type="tok", norm="rms")),
+    ("transformers", dict(pool_type="tok", posemb=None)),
+    ("transformers", dict(pool_type="tok", rope="dinov3")),
+    ("transformers", dict(pool_type="tok", registers=3)),
+    ("transformers", dict(pool_type="tok", rep_size=8)),
+    ("transformers", dict(pool_type="tok", head_bias=False)),
+    ("timm", dict(pool_type="tok+gap")),
+    ("timm", dict(pool_type="gap", rep_size=8)),
+    ("timm", dict(pool_type="gap", mlp_bias=False)),
+    ("timm", dict(pool_type="gap", norm_eps=1e-3)),
+    ("timm", dict(pool_type="gap", rope="dinov3")),
+    ("open_clip", dict(pool_type="tok")),
+  ],
+)
+def test_options_without_a_counterpart_are_named(library, option):
+  params, found = plain_vit(**option)
+  name = list(option)[-1]
+  if library == "open_clip":
+    name = "_name"
+  with pytest.raises(ValueError, match=f"config.model\\.?{name}=") as e:
+    families.write(library, params, found)
+  assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_fixed_positions_and_stacked_blocks_are_written(scan):
+  params, found = plain_vit(posemb="sincos2d", scan=scan)
+  tensors, config = families.write("timm", params, found)
+  family = families.find(config, tensors)
+  again, got = read(family, tensors, config)
+  image = np.random.default_rng(1).normal(size=(2, 4, 6, 3))
+  logits = lambda found, params: build(found)[0].apply(
+    {"params": params}, image
+  )
+  np.testing.assert_allclose(
+    logits(again, got)[0], logits(found, params)[0], atol=1e-6
+  )
 
 
 def test_entries_are_inverse():
