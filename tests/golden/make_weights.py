@@ -1,12 +1,12 @@
-"""Tiny models of transformers and timm, and what they compute.
+"""Tiny models of transformers, timm and open_clip, and what they compute.
 
   python -m venv hf_venv
-  hf_venv/bin/pip install torch transformers timm
-  hf_venv/bin/python tests/golden/make_weights.py
+  hf_venv/bin/pip install torch transformers timm open_clip_torch
+  hf_venv/bin/python tests/golden/make_weights.py [LIBRARY/NAME...]
 
 writes `weights/<library>/<name>/{config.json,model.safetensors,expected.npz}`,
 which tests read without any of these packages. Made with torch 2.14.1,
-transformers 5.24.0 and timm 1.0.31. To see that they compute the same from files
+transformers 5.24.0, timm 1.0.31 and open_clip_torch 3.3.0. To see that they compute the same from files
 that this package wrote, `big_vision/models/weights` of the same cases:
 
   hf_venv/bin/python tests/golden/make_weights.py --check FOLDER
@@ -21,6 +21,8 @@ import pathlib
 import zlib
 
 import numpy as np
+import open_clip
+import safetensors.torch
 import timm
 import timm.models
 import torch
@@ -148,6 +150,75 @@ _TIMM = {
   "mean": ("vit_medium_patch16_gap_240", _TIMM_SIZES | dict(num_classes=5)),
 }
 
+_OPEN_CLIP_IMAGE = dict(
+  image_size=[4, 6], layers=2, width=12, head_width=4, patch_size=2, mlp_ratio=2
+)
+_OPEN_CLIP_TEXT = dict(
+  context_length=5, vocab_size=20, width=8, heads=2, layers=2
+)
+_SIGLIP_TEXT = _OPEN_CLIP_TEXT | dict(
+  no_causal_mask=True,
+  proj_bias=True,
+  pool_type="last",
+  norm_kwargs=dict(eps=1e-6),
+  act_kwargs=dict(approximate="tanh"),
+)
+# Name -> `model_cfg`.
+_OPEN_CLIP = {
+  "clip": dict(
+    embed_dim=10, vision_cfg=_OPEN_CLIP_IMAGE, text_cfg=_OPEN_CLIP_TEXT
+  ),
+  "clip_quick": dict(
+    embed_dim=10,
+    quick_gelu=True,
+    vision_cfg=_OPEN_CLIP_IMAGE | dict(ls_init_value=0.3),
+    text_cfg=_OPEN_CLIP_TEXT | dict(pool_type="eos", eos_id=3),
+  ),
+  "clip_mean": dict(
+    embed_dim=10,
+    vision_cfg=_OPEN_CLIP_IMAGE
+    | dict(pool_type="avg", final_ln_after_pool=True, no_ln_pre=True),
+    text_cfg=_OPEN_CLIP_TEXT | dict(proj_type="none", width=10),
+  ),
+  "siglip": dict(
+    embed_dim=64,
+    init_logit_bias=-10,
+    custom_text=True,
+    vision_cfg=dict(
+      image_size=6,
+      timm_model_name="vit_tiny_patch2_siglip_6",
+      timm_pool="map",
+      timm_proj="none",
+    ),
+    text_cfg=_SIGLIP_TEXT,
+  ),
+  "siglip_projected": dict(
+    embed_dim=10,
+    custom_text=True,
+    vision_cfg=dict(
+      image_size=6,
+      timm_model_name="vit_tiny_patch2_siglip_6",
+      timm_pool="map",
+      timm_proj="linear",
+    ),
+    text_cfg=_SIGLIP_TEXT,
+  ),
+}
+
+
+@timm.models.register_model
+def vit_tiny_patch2_siglip_6(pretrained=False, **kwargs):
+  """open_clip builds towers of timm from their name only."""
+  del pretrained
+  kwargs = {"global_pool": "map", **kwargs}
+  sizes = dict(img_size=6, patch_size=2, embed_dim=64, depth=1, num_heads=1)
+  more = {k: kwargs[k] for k in ("num_classes", "global_pool") if k in kwargs}
+  model = timm.models.VisionTransformer(
+    **sizes, class_token=False, mlp_ratio=1.5, **more
+  )
+  model.default_cfg = {}
+  return model
+
 
 def _perturb(model):
   with torch.no_grad():
@@ -159,6 +230,12 @@ def _perturb(model):
 def _outputs(library, name, model, image):
   """Returns what a model computes of images [B, H, W, 3], and of `_TEXTS`."""
   x = torch.tensor(image.transpose(0, 3, 1, 2))
+  if library == "open_clip":
+    with torch.no_grad():
+      zimg, ztxt, scale, *bias = model(x, torch.tensor(_TEXTS))
+      logits = scale * zimg @ ztxt.T
+    found = dict(zimg=zimg.numpy(), ztxt=ztxt.numpy(), logits=logits.numpy())
+    return found | ({"bias": bias[0].detach().numpy()} if bias else {})
   if name.startswith("clip") and library == "transformers":
     return _clip_outputs(model, x)
   with torch.no_grad():
@@ -198,29 +275,55 @@ def _clip_outputs(model, x):
   return {v: out[k].numpy() for k, v in names.items() if k in out}
 
 
-def _make():
-  for name, (cls, settings) in _HF.items():
-    cls = getattr(hf, cls)
+def _make(wanted):
+  for library, name, build, save, size in _cases():
+    if wanted and f"{library}/{name}" not in wanted:
+      continue
     torch.manual_seed(zlib.crc32(name.encode()))
-    model = _perturb(cls(cls.config_class(**settings)))
-    folder = HERE / "transformers" / name
-    model.save_pretrained(folder)
-    _expect("transformers", name, folder, model, settings["image_size"])
-  for name, (cls, settings) in _CLIP.items():
-    cls = getattr(hf, cls)
-    torch.manual_seed(zlib.crc32(name.encode()))
-    model = _perturb(cls(cls.config_class(**settings)))
-    folder = HERE / "transformers" / name
-    model.save_pretrained(folder)
-    _expect("transformers", name, folder, model, 6)
-  for name, (arch, settings) in _TIMM.items():
-    torch.manual_seed(zlib.crc32(name.encode()))
-    model = _perturb(timm.create_model(arch, **settings))
-    folder = HERE / "timm" / name
+    model = _perturb(build())
+    folder = HERE / library / name
     folder.mkdir(parents=True, exist_ok=True)
-    timm.models.save_for_hf(model, folder, safe_serialization=True)
-    _expect("timm", name, folder, model, settings["img_size"])
-  _resampled()
+    save(model, folder)  # Some in float16.
+    _expect(library, name, folder, model.float(), size)
+  if not wanted:
+    _resampled()
+
+
+def _cases():
+  """Lists (library, name, build, save, size of images)."""
+  for name, (cls, config) in {**_HF, **_CLIP}.items():
+    cls = getattr(hf, cls)
+    build = lambda cls=cls, config=config: cls(cls.config_class(**config))
+    save = lambda model, folder: model.save_pretrained(folder)
+    size = config.get("vision_config", config).get("image_size", 6)
+    yield "transformers", name, build, save, size
+  for name, (arch, config) in _TIMM.items():
+    build = lambda arch=arch, config=config: timm.create_model(arch, **config)
+    save = lambda model, folder: timm.models.save_for_hf(
+      model, folder, safe_serialization=True
+    )
+    yield "timm", name, build, save, config["img_size"]
+  for name, config in _OPEN_CLIP.items():
+    build = lambda config=config: _open_clip(config)
+    config = dict(model_cfg=config, preprocess_cfg={})
+    save = lambda model, folder, config=config: _save(
+      model.half().state_dict(), config, folder
+    )
+    size = config["model_cfg"]["vision_cfg"]["image_size"]
+    yield "open_clip", name, build, save, size
+
+
+def _save(tensors, config, folder):
+  tensors = {k: x.contiguous() for k, x in tensors.items()}
+  safetensors.torch.save_file(tensors, folder / "model.safetensors")
+  (folder / "config.json").write_text(json.dumps(config))
+
+
+def _open_clip(config):
+  """Builds a model of open_clip; on the hub, files have other names."""
+  config = dict(config)
+  custom = config.pop("custom_text", False)
+  return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
 
 
 def _resampled():
@@ -260,6 +363,11 @@ def _check(root):
     library, name = path.parts[-2:]
     if library == "timm":
       model = timm.create_model(f"local-dir:{path}", pretrained=True)
+    elif library == "open_clip":
+      config = json.loads((path / "config.json").read_text())
+      model = _open_clip(config["model_cfg"])
+      state = safetensors.torch.load_file(path / "model.safetensors")
+      model.load_state_dict(state)
     else:
       cls = getattr(hf, hf.AutoConfig.from_pretrained(path).architectures[0])
       model = cls.from_pretrained(path)
@@ -276,6 +384,7 @@ def _check(root):
 
 if __name__ == "__main__":
   parser = argparse.ArgumentParser()
+  parser.add_argument("cases", nargs="*")
   parser.add_argument("--check")
   args = parser.parse_args()
-  _check(args.check) if args.check else _make()
+  _check(args.check) if args.check else _make(args.cases)

@@ -11,6 +11,7 @@ from big_vision.models.weights import (
   hf_dinov2,
   hf_dinov3,
   hf_vit,
+  open_clip,
   timm_vit,
   writing,
 )
@@ -24,6 +25,7 @@ FAMILIES = (
   hf_dinov3.FAMILY,
   hf_clip.FAMILY,
   timm_vit.FAMILY,
+  open_clip.FAMILY,
 )
 
 

@@ -25,6 +25,7 @@ class Found:
     image_size: (height, width) in pixels of the stored positions.
     resample: method of `positions.resample` for images of other sizes.
     text_length: number of tokens of texts, if there are any.
+    architecture: name of the architecture in timm, if one is stored.
   """
 
   model_name: str
@@ -33,6 +34,7 @@ class Found:
   image_size: tuple[int, int] = (224, 224)
   resample: str = "bicubic"
   text_length: int | None = None
+  architecture: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -201,8 +201,8 @@ FAMILY = vit_family.make(
   "clip(_vision_model|_text_model)?",
   read=_read,
   settings=_settings,
-  layout=lambda model: _IMAGE,
-  text_layout=lambda model: _TEXT,
+  layout=lambda model, found: _IMAGE,
+  text_layout=lambda model, found: _TEXT,
   plain=_plain,
   named=_named,
 )

@@ -141,7 +141,7 @@ def _ratio(model):
   """Finds the ratio that transformers turns into the width of the MLPs."""
   dim = model.mlp_dim or 4 * model.width
   if not model.glu:
-    ratios = [dim / model.width, (dim + 0.5) / model.width]
+    ratios = [settings.ratio(dim, model.width)]
     made = lambda ratio: int(model.width * ratio)
   else:
     ratios = [n / model.width for n in range(dim, 2 * dim)]
@@ -161,7 +161,7 @@ FAMILY = vit_family.make(
   "dinov2(_with_registers)?",
   read=_read,
   settings=_settings,
-  layout=lambda model: _LAYOUT | (_SWIGLU if model.glu else {}),
+  layout=lambda model, found: _LAYOUT | (_SWIGLU if model.glu else {}),
   plain=_plain,
   named=_named,
   tokens=lambda model: ["cls"],

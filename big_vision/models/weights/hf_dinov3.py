@@ -100,7 +100,7 @@ FAMILY = vit_family.make(
   "dinov3_vit",
   read=_read,
   settings=_settings,
-  layout=lambda model: _LAYOUT | (_GATED if model.glu else {}),
+  layout=lambda model, found: _LAYOUT | (_GATED if model.glu else {}),
   plain=_plain,
   extra=_extra,
 )

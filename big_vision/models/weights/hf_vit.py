@@ -98,7 +98,8 @@ def _named(name, found):
   return f"{_kind(vit.Model(**found.model))}.{name}"
 
 
-def _layout(model):
+def _layout(model, found):
+  del found
   if not model.dist_token:
     return _LAYOUT
   heads = dict(head="cls_classifier", head_dist="distillation_classifier")

@@ -246,6 +246,42 @@ def activation(model: Any) -> str:
   return ACTIVATION_NAMES[model.act]
 
 
+def known(key: str, value: Any, names: Mapping[Any, str], title: str) -> str:
+  """Returns what a library calls the value of an option.
+
+  Args:
+    key: config key of the option.
+    value: its value.
+    names: value -> its name there.
+    title: whose they are.
+
+  Returns:
+    The name.
+
+  Raises:
+    ValueError: it is none of them.
+  """
+  if value not in names:
+    raise ValueError(
+      f"{key}={value!r}: {title} has only {', '.join(map(repr, names))}."
+    )
+  return names[value]
+
+
+def ratio(mlp_dim: int, width: int) -> float:
+  """Finds the ratio that libraries turn into the hidden width of MLPs.
+
+  Args:
+    mlp_dim: hidden width.
+    width: of the model.
+
+  Returns:
+    r with int(r * width) == mlp_dim.
+  """
+  exact = mlp_dim / width
+  return exact if int(exact * width) == mlp_dim else (mlp_dim + 0.5) / width
+
+
 def rope_theta(config: Mapping[str, Any], default: float) -> float:
   """Reads the base of rotary positions, where transformers 4 or 5 has it.
 

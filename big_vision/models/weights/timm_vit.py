@@ -49,13 +49,14 @@ _LAYOUT: dict[str, Any] = dict(
 _GLU = dict(fc1=Packed("mlp.fc1", (0, 2)), up=Packed("mlp.fc1", (1, 2)))
 # Heads have 64 features but for these architectures.
 _SIXTEEN_HEADS = r"so400m|huge|gigantic|giantopt|giant_patch1[46]_(gap|clip|224)|base_patch16_gap"
-_TANH = r"siglip.*_512|so400m_patch16_siglip|giantopt|patch32_siglip"
-_POOLS = {"gap": "avg", "tok": "token", "map": "map", "none": ""}
+_TANH = r"so400m_patch16_siglip|giantopt|patch32_siglip|large_patch16_siglip_(gap_)?512"
+POOLS = {"gap": "avg", "tok": "token", "map": "map", "none": ""}
 
 
 def _read(config, shapes):
   name = str(config.get("architecture", ""))
   args = config.get("model_args") or {}
+  _check_kind(name, args)
   width, _, *patch = _shape(shapes, "patch_embed.proj.weight")
   has = lambda part: any(n.startswith(part) for n in shapes)
   depth = len({n.split(".")[1] for n in shapes if n.startswith("blocks.")})
@@ -75,6 +76,7 @@ def _read(config, shapes):
     attn_bias=attn_bias + "o" * has("blocks.0.attn.proj.bias"),
     pool_type=_pool_type(config, args, has, name),
     class_token=has("cls_token"),
+    posemb="learn" if has("pos_embed") else None,
     pre_norm=has("norm_pre."),
     pool_norm=has("fc_norm."),
     glu=glu,
@@ -89,9 +91,29 @@ def _read(config, shapes):
   if has("reg_token"):
     model["registers"] = _shape(shapes, "reg_token")[1]
   num_classes = shapes["head.weight"][0] if has("head.weight") else None
+  size = _size(config, args)
   return Found(
-    "vit", model, num_classes, _size(config, args), "bicubic_antialias"
+    "vit",
+    model,
+    num_classes,
+    size,
+    "bicubic_antialias",
+    architecture=name,
   )
+
+
+def _check_kind(name, args):
+  """Raises ValueError for what does not show in the tensors."""
+  if "_rpn_" in name:
+    raise ValueError(
+      f"config.json: architecture = {name!r} normalizes after its layers, which "
+      "the models here do not."
+    )
+  for key in ("norm_layer", "mlp_layer", "block_fn", "attn_layer"):
+    if args.get(key) is not None:
+      raise ValueError(
+        f"config.json: model_args.{key} = {args[key]!r} is not supported."
+      )
 
 
 def _shape(shapes, name):
@@ -134,6 +156,20 @@ def _size(config, args) -> tuple[int, int]:
   return height, width
 
 
+def layout(model: Any, found: Found) -> vit_layout.Layout:
+  """Returns the names of the tensors of a ViT.
+
+  Args:
+    model: `vit.Model(...)`.
+    found: not used.
+
+  Returns:
+    The layout.
+  """
+  del found
+  return _LAYOUT | (_GLU if model.glu else {})
+
+
 def _tokens(model):
   """Returns the tokens with positions, as most of its architectures have it."""
   return [] if model.registers else ["cls", "dist"]
@@ -159,7 +195,7 @@ def _settings(found):
     reg_tokens=model.registers,
     pre_norm=model.pre_norm,
     fc_norm=model.pool_norm,
-    global_pool=_POOLS.get(model.pool_type, ""),
+    global_pool=POOLS.get(model.pool_type, ""),
   )
   return settings.of_timm(name, args, found)
 
@@ -172,16 +208,16 @@ def _sizes(model, found):
     embed_dim=model.width,
     depth=model.depth,
     num_heads=model.num_heads,
-    mlp_ratio=mlp_dim * (1 + model.glu) / model.width,
+    mlp_ratio=settings.ratio(mlp_dim * (1 + model.glu), model.width),
   )
 
 
 FAMILY = vit_family.make(
   "ViT",
   "timm",
-  r"(vit|deit3?|flexivit)_",
+  r"(vit|deit3?|flexivit|eva_large)_",
   read=_read,
   settings=_settings,
-  layout=lambda model: _LAYOUT | (_GLU if model.glu else {}),
+  layout=layout,
   tokens=_tokens,
 )

@@ -26,12 +26,13 @@ def make(
   *,
   read: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], Found],
   settings: Callable[[Found], dict[str, Any]],
-  layout: Callable[[Any], vit_layout.Layout],
-  text_layout: Callable[[Any], vit_layout.Layout] | None = None,
+  layout: Callable[[Any, Found], vit_layout.Layout],
+  text_layout: Callable[[Any, Found], vit_layout.Layout] | None = None,
   plain: Callable[[str, Found], str | None] = lambda name, found: name,
   named: Callable[[str, Found], str] = lambda name, found: name,
   tokens: Callable[[Any], Sequence[str]] = lambda model: ("cls", "dist"),
   extra: Callable[[Found], dict[str, np.ndarray]] = lambda found: {},
+  models: tuple[str, ...] = (),
 ) -> Family:
   """Makes a family.
 
@@ -41,7 +42,7 @@ def make(
     kinds: what it reads.
     read: reads its settings.
     settings: `Found` -> settings.
-    layout: image model -> names of its tensors.
+    layout: (image model, `Found`) -> names of its tensors.
     text_layout: the same of text models.
     plain: (name of the file, `Found`) -> plain name, or None for tensors that
       are not used.
@@ -49,6 +50,7 @@ def make(
     tokens: image model -> parts of the layout that have positions in files that
       are written.
     extra: `Found` -> further tensors that the library expects.
+    models: see `Family`; by default as there are layouts.
 
   Returns:
     The family.
@@ -57,14 +59,14 @@ def make(
 
   def image_table(found, model, num):
     model = vit.Model(num, **model)
-    num = _positions(model, found)
-    table = vit_layout.table(_of(layout(model), title), model, num)
-    return table, layout(model), model
+    names = {**layout(model, found), "title": title}
+    table = vit_layout.table(names, model, _positions(model, found))
+    return table, names, model
 
   def text_table(found, model, num):
     assert text_layout is not None
     model = text_transformer.Model(num, **model)
-    names = _of(text_layout(model), title)
+    names = {**text_layout(model, found), "title": title}
     return vit_layout.text_table(names, model, found.text_length)
 
   def table_of(found):
@@ -92,6 +94,9 @@ def make(
       for old, x in tensors.items()
       if (new := plain(old, found)) is not None
     }
+    for name in ("logit_scale", "logit_bias"):  # Some have a dimension.
+      if prefix and name in tensors and tensors[name].size == 1:
+        tensors[name] = tensors[name].reshape(())
     if model is not None and (pos := names.get("pos_embedding")):
       having = [prefix + names[p] for p in vit_layout.TOKENS if p in names]
       num = _positions(model, found)
@@ -126,7 +131,8 @@ def make(
     tensors = {named(k, found): x for k, x in tensors.items()}
     return tensors | extra(found), settings(found)
 
-  models = ("vit", *((TEXT_MODEL, TWO_TOWERS) if text_layout else ()))
+  towers = (TEXT_MODEL, TWO_TOWERS) if text_layout else ()
+  models = models or ("vit", *towers)
   return Family(
     name, library, kinds, read, to_params, to_tensors, models, shapes_of
   )
@@ -145,7 +151,3 @@ def _positions(model, found):
   sizes = zip(found.image_size, model.patch_size, strict=True)
   rows, columns = (s // p for s, p in sizes)
   return rows * columns
-
-
-def _of(layout, title):
-  return {**layout, "title": title}

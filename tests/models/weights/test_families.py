@@ -65,6 +65,7 @@ def check(found, params, expected):
   if len(outputs) == 2:
     got = dict(zip(("zimg", "ztxt"), outputs, strict=True))
     got["logits"] = got["zimg"] @ got["ztxt"].T * out["t"][None]
+    got["bias"] = out.get("b", [None])[0]
   else:
     got = dict.fromkeys(("output", "zimg", "ztxt"), outputs[0])
     got["tokens"] = out.get("encoded")
