@@ -148,6 +148,14 @@ _TIMM = {
     _TIMM_SIZES | dict(num_classes=5),
   ),
   "mean": ("vit_medium_patch16_gap_240", _TIMM_SIZES | dict(num_classes=5)),
+  "dinov3": (
+    "vit_small_patch16_dinov3",
+    _TIMM_SIZES | dict(img_size=(4, 8), num_classes=5),
+  ),
+  "dinov3_biased": (
+    "vit_small_plus_patch16_dinov3_qkvb",
+    _TIMM_SIZES | dict(num_classes=0, global_pool="token", mlp_ratio=1.4),
+  ),
 }
 
 _OPEN_CLIP_IMAGE = dict(
@@ -205,6 +213,105 @@ _OPEN_CLIP = {
   ),
 }
 
+# As in the first releases, whose heads have 64 features.
+_ORIGINAL_SIZES = dict(
+  img_size=6, patch_size=2, embed_dim=64, depth=2, num_heads=1, mlp_ratio=0.5
+)
+
+
+def _dinov2(model):
+  """Renames timm's tensors as DINOv2 has them."""
+  out = {"mask_token": torch.zeros(1, 64)}
+  for name, x in model.items():
+    for there, here in (
+      ("reg_token", "register_tokens"),
+      ("mlp.fc1", "mlp.w12"),
+      ("mlp.fc2", "mlp.w3"),
+    ):
+      name = name.replace(there, here)
+    if name == "pos_embed":  # That of the class token is 0, as timm adds it.
+      x = torch.nn.functional.pad(x, (0, 0, 1, 0))
+    out[name] = x
+  return out
+
+
+def _dinov3(model):
+  """Renames timm's tensors as DINOv3 has them."""
+  out = {
+    "mask_token": torch.zeros(1, 64),
+    "local_cls_norm.weight": torch.ones(64),
+  }
+  out["rope_embed.periods"] = 100 ** (torch.arange(16) / 16)
+  for name, x in model.items():
+    for there, here in (
+      ("reg_token", "storage_tokens"),
+      ("mlp.fc1_g", "mlp.w1"),
+      ("mlp.fc1_x", "mlp.w2"),
+      ("mlp.fc2", "mlp.w3"),
+      ("gamma_1", "ls1.gamma"),
+      ("gamma_2", "ls2.gamma"),
+    ):
+      name = name.replace(there, here)
+    if name.endswith("q_bias"):
+      start = name.removesuffix("q_bias") + "qkv.bias"
+      value = model[name.replace("q_bias", "v_bias")]
+      keys = torch.full_like(x, 7.0)  # The mask leaves it out.
+      out[start] = torch.cat([x, keys, value])
+      mask = [torch.ones_like(x), torch.zeros_like(x), torch.ones_like(x)]
+      out[f"{start}_mask"] = torch.cat(mask)
+    elif not name.endswith("v_bias"):
+      out[name] = x
+  return out
+
+
+def _openai(model):
+  """Adds what OpenAI's files of CLIP have besides open_clip's tensors."""
+  return model | dict(
+    input_resolution=torch.tensor(6),
+    context_length=torch.tensor(5),
+    vocab_size=torch.tensor(20),
+  )
+
+
+# Name -> (how to build, how to rename its tensors).
+_ORIGINAL = {
+  "dino": (
+    lambda: timm.create_model(
+      "vit_tiny_patch16_224", num_classes=0, **_ORIGINAL_SIZES
+    ),
+    dict,
+  ),
+  "dinov2": (
+    lambda: timm.create_model(
+      "vit_giant_patch14_reg4_dinov2", **_ORIGINAL_SIZES
+    ),
+    _dinov2,
+  ),
+  "dinov3": (
+    lambda: timm.create_model(
+      "vit_small_plus_patch16_dinov3_qkvb",
+      global_pool="token",
+      num_classes=0,
+      **_ORIGINAL_SIZES,
+    ),
+    _dinov3,
+  ),
+  "clip": (
+    lambda: _open_clip(
+      dict(
+        embed_dim=10,
+        quick_gelu=True,
+        vision_cfg=dict(
+          image_size=6, layers=1, width=64, patch_size=2, mlp_ratio=0.5
+        ),
+        text_cfg=_OPEN_CLIP_TEXT
+        | dict(width=64, heads=1, layers=1, mlp_ratio=0.5),
+      )
+    ),
+    _openai,
+  ),
+}
+
 
 @timm.models.register_model
 def vit_tiny_patch2_siglip_6(pretrained=False, **kwargs):
@@ -230,7 +337,7 @@ def _perturb(model):
 def _outputs(library, name, model, image):
   """Returns what a model computes of images [B, H, W, 3], and of `_TEXTS`."""
   x = torch.tensor(image.transpose(0, 3, 1, 2))
-  if library == "open_clip":
+  if isinstance(model, open_clip.CLIP | open_clip.CustomTextCLIP):
     with torch.no_grad():
       zimg, ztxt, scale, *bias = model(x, torch.tensor(_TEXTS))
       logits = scale * zimg @ ztxt.T
@@ -239,7 +346,7 @@ def _outputs(library, name, model, image):
   if name.startswith("clip") and library == "transformers":
     return _clip_outputs(model, x)
   with torch.no_grad():
-    if library == "timm":
+    if library in ("timm", "original"):
       return {
         "output": model(x).numpy(),
         "tokens": model.forward_features(x).numpy(),
@@ -312,9 +419,15 @@ def _cases():
     size = config["model_cfg"]["vision_cfg"]["image_size"]
     yield "open_clip", name, build, save, size
 
+  for name, (build, rename) in _ORIGINAL.items():
+    save = lambda model, folder, rename=rename: _save(
+      rename(model.half().state_dict()), {}, folder
+    )
+    yield "original", name, build, save, 6
+
 
 def _save(tensors, config, folder):
-  tensors = {k: x.contiguous() for k, x in tensors.items()}
+  tensors = {k: x.clone().contiguous() for k, x in tensors.items()}
   safetensors.torch.save_file(tensors, folder / "model.safetensors")
   (folder / "config.json").write_text(json.dumps(config))
 
@@ -361,6 +474,8 @@ def _check(root):
   """Loads the files of others, and compares what they compute."""
   for path in sorted(pathlib.Path(root).glob("*/*")):
     library, name = path.parts[-2:]
+    if library == "original":  # These need the code of the releases.
+      continue
     if library == "timm":
       model = timm.create_model(f"local-dir:{path}", pretrained=True)
     elif library == "open_clip":

@@ -12,6 +12,10 @@ from big_vision.models.weights import (
   hf_dinov3,
   hf_vit,
   open_clip,
+  original_clip,
+  original_dinov3,
+  original_vit,
+  timm_dinov3,
   timm_vit,
   writing,
 )
@@ -24,8 +28,12 @@ FAMILIES = (
   hf_dinov2.FAMILY,
   hf_dinov3.FAMILY,
   hf_clip.FAMILY,
+  timm_dinov3.FAMILY,
   timm_vit.FAMILY,
   open_clip.FAMILY,
+  original_clip.FAMILY,
+  original_dinov3.FAMILY,
+  original_vit.FAMILY,
 )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from big_vision.models import vit
 from big_vision.models.proj.image_text import text_transformer
-from big_vision.models.weights import settings, timm_vit, vit_family
+from big_vision.models.weights import settings, timm_vit, vit_family, vit_layout
 from big_vision.models.weights.family import Found
 from big_vision.models.weights.vit_family import TEXT_MODEL, TWO_TOWERS
 from big_vision.models.weights.vit_layout import Matrix, Packed
@@ -170,21 +170,45 @@ def _is_trunk(model, found):
   return found.architecture is not None or model.patch_bias
 
 
-def layout(model, found):
-  """Returns the names of the image tower, without prefix."""
+def layout(model: Any, found: Found) -> vit_layout.Layout:
+  """Returns the names of the image tower, without prefix.
+
+  Args:
+    model: `vit.Model(...)`.
+    found: both towers.
+
+  Returns:
+    The layout.
+  """
   if _is_trunk(model, found):
     return timm_vit.layout(model, found)
   return IMAGE
 
 
-def text_layout(model, found):
-  """Returns the names of the text tower, without prefix."""
+def text_layout(model: Any, found: Found) -> vit_layout.Layout:
+  """Returns the names of the text tower, without prefix.
+
+  Args:
+    model: `text_transformer.Model(...)`.
+    found: not used.
+
+  Returns:
+    The layout.
+  """
   del found
   return TEXT | (dict(head="text_projection") if model.head_bias else {})
 
 
-def plain(name, found):
-  """Turns the name of a tensor into that of a table."""
+def plain(name: str, found: Found) -> str:
+  """Turns the name of a tensor into that of a table.
+
+  Args:
+    name: of the tensor.
+    found: not used.
+
+  Returns:
+    The plain name, see `vit_family`.
+  """
   del found
   if name.startswith("logit_"):
     return name
@@ -194,8 +218,16 @@ def plain(name, found):
   return "txt/" + name.removeprefix("text.")
 
 
-def named(name, found):
-  """Turns the name of a table into that of a tensor."""
+def named(name: str, found: Found) -> str:
+  """Turns the name of a table into that of a tensor.
+
+  Args:
+    name: plain name, see `vit_family`.
+    found: both towers.
+
+  Returns:
+    The name of the tensor.
+  """
   part, _, rest = name.rpartition("/")
   if not part:
     return name

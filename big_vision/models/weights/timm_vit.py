@@ -6,6 +6,7 @@ also where the original models have the approximation with tanh.
 """
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from big_vision.models import vit
@@ -13,7 +14,7 @@ from big_vision.models.weights import settings, vit_family, vit_layout
 from big_vision.models.weights.family import Found
 from big_vision.models.weights.vit_layout import Packed
 
-_LAYOUT: dict[str, Any] = dict(
+LAYOUT: dict[str, Any] = dict(
   embedding="patch_embed.proj",
   pos_embedding="pos_embed",
   cls="cls_token",
@@ -57,12 +58,13 @@ def _read(config, shapes):
   name = str(config.get("architecture", ""))
   args = config.get("model_args") or {}
   _check_kind(name, args)
-  width, _, *patch = _shape(shapes, "patch_embed.proj.weight")
+  width, _, *patch = shape_of(shapes, "patch_embed.proj.weight")
   has = lambda part: any(n.startswith(part) for n in shapes)
   depth = len({n.split(".")[1] for n in shapes if n.startswith("blocks.")})
-  fc1, fc2 = (_shape(shapes, f"blocks.0.mlp.fc{i}.weight") for i in (1, 2))
+  fc1, fc2 = (shape_of(shapes, f"blocks.0.mlp.fc{i}.weight") for i in (1, 2))
   glu = fc1[0] == 2 * fc2[1]
   heads = 16 if re.search(_SIXTEEN_HEADS, name) else max(width // 64, 1)
+  gap = has("fc_norm.") or "_gap_" in name
   attn_bias = "qkv" * has("blocks.0.attn.qkv.bias")
   model = dict(
     width=width,
@@ -74,7 +76,7 @@ def _read(config, shapes):
     act=_activation(name, args, glu),
     norm_eps=1e-5 if "_clip_" in name else 1e-6,
     attn_bias=attn_bias + "o" * has("blocks.0.attn.proj.bias"),
-    pool_type=_pool_type(config, args, has, name),
+    pool_type=pool_type(config, args, has, "gap" if gap else "tok"),
     class_token=has("cls_token"),
     posemb="learn" if has("pos_embed") else None,
     pre_norm=has("norm_pre."),
@@ -89,9 +91,9 @@ def _read(config, shapes):
   if has("dist_token"):
     model["dist_token"] = True
   if has("reg_token"):
-    model["registers"] = _shape(shapes, "reg_token")[1]
+    model["registers"] = shape_of(shapes, "reg_token")[1]
   num_classes = shapes["head.weight"][0] if has("head.weight") else None
-  size = _size(config, args)
+  size = image_size(config, args)
   return Found(
     "vit",
     model,
@@ -104,11 +106,16 @@ def _read(config, shapes):
 
 def _check_kind(name, args):
   """Raises ValueError for what does not show in the tensors."""
-  if "_rpn_" in name:
-    raise ValueError(
-      f"config.json: architecture = {name!r} normalizes after its layers, which "
-      "the models here do not."
-    )
+  for pattern, what in (
+    ("_rpn_", "normalizes after its layers"),
+    ("_pe_|_rope_|sapiens", "has rotary positions of another kind"),
+    ("relpos", "has relative positions"),
+    (r"_r\d+_|_r_s16_|resnet", "begins with a ResNet"),
+  ):
+    if re.search(pattern, name):
+      raise ValueError(
+        f"config.json: architecture = {name!r} {what}, which models here do not."
+      )
   for key in ("norm_layer", "mlp_layer", "block_fn", "attn_layer"):
     if args.get(key) is not None:
       raise ValueError(
@@ -116,7 +123,19 @@ def _check_kind(name, args):
       )
 
 
-def _shape(shapes, name):
+def shape_of(shapes: Mapping[str, tuple[int, ...]], name: str) -> Any:
+  """Looks up the shape of a tensor.
+
+  Args:
+    shapes: name -> shape.
+    name: of the tensor.
+
+  Returns:
+    The shape.
+
+  Raises:
+    ValueError: there is no such tensor.
+  """
   if name not in shapes:
     raise ValueError(f"The checkpoint lacks {name}: timm's ViTs have it.")
   return shapes[name]
@@ -133,21 +152,50 @@ def _activation(name, args, glu):
   return "gelu" if re.search(_TANH, name) else "gelu_erf"
 
 
-def _pool_type(config, args, has, name):
+def pool_type(
+  config: Mapping[str, Any],
+  args: Mapping[str, Any],
+  has: Callable[[str], bool],
+  default: str,
+) -> str:
+  """Reads how a model pools.
+
+  Args:
+    config: content of config.json.
+    args: its `model_args`.
+    has: beginning of a tensor's name -> whether there is such a tensor.
+    default: pool type if neither says one.
+
+  Returns:
+    `config.model.pool_type`.
+
+  Raises:
+    ValueError: it is unknown.
+  """
   if has("attn_pool."):
     return "map"
-  gap = has("fc_norm.") or "_gap_" in name
-  pool = args.get("global_pool") or config.get("global_pool")
+  pool = args.get("global_pool", config.get("global_pool"))
   known = {"avg": "gap", "token": "tok", "": "none"}
   if pool is not None and pool not in known:
     raise ValueError(
       f"config.json: global_pool = {pool!r} is not supported, only "
       f"{', '.join(map(repr, known))}, 'map'."
     )
-  return known[pool] if pool is not None else ("gap" if gap else "tok")
+  return default if pool is None else known[pool]
 
 
-def _size(config, args) -> tuple[int, int]:
+def image_size(
+  config: Mapping[str, Any], args: Mapping[str, Any]
+) -> tuple[int, int]:
+  """Reads the size of images.
+
+  Args:
+    config: content of config.json.
+    args: its `model_args`.
+
+  Returns:
+    (height, width).
+  """
   size = args.get("img_size")
   if size is None:
     pretrained = config.get("pretrained_cfg") or {}
@@ -167,7 +215,7 @@ def layout(model: Any, found: Found) -> vit_layout.Layout:
     The layout.
   """
   del found
-  return _LAYOUT | (_GLU if model.glu else {})
+  return LAYOUT | (_GLU if model.glu else {})
 
 
 def _tokens(model):
@@ -184,7 +232,7 @@ def _settings(found):
     name = "vit_giant_patch14_dinov2"
   if model.dist_token:
     name = "deit_base_distilled_patch16_224"
-  args = _sizes(model, found) | dict(
+  args = sizes(model, found) | dict(
     act_layer=settings.activation(model).replace("_pytorch", ""),
     qkv_bias="q" in model.attn_bias,
     qk_norm=bool(model.qk_norm),
@@ -200,7 +248,16 @@ def _settings(found):
   return settings.of_timm(name, args, found)
 
 
-def _sizes(model, found):
+def sizes(model: Any, found: Found) -> dict[str, Any]:
+  """Writes the sizes of a ViT.
+
+  Args:
+    model: `vit.Model(...)`.
+    found: the model.
+
+  Returns:
+    Arguments of timm's models.
+  """
   mlp_dim = model.mlp_dim or 4 * model.width
   return dict(
     img_size=list(found.image_size),

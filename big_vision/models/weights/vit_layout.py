@@ -13,6 +13,7 @@ The name of a dense layer may be `Packed` or a `Matrix`. With `flat` the class
 token is stored as [D] and positions as [N, D]. `title` says whose layout it is.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,11 +29,13 @@ class Packed(NamedTuple):
     name: of the layer's tensors, without `ends`.
     part: (index, number) of the layer among them.
     ends: of the names of kernel and bias.
+    bias: name of its bias, if that is stored alone.
   """
 
   name: str
   part: tuple[int, int] = (0, 1)
   ends: tuple[str, str] = (".weight", ".bias")
+  bias: str | None = None
 
 
 class Matrix(NamedTuple):
@@ -79,9 +82,15 @@ def _dense(layout, model, part, path, inputs, outputs, bias=True, there=""):
   if isinstance(name, Matrix):
     return tables.same(name.name, f"{path}/kernel", *inputs, *outputs)
   name = Packed(name) if isinstance(name, str) else name
-  return tables.dense(
+  alone = []
+  if bias and name.bias:
+    there_to = (math.prod(outputs),)
+    alone = tables.same(
+      there + name.bias, f"{path}/bias", *outputs, there=there_to
+    )
+  return alone + tables.dense(
     there + name.name, path, inputs, outputs,
-    bias=bias, part=name.part, names=name.ends,
+    bias=bias and not alone, part=name.part, names=name.ends,
   )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file
 
 from big_vision import lookup
 from big_vision.models import positions, vit
-from big_vision.models.weights import families, tables
+from big_vision.models.weights import families, original_vit, tables
 from big_vision.models.weights.family import Found
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -139,6 +140,86 @@ def test_parameters_that_a_library_lacks_are_named():
   del params["cls"]
   with pytest.raises(ValueError, match="missing cls"):
     family.to_tensors(params, found)
+
+
+def renamed(tensors, rename):
+  """Renames tensors as another release has them, and adds what it drops."""
+  other = {f"student.module.{k}": x + 1 for k, x in tensors.items()}
+  noise = {f"optimizer.{k}": x for k, x in tensors.items()}
+  head = {rename("head.0.weight"): np.ones((3, 64), np.float32)}
+  return {rename(k): x for k, x in tensors.items()} | other | noise | head
+
+
+@pytest.mark.parametrize(
+  "name, rename",
+  [
+    ("dino", lambda k: f"teacher.backbone.{k}"),
+    ("dino", lambda k: f"teacher.module.backbone.{k}"),
+    ("dino", lambda k: f"state_dict.module.base_encoder.{k}"),
+    ("dino", lambda k: f"module.momentum_encoder.{k}"),
+    ("dino", lambda k: f"model.{k}"),
+    ("dinov2", lambda k: re.sub(r"^(blocks.)(\d+)", r"\g<1>\2.\2", k)),
+    ("dinov2", lambda k: f"teacher.backbone.{k}"),
+    ("dinov3", lambda k: f"teacher.backbone.{k}"),
+  ],
+)
+def test_other_names_of_releases(name, rename):
+  family, tensors, config, _ = case(f"original/{name}")
+  _, params = read(family, tensors, config)
+  other = renamed(tensors, rename)
+  if name == "dinov2" and rename("") == "":
+    other = {rename(k): x for k, x in tensors.items()}
+  assert families.find(config, other) is family
+  _, again = read(family, other, config)
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_deit3_and_mae_of_the_releases():
+  """Their names with classes: LayerScale, and which tokens have positions."""
+  _, tensors, config, _ = case("original/dino")
+  tensors = {f"model.{k}": x for k, x in tensors.items()} | {
+    f"model.blocks.{i}.gamma_{j}": np.full(64, i + j, np.float32)
+    for i in (0, 1)
+    for j in (1, 2)
+  }
+  tensors["model.head.weight"] = np.ones((5, 64), np.float32)
+  tensors["model.head.bias"] = np.ones(5, np.float32)
+  tensors["model.pos_embed"] = tensors["model.pos_embed"][:, 1:]
+  family = families.find(config, tensors)
+  found, params = read(family, tensors, config)
+  assert found.num_classes == 5 and found.image_size == (6, 6)
+  assert params["Transformer"]["encoderblock_1"]["ls2"][0] == 3
+  written, _ = families.write("original", params, found)
+  assert written.keys() == tensors.keys()
+
+  for key in ("weight", "bias"):  # As MAE is fine-tuned.
+    tensors[f"model.fc_norm.{key}"] = tensors.pop(f"model.norm.{key}")
+  found, _ = read(family, tensors, config)
+  assert found.model["pool_type"] == "gap" and found.model["pool_norm"]
+
+
+def test_mocos_small_model_has_12_heads():
+  shapes = {
+    "cls_token": (1, 1, 384),
+    "pos_embed": (1, 10, 384),
+    "patch_embed.proj.weight": (384, 3, 4, 4),
+    "blocks.0.mlp.fc2.weight": (384, 768),
+  }
+  read_with = lambda prefix: original_vit.FAMILY.read(
+    {}, {prefix + k: x for k, x in shapes.items()}
+  )
+  moco = read_with("module.base_encoder.")
+  assert moco.model["num_heads"] == 12 and moco.image_size == (12, 12)
+  assert read_with("model.").model["num_heads"] == 6
+
+
+def test_files_of_timm_without_settings_are_refused():
+  _, tensors, _, _ = case("timm/augreg")
+  with pytest.raises(ValueError, match=r"no config\.json"):
+    read(families.find({}, tensors), tensors, {})
+  _, tensors, _, _ = case("transformers/vit_classes")
+  with pytest.raises(ValueError, match=r"no config\.json"):
+    families.find({}, tensors)
 
 
 def plain_vit(num_classes=5, **kw):
