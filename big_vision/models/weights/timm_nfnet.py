@@ -155,4 +155,12 @@ def _ratio(name, widths, outputs, least):
   )
 
 
-FAMILY = Family("NFNet", "timm", "dm_nfnet_f", _read, _to_params, _to_tensors)
+FAMILY = Family(
+  "NFNet",
+  "timm",
+  "dm_nfnet_f",
+  _read,
+  _to_params,
+  _to_tensors,
+  ("nfnet",),
+)
