@@ -4,7 +4,8 @@ import contextlib
 import os
 from collections.abc import Iterable
 
-from big_vision import lookup
+from big_vision import checkpoints, lookup
+from big_vision.evaluators import build
 from big_vision.models.proj.image_text import huggingface_files
 from big_vision.pretrained import (
   embedder,
@@ -23,6 +24,7 @@ def load(
   path: str | os.PathLike[str],
   *,
   init: str | None = None,
+  params: str = "params",
   pp: str | None = None,
   pp_txt: str | None = None,
   pp_modules: Iterable[str] = (),
@@ -36,6 +38,8 @@ def load(
     path: workdir of a run; or a SigLIP of Hugging Face, `hf://org/repo` or a
       folder.
     init: another checkpoint than the last one of the workdir.
+    params: "ema" for the average of the parameters, of runs with
+      `config.ema_decay`.
     pp: preprocessing of pictures; None is that of the run's first evaluator of
       classification or retrieval, see `data.json`.
     pp_txt: preprocessing of texts, see `Embedder`.
@@ -51,12 +55,23 @@ def load(
   """
   pp_modules = tuple(pp_modules)
   workdir = os.fspath(path)
+  if params not in build.PARAMS:
+    raise lookup.ConfigError(
+      f"params={params!r} is unknown{lookup.did_you_mean(params, build.PARAMS)}"
+    )
   if huggingface_files.is_checkpoint(workdir):
+    if params == build.EMA:
+      raise lookup.ConfigError(
+        f"params={params!r} is for workdirs of runs with config.ema_decay; "
+        f"{workdir} is a checkpoint of Hugging Face."
+      )
     return ImageText(
       embedder_sources.load(workdir, init=init, pp_img=pp, pp_txt=pp_txt)
     )
   config = run_files.read_config(workdir)
   init = init or run_files.checkpoint_of(workdir)
+  if params == build.EMA:
+    init = checkpoints.averaged(init)
   if config.get("model_name") in embedder.MODELS:
     towers = embedder_sources.from_workdir(
       workdir, init=init, pp_modules=pp_modules, pp_img=pp, pp_txt=pp_txt
