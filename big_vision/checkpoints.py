@@ -53,6 +53,7 @@ __all__ = [
   "load_checkpoint_np",
   "load_checkpoint_ts",
   "load_params",
+  "of_steps",
   "npload",
   "save_checkpoint",
   "save_checkpoint_ts",
@@ -227,6 +228,24 @@ def _found(path):
     # A remote one is written under its name; when the next begins, it is done.
     complete = fs.is_local(path) or m[1] != matches[0][1]
     yield fs.join(folder, m[0]), complete
+
+
+def of_steps(path: str) -> dict[int, str]:
+  """Lists the complete checkpoints of a run.
+
+  Args:
+    path: prefix of the folders, `<workdir>/checkpoint.bv`.
+
+  Returns:
+    Step -> folder, the earliest first.
+  """
+  last, found = os.path.basename(latest(path) or ""), {}
+  for folder, is_complete in _found(path):
+    name = os.path.basename(folder)
+    if (is_complete and checkpoint_io.leaf_names(folder)) or name == last:
+      step = name.removeprefix(f"{os.path.basename(path)}-")
+      found.setdefault(int(step.removesuffix("-tmp")), folder)
+  return dict(reversed(found.items()))
 
 
 def _resolve(path):
