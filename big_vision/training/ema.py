@@ -27,8 +27,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from big_vision import lookup
+from big_vision import checkpoints, lookup
 from big_vision.evaluators import build as eval_build
+from big_vision.models import load_errors
 from big_vision.types import Array, ConfigLike, Params, PyTree
 
 _WARMUP = {"power": 2 / 3, "gamma": 1.0}
@@ -131,7 +132,7 @@ def settings(config: ConfigLike) -> Average | None:
     )
   if warmup and "ema_decay" not in config:
     raise lookup.ConfigError(
-      f"config.ema_warmup = {_plain(warmup)!r} has no effect without "
+      f"config.ema_warmup = {load_errors.plain(warmup)!r} has no effect without "
       "config.ema_decay, for example config.ema_decay = 0.9999."
     )
   found = _warmup(warmup)
@@ -164,21 +165,32 @@ def _is_number(value: Any) -> bool:
   return is_number and math.isfinite(value)
 
 
-def _plain(value: Any) -> Any:
-  return value.to_dict() if hasattr(value, "to_dict") else value
-
-
 def check(config: ConfigLike) -> None:
-  """Checks the average of a run, and that evaluators of it have one.
+  """Checks the average of a run and the evaluators that measure it.
 
   Args:
     config: ConfigDict of the run.
 
   Raises:
-    lookup.ConfigError: see `settings`; or an evaluator measures the average of a
-      run that has none.
+    lookup.ConfigError: see `settings`; or there is no average, or an evaluator
+      would give it the names of another one's metrics.
   """
-  if settings(config):
-    return
+  has_average = settings(config) is not None
+  prefixes, seen = eval_build.prefixes(config), {}
   for name, cfg in eval_build.entries(config).items():
-    eval_build.state_of(name, cfg, {})
+    eval_build.state_of(
+      name, cfg, {checkpoints.AVERAGE: ()} if has_average else {}
+    )
+    same = {"type": name, **eval_build.as_dict(cfg), "prefix": prefixes[name]}
+    for key in ("params", "skip_first", *eval_build.LOG_KEYS):
+      same.pop(key, None)
+    params = cfg.get("params") or "params"
+    other, its_params = seen.setdefault(
+      str(sorted(same.items())), (name, params)
+    )
+    if params != its_params:
+      raise lookup.ConfigError(
+        f"config.evals.{name}.prefix = {prefixes[name]!r} is that of "
+        f"config.evals.{other}, too, so that their metrics have the same names: "
+        "choose another one."
+      )

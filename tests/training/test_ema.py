@@ -248,6 +248,7 @@ def test_evaluators_measure_what_they_ask_for(evaluator, tmp_path, said):
 
 
 VAL = dict(type="mean", params="ema", pred="loss")
+BOTH = dict(type="mean", pred="loss", prefix="", log_steps=3)
 
 
 @pytest.mark.parametrize(
@@ -274,6 +275,10 @@ VAL = dict(type="mean", params="ema", pred="loss")
       dict(evals=dict(val=VAL)),
       r"config\.evals\.val\.params = 'ema' needs config\.ema_decay",
     ),
+    (
+      dict(evals=dict(a={**VAL, "prefix": ""}, b=BOTH), ema_decay=0.9),
+      r"config\.evals\.b\.prefix = '' is that of config\.evals\.a, too",
+    ),
     (dict(evals=dict(val=VAL), ema_decay=0), r"'ema' needs config\.ema_decay"),
   ],
 )  # fmt: skip
@@ -291,3 +296,5 @@ def test_settings():
   assert read(ema_decay=0.5, ema_warmup=dict(power=0.75)) == ema.Average(
     0.5, 0.75, 1.0
   )
+  evals = dict(val=BOTH | {"prefix": "val/"}, val_ema=VAL, other=BOTH)
+  ema.check(toy.config(ema_decay=0.5, evals=evals))
