@@ -1,7 +1,7 @@
 """Builds the evaluators of a config."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -69,7 +69,7 @@ def from_config(
     kind = cfg.pop("type", name)
     pred = cfg.pop("pred", "predict")
     pred_kw = cfg.pop("pred_kw", None)
-    cfg.pop("params", None)  # See `state_of`.
+    params = cfg.pop("params", None)
     cfg.pop("prefix", None)
     cfg.pop("skip_first", None)
     log_steps = get_steps("log", cfg)
@@ -89,6 +89,8 @@ def from_config(
       for key in set(run_kw) & (accepted or set()):
         cfg.setdefault(key, run_kw[key])
     evaluator = module.Evaluator(predict_fn, **cfg)
+    if params == EMA:
+      evaluator = _OfAverage(name, evaluator)
     prefix = prefixes(config)[name]
     evaluators.append((name, evaluator, log_steps, prefix))
   return evaluators
@@ -143,6 +145,17 @@ def state_of(name: str, cfg: ConfigLike, train_state: TrainState) -> TrainState:
       "config.ema_decay = 0.9999."
     )
   return {**train_state, "params": train_state[checkpoints.AVERAGE]}
+
+
+class _OfAverage:
+  """Has an evaluator measure the average of the parameters."""
+
+  def __init__(self, name: str, evaluator: bv_types.Evaluator):
+    self._name, self._evaluator = name, evaluator
+
+  def run(self, train_state: TrainState) -> Iterator[tuple[str, Any]]:
+    state = state_of(self._name, {"params": EMA}, train_state)
+    return self._evaluator.run(state)
 
 
 def as_dict(cfg: ConfigLike) -> dict[str, Any]:

@@ -216,8 +216,7 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
           writer.step_start(repeat)
         chrono.inform(first_step=repeat)
         for name, evaluator, _, prefix in evaluators:
-          chosen = eval_build.state_of(name, config.evals[name], state)
-          _measure(config, writer, name, evaluator, prefix, chosen)
+          _measure(config, writer, name, evaluator, prefix, state)
         writer.step_end()
   finally:
     writer.close()

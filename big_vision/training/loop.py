@@ -220,7 +220,6 @@ class _Evaluators:
     """Runs one evaluator and writes what it yields."""
     writer, chrono = self._setup.writer, self._setup.chrono
     state = step_lib.with_frozen(state, self._frozen)
-    state = eval_build.state_of(name, self._setup.config.evals[name], state)
     results = {}
     with chrono.log_timing(f"z/secs/eval/{name}"):
       for key, value in evaluator.run(state):

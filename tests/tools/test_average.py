@@ -97,6 +97,14 @@ def test_averages_of_averages(workdir):
   )
 
 
+def test_a_remote_file(workdir):
+  pytest.importorskip("fsspec")
+  target = "memory://averages/x.npz"
+  args = ["--workdir", str(workdir), "--last", "1", "--to", target]
+  assert average.main(args) == 0
+  assert_same(checkpoints.load_params(target), tree(40))
+
+
 def test_incomplete_ones_do_not_count(workdir):
   (workdir / "checkpoint.bv-000000050.partial").mkdir()
   (workdir / "checkpoint.bv-000000050").mkdir()
