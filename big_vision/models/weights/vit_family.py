@@ -92,7 +92,7 @@ def make(
     tensors = {
       new: x
       for old, x in tensors.items()
-      if (new := plain(old, found)) is not None
+      if x.size and (new := plain(old, found)) is not None
     }
     for name in ("logit_scale", "logit_bias"):  # Some have a dimension.
       if prefix and name in tensors and tensors[name].size == 1:
