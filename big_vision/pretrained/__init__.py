@@ -9,9 +9,20 @@
 docs/predict.md has more.
 """
 
-from big_vision.pretrained.classifier import Classifier, Prediction
+from big_vision.pretrained.classifier import (
+  Backbone,
+  Classifier,
+  Prediction,
+)
 from big_vision.pretrained.image_text import ImageText
 from big_vision.pretrained.loading import load
 from big_vision.pretrained.regressor import Regressor
 
-__all__ = ["Classifier", "ImageText", "Prediction", "Regressor", "load"]
+__all__ = [
+  "Backbone",
+  "Classifier",
+  "ImageText",
+  "Prediction",
+  "Regressor",
+  "load",
+]

@@ -6,8 +6,9 @@
 
 writes `weights/<library>/<name>/{config.json,model.safetensors,expected.npz}`,
 which tests read without any of these packages. Made with torch 2.14.1,
-transformers 5.24.0, timm 1.0.31 and open_clip_torch 3.3.0. To see that they compute the same from files
-that this package wrote, `big_vision/models/weights` of the same cases:
+transformers 5.24.0, timm 1.0.31 and open_clip_torch 3.3.0. To see that they
+compute the same from files that this package wrote, `models/weights` of the same
+cases:
 
   hf_venv/bin/python tests/golden/make_weights.py --check FOLDER
 
@@ -22,11 +23,12 @@ import zlib
 
 import numpy as np
 import open_clip
-import safetensors.torch
 import timm
 import timm.models
 import torch
 import transformers as hf
+from safetensors.torch import load_file, save_file
+from timm.models import mlp_mixer
 
 HERE = pathlib.Path(__file__).parent / "weights"
 
@@ -80,6 +82,15 @@ _HF = {
       layerscale_value=0.4,
     ),
   ),
+}
+
+_BIT = dict(
+  embedding_size=8, hidden_sizes=[24, 16], depths=[1, 2], num_groups=4
+)
+# Name -> (class, settings); of networks for images of any size.
+_CONV = {
+  "bit": ("BitModel", _BIT),
+  "bit_classes": ("BitForImageClassification", _BIT | dict(num_labels=5)),
 }
 
 _CLIP_IMAGE = _SIZES | dict(intermediate_size=20, image_size=6)
@@ -157,6 +168,49 @@ _TIMM = {
     _TIMM_SIZES | dict(num_classes=0, global_pool="token", mlp_ratio=1.4),
   ),
 }
+
+# Of these, timm fixes the depth.
+_TIMM_CONV = {
+  "bit": (
+    "resnetv2_50x1_bit",
+    dict(
+      stem_chs=8,
+      channels=[24, 16, 16, 32],
+      bottle_ratio=0.5,
+      norm_layer="groupnorm1",
+      num_classes=5,
+    ),
+  ),
+}
+
+# Smaller than the architectures allow: (architecture, class, image, arguments).
+_TIMM_CLASSES = {
+  "mixer": (
+    "mixer_b16_224",
+    mlp_mixer.MlpMixer,
+    (6, 9),
+    dict(
+      img_size=(6, 9),
+      patch_size=3,
+      num_blocks=2,
+      embed_dim=12,
+      mlp_ratio=(0.3, 1.7),
+      num_classes=5,
+    ),
+  ),
+}
+_TIMM_CONV["nfnet"] = (
+  "dm_nfnet_f0",
+  dict(
+    depths=[1, 2],
+    channels=[16, 24],
+    stem_chs=16,
+    group_size=4,
+    num_features=20,
+    ch_div=4,
+    num_classes=5,
+  ),
+)
 
 _OPEN_CLIP_IMAGE = dict(
   image_size=[4, 6], layers=2, width=12, head_width=4, patch_size=2, mlp_ratio=2
@@ -334,6 +388,15 @@ def _perturb(model):
   return model.eval()
 
 
+def _few_values(model):
+  """Perturbs a larger model, and rounds so that its file can be compressed."""
+  model = _perturb(model)
+  with torch.no_grad():
+    for x in model.parameters():
+      x.copy_((x * 8).round() / 8)
+  return model
+
+
 def _outputs(library, name, model, image):
   """Returns what a model computes of images [B, H, W, 3], and of `_TEXTS`."""
   x = torch.tensor(image.transpose(0, 3, 1, 2))
@@ -347,21 +410,20 @@ def _outputs(library, name, model, image):
     return _clip_outputs(model, x)
   with torch.no_grad():
     if library in ("timm", "original"):
-      return {
-        "output": model(x).numpy(),
-        "tokens": model.forward_features(x).numpy(),
-      }
+      found = {"output": model(x).numpy()}
+      tokens = model.forward_features(x).numpy()
+      return found | ({"tokens": tokens} if hasattr(model, "pos_embed") else {})
     kw = {}
     if "mae" in name and isinstance(model, hf.ViTMAEModel):  # No shuffling.
       num = (image.shape[1] // 2) * (image.shape[2] // 2)
       kw = dict(noise=torch.arange(num).float()[None].repeat(len(x), 1))
     out = model(x, **kw)
   found = {}
-  if "last_hidden_state" in out:
+  if out.get("last_hidden_state") is not None and "bit" not in name:
     found["tokens"] = out.last_hidden_state.numpy()
   for key in ("logits", "pooler_output"):
     if out.get(key) is not None:
-      found["output"] = out[key].numpy()
+      found["output"] = out[key].flatten(1).numpy()
   return found
 
 
@@ -387,7 +449,7 @@ def _make(wanted):
     if wanted and f"{library}/{name}" not in wanted:
       continue
     torch.manual_seed(zlib.crc32(name.encode()))
-    model = _perturb(build())
+    model = build()
     folder = HERE / library / name
     folder.mkdir(parents=True, exist_ok=True)
     save(model, folder)  # Some in float16.
@@ -398,20 +460,37 @@ def _make(wanted):
 
 def _cases():
   """Lists (library, name, build, save, size of images)."""
-  for name, (cls, config) in {**_HF, **_CLIP}.items():
+  for name, (cls, config) in {**_HF, **_CLIP, **_CONV}.items():
     cls = getattr(hf, cls)
-    build = lambda cls=cls, config=config: cls(cls.config_class(**config))
+    build = lambda cls=cls, config=config: _perturb(
+      cls(cls.config_class(**config))
+    )
     save = lambda model, folder: model.save_pretrained(folder)
     size = config.get("vision_config", config).get("image_size", 6)
+    size = (40, 32) if name in _CONV else size
     yield "transformers", name, build, save, size
   for name, (arch, config) in _TIMM.items():
-    build = lambda arch=arch, config=config: timm.create_model(arch, **config)
-    save = lambda model, folder: timm.models.save_for_hf(
-      model, folder, safe_serialization=True
+    build = lambda arch=arch, config=config: _perturb(
+      timm.create_model(arch, **config)
     )
-    yield "timm", name, build, save, config["img_size"]
+    yield "timm", name, build, _save_timm, config["img_size"]
+  for name, (arch, config) in _TIMM_CONV.items():
+    build = lambda arch=arch, config=config: _few_values(
+      timm.create_model(arch, **config)
+    )
+    yield "timm", name, build, _save_timm, (40, 32)
+  for name, (arch, cls, size, config) in _TIMM_CLASSES.items():
+    build = lambda cls=cls, config=config: _perturb(cls(**config))
+
+    def save(model, folder, arch=arch, size=size, config=config):
+      model.pretrained_cfg = dict(architecture=arch, input_size=(3, *size))
+      timm.models.save_for_hf(
+        model, folder, model_args=config, safe_serialization=True
+      )
+
+    yield "timm", name, build, save, size
   for name, config in _OPEN_CLIP.items():
-    build = lambda config=config: _open_clip(config)
+    build = lambda config=config: _perturb(_open_clip(config))
     config = dict(model_cfg=config, preprocess_cfg={})
     save = lambda model, folder, config=config: _save(
       model.half().state_dict(), config, folder
@@ -420,15 +499,20 @@ def _cases():
     yield "open_clip", name, build, save, size
 
   for name, (build, rename) in _ORIGINAL.items():
+    build = lambda build=build: _perturb(build())
     save = lambda model, folder, rename=rename: _save(
       rename(model.half().state_dict()), {}, folder
     )
     yield "original", name, build, save, 6
 
 
+def _save_timm(model, folder):
+  timm.models.save_for_hf(model, folder, safe_serialization=True)
+
+
 def _save(tensors, config, folder):
   tensors = {k: x.clone().contiguous() for k, x in tensors.items()}
-  safetensors.torch.save_file(tensors, folder / "model.safetensors")
+  save_file(tensors, folder / "model.safetensors")
   (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -476,12 +560,16 @@ def _check(root):
     library, name = path.parts[-2:]
     if library == "original":  # These need the code of the releases.
       continue
-    if library == "timm":
+    if library == "timm" and name in _TIMM_CLASSES:
+      args = json.loads((path / "config.json").read_text())["model_args"]
+      model = _TIMM_CLASSES[name][1](**args, num_classes=5)
+      model.load_state_dict(load_file(path / "model.safetensors"))
+    elif library == "timm":
       model = timm.create_model(f"local-dir:{path}", pretrained=True)
     elif library == "open_clip":
       config = json.loads((path / "config.json").read_text())
       model = _open_clip(config["model_cfg"])
-      state = safetensors.torch.load_file(path / "model.safetensors")
+      state = load_file(path / "model.safetensors")
       model.load_state_dict(state)
     else:
       cls = getattr(hf, hf.AutoConfig.from_pretrained(path).architectures[0])

@@ -4,6 +4,7 @@ Names of tensors come in two forms: those of the file, and plain ones, which are
 those of `vit_layout`. With two towers plain names begin with "img/" or "txt/".
 """
 
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 from big_vision.models import vit
 from big_vision.models.proj.image_text import text_transformer
 from big_vision.models.weights import family, tables, vit_layout
-from big_vision.models.weights.family import Family, Found
-
-TEXT_MODEL, TWO_TOWERS = (
-  f"proj.image_text.{name}" for name in ("text_transformer", "two_towers")
+from big_vision.models.weights.family import (
+  TEXT_MODEL,
+  TWO_TOWERS,
+  Family,
+  Found,
 )
 
 
@@ -33,6 +35,7 @@ def make(
   tokens: Callable[[Any], Sequence[str]] = lambda model: ("cls", "dist"),
   extra: Callable[[Found], dict[str, np.ndarray]] = lambda found: {},
   models: tuple[str, ...] = (),
+  prefixes: Mapping[str, tuple[str, ...]] = types.MappingProxyType({}),
 ) -> Family:
   """Makes a family.
 
@@ -51,6 +54,7 @@ def make(
       are written.
     extra: `Found` -> further tensors that the library expects.
     models: see `Family`; by default as there are layouts.
+    prefixes: see `Family`.
 
   Returns:
     The family.
@@ -134,7 +138,15 @@ def make(
   towers = (TEXT_MODEL, TWO_TOWERS) if text_layout else ()
   models = models or ("vit", *towers)
   return Family(
-    name, library, kinds, read, to_params, to_tensors, models, shapes_of
+    name,
+    library,
+    kinds,
+    read,
+    to_params,
+    to_tensors,
+    prefixes,
+    models,
+    shapes_of,
   )
 
 

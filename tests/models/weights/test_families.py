@@ -15,12 +15,15 @@ import pytest
 from safetensors.numpy import load_file
 
 from big_vision import lookup
-from big_vision.models import positions, vit
+from big_vision.models import common, positions, vit
 from big_vision.models.weights import families, original_vit, tables
 from big_vision.models.weights.family import Found
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "weights"
+# In 50 layers of float32, torch differs by 1.5e-5 from its own float64, with
+# which the float64 here agrees to 2e-14.
+TOLERANCE = {"timm/bit": 4e-5}
 CASES = sorted("/".join(p.parts[-2:]) for p in GOLDEN.glob("*/*"))
 
 
@@ -60,7 +63,7 @@ def compiled(found):
   return jax.jit(lambda params, x: model.apply({"params": params}, *inputs(x)))
 
 
-def check(found, params, expected):
+def check(found, params, expected, atol=1e-5):
   fn = compiled(json.dumps(dataclasses.asdict(found)))
   *outputs, out = fn(params, expected["image"])
   if len(outputs) == 2:
@@ -71,14 +74,14 @@ def check(found, params, expected):
     got = dict.fromkeys(("output", "zimg", "ztxt"), outputs[0])
     got["tokens"] = out.get("encoded")
   for key in expected.keys() - {"image"}:
-    np.testing.assert_allclose(got[key], expected[key], atol=1e-5, err_msg=key)
+    np.testing.assert_allclose(got[key], expected[key], atol=atol, err_msg=key)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_same_as_the_library_and_back(name):
   family, tensors, config, expected = case(name)
   found, params = read(family, tensors, config)
-  check(found, params, expected)
+  check(found, params, expected, TOLERANCE.get(name, 1e-5))
 
   written, settings = families.write(family.library, params, found)
   # Heads of pre-training are not used, but for the loader of the library.
@@ -102,6 +105,18 @@ def test_the_model_has_these_parameters(name):
   assert jax.tree.map(np.shape, params) == jax.tree.map(
     lambda x: x.shape, shapes["params"]
   )
+
+
+@pytest.mark.parametrize("name", ["bit_paper", "mlp_mixer", "nfnet"])
+def test_models_load_them(name):
+  """A checkpoint that is read already stands for its path."""
+  module = lookup.module("models", name, kind="model")
+  params = {"head": {"bias": np.ones(3)}, "other": np.ones(2)}
+  init = {"head": {"bias": np.zeros(2)}, "other": np.zeros(2)}
+  loaded = common.Loaded(params, "hf://org/name")
+  out = module.load(init, loaded, {}, dont_load=["head/.*"])
+  np.testing.assert_array_equal(out["head"]["bias"], np.zeros(2))
+  np.testing.assert_array_equal(out["other"], np.ones(2))
 
 
 def test_wrong_tensors_are_named():
