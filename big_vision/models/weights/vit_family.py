@@ -80,6 +80,12 @@ def make(
       return table, "", names, model
     if found.model_name == TEXT_MODEL:
       return text_table(found, found.model, found.num_classes), "", {}, None
+    for key, known in (("image_model", "vit"), ("text_model", TEXT_MODEL)):
+      value = found.model.get(key, known)
+      if value != known:
+        raise ValueError(
+          f"config.model.{key}={value!r}: {title} has {known!r}."
+        )
     image_dim, text_dim = out_dims(found)
     table, names, model = image_table(found, found.model["image"], image_dim)
     table = [

@@ -107,7 +107,7 @@ def _options(found):
     out |= _fields(model, "config.model")
   if found.model_name != TEXT_MODEL:
     out["image_size"] = tuple(found.image_size)
-  if found.text_length:
+  if found.text_length and found.model_name in (TEXT_MODEL, TWO_TOWERS):
     out["text_length"] = found.text_length
   return out
 
@@ -150,7 +150,9 @@ def _plain(params, found):
   config = dict(found.model)
   if found.model_name == "vit":
     params, config = _stored(params, config, found)
-  elif config.get("image_model", "vit") == "vit" and "img" in params:
+  elif found.model_name == TWO_TOWERS and (
+    config.get("image_model", "vit") == "vit" and "img" in params
+  ):
     image = dict(config.get("image") or {})
     params["img"], config["image"] = _stored(params["img"], image, found)
   return params, dataclasses.replace(found, model=config)
