@@ -40,7 +40,6 @@ FAMILIES = (
   timm_bit.FAMILY,
   timm_mixer.FAMILY,
   timm_nfnet.FAMILY,
-  timm_vit.FAMILY,
   open_clip.FAMILY,
   original_clip.FAMILY,
   original_dinov3.FAMILY,
@@ -153,7 +152,6 @@ def write(
       return writing.write(family, params, found)
     except ValueError as e:
       reasons.append(str(e))
-  reasons = list(dict.fromkeys(reasons))
   if reasons:
     no = f"No model of {library} fits. " if len(reasons) > 1 else ""
     raise ValueError(no + " ".join(reasons))
