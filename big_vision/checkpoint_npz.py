@@ -108,7 +108,7 @@ def shapes(fname: str | os.PathLike) -> dict[str, tuple[int, ...]]:
         size += member.file_size
   # As in `npload`.
   except Exception as e:
-    array = f" of array {name!r}" if name else ""
+    array = f" of array {name!r:.200}" if name else ""
     raise lookup.ConfigError(
       f"{fname}{array} {_what_is_wrong(start, e)}"
     ) from e
@@ -178,7 +178,7 @@ def _what_is_wrong(start, error):
   reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
   if "allow_pickle" in reason:  # What NumPy says of a part it does not know.
     reason = "a part of it is not an array"
-  return f"is damaged or incomplete ({reason}): download or copy it again."
+  return f"is damaged or incomplete ({reason:.200}): download or copy it again."
 
 
 def load_checkpoint_np(

@@ -7,8 +7,6 @@ standard deviation divides after the activation.
 Reference: Brock et al. 2021, https://arxiv.org/abs/2102.06171
 """
 
-import re
-
 from big_vision.models import nfnet
 from big_vision.models.weights import tables, timm_settings
 from big_vision.models.weights.family import Family, Found
@@ -35,11 +33,7 @@ _MODEL = "timm's NFNet"
 def _read(config, shapes):
   timm_settings.check(config, _ONLY)
   shape = lambda name: timm_settings.shape(shapes, name, _MODEL)
-  found = [re.match(r"stages\.(\d+)\.(\d+)\.conv1\.weight", n) for n in shapes]
-  blocks = {(int(m[1]), int(m[2])) for m in found if m}
-  depth = [0] * (1 + max((stage for stage, _ in blocks), default=0))
-  for stage, _ in blocks:
-    depth[stage] += 1
+  depth = tables.stages(shapes, _BLOCK + "conv1.weight")
   first = [_BLOCK.format(i, 0) for i in range(len(depth))]
   kernels = [shape(f"{name}conv2.weight") for name in first]
   groups = {kernel[1] for kernel in kernels}

@@ -129,7 +129,7 @@ def _open_zip(path):
     with zipfile.ZipFile(path) as z:
       members = z.infolist()
   except Exception as e:  # Damage gets to struct, too.
-    raise ValueError(f"is damaged or incomplete ({e})") from e
+    raise ValueError(f"is damaged or incomplete ({e!s:.200})") from e
   names = [m.filename for m in members]
   twice = [n for n, c in Counter(names).items() if c > 1]
   if twice:

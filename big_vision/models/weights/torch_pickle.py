@@ -168,7 +168,7 @@ def load(f: BinaryIO) -> Loaded:
   # Damage gets to indices, decoding, and numbers.
   except (ValueError, IndexError, KeyError, TypeError, OverflowError) as e:
     raise ValueError(
-      f"is damaged or incomplete (its pickle: {type(e).__name__}: {e})"
+      f"is damaged or incomplete (its pickle: {type(e).__name__}: {e!s:.200})"
     ) from e
   raise ValueError("is damaged or incomplete (its pickle has no end)")
 

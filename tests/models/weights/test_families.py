@@ -166,6 +166,18 @@ def test_entries_are_inverse():
   assert bias.tensor == (12,) and bias.shape == (4,)
 
 
+def test_blocks_are_counted():
+  names = ["0.0.x", "0.1.x", "1.0.x", "1.0.y", "other"]
+  assert tables.stages(names, "{}.{}.x") == [2, 1]
+  with pytest.raises(ValueError, match=r"lacks 0\.1\.x"):
+    tables.stages([*names[2:], "0.0.x", "0.2.x"], "{}.{}.x")
+  for far in ("999999999.0.x", "2.999999999.x"):
+    with pytest.raises(ValueError, match=r"lacks 2\.0\.x"):
+      tables.stages([*names, far], "{}.{}.x")
+  with pytest.raises(ValueError, match=r"lacks 0\.0\.z"):
+    tables.stages(names, "{}.{}.z")
+
+
 def test_positions_are_resampled_as_by_torch():
   """Numbers of torch.nn.functional.interpolate, bicubic."""
   grid = np.arange(4.0).reshape(2, 2, 1) ** 2
