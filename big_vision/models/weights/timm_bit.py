@@ -60,8 +60,8 @@ def _to_tensors(params, found):
       f"num_groups = {model.num_groups}."
     )
   blocks, stem, mid, widths = model.sizes()
-  ratio = mid[-1] / widths[-1]
-  bit_layout.check(model, _MODEL, ratio)
+  bit_layout.check(model, _MODEL)
+  ratio, _ = timm_settings.find_ratio("mid_widths", mid, widths)
   # For other depths, `create_model` has no such model, but `ResNetV2`.
   layers, factors = _ARCHITECTURES.get(tuple(blocks), (50, (1, 3)))
   factor = factors[stem == 64 * factors[1]]

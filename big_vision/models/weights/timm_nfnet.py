@@ -110,8 +110,9 @@ def _to_tensors(params, found):
   quads = [stem[-1] // n for n in (8, 4, 2, 1)]
   if list(stem) != quads:
     raise ValueError(f"{_MODEL} has stem_widths {quads}, but the model {stem}.")
-  ratio, divisor = _ratio("mid_widths", mid, model.width, 0.9)
-  se_ratio, se_divisor = _ratio("se_widths", se, model.width, 0.0)
+  find = timm_settings.find_ratio
+  ratio, divisor = find("mid_widths", mid, model.width, (8, 1))
+  se_ratio, se_divisor = find("se_widths", se, model.width, (8, 1), 0.0)
   args = dict(
     depths=list(model.depth),
     channels=list(model.width),
@@ -131,21 +132,6 @@ def _to_tensors(params, found):
     num_features=final,
     first_conv="stem.conv1",
     classifier="head.fc",
-  )
-
-
-def _ratio(name, widths, outputs, least):
-  """Finds (ratio, divisor) from which timm computes widths."""
-  ratio = widths[-1] / outputs[-1]
-  for divisor in (8, 1):
-    rounded = [
-      timm_settings.multiple_of(divisor, n * ratio, least) for n in outputs
-    ]
-    if rounded == list(widths):
-      return ratio, divisor
-  raise ValueError(
-    f"{_MODEL} has {name} of a part of the outputs {list(outputs)}, but the "
-    f"model {list(widths)}."
   )
 
 
