@@ -501,6 +501,8 @@ def test_npz_that_would_fill_memory(tmp_path, monkeypatch):
   assert tensor_files.shapes(str(path)) == {"x": (1 << 20,)}
   monkeypatch.setattr(checkpoint_npz, "_PLAUSIBLE", 1 << 20)
   refused(path, "memory")
+  with pytest.raises(lookup.ConfigError, match="x.npz .* memory"):
+    checkpoint_npz.load_checkpoint_np(str(path))
 
 
 @pytest.mark.parametrize(
