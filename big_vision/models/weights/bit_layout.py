@@ -1,4 +1,4 @@
-"""What the BiTs of transformers and timm share; they name a few layers apart.
+"""Lists the tensors of BiT, which transformers and timm name almost alike.
 
 Both add 1e-8 to the variance of weights, and pad with zeros where the stem
 pools, in contrast to the published npz files; logits differ by about 0.01.

@@ -92,4 +92,12 @@ def _to_tensors(params, found):
   }
 
 
-FAMILY = Family("BiT", "transformers", "bit", _read, _to_params, _to_tensors)
+FAMILY = Family(
+  "BiT",
+  "transformers",
+  "bit",
+  _read,
+  _to_params,
+  _to_tensors,
+  ("bit_paper",),
+)

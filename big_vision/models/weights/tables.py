@@ -15,7 +15,7 @@ import numpy as np
 from big_vision import trees
 from big_vision.types import Params
 
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,10 +253,10 @@ def to_params(
         f"{e.name} in {source} is {tuple(x.shape)}, but according to its "
         f"config.json {e.tensor}."
       )
-    if x.dtype.name not in _FLOATS:
+    if x.dtype.name not in FLOATS:
       raise ValueError(
         f"{e.name} in {source} is of type {x.dtype.name}, but should be one of "
-        f"{', '.join(_FLOATS)}: quantized weights cannot be loaded."
+        f"{', '.join(FLOATS)}: quantized weights cannot be loaded."
       )
     out.append((e.path, e.to_param(np.asarray(x, np.float32))))
   return trees.tree_unflatten(out)

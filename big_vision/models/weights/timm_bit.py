@@ -85,5 +85,11 @@ def _to_tensors(params, found):
 
 
 FAMILY = Family(
-  "BiT", "timm", r"resnetv2_\d+x\d+_bit", _read, _to_params, _to_tensors
+  "BiT",
+  "timm",
+  r"resnetv2_\d+x\d+_bit",
+  _read,
+  _to_params,
+  _to_tensors,
+  ("bit_paper",),
 )

@@ -105,4 +105,12 @@ def _ratio(n, width):
   return n / width if int(n / width * width) == n else (n + 0.5) / width
 
 
-FAMILY = Family("MLP-Mixer", "timm", "mixer_", _read, _to_params, _to_tensors)
+FAMILY = Family(
+  "MLP-Mixer",
+  "timm",
+  "mixer_",
+  _read,
+  _to_params,
+  _to_tensors,
+  ("mlp_mixer",),
+)

@@ -135,4 +135,12 @@ def _to_tensors(params, found):
   )
 
 
-FAMILY = Family("NFNet", "timm", "dm_nfnet_f", _read, _to_params, _to_tensors)
+FAMILY = Family(
+  "NFNet",
+  "timm",
+  "dm_nfnet_f",
+  _read,
+  _to_params,
+  _to_tensors,
+  ("nfnet",),
+)

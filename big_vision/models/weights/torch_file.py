@@ -37,7 +37,7 @@ class _Tensor(NamedTuple):
 
 
 class _Form(NamedTuple):
-  """What the pickle of a file holds, and where its storages are.
+  """Holds the content of the pickle of a file, and where its storages are.
 
   Attributes:
     content: as `torch_pickle.Loaded.content`.

@@ -119,7 +119,7 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Persistent:
-  """What the stream says of a storage, not checked.
+  """Holds what the stream says of a storage, not checked.
 
   Attributes:
     value: in checkpoints a tuple ("storage", type, key, device, length).
@@ -129,7 +129,7 @@ class Persistent:
 
 
 class Loaded(NamedTuple):
-  """What a pickle holds.
+  """Holds the content of a pickle.
 
   Attributes:
     content: dicts, lists, tuples, numbers, strings, `Global`, `Stored`,
