@@ -159,6 +159,10 @@ _TIMM = {
     "vit_so150m2_patch16_reg1_gap_256",
     _TIMM_SIZES | dict(num_classes=5),
   ),
+  "flexivit": (
+    "flexivit_small",
+    _TIMM_SIZES | dict(img_size=(4, 8), num_classes=5),
+  ),
   "mean": ("vit_medium_patch16_gap_240", _TIMM_SIZES | dict(num_classes=5)),
   "dinov3": (
     "vit_small_patch16_dinov3",
