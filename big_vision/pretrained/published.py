@@ -4,12 +4,13 @@
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from big_vision import lookup
+from big_vision import fs, lookup
 from big_vision.models.proj.image_text import preprocessing as text_pp
 from big_vision.models.weights import native, processors, sources
 from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS
@@ -106,6 +107,34 @@ def _config(found, source):
   return config
 
 
+def _beside(source):
+  """Describes an npz file that tools/convert has written; None for others."""
+  path = source.removesuffix(".npz") + ".json"
+  if (
+    not source.endswith(".npz") or not fs.is_local(path) or not fs.exists(path)
+  ):
+    return None
+  with fs.open(path) as f:
+    try:
+      data = json.load(f)
+      config = ConfigDict({**data["config"], "model_init": source})
+      found = native.describe(source)
+    except (ValueError, KeyError, TypeError) as e:
+      raise lookup.ConfigError(
+        f"{path} is not what tools.convert has written ({e!r}): delete it, or "
+        "convert again."
+      ) from e
+  texts = config.get("embed") or {}
+  return Published(
+    config,
+    data["pp"],
+    texts.get("pp_txt"),
+    data["class_names"],
+    found.image_size,
+    found.text_length,
+  )
+
+
 # Size of the vocabulary -> its name in the public SigLIPs.
 _VOCABS = {
   32_000: ("c4_en", 1, ""),
@@ -118,6 +147,8 @@ _VOCABS = {
 
 def _describe_native(source):
   """Describes a checkpoint of this package."""
+  if about := _beside(source):
+    return about
   found = native.describe(source)
   text, pp_txt = found.tower("txt"), None
   if text.model_name == TEXT_MODEL:

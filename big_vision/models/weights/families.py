@@ -153,6 +153,7 @@ def write(
       return writing.write(family, params, found)
     except ValueError as e:
       reasons.append(str(e))
+  reasons = list(dict.fromkeys(reasons))
   if reasons:
     no = f"No model of {library} fits. " if len(reasons) > 1 else ""
     raise ValueError(no + " ".join(reasons))

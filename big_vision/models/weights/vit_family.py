@@ -77,6 +77,12 @@ def make(
       return table, "", names, model
     if found.model_name == TEXT_MODEL:
       return text_table(found, found.model, found.num_classes), "", {}, None
+    for kind, only in (("image", "vit"), ("text", TEXT_MODEL)):
+      other = found.model.get(f"{kind}_model", only)
+      if other != only:
+        raise ValueError(
+          f"config.model.{kind}_model={other!r}: {title} has {only!r}."
+        )
     image_dim, text_dim = out_dims(found)
     table, names, model = image_table(found, found.model["image"], image_dim)
     table = [
