@@ -37,6 +37,7 @@ RUN: Types = {
   "grad_clip_per_example": bool,
   "input": dict,
   "keep_best": object,
+  "layer_decay": float,
   "lr": float,
   "lr_mults": object,
   "mesh": object,
