@@ -17,7 +17,7 @@ LAYERS = (
   # Labels and names of classes: facts.
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
   # Parts of a run.
-  "trackers chrono devices metrics sharding muon optimizers layer_decay optax checkpoint_checksums"
+  "trackers chrono devices metrics sharding muon optimizers layer_decay lora optax checkpoint_checksums"
   " checkpoint_io checkpoint_npz checkpoint_orbax checkpoints models pp datasets",
   # Old names, collected.
   "utils",

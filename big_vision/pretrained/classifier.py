@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision import checkpoints, lookup, models
+from big_vision import lookup, models
 from big_vision.pretrained.embedder import Prepared
 from big_vision.pretrained.pixels import Preprocess
 from big_vision.types import ConfigLike, Params
@@ -377,7 +377,7 @@ def _load(
   shapes = nn.unbox(
     jax.eval_shape(model.init, jax.random.key(0), _stack([example]))
   )["params"]
-  stored = checkpoints.load_params(init)
+  stored = models.load_params(init)
   params, misfits = _fit(stored, shapes)
   if misfits:
     # Positions of images of another size can be resampled.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from big_vision import lookup, losses, schedules, trackers
+from big_vision import lookup, lora, losses, schedules, trackers
 from big_vision import optax as bv_optax
 from big_vision.evaluators import validate as eval_validate
 from big_vision.training import best, config_keys, label_check
@@ -121,6 +121,7 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
       f"{config.num_classes} leaves out."
     )
   _check_dtypes(config, "config")
+  lora.settings(config)
   bv_optax.check(config)
   _check_lengths(config)
 

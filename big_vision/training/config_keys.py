@@ -38,6 +38,7 @@ RUN: Types = {
   "input": dict,
   "keep_best": object,
   "layer_decay": float,
+  "lora": dict,
   "lr": float,
   "lr_mults": object,
   "mesh": object,
@@ -158,6 +159,7 @@ EVALUATOR: Types = {
 }
 PARTS: dict[str, Types] = {
   "mixup": {"p": float, "n": int},
+  "lora": {"rank": int, "alpha": float, "targets": object, "train": object},
   "schedule": SCHEDULE,
   "gsam": {
     "rho_max": float,
