@@ -148,7 +148,7 @@ def matrix(
     shape: of the kernel.
 
   Returns:
-    (axes in front that are no part of it, I, O); None if it is none.
+    (sizes of the axes in front, each with a matrix; I; O). None if it is not one.
   """
   axes = muon.axes_of(name, len(shape))
   if axes is None or not re.fullmatch("b*i+o+", axes):

@@ -67,6 +67,10 @@ _BY_READER: tuple[tuple[tuple[str, ...], Types], ...] = (
   ((*_LABELS, *_DISTILL, "tools/eval_only.py"), {"num_classes": int}),
   ((*_LABELS, *_DISTILL), {"init_head_bias": float, "mixup": dict}),
   (
+    _LABELS,
+    {"class_weights": object, "cutmix": dict, "label_smoothing": float},
+  ),
+  (
     ("trainers/proj/image_text/",),
     {
       "captioning": dict,
@@ -158,6 +162,7 @@ EVALUATOR: Types = {
   **_durations("log"),
 }
 PARTS: dict[str, Types] = {
+  "cutmix": {"p": float, "switch_prob": float},
   "mixup": {"p": float, "n": int},
   "lora": {"rank": int, "alpha": float, "targets": object, "train": object},
   "schedule": SCHEDULE,
