@@ -1,6 +1,7 @@
 """Trees of arrays in npz files: flat names, "/" between the parts."""
 
 import io
+import math
 import os
 import zipfile
 from collections import Counter
@@ -14,6 +15,9 @@ from big_vision import fs, lookup, trees
 from big_vision.types import PyTree
 
 _START = 64  # So many bytes tell what a file is.
+# Zeros are compressed to a thousandth of their size. Beyond a GiB, files of more
+# than that are made to fill memory.
+_MAX_COMPRESSION, _PLAUSIBLE = 100, 1 << 30
 
 
 class MisfitError(ValueError):
@@ -67,6 +71,61 @@ def npload(fname: str | os.PathLike) -> np.ndarray | dict[str, np.ndarray]:
       raise lookup.ConfigError(
         f"{os.fspath(fname)} {_what_is_wrong(start, e)}"
       ) from e
+
+
+def shapes(fname: str | os.PathLike) -> dict[str, tuple[int, ...]]:
+  """Reads the shapes of the arrays of a local npz file, but not their data.
+
+  Args:
+    fname: path of a `.npz` file.
+
+  Returns:
+    Name -> shape.
+
+  Raises:
+    lookup.ConfigError: it is not such a file, or damaged, or its arrays would
+      need implausibly more memory than the file; names it, and the array.
+  """
+  fname = os.fspath(fname)
+  with fs.open(fname, "rb") as f:
+    start = f.read(_START)
+  name, found, size = "", {}, 0
+  try:
+    with zipfile.ZipFile(fname) as z:
+      for member in z.infolist():
+        name = member.filename.removesuffix(".npy")
+        if name in found:
+          raise ValueError("it is there twice")
+        with z.open(member) as f:
+          found[name], dtype = _npy_header(f)
+          expected = math.prod(found[name]) * dtype.itemsize
+          if not dtype.hasobject and f.tell() + expected != member.file_size:
+            raise ValueError(
+              f"it has {member.file_size - f.tell()} bytes, not {expected}"
+            )
+        size += member.file_size
+  # As in `npload`.
+  except Exception as e:
+    array = f" of array {name!r}" if name else ""
+    raise lookup.ConfigError(
+      f"{fname}{array} {_what_is_wrong(start, e)}"
+    ) from e
+  if size > max(_MAX_COMPRESSION * os.path.getsize(fname), _PLAUSIBLE):
+    raise lookup.ConfigError(
+      f"{fname} of {os.path.getsize(fname)} bytes would need {size} bytes of "
+      "memory: it is not read."
+    )
+  return found
+
+
+def _npy_header(f):
+  """Reads (shape, dtype) at the beginning of a .npy file."""
+  read = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+  }[np.lib.format.read_magic(f)]
+  shape, _, dtype = read(f)
+  return shape, dtype
 
 
 def _fetch(fname):

@@ -5,20 +5,18 @@ in bytes, has what it takes to load the rest: the model's config, `model_init`, 
 fingerprint of the base.
 """
 
-import contextlib
 import json
 import os
 import re
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from big_vision import checkpoints, fs, lookup, lora, trees
-from big_vision.models import load_errors
+from big_vision.models import common, load_errors
 from big_vision.types import ConfigLike, Params
 
 LEAF = "lora/base"
@@ -105,36 +103,49 @@ def load_params(ckpt: Any, build: _Build) -> Any:
   return trees.tree_get(params, key) if key else params
 
 
-@contextlib.contextmanager
-def merged(init: Any, build: _Build) -> Iterator[Any]:
-  """Puts merged files in place of checkpoints of adapters.
+def in_place_of(init: Any, build: _Build, towers: bool) -> Any:
+  """Reads checkpoints of adapters in place of their paths.
 
   Args:
     init: `config.model_init`: a path, or a mapping with paths, which may end in
       ":<key>".
     build: `models.build`.
+    towers: whether the model has two towers, each loaded for itself.
 
-  Yields:
-    The same with paths of temporary files, which exist in the body.
+  Returns:
+    What `load` of a model takes: parameters in place of such paths, or `init` if
+    there are none.
 
   Raises:
     lookup.ConfigError: as `load_params`.
   """
-  with contextlib.ExitStack() as stack:
+  if hasattr(init, "items") and not isinstance(init, common.Loaded):
+    read = {k: in_place_of(v, build, False) for k, v in init.items()}
+    changed = any(read[k] is not v for k, v in init.items())
+    return read if changed else init
+  path, key = _split(init)
+  said = _read(path)
+  if path is None or said is None:
+    return init
+  params, grid = load_params(init, build), _grid(said)
 
-    def replace(ckpt):
-      path, key = _split(ckpt)
-      if path is None or _read(path) is None:
-        return ckpt
-      folder = stack.enter_context(tempfile.TemporaryDirectory())
-      file = os.path.join(folder, "merged.npz")
-      checkpoints.save_checkpoint(load_params(path, build), file)
-      return f"{file}:{key}" if key else file
+  def wrap(x):
+    return common.Loaded(x, path, grid) if hasattr(x, "items") else np.array(x)
 
-    if isinstance(init, Mapping) or hasattr(init, "items"):
-      yield {k: replace(v) for k, v in init.items()}
-    else:
-      yield replace(init)
+  if towers and key is None:
+    return {name: wrap(part) for name, part in params.items()}
+  return wrap(params)
+
+
+def _grid(said: Mapping[str, Any]) -> tuple[int, int] | None:
+  """Finds the grid of the positions that a run trained with."""
+  key, size = said["key"], said["image_size"]
+  name = said["config"][f"{key}_name"]
+  module = lookup.module("models", name, kind="model", needs="Model")
+  if not size or not hasattr(module, "image_grid"):
+    return None
+  grid = module.image_grid(said["config"].get(key), tuple(size))
+  return grid and grid.stored
 
 
 def _split(ckpt: Any) -> tuple[str | None, str | None]:

@@ -8,6 +8,7 @@ from big_vision.models.weights import (
   hf_clip,
   hf_dinov2,
   hf_dinov3,
+  hf_siglip,
   hf_vit,
   timm_vit,
 )
@@ -19,6 +20,7 @@ FAMILIES = (
   hf_dinov2.FAMILY,
   hf_dinov3.FAMILY,
   hf_clip.FAMILY,
+  hf_siglip.FAMILY,
   timm_vit.FAMILY,
 )
 

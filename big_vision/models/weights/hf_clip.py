@@ -14,11 +14,13 @@ import numpy as np
 from big_vision.models import vit
 from big_vision.models.proj.image_text import text_transformer
 from big_vision.models.weights import settings, tables, vit_layout
-from big_vision.models.weights.family import Family, Found
-
-TEXT_MODEL, TWO_TOWERS = (
-  f"proj.image_text.{name}" for name in ("text_transformer", "two_towers")
+from big_vision.models.weights.family import (
+  TEXT_MODEL,
+  TWO_TOWERS,
+  Family,
+  Found,
 )
+
 _SIZES = dict(hidden_act="quick_gelu", layer_norm_eps=1e-5, projection_dim=512)
 _IMAGE_DEFAULTS = _SIZES | dict(
   hidden_size=768,
@@ -267,4 +269,5 @@ FAMILY = Family(
   _read,
   _to_params,
   _to_tensors,
+  _PARTS,
 )
