@@ -21,6 +21,7 @@ from big_vision.types import ConfigLike, Params
 
 LEAF = "lora/base"
 _UNIT = 1 << 14  # Bytes: the leaf of another run has the same shape.
+_PATH = re.compile(r"(.*?/.*?)(:params_ema)?(?::([\w/]+))?")
 # Builds a model: `models.build`.
 _Build = Callable[..., tuple[Any, Callable[[Params], Params] | None]]
 
@@ -95,11 +96,12 @@ def load_params(ckpt: Any, build: _Build) -> Any:
   Raises:
     lookup.ConfigError: the base cannot be loaded, or is another one.
   """
-  path, key = _split(ckpt)
-  said = _read(path) if path else None
-  if said is None:
+  path, average, key = _split(ckpt)
+  said = _read(path)
+  if path is None or said is None:
     return checkpoints.load_params(ckpt)
-  params = _merge(checkpoints.load_params(path), said, path, build)
+  trained = checkpoints.load_params(f"{path}{average}")
+  params = _merge(trained, said, path, build)
   return trees.tree_get(params, key) if key else params
 
 
@@ -123,7 +125,7 @@ def in_place_of(init: Any, build: _Build, towers: bool) -> Any:
     read = {k: in_place_of(v, build, False) for k, v in init.items()}
     changed = any(read[k] is not v for k, v in init.items())
     return read if changed else init
-  path, key = _split(init)
+  path, _, key = _split(init)
   said = _read(path)
   if path is None or said is None:
     return init
@@ -148,14 +150,17 @@ def _grid(said: Mapping[str, Any]) -> tuple[int, int] | None:
   return grid and grid.stored
 
 
-def _split(ckpt: Any) -> tuple[str | None, str | None]:
-  """Returns path and key of what may be the folder of a checkpoint."""
+def _split(ckpt: Any) -> tuple[str | None, str, str | None]:
+  """Returns path, average (":params_ema" or "") and key of a checkpoint.
+
+  The path is None for what is not the folder of a checkpoint for certain.
+  """
   if not isinstance(ckpt, str | os.PathLike):
-    return None, None
-  match = re.fullmatch(r"(.*?/.*?)(?::([\w/]+))?", os.fspath(ckpt))
+    return None, "", None
+  match = _PATH.fullmatch(os.fspath(ckpt))
   if not match or ".npz" in match[1] or match[1].startswith(("hf:", "http")):
-    return None, None
-  return match[1], match[2]
+    return None, "", None
+  return match[1], match[2] or "", match[3]
 
 
 def _read(path: str | None) -> dict[str, Any] | None:
