@@ -67,6 +67,7 @@ CUT = {
   " --config.schedule.warmup_steps=1",
   r"tools\.sweep ": "--dry_run",
   r"tools\.plan ": "--config.model.depth=1",
+  r"tools\.average .*--last": "--last=1",
   r"tools\.benchmark ": "--variant=mu/16 --res=32 --steps=1 --rounds=1"
   " --images=8",
 }

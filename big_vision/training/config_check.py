@@ -10,7 +10,13 @@ from absl import logging
 from big_vision import cutmix, lookup, lora, losses, schedules, trackers
 from big_vision import optax as bv_optax
 from big_vision.evaluators import validate as eval_validate
-from big_vision.training import best, config_keys, label_check, train_loss
+from big_vision.training import (
+  best,
+  config_keys,
+  ema,
+  label_check,
+  train_loss,
+)
 from big_vision.types import ConfigLike
 
 # Others are allowed (configs keep their arguments and sweeps their notes there)
@@ -85,6 +91,7 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
   for d in ("ckpt", "keep_ckpt"):
     schedules.given(d, config)
   best.settings(config)
+  ema.check(config)
   schedules.check_not_negative(
     config.get("ckpt_timeout"), "config.ckpt_timeout"
   )

@@ -28,6 +28,8 @@ def _durations(*prefixes: str) -> Types:
 RUN: Types = {
   "batch_size_eval": int,
   "ckpt_timeout": float,
+  "ema_decay": float,
+  "ema_warmup": object,
   "evals": dict,
   "grad_accum_steps": int,
   "grad_clip_agc": float,
@@ -152,6 +154,7 @@ SCHEDULE: Types = {
 }
 EVALUATOR: Types = {
   "type": str,
+  "params": str,
   "pred": str,
   "pred_kw": dict,
   "prefix": str,

@@ -35,6 +35,7 @@ def make_setup(workdir, init, **kw):
     model=dict(MODEL, scan=True), model_init=str(init),
     model_load=dict(dont_load=["head/.*"]), schedule={},
     lora=dict(rank=2, alpha=4), total_steps=4, ckpt_steps=2, keep_ckpt_steps=2,
+    ema_decay=0.5,
   )  # fmt: skip
   os.makedirs(workdir, exist_ok=True)
   out = toy.setup(toy.config(**default | kw), workdir, batch_fn=batch_fn)
@@ -136,6 +137,18 @@ def test_checkpoints_are_read_with_their_base(base, finished):
     np.testing.assert_allclose(x, want[name], rtol=1e-5, atol=1e-6)
   part = models.load_params(f"{workdir}/checkpoint.bv:head")
   np.testing.assert_array_equal(part["bias"], state["params"]["head"]["bias"])
+
+
+def test_averages_are_of_the_adapters(base, finished):
+  workdir, state = finished
+  average = state["params_ema"]
+  assert names(average) == names(state["params"])
+  got = models.load_params(f"{workdir}/checkpoint.bv:params_ema")
+  want = unmerged({"params": average}, base[0])
+  for name, x in trees.tree_flatten_with_names(got)[0]:
+    np.testing.assert_allclose(x, want[name], rtol=1e-5, atol=1e-6)
+  kernel = models.load_params(f"{workdir}/checkpoint.bv:params_ema:head/kernel")
+  np.testing.assert_array_equal(kernel, average["head"]["kernel"])
 
 
 def test_predictions_of_evaluators_and_of_what_is_loaded(base, finished):

@@ -1,7 +1,7 @@
 """Defines what a family of published weights consists of, see other files here."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class Found:
     image_size: (height, width) in pixels of the stored positions.
     resample: method of `positions.resample` for images of other sizes.
     text_length: number of tokens of texts, if there are any.
+    architecture: name of the architecture in timm, if one is stored.
   """
 
   model_name: str
@@ -37,6 +38,7 @@ class Found:
   image_size: tuple[int, int] = (224, 224)
   resample: str = "bicubic"
   text_length: int | None = None
+  architecture: str | None = None
 
   def grid(self) -> tuple[int, int] | None:
     """Returns (rows, columns) of the positions; None if they are not patches'."""
@@ -80,7 +82,9 @@ class Family:
     read: (settings, name of tensor -> its shape) -> `Found`.
     to_params: (tensors, `Found`) -> parameters.
     to_tensors: (parameters, `Found`) -> (tensors, settings).
-    prefixes: of two towers, "img" and "txt" -> how names of its tensors begin.
+    models: the `Found.model_name` that it has.
+    written: `Found` -> (name of tensor -> its shape, settings) of what
+      `to_tensors` writes; None if this can only be seen from its result.
   """
 
   name: str
@@ -91,18 +95,26 @@ class Family:
   to_tensors: Callable[
     [Params, Found], tuple[dict[str, np.ndarray], dict[str, Any]]
   ]
-  prefixes: Mapping[str, tuple[str, ...]] = dataclasses.field(
-    default_factory=dict
-  )
+  models: tuple[str, ...] = ()
+  written: (
+    Callable[[Found], tuple[dict[str, tuple[int, ...]], dict[str, Any]]] | None
+  ) = None
 
-  def select(self, names: Iterable[str], part: str) -> list[str]:
-    """Lists the tensors of one of two towers.
+  @property
+  def title(self) -> str:
+    """Returns what messages call it."""
+    return title(self.library, self.name)
 
-    Args:
-      names: of all tensors.
-      part: "img" or "txt".
 
-    Returns:
-      Those of the tower.
-    """
-    return [name for name in names if name.startswith(self.prefixes[part])]
+def title(library: str, name: str) -> str:
+  """Says whose models they are, for messages.
+
+  Args:
+    library: one of `LIBRARIES`.
+    name: of the family.
+
+  Returns:
+    For example "timm's ViT".
+  """
+  end = "'" if library.endswith("s") else "'s"
+  return f"{library}{end} {name}"

@@ -123,5 +123,5 @@ FAMILY = Family(
   _read,
   _to_params,
   _to_tensors,
-  {part: (huggingface_layout.PREFIXES[part],) for part in ("img", "txt")},
+  (TWO_TOWERS, "vit", NAFLEX, TEXT_MODEL),
 )

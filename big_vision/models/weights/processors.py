@@ -127,11 +127,7 @@ def of_timm(config: Mapping[str, Any]) -> Steps:
     raise ValueError(f"config.json: crop_mode = {mode!r} is not supported.")
   if mode == "center" and size[0] == size[1]:
     return Steps(scaled[0], size, method, mean, std)
-  if mode == "center":
-    raise ValueError(
-      f"config.json: crop_mode = 'center' of {size[0]}x{size[1]} pixels is not "
-      "supported."
-    )
+  # A rectangle is squashed, too; timm would keep the aspect ratio.
   if scaled == size:
     return Steps(size, None, method, mean, std)
   return Steps(scaled, size, method, mean, std)

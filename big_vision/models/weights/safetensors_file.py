@@ -110,7 +110,7 @@ def _header(path):
     try:
       dtype, shape, begin, end = _entry(entry, size - 8 - length)
     except ValueError as e:
-      raise lookup.ConfigError(f"{path}: tensor {name!r} {e}.") from e
+      raise lookup.ConfigError(f"{path}: tensor {name!r:.200} {e}.") from e
     found[name] = _Tensor(dtype, shape, 8 + length + begin)
     ranges.append((begin, end, name))
   ranges.sort()
@@ -119,7 +119,7 @@ def _header(path):
   ):
     if begin < end:
       raise lookup.ConfigError(
-        f"{path}: tensors {name!r} and {other!r} overlap."
+        f"{path}: tensors {name!r:.200} and {other!r:.200} overlap."
       )
   return found
 
@@ -130,7 +130,7 @@ def _without_repetition(pairs):
   if len(out) < len(pairs):
     seen = set()
     twice = next(k for k, _ in pairs if k in seen or seen.add(k))
-    raise ValueError(f"{twice!r} is there twice")
+    raise ValueError(f"{twice!r:.200} is there twice")
   return out
 
 

@@ -55,7 +55,8 @@ def shapes(path: str) -> dict[str, tuple[int, ...]]:
 
   Args:
     path: local file, see the top of this file. Tensors in nested dicts have
-      names like "model.blocks.0.norm.weight"; what is no tensor is dropped.
+      names like "model.blocks.0.norm.weight"; what lies beside tensors is
+      dropped.
 
   Returns:
     Name -> shape.
@@ -96,7 +97,7 @@ def read(
   if missing:
     name = min(missing)
     hint = lookup.did_you_mean(name, shapes(path))
-    raise lookup.ConfigError(f"{path} has no tensor {name!r}{hint}")
+    raise lookup.ConfigError(f"{path} has no tensor {name!r:.200}{hint}")
   return out
 
 
@@ -135,14 +136,14 @@ def _files(path):
     twice = found.keys() & tensors.keys()
     if twice:
       raise lookup.ConfigError(
-        f"{path}: tensor {min(twice)!r} is in both {found[min(twice)]} and {name}."
+        f"{path}: tensor {min(twice)!r:.200} is in both {found[min(twice)]:.80} and {name}."
       )
     found |= dict.fromkeys(tensors, name)
   missing = where.keys() - found.keys()
   if missing:
     name = min(missing)
     raise lookup.ConfigError(
-      f"{path}: tensor {name!r} should be in {where[name]}, but is in none of "
+      f"{path}: tensor {name!r:.200} should be in {where[name]:.80}, but is in none of "
       "its files."
     )
   return list(files.values())
@@ -178,7 +179,7 @@ def _check_shard(path, name, end):
   folder = os.path.dirname(path) or "."
   if name != os.path.basename(name) or not name.endswith(end) or "\\" in name:
     raise lookup.ConfigError(
-      f"{path} names the file {name!r}: only names of files beside it that end "
+      f"{path} names the file {name!r:.200}: only names of files beside it that end "
       f"in {end} are read."
     )
   # In the hub's cache the index itself is a link, into the same folder.
@@ -186,6 +187,6 @@ def _check_shard(path, name, end):
   real = os.path.realpath(os.path.join(folder, name))
   if os.path.dirname(real) not in allowed:
     raise lookup.ConfigError(
-      f"{path} names the file {name!r}, a link out of its folder: copy the file "
+      f"{path} names the file {name!r:.200}, a link out of its folder: copy the file "
       "itself there."
     )

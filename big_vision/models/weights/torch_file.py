@@ -19,7 +19,8 @@ from big_vision import checkpoint_npz, lookup
 from big_vision.models.weights import torch_pickle
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # First pickle of the older form.
-_MAX_DEPTH, _MAX_NODES = 32, 1_000_000  # Of nested dicts.
+# Of nested dicts, their number, and that of their items.
+_MAX_DEPTH, _MAX_NODES, _MAX_ITEMS = 32, 100_000, 4_000_000
 
 Storages = Callable[[str, int], np.ndarray]
 
@@ -129,7 +130,7 @@ def _open_zip(path):
     raise ValueError(f"is damaged or incomplete ({e})") from e
   twice = [n for n, c in Counter(m.filename for m in members).items() if c > 1]
   if twice:
-    raise ValueError(f"has {twice[0]!r} twice")
+    raise ValueError(f"has {twice[0]!r:.80} twice")
   names = {m.filename: m for m in members}
   pickles = [n for n in names if n.count("/") == 1 and n.endswith("/data.pkl")]
   if len(pickles) != 1:
@@ -140,7 +141,7 @@ def _open_zip(path):
   for m in members:
     if m.compress_type != zipfile.ZIP_STORED or m.flag_bits & 1:
       raise ValueError(
-        f"has {m.filename!r} compressed, which torch.save does not do"
+        f"has {m.filename!r:.80} compressed, which torch.save does not do"
       )
   if sum(m.file_size for m in members) > size:
     raise ValueError("is damaged: its parts are larger than the file")
@@ -194,16 +195,18 @@ def _open_older(path):
     for x in persistent:
       key, dtype, _ = _storage(x)
       if itemsize.setdefault(key, dtype.itemsize) != dtype.itemsize:
-        raise ValueError(f"has storage {key!r} in two types")
+        raise ValueError(f"has storage {key!r:.80} in two types")
     for key in keys:
       if key not in itemsize:
-        raise ValueError(f"has a storage {key!r} without a type")
+        raise ValueError(f"has a storage {key!r:.80} without a type")
       f.seek(at)
       length = int.from_bytes(f.read(8), "little") * itemsize[key]
       storages[key] = at + 8, length
       at += 8 + length
       if at > size:
-        raise ValueError(f"is incomplete: storage {key!r} ends after the file")
+        raise ValueError(
+          f"is incomplete: storage {key!r:.80} ends after the file"
+        )
   return _Form(content, storages)
 
 
@@ -225,18 +228,24 @@ def _storage(x):
 
 def _flat(content):
   """Lists the tensors in nested dicts and lists, with their names."""
-  found, nodes = [], 0
-  left = [("", content, 0)]
+  found, num_nodes, num_items = [], 0, 0
+  left = [("", content, 0)] if isinstance(content, dict) else []
   while left:
     name, x, depth = left.pop()
-    nodes += 1
-    if depth > _MAX_DEPTH or nodes > _MAX_NODES:
-      raise ValueError(f"is nested too deeply, at {name:.80}")
     if isinstance(x, torch_pickle.Stored):
       found.append((name.removeprefix("."), x))
-    elif isinstance(x, dict | list | tuple):
-      items = x.items() if isinstance(x, dict) else enumerate(x)
-      left += [(f"{name}.{k}", v, depth + 1) for k, v in items][::-1]
+      continue
+    items = x.items() if isinstance(x, dict) else enumerate(x)
+    num_nodes, num_items = num_nodes + 1, num_items + len(x)
+    # A dict that lies in others twice is met twice, also one within itself.
+    if depth > _MAX_DEPTH or num_nodes > _MAX_NODES or num_items > _MAX_ITEMS:
+      raise ValueError(f"is nested too deeply, at {name:.80}")
+    nested = (torch_pickle.Stored, dict, list, tuple)
+    left += [
+      (f"{name}.{k}", v, depth + 1)
+      for k, v in reversed(list(items))
+      if isinstance(v, nested)
+    ]
   return found
 
 
@@ -246,11 +255,11 @@ def _tensors(path, form):
   try:
     for name, x in _flat(form.content):
       if name in out:
-        raise ValueError("is there twice")
+        raise ValueError(f"has the tensor {name!r:.200} twice")
       try:
         out[name] = _tensor(x, form.storages)
       except ValueError as e:
-        raise lookup.ConfigError(f"{path}: tensor {name!r} {e}.") from e
+        raise lookup.ConfigError(f"{path}: tensor {name!r:.200} {e}.") from e
   except lookup.ConfigError:
     raise
   except ValueError as e:
@@ -264,7 +273,8 @@ def _tensor(x, storages):
   """Checks a tensor; raises ValueError, a sentence without its subject."""
   key, dtype, length = _storage(x.storage)
   numbers = lambda values: (
-    isinstance(values, tuple) and all(type(n) is int and n >= 0 for n in values)
+    isinstance(values, tuple)
+    and all(type(n) is int and 0 <= n < 1 << 63 for n in values)
   )
   offset, shape, strides = x.offset, x.shape, x.strides
   if not numbers(shape) or not numbers(strides) or not numbers((offset,)):
@@ -272,10 +282,10 @@ def _tensor(x, storages):
   if len(shape) != len(strides) or len(shape) > 64:
     raise ValueError(f"has {len(shape)} dimensions and {len(strides)} strides")
   if key not in storages:
-    raise ValueError(f"is in storage {key!r}, which the file lacks")
+    raise ValueError(f"is in storage {key!r:.80}, which the file lacks")
   if length * dtype.itemsize > storages[key][1]:
     raise ValueError(
-      f"is in storage {key!r} of {length} numbers, but the file has "
+      f"is in storage {key!r:.80} of {length} numbers, but the file has "
       f"{storages[key][1]} bytes of it"
     )
   size = math.prod(shape)
@@ -285,6 +295,8 @@ def _tensor(x, storages):
       f"{shape} with strides {strides} from {offset} exceeds its storage of "
       f"{length} numbers"
     )
+  if not size and math.prod(n or 1 for n in shape) >= 1 << 48:
+    raise ValueError(f"has the shape {shape}")  # NumPy counts these, too.
   if not size:
     offset = 0
   return _Tensor(key, dtype, length, offset, shape, strides)
