@@ -30,8 +30,13 @@ Arguments:
   crop: one of `CROPS`, of the training images.
   h_res, l_res: side of an image in pixels before and after the crop. By default
     448 and 384; on own data what the model was trained with.
+  eval_res: side of the images of evaluators, if it differs from l_res: training at
+    224 and testing at 288, for example; positions of ViTs are resampled.
   batch_size: global; on own data a power of two that is not above their number.
   probe: trains the head only, a linear probe of the frozen model.
+  lora: rank of adapters, which are trained in place of the model, by Adam.
+  layer_decay: ratio of the learning rates of neighboring layers, such as 0.75.
+  drop_path: rate of stochastic depth in the last block, such as 0.1.
   fewshot: evaluates few-shot accuracy, too; on own data that of these.
   fsdp: shards parameters and optimizer over all devices; ViT then scans over
     its layers.
@@ -107,9 +112,13 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     crop="resmall_crop",
     h_res=0,
     l_res=0,
+    eval_res=0,
     batch_size=512,
     fsdp=False,
     probe=False,
+    lora=0,
+    layer_decay=0.0,
+    drop_path=0.0,
     fewshot=False,
     runlocal=False,
     demo=False,
@@ -165,7 +174,11 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   )
   config.mixup = dict(p=0.0)
 
-  def evaluator(split, name=arg.dataset, size=(arg.h_res, arg.l_res), **kw):
+  eval_size = arg.h_res, arg.l_res
+  if arg.eval_res:
+    eval_size = arg.eval_res * 8 // 7, arg.eval_res
+
+  def evaluator(split, name=arg.dataset, size=eval_size, **kw):
     pp = "decode|resize_small({})|central_crop({})".format(*size)
     return bvcc.classification(
       name,
@@ -197,10 +210,37 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     # The published config also sets it for BiT, whose model does not know it.
     if config.model_name == "vit":
       config.model.scan = True
+  _set_method(config, arg)
   own_data.apply(config, arg, total_steps=_num_steps)
   if arg.demo:
     demo.apply(config)
   return config
+
+
+def _set_method(config, arg):
+  """Applies the arguments that say how to fine-tune."""
+  if config.model_name != "vit":
+    for key in ("drop_path", "lora"):
+      if arg[key]:
+        raise lookup.ConfigError(
+          f"{key}={arg[key]} is for ViTs, not for model={arg.model}."
+        )
+  if arg.layer_decay:
+    config.layer_decay = arg.layer_decay
+  if arg.drop_path:
+    config.model.drop_path = arg.drop_path
+  if arg.lora:
+    if arg.probe:
+      raise lookup.ConfigError("Either lora or probe: the head alone has none.")
+    config.lora = dict(rank=arg.lora, alpha=2.0 * arg.lora)
+    # Products of two factors learn badly with one step size for both.
+    config.optax_name, config.lr = "scale_by_adam", 1e-3
+  # The demo has images of one size.
+  if arg.eval_res and config.model_name == "vit" and not arg.demo:
+    from big_vision.models import vit_sizes  # Imports jax.
+
+    patch = vit_sizes.decode_variant(config.model.variant)["patch_size"]
+    config.model.posemb_size = tuple(arg.l_res // p for p in patch)
 
 
 def _num_steps(num_examples, batch_size):
