@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from big_vision import fs, lookup
@@ -15,6 +16,7 @@ from big_vision.models.proj.image_text import preprocessing as text_pp
 from big_vision.models.weights import native, processors, sources
 from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS
 from big_vision.pp import builder, registry
+from big_vision.pretrained import pixels, preprocessing, run_files
 
 # Models whose processor is not stored: mean and standard deviation.
 _IMAGENET = ("dino", "deit", "vit_mae", "DINO", "MAE", "MoCo")
@@ -56,10 +58,11 @@ def is_checkpoint(path: str) -> bool:
 
 
 def describe(source: str) -> Published:
-  """Reads the settings of a published checkpoint, not its weights.
+  """Reads the settings of a checkpoint.
 
   Args:
-    source: see the top of this file. `:img` and `:txt` stand for a tower.
+    source: see the top of this file, a checkpoint of this package, or the workdir
+      of a run. `:img` and `:txt` stand for a tower.
 
   Returns:
     What there is about it.
@@ -67,6 +70,8 @@ def describe(source: str) -> Published:
   Raises:
     ConfigError: there is no such checkpoint, or it is of no known family.
   """
+  if not is_checkpoint(source):
+    return _describe_run(source)
   if not sources.is_source(source):
     return _describe_native(source)
   path, part = sources.split(source)
@@ -174,6 +179,21 @@ def _describe_native(source):
     found.image_size,
     found.text_length,
   )
+
+
+def _describe_run(workdir):
+  """Describes what a run has trained."""
+  config, data = run_files.read_config(workdir), run_files.read_data(workdir)
+  with lookup.stored_config():
+    pp = data.get("pp") or preprocessing.evaluation_pp(config)
+    example = pixels.Preprocess(pp, {}, config).example()
+  size = (
+    np.shape(example)[:2] if isinstance(example, np.ndarray) else (224, 224)
+  )
+  keys = ("model_name", "model", "num_classes", "loss")
+  own = ConfigDict({key: config[key] for key in keys if key in config})
+  own.model_init = run_files.checkpoint_of(workdir)
+  return Published(own, pp, None, data.get("class_names"), size)
 
 
 def _pp(checkpoint, found):

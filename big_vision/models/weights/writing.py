@@ -33,7 +33,7 @@ _IRRELEVANT = frozenset(
   }
 )
 # Models without images, or for images of any size.
-_ANY_SIZE = (vit_family.TEXT_MODEL, "bit_paper", "nfnet")
+_ANY_SIZE = (TEXT_MODEL, "bit_paper", "nfnet")
 
 
 def write(
