@@ -18,7 +18,7 @@ LAYERS = (
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
   # Parts of a run.
   "trackers chrono devices metrics sharding muon optimizers optax checkpoint_checksums"
-  " checkpoint_io checkpoint_npz checkpoint_orbax checkpoints models pp datasets",
+  " checkpoint_io checkpoint_npz checkpoint_orbax checkpoints models pp datasets probes",
   # Old names, collected.
   "utils",
   # Measuring a state; weights in and out; records -> batches; costs.
