@@ -100,7 +100,7 @@ class Evaluator:
     costs: Sequence[float] = linear.METHODS["lbfgs"].values,
     learning_rates: Sequence[float] = linear.METHODS["sgd"].values,
     max_iter: int = 1000,
-    sgd_steps: int = 12_500,
+    sgd_steps: int | None = None,
     sgd_batch_size: int = 1024,
     normalize: bool = False,
     refit: bool = True,
@@ -133,7 +133,7 @@ class Evaluator:
       costs: factors of the cross entropy in "lbfgs", scikit-learn's C.
       learning_rates: of "sgd", times batch size / 256.
       max_iter: most iterations of "lbfgs" for each of the costs.
-      sgd_steps: number of batches of "sgd".
+      sgd_steps: number of batches of "sgd"; None: see `sgd.num_steps`.
       sgd_batch_size: their size.
       normalize: whether to divide each feature by its standard deviation, after
         its mean is subtracted.

@@ -48,6 +48,7 @@ def _logistic(x, y, num_classes, values, devices, *, max_iter, **kw):
 
 def _sgd(x, y, num_classes, values, devices, *, steps, batch_size, seed, **kw):
   del kw
+  steps = steps or sgd.num_steps(len(y), batch_size)
   kw = dict(steps=steps, batch_size=batch_size, seed=seed)
   return sgd.fit(x, y, num_classes, values, devices, **kw)
 

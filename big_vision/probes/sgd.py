@@ -8,7 +8,7 @@ References: Oquab et al. 2023, DINOv2, section B.3 (linear probing),
 """
 
 import functools
-import math
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -22,6 +22,9 @@ from big_vision.types import AnyArray, Devices
 
 _MOMENTUM = 0.9
 _INIT_STD = 0.01
+# Steps of one call of a device: so many at most, with so many features.
+_MAX_STEPS = 100
+_NUM_FEATURES = 2**24
 
 
 def fit(
@@ -56,9 +59,12 @@ def fit(
     (weights [D, C], biases [C]) float32 for each of `learning_rates`.
   """
   mesh = Mesh(np.asarray(devices), ("devices",))
-  split = NamedSharding(mesh, PartitionSpec("devices"))
+  along = lambda axis: NamedSharding(
+    mesh, PartitionSpec(*[None] * axis, "devices")
+  )
   everywhere = NamedSharding(mesh, PartitionSpec())
-  size = fit_batch(batch_size, len(x), len(mesh.devices))
+  num_devices = len(mesh.devices)
+  size = fit_batch(batch_size, len(x), num_devices)
   rates = np.asarray(learning_rates, np.float32) * size / 256
   rng = np.random.default_rng(seed)
   kernel = rng.normal(0, _INIT_STD, (x.shape[1], num_classes))
@@ -66,21 +72,38 @@ def fit(
   w = np.repeat(w[None].astype(np.float32), len(rates), axis=0)
   w, momentum, rates = bv_devices.reshard((w, 0 * w, rates), everywhere)
   update = _update_fn(everywhere)
-  for step, rows in enumerate(_batches(rng, len(x), size, steps)):
-    weight = np.zeros(-(-size // len(mesh.devices)) * len(mesh.devices))
-    weight[: len(rows)] = 1 / len(rows)
-    pad = len(weight) - len(rows)
-    batch = (
-      np.pad(np.asarray(x[rows], np.float32), ((0, pad), (0, 0))),
-      np.pad(np.asarray(y[rows], np.int32), (0, pad)),
-      weight.astype(np.float32),
+  width = -(-size // num_devices) * num_devices
+  weight = np.pad(np.full(size, 1 / size, np.float32), (0, width - size))
+  weight = bv_devices.reshard(weight, along(0))
+  batches = _batches(rng, len(x), size, steps)
+  several = max(1, min(_MAX_STEPS, _NUM_FEATURES // (width * x.shape[1])))
+  for start in range(0, steps, several):
+    rows = np.stack(list(itertools.islice(batches, several)))  # [S, B]
+    step = np.arange(start, start + len(rows))
+    decay = ((1 + np.cos(np.pi * step / steps)) / 2).astype(np.float32)
+    pad = ((0, 0), (0, width - size))
+    data = (
+      np.pad(np.asarray(x[rows], np.float32), (*pad, (0, 0))),
+      np.pad(np.asarray(y[rows], np.int32), pad),
     )
-    batch = bv_devices.reshard(batch, split)
-    decay = np.float32((1 + math.cos(math.pi * step / steps)) / 2)
+    data = bv_devices.reshard(data, along(1))
     decay = bv_devices.reshard(decay, everywhere)
-    w, momentum = update(w, momentum, rates, decay, *batch)
+    w, momentum = update(w, momentum, rates, decay, *data, weight)
   w = np.asarray(jax.device_get(w))
   return [(head[:-1], head[-1]) for head in w]
+
+
+def num_steps(num_examples: int, batch_size: int) -> int:
+  """Chooses how long to train: as DINOv2 where there is as much data.
+
+  Args:
+    num_examples: N.
+    batch_size: B.
+
+  Returns:
+    100 epochs, but not less than 1000 batches and not more than 12 500.
+  """
+  return int(np.clip(100 * num_examples // batch_size, 1000, 12_500))
 
 
 def fit_batch(batch_size: int, num_examples: int, num_devices: int) -> int:
@@ -111,7 +134,7 @@ def _batches(rng, num_examples, size, steps):
 
 @functools.cache
 def _update_fn(everywhere):
-  """Compiles a step of all classifiers, whose weights are [L, D + 1, C]."""
+  """Compiles steps of all classifiers, whose weights are [L, D + 1, C]."""
 
   def loss(w, x, y, weight):
     logits = jnp.einsum("bd,ldc->lbc", x, w[:, :-1], precision="highest")
@@ -121,9 +144,14 @@ def _update_fn(everywhere):
     # A sum over classifiers, of which none changes another's gradient.
     return jnp.sum(xent * weight[None])
 
-  def update(w, momentum, rates, decay, x, y, weight):
-    grad = jax.grad(loss)(w, x, y, weight)
-    momentum = _MOMENTUM * momentum + grad
-    return w - (rates * decay)[:, None, None] * momentum, momentum
+  def update(w, momentum, rates, decays, x, y, weight):
+    def step(carry, batch):
+      w, momentum = carry
+      decay, x, y = batch
+      momentum = _MOMENTUM * momentum + jax.grad(loss)(w, x, y, weight)
+      return (w - (rates * decay)[:, None, None] * momentum, momentum), None
+
+    carry, _ = jax.lax.scan(step, (w, momentum), (decays, x, y))
+    return carry
 
   return jax.jit(update, donate_argnums=(0, 1), out_shardings=everywhere)

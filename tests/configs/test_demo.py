@@ -32,6 +32,7 @@ SHARED = (
   "demo",
   "demo_pp",
   "demo_tower",
+  "frozen",
   "own_data",
   "own_labels",
   "own_sources",
@@ -68,6 +69,7 @@ FLAGS = {
 SLOW = (
   "bit_i1k",
   "bit_i21k",
+  "linear_probe",
   "load_and_eval",
   "mlp_mixer_i1k",
   "nfnet_i1k",
@@ -86,7 +88,7 @@ SLOW = (
   "vit_i1k",
   "vit_i21k",
 )
-EVAL_ONLY = ("load_and_eval", "proj.flexivit.timing")
+EVAL_ONLY = ("linear_probe", "load_and_eval", "proj.flexivit.timing")
 FLAGS |= {name: [] for name in EVAL_ONLY}
 
 
@@ -291,6 +293,11 @@ def expected_metrics(config):
       }
     elif cfg.type == "timing":
       names |= {f"{name}/img_per_sec", f"{name}/gflops_per_img"}
+    elif cfg.type == "linear_probe":
+      names |= {f"{name}/{m}/prec@1" for m in cfg.methods}
+      names |= {f"{name}/{x}" for x in ("prec@1", "val_prec@1", "sgd/lr")}
+    elif cfg.type == "knn":
+      names |= {f"{name}/k{k}/prec@{top}" for k in (10, 20) for top in (1, 5)}
     elif cfg.type == "proj.distill.cka":
       names.add(f"{name}/cka")
     elif cfg.type == "proj.distill.distance":

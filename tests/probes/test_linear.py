@@ -64,7 +64,8 @@ def test_logistic_regression(num_classes):
     np.testing.assert_allclose(bias, model.intercept_, atol=2e-3)
 
 
-def test_sgd():
+def test_sgd(monkeypatch):
+  monkeypatch.setattr(sgd, "_MAX_STEPS", 4)
   x, y = clusters(70, 5, 3)
   x = (x - 3) / 4
   rates, steps, batch, seed = (0.1, 1.0), 9, 24, 4
