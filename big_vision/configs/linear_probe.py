@@ -125,11 +125,13 @@ def _layers(text):
 def _shrink(config):
   """Makes the config a demo."""
   demo.apply(config)
-  pp = f"decode|value_range(-1, 1)|copy('{demo.LABEL}', 'label')"
+  pp = f"decode|resize({demo.SIZE})|value_range(-1, 1)"
+  pp += f"|copy('{demo.LABEL}', 'label')"
   pp += '|keep("image", "label")'
   splits = dict(train="train[:512]", data="test[:128]")
   data = {k: dict(name=demo.DATASET, split=s) for k, s in splits.items()}
   config.input.update(data=data["train"], pp=pp)
   for cfg in config.evals.values():
     cfg.update(pp_fn=pp, **data)
-  config.evals.probe.update(val=None, sgd_steps=50, max_iter=50)
+  config.evals.probe.val = None
+  config.evals.probe.update(sgd_steps=50, max_iter=50)
