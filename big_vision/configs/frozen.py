@@ -9,6 +9,7 @@ the arguments that it parses.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from big_vision import fs, lookup
@@ -39,12 +40,25 @@ class Frozen:
     return (self.config["model"] or {}).get("norm_eps", 1e-6)
 
 
-def find(arg: Any) -> Frozen:
+def pp_center(res: int) -> str:
+  """Makes the usual preprocessing of pictures.
+
+  Args:
+    res: side of the central crop in pixels.
+
+  Returns:
+    Preprocessing string.
+  """
+  return f"decode|resize_small({res * 8 // 7})|central_crop({res})|value_range(-1, 1)"
+
+
+def find(arg: Any, pp_of_size: Callable[[int], str] = pp_center) -> Frozen:
   """Finds the model that the arguments of a config name.
 
   Args:
     arg: parsed arguments, those of `ARGS` among them. `res` is the side of
       pictures in pixels; 0 means the one that the model was trained with.
+    pp_of_size: makes preprocessing from `res`, for models that have none.
 
   Returns:
     The model.
@@ -57,24 +71,12 @@ def find(arg: Any) -> Frozen:
     res = arg.res or transfer.SIZES.get(arg.model, transfer.USUAL_SIZE)[1]
     return Frozen(_headless(name, init, dict(model)), pp_of_size(res))
   if fs.exists(fs.join(arg.model, "config.json")):
-    return _of_workdir(arg)
+    return _of_workdir(arg, pp_of_size)
   known = [*transfer.MODELS]
   raise lookup.ConfigError(
     f"Config arg model={arg.model}: it is neither the workdir of a run nor one of "
     f"{', '.join(known)}{lookup.did_you_mean(arg.model, known)}"
   )
-
-
-def pp_of_size(res: int) -> str:
-  """Makes the usual preprocessing of pictures.
-
-  Args:
-    res: side of the central crop in pixels.
-
-  Returns:
-    Preprocessing string.
-  """
-  return f"decode|resize_small({res * 8 // 7})|central_crop({res})|value_range(-1, 1)"
 
 
 def _headless(name, init, model):
@@ -88,7 +90,7 @@ def _headless(name, init, model):
   )
 
 
-def _of_workdir(arg):
+def _of_workdir(arg, pp_of_size):
   """Reads what a run has trained."""
   from big_vision.pp import builder  # The TensorFlow wing.
   from big_vision.pretrained import preprocessing, run_files
