@@ -135,14 +135,17 @@ def _shrink(config):
     pp += label + '|keep("image", "label")'
   else:
     pp += label + bvcc.pp_labels(demo.NUM_CLASSES, "label")
-  train = dict(name=demo.DATASET, split="train[:1000]")
+  train = dict(name=demo.DATASET, split="train[:900]")
   config.input.update(data=train, pp=pp)
   config.evals.test.update(
     pp_fn=pp, data=dict(name=demo.DATASET, split="test[:128]")
   )
-  if linear:
+  if not linear:
+    config.evals.test.skip_first = False
+    config.lr = 0.1  # From scratch.
+  else:
     config.evals.test.update(
       train=dict(name=demo.DATASET, split="train[:800]"),
-      val=dict(name=demo.DATASET, split="train[800:1000]"),
+      val=dict(name=demo.DATASET, split="train[800:900]"),
       max_iter=50,
     )

@@ -122,13 +122,17 @@ def _missing(names: Sequence[str]) -> dict[str, str]:
     task = vtab_tasks.TASKS[name]
     try:
       builder = tfds.get_builder(task.dataset, embedded.default_data_dir())
-      for split in (task.train, task.val, task.test):
-        tfds.check_split(builder, split)
     except ValueError:
       missing[name] = (
         "not prepared: python -m big_vision.tools.download_tfds_datasets "
         f"{task.dataset}"
       )
+      continue
+    try:
+      for split in (task.train, task.val, task.test):
+        tfds.check_split(builder, split)
+    except ValueError as e:  # Of another version of the dataset.
+      missing[name] = str(e)
   return missing
 
 

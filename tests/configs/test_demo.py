@@ -36,6 +36,7 @@ SHARED = (
   "own_data",
   "own_labels",
   "own_sources",
+  "vtab_tasks",
 )
 NAMES = [
   ".".join(p.relative_to(CONFIGS).with_suffix("").parts)
@@ -87,6 +88,7 @@ SLOW = (
   "proj.scaling_laws.train_vit_g",
   "vit_i1k",
   "vit_i21k",
+  "vtab",
 )
 EVAL_ONLY = ("linear_probe", "load_and_eval", "proj.flexivit.timing")
 FLAGS |= {name: [] for name in EVAL_ONLY}

@@ -48,7 +48,9 @@ def examples(sizes, split):
   """Set of (name of the split, number of the example)."""
   found = []
   for part in split.split("+"):
-    name, low, high = re.fullmatch(r"(\w+)(?:\[(\w*%?):(\w*%?)\])?", part).groups()
+    name, low, high = re.fullmatch(
+      r"(\w+)(?:\[(\w*%?):(\w*%?)\])?", part
+    ).groups()
     size = sizes[name]
 
     def position(text, default, size=size):
@@ -72,7 +74,9 @@ def test_all_tasks():
     got = {k: examples(sizes, s) for k, s in task.splits.items()}
     assert len(got["train800"]) == 800 and len(got["val200"]) == 200, name
     assert got["train800val200"] == got["train800"] + got["val200"]
-    assert len({*got["train800val200"], *got["test"]}) == 1000 + len(got["test"])
+    assert len({*got["train800val200"], *got["test"]}) == 1000 + len(
+      got["test"]
+    )
     whole = sizes.get(task.test)
     assert len(got["test"]) == TESTS.get(name, whole), name
 
@@ -121,7 +125,9 @@ def test_labels():
   def kitti(*objects):
     kinds, z = zip(*objects, strict=True) if objects else ((), ())
     location = coords(z) if z else tf.zeros((0, 3))
-    return dict(objects=dict(type=tf.constant(kinds, tf.int64), location=location))
+    return dict(
+      objects=dict(type=tf.constant(kinds, tf.int64), location=location)
+    )
 
   got = labels_of(
     "kitti_distance",
@@ -136,7 +142,8 @@ def test_labels():
   assert got == [2, 1, 0, 3, 3]
   values = np.arange(40)
   got = labels_of(
-    "dsprites_orientation", [dict(label_orientation=tf.constant(v)) for v in values]
+    "dsprites_orientation",
+    [dict(label_orientation=tf.constant(v)) for v in values],
   )
   assert got == np.floor(values / 2.5).astype(int).tolist()
   with pytest.raises(ValueError, match="clevr_counts.*clevr_count"):
