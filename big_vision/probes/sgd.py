@@ -9,7 +9,7 @@ References: Oquab et al. 2023, DINOv2, section B.3 (linear probing),
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -75,10 +75,10 @@ def fit(
   width = -(-size // num_devices) * num_devices
   weight = np.pad(np.full(size, 1 / size, np.float32), (0, width - size))
   weight = bv_devices.reshard(weight, along(0))
-  batches = _batches(rng, len(x), size, steps)
+  drawn = batches(rng, len(x), size, steps)
   several = max(1, min(_MAX_STEPS, _NUM_FEATURES // (width * x.shape[1])))
   for start in range(0, steps, several):
-    rows = np.stack(list(itertools.islice(batches, several)))  # [S, B]
+    rows = np.stack(list(itertools.islice(drawn, several)))  # [S, B]
     step = np.arange(start, start + len(rows))
     decay = ((1 + np.cos(np.pi * step / steps)) / 2).astype(np.float32)
     pad = ((0, 0), (0, width - size))
@@ -121,8 +121,20 @@ def fit_batch(batch_size: int, num_examples: int, num_devices: int) -> int:
   return max(size // num_devices * num_devices, min(size, num_devices))
 
 
-def _batches(rng, num_examples, size, steps):
-  """Yields the rows of each batch."""
+def batches(
+  rng: np.random.Generator, num_examples: int, size: int, steps: int
+) -> Iterator[np.ndarray]:
+  """Draws batches, in each epoch in another order.
+
+  Args:
+    rng: draws the orders.
+    num_examples: N.
+    size: of a batch; what does not fill one is left out in that epoch.
+    steps: number of batches.
+
+  Yields:
+    [size] indices.
+  """
   per_epoch = num_examples // size
   order = np.arange(num_examples)
   for step in range(steps):
