@@ -182,9 +182,9 @@ def fit(
   for rows in sgd.batches(rng, len(tokens), size, steps):
     pad = -len(rows) % num_devices
     batch = _pad(tokens[rows], pad, 0), _pad(maps[rows], pad, task.invalid)
-    params, state = update(
-      params, state, scale, *bv_devices.reshard(batch, split)
-    )
+    batch = bv_devices.reshard(batch, split)
+    jax.block_until_ready(params)  # One step at a time, for memory.
+    params, state = update(params, state, scale, *batch)
   kernel, bias = jax.device_get(params)
   return mean, inverse, np.asarray(kernel), np.asarray(bias)
 

@@ -88,6 +88,7 @@ def fit(
     )
     data = bv_devices.reshard(data, along(1))
     decay = bv_devices.reshard(decay, everywhere)
+    jax.block_until_ready(w)  # One call at a time, for memory.
     w, momentum = update(w, momentum, rates, decay, *data, weight)
   w = np.asarray(jax.device_get(w))
   return [(head[:-1], head[-1]) for head in w]

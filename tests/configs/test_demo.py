@@ -70,7 +70,6 @@ FLAGS = {
 SLOW = (
   "bit_i1k",
   "bit_i21k",
-  "linear_probe",
   "load_and_eval",
   "mlp_mixer_i1k",
   "nfnet_i1k",
@@ -90,7 +89,12 @@ SLOW = (
   "vit_i21k",
   "vtab",
 )
-EVAL_ONLY = ("linear_probe", "load_and_eval", "proj.flexivit.timing")
+EVAL_ONLY = (
+  "dense_probe",
+  "linear_probe",
+  "load_and_eval",
+  "proj.flexivit.timing",
+)
 FLAGS |= {name: [] for name in EVAL_ONLY}
 
 
@@ -298,6 +302,8 @@ def expected_metrics(config):
     elif cfg.type == "linear_probe":
       names |= {f"{name}/{m}/prec@1" for m in cfg.methods}
       names |= {f"{name}/{x}" for x in ("prec@1", "val_prec@1", "sgd/lr")}
+    elif cfg.type == "dense_probe":
+      names |= {f"{name}/mIoU", f"{name}/pixel_acc"}
     elif cfg.type == "knn":
       names |= {f"{name}/k{k}/prec@{top}" for k in (10, 20) for top in (1, 5)}
     elif cfg.type == "proj.distill.cka":
