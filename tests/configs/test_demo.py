@@ -84,6 +84,7 @@ SLOW = (
   "proj.gsam.vit_i1k_gsam_no_aug",
   "proj.image_text.siglip2_finetune",
   "proj.image_text.siglip_lit_coco",
+  "proj.image_text.zeroshot_suite",
   "proj.scaling_laws.train_vit_g",
   "vit_i1k",
   "vit_i21k",
@@ -94,6 +95,7 @@ EVAL_ONLY = (
   "linear_probe",
   "load_and_eval",
   "proj.flexivit.timing",
+  "proj.image_text.zeroshot_suite",
 )
 FLAGS |= {name: [] for name in EVAL_ONLY}
 
@@ -289,7 +291,10 @@ def expected_metrics(config):
       }
     elif cfg.type == "proj.image_text.contrastive":
       names |= {f"{name}/loss", f"{name}/ncorrect_minibatch"}
-    elif cfg.type == "proj.image_text.discriminative_classifier":
+    elif cfg.type in (
+      "proj.image_text.discriminative_classifier",
+      "proj.image_text.zeroshot_suite",
+    ):
       names |= {f"{cfg.prefix}{x}_accuracy" for x in cfg.dataset_names}
     elif cfg.type == "proj.image_text.retrieval":
       names |= {
