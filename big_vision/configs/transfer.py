@@ -144,8 +144,8 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
       if arg.l_res:  # Not both: in the same proportion.
         h_res = arg.l_res * 8 // 7
   arg.h_res, arg.l_res = arg.h_res or h_res, arg.l_res or l_res
-  train, val, test, num_classes, total_steps, warmup_steps = _find(
-    "dataset", arg.dataset, DATASETS
+  train, val, test, num_classes, total_steps, warmup_steps = find_dataset(
+    arg.dataset
   )
   crop = _find("crop", arg.crop, CROPS).format(h=arg.h_res, l=arg.l_res)
   config = mlc.ConfigDict()
@@ -292,6 +292,21 @@ def _num_steps(num_examples, batch_size):
   steps = 500 if num_examples < 20_000 else 10_000
   steps = 20_000 if num_examples >= 500_000 else steps
   return max(1, min(steps, 100 * num_examples // batch_size))
+
+
+def find_dataset(name: str) -> tuple[str, str, str, int, int, int]:
+  """Finds one of `DATASETS`.
+
+  Args:
+    name: TFDS name.
+
+  Returns:
+    Its entry.
+
+  Raises:
+    ValueError: there is none; suggests the nearest one.
+  """
+  return _find("dataset", name, DATASETS)
 
 
 def _find(what, name, known):
