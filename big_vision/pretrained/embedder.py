@@ -48,6 +48,7 @@ class Embedder:
     model: linen module.
     params: tree of arrays on the first device.
     preprocess: image -> the model's input, without a batch axis.
+    pp_txt: preprocessing string of texts.
     loss_fn: "sigmoid" or "softmax": the loss of the model's training.
   """
 
@@ -91,6 +92,7 @@ class Embedder:
     decode, pp_img = decoding_of(config, pp_img)
     self._decode = decode
     self.preprocess = Preprocess(pp_img, decode)
+    self.pp_txt = pp_txt
     self._pp_txt = builder.get_preprocess_fn(pp_txt)
 
     # The run started from another checkpoint, which is not read.
@@ -188,6 +190,17 @@ class Embedder:
 
       image_files.check_format(image, formats)
     return Prepared(self._image(image))
+
+  def prepare_text(self, text: str) -> "Prepared":
+    """Tokenizes a text.
+
+    Args:
+      text: of any language that the tokenizer knows.
+
+    Returns:
+      The model's input, without a batch axis.
+    """
+    return Prepared(self._text(text))
 
   def images(
     self, images: "Sequence[np.ndarray | bytes | Prepared]"
