@@ -5,7 +5,6 @@ import itertools
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
