@@ -156,10 +156,10 @@ def _dynamic_slice(graph, eqn, x, *starts):
   if not all(s.known for s in starts):
     raise NotImplementedError("a start that depends on the inputs")
   sizes = eqn.params["slice_sizes"]
-  return _static_slice(graph, eqn, x, [int(s.data) for s in starts], sizes)
+  return _static_slice(graph, eqn, x, [int(s.array()) for s in starts], sizes)
 
 
-def _static_slice(graph, eqn, x, starts, sizes, collapsed=()):
+def _static_slice(graph, eqn, x, starts, sizes):
   """Slices where it is known, as JAX does: starts are moved inside."""
   picked = []
   for axis, (start, size) in enumerate(zip(starts, sizes, strict=True)):
@@ -169,15 +169,12 @@ def _static_slice(graph, eqn, x, starts, sizes, collapsed=()):
       raise NotImplementedError("a slice of free size")
     first = int(np.clip(start, 0, x.shape[axis] - size))
     picked.append((axis, first, first + int(size)))
-  name = graph.name(x)
-  if picked:
-    axes, begins, ends = (
-      graph.integers(*column) for column in zip(*picked, strict=True)
-    )
-    name = graph.add("Slice", name, begins, ends, axes)
-  if collapsed:
-    name = graph.add("Squeeze", name, graph.integers(*collapsed))
-  return like(eqn, name)
+  if not picked:
+    return x
+  axes, begins, ends = (
+    graph.integers(*column) for column in zip(*picked, strict=True)
+  )
+  return like(eqn, graph.add("Slice", graph.name(x), begins, ends, axes))
 
 
 def _pad(graph, eqn, x, value):
@@ -211,24 +208,88 @@ def _dim_as_value(graph, eqn):
 
 
 def _gather(graph, eqn, x, indices):
-  """Takes slices: at a known place, or whole rows by their numbers."""
+  """Takes slices: at known places, or whole rows by their numbers."""
+  dims = eqn.params["dimension_numbers"]
+  axes, batch = dims.start_index_map, dims.operand_batching_dims
+  if indices.known and not batch:
+    out = _at_known_places(graph, eqn, x, indices.array())
+    if out is not None:
+      return out
+  return _rows(graph, eqn, x, indices, axes, batch)
+
+
+def _at_known_places(graph, eqn, x, indices):
+  """Slices along axes with one start, gathers along one with several.
+
+  None if there are several of the latter, or indices are out of range.
+  """
   p = eqn.params
   dims, sizes = p["dimension_numbers"], p["slice_sizes"]
-  axes, batch = dims.start_index_map, dims.operand_batching_dims
+  columns = indices.reshape(-1, indices.shape[-1]).T
+  starts = dict(zip(dims.start_index_map, columns, strict=True))
+  if not all(is_static([x.shape[axis], sizes[axis]]) for axis in starts):
+    return None
+  for axis, start in starts.items():
+    last = x.shape[axis] - sizes[axis]
+    if not _fills(p):
+      starts[axis] = start = np.clip(start, 0, last)
+    if start.min() < 0 or start.max() > last:
+      return None
+  varies = [a for a, start in starts.items() if (start != start[0]).any()]
+  if not varies and indices.ndim > 1:
+    varies = [a for a in starts if a in dims.collapsed_slice_dims][:1]
+  if len(varies) > 1 or indices.ndim > 1 and not varies:
+    return None
+  if any(a not in dims.collapsed_slice_dims for a in varies):
+    return None
+  name, several = graph.name(x), None
+  picked, squeezed = [], []
+  for axis, start in starts.items():
+    if axis in varies:
+      several = axis, start.reshape(indices.shape[:-1])
+    elif sizes[axis] != x.shape[axis]:
+      picked.append((axis, int(start[0]), int(start[0] + sizes[axis])))
+  if picked:
+    axes, begins, ends = map(list, zip(*picked, strict=True))
+    ints = graph.integers
+    name = graph.add("Slice", name, ints(*begins), ints(*ends), ints(*axes))
+  # Names of the axes: a number of the operand's, or "i0", "i1" of the indices.
+  order: list[Any] = list(range(len(x.shape)))
+  if several is not None:
+    axis, start = several
+    number = graph.constant(start.astype(np.int64))
+    name = graph.add("Gather", name, number, axis=int(axis))
+    order[axis : axis + 1] = [f"i{j}" for j in range(start.ndim)]
+  for axis in dims.collapsed_slice_dims:
+    if axis in order:
+      squeezed.append(order.index(axis))
+  if squeezed:
+    name = graph.add("Squeeze", name, graph.integers(*squeezed))
+    order = [o for i, o in enumerate(order) if i not in squeezed]
+  offsets = iter([o for o in order if not isinstance(o, str)])
+  others = iter([o for o in order if isinstance(o, str)])
+  wanted = [
+    next(offsets if i in dims.offset_dims else others)
+    for i in range(len(order))
+  ]
+  perm = [order.index(o) for o in wanted]
+  if perm != sorted(perm):
+    name = graph.add("Transpose", name, perm=perm)
+  return like(eqn, name)
+
+
+def _fills(params):
+  mode = GatherScatterMode.from_any(params["mode"])
+  return mode == GatherScatterMode.FILL_OR_DROP
+
+
+def _rows(graph, eqn, x, indices, axes, batch):
+  """Takes rows whose numbers are computed."""
+  dims, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
   offsets, rank = dims.offset_dims, len(eqn.outvars[0].aval.shape)
-  collapsed = dims.collapsed_slice_dims
-  fills = (
-    GatherScatterMode.from_any(p["mode"]) == GatherScatterMode.FILL_OR_DROP
-  )
-  if indices.known and len(indices.shape) == 1 and not fills:
-    starts = [0] * len(x.shape)
-    for axis, start in zip(axes, indices.array(), strict=True):
-      starts[axis] = int(start)
-    if offsets == tuple(range(rank)):
-      return _static_slice(graph, eqn, x, starts, sizes, collapsed)
   num = len(batch)
   rows = (
-    tuple(collapsed) == tuple(axes)
+    tuple(dims.collapsed_slice_dims) == tuple(axes)
     and tuple(batch) == tuple(dims.start_indices_batching_dims)
     and all(
       size == x.shape[axis]
@@ -242,11 +303,12 @@ def _gather(graph, eqn, x, indices):
   depth = len(indices.shape) - 1  # Axes of the result that are of indices.
   if not rows:
     raise NotImplementedError("such slices")
-  last = [x.shape[axis] - 1 for axis in axes]
-  if not is_static(last):
-    raise NotImplementedError("numbers along an axis of free size")
-  high = known(np.asarray(last, indices.dtype))
-  low = known(np.zeros_like(high.data))
+  # The largest indices. Sizes of a batch may be free.
+  last = [graph.size(x.shape[axis] - 1) for axis in axes]
+  last = last[0] if len(last) == 1 else graph.add("Concat", *last, axis=0)
+  kind = np.dtype(np.int64)
+  high = cast(graph, Value(last, (len(axes),), kind), indices.dtype)
+  low = known(np.zeros([len(axes)], indices.dtype))
   at = graph.elementwise("Max", indices.shape, indices.dtype, indices, low)
   at = graph.elementwise("Min", indices.shape, indices.dtype, at, high)
   if not batch and len(axes) == 1:
@@ -265,7 +327,7 @@ def _gather(graph, eqn, x, indices):
   else:
     raise NotImplementedError("axes in such an order")
   result = like(eqn, out)
-  if not fills:
+  if not _fills(eqn.params):
     return result
   return _filled(graph, eqn, result, indices, at, before, after)
 

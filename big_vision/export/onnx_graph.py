@@ -11,7 +11,7 @@ References: https://onnx.ai/onnx/intro/concepts.html,
 
 import ast
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -85,7 +85,7 @@ def known(array: Any) -> Value:
   return Value(x, x.shape, x.dtype)
 
 
-def is_static(shape: Shape) -> bool:
+def is_static(shape: Iterable[Any]) -> bool:
   """Tells whether all sizes are numbers."""
   return all(isinstance(s, int | np.integer) for s in shape)
 

@@ -44,9 +44,8 @@ def convert(
   """
   jaxpr = getattr(function, "jaxpr", function)
   env: dict[Any, Value] = {}
-  if constants is None:
-    constants = getattr(function, "consts", ())
-  env.update(zip(jaxpr.constvars, map(known, constants), strict=True))
+  closed = getattr(function, "consts", ()) if constants is None else constants
+  env.update(zip(jaxpr.constvars, map(known, closed), strict=True))
   env.update(zip(jaxpr.invars, inputs, strict=True))
 
   def read(variable):
@@ -102,10 +101,14 @@ def _can_be_computed(eqn, inputs):
     return False
   # Quantized weights stay small; so does what is repeated.
   is_quantized = any(x.dtype == np.int8 for x in inputs)
-  return not is_quantized and eqn.primitive.name != "broadcast_in_dim"
+  not_here = ("broadcast_in_dim", "dim_as_value")
+  return not is_quantized and eqn.primitive.name not in not_here
 
 
 def _computed(eqn, inputs):
+  if eqn.primitive.name == "convert_element_type":
+    array = inputs[0].array()  # Not rounded to half precision in between.
+    return [known(array.astype(dtype_of(eqn.params["new_dtype"])))]
   out = eqn.primitive.bind(
     *(jax.numpy.asarray(x.array()) for x in inputs), **eqn.params
   )

@@ -134,9 +134,8 @@ def _resize_to(x: Array, size: Any, method: str, antialias: bool) -> Array:
   out = exact("wW,BhWC->BhwC", columns, out)
   if not jnp.issubdtype(x.dtype, jnp.integer):
     return out.astype(x.dtype)
-  # Sums of weights are 1 up to rounding errors: 254.9999 is 255.
   info = jnp.iinfo(x.dtype)
-  out = jnp.clip(jnp.floor(out + 1e-3), info.min, info.max)
+  out = jnp.clip(jnp.floor(out), info.min, info.max)
   return out.astype(x.dtype)
 
 

@@ -35,7 +35,7 @@ def write(
   """
   tf = extras.load("tensorflow")
   free = lambda s: s if isinstance(s, str) else str(int(s))
-  shapes = {
+  shapes: Any = {
     i.name: "(" + ", ".join(map(free, i.shape)) + ",)" for i in forward.inputs
   }
   converted = jax2tf.convert(
@@ -67,7 +67,7 @@ def write(
     concrete = serve.get_concrete_function()
   tf.saved_model.save(module, folder, signatures={"serving_default": concrete})
   return {
-    "files": sorted(n for n in os.listdir(folder) if n != "export.json"),
+    "files": sorted(os.listdir(folder)),
     "platforms": list(platforms),
     "signature": "serving_default",
   }
