@@ -92,8 +92,8 @@ def load(folder: str | os.PathLike[str]) -> Exported:
   path = os.path.join(folder, INFO)
   if not os.path.exists(path):
     raise lookup.ConfigError(
-      f"{folder} has no {INFO}: it should be a folder that python -m "
-      "big_vision.tools.export has written."
+      f"{folder} has no {INFO}: it should be a folder that big_vision's "
+      "tools/export has written."
     )
   with open(path, encoding="utf-8") as f:
     try:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.export
 from safetensors import flax as safetensors_flax
 
 from big_vision import lookup
@@ -36,7 +37,7 @@ def write(
   Raises:
     ConfigError: no platform is left, or the batch cannot be free.
   """
-  exported = _export(forward, tuple(platforms))
+  exported = lowered(forward, platforms)
   program, file = (os.path.join(folder, name) for name in (PROGRAM, PARAMS))
   with open(program, "wb") as f:
     f.write(exported.serialize())
@@ -46,7 +47,21 @@ def write(
   return {"files": [PROGRAM, PARAMS], "platforms": list(exported.platforms)}
 
 
-def _export(forward, platforms):
+def lowered(
+  forward: Forward, platforms: Sequence[str] = PLATFORMS
+) -> jax.export.Exported:
+  """Translates the function, of parameters and inputs, to StableHLO.
+
+  Args:
+    forward: the function.
+    platforms: names of JAX; those that it cannot be compiled for are left out.
+
+  Returns:
+    Result of `jax.export.export`.
+
+  Raises:
+    ConfigError: no platform is left, or the batch cannot be free.
+  """
   specs = {
     k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in forward.params.items()
   }
@@ -57,7 +72,7 @@ def _export(forward, platforms):
       return jax.export.export(fn, platforms=names)(specs, forward.specs())
 
   try:
-    return lower(platforms)
+    return lower(tuple(platforms))
   except NotImplementedError:  # A primitive lacks one of them.
     kept = [p for p in platforms if _lowers(lower, p)]
   if not kept:
