@@ -1,9 +1,8 @@
 """Exports a trained model, for programs that know nothing of this package.
 
-  python -m big_vision.tools.export --from WORKDIR --to FOLDER \
-    --format {stablehlo,onnx,savedmodel}
+  python -m big_vision.tools.export --from WORKDIR --to FOLDER --format onnx
 
-FOLDER gets the forward function with its parameters, and export.json: inputs,
+Formats are stablehlo (of JAX), onnx, and savedmodel (of TensorFlow). FOLDER gets the forward function with its parameters, and export.json: inputs,
 outputs, class names, preprocessing, versions. `big_vision.exported.load(FOLDER)`
 runs it; so do jax.export, onnxruntime and TensorFlow by themselves.
 
