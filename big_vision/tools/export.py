@@ -2,9 +2,10 @@
 
   python -m big_vision.tools.export --from WORKDIR --to FOLDER --format onnx
 
-Formats are stablehlo (of JAX), onnx, and savedmodel (of TensorFlow). FOLDER gets the forward function with its parameters, and export.json: inputs,
-outputs, class names, preprocessing, versions. `big_vision.exported.load(FOLDER)`
-runs it; so do jax.export, onnxruntime and TensorFlow by themselves.
+Formats are stablehlo (of JAX), onnx, and savedmodel (of TensorFlow). FOLDER gets the
+forward function with its parameters, and export.json: inputs, outputs, class names,
+preprocessing, versions. `big_vision.exported.load(FOLDER)` runs it; so do jax.export,
+onnxruntime and TensorFlow by themselves.
 
 Inputs are preprocessed pictures, or with --preprocess uint8 pictures of one size.
 The size of a batch is free. Outputs are logits, probabilities and features of a
