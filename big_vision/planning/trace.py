@@ -146,6 +146,11 @@ def trace(
     num_examples=_NUM_EXAMPLES,
     total_steps=int(total),
   )
+  if config.get("lora"):
+    raise ValueError(
+      "config.lora is not planned: plan the training of all parameters without "
+      "it, which takes more memory."
+    )
   recipe = build(setup)
   if recipe.frozen:
     raise ValueError(

@@ -39,6 +39,8 @@ RUN: Types = {
   "grad_clip_per_example": bool,
   "input": dict,
   "keep_best": object,
+  "layer_decay": float,
+  "lora": dict,
   "lr": float,
   "lr_mults": object,
   "mesh": object,
@@ -66,6 +68,10 @@ _BY_READER: tuple[tuple[tuple[str, ...], Types], ...] = (
   ((*_LABELS, "tools/eval_only.py"), {"loss": str}),
   ((*_LABELS, *_DISTILL, "tools/eval_only.py"), {"num_classes": int}),
   ((*_LABELS, *_DISTILL), {"init_head_bias": float, "mixup": dict}),
+  (
+    _LABELS,
+    {"class_weights": object, "cutmix": dict, "label_smoothing": float},
+  ),
   (
     ("trainers/proj/image_text/",),
     {
@@ -159,7 +165,9 @@ EVALUATOR: Types = {
   **_durations("log"),
 }
 PARTS: dict[str, Types] = {
+  "cutmix": {"p": float, "switch_prob": float},
   "mixup": {"p": float, "n": int},
+  "lora": {"rank": int, "alpha": float, "targets": object, "train": object},
   "schedule": SCHEDULE,
   "gsam": {
     "rho_max": float,

@@ -141,6 +141,8 @@ def start(
   path, batches = resuming.find(setup), None
   if path:
     console.note(f"Resuming from {path}")
+    if recipe.check_checkpoint:
+      recipe.check_checkpoint(path)
     try:
       state = resuming.restore(path, plan.shapes, plan.shardings, setup.chrono)
     except FileNotFoundError as e:

@@ -40,7 +40,6 @@ FAMILIES = (
   timm_bit.FAMILY,
   timm_mixer.FAMILY,
   timm_nfnet.FAMILY,
-  timm_vit.FAMILY,
   open_clip.FAMILY,
   original_clip.FAMILY,
   original_dinov3.FAMILY,

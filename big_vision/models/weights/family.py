@@ -1,7 +1,7 @@
 """Defines what a family of published weights consists of, see other files here."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,11 @@ class Found:
       )
     name = m.get("image_model", "vit")
     return dataclasses.replace(
-      self, model_name=name, model=m["image"], num_classes=image_dim
+      self,
+      model_name=name,
+      model=m["image"],
+      num_classes=image_dim,
+      text_length=None,
     )
 
 
@@ -82,6 +86,7 @@ class Family:
     read: (settings, name of tensor -> its shape) -> `Found`.
     to_params: (tensors, `Found`) -> parameters.
     to_tensors: (parameters, `Found`) -> (tensors, settings).
+    prefixes: of two towers, "img" and "txt" -> how names of its tensors begin.
     models: the `Found.model_name` that it has.
     written: `Found` -> (name of tensor -> its shape, settings) of what
       `to_tensors` writes; None if this can only be seen from its result.
@@ -95,10 +100,25 @@ class Family:
   to_tensors: Callable[
     [Params, Found], tuple[dict[str, np.ndarray], dict[str, Any]]
   ]
+  prefixes: Mapping[str, tuple[str, ...]] = dataclasses.field(
+    default_factory=dict
+  )
   models: tuple[str, ...] = ()
   written: (
     Callable[[Found], tuple[dict[str, tuple[int, ...]], dict[str, Any]]] | None
   ) = None
+
+  def select(self, names: Iterable[str], part: str) -> list[str]:
+    """Lists the tensors of one of two towers.
+
+    Args:
+      names: of all tensors.
+      part: "img" or "txt".
+
+    Returns:
+      Those of the tower.
+    """
+    return [name for name in names if name.startswith(self.prefixes[part])]
 
   @property
   def title(self) -> str:

@@ -98,5 +98,5 @@ FAMILY = Family(
   _read,
   _to_params,
   _to_tensors,
-  ("bit_paper",),
+  models=("bit_paper",),
 )

@@ -112,9 +112,8 @@ def _named(name, found):
 
 
 def _extra(found):
-  if found.num_classes:
-    return {}
-  return {_MASK: np.zeros([1, vit.Model(**found.model).width], np.float32)}
+  mask = np.zeros([1, vit.Model(**found.model).width], np.float32)
+  return {_named(_MASK, found): mask}
 
 
 def _settings(found):

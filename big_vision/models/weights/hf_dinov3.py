@@ -76,8 +76,11 @@ def _plain(name, found):
 
 
 def _extra(found):
-  width = vit.Model(**found.model).width
-  return {_MASK: np.zeros([1, 1, width], np.float32)}
+  model = vit.Model(**found.model)
+  out = {_MASK: np.zeros([1, 1, model.width], np.float32)}
+  if not model.registers:  # An empty tensor is expected.
+    out[_LAYOUT["registers"]] = np.zeros([1, 0, model.width], np.float32)
+  return out
 
 
 def _settings(found):

@@ -14,8 +14,7 @@ import numpy as np
 from big_vision.models import vit
 from big_vision.models.proj.image_text import text_transformer
 from big_vision.models.weights import settings, timm_vit, vit_family, vit_layout
-from big_vision.models.weights.family import Found
-from big_vision.models.weights.vit_family import TEXT_MODEL, TWO_TOWERS
+from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS, Found
 from big_vision.models.weights.vit_layout import Matrix, Packed
 
 _ENDS = ("in_proj_weight", "in_proj_bias")
@@ -204,18 +203,18 @@ def plain(name: str, found: Found) -> str:
 
   Args:
     name: of the tensor.
-    found: not used.
+    found: both towers, or one of them.
 
   Returns:
     The plain name, see `vit_family`.
   """
-  del found
   if name.startswith("logit_"):
     return name
+  both = found.model_name == TWO_TOWERS  # Else it is one of them.
   if name.startswith("visual."):
     name = name.removeprefix("visual.").removeprefix("trunk.")
-    return "img/" + name.replace("head.proj.", "head.")
-  return "txt/" + name.removeprefix("text.")
+    return "img/" * both + name.replace("head.proj.", "head.")
+  return "txt/" * both + name.removeprefix("text.")
 
 
 def named(name: str, found: Found) -> str:
@@ -331,6 +330,17 @@ def _siglip(model, found):
   return f"vit_{size}_patch{patch}_siglip_{pixels}"
 
 
+PREFIXES = dict(
+  img=("visual.",),
+  txt=(
+    "text.",
+    "transformer.",
+    "token_embedding.",
+    "positional_embedding",
+    "ln_final.",
+    "text_projection",
+  ),
+)
 FAMILY = vit_family.make(
   "CLIP, SigLIP",
   "open_clip",
@@ -343,4 +353,5 @@ FAMILY = vit_family.make(
   named=named,
   tokens=lambda model: ["cls"],
   models=(TWO_TOWERS,),
+  prefixes=PREFIXES,
 )

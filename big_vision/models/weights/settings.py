@@ -3,8 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from big_vision.models.weights.family import Found
-
 # Activations of transformers and of timm.
 ACTIVATIONS = {
   "gelu": "gelu_erf",
@@ -294,33 +292,3 @@ def rope_theta(config: Mapping[str, Any], default: float) -> float:
   """
   within = config.get("rope_parameters") or config.get("rope_scaling") or {}
   return float(within.get("rope_theta", config.get("rope_theta") or default))
-
-
-def of_timm(
-  architecture: str, args: Mapping[str, Any], found: Found
-) -> dict[str, Any]:
-  """Writes the settings of a model of timm.
-
-  Args:
-    architecture: its name, with which timm builds it.
-    args: arguments that differ, with `global_pool`.
-    found: the model.
-
-  Returns:
-    Dict for config.json.
-  """
-  num = found.num_classes or 0
-  return dict(
-    architecture=architecture,
-    num_classes=num,
-    num_features=args["embed_dim"],
-    global_pool=args["global_pool"],
-    model_args=dict(args),
-    pretrained_cfg=dict(
-      input_size=[3, *found.image_size],
-      fixed_input_size=True,
-      num_classes=num,
-      first_conv="patch_embed.proj",
-      classifier="head",
-    ),
-  )

@@ -143,5 +143,5 @@ FAMILY = Family(
   _read,
   _to_params,
   _to_tensors,
-  ("nfnet",),
+  models=("nfnet",),
 )

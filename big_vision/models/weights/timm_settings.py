@@ -161,7 +161,7 @@ def written(
   classifier: str,
   **pretrained: Any,
 ) -> dict[str, Any]:
-  """Writes config.json of a model that averages over positions.
+  """Writes config.json of a model, which averages over positions by default.
 
   Args:
     architecture: its name.
@@ -180,7 +180,7 @@ def written(
     architecture=architecture,
     num_classes=num_classes,
     num_features=num_features,
-    global_pool="avg",
+    global_pool=args.get("global_pool", "avg"),
     model_args=dict(args),
     pretrained_cfg=dict(
       input_size=[3, *found.image_size],

@@ -9,7 +9,12 @@ import numpy as np
 from big_vision import lookup
 from big_vision.models import mlp_mixer, positions, vit, vit_checkpoints
 from big_vision.models.weights import vit_family, vit_layout
-from big_vision.models.weights.family import Family, Found
+from big_vision.models.weights.family import (
+  TEXT_MODEL,
+  TWO_TOWERS,
+  Family,
+  Found,
+)
 from big_vision.types import Params
 
 # Fields that change neither what a model computes nor its parameters.
@@ -28,7 +33,7 @@ _IRRELEVANT = frozenset(
   }
 )
 # Models without images, or for images of any size.
-_ANY_SIZE = (vit_family.TEXT_MODEL, "bit_paper", "nfnet")
+_ANY_SIZE = (TEXT_MODEL, "bit_paper", "nfnet")
 
 
 def write(
@@ -76,8 +81,10 @@ def _check(family, found, shapes, settings, title):
 
 
 def _equal(key, a, b):
-  if key.endswith((".layerscale", ".bias_init")):  # Only initial values.
+  if key.endswith(".layerscale"):  # Else only an initial value.
     return (a is None) == (b is None)
+  if key.endswith(".bias_init"):  # It is 0 where the model has none.
+    return a is None or b is not None
   if isinstance(a, float) and isinstance(b, float | int):
     return bool(np.isclose(a, b, rtol=1e-6, atol=0))
   return a == b
@@ -87,7 +94,7 @@ def _options(found):
   """Returns what makes a difference: config key -> value."""
   model = _instance(found.model_name, found.num_classes, found.model)
   out: dict[str, Any] = {"config.model_name": found.model_name}
-  if found.model_name == vit_family.TWO_TOWERS:
+  if found.model_name == TWO_TOWERS:
     dims = vit_family.out_dims(found)
     out["config.model.out_dim"] = dims
     out["config.model.bias_init"] = model.bias_init
@@ -103,14 +110,14 @@ def _options(found):
     out |= _fields(model, "config.model")
   if found.model_name not in _ANY_SIZE:
     out["image_size"] = tuple(found.image_size)
-  if found.text_length:
+  if found.text_length and found.model_name in (TEXT_MODEL, TWO_TOWERS):
     out["text_length"] = found.text_length
   return out
 
 
 def _instance(name, num_classes, config):
   module = lookup.module("models", name, kind="model", needs="Model")
-  if name == vit_family.TWO_TOWERS:
+  if name == TWO_TOWERS:
     return module.Model(**config)
   return module.Model(num_classes, **config)
 
@@ -155,7 +162,9 @@ def _plain(params, found):
   config = dict(found.model)
   if found.model_name == "vit":
     params, config = _stored(params, config, found)
-  elif config.get("image_model", "vit") == "vit" and "img" in params:
+  elif found.model_name == TWO_TOWERS and (
+    config.get("image_model", "vit") == "vit" and "img" in params
+  ):
     image = dict(config.get("image") or {})
     params["img"], config["image"] = _stored(params["img"], image, found)
   return params, dataclasses.replace(found, model=config)

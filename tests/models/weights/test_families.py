@@ -157,6 +157,18 @@ def test_parameters_that_a_library_lacks_are_named():
     family.to_tensors(params, found)
 
 
+@pytest.mark.parametrize(
+  "name", ["open_clip/clip", "open_clip/siglip", "original/clip"]
+)
+def test_one_tower_is_read_alone(name):
+  family, tensors, config, _ = case(name)
+  found, params = read(family, tensors, config)
+  for part in ("img", "txt"):
+    some = {k: tensors[k] for k in family.select(tensors, part)}
+    tower = family.to_params(some, found.tower(part))
+    jax.tree.map(np.testing.assert_array_equal, tower, params[part])
+
+
 def renamed(tensors, rename):
   """Renames tensors as another release has them, and adds what it drops."""
   other = {f"student.module.{k}": x + 1 for k, x in tensors.items()}
