@@ -7,7 +7,7 @@ from typing import Any
 from absl import logging
 
 from big_vision import lookup
-from big_vision.models import load_errors, positions
+from big_vision.models import adapted, load_errors, positions
 from big_vision.types import ConfigLike, LoadFn, Params
 
 _TWO_TOWERS = "proj.image_text.two_towers"
@@ -79,7 +79,10 @@ def build(
     where = f"config.{key}_init={load_errors.plain(init)!r}"
     try:
       with load_errors.within(f"config.{key}_load"):
-        loaded = module.load(params, read(), args, **load_kw)
+        source = adapted.in_place_of(init, build, name == _TWO_TOWERS)
+        if source is init:
+          source = read()
+        loaded = module.load(params, source, args, **load_kw)
         _check_towers(module.load, loaded, params)
         return loaded
     except (lookup.ConfigError, KeyError) as e:
@@ -103,6 +106,21 @@ def build(
       raise FileNotFoundError(f"{where}: {str(e).rstrip('.')}{hint}") from e
 
   return model, load
+
+
+def load_params(ckpt: Any) -> Any:
+  """Reads parameters as `checkpoints.load_params`, adapters merged.
+
+  Args:
+    ckpt: `<path>` or `<path>:<key>`.
+
+  Returns:
+    Nested dict of arrays, or one array if that is what the key names.
+
+  Raises:
+    ConfigError: the checkpoint has adapters, whose base cannot be loaded.
+  """
+  return adapted.load_params(ckpt, build)
 
 
 def _check_used(config, key):

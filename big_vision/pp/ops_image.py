@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from big_vision.pp import decoding, image_files, resizing, rng, utils
+from big_vision.pp import (
+  decoding,
+  image_files,
+  ops_augment,  # noqa: F401  (Registers its ops.)
+  resizing,
+  rng,
+  utils,
+)
 from big_vision.pp.ops_crop import (  # noqa: F401  (Registers them, too.)
   get_central_crop,
   get_decode_jpeg_and_inception_crop,

@@ -4,11 +4,14 @@
 
   m = pretrained.load("workdirs/pets")
   m.predict(["cat.jpg"], topk=5)
+  m = pretrained.load("hf://facebook/dinov2-base")
   m.features(["cat.jpg"])
+  pretrained.list("dino*")
 
-docs/predict.md has more.
+docs/predict.md and docs/weights.md have more.
 """
 
+from big_vision.models.weights.catalog import names as list
 from big_vision.pretrained.classifier import (
   Backbone,
   Classifier,
@@ -24,5 +27,6 @@ __all__ = [
   "ImageText",
   "Prediction",
   "Regressor",
+  "list",
   "load",
 ]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision import checkpoints, lookup, models
+from big_vision import lookup, models
 from big_vision.models.weights import sources
 from big_vision.pretrained.embedder import Prepared
 from big_vision.pretrained.pixels import Preprocess
@@ -485,7 +485,7 @@ def _load(
   elif sources.is_source(init):
     params = load()
   else:
-    params, misfits = _fit(checkpoints.load_params(init), shapes)
+    params, misfits = _fit(models.load_params(init), shapes)
     if misfits:
       params = load()
   params, misfits = _fit(params, shapes)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from ml_collections import ConfigDict
 
-from big_vision import lookup
+from big_vision import checkpoints, lookup
+from big_vision.evaluators import build
 from big_vision.models.weights.family import TWO_TOWERS
 from big_vision.pretrained import (
   embedder,
@@ -29,6 +30,7 @@ def load(
   path: str | os.PathLike[str],
   *,
   init: str | None = None,
+  params: str = "params",
   pp: str | None = None,
   pp_txt: str | None = None,
   pp_modules: Iterable[str] = (),
@@ -47,6 +49,8 @@ def load(
       `models/weights/sources.py`; a checkpoint of this package, such as an `.npz`
       file or a name of `pretrained.list`; or the workdir of a run.
     init: another checkpoint than the last one of the workdir.
+    params: "ema" for the average of the parameters, of runs with
+      `config.ema_decay`.
     pp: preprocessing of pictures; None is that of the model's processor, or of
       the run's first evaluator of classification or retrieval, see `data.json`.
     pp_txt: preprocessing of texts, see `Embedder`.
@@ -69,16 +73,23 @@ def load(
   """
   pp_modules = tuple(pp_modules)
   workdir = os.fspath(path)
+  if params not in build.PARAMS:
+    raise lookup.ConfigError(
+      f"params={params!r} is unknown{lookup.did_you_mean(params, build.PARAMS)}"
+    )
   changes = _Changes(num_classes, image_size, dtype_mm, scan)
   if published.is_checkpoint(workdir):
-    if init:
-      raise ValueError(
-        f"{path} is a checkpoint itself: leave out init={init!r}."
+    if init or params == build.EMA:
+      given = f"init={init!r}" if init else f"params={params!r}"
+      raise lookup.ConfigError(
+        f"{given} is for workdirs of runs; {path} is a checkpoint itself."
       )
     found = published.describe(workdir)
     return _published(found, pp, pp_txt, changes)
   config = run_files.read_config(workdir)
   init = init or run_files.checkpoint_of(workdir)
+  if params == build.EMA:
+    init = checkpoints.averaged(init)
   if config.get("model_name") in embedder.MODELS:
     changes.apply(config)
     towers = embedder_sources.from_workdir(

@@ -4,16 +4,19 @@
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from big_vision import lookup
+from big_vision import fs, lookup
 from big_vision.models.proj.image_text import preprocessing as text_pp
 from big_vision.models.weights import native, processors, sources
 from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS
 from big_vision.pp import builder, registry
+from big_vision.pretrained import pixels, preprocessing, run_files
 
 # Models whose processor is not stored: mean and standard deviation.
 _IMAGENET = ("dino", "deit", "vit_mae", "DINO", "MAE", "MoCo")
@@ -55,10 +58,11 @@ def is_checkpoint(path: str) -> bool:
 
 
 def describe(source: str) -> Published:
-  """Reads the settings of a published checkpoint, not its weights.
+  """Reads the settings of a checkpoint.
 
   Args:
-    source: see the top of this file. `:img` and `:txt` stand for a tower.
+    source: see the top of this file, a checkpoint of this package, or the workdir
+      of a run. `:img` and `:txt` stand for a tower.
 
   Returns:
     What there is about it.
@@ -66,6 +70,8 @@ def describe(source: str) -> Published:
   Raises:
     ConfigError: there is no such checkpoint, or it is of no known family.
   """
+  if not is_checkpoint(source):
+    return _describe_run(source)
   if not sources.is_source(source):
     return _describe_native(source)
   path, part = sources.split(source)
@@ -106,6 +112,34 @@ def _config(found, source):
   return config
 
 
+def _beside(source):
+  """Describes an npz file that tools/convert has written; None for others."""
+  path = source.removesuffix(".npz") + ".json"
+  if (
+    not source.endswith(".npz") or not fs.is_local(path) or not fs.exists(path)
+  ):
+    return None
+  with fs.open(path) as f:
+    try:
+      data = json.load(f)
+      config = ConfigDict({**data["config"], "model_init": source})
+      found = native.describe(source)
+    except (ValueError, KeyError, TypeError) as e:
+      raise lookup.ConfigError(
+        f"{path} is not what tools.convert has written ({e!r}): delete it, or "
+        "convert again."
+      ) from e
+  texts = config.get("embed") or {}
+  return Published(
+    config,
+    data["pp"],
+    texts.get("pp_txt"),
+    data["class_names"],
+    found.image_size,
+    found.text_length,
+  )
+
+
 # Size of the vocabulary -> its name in the public SigLIPs.
 _VOCABS = {
   32_000: ("c4_en", 1, ""),
@@ -118,6 +152,8 @@ _VOCABS = {
 
 def _describe_native(source):
   """Describes a checkpoint of this package."""
+  if about := _beside(source):
+    return about
   found = native.describe(source)
   text, pp_txt = found.tower("txt"), None
   if text.model_name == TEXT_MODEL:
@@ -143,6 +179,21 @@ def _describe_native(source):
     found.image_size,
     found.text_length,
   )
+
+
+def _describe_run(workdir):
+  """Describes what a run has trained."""
+  config, data = run_files.read_config(workdir), run_files.read_data(workdir)
+  with lookup.stored_config():
+    pp = data.get("pp") or preprocessing.evaluation_pp(config)
+    example = pixels.Preprocess(pp, {}, config).example()
+  size = (
+    np.shape(example)[:2] if isinstance(example, np.ndarray) else (224, 224)
+  )
+  keys = ("model_name", "model", "num_classes", "loss")
+  own = ConfigDict({key: config[key] for key in keys if key in config})
+  own.model_init = run_files.checkpoint_of(workdir)
+  return Published(own, pp, None, data.get("class_names"), size)
 
 
 def _pp(checkpoint, found):

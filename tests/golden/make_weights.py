@@ -23,6 +23,7 @@ import zlib
 
 import numpy as np
 import open_clip
+import PIL.Image
 import timm
 import timm.models
 import torch
@@ -157,6 +158,10 @@ _TIMM = {
   "registers_with_positions": (
     "vit_so150m2_patch16_reg1_gap_256",
     _TIMM_SIZES | dict(num_classes=5),
+  ),
+  "flexivit": (
+    "flexivit_small",
+    _TIMM_SIZES | dict(img_size=(4, 8), num_classes=5),
   ),
   "mean": ("vit_medium_patch16_gap_240", _TIMM_SIZES | dict(num_classes=5)),
   "dinov3": (
@@ -456,6 +461,7 @@ def _make(wanted):
     _expect(library, name, folder, model.float(), size)
   if not wanted:
     _resampled()
+    _pixels()
 
 
 def _cases():
@@ -544,6 +550,35 @@ def _resampled():
       assert tuple(new.shape[2:]) == size
       out[method].append({"stored": image(grid), "resampled": image(new)})
   (HERE / "resampled.json").write_text(json.dumps(out))
+
+
+def _pixels():
+  """Preprocesses a picture as image processors of transformers do."""
+  values = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+  picture = PIL.Image.fromarray(values).resize((61, 83), 3)
+  square = lambda side: {"height": side, "width": side}
+  short = dict(size={"shortest_edge": 30}, crop_size=square(25))
+  cases = {
+    "vit": hf.ViTImageProcessorPil(size=square(24)),
+    "siglip": hf.SiglipImageProcessorPil(size={"height": 20, "width": 33}),
+    "clip": hf.CLIPImageProcessorPil(**short),
+    "dinov2": hf.BitImageProcessorPil(
+      **short, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]
+    ),
+    "deit": hf.DeiTImageProcessorPil(
+      size=square(90), crop_size=square(70), resample=1, image_std=[0.2] * 3
+    ),
+    "nearest": hf.ViTImageProcessorPil(
+      size=square(24), resample=0, do_normalize=False, rescale_factor=1 / 127.5
+    ),
+  }
+  out, configs = {"picture": np.asarray(picture)}, {}
+  for name, processor in cases.items():
+    pixels = processor(images=picture, return_tensors="np")["pixel_values"][0]
+    out[name] = pixels.transpose(1, 2, 0).astype(np.float32)
+    configs[name] = json.loads(processor.to_json_string())
+  np.savez_compressed(HERE / "pixels.npz", **out)
+  (HERE / "pixels.json").write_text(json.dumps(configs, indent=1))
 
 
 def _expect(library, name, folder, model, size):

@@ -1,7 +1,6 @@
 """A trained model embeds any image and any text."""
 
 import io
-import json
 import pathlib
 import shutil
 
@@ -23,6 +22,7 @@ from big_vision.configs.proj.image_text import siglip_lit_coco, siglip_pretrain
 from big_vision.models import vit
 from big_vision.models.proj.clippo import one_tower
 from big_vision.models.proj.image_text import preprocessing, two_towers
+from big_vision.pretrained import published
 
 pytestmark = [pytest.mark.tf, pytest.mark.usefixtures("quick_compilation")]
 

@@ -67,7 +67,11 @@ class Found:
       )
     name = m.get("image_model", "vit")
     return dataclasses.replace(
-      self, model_name=name, model=m["image"], num_classes=image_dim
+      self,
+      model_name=name,
+      model=m["image"],
+      num_classes=image_dim,
+      text_length=None,
     )
 
 

@@ -5,7 +5,12 @@ ResNet v1 (`layer_type`), other padding, dilated convolutions.
 """
 
 from big_vision.models import bit_paper
-from big_vision.models.weights import bit_layout, settings, tables
+from big_vision.models.weights import (
+  bit_layout,
+  settings,
+  tables,
+  timm_settings,
+)
 from big_vision.models.weights.family import Family, Found
 
 _NAMES = dict(
@@ -67,7 +72,13 @@ def _to_tensors(params, found):
     }
   model = bit_paper.Model(found.num_classes, **found.model)
   bit_layout.check(model, _MODEL)
-  blocks, stem, _, widths = model.sizes()
+  blocks, stem, mid, widths = model.sizes()
+  expected = [timm_settings.multiple_of(8, n / 4) for n in widths]
+  if list(mid) != expected:
+    raise ValueError(
+      f"{_MODEL} has {expected} channels inside blocks of {list(widths)}, but "
+      f"the model {list(mid)}."
+    )
   end = "ForImageClassification" if found.num_classes else "Model"
   return tensors, {
     "architectures": [f"Bit{end}"],

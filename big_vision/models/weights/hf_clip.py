@@ -167,6 +167,11 @@ def _settings(found):
 
 def _image_settings(model, dim, found):
   model = vit.Model(dim, **model)
+  if len({*found.image_size}) > 1 or len({*model.patch_size}) > 1:
+    raise ValueError(
+      f"image_size={found.image_size}, patch_size={model.patch_size}: "
+      "transformers' CLIP only has squares."
+    )
   return _common("Vision", model, dim) | {
     **settings.pixels(found.image_size, model.patch_size),
     "num_channels": 3,

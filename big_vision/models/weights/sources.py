@@ -158,7 +158,7 @@ class Checkpoint:
       ConfigError: a tensor is missing, unknown, or damaged; there is no such
         part.
     """
-    found, names = self.found, list(self.files)
+    found = self.found
     with _naming(self.source):
       if found.model_name != TWO_TOWERS:
         if part not in (None, _PARTS.get(found.model_name, "img")):
@@ -166,21 +166,21 @@ class Checkpoint:
             f"It is a {found.model_name!r}: it has no part {part!r}."
           )
         part = None
-      elif part in ("img", "txt"):
-        found = found.tower(part)
-        names = self.family.select(names, part)
       by_file: dict[str, list[str]] = {}
+      names = list(self.files)
+      if part in ("img", "txt") and self.family.prefixes:
+        found, names = found.tower(part), self.family.select(names, part)
       for name in names:
         by_file.setdefault(self.files[name], []).append(name)
       tensors: dict[str, np.ndarray] = {}
       for file, inside in by_file.items():
         tensors |= tensor_files.read(file, inside)
       params = self.family.to_params(tensors, found)
-      if part in ("t", "b"):
-        if part not in params:
-          raise ValueError(f"It has no {part!r}.")
-        return params[part]
-    return params
+      if part is None or found is not self.found:
+        return params
+      if part not in params:
+        raise ValueError(f"It has no {part!r}.")
+      return params[part]
 
   def parts(self, names: Collection[str]) -> dict[str, Any]:
     """Reads parts of two towers, each as `loaded` returns it.

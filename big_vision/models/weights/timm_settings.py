@@ -1,6 +1,6 @@
 """Reads and writes the settings that all models of timm have."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from big_vision.models.weights import settings
@@ -82,6 +82,42 @@ def multiple_of(divisor: int, n: float, least: float = 0.9) -> int:
   """
   rounded = max(divisor, int(n + divisor / 2) // divisor * divisor)
   return rounded + divisor if rounded < least * n else rounded
+
+
+def find_ratio(
+  name: str,
+  widths: Sequence[int],
+  outputs: Sequence[int],
+  divisors: Sequence[int] = (8,),
+  least: float = 0.9,
+) -> tuple[float, int]:
+  """Finds the ratio from which a library computes widths of layers.
+
+  Args:
+    name: of the field with the widths.
+    widths: of each stage.
+    outputs: channels of the output of each stage.
+    divisors: for `multiple_of`, of which the first that fits is taken.
+    least: for `multiple_of`.
+
+  Returns:
+    (ratio, divisor).
+
+  Raises:
+    ValueError: there is none.
+  """
+  exact = [m / n for m, n in zip(widths, outputs, strict=True)]
+  for divisor in divisors:
+    for ratio in (0.25, 0.5, 1.0, *exact, *(i / 64 for i in range(1, 129))):
+      if all(
+        multiple_of(divisor, n * ratio, least) == m
+        for m, n in zip(widths, outputs, strict=True)
+      ):
+        return ratio, divisor
+  raise ValueError(
+    f"{name} = {list(widths)} should be the same part of the outputs, "
+    f"{list(outputs)}, rounded to a multiple of {divisors[-1]}."
+  )
 
 
 def check_fixed(model: Any, fixed: Mapping[str, Any], library: str) -> None:

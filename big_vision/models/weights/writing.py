@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from big_vision import lookup
-from big_vision.models import positions, vit, vit_checkpoints
+from big_vision.models import mlp_mixer, positions, vit, vit_checkpoints
 from big_vision.models.weights import vit_family, vit_layout
 from big_vision.models.weights.family import (
   TEXT_MODEL,
@@ -27,10 +27,13 @@ _IRRELEVANT = frozenset(
     "dtype_mm",
     "dropout",
     "drop_path",
+    "stoch_depth",
     "head_zeroinit",
     "temperature_init",
   }
 )
+# Models without images, or for images of any size.
+_ANY_SIZE = (TEXT_MODEL, "bit_paper", "nfnet")
 
 
 def write(
@@ -105,7 +108,7 @@ def _options(found):
   else:
     out["num_classes"] = found.num_classes or None
     out |= _fields(model, "config.model")
-  if found.model_name != TEXT_MODEL:
+  if found.model_name not in _ANY_SIZE:
     out["image_size"] = tuple(found.image_size)
   if found.text_length and found.model_name in (TEXT_MODEL, TWO_TOWERS):
     out["text_length"] = found.text_length
@@ -127,6 +130,11 @@ def _fields(model, key):
     if f.name not in _IRRELEVANT
   }
   out.pop("num_classes", None)
+  if isinstance(model, mlp_mixer.MlpMixer):
+    out.pop("model_name")  # Of old configs.
+  if hasattr(model, "sizes"):  # Networks whose widths can be told in two ways.
+    out = {k: x for k, x in out.items() if k not in model.SIZES}
+    out["sizes"] = tuple(map(_plain_value, model.sizes()))
   if out.get("mlp_dim", 0) is None:
     out["mlp_dim"] = 4 * model.width
   if out.get("rep_size") is True:
@@ -141,7 +149,11 @@ def _fields(model, key):
       out["pool_type"] = "tok"  # The tokens are there anyway.
     if not model.num_classes:
       out.pop("head_bias")
-  return {f"{key}.{name}": value for name, value in out.items()}
+  return {f"{key}.{name}": _plain_value(x) for name, x in out.items()}
+
+
+def _plain_value(x):
+  return tuple(x) if isinstance(x, list) else x
 
 
 def _plain(params, found):

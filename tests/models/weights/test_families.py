@@ -366,6 +366,46 @@ def test_entries_are_inverse():
   assert bias.tensor == (12,) and bias.shape == (4,)
 
 
+@pytest.mark.parametrize(
+  "name, config, library, words",
+  [
+    ("bit_paper", dict(width=0.5, depth=[1, 2]), "transformers", "std_eps"),
+    ("bit_paper", dict(width=0.5, depth=[1, 2]), "timm", "std_eps"),
+    ("mlp_mixer", dict(variant="S/32", num_blocks=1), "timm", "exact_gelu"),
+    ("nfnet", dict(variant="mu"), "timm", "std_eps"),
+  ],
+)
+def test_networks_of_runs_are_written(name, config, library, words):
+  """Their configs tell widths in other ways than those of checkpoints."""
+  module = lookup.module("models", name, kind="model")
+  same = dict(
+    bit_paper=dict(std_eps=1e-8, pool_padding=0.0),
+    mlp_mixer=dict(exact_gelu=True),
+    nfnet=dict(std_eps=1e-5, exact_gelu=True, beta_last=True),
+  )[name]
+  model = module.Model(3, **config)
+  image = np.zeros((1, 64, 64, 3), np.float32)
+  params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+  params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
+  found = Found(name, config | same, 3, (64, 64))
+  tensors, settings = families.write(library, params, found)
+  read(families.find(settings, tensors), tensors, settings)
+  with pytest.raises(ValueError, match=words):
+    families.write(library, params, Found(name, config, 3, (64, 64)))
+
+
+def test_blocks_are_counted():
+  names = ["0.0.x", "0.1.x", "1.0.x", "1.0.y", "other"]
+  assert tables.stages(names, "{}.{}.x") == [2, 1]
+  with pytest.raises(ValueError, match=r"lacks 0\.1\.x"):
+    tables.stages([*names[2:], "0.0.x", "0.2.x"], "{}.{}.x")
+  for far in ("999999999.0.x", "2.999999999.x"):
+    with pytest.raises(ValueError, match=r"lacks 2\.0\.x"):
+      tables.stages([*names, far], "{}.{}.x")
+  with pytest.raises(ValueError, match=r"lacks 0\.0\.z"):
+    tables.stages(names, "{}.{}.z")
+
+
 def test_positions_are_resampled_as_by_torch():
   """Numbers of torch.nn.functional.interpolate, bicubic."""
   grid = np.arange(4.0).reshape(2, 2, 1) ** 2
