@@ -86,6 +86,7 @@ def _read(config, shapes):
     settings.num_classes(config) if "classifier.weight" in shapes else None,
     s.pair("image_size"),
     "bicubic_antialias" if registers else "bicubic",
+    head={"pool_type": "tok+gap"},
   )
 
 

@@ -84,6 +84,23 @@ def multiple_of(divisor: int, n: float, least: float = 0.9) -> int:
   return rounded + divisor if rounded < least * n else rounded
 
 
+def check_strides(depth: Sequence[int], output_stride: int = 32) -> None:
+  """Checks that each stage but the first halves the resolution.
+
+  Args:
+    depth: number of blocks of each stage.
+    output_stride: at which the libraries stop to do so.
+
+  Raises:
+    ValueError: they stop before the last stage.
+  """
+  if 2 ** (1 + len(depth)) > output_stride:
+    raise ValueError(
+      f"config.json: output_stride = {output_stride} is not supported with "
+      f"{len(depth)} stages, only {2 ** (1 + len(depth))}."
+    )
+
+
 def find_ratio(
   name: str,
   widths: Sequence[int],

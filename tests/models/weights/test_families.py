@@ -367,6 +367,27 @@ def test_entries_are_inverse():
 
 
 @pytest.mark.parametrize(
+  "name, key, value",
+  [
+    ("transformers/bit", "layer_type", "bottleneck"),
+    ("transformers/bit", "global_padding", "SAME"),
+    ("transformers/bit", "output_stride", 4),
+    ("transformers/bit", "hidden_act", "gelu"),
+    ("timm/bit", "avg_down", True),
+    ("timm/mixer", "stem_norm", True),
+    ("timm/mixer", "global_pool", ""),
+    ("timm/nfnet", "act_layer", "silu"),
+  ],
+)
+def test_networks_without_a_counterpart(name, key, value):
+  family, tensors, config, _ = case(name)
+  if name.startswith("timm"):
+    config = config | dict(model_args=config["model_args"] | {key: value})
+  with pytest.raises(ValueError, match=f"config.json.*: {key} = {value!r}"):
+    read(family, tensors, config | {key: value})
+
+
+@pytest.mark.parametrize(
   "name, config, library, words",
   [
     ("bit_paper", dict(width=0.5, depth=[1, 2]), "transformers", "std_eps"),
