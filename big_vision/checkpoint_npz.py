@@ -59,13 +59,17 @@ def npload(fname: str | os.PathLike) -> np.ndarray | dict[str, np.ndarray]:
   """
   with fs.open(fname, "rb") if fs.is_local(fname) else _fetch(fname) as buffer:
     start = buffer.read(_START)
+    size = buffer.seek(0, os.SEEK_END)
     buffer.seek(0)
     try:
       loaded = np.load(buffer, allow_pickle=False)
       if isinstance(loaded, np.ndarray):
         return loaded
       with loaded:
+        _check_expansion(fname, size, loaded.zip)
         return dict(loaded)
+    except lookup.ConfigError:
+      raise
     # Damage gets to zipfile, zlib, struct, pickle, and to sizes of arrays.
     except Exception as e:
       raise lookup.ConfigError(
@@ -89,9 +93,10 @@ def shapes(fname: str | os.PathLike) -> dict[str, tuple[int, ...]]:
   fname = os.fspath(fname)
   with fs.open(fname, "rb") as f:
     start = f.read(_START)
-  name, found, size = "", {}, 0
+  name, found = "", {}
   try:
     with zipfile.ZipFile(fname) as z:
+      _check_expansion(fname, os.path.getsize(fname), z)
       for member in z.infolist():
         name = member.filename.removesuffix(".npy")
         if name in found:
@@ -105,19 +110,25 @@ def shapes(fname: str | os.PathLike) -> dict[str, tuple[int, ...]]:
             raise ValueError(
               f"it has {member.file_size - f.tell()} bytes, not {expected}"
             )
-        size += member.file_size
+  except lookup.ConfigError:
+    raise
   # As in `npload`.
   except Exception as e:
-    array = f" of array {name!r}" if name else ""
+    array = f" of array {name!r:.200}" if name else ""
     raise lookup.ConfigError(
       f"{fname}{array} {_what_is_wrong(start, e)}"
     ) from e
-  if size > max(_MAX_COMPRESSION * os.path.getsize(fname), _PLAUSIBLE):
+  return found
+
+
+def _check_expansion(fname, size, z):
+  """Raises ConfigError for a file that was made to fill memory."""
+  expanded = sum(member.file_size for member in z.infolist())
+  if expanded > max(_MAX_COMPRESSION * size, _PLAUSIBLE):
     raise lookup.ConfigError(
-      f"{fname} of {os.path.getsize(fname)} bytes would need {size} bytes of "
+      f"{os.fspath(fname)} of {size} bytes would need {expanded} bytes of "
       "memory: it is not read."
     )
-  return found
 
 
 def _npy_header(f):
@@ -178,7 +189,7 @@ def _what_is_wrong(start, error):
   reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
   if "allow_pickle" in reason:  # What NumPy says of a part it does not know.
     reason = "a part of it is not an array"
-  return f"is damaged or incomplete ({reason}): download or copy it again."
+  return f"is damaged or incomplete ({reason:.200}): download or copy it again."
 
 
 def load_checkpoint_np(

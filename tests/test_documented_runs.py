@@ -76,13 +76,16 @@ CUT = {
 CUT_PYTHON = {"num_train=100_000": "num_train=8, num_validation=8, num_test=8"}
 
 # What needs the work of another page.
-AFTER = {"predict.md": ["finetune.md", "image_text.md"]}
+AFTER = {
+  "export.md": ["finetune.md"],
+  "predict.md": ["finetune.md", "image_text.md"],
+}
 # Pages with commands that take long, and those whose Python needs what these made.
 SLOW = {
-  "README.md", "benchmarks.md", "datasets.md", "finetune.md", "image_text.md",
-  "optimizers.md", "predict.md",
+  "README.md", "benchmarks.md", "datasets.md", "export.md", "finetune.md",
+  "image_text.md", "optimizers.md", "predict.md",
 }  # fmt: skip
-NEEDS_RUNS = {"finetune.md", "image_text.md", "predict.md"}
+NEEDS_RUNS = {"export.md", "finetune.md", "image_text.md", "predict.md"}
 
 
 @dataclasses.dataclass(frozen=True)

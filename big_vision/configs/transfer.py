@@ -25,7 +25,8 @@ batches by the number of pictures. `own_data.py` describes `source`, `path` and
 their other arguments.
 
 Arguments:
-  model: one of `MODELS`; has to be given.
+  model: one of `MODELS`, or any that `pretrained.load` takes: `hf://org/repo`,
+    `timm/NAME`, a folder, a file or the workdir of a run; has to be given.
   dataset: one of `DATASETS`, prepared as `docs/datasets.md` says.
   crop: one of `CROPS`, of the training images.
   h_res, l_res: side of an image in pixels before and after the crop. By default
@@ -131,15 +132,20 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
       "Unknown model: 'vit'. One has to be given, for example model=vit-s16; "
       f"there are {', '.join(MODELS)}."
     )
-  model = _find("model", arg.model, MODELS)
-  h_res, l_res = 448, 384
-  if arg.source:
-    h_res, l_res = SIZES.get(arg.model, USUAL_SIZE)
-    if arg.l_res:  # Not both: in the same proportion.
-      h_res = arg.l_res * 8 // 7
+  values, h_res, l_res = "value_range(-1, 1)", 448, 384
+  dont_load = None
+  if "/" in arg.model and arg.model not in MODELS:
+    model, dont_load, values, l_res = _pretrained(arg.model)
+    h_res = (arg.l_res or l_res) * 8 // 7
+  else:
+    model = _find("model", arg.model, MODELS)
+    if arg.source:
+      h_res, l_res = SIZES.get(arg.model, USUAL_SIZE)
+      if arg.l_res:  # Not both: in the same proportion.
+        h_res = arg.l_res * 8 // 7
   arg.h_res, arg.l_res = arg.h_res or h_res, arg.l_res or l_res
-  train, val, test, num_classes, total_steps, warmup_steps = _find(
-    "dataset", arg.dataset, DATASETS
+  train, val, test, num_classes, total_steps, warmup_steps = find_dataset(
+    arg.dataset
   )
   crop = _find("crop", arg.crop, CROPS).format(h=arg.h_res, l=arg.l_res)
   config = mlc.ConfigDict()
@@ -149,7 +155,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   config.num_classes = num_classes
   config.loss = "softmax_xent"
 
-  pp_common = "|value_range(-1, 1)" + bvcc.pp_labels(num_classes, "{label}")
+  pp_common = f"|{values}" + bvcc.pp_labels(num_classes, "{{label}}")
   config.input = dict(
     data=dict(name=arg.dataset, split=train),
     batch_size=8 if arg.runlocal else arg.batch_size,
@@ -163,6 +169,8 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
 
   config.model_name, config.model_init, config.model = model
   config.model_load = dict(dont_load=["head/kernel", "head/bias"])
+  if dont_load:
+    config.model_load.dont_load = dont_load
 
   config.optax_name = "big_vision.momentum_hp"
   config.grad_clip_norm = 1.0
@@ -217,6 +225,38 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   return config
 
 
+def _pretrained(source):
+  """Describes a model for fine-tuning.
+
+  Returns:
+    (model as in `MODELS`, what not to load, op for the range of values, side in
+    pixels).
+  """
+  from big_vision.pp import builder
+  from big_vision.pretrained import published  # Imports jax.
+
+  if published.describe(source).config.model_name.endswith("two_towers"):
+    source += ":img"
+  about = published.describe(source)
+  model, dont_load = about.with_head()
+  values = [
+    section
+    for section in builder.split_pipeline(about.pp or "")
+    if "value_range" in section
+  ]
+  if not values:
+    raise lookup.ConfigError(
+      f"model={source} is not a model of pictures: it has no preprocessing."
+    )
+  init = about.config.model_init
+  return (
+    (about.config.model_name, init, model),
+    dont_load,
+    values[-1],
+    max(about.image_size),
+  )
+
+
 def _set_method(config, arg):
   """Applies the arguments that say how to fine-tune."""
   if config.model_name != "vit":
@@ -239,7 +279,8 @@ def _set_method(config, arg):
   if arg.eval_res and config.model_name == "vit" and not arg.demo:
     from big_vision.models import vit_sizes  # Imports jax.
 
-    patch = vit_sizes.decode_variant(config.model.variant)["patch_size"]
+    variant = vit_sizes.decode_variant(config.model.get("variant"))
+    patch = config.model.get("patch_size") or variant["patch_size"]
     config.model.posemb_size = tuple(arg.l_res // p for p in patch)
 
 
@@ -251,6 +292,21 @@ def _num_steps(num_examples, batch_size):
   steps = 500 if num_examples < 20_000 else 10_000
   steps = 20_000 if num_examples >= 500_000 else steps
   return max(1, min(steps, 100 * num_examples // batch_size))
+
+
+def find_dataset(name: str) -> tuple[str, str, str, int, int, int]:
+  """Finds one of `DATASETS`.
+
+  Args:
+    name: TFDS name.
+
+  Returns:
+    Its entry.
+
+  Raises:
+    ValueError: there is none; suggests the nearest one.
+  """
+  return _find("dataset", name, DATASETS)
 
 
 def _find(what, name, known):

@@ -102,6 +102,9 @@ class ResNet(nn.Module):
   mid_widths: Sequence[int] | None = None
   out_widths: Sequence[int] | None = None
 
+  # The fields that `sizes` returns in another form.
+  SIZES = ("width", "depth", "stem_width", "mid_widths", "out_widths")
+
   def sizes(
     self,
   ) -> tuple[Sequence[int], int, Sequence[int], Sequence[int]]:

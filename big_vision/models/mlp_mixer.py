@@ -155,7 +155,7 @@ class MlpMixer(nn.Module):
       dtype=self.dtype_mm,
       name="stem",
     )(image)
-    x = out["input_tokens"] = x.reshape(len(x), -1, self.hidden_dim)
+    x = out["input_tokens"] = x.reshape(x.shape[0], -1, self.hidden_dim)
 
     for i in range(self.num_blocks):
       x = out[f"block_{i}"] = MixerBlock(

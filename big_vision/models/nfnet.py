@@ -232,6 +232,12 @@ class _Model(nn.Module):
   exact_gelu: bool = False
   beta_last: bool = False
 
+  # The fields that `sizes` returns in another form.
+  SIZES = (
+    *("stem_widths", "mid_widths", "se_widths", "final_width"),
+    *("bottleneck", "se_ratio"),
+  )
+
   def sizes(self) -> tuple[Sequence[int], Sequence[int], Sequence[int], int]:
     """Computes the widths that several fields tell.
 

@@ -248,7 +248,7 @@ class _Model(transformer.Options):
     if self.registers:
       shape = (1, self.registers, d)
       tokens += [self.param("registers", random, shape, x.dtype)]
-    tokens = [jnp.tile(t, [len(x), 1, 1]) for t in tokens]
+    tokens = [jnp.tile(t, [x.shape[0], 1, 1]) for t in tokens]
     return jnp.concatenate([*tokens, x], axis=1) if tokens else x
 
   def _rotations(self, grid, prefix):

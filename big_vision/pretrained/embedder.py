@@ -48,6 +48,7 @@ class Embedder:
     model: linen module.
     params: tree of arrays on the first device.
     preprocess: image -> the model's input, without a batch axis.
+    pp_txt: preprocessing string of texts.
     loss_fn: "sigmoid" or "softmax": the loss of the model's training.
   """
 
@@ -87,7 +88,7 @@ class Embedder:
         f"and texts: {', '.join(MODELS)} are."
       )
     self.name, self.config = name or init, config
-    pp_img, self._pp_txt = preprocessing_of(config, pp_img, pp_txt)
+    pp_img, self.pp_txt = preprocessing_of(config, pp_img, pp_txt)
     decode, pp_img = decoding_of(config, pp_img)
     self._decode = decode
     self.preprocess = Preprocess(pp_img, decode, config)
@@ -158,7 +159,7 @@ class Embedder:
     from big_vision.pp import builder
 
     lookup.preprocessing(self.config)
-    return builder.get_preprocess_fn(self._pp_txt)
+    return builder.get_preprocess_fn(self.pp_txt)
 
   def decode(self, data: bytes) -> np.ndarray:
     """Reads an image file as the run that trained the model does.
@@ -195,6 +196,17 @@ class Embedder:
 
       image_files.check_format(image, formats)
     return Prepared(self._image(image))
+
+  def prepare_text(self, text: str) -> "Prepared":
+    """Tokenizes a text.
+
+    Args:
+      text: of any language that the tokenizer knows.
+
+    Returns:
+      The model's input, without a batch axis.
+    """
+    return Prepared(self._text(text))
 
   def images(
     self, images: "Sequence[np.ndarray | bytes | Prepared]"

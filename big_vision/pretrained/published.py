@@ -4,19 +4,25 @@
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from big_vision import lookup
+from big_vision import fs, lookup
 from big_vision.models.proj.image_text import preprocessing as text_pp
 from big_vision.models.weights import native, processors, sources
 from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS
 from big_vision.pp import builder, registry
+from big_vision.pretrained import pixels, preprocessing, run_files
 
 # Models whose processor is not stored: mean and standard deviation.
 _IMAGENET = ("dino", "deit", "vit_mae", "DINO", "MAE", "MoCo")
+
+
+HEAD = "head(_dist)?/.*"  # Parameters of heads.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Published:
     image_size: (height, width) in pixels.
     text_length: number of tokens of texts, None without.
     classifies: whether the outputs of the head are classes.
+    head: arguments of the model that change with a head of classes.
   """
 
   config: ConfigDict
@@ -40,6 +47,22 @@ class Published:
   image_size: tuple[int, int]
   text_length: int | None = None
   classifies: bool = True
+  head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def with_head(self) -> tuple[dict[str, Any], list[str]]:
+    """Describes the model with a new head of classes.
+
+    Returns:
+      (`config.model`, regexes of parameters that are not to be loaded).
+    """
+    model = self.config.get("model", ConfigDict()).to_dict()
+    dont_load = [HEAD]
+    if model.get("rep_size") and self.head.get("rep_size") is False:
+      dont_load.append("pre_logits/.*")
+    model |= self.head
+    if "head_bias" in model:  # Of a projection without one.
+      model["head_bias"] = True
+    return model, dont_load
 
 
 def is_checkpoint(path: str) -> bool:
@@ -55,10 +78,11 @@ def is_checkpoint(path: str) -> bool:
 
 
 def describe(source: str) -> Published:
-  """Reads the settings of a published checkpoint, not its weights.
+  """Reads the settings of a checkpoint.
 
   Args:
-    source: see the top of this file. `:img` and `:txt` stand for a tower.
+    source: see the top of this file, a checkpoint of this package, or the workdir
+      of a run. `:img` and `:txt` stand for a tower.
 
   Returns:
     What there is about it.
@@ -66,6 +90,8 @@ def describe(source: str) -> Published:
   Raises:
     ConfigError: there is no such checkpoint, or it is of no known family.
   """
+  if not is_checkpoint(source):
+    return _describe_run(source)
   if not sources.is_source(source):
     return _describe_native(source)
   path, part = sources.split(source)
@@ -87,6 +113,7 @@ def describe(source: str) -> Published:
     found.text_length,
     # The heads of towers are projections.
     bool(found.num_classes) and part is None and "clip" not in kind,
+    found.head,
   )
 
 
@@ -106,6 +133,34 @@ def _config(found, source):
   return config
 
 
+def _beside(source):
+  """Describes an npz file that tools/convert has written; None for others."""
+  path = source.removesuffix(".npz") + ".json"
+  if (
+    not source.endswith(".npz") or not fs.is_local(path) or not fs.exists(path)
+  ):
+    return None
+  with fs.open(path) as f:
+    try:
+      data = json.load(f)
+      config = ConfigDict({**data["config"], "model_init": source})
+      found = native.describe(source)
+    except (ValueError, KeyError, TypeError) as e:
+      raise lookup.ConfigError(
+        f"{path} is not what tools.convert has written ({e!r}): delete it, or "
+        "convert again."
+      ) from e
+  texts = config.get("embed") or {}
+  return Published(
+    config,
+    data["pp"],
+    texts.get("pp_txt"),
+    data["class_names"],
+    found.image_size,
+    found.text_length,
+  )
+
+
 # Size of the vocabulary -> its name in the public SigLIPs.
 _VOCABS = {
   32_000: ("c4_en", 1, ""),
@@ -118,6 +173,8 @@ _VOCABS = {
 
 def _describe_native(source):
   """Describes a checkpoint of this package."""
+  if about := _beside(source):
+    return about
   found = native.describe(source)
   text, pp_txt = found.tower("txt"), None
   if text.model_name == TEXT_MODEL:
@@ -143,6 +200,21 @@ def _describe_native(source):
     found.image_size,
     found.text_length,
   )
+
+
+def _describe_run(workdir):
+  """Describes what a run has trained."""
+  config, data = run_files.read_config(workdir), run_files.read_data(workdir)
+  with lookup.stored_config():
+    pp = data.get("pp") or preprocessing.evaluation_pp(config)
+    example = pixels.Preprocess(pp, {}, config).example()
+  size = (
+    np.shape(example)[:2] if isinstance(example, np.ndarray) else (224, 224)
+  )
+  keys = ("model_name", "model", "num_classes", "loss")
+  own = ConfigDict({key: config[key] for key in keys if key in config})
+  own.model_init = run_files.checkpoint_of(workdir)
+  return Published(own, pp, None, data.get("class_names"), size)
 
 
 def _pp(checkpoint, found):

@@ -127,8 +127,8 @@ def settings(config: ConfigLike) -> Average | None:
   decay, warmup = config.get("ema_decay"), config.get("ema_warmup")
   if decay is not None and not (_is_number(decay) and 0 <= decay < 1):
     raise lookup.ConfigError(
-      f"config.ema_decay = {decay!r} must be a number below 1, such as 0.9999, "
-      "or 0 for no average."
+      f"config.ema_decay = {decay!r} must be a number from 0 (no average) to below "
+      "1, such as 0.9999."
     )
   if warmup and "ema_decay" not in config:
     raise lookup.ConfigError(

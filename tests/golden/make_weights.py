@@ -6,8 +6,9 @@
 
 writes `weights/<library>/<name>/{config.json,model.safetensors,expected.npz}`,
 which tests read without any of these packages. Made with torch 2.14.1,
-transformers 5.24.0, timm 1.0.31 and open_clip_torch 3.3.0. To see that they compute the same from files
-that this package wrote, `big_vision/models/weights` of the same cases:
+transformers 5.24.0, timm 1.0.31 and open_clip_torch 3.3.0. To see that they
+compute the same from files that this package wrote, `models/weights` of the same
+cases:
 
   hf_venv/bin/python tests/golden/make_weights.py --check FOLDER
 
@@ -22,12 +23,12 @@ import zlib
 
 import numpy as np
 import open_clip
-import safetensors.torch
+import PIL.Image
 import timm
 import timm.models
 import torch
 import transformers as hf
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.models import mlp_mixer
 
 HERE = pathlib.Path(__file__).parent / "weights"
@@ -157,6 +158,10 @@ _TIMM = {
   "registers_with_positions": (
     "vit_so150m2_patch16_reg1_gap_256",
     _TIMM_SIZES | dict(num_classes=5),
+  ),
+  "flexivit": (
+    "flexivit_small",
+    _TIMM_SIZES | dict(img_size=(4, 8), num_classes=5),
   ),
   "mean": ("vit_medium_patch16_gap_240", _TIMM_SIZES | dict(num_classes=5)),
   "dinov3": (
@@ -409,15 +414,10 @@ def _outputs(library, name, model, image):
   if name.startswith("clip") and library == "transformers":
     return _clip_outputs(model, x)
   with torch.no_grad():
-    if library == "timm":
+    if library in ("timm", "original"):
       found = {"output": model(x).numpy()}
       tokens = model.forward_features(x).numpy()
       return found | ({"tokens": tokens} if hasattr(model, "pos_embed") else {})
-    if library in ("timm", "original"):
-      return {
-        "output": model(x).numpy(),
-        "tokens": model.forward_features(x).numpy(),
-      }
     kw = {}
     if "mae" in name and isinstance(model, hf.ViTMAEModel):  # No shuffling.
       num = (image.shape[1] // 2) * (image.shape[2] // 2)
@@ -450,56 +450,53 @@ def _clip_outputs(model, x):
 
 
 def _make(wanted):
-  """Writes the cases; of names, only those."""
   for library, name, build, save, size in _cases():
     if wanted and f"{library}/{name}" not in wanted:
       continue
     torch.manual_seed(zlib.crc32(name.encode()))
-    change = _few_values if name in _TIMM_CONV else _perturb
-    model = change(build())
+    model = build()
     folder = HERE / library / name
     folder.mkdir(parents=True, exist_ok=True)
     save(model, folder)  # Some in float16.
     _expect(library, name, folder, model.float(), size)
   if not wanted:
     _resampled()
+    _pixels()
 
 
 def _cases():
   """Lists (library, name, build, save, size of images)."""
-  for name, (cls, config) in {**_HF, **_CLIP}.items():
+  for name, (cls, config) in {**_HF, **_CLIP, **_CONV}.items():
     cls = getattr(hf, cls)
-    build = lambda cls=cls, config=config: cls(cls.config_class(**config))
+    build = lambda cls=cls, config=config: _perturb(
+      cls(cls.config_class(**config))
+    )
     save = lambda model, folder: model.save_pretrained(folder)
     size = config.get("vision_config", config).get("image_size", 6)
+    size = (40, 32) if name in _CONV else size
     yield "transformers", name, build, save, size
-  for name, (cls, config) in _CONV.items():
-    cls = getattr(hf, cls)
-    build = lambda cls=cls, config=config: cls(cls.config_class(**config))
-    save = lambda model, folder: model.save_pretrained(folder)
-    yield "transformers", name, build, save, (40, 32)
-  for name, (arch, cls, size, config) in _TIMM_CLASSES.items():
-    build = lambda arch=arch, cls=cls, size=size, config=config: _of_class(
-      arch, cls, size, config
-    )
-    save = lambda model, folder, config=config: timm.models.save_for_hf(
-      model, folder, model_args=config, safe_serialization=True
-    )
-    yield "timm", name, build, save, size
-  for name, (arch, config) in _TIMM_CONV.items():
-    build = lambda arch=arch, config=config: timm.create_model(arch, **config)
-    save = lambda model, folder: timm.models.save_for_hf(
-      model, folder, safe_serialization=True
-    )
-    yield "timm", name, build, save, (40, 32)
   for name, (arch, config) in _TIMM.items():
-    build = lambda arch=arch, config=config: timm.create_model(arch, **config)
-    save = lambda model, folder: timm.models.save_for_hf(
-      model, folder, safe_serialization=True
+    build = lambda arch=arch, config=config: _perturb(
+      timm.create_model(arch, **config)
     )
-    yield "timm", name, build, save, config["img_size"]
+    yield "timm", name, build, _save_timm, config["img_size"]
+  for name, (arch, config) in _TIMM_CONV.items():
+    build = lambda arch=arch, config=config: _few_values(
+      timm.create_model(arch, **config)
+    )
+    yield "timm", name, build, _save_timm, (40, 32)
+  for name, (arch, cls, size, config) in _TIMM_CLASSES.items():
+    build = lambda cls=cls, config=config: _perturb(cls(**config))
+
+    def save(model, folder, arch=arch, size=size, config=config):
+      model.pretrained_cfg = dict(architecture=arch, input_size=(3, *size))
+      timm.models.save_for_hf(
+        model, folder, model_args=config, safe_serialization=True
+      )
+
+    yield "timm", name, build, save, size
   for name, config in _OPEN_CLIP.items():
-    build = lambda config=config: _open_clip(config)
+    build = lambda config=config: _perturb(_open_clip(config))
     config = dict(model_cfg=config, preprocess_cfg={})
     save = lambda model, folder, config=config: _save(
       model.half().state_dict(), config, folder
@@ -508,21 +505,20 @@ def _cases():
     yield "open_clip", name, build, save, size
 
   for name, (build, rename) in _ORIGINAL.items():
+    build = lambda build=build: _perturb(build())
     save = lambda model, folder, rename=rename: _save(
       rename(model.half().state_dict()), {}, folder
     )
     yield "original", name, build, save, 6
 
 
-def _of_class(arch, cls, size, config):
-  model = cls(**config)
-  model.pretrained_cfg = dict(architecture=arch, input_size=(3, *size))
-  return model
+def _save_timm(model, folder):
+  timm.models.save_for_hf(model, folder, safe_serialization=True)
 
 
 def _save(tensors, config, folder):
   tensors = {k: x.clone().contiguous() for k, x in tensors.items()}
-  safetensors.torch.save_file(tensors, folder / "model.safetensors")
+  save_file(tensors, folder / "model.safetensors")
   (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -556,6 +552,35 @@ def _resampled():
   (HERE / "resampled.json").write_text(json.dumps(out))
 
 
+def _pixels():
+  """Preprocesses a picture as image processors of transformers do."""
+  values = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+  picture = PIL.Image.fromarray(values).resize((61, 83), 3)
+  square = lambda side: {"height": side, "width": side}
+  short = dict(size={"shortest_edge": 30}, crop_size=square(25))
+  cases = {
+    "vit": hf.ViTImageProcessorPil(size=square(24)),
+    "siglip": hf.SiglipImageProcessorPil(size={"height": 20, "width": 33}),
+    "clip": hf.CLIPImageProcessorPil(**short),
+    "dinov2": hf.BitImageProcessorPil(
+      **short, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]
+    ),
+    "deit": hf.DeiTImageProcessorPil(
+      size=square(90), crop_size=square(70), resample=1, image_std=[0.2] * 3
+    ),
+    "nearest": hf.ViTImageProcessorPil(
+      size=square(24), resample=0, do_normalize=False, rescale_factor=1 / 127.5
+    ),
+  }
+  out, configs = {"picture": np.asarray(picture)}, {}
+  for name, processor in cases.items():
+    pixels = processor(images=picture, return_tensors="np")["pixel_values"][0]
+    out[name] = pixels.transpose(1, 2, 0).astype(np.float32)
+    configs[name] = json.loads(processor.to_json_string())
+  np.savez_compressed(HERE / "pixels.npz", **out)
+  (HERE / "pixels.json").write_text(json.dumps(configs, indent=1))
+
+
 def _expect(library, name, folder, model, size):
   size = [size] * 2 if isinstance(size, int) else size
   image = torch.randn(2, *size, 3).numpy()
@@ -568,18 +593,18 @@ def _check(root):
   """Loads the files of others, and compares what they compute."""
   for path in sorted(pathlib.Path(root).glob("*/*")):
     library, name = path.parts[-2:]
+    if library == "original":  # These need the code of the releases.
+      continue
     if library == "timm" and name in _TIMM_CLASSES:
       args = json.loads((path / "config.json").read_text())["model_args"]
       model = _TIMM_CLASSES[name][1](**args, num_classes=5)
       model.load_state_dict(load_file(path / "model.safetensors"))
-    elif library == "original":  # These need the code of the releases.
-      continue
     elif library == "timm":
       model = timm.create_model(f"local-dir:{path}", pretrained=True)
     elif library == "open_clip":
       config = json.loads((path / "config.json").read_text())
       model = _open_clip(config["model_cfg"])
-      state = safetensors.torch.load_file(path / "model.safetensors")
+      state = load_file(path / "model.safetensors")
       model.load_state_dict(state)
     else:
       cls = getattr(hf, hf.AutoConfig.from_pretrained(path).architectures[0])

@@ -1,7 +1,7 @@
 """Defines what a family of published weights consists of, see other files here."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ class Found:
     resample: method of `positions.resample` for images of other sizes.
     text_length: number of tokens of texts, if there are any.
     architecture: name of the architecture in timm, if one is stored.
+    head: arguments of the model that the library changes where it adds a head
+      of classes.
   """
 
   model_name: str
@@ -39,6 +41,7 @@ class Found:
   resample: str = "bicubic"
   text_length: int | None = None
   architecture: str | None = None
+  head: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   def grid(self) -> tuple[int, int] | None:
     """Returns (rows, columns) of the positions; None if they are not patches'."""
@@ -67,7 +70,11 @@ class Found:
       )
     name = m.get("image_model", "vit")
     return dataclasses.replace(
-      self, model_name=name, model=m["image"], num_classes=image_dim
+      self,
+      model_name=name,
+      model=m["image"],
+      num_classes=image_dim,
+      text_length=None,
     )
 
 
@@ -82,6 +89,7 @@ class Family:
     read: (settings, name of tensor -> its shape) -> `Found`.
     to_params: (tensors, `Found`) -> parameters.
     to_tensors: (parameters, `Found`) -> (tensors, settings).
+    prefixes: of two towers, "img" and "txt" -> how names of its tensors begin.
     models: the `Found.model_name` that it has.
     written: `Found` -> (name of tensor -> its shape, settings) of what
       `to_tensors` writes; None if this can only be seen from its result.
@@ -95,10 +103,25 @@ class Family:
   to_tensors: Callable[
     [Params, Found], tuple[dict[str, np.ndarray], dict[str, Any]]
   ]
+  prefixes: Mapping[str, tuple[str, ...]] = dataclasses.field(
+    default_factory=dict
+  )
   models: tuple[str, ...] = ()
   written: (
     Callable[[Found], tuple[dict[str, tuple[int, ...]], dict[str, Any]]] | None
   ) = None
+
+  def select(self, names: Iterable[str], part: str) -> list[str]:
+    """Lists the tensors of one of two towers.
+
+    Args:
+      names: of all tensors.
+      part: "img" or "txt".
+
+    Returns:
+      Those of the tower.
+    """
+    return [name for name in names if name.startswith(self.prefixes[part])]
 
   @property
   def title(self) -> str:

@@ -5,7 +5,12 @@ ResNet v1 (`layer_type`), other padding, dilated convolutions.
 """
 
 from big_vision.models import bit_paper
-from big_vision.models.weights import bit_layout, settings, tables
+from big_vision.models.weights import (
+  bit_layout,
+  settings,
+  tables,
+  timm_settings,
+)
 from big_vision.models.weights.family import Family, Found
 
 _NAMES = dict(
@@ -40,8 +45,7 @@ def _read(config, shapes):
     s.one_of(key, [_DEFAULTS[key]])
   shapes = {name.removeprefix(_PREFIX): x for name, x in shapes.items()}
   model = bit_layout.sizes(shapes, _NAMES)
-  if 2 ** (1 + len(model["depth"])) > s.integer("output_stride"):
-    s.one_of("output_stride", [32])
+  timm_settings.check_strides(model["depth"], s.integer("output_stride"))
   model["num_groups"] = s.integer("num_groups")
   head = f"{_NAMES['head']}.weight"
   num_classes = shapes[head][0] if head in shapes else None
@@ -67,7 +71,13 @@ def _to_tensors(params, found):
     }
   model = bit_paper.Model(found.num_classes, **found.model)
   bit_layout.check(model, _MODEL)
-  blocks, stem, _, widths = model.sizes()
+  blocks, stem, mid, widths = model.sizes()
+  expected = [timm_settings.multiple_of(8, n / 4) for n in widths]
+  if list(mid) != expected:
+    raise ValueError(
+      f"{_MODEL} has {expected} channels inside blocks of {list(widths)}, but "
+      f"the model {list(mid)}."
+    )
   end = "ForImageClassification" if found.num_classes else "Model"
   return tensors, {
     "architectures": [f"Bit{end}"],
@@ -88,5 +98,5 @@ FAMILY = Family(
   _read,
   _to_params,
   _to_tensors,
-  ("bit_paper",),
+  models=("bit_paper",),
 )

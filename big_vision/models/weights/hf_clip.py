@@ -14,8 +14,7 @@ import numpy as np
 from big_vision.models import vit
 from big_vision.models.proj.image_text import text_transformer
 from big_vision.models.weights import settings, vit_family
-from big_vision.models.weights.family import Found
-from big_vision.models.weights.vit_family import TEXT_MODEL, TWO_TOWERS
+from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS, Found
 
 _SIZES = dict(hidden_act="quick_gelu", layer_norm_eps=1e-5, projection_dim=512)
 _IMAGE_DEFAULTS = _SIZES | dict(
@@ -36,6 +35,7 @@ _TEXT_DEFAULTS = _SIZES | dict(
   max_position_embeddings=77,
   eos_token_id=49407,
 )
+_BOTH_DEFAULTS = dict(projection_dim=512, logit_scale_init_value=2.6592)
 _BLOCK: dict[str, Any] = dict(
   block="encoder.layers.{i}.",
   norm1="layer_norm1",
@@ -72,15 +72,14 @@ _PARTS = dict(
 def _read(config, shapes):
   kind = config["model_type"]
   if kind == "clip":
-    image, text = config["vision_config"], config["text_config"]
+    s = settings.Settings(config, _BOTH_DEFAULTS)
+    image, text = s.section("vision_config"), s.section("text_config")
     model = dict(
       image=_image_model(image),
       text=_text_model(text),
       text_model=TEXT_MODEL,
-      out_dim=config.get("projection_dim", 512),
-      temperature_init=float(
-        np.exp(config.get("logit_scale_init_value", 2.6592))
-      ),
+      out_dim=s.integer("projection_dim"),
+      temperature_init=float(np.exp(s.number("logit_scale_init_value"))),
     )
     return Found(
       TWO_TOWERS, model, None, _size(image), text_length=_length(text)
@@ -168,6 +167,11 @@ def _settings(found):
 
 def _image_settings(model, dim, found):
   model = vit.Model(dim, **model)
+  if len({*found.image_size}) > 1 or len({*model.patch_size}) > 1:
+    raise ValueError(
+      f"image_size={found.image_size}, patch_size={model.patch_size}: "
+      "transformers' CLIP only has squares."
+    )
   return _common("Vision", model, dim) | {
     **settings.pixels(found.image_size, model.patch_size),
     "num_channels": 3,
@@ -205,4 +209,5 @@ FAMILY = vit_family.make(
   text_layout=lambda model, found: _TEXT,
   plain=_plain,
   named=_named,
+  prefixes=_PARTS,
 )

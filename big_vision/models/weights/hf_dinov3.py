@@ -63,7 +63,7 @@ def _read(config, shapes):
     glu=bool(s.get("use_gated_mlp")),
     attn_bias="".join(c for c, key in _BIASES.items() if s.get(key)),
     mlp_bias=bool(s.get("mlp_bias")),
-    layerscale=float(s.get("layerscale_value")),
+    layerscale=s.number("layerscale_value"),
     registers=s.integer("num_register_tokens", 0),
   )
   return Found("vit", model, None, s.pair("image_size"))
@@ -76,8 +76,11 @@ def _plain(name, found):
 
 
 def _extra(found):
-  width = vit.Model(**found.model).width
-  return {_MASK: np.zeros([1, 1, width], np.float32)}
+  model = vit.Model(**found.model)
+  out = {_MASK: np.zeros([1, 1, model.width], np.float32)}
+  if not model.registers:  # An empty tensor is expected.
+    out[_LAYOUT["registers"]] = np.zeros([1, 0, model.width], np.float32)
+  return out
 
 
 def _settings(found):

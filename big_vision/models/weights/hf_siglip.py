@@ -12,9 +12,12 @@ References:
 
 import numpy as np
 
+from big_vision.models import vit
 from big_vision.models.proj.image_text import (
   huggingface_config,
   huggingface_layout,
+  naflex_vit,
+  text_transformer,
 )
 from big_vision.models.proj.image_text.huggingface_config import NAFLEX, PARTS
 from big_vision.models.weights import settings, tables
@@ -51,40 +54,45 @@ def _image_size(fields):
 def _fields(found):
   """Returns (fields of the towers, see `huggingface_config`; parts)."""
   m, fields, parts = found.model, {}, PARTS
-  image, text, name = m.get("image"), m.get("text"), m.get("image_model")
+  image, text, name = m.get("image", {}), m.get("text", {}), None
   if found.model_name == TEXT_MODEL:
-    text, dim, parts = m, found.num_classes, ("txt",)
+    image, text, dim, parts = None, m, found.num_classes, ("txt",)
   elif found.model_name != TWO_TOWERS:
-    image, name, dim, parts = m, found.model_name, None, ("img",)
+    image, text, dim, parts = m, None, None, ("img",)
+    name = found.model_name
   else:
-    dim = m["out_dim"][1]
-  sizes = settings.SIZES
-  if image:
+    dim = found.tower("txt").num_classes
+    name = m.get("image_model", "vit")
+  if image is not None:
     naflex = name == NAFLEX
-    fields["img"] = {k: image[k] for k in sizes} | dict(
+    image = (naflex_vit if naflex else vit).Model(**image)
+    rows, patch = _grid(found, image)
+    fields["img"] = _sizes(image) | dict(
       naflex=naflex,
-      use_head=image["pool_type"] == "map",
-      patch_size=_patch(found, image, naflex),
-      side=_side(found, image, naflex),
+      use_head=image.pool_type == "map",
+      patch_size=patch,
+      side=rows,
       image_size=found.image_size[0],
     )
-  if text:
-    fields["txt"] = {k: text[k] for k in sizes} | dict(
-      vocab_size=text["vocab_size"], length=found.text_length, out_dim=dim
+  if text is not None:
+    text = text_transformer.Model(dim, **text)
+    fields["txt"] = _sizes(text) | dict(
+      vocab_size=text.vocab_size, length=found.text_length, out_dim=dim
     )
   return fields, parts
 
 
-def _patch(found, image, naflex):
-  if naflex:
-    return found.image_size[0] // image["nposemb"]
-  return image["patch_size"][0]
+def _sizes(model):
+  sizes = {key: getattr(model, key) for key in settings.SIZES}
+  return sizes | dict(mlp_dim=model.mlp_dim or 4 * model.width)
 
 
-def _side(found, image, naflex):
-  if naflex:
-    return image["nposemb"]
-  return found.image_size[0] // image["patch_size"][0]
+def _grid(found, image):
+  """Returns (rows of positions, rows of pixels of a patch)."""
+  if hasattr(image, "nposemb"):
+    return image.nposemb, found.image_size[0] // image.nposemb
+  patch = image.patch_size[0]
+  return found.image_size[0] // patch, patch
 
 
 def _to_params(tensors, found):
@@ -123,5 +131,6 @@ FAMILY = Family(
   _read,
   _to_params,
   _to_tensors,
-  (TWO_TOWERS, "vit", NAFLEX, TEXT_MODEL),
+  {part: (huggingface_layout.PREFIXES[part],) for part in ("img", "txt")},
+  models=(TWO_TOWERS, TEXT_MODEL, "vit", NAFLEX),
 )

@@ -14,8 +14,7 @@ import numpy as np
 from big_vision.models import vit
 from big_vision.models.proj.image_text import text_transformer
 from big_vision.models.weights import settings, timm_vit, vit_family, vit_layout
-from big_vision.models.weights.family import Found
-from big_vision.models.weights.vit_family import TEXT_MODEL, TWO_TOWERS
+from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS, Found
 from big_vision.models.weights.vit_layout import Matrix, Packed
 
 _ENDS = ("in_proj_weight", "in_proj_bias")
@@ -47,6 +46,7 @@ TEXT = _BLOCK | dict(
   norm="ln_final",
   head=Matrix("text_projection"),
 )
+_DEFAULTS = dict(init_logit_scale=float(np.log(1 / 0.07)))
 _IMAGE_DEFAULTS = dict(
   layers=12, width=768, head_width=64, mlp_ratio=4.0, patch_size=16,
   image_size=224, pool_type="tok", pos_embed_type="learnable",
@@ -66,17 +66,15 @@ _TEXT_POOLS = dict(argmax="eot", eos="eot", last="last", first="first")
 
 
 def _read(config, shapes):
-  c = config["model_cfg"]
-  image, text = (c.get(f"{kind}_cfg") or {} for kind in ("vision", "text"))
-  where = "open_clip_config.json: model_cfg.{}_cfg"
-  s = settings.Settings(image, _IMAGE_DEFAULTS, where.format("vision"))
-  t = settings.Settings(text, _TEXT_DEFAULTS, where.format("text"))
+  where = "open_clip_config.json: model_cfg"
+  c = settings.Settings(config["model_cfg"], _DEFAULTS, where)
+  image, text = (c.section(f"{kind}_cfg") for kind in ("vision", "text"))
+  s = settings.Settings(image, _IMAGE_DEFAULTS, f"{where}.vision_cfg")
+  t = settings.Settings(text, _TEXT_DEFAULTS, f"{where}.text_cfg")
   for part in (s, t):
     for key in _REFUSED:
       part.one_of(key, [None, False])
-  dim = settings.Settings(c, {}, "open_clip_config.json: model_cfg").integer(
-    "embed_dim"
-  )
+  dim = c.integer("embed_dim")
   act = "quick_gelu" if c.get("quick_gelu") else "gelu_erf"
   name = s.get("timm_model_name")
   image_dim, has_text = dim, t.one_of("proj_type", ["linear", "none"])
@@ -91,10 +89,10 @@ def _read(config, shapes):
     text=_read_text(t, act),
     text_model=TEXT_MODEL,
     out_dim=(image_dim, None if has_text == "none" else dim),
-    temperature_init=float(np.exp(c.get("init_logit_scale", np.log(1 / 0.07)))),
+    temperature_init=float(np.exp(c.number("init_logit_scale"))),
   )
   if c.get("init_logit_bias") is not None:
-    model["bias_init"] = float(c["init_logit_bias"])
+    model["bias_init"] = c.number("init_logit_bias")
   length = t.integer("context_length")
   return Found(
     TWO_TOWERS, model, None, size, text_length=length, architecture=name
@@ -102,17 +100,17 @@ def _read(config, shapes):
 
 
 def _transformer(s, act):
-  width = s.integer("width")
-  norm = settings.Settings(s.get("norm_kwargs") or {}, dict(eps=1e-5))
-  if (s.get("act_kwargs") or {}).get("approximate") == "tanh":
+  width, scale = s.integer("width"), s.get("ls_init_value")
+  norm = settings.Settings(s.section("norm_kwargs"), dict(eps=1e-5))
+  if s.section("act_kwargs").get("approximate") == "tanh":
     act = "gelu"
   return dict(
     width=width,
     depth=s.integer("layers"),
-    mlp_dim=int(width * s.get("mlp_ratio")),
+    mlp_dim=int(width * s.number("mlp_ratio")),
     act=act,
-    norm_eps=float(norm.get("eps")),
-    layerscale=s.get("ls_init_value"),
+    norm_eps=norm.number("eps"),
+    layerscale=scale if scale is None else s.number("ls_init_value"),
   )
 
 
@@ -204,18 +202,18 @@ def plain(name: str, found: Found) -> str:
 
   Args:
     name: of the tensor.
-    found: not used.
+    found: both towers, or one of them.
 
   Returns:
     The plain name, see `vit_family`.
   """
-  del found
   if name.startswith("logit_"):
     return name
+  both = found.model_name == TWO_TOWERS  # Else it is one of them.
   if name.startswith("visual."):
     name = name.removeprefix("visual.").removeprefix("trunk.")
-    return "img/" + name.replace("head.proj.", "head.")
-  return "txt/" + name.removeprefix("text.")
+    return "img/" * both + name.replace("head.proj.", "head.")
+  return "txt/" * both + name.removeprefix("text.")
 
 
 def named(name: str, found: Found) -> str:
@@ -331,6 +329,17 @@ def _siglip(model, found):
   return f"vit_{size}_patch{patch}_siglip_{pixels}"
 
 
+PREFIXES = dict(
+  img=("visual.",),
+  txt=(
+    "text.",
+    "transformer.",
+    "token_embedding.",
+    "positional_embedding",
+    "ln_final.",
+    "text_projection",
+  ),
+)
 FAMILY = vit_family.make(
   "CLIP, SigLIP",
   "open_clip",
@@ -343,4 +352,5 @@ FAMILY = vit_family.make(
   named=named,
   tokens=lambda model: ["cls"],
   models=(TWO_TOWERS,),
+  prefixes=PREFIXES,
 )

@@ -6,9 +6,12 @@ Reference: Radford et al. 2021, https://arxiv.org/abs/2103.00020
 import math
 from typing import Any
 
-from big_vision.models.weights import open_clip, timm_vit, vit_family
-from big_vision.models.weights.family import Found
-from big_vision.models.weights.vit_family import TEXT_MODEL, TWO_TOWERS
+from big_vision.models.weights import (
+  open_clip,
+  timm_settings,
+  vit_family,
+)
+from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS, Found
 
 # Of the compiled models that were released.
 _UNUSED = ("input_resolution", "context_length", "vocab_size")
@@ -16,7 +19,7 @@ _UNUSED = ("input_resolution", "context_length", "vocab_size")
 
 def _read(config, shapes):
   del config
-  shape = lambda name: timm_vit.shape_of(shapes, name)
+  shape = lambda name: timm_settings.shape(shapes, name, "CLIP")
   _, _, *patch = shape("visual.conv1.weight")
   image_width, dim = shape("visual.proj")
   length, text_width = shape("positional_embedding")
@@ -52,7 +55,7 @@ def _read(config, shapes):
 def _sizes(shapes, width, start):
   at = start.count(".")
   names = [name for name in shapes if name.startswith(start)]
-  fc1 = timm_vit.shape_of(shapes, f"{start}0.mlp.c_fc.weight")
+  fc1 = timm_settings.shape(shapes, f"{start}0.mlp.c_fc.weight", "CLIP")
   return dict(
     width=width,
     depth=len({name.split(".")[at] for name in names}),
@@ -77,4 +80,5 @@ FAMILY = vit_family.make(
   named=open_clip.named,
   tokens=lambda model: ["cls"],
   models=(TWO_TOWERS,),
+  prefixes=open_clip.PREFIXES,
 )

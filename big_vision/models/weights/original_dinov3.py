@@ -12,7 +12,7 @@ from big_vision.models import vit
 from big_vision.models.weights import (
   original_vit,
   timm_dinov3,
-  timm_vit,
+  timm_settings,
   vit_family,
 )
 from big_vision.models.weights.family import Found
@@ -32,9 +32,9 @@ def _read(config, shapes):
   glu = "blocks.0.mlp.w1.weight" in shapes
   model = original_vit.sizes(shapes)
   first = "blocks.0.mlp.w1" if glu else "blocks.0.mlp.fc1"
-  periods = timm_vit.shape_of(shapes, _PERIODS)[0]
+  periods = timm_settings.shape(shapes, _PERIODS, "DINOv3")[0]
   model |= dict(
-    mlp_dim=timm_vit.shape_of(shapes, f"{first}.weight")[0],
+    mlp_dim=timm_settings.shape(shapes, f"{first}.weight", "DINOv3")[0],
     num_heads=max(model["width"] // (4 * periods), 1),
     act="silu" if glu else "gelu_erf",
     glu=glu,
@@ -46,7 +46,7 @@ def _read(config, shapes):
     pool_type="tok",
     class_token=True,
     layerscale=1e-5,
-    registers=timm_vit.shape_of(shapes, "storage_tokens")[1],
+    registers=timm_settings.shape(shapes, "storage_tokens", "DINOv3")[1],
   )
   return Found("vit", model)
 

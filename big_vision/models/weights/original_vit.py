@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from big_vision.models import vit
-from big_vision.models.weights import timm_vit, vit_family
+from big_vision.models.weights import timm_settings, timm_vit, vit_family
 from big_vision.models.weights.family import Found
 from big_vision.models.weights.vit_layout import Packed
 
@@ -94,7 +94,7 @@ def sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   Returns:
     Dict with width, depth and patch_size.
   """
-  width, _, *patch = timm_vit.shape_of(shapes, _KERNEL)
+  width, _, *patch = timm_settings.shape(shapes, _KERNEL, "a ViT")
   blocks = {n.split(".")[1] for n in shapes if n.startswith("blocks.")}
   return dict(width=width, depth=len(blocks), patch_size=tuple(patch))
 
@@ -113,7 +113,7 @@ def _read(config, shapes):
   width = model["width"]
   first = "blocks.0.mlp.w3" if glu else "blocks.0.mlp.fc2"
   model |= dict(
-    mlp_dim=timm_vit.shape_of(shapes, f"{first}.weight")[1],
+    mlp_dim=timm_settings.shape(shapes, f"{first}.weight", "a ViT")[1],
     num_heads=_heads(width, "_encoder." in prefix),
     act="silu" if glu else "gelu_erf",
     glu=glu,
@@ -143,7 +143,7 @@ def _heads(width, moco):
 
 def _image_size(shapes, model):
   """Returns the size of the square grid of positions, in pixels."""
-  num = timm_vit.shape_of(shapes, "pos_embed")[1]
+  num = timm_settings.shape(shapes, "pos_embed", "a ViT")[1]
   tokens = 1 + model.get("dist_token", False)
   for rest in (num - tokens, num):  # DeiT-III has none for its token.
     side = math.isqrt(max(rest, 0))

@@ -9,6 +9,7 @@ What an image goes through is a resize, perhaps a crop, and a shift and a scale 
 its values. All three libraries smooth where they make images smaller.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -79,7 +80,7 @@ def of_transformers(config: Mapping[str, Any]) -> Steps:
     mean, std = config.get("image_mean", mean), config.get("image_std", std)
   # To values in [0, 1]: (x * factor - mean) / std.
   mean, std = (
-    [round(float(v) / (255 * factor), 8) for v in values]
+    tuple(round(float(v) / (255 * factor), 8) for v in values)
     for values in (mean, std)
   )
   number = config.get("resample", 2)
@@ -156,7 +157,7 @@ def of_open_clip(config: Mapping[str, Any], size: Size) -> Steps:
   method = _method(config.get("interpolation") or "bicubic", "interpolation")
   if mode == "shortest" and size[0] == size[1]:
     return Steps(size[0], size, method, mean, std)
-  if mode != "squash":
+  if mode not in ("squash", "shortest"):
     raise ValueError(
       f"open_clip_config.json: resize_mode = {mode!r} is not supported."
     )
@@ -228,3 +229,153 @@ def _values(mean, std):
     return known
   mean, std = (tuple(round(v * 255, 6) for v in x) for x in (mean, std))
   return f"vgg_value_range({mean}, {std})"
+
+
+def _argument(args, kw, index, key, default):
+  return args[index] if len(args) > index else kw.get(key, default)
+
+
+def parse(pp: str) -> Steps:
+  """Reads a preprocessing string, the inverse of `write`.
+
+  Args:
+    pp: preprocessing of the entry `image`.
+
+  Returns:
+    The steps. Whether a resize smooths is lost: other libraries always do.
+
+  Raises:
+    ValueError: an op has no counterpart.
+  """
+  from big_vision.pp import builder, registry
+
+  steps, mean, std = Steps(None), (0.0,) * 3, (1.0 / 255,) * 3
+  for section in builder.split_pipeline(pp):
+    name, args, kw = registry.parse_name(section)
+    name = name.strip()
+    take = functools.partial(_argument, args, kw)
+    if name in ("decode", "keep", "copy", "onehot"):
+      continue
+    if name == "resize":
+      size = take(0, "size", None)
+      steps = steps._replace(
+        resize=(size, size) if isinstance(size, int) else tuple(size),
+        method=take(1, "method", "bilinear"),
+      )
+    elif name == "resize_small":
+      steps = steps._replace(
+        resize=take(0, "smaller_size", None), method=take(1, "method", "area")
+      )
+    elif name == "central_crop":
+      size = take(0, "crop_size", None)
+      if size is None:
+        raise ValueError(f"{section}: without a size it has no counterpart.")
+      steps = steps._replace(
+        crop=(size, size) if isinstance(size, int) else tuple(size)
+      )
+    elif name == "value_range":
+      low, high = take(0, "vmin", -1), take(1, "vmax", 1)
+      bottom, top = take(2, "in_min", 0), take(3, "in_max", 255.0)
+      if not all(isinstance(v, int | float) for v in (bottom, top)):
+        raise ValueError(f"{section}: its range has no counterpart.")
+      std = ((top - bottom) / (high - low),) * 3
+      mean = (bottom - low * std[0],) * 3
+    elif name == "vgg_value_range":
+      mean, std = (
+        tuple(take(i, key, [v * 255 for v in IMAGENET[i]]))
+        for i, key in enumerate(("mean", "std"))
+      )
+    elif name == "clip_value_range":
+      mean, std = (tuple(v * 255 for v in x) for x in CLIP)
+    else:
+      raise ValueError(f"The preprocessing op {section} has no counterpart.")
+  mean, std = (tuple(round(v / 255, 8) for v in x) for x in (mean, std))
+  return steps._replace(mean=mean, std=std)
+
+
+def to_transformers(steps: Steps, kind: str) -> dict[str, Any]:
+  """Writes the settings of an image processor of transformers.
+
+  Args:
+    steps: the steps.
+    kind: `model_type` of config.json.
+
+  Returns:
+    Content of preprocessor_config.json.
+
+  Raises:
+    ValueError: transformers has no such filter.
+  """
+  filters = {method: number for number, method in _FILTERS.items()}
+  if steps.method not in filters:
+    raise ValueError(f"transformers cannot resize by {steps.method!r}.")
+  name = "ViT"
+  if steps.crop:
+    name = "Bit" if isinstance(steps.resize, int) else "DeiT"
+  for start, other in (("clip", "CLIP"), ("siglip", "Siglip")):
+    if kind.startswith(start):
+      name = other
+  out: dict[str, Any] = {
+    "image_processor_type": f"{name}ImageProcessor",
+    "do_resize": steps.resize is not None,
+    "resample": filters[steps.method],
+    "do_center_crop": steps.crop is not None,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": list(steps.mean),
+    "image_std": list(steps.std),
+  }
+  both = lambda size: {"height": size[0], "width": size[1]}
+  if isinstance(steps.resize, int):
+    out["size"] = {"shortest_edge": steps.resize}
+  elif steps.resize:
+    out["size"] = both(steps.resize)
+  if steps.crop:
+    out["crop_size"] = both(steps.crop)
+  return out
+
+
+def to_timm(steps: Steps) -> dict[str, Any]:
+  """Writes the settings of a model of timm.
+
+  Args:
+    steps: the steps.
+
+  Returns:
+    Entries of `pretrained_cfg` in config.json.
+  """
+  names = {"lanczos3": "lanczos", "area": "box"}
+  size = steps.crop or steps.resize or (224, 224)
+  percent, mode = 1.0, "squash"
+  if steps.crop and isinstance(steps.resize, int):
+    percent, mode = min(steps.crop) / steps.resize, "center"
+  elif steps.crop and steps.resize:
+    assert not isinstance(steps.resize, int)
+    percent = steps.crop[0] / steps.resize[0]
+  return {
+    "input_size": [3, *(size if not isinstance(size, int) else (size, size))],
+    "interpolation": names.get(steps.method, steps.method),
+    "crop_pct": percent,
+    "crop_mode": mode,
+    "mean": list(steps.mean),
+    "std": list(steps.std),
+  }
+
+
+def to_open_clip(steps: Steps) -> dict[str, Any]:
+  """Writes the settings of a model of open_clip.
+
+  Args:
+    steps: the steps.
+
+  Returns:
+    `preprocess_cfg` of open_clip_config.json.
+  """
+  squash = not isinstance(steps.resize, int)
+  return {
+    "mean": list(steps.mean),
+    "std": list(steps.std),
+    "interpolation": "bicubic" if steps.method == "bicubic" else "bilinear",
+    "resize_mode": "squash" if squash else "shortest",
+  }

@@ -100,7 +100,7 @@ def _header(path):
   except (ValueError, RecursionError) as e:  # Of JSON or UTF-8.
     raise lookup.ConfigError(
       f"{path} is not a safetensors file, or damaged: its header is not JSON: "
-      f"{e}."
+      f"{e!s:.200}."
     ) from e
   if not isinstance(entries, dict):
     raise lookup.ConfigError(f"{path} has a header that is not a dict.")

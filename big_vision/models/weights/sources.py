@@ -167,13 +167,16 @@ class Checkpoint:
           )
         part = None
       by_file: dict[str, list[str]] = {}
-      for name, file in self.files.items():
-        by_file.setdefault(file, []).append(name)
+      names = list(self.files)
+      if part in ("img", "txt") and self.family.prefixes:
+        found, names = found.tower(part), self.family.select(names, part)
+      for name in names:
+        by_file.setdefault(self.files[name], []).append(name)
       tensors: dict[str, np.ndarray] = {}
       for file, inside in by_file.items():
         tensors |= tensor_files.read(file, inside)
       params = self.family.to_params(tensors, found)
-      if part is None:
+      if part is None or found is not self.found:
         return params
       if part not in params:
         raise ValueError(f"It has no {part!r}.")

@@ -5,6 +5,8 @@ Shapes: `D` width, `M` hidden width of MLPs, `H` heads, `K` size of a head.
 
 import dataclasses
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -195,6 +197,30 @@ def norm(name: str, path: str, d: int, *, bias: bool = True) -> Table:
   """
   scale = same(f"{name}.weight", f"{path}/scale", d)
   return [*scale, *(same(f"{name}.bias", f"{path}/bias", d) * bias)]
+
+
+def stages(names: Iterable[str], pattern: str) -> list[int]:
+  """Counts the blocks of each stage of a network by the names of tensors.
+
+  Args:
+    names: of the tensors.
+    pattern: name of a tensor that each block has, with `{}` for the numbers of
+      stage and block.
+
+  Returns:
+    Number of blocks, from the first stage on.
+
+  Raises:
+    ValueError: there are none, or a stage or block is left out.
+  """
+  regex = re.escape(pattern).replace(r"\{\}", r"(\d+)")
+  found = {m.groups() for n in names if (m := re.fullmatch(regex, n))}
+  counts = [n for _, n in sorted(Counter(int(i) for i, _ in found).items())]
+  expected = {(str(i), str(j)) for i, n in enumerate(counts) for j in range(n)}
+  if not found or found != expected:
+    lacks = min(expected - found, default=("0", "0"))
+    raise ValueError(f"The checkpoint lacks {pattern.format(*lacks)}.")
+  return counts
 
 
 def to_params(

@@ -160,7 +160,10 @@ def _weight_map(path):
   try:
     index = json.loads(content)
   except (ValueError, RecursionError) as e:
-    said = checkpoint_npz.what_stands_for(content[:64]) or f"is not JSON: {e}."
+    said = (
+      checkpoint_npz.what_stands_for(content[:64])
+      or f"is not JSON: {e!s:.200}."
+    )
     raise lookup.ConfigError(f"{path} {said}") from e
   where = index.get("weight_map") if isinstance(index, dict) else None
   if (

@@ -12,11 +12,11 @@ from big_vision.models.weights.family import Family, Found
 _NAMES = dict(
   stem="stem.conv", block="stages.{}.blocks.{}.", norm="norm", head="head.fc"
 )
-# Blocks of each stage -> (architecture, its factor of widths).
-_ARCHITECTURES: dict[tuple[int, ...], tuple[str, int]] = {
-  (3, 4, 6, 3): ("resnetv2_50x1_bit", 1),
-  (3, 4, 23, 3): ("resnetv2_101x1_bit", 1),
-  (3, 8, 36, 3): ("resnetv2_152x2_bit", 2),
+# Blocks of each stage -> (layers, factors of widths) in names.
+_ARCHITECTURES: dict[tuple[int, ...], tuple[int, tuple[int, int]]] = {
+  (3, 4, 6, 3): (50, (1, 3)),
+  (3, 4, 23, 3): (101, (1, 3)),
+  (3, 8, 36, 3): (152, (2, 4)),
 }
 # What else the arguments may change.
 _ONLY = dict(
@@ -33,6 +33,7 @@ _MODEL = "timm's BiT"
 def _read(config, shapes):
   timm_settings.check(config, _ONLY)
   model = bit_layout.sizes(shapes, _NAMES)
+  timm_settings.check_strides(model["depth"])
   args = config.get("model_args") or {}
   s = settings.Settings(args, dict(norm_layer="groupnorm"), "model_args")
   model["num_groups"] = _GROUPS[s.one_of("norm_layer", _GROUPS)]
@@ -60,10 +61,11 @@ def _to_tensors(params, found):
       f"num_groups = {model.num_groups}."
     )
   blocks, stem, mid, widths = model.sizes()
-  ratio = mid[-1] / widths[-1]
-  bit_layout.check(model, _MODEL, ratio)
+  bit_layout.check(model, _MODEL)
+  ratio, _ = timm_settings.find_ratio("mid_widths", mid, widths)
   # For other depths, `create_model` has no such model, but `ResNetV2`.
-  name, factor = _ARCHITECTURES.get(tuple(blocks), ("resnetv2_50x1_bit", 1))
+  layers, factors = _ARCHITECTURES.get(tuple(blocks), (50, (1, 3)))
+  factor = factors[stem == 64 * factors[1]]
   args = dict(
     stem_chs=stem // factor,
     channels=[n // factor for n in widths],
@@ -73,7 +75,7 @@ def _to_tensors(params, found):
   if tuple(blocks) not in _ARCHITECTURES:
     args["layers"] = list(blocks)
   return tensors, timm_settings.written(
-    name,
+    f"resnetv2_{layers}x{factor}_bit",
     found,
     args,
     num_features=widths[-1],
@@ -90,5 +92,5 @@ FAMILY = Family(
   _read,
   _to_params,
   _to_tensors,
-  ("bit_paper",),
+  models=("bit_paper",),
 )

@@ -4,7 +4,12 @@ Reference: Siméoni et al. 2025, https://arxiv.org/abs/2508.10104
 """
 
 from big_vision.models import vit
-from big_vision.models.weights import settings, timm_vit, vit_family
+from big_vision.models.weights import (
+  settings,
+  timm_settings,
+  timm_vit,
+  vit_family,
+)
 from big_vision.models.weights.family import Found
 from big_vision.models.weights.vit_layout import Packed
 
@@ -21,7 +26,7 @@ GATED = dict(fc1="mlp.fc1_g", up="mlp.fc1_x")
 
 def _read(config, shapes):
   name = config["architecture"]
-  args = config.get("model_args") or {}
+  args = settings.Settings(config, {}).section("model_args")
   s = settings.Settings(args, {}, "config.json: model_args")
   for key, known in (
     ("rope_type", (None, "dinov3")),
@@ -34,12 +39,14 @@ def _read(config, shapes):
   has = lambda part: any(n.startswith(part) for n in shapes)
   glu = has("blocks.0.mlp.fc1_g.")
   first = "blocks.0.mlp.fc1_g" if glu else "blocks.0.mlp.fc1"
-  width, _, *patch = timm_vit.shape_of(shapes, "patch_embed.proj.weight")
+  width, _, *patch = timm_settings.shape(
+    shapes, "patch_embed.proj.weight", "timm's DINOv3"
+  )
   default = "tok" if "lingbot" in name else "gap"
   model = dict(
     width=width,
     depth=len({n.split(".")[1] for n in shapes if n.startswith("blocks.")}),
-    mlp_dim=timm_vit.shape_of(shapes, f"{first}.weight")[0],
+    mlp_dim=timm_settings.shape(shapes, f"{first}.weight", "timm's DINOv3")[0],
     num_heads=args.get("num_heads") or _heads(name, width),
     patch_size=tuple(patch),
     act="silu" if glu else "gelu_erf",
@@ -56,8 +63,9 @@ def _read(config, shapes):
   )
   if has("reg_token"):
     model["registers"] = shapes["reg_token"][1]
-  num_classes = shapes["head.weight"][0] if has("head.weight") else None
-  size = timm_vit.image_size(config, args)
+  head = shapes.get("head.weight")
+  num_classes = head[0] if head else None
+  size = timm_settings.image_size(config)
   return Found("vit", model, num_classes, size, architecture=name)
 
 
@@ -85,7 +93,15 @@ def _settings(found):
     use_fc_norm=model.pool_norm,
     global_pool=pool,
   )
-  return settings.of_timm(name, args, found)
+  return timm_settings.written(
+    name,
+    found,
+    args,
+    num_features=model.width,
+    first_conv="patch_embed.proj",
+    classifier="head",
+    fixed_input_size=True,
+  )
 
 
 FAMILY = vit_family.make(

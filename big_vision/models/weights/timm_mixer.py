@@ -112,5 +112,5 @@ FAMILY = Family(
   _read,
   _to_params,
   _to_tensors,
-  ("mlp_mixer",),
+  models=("mlp_mixer",),
 )

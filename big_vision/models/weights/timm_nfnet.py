@@ -7,8 +7,6 @@ standard deviation divides after the activation.
 Reference: Brock et al. 2021, https://arxiv.org/abs/2102.06171
 """
 
-import re
-
 from big_vision.models import nfnet
 from big_vision.models.weights import tables, timm_settings
 from big_vision.models.weights.family import Family, Found
@@ -35,11 +33,8 @@ _MODEL = "timm's NFNet"
 def _read(config, shapes):
   timm_settings.check(config, _ONLY)
   shape = lambda name: timm_settings.shape(shapes, name, _MODEL)
-  found = [re.match(r"stages\.(\d+)\.(\d+)\.conv1\.weight", n) for n in shapes]
-  blocks = {(int(m[1]), int(m[2])) for m in found if m}
-  depth = [0] * (1 + max((stage for stage, _ in blocks), default=0))
-  for stage, _ in blocks:
-    depth[stage] += 1
+  depth = tables.stages(shapes, _BLOCK + "conv1.weight")
+  timm_settings.check_strides(depth)
   first = [_BLOCK.format(i, 0) for i in range(len(depth))]
   kernels = [shape(f"{name}conv2.weight") for name in first]
   groups = {kernel[1] for kernel in kernels}
@@ -116,8 +111,9 @@ def _to_tensors(params, found):
   quads = [stem[-1] // n for n in (8, 4, 2, 1)]
   if list(stem) != quads:
     raise ValueError(f"{_MODEL} has stem_widths {quads}, but the model {stem}.")
-  ratio, divisor = _ratio("mid_widths", mid, model.width, 0.9)
-  se_ratio, se_divisor = _ratio("se_widths", se, model.width, 0.0)
+  find = timm_settings.find_ratio
+  ratio, divisor = find("mid_widths", mid, model.width, (8, 1))
+  se_ratio, se_divisor = find("se_widths", se, model.width, (8, 1), 0.0)
   args = dict(
     depths=list(model.depth),
     channels=list(model.width),
@@ -140,21 +136,6 @@ def _to_tensors(params, found):
   )
 
 
-def _ratio(name, widths, outputs, least):
-  """Finds (ratio, divisor) from which timm computes widths."""
-  ratio = widths[-1] / outputs[-1]
-  for divisor in (8, 1):
-    rounded = [
-      timm_settings.multiple_of(divisor, n * ratio, least) for n in outputs
-    ]
-    if rounded == list(widths):
-      return ratio, divisor
-  raise ValueError(
-    f"{_MODEL} has {name} of a part of the outputs {list(outputs)}, but the "
-    f"model {list(widths)}."
-  )
-
-
 FAMILY = Family(
   "NFNet",
   "timm",
@@ -162,5 +143,5 @@ FAMILY = Family(
   _read,
   _to_params,
   _to_tensors,
-  ("nfnet",),
+  models=("nfnet",),
 )

@@ -1,6 +1,6 @@
 """Reads and writes the settings that all models of timm have."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from big_vision.models.weights import settings
@@ -19,7 +19,9 @@ def check(config: Mapping[str, Any], only: Mapping[str, Any]) -> None:
   """
   only = {"global_pool": "avg", "in_chans": 3, **only}
   args = settings.Settings(
-    config.get("model_args") or {}, only, "config.json: model_args"
+    settings.Settings(config, {}).section("model_args"),
+    only,
+    "config.json: model_args",
   )
   for key, value in only.items():
     args.one_of(key, [value])
@@ -35,12 +37,13 @@ def image_size(config: Mapping[str, Any]) -> tuple[int, int]:
   Returns:
     (height, width).
   """
-  size = (config.get("model_args") or {}).get("img_size")
-  if size is None:
-    pretrained = config.get("pretrained_cfg") or {}
-    size = (pretrained.get("input_size") or (3, 224, 224))[1:]
-  height, width = (size, size) if isinstance(size, int) else size
-  return height, width
+  where = settings.Settings(config, {})
+  args = where.section("model_args")
+  if args.get("img_size") is not None:
+    return settings.Settings(args, {}, "model_args").pair("img_size")
+  size = where.section("pretrained_cfg").get("input_size") or (3, 224, 224)
+  size = list(size)[1:] if isinstance(size, list | tuple) else size
+  return settings.Settings({"input_size": size}, {}).pair("input_size")
 
 
 def shape(
@@ -61,6 +64,8 @@ def shape(
   """
   if name not in shapes:
     raise ValueError(f"The checkpoint lacks {name}: {model} has it.")
+  if not shapes[name]:
+    raise ValueError(f"{name} in the checkpoint is a single number.")
   return shapes[name]
 
 
@@ -77,6 +82,59 @@ def multiple_of(divisor: int, n: float, least: float = 0.9) -> int:
   """
   rounded = max(divisor, int(n + divisor / 2) // divisor * divisor)
   return rounded + divisor if rounded < least * n else rounded
+
+
+def check_strides(depth: Sequence[int], output_stride: int = 32) -> None:
+  """Checks that each stage but the first halves the resolution.
+
+  Args:
+    depth: number of blocks of each stage.
+    output_stride: at which the libraries stop to do so.
+
+  Raises:
+    ValueError: they stop before the last stage.
+  """
+  if 2 ** (1 + len(depth)) > output_stride:
+    raise ValueError(
+      f"config.json: output_stride = {output_stride} is not supported with "
+      f"{len(depth)} stages, only {2 ** (1 + len(depth))}."
+    )
+
+
+def find_ratio(
+  name: str,
+  widths: Sequence[int],
+  outputs: Sequence[int],
+  divisors: Sequence[int] = (8,),
+  least: float = 0.9,
+) -> tuple[float, int]:
+  """Finds the ratio from which a library computes widths of layers.
+
+  Args:
+    name: of the field with the widths.
+    widths: of each stage.
+    outputs: channels of the output of each stage.
+    divisors: for `multiple_of`, of which the first that fits is taken.
+    least: for `multiple_of`.
+
+  Returns:
+    (ratio, divisor).
+
+  Raises:
+    ValueError: there is none.
+  """
+  exact = [m / n for m, n in zip(widths, outputs, strict=True)]
+  for divisor in divisors:
+    for ratio in (0.25, 0.5, 1.0, *exact, *(i / 64 for i in range(1, 129))):
+      if all(
+        multiple_of(divisor, n * ratio, least) == m
+        for m, n in zip(widths, outputs, strict=True)
+      ):
+        return ratio, divisor
+  raise ValueError(
+    f"{name} = {list(widths)} should be the same part of the outputs, "
+    f"{list(outputs)}, rounded to a multiple of {divisors[-1]}."
+  )
 
 
 def check_fixed(model: Any, fixed: Mapping[str, Any], library: str) -> None:
@@ -108,7 +166,7 @@ def written(
   classifier: str,
   **pretrained: Any,
 ) -> dict[str, Any]:
-  """Writes config.json of a model that averages over positions.
+  """Writes config.json of a model, which averages over positions by default.
 
   Args:
     architecture: its name.
@@ -127,7 +185,7 @@ def written(
     architecture=architecture,
     num_classes=num_classes,
     num_features=num_features,
-    global_pool="avg",
+    global_pool=args.get("global_pool", "avg"),
     model_args=dict(args),
     pretrained_cfg=dict(
       input_size=[3, *found.image_size],

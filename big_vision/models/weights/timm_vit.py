@@ -10,7 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from big_vision.models import vit
-from big_vision.models.weights import settings, vit_family, vit_layout
+from big_vision.models.weights import (
+  settings,
+  timm_settings,
+  vit_family,
+  vit_layout,
+)
 from big_vision.models.weights.family import Found
 from big_vision.models.weights.vit_layout import Packed
 
@@ -56,12 +61,17 @@ POOLS = {"gap": "avg", "tok": "token", "map": "map", "none": ""}
 
 def _read(config, shapes):
   name = str(config.get("architecture", ""))
-  args = config.get("model_args") or {}
+  args = settings.Settings(config, {}).section("model_args")
   _check_kind(name, args)
-  width, _, *patch = shape_of(shapes, "patch_embed.proj.weight")
+  width, _, *patch = timm_settings.shape(
+    shapes, "patch_embed.proj.weight", "timm's ViT"
+  )
   has = lambda part: any(n.startswith(part) for n in shapes)
   depth = len({n.split(".")[1] for n in shapes if n.startswith("blocks.")})
-  fc1, fc2 = (shape_of(shapes, f"blocks.0.mlp.fc{i}.weight") for i in (1, 2))
+  fc1, fc2 = (
+    timm_settings.shape(shapes, f"blocks.0.mlp.fc{i}.weight", "timm's ViT")
+    for i in (1, 2)
+  )
   glu = fc1[0] == 2 * fc2[1]
   heads = 16 if re.search(_SIXTEEN_HEADS, name) else max(width // 64, 1)
   gap = has("fc_norm.") or "_gap_" in name
@@ -91,9 +101,12 @@ def _read(config, shapes):
   if has("dist_token"):
     model["dist_token"] = True
   if has("reg_token"):
-    model["registers"] = shape_of(shapes, "reg_token")[1]
-  num_classes = shapes["head.weight"][0] if has("head.weight") else None
-  size = image_size(config, args)
+    model["registers"] = timm_settings.shape(shapes, "reg_token", "timm's ViT")[
+      1
+    ]
+  head = shapes.get("head.weight")
+  num_classes = head[0] if head else None
+  size = timm_settings.image_size(config)
   return Found(
     "vit",
     model,
@@ -121,24 +134,6 @@ def _check_kind(name, args):
       raise ValueError(
         f"config.json: model_args.{key} = {args[key]!r} is not supported."
       )
-
-
-def shape_of(shapes: Mapping[str, tuple[int, ...]], name: str) -> Any:
-  """Looks up the shape of a tensor.
-
-  Args:
-    shapes: name -> shape.
-    name: of the tensor.
-
-  Returns:
-    The shape.
-
-  Raises:
-    ValueError: there is no such tensor.
-  """
-  if name not in shapes:
-    raise ValueError(f"The checkpoint lacks {name}: timm's ViTs have it.")
-  return shapes[name]
 
 
 def _activation(name, args, glu):
@@ -176,32 +171,12 @@ def pool_type(
     return "map"
   pool = args.get("global_pool", config.get("global_pool"))
   known = {"avg": "gap", "token": "tok", "": "none"}
-  if pool is not None and pool not in known:
+  if pool is not None and pool not in list(known):
     raise ValueError(
       f"config.json: global_pool = {pool!r} is not supported, only "
       f"{', '.join(map(repr, known))}, 'map'."
     )
   return default if pool is None else known[pool]
-
-
-def image_size(
-  config: Mapping[str, Any], args: Mapping[str, Any]
-) -> tuple[int, int]:
-  """Reads the size of images.
-
-  Args:
-    config: content of config.json.
-    args: its `model_args`.
-
-  Returns:
-    (height, width).
-  """
-  size = args.get("img_size")
-  if size is None:
-    pretrained = config.get("pretrained_cfg") or {}
-    size = (pretrained.get("input_size") or (3, 224, 224))[1:]
-  height, width = (size, size) if isinstance(size, int) else size
-  return height, width
 
 
 def layout(model: Any, found: Found) -> vit_layout.Layout:
@@ -245,7 +220,15 @@ def _settings(found):
     fc_norm=model.pool_norm,
     global_pool=POOLS.get(model.pool_type, ""),
   )
-  return settings.of_timm(name, args, found)
+  return timm_settings.written(
+    name,
+    found,
+    args,
+    num_features=model.width,
+    first_conv="patch_embed.proj",
+    classifier="head",
+    fixed_input_size=True,
+  )
 
 
 def sizes(model: Any, found: Found) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class _Tensor(NamedTuple):
 
 
 class _Form(NamedTuple):
-  """What the pickle of a file holds, and where its storages are.
+  """Holds the content of the pickle of a file, and where its storages are.
 
   Attributes:
     content: as `torch_pickle.Loaded.content`.
@@ -90,6 +90,8 @@ def read(
       if x.key not in storages:
         f.seek(form.storages[x.key][0])
         storages[x.key] = np.fromfile(f, np.uint8, form.storages[x.key][1])
+        if len(storages[x.key]) < form.storages[x.key][1]:
+          raise lookup.ConfigError(f"{path} has changed while it was read.")
         storages[x.key].flags.writeable = False
       out[name] = np.lib.stride_tricks.as_strided(
         storages[x.key][: x.length * x.dtype.itemsize].view(x.dtype)[
@@ -127,11 +129,11 @@ def _open_zip(path):
     with zipfile.ZipFile(path) as z:
       members = z.infolist()
   except Exception as e:  # Damage gets to struct, too.
-    raise ValueError(f"is damaged or incomplete ({e})") from e
-  twice = [n for n, c in Counter(m.filename for m in members).items() if c > 1]
+    raise ValueError(f"is damaged or incomplete ({e!s:.200})") from e
+  names = [m.filename for m in members]
+  twice = [n for n, c in Counter(names).items() if c > 1]
   if twice:
     raise ValueError(f"has {twice[0]!r:.80} twice")
-  names = {m.filename: m for m in members}
   pickles = [n for n in names if n.count("/") == 1 and n.endswith("/data.pkl")]
   if len(pickles) != 1:
     raise ValueError("is a zip file, but not one of torch.save")
@@ -145,29 +147,41 @@ def _open_zip(path):
       )
   if sum(m.file_size for m in members) > size:
     raise ValueError("is damaged: its parts are larger than the file")
-  if names[pickles[0]].file_size > torch_pickle.MAX_BYTES:
-    raise ValueError("has a pickle that is too large for one of tensors")
-  with zipfile.ZipFile(path) as z:
-    order = folder + "byteorder"
-    if order in names and z.read(order)[:8] != b"little":
+  with open(path, "rb") as f:
+    parts = {m.filename: _position(f, m, size) for m in members}
+    # Without the checksums, which torch can leave out.
+    order = _content(f, parts.get(folder + "byteorder", (0, 0)))
+    if order not in (b"", b"little"):
       raise ValueError("is not in the order of bytes of this machine")
-    content = torch_pickle.load(io.BytesIO(z.read(pickles[0]))).content
-    folder += "data/"
-    storages = {
-      n.removeprefix(folder): _position(z, m)
-      for n, m in names.items()
-      if n.startswith(folder)
-    }
+    if parts[pickles[0]][1] > torch_pickle.MAX_BYTES:
+      raise ValueError("has a pickle that is too large for one of tensors")
+    stream = io.BytesIO(_content(f, parts[pickles[0]]))
+  content = torch_pickle.load(stream).content
+  folder += "data/"
+  storages = {
+    n.removeprefix(folder): part
+    for n, part in parts.items()
+    if n.startswith(folder)
+  }
   return _Form(content, storages)
 
 
-def _position(z, member):
-  """Returns where the data of an uncompressed member are: (begin, length)."""
-  with z.open(member):  # Compares its header with the table of contents.
-    f = z.fp
-    f.seek(member.header_offset + 26)
-    name, extra = (int.from_bytes(f.read(2), "little") for _ in range(2))
-  return member.header_offset + 30 + name + extra, member.file_size
+def _position(f, member, size):
+  """Returns where an uncompressed member is in the file: (begin, length)."""
+  f.seek(member.header_offset)
+  header = f.read(30)
+  name, extra = (int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
+  begin = member.header_offset + 30 + name + extra
+  if header[:4] != b"PK\x03\x04" or begin + member.file_size > size:
+    raise ValueError(
+      f"is damaged: {member.filename!r:.80} is not where it says"
+    )
+  return begin, member.file_size
+
+
+def _content(f, part):
+  f.seek(part[0])
+  return f.read(min(part[1], torch_pickle.MAX_BYTES))
 
 
 def _open_older(path):

@@ -119,7 +119,7 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Persistent:
-  """What the stream says of a storage, not checked.
+  """Holds what the stream says of a storage, not checked.
 
   Attributes:
     value: in checkpoints a tuple ("storage", type, key, device, length).
@@ -129,7 +129,7 @@ class Persistent:
 
 
 class Loaded(NamedTuple):
-  """What a pickle holds.
+  """Holds the content of a pickle.
 
   Attributes:
     content: dicts, lists, tuples, numbers, strings, `Global`, `Stored`,
@@ -168,7 +168,7 @@ def load(f: BinaryIO) -> Loaded:
   # Damage gets to indices, decoding, and numbers.
   except (ValueError, IndexError, KeyError, TypeError, OverflowError) as e:
     raise ValueError(
-      f"is damaged or incomplete (its pickle: {type(e).__name__}: {e})"
+      f"is damaged or incomplete (its pickle: {type(e).__name__}: {e!s:.200})"
     ) from e
   raise ValueError("is damaged or incomplete (its pickle has no end)")
 

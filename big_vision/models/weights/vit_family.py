@@ -4,6 +4,7 @@ Names of tensors come in two forms: those of the file, and plain ones, which are
 those of `vit_layout`. With two towers plain names begin with "img/" or "txt/".
 """
 
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ def make(
   tokens: Callable[[Any], Sequence[str]] = lambda model: ("cls", "dist"),
   extra: Callable[[Found], dict[str, np.ndarray]] = lambda found: {},
   models: tuple[str, ...] = (),
+  prefixes: Mapping[str, tuple[str, ...]] = types.MappingProxyType({}),
 ) -> Family:
   """Makes a family.
 
@@ -52,6 +54,7 @@ def make(
       are written.
     extra: `Found` -> further tensors that the library expects.
     models: see `Family`; by default as there are layouts.
+    prefixes: see `Family`.
 
   Returns:
     The family.
@@ -77,6 +80,12 @@ def make(
       return table, "", names, model
     if found.model_name == TEXT_MODEL:
       return text_table(found, found.model, found.num_classes), "", {}, None
+    for key, known in (("image_model", "vit"), ("text_model", TEXT_MODEL)):
+      value = found.model.get(key, known)
+      if value != known:
+        raise ValueError(
+          f"config.model.{key}={value!r}: {title} has {known!r}."
+        )
     image_dim, text_dim = out_dims(found)
     table, names, model = image_table(found, found.model["image"], image_dim)
     table = [
@@ -93,7 +102,7 @@ def make(
     tensors = {
       new: x
       for old, x in tensors.items()
-      if (new := plain(old, found)) is not None
+      if x.size and (new := plain(old, found)) is not None
     }
     for name in ("logit_scale", "logit_bias"):  # Some have a dimension.
       if prefix and name in tensors and tensors[name].size == 1:
@@ -135,7 +144,15 @@ def make(
   towers = (TEXT_MODEL, TWO_TOWERS) if text_layout else ()
   models = models or ("vit", *towers)
   return Family(
-    name, library, kinds, read, to_params, to_tensors, models, shapes_of
+    name,
+    library,
+    kinds,
+    read,
+    to_params,
+    to_tensors,
+    prefixes,
+    models,
+    shapes_of,
   )
 
 

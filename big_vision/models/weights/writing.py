@@ -7,9 +7,14 @@ from typing import Any
 import numpy as np
 
 from big_vision import lookup
-from big_vision.models import positions, vit, vit_checkpoints
+from big_vision.models import mlp_mixer, positions, vit, vit_checkpoints
 from big_vision.models.weights import vit_family, vit_layout
-from big_vision.models.weights.family import Family, Found
+from big_vision.models.weights.family import (
+  TEXT_MODEL,
+  TWO_TOWERS,
+  Family,
+  Found,
+)
 from big_vision.types import Params
 
 # Fields that change neither what a model computes nor its parameters.
@@ -22,10 +27,13 @@ _IRRELEVANT = frozenset(
     "dtype_mm",
     "dropout",
     "drop_path",
+    "stoch_depth",
     "head_zeroinit",
     "temperature_init",
   }
 )
+# Models without images, or for images of any size.
+_ANY_SIZE = (TEXT_MODEL, "bit_paper", "nfnet")
 
 
 def write(
@@ -73,8 +81,10 @@ def _check(family, found, shapes, settings, title):
 
 
 def _equal(key, a, b):
-  if key.endswith((".layerscale", ".bias_init")):  # Only initial values.
+  if key.endswith(".layerscale"):  # Else only an initial value.
     return (a is None) == (b is None)
+  if key.endswith(".bias_init"):  # It is 0 where the model has none.
+    return a is None or b is not None
   if isinstance(a, float) and isinstance(b, float | int):
     return bool(np.isclose(a, b, rtol=1e-6, atol=0))
   return a == b
@@ -84,7 +94,7 @@ def _options(found):
   """Returns what makes a difference: config key -> value."""
   model = _instance(found.model_name, found.num_classes, found.model)
   out: dict[str, Any] = {"config.model_name": found.model_name}
-  if found.model_name == vit_family.TWO_TOWERS:
+  if found.model_name == TWO_TOWERS:
     dims = vit_family.out_dims(found)
     out["config.model.out_dim"] = dims
     out["config.model.bias_init"] = model.bias_init
@@ -98,16 +108,16 @@ def _options(found):
   else:
     out["num_classes"] = found.num_classes or None
     out |= _fields(model, "config.model")
-  if found.model_name != vit_family.TEXT_MODEL:
+  if found.model_name not in _ANY_SIZE:
     out["image_size"] = tuple(found.image_size)
-  if found.text_length:
+  if found.text_length and found.model_name in (TEXT_MODEL, TWO_TOWERS):
     out["text_length"] = found.text_length
   return out
 
 
 def _instance(name, num_classes, config):
   module = lookup.module("models", name, kind="model", needs="Model")
-  if name == vit_family.TWO_TOWERS:
+  if name == TWO_TOWERS:
     return module.Model(**config)
   return module.Model(num_classes, **config)
 
@@ -120,6 +130,11 @@ def _fields(model, key):
     if f.name not in _IRRELEVANT
   }
   out.pop("num_classes", None)
+  if isinstance(model, mlp_mixer.MlpMixer):
+    out.pop("model_name")  # Of old configs.
+  if hasattr(model, "sizes"):  # Networks whose widths can be told in two ways.
+    out = {k: x for k, x in out.items() if k not in model.SIZES}
+    out["sizes"] = tuple(map(_plain_value, model.sizes()))
   if out.get("mlp_dim", 0) is None:
     out["mlp_dim"] = 4 * model.width
   if out.get("rep_size") is True:
@@ -134,7 +149,11 @@ def _fields(model, key):
       out["pool_type"] = "tok"  # The tokens are there anyway.
     if not model.num_classes:
       out.pop("head_bias")
-  return {f"{key}.{name}": value for name, value in out.items()}
+  return {f"{key}.{name}": _plain_value(x) for name, x in out.items()}
+
+
+def _plain_value(x):
+  return tuple(x) if isinstance(x, list) else x
 
 
 def _plain(params, found):
@@ -143,7 +162,9 @@ def _plain(params, found):
   config = dict(found.model)
   if found.model_name == "vit":
     params, config = _stored(params, config, found)
-  elif config.get("image_model", "vit") == "vit" and "img" in params:
+  elif found.model_name == TWO_TOWERS and (
+    config.get("image_model", "vit") == "vit" and "img" in params
+  ):
     image = dict(config.get("image") or {})
     params["img"], config["image"] = _stored(params["img"], image, found)
   return params, dataclasses.replace(found, model=config)

@@ -147,6 +147,50 @@ def test_settings_without_a_counterpart_are_named(key, value):
     read(family, tensors, config | {key: value})
 
 
+@pytest.mark.parametrize(
+  "name, where, value",
+  [
+    ("transformers/vit_classes", "id2label", 7),
+    ("transformers/dinov2", "mlp_ratio", [2, "a"]),
+    ("transformers/dinov3", "num_register_tokens", -1),
+    ("transformers/dinov3", "rope_theta", "x"),
+    ("transformers/clip", "vision_config", [1]),
+    ("timm/augreg", "model_args.num_heads", 1.5),
+    ("timm/augreg", "model_args.img_size", "x"),
+    ("timm/augreg", "model_args.global_pool", {}),
+    ("timm/dinov3", "model_args.rope_type", "mixed"),
+    ("timm/augreg", "architecture", "vit_base_patch16_rpn_224"),
+    ("timm/augreg", "architecture", "vit_pe_core_base_patch16_224"),
+    ("open_clip/clip", "model_cfg", None),
+    ("open_clip/clip", "model_cfg.vision_cfg.head_width", 0),
+    ("open_clip/clip", "model_cfg.vision_cfg.attentional_pool", True),
+    ("open_clip/clip", "model_cfg.text_cfg.hf_model_name", "roberta-base"),
+    ("open_clip/siglip", "model_cfg.vision_cfg.timm_model_name", "swin_base"),
+  ],
+)
+def test_odd_settings_are_refused_with_their_name(name, where, value):
+  _, tensors, config, _ = case(name)
+  config = json.loads(json.dumps(config))
+  *path, key = where.split(".")
+  part = config
+  for k in path:
+    part = part[k]
+  part[key] = value
+  key = "heads" if key == "num_heads" else key
+  with pytest.raises(ValueError, match=key) as e:
+    read(families.find(config, tensors), tensors, config)
+  assert "\n" not in str(e.value)
+
+
+def test_odd_shapes_are_refused_with_their_name():
+  family, tensors, config, _ = case("timm/augreg")
+  name = "blocks.0.mlp.fc2.weight"
+  with pytest.raises(ValueError, match="timm's ViT"):
+    read(family, tensors | {name: np.zeros(3)}, config)
+  with pytest.raises(ValueError, match=re.escape(name)):
+    read(family, tensors | {name: np.zeros(())}, config)
+
+
 def test_parameters_that_a_library_lacks_are_named():
   family, tensors, config, _ = case("transformers/vit_classes")
   found, params = read(family, tensors, config)
@@ -155,6 +199,18 @@ def test_parameters_that_a_library_lacks_are_named():
   del params["cls"]
   with pytest.raises(ValueError, match="missing cls"):
     family.to_tensors(params, found)
+
+
+@pytest.mark.parametrize(
+  "name", ["open_clip/clip", "open_clip/siglip", "original/clip"]
+)
+def test_one_tower_is_read_alone(name):
+  family, tensors, config, _ = case(name)
+  found, params = read(family, tensors, config)
+  for part in ("img", "txt"):
+    some = {k: tensors[k] for k in family.select(tensors, part)}
+    tower = family.to_params(some, found.tower(part))
+    jax.tree.map(np.testing.assert_array_equal, tower, params[part])
 
 
 def renamed(tensors, rename):
@@ -308,6 +364,67 @@ def test_entries_are_inverse():
   np.testing.assert_array_equal(y.reshape(6, 4), x[4:8].T)
   np.testing.assert_array_equal(kernel.to_tensor(y), x[4:8])
   assert bias.tensor == (12,) and bias.shape == (4,)
+
+
+@pytest.mark.parametrize(
+  "name, key, value",
+  [
+    ("transformers/bit", "layer_type", "bottleneck"),
+    ("transformers/bit", "global_padding", "SAME"),
+    ("transformers/bit", "output_stride", 4),
+    ("transformers/bit", "hidden_act", "gelu"),
+    ("timm/bit", "avg_down", True),
+    ("timm/mixer", "stem_norm", True),
+    ("timm/mixer", "global_pool", ""),
+    ("timm/nfnet", "act_layer", "silu"),
+  ],
+)
+def test_networks_without_a_counterpart(name, key, value):
+  family, tensors, config, _ = case(name)
+  if name.startswith("timm"):
+    config = config | dict(model_args=config["model_args"] | {key: value})
+  with pytest.raises(ValueError, match=f"config.json.*: {key} = {value!r}"):
+    read(family, tensors, config | {key: value})
+
+
+@pytest.mark.parametrize(
+  "name, config, library, words",
+  [
+    ("bit_paper", dict(width=0.5, depth=[1, 2]), "transformers", "std_eps"),
+    ("bit_paper", dict(width=0.5, depth=[1, 2]), "timm", "std_eps"),
+    ("mlp_mixer", dict(variant="S/32", num_blocks=1), "timm", "exact_gelu"),
+    ("nfnet", dict(variant="mu"), "timm", "std_eps"),
+  ],
+)
+def test_networks_of_runs_are_written(name, config, library, words):
+  """Their configs tell widths in other ways than those of checkpoints."""
+  module = lookup.module("models", name, kind="model")
+  same = dict(
+    bit_paper=dict(std_eps=1e-8, pool_padding=0.0),
+    mlp_mixer=dict(exact_gelu=True),
+    nfnet=dict(std_eps=1e-5, exact_gelu=True, beta_last=True),
+  )[name]
+  model = module.Model(3, **config)
+  image = np.zeros((1, 64, 64, 3), np.float32)
+  params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+  params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
+  found = Found(name, config | same, 3, (64, 64))
+  tensors, settings = families.write(library, params, found)
+  read(families.find(settings, tensors), tensors, settings)
+  with pytest.raises(ValueError, match=words):
+    families.write(library, params, Found(name, config, 3, (64, 64)))
+
+
+def test_blocks_are_counted():
+  names = ["0.0.x", "0.1.x", "1.0.x", "1.0.y", "other"]
+  assert tables.stages(names, "{}.{}.x") == [2, 1]
+  with pytest.raises(ValueError, match=r"lacks 0\.1\.x"):
+    tables.stages([*names[2:], "0.0.x", "0.2.x"], "{}.{}.x")
+  for far in ("999999999.0.x", "2.999999999.x"):
+    with pytest.raises(ValueError, match=r"lacks 2\.0\.x"):
+      tables.stages([*names, far], "{}.{}.x")
+  with pytest.raises(ValueError, match=r"lacks 0\.0\.z"):
+    tables.stages(names, "{}.{}.z")
 
 
 def test_positions_are_resampled_as_by_torch():

@@ -255,6 +255,13 @@ def test_zip_files(tmp_path):
   table[at + 20 : at + 28] = struct.pack("<II", 1 << 31, 1 << 31)
   path.write_bytes(table)
   refused(path, "larger than the file")
+  # As many bytes as the file has, but from the end on.
+  table[at + 20 : at + 28] = struct.pack("<II", *[len(whole) - 200] * 2)
+  path.write_bytes(table)
+  refused(path, "'archive/data/0' is not where it says")
+  table[at + 42 : at + 46] = struct.pack("<I", 1)
+  path.write_bytes(table)
+  refused(path, "damaged")
   for length in (len(whole) // 2, len(whole) - 30, 10):
     path.write_bytes(whole[:length])
     refused(path, "damaged")
@@ -494,6 +501,8 @@ def test_npz_that_would_fill_memory(tmp_path, monkeypatch):
   assert tensor_files.shapes(str(path)) == {"x": (1 << 20,)}
   monkeypatch.setattr(checkpoint_npz, "_PLAUSIBLE", 1 << 20)
   refused(path, "memory")
+  with pytest.raises(lookup.ConfigError, match="x.npz .* memory"):
+    checkpoint_npz.load_checkpoint_np(str(path))
 
 
 @pytest.mark.parametrize(
