@@ -13,11 +13,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
   # Functions that stand alone.
   "types compat command_line extras lookup rules partial fs hub remote_stores tf transfer download trees schedules exported"
-  " losses mixup views ring contrastive grads clipping profiler workdir guards config_history plots predictions",
+  " losses class_weights mixup cutmix views ring contrastive grads clipping profiler workdir guards config_history plots predictions",
   # Labels and names of classes: facts.
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
   # Parts of a run.
-  "trackers chrono devices metrics sharding muon optimizers optax checkpoint_checksums"
+  "trackers chrono devices metrics sharding muon optimizers layer_decay lora optax checkpoint_checksums"
   " checkpoint_io checkpoint_npz checkpoint_orbax checkpoints models pp datasets",
   # Old names, collected.
   "utils",

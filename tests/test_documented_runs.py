@@ -59,6 +59,7 @@ CUT = {
   " --config.resume=workdirs/trunk/checkpoint.bv-000000004",
   r"big_vision\.train .*model=vit-s16,": "--config.model.depth=1"
   " --config.model_init= --config.total_steps=8",
+  r"train .*pets_lora": "--config.model_init=workdirs/pets/checkpoint.bv",
   r"pets_again": "--config.model.depth=1",
   r"workdirs/fewshot": "--config.model.depth=1 --config.model_init=",
   r"image_text\.siglip .*workdirs/siglip$": "--config.total_steps=4 --config.evals=None",
@@ -66,6 +67,7 @@ CUT = {
   " --config.schedule.warmup_steps=1",
   r"tools\.sweep ": "--dry_run",
   r"tools\.plan ": "--config.model.depth=1",
+  r"tools\.average .*--last": "--last=1",
   r"tools\.benchmark ": "--variant=mu/16 --res=32 --steps=1 --rounds=1"
   " --images=8",
 }

@@ -61,11 +61,12 @@ class Settings:
     value = self._config.get(key)
     return self._defaults.get(key) if value is None else value
 
-  def integer(self, key: str) -> int:
+  def integer(self, key: str, least: int = 1) -> int:
     """Returns a setting that is a positive number.
 
     Args:
       key: its name.
+      least: lowest value.
 
     Returns:
       The number.
@@ -74,9 +75,9 @@ class Settings:
       ValueError: it is anything else.
     """
     value = self.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
       raise ValueError(
-        f"{self._where}: {key} = {value!r} should be a positive number."
+        f"{self._where}: {key} = {value!r} should be a number from {least}."
       )
     return value
 
@@ -179,8 +180,8 @@ def written(model: Any, *fields: str) -> dict[str, Any]:
     Dict.
   """
   values = {name: getattr(model, name) for name in fields or SIZES}
-  if "mlp_dim" in values and values["mlp_dim"] is None:
-    values["mlp_dim"] = 4 * model.width
+  if "mlp_dim" in values:
+    values["mlp_dim"] = values["mlp_dim"] or 4 * model.width
   return {SIZES[name]: value for name, value in values.items()}
 
 
@@ -198,6 +199,85 @@ def pixels(
   """
   one = lambda size: size[0] if size[0] == size[1] else list(size)
   return {"image_size": one(image_size), "patch_size": one(patch_size)}
+
+
+def of_vit(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
+  """Writes what transformers has for all ViTs.
+
+  Args:
+    model: `vit.Model(...)`.
+    image_size: (height, width).
+
+  Returns:
+    Dict, with names of classes if the model has any.
+
+  Raises:
+    ValueError: unknown activation.
+  """
+  return {
+    **written(model),
+    "hidden_act": activation(model),
+    "layer_norm_eps": model.norm_eps,
+    **pixels(image_size, model.patch_size),
+    "num_channels": 3,
+    **classes(model.num_classes),
+  }
+
+
+def activation(model: Any) -> str:
+  """Returns what transformers and timm call the activation of a model.
+
+  Args:
+    model: module with the field `act`.
+
+  Returns:
+    The name.
+
+  Raises:
+    ValueError: it is unknown.
+  """
+  if model.act not in ACTIVATION_NAMES:
+    raise ValueError(
+      f"config.model.act={model.act!r} should be one of "
+      f"{', '.join(ACTIVATION_NAMES)}."
+    )
+  return ACTIVATION_NAMES[model.act]
+
+
+def known(key: str, value: Any, names: Mapping[Any, str], title: str) -> str:
+  """Returns what a library calls the value of an option.
+
+  Args:
+    key: config key of the option.
+    value: its value.
+    names: value -> its name there.
+    title: whose they are.
+
+  Returns:
+    The name.
+
+  Raises:
+    ValueError: it is none of them.
+  """
+  if value not in names:
+    raise ValueError(
+      f"{key}={value!r}: {title} has only {', '.join(map(repr, names))}."
+    )
+  return names[value]
+
+
+def ratio(mlp_dim: int, width: int) -> float:
+  """Finds the ratio that libraries turn into the hidden width of MLPs.
+
+  Args:
+    mlp_dim: hidden width.
+    width: of the model.
+
+  Returns:
+    r with int(r * width) == mlp_dim.
+  """
+  exact = mlp_dim / width
+  return exact if int(exact * width) == mlp_dim else (mlp_dim + 0.5) / width
 
 
 def rope_theta(config: Mapping[str, Any], default: float) -> float:
