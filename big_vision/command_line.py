@@ -8,6 +8,7 @@ help and mistakes are answered at once.
 import argparse
 import collections
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -58,6 +59,29 @@ def make_parser(
     "--debug", action="store_true", default=False, help=DEBUG_HELP
   )
   return parser
+
+
+def split_changes(
+  argv: Sequence[str] | None,
+) -> tuple[list[str], list[str]]:
+  """Takes `--config.key value` out of arguments, written with =.
+
+  Args:
+    argv: arguments; None takes those of the process.
+
+  Returns:
+    (the other arguments, those of the config).
+  """
+  own, changes, rest = [], [], list(sys.argv[1:] if argv is None else argv)
+  while rest:
+    arg = rest.pop(0)
+    if not re.match(r"--?(no)?config\.", arg):
+      own.append(arg)
+      continue
+    if "=" not in arg and rest and not re.match(r"--?[a-zA-Z]", rest[0]):
+      arg = f"{arg}={rest.pop(0)}"
+    changes.append(arg)
+  return own, changes
 
 
 def start() -> str:

@@ -18,11 +18,11 @@ LAYERS = (
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
   # Parts of a run.
   "trackers chrono devices metrics sharding muon optimizers layer_decay lora optax checkpoint_checksums"
-  " checkpoint_io checkpoint_npz checkpoint_orbax checkpoints models pp datasets",
+  " checkpoint_io checkpoint_npz checkpoint_orbax checkpoints models pp datasets probes",
   # Old names, collected.
   "utils",
   # Measuring a state; weights in and out; records -> batches; costs.
-  "pretrained embedder pipeline input_pipeline evaluators planning",
+  "pretrained publishing embedder pipeline input_pipeline evaluators planning",
   # One run.
   "training",
   # What a paper computes; many runs; what a run would cost.

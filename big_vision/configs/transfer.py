@@ -133,8 +133,9 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
       f"there are {', '.join(MODELS)}."
     )
   values, h_res, l_res = "value_range(-1, 1)", 448, 384
+  dont_load = None
   if "/" in arg.model and arg.model not in MODELS:
-    model, values, l_res = _pretrained(arg.model)
+    model, dont_load, values, l_res = _pretrained(arg.model)
     h_res = (arg.l_res or l_res) * 8 // 7
   else:
     model = _find("model", arg.model, MODELS)
@@ -143,8 +144,8 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
       if arg.l_res:  # Not both: in the same proportion.
         h_res = arg.l_res * 8 // 7
   arg.h_res, arg.l_res = arg.h_res or h_res, arg.l_res or l_res
-  train, val, test, num_classes, total_steps, warmup_steps = _find(
-    "dataset", arg.dataset, DATASETS
+  train, val, test, num_classes, total_steps, warmup_steps = find_dataset(
+    arg.dataset
   )
   crop = _find("crop", arg.crop, CROPS).format(h=arg.h_res, l=arg.l_res)
   config = mlc.ConfigDict()
@@ -168,10 +169,8 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
 
   config.model_name, config.model_init, config.model = model
   config.model_load = dict(dont_load=["head/kernel", "head/bias"])
-  if (
-    arg.model not in MODELS
-  ):  # Their heads have other parts, or they have none.
-    config.model_load.dont_load = ["head(_dist)?/.*"]
+  if dont_load:
+    config.model_load.dont_load = dont_load
 
   config.optax_name = "big_vision.momentum_hp"
   config.grad_clip_norm = 1.0
@@ -230,7 +229,8 @@ def _pretrained(source):
   """Describes a model for fine-tuning.
 
   Returns:
-    (model as in `MODELS`, op for the range of values, side in pixels).
+    (model as in `MODELS`, what not to load, op for the range of values, side in
+    pixels).
   """
   from big_vision.pp import builder
   from big_vision.pretrained import published  # Imports jax.
@@ -238,9 +238,7 @@ def _pretrained(source):
   if published.describe(source).config.model_name.endswith("two_towers"):
     source += ":img"
   about = published.describe(source)
-  model = about.config.get("model", mlc.ConfigDict()).to_dict()
-  if "head_bias" in model:  # Of a projection without one.
-    model["head_bias"] = True
+  model, dont_load = about.with_head()
   values = [
     section
     for section in builder.split_pipeline(about.pp or "")
@@ -253,6 +251,7 @@ def _pretrained(source):
   init = about.config.model_init
   return (
     (about.config.model_name, init, model),
+    dont_load,
     values[-1],
     max(about.image_size),
   )
@@ -293,6 +292,21 @@ def _num_steps(num_examples, batch_size):
   steps = 500 if num_examples < 20_000 else 10_000
   steps = 20_000 if num_examples >= 500_000 else steps
   return max(1, min(steps, 100 * num_examples // batch_size))
+
+
+def find_dataset(name: str) -> tuple[str, str, str, int, int, int]:
+  """Finds one of `DATASETS`.
+
+  Args:
+    name: TFDS name.
+
+  Returns:
+    Its entry.
+
+  Raises:
+    ValueError: there is none; suggests the nearest one.
+  """
+  return _find("dataset", name, DATASETS)
 
 
 def _find(what, name, known):

@@ -23,8 +23,6 @@ from big_vision.pretrained.classifier import Backbone, Classifier, model_key
 from big_vision.pretrained.image_text import ImageText
 from big_vision.pretrained.pixels import Preprocess
 
-_HEAD = (r"head(_dist)?/.*",)
-
 
 def load(
   path: str | os.PathLike[str],
@@ -146,23 +144,25 @@ class _Changes:
     return published.with_size(pp, self.image_size) if self.image_size else pp
 
 
-def _network(
-  config, init, pp, decode, class_names, name, changes, classifies=True
-):
+def _network(config, init, pp, decode, class_names, name, changes, about=None):
   """Loads a model of pictures alone."""
   changes.apply(config)
   old, new = config.get("num_classes"), changes.num_classes
-  dont_load: tuple[str, ...] = ()
+  dont_load: list[str] = []
   if new is not None and (new or None) != (old or None):
     config.num_classes, class_names = new, None
     # What the model does not have need not be named, and is not loaded.
-    dont_load = _HEAD
+    dont_load = [published.HEAD]
+    if new and about is not None:
+      config.model, dont_load = about.with_head()
+      changes.apply(config)
   kw = dict(
     pp=Preprocess(changes.sized(pp), decode, config),
     name=name,
     dont_load=dont_load,
   )
-  if not config.get("num_classes") or not (classifies or changes.num_classes):
+  classes = changes.num_classes or about is None or about.classifies
+  if not config.get("num_classes") or not classes:
     return Backbone(config, init, **kw)
   return Classifier(config, init, class_names=class_names, **kw)
 
@@ -191,6 +191,4 @@ def _published(found, pp, pp_txt, changes):
       found, pp_img=changes.sized(pp), pp_txt=pp_txt
     )
     return ImageText(towers)
-  return _network(
-    config, init, pp, {}, found.class_names, init, changes, found.classifies
-  )
+  return _network(config, init, pp, {}, found.class_names, init, changes, found)

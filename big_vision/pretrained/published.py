@@ -22,6 +22,9 @@ from big_vision.pretrained import pixels, preprocessing, run_files
 _IMAGENET = ("dino", "deit", "vit_mae", "DINO", "MAE", "MoCo")
 
 
+HEAD = "head(_dist)?/.*"  # Parameters of heads.
+
+
 @dataclasses.dataclass(frozen=True)
 class Published:
   """Describes a published checkpoint.
@@ -34,6 +37,7 @@ class Published:
     image_size: (height, width) in pixels.
     text_length: number of tokens of texts, None without.
     classifies: whether the outputs of the head are classes.
+    head: arguments of the model that change with a head of classes.
   """
 
   config: ConfigDict
@@ -43,6 +47,22 @@ class Published:
   image_size: tuple[int, int]
   text_length: int | None = None
   classifies: bool = True
+  head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def with_head(self) -> tuple[dict[str, Any], list[str]]:
+    """Describes the model with a new head of classes.
+
+    Returns:
+      (`config.model`, regexes of parameters that are not to be loaded).
+    """
+    model = self.config.get("model", ConfigDict()).to_dict()
+    dont_load = [HEAD]
+    if model.get("rep_size") and self.head.get("rep_size") is False:
+      dont_load.append("pre_logits/.*")
+    model |= self.head
+    if "head_bias" in model:  # Of a projection without one.
+      model["head_bias"] = True
+    return model, dont_load
 
 
 def is_checkpoint(path: str) -> bool:
@@ -93,6 +113,7 @@ def describe(source: str) -> Published:
     found.text_length,
     # The heads of towers are projections.
     bool(found.num_classes) and part is None and "clip" not in kind,
+    found.head,
   )
 
 

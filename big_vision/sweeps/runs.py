@@ -85,7 +85,7 @@ def _job(
       sys.executable, "-m", args.trainer, *arguments, f"--workdir={folder}"
     ),
     values=values,
-    fingerprint=_fingerprint(config, args.trainer),
+    fingerprint=fingerprint(config, args.trainer),
   )  # fmt: skip
 
 
@@ -139,8 +139,16 @@ def check(config: Any, trainer: str) -> None:
     raise lookup.ConfigError(str(e)) from e
 
 
-def _fingerprint(config: Any, trainer: str) -> str:
-  """Makes a text that is the same for the same config."""
+def fingerprint(config: Any, trainer: str) -> str:
+  """Makes a text that is the same for the same config.
+
+  Args:
+    config: ConfigDict of a run.
+    trainer: module that is to train it.
+
+  Returns:
+    Hexadecimal digits.
+  """
   text = re.sub(r" at 0x[0-9a-f]+", "", metrics.to_json(config))
   return hashlib.sha256(f"{trainer} {text}".encode()).hexdigest()
 

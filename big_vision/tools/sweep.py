@@ -14,7 +14,6 @@ trials add runs. `sweep.csv` and `sweep.html` compare all of them.
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 
@@ -31,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Exit status: 0 if all runs have finished, 1 if some failed, 130 if it was
     interrupted.
   """
-  argv, changes = _split_changes(sys.argv[1:] if argv is None else argv)
+  argv, changes = command_line.split_changes(argv)
   args = _parser().parse_args(argv)
   # Here, since these need jax, which takes seconds.
   from big_vision import lookup
@@ -77,20 +76,6 @@ def _parser() -> argparse.ArgumentParser:
     help="Check, and print the commands.",
   )  # fmt: skip
   return parser
-
-
-def _split_changes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-  """Takes `--config.key value` out of the arguments, written with =."""
-  own, changes, rest = [], [], list(argv)
-  while rest:
-    arg = rest.pop(0)
-    if not re.match(r"--?(no)?config\.", arg):
-      own.append(arg)
-      continue
-    if "=" not in arg and rest and not re.match(r"--?[a-zA-Z]", rest[0]):
-      arg = f"{arg}={rest.pop(0)}"
-    changes.append(arg)
-  return own, changes
 
 
 if __name__ == "__main__":

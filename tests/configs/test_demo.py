@@ -32,9 +32,11 @@ SHARED = (
   "demo",
   "demo_pp",
   "demo_tower",
+  "frozen",
   "own_data",
   "own_labels",
   "own_sources",
+  "vtab_tasks",
 )
 NAMES = [
   ".".join(p.relative_to(CONFIGS).with_suffix("").parts)
@@ -82,11 +84,19 @@ SLOW = (
   "proj.gsam.vit_i1k_gsam_no_aug",
   "proj.image_text.siglip2_finetune",
   "proj.image_text.siglip_lit_coco",
+  "proj.image_text.zeroshot_suite",
   "proj.scaling_laws.train_vit_g",
   "vit_i1k",
   "vit_i21k",
+  "vtab",
 )
-EVAL_ONLY = ("load_and_eval", "proj.flexivit.timing")
+EVAL_ONLY = (
+  "dense_probe",
+  "linear_probe",
+  "load_and_eval",
+  "proj.flexivit.timing",
+  "proj.image_text.zeroshot_suite",
+)
 FLAGS |= {name: [] for name in EVAL_ONLY}
 
 
@@ -281,7 +291,10 @@ def expected_metrics(config):
       }
     elif cfg.type == "proj.image_text.contrastive":
       names |= {f"{name}/loss", f"{name}/ncorrect_minibatch"}
-    elif cfg.type == "proj.image_text.discriminative_classifier":
+    elif cfg.type in (
+      "proj.image_text.discriminative_classifier",
+      "proj.image_text.zeroshot_suite",
+    ):
       names |= {f"{cfg.prefix}{x}_accuracy" for x in cfg.dataset_names}
     elif cfg.type == "proj.image_text.retrieval":
       names |= {
@@ -291,6 +304,13 @@ def expected_metrics(config):
       }
     elif cfg.type == "timing":
       names |= {f"{name}/img_per_sec", f"{name}/gflops_per_img"}
+    elif cfg.type == "linear_probe":
+      names |= {f"{name}/{m}/prec@1" for m in cfg.methods}
+      names |= {f"{name}/{x}" for x in ("prec@1", "val_prec@1", "sgd/lr")}
+    elif cfg.type == "dense_probe":
+      names |= {f"{name}/mIoU", f"{name}/pixel_acc"}
+    elif cfg.type == "knn":
+      names |= {f"{name}/k{k}/prec@{top}" for k in (10, 20) for top in (1, 5)}
     elif cfg.type == "proj.distill.cka":
       names.add(f"{name}/cka")
     elif cfg.type == "proj.distill.distance":

@@ -1,5 +1,7 @@
 """Lists the families of published weights, and finds that of a checkpoint."""
 
+import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -28,7 +30,7 @@ from big_vision.models.weights.family import Family, Found
 from big_vision.types import Params
 
 # Of two families of a library that match, the first is taken.
-FAMILIES = (
+_ALL = (
   hf_vit.FAMILY,
   hf_dinov2.FAMILY,
   hf_dinov3.FAMILY,
@@ -45,6 +47,39 @@ FAMILIES = (
   original_dinov3.FAMILY,
   original_vit.FAMILY,
 )
+
+
+# What odd settings or shapes cause where nothing checks them.
+_ODD = (
+  ArithmeticError,
+  AttributeError,
+  LookupError,
+  TypeError,
+)
+
+
+def _checked(family):
+  """Makes a family raise ValueError whatever is wrong with its input."""
+
+  def guard(fn):
+    @functools.wraps(fn)
+    def guarded(*args):
+      try:
+        return fn(*args)
+      except _ODD as e:
+        raise ValueError(
+          f"Its settings or the shapes of its tensors are not those of "
+          f"{family.title} ({type(e).__name__}: {e})."
+        ) from e
+
+    return guarded
+
+  return dataclasses.replace(
+    family, read=guard(family.read), to_params=guard(family.to_params)
+  )
+
+
+FAMILIES = tuple(_checked(family) for family in _ALL)
 
 
 def of_library(library: str) -> list[Family]:

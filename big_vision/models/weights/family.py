@@ -30,6 +30,8 @@ class Found:
     resample: method of `positions.resample` for images of other sizes.
     text_length: number of tokens of texts, if there are any.
     architecture: name of the architecture in timm, if one is stored.
+    head: arguments of the model that the library changes where it adds a head
+      of classes.
   """
 
   model_name: str
@@ -39,6 +41,7 @@ class Found:
   resample: str = "bicubic"
   text_length: int | None = None
   architecture: str | None = None
+  head: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   def grid(self) -> tuple[int, int] | None:
     """Returns (rows, columns) of the positions; None if they are not patches'."""

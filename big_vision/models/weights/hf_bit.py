@@ -45,8 +45,7 @@ def _read(config, shapes):
     s.one_of(key, [_DEFAULTS[key]])
   shapes = {name.removeprefix(_PREFIX): x for name, x in shapes.items()}
   model = bit_layout.sizes(shapes, _NAMES)
-  if 2 ** (1 + len(model["depth"])) > s.integer("output_stride"):
-    s.one_of("output_stride", [32])
+  timm_settings.check_strides(model["depth"], s.integer("output_stride"))
   model["num_groups"] = s.integer("num_groups")
   head = f"{_NAMES['head']}.weight"
   num_classes = shapes[head][0] if head in shapes else None

@@ -35,6 +35,7 @@ _TEXT_DEFAULTS = _SIZES | dict(
   max_position_embeddings=77,
   eos_token_id=49407,
 )
+_BOTH_DEFAULTS = dict(projection_dim=512, logit_scale_init_value=2.6592)
 _BLOCK: dict[str, Any] = dict(
   block="encoder.layers.{i}.",
   norm1="layer_norm1",
@@ -71,15 +72,14 @@ _PARTS = dict(
 def _read(config, shapes):
   kind = config["model_type"]
   if kind == "clip":
-    image, text = config["vision_config"], config["text_config"]
+    s = settings.Settings(config, _BOTH_DEFAULTS)
+    image, text = s.section("vision_config"), s.section("text_config")
     model = dict(
       image=_image_model(image),
       text=_text_model(text),
       text_model=TEXT_MODEL,
-      out_dim=config.get("projection_dim", 512),
-      temperature_init=float(
-        np.exp(config.get("logit_scale_init_value", 2.6592))
-      ),
+      out_dim=s.integer("projection_dim"),
+      temperature_init=float(np.exp(s.number("logit_scale_init_value"))),
     )
     return Found(
       TWO_TOWERS, model, None, _size(image), text_length=_length(text)

@@ -65,7 +65,7 @@ def _read(config, shapes):
   s.one_of("num_channels", [3])
   glu = bool(s.get("use_swiglu_ffn"))
   width = s.integer("hidden_size")
-  mlp_dim = int(width * s.get("mlp_ratio"))
+  mlp_dim = int(width * s.number("mlp_ratio"))
   sizes = settings.Settings(
     {**config, "intermediate_size": mlp_dim}, _DEFAULTS
   ).sizes()
@@ -73,7 +73,7 @@ def _read(config, shapes):
     patch_size=s.pair("patch_size"),
     pool_type="tok+gap" if "classifier.weight" in shapes else "tok",
     attn_bias="qkvo" if s.get("qkv_bias") else "o",
-    layerscale=float(s.get("layerscale_value")),
+    layerscale=s.number("layerscale_value"),
   )
   if glu:
     model |= dict(glu=True, act="silu", mlp_dim=_swiglu_dim(mlp_dim))
@@ -86,6 +86,7 @@ def _read(config, shapes):
     settings.num_classes(config) if "classifier.weight" in shapes else None,
     s.pair("image_size"),
     "bicubic_antialias" if registers else "bicubic",
+    head={"pool_type": "tok+gap"},
   )
 
 

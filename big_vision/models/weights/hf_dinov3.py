@@ -63,7 +63,7 @@ def _read(config, shapes):
     glu=bool(s.get("use_gated_mlp")),
     attn_bias="".join(c for c, key in _BIASES.items() if s.get(key)),
     mlp_bias=bool(s.get("mlp_bias")),
-    layerscale=float(s.get("layerscale_value")),
+    layerscale=s.number("layerscale_value"),
     registers=s.integer("num_register_tokens", 0),
   )
   return Found("vit", model, None, s.pair("image_size"))

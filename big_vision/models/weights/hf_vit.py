@@ -72,7 +72,8 @@ def _read(config, shapes):
   elif distilled:  # Its token has no head: no more than a register.
     model["registers"] = 1
   num_classes = settings.num_classes(config) if head else None
-  return Found("vit", model, num_classes, s.pair("image_size"))
+  more = {"rep_size": False} if pooler else {}  # Their head has no pooler.
+  return Found("vit", model, num_classes, s.pair("image_size"), head=more)
 
 
 def _plain(name):

@@ -46,6 +46,7 @@ TEXT = _BLOCK | dict(
   norm="ln_final",
   head=Matrix("text_projection"),
 )
+_DEFAULTS = dict(init_logit_scale=float(np.log(1 / 0.07)))
 _IMAGE_DEFAULTS = dict(
   layers=12, width=768, head_width=64, mlp_ratio=4.0, patch_size=16,
   image_size=224, pool_type="tok", pos_embed_type="learnable",
@@ -65,17 +66,15 @@ _TEXT_POOLS = dict(argmax="eot", eos="eot", last="last", first="first")
 
 
 def _read(config, shapes):
-  c = config["model_cfg"]
-  image, text = (c.get(f"{kind}_cfg") or {} for kind in ("vision", "text"))
-  where = "open_clip_config.json: model_cfg.{}_cfg"
-  s = settings.Settings(image, _IMAGE_DEFAULTS, where.format("vision"))
-  t = settings.Settings(text, _TEXT_DEFAULTS, where.format("text"))
+  where = "open_clip_config.json: model_cfg"
+  c = settings.Settings(config["model_cfg"], _DEFAULTS, where)
+  image, text = (c.section(f"{kind}_cfg") for kind in ("vision", "text"))
+  s = settings.Settings(image, _IMAGE_DEFAULTS, f"{where}.vision_cfg")
+  t = settings.Settings(text, _TEXT_DEFAULTS, f"{where}.text_cfg")
   for part in (s, t):
     for key in _REFUSED:
       part.one_of(key, [None, False])
-  dim = settings.Settings(c, {}, "open_clip_config.json: model_cfg").integer(
-    "embed_dim"
-  )
+  dim = c.integer("embed_dim")
   act = "quick_gelu" if c.get("quick_gelu") else "gelu_erf"
   name = s.get("timm_model_name")
   image_dim, has_text = dim, t.one_of("proj_type", ["linear", "none"])
@@ -90,10 +89,10 @@ def _read(config, shapes):
     text=_read_text(t, act),
     text_model=TEXT_MODEL,
     out_dim=(image_dim, None if has_text == "none" else dim),
-    temperature_init=float(np.exp(c.get("init_logit_scale", np.log(1 / 0.07)))),
+    temperature_init=float(np.exp(c.number("init_logit_scale"))),
   )
   if c.get("init_logit_bias") is not None:
-    model["bias_init"] = float(c["init_logit_bias"])
+    model["bias_init"] = c.number("init_logit_bias")
   length = t.integer("context_length")
   return Found(
     TWO_TOWERS, model, None, size, text_length=length, architecture=name
@@ -101,17 +100,17 @@ def _read(config, shapes):
 
 
 def _transformer(s, act):
-  width = s.integer("width")
-  norm = settings.Settings(s.get("norm_kwargs") or {}, dict(eps=1e-5))
-  if (s.get("act_kwargs") or {}).get("approximate") == "tanh":
+  width, scale = s.integer("width"), s.get("ls_init_value")
+  norm = settings.Settings(s.section("norm_kwargs"), dict(eps=1e-5))
+  if s.section("act_kwargs").get("approximate") == "tanh":
     act = "gelu"
   return dict(
     width=width,
     depth=s.integer("layers"),
-    mlp_dim=int(width * s.get("mlp_ratio")),
+    mlp_dim=int(width * s.number("mlp_ratio")),
     act=act,
-    norm_eps=float(norm.get("eps")),
-    layerscale=s.get("ls_init_value"),
+    norm_eps=norm.number("eps"),
+    layerscale=scale if scale is None else s.number("ls_init_value"),
   )
 
 

@@ -23,6 +23,8 @@ ACTIVATION_NAMES = {
   "relu": "relu",
 }
 
+_LARGEST = 1e30  # Of a number; less than the largest float32.
+
 SIZES = dict(
   width="hidden_size",
   depth="num_hidden_layers",
@@ -46,7 +48,12 @@ class Settings:
       config: content of config.json, or a part of it.
       defaults: values of settings that it may leave out.
       where: what it is, for errors.
+
+    Raises:
+      ValueError: the settings are something else than a dict.
     """
+    if not isinstance(config, Mapping):
+      raise ValueError(f"{where} should be a dict, but is {config!r:.60}.")
     self._config, self._defaults, self._where = config, defaults, where
 
   def get(self, key: str) -> Any:
@@ -81,6 +88,45 @@ class Settings:
       )
     return value
 
+  def number(self, key: str) -> float:
+    """Returns a setting that is a number.
+
+    Args:
+      key: its name.
+
+    Returns:
+      The number.
+
+    Raises:
+      ValueError: it is anything else.
+    """
+    value = self.get(key)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not abs(value) < _LARGEST:
+      raise ValueError(
+        f"{self._where}: {key} = {value!r:.60} should be a number."
+      )
+    return float(value)
+
+  def section(self, key: str) -> Mapping[str, Any]:
+    """Returns settings within these.
+
+    Args:
+      key: their name.
+
+    Returns:
+      A dict; empty if there are none.
+
+    Raises:
+      ValueError: they are something else.
+    """
+    value = self.get(key)
+    if value is not None and not isinstance(value, Mapping):
+      raise ValueError(
+        f"{self._where}: {key} = {value!r:.60} should be a dict."
+      )
+    return value or {}
+
   def pair(self, key: str) -> tuple[int, int]:
     """Returns a setting that is a size, one number or (height, width).
 
@@ -94,7 +140,8 @@ class Settings:
       ValueError: it is anything else.
     """
     value = self.get(key)
-    both = [value, value] if isinstance(value, int) else list(value or ())
+    both = [value, value] if isinstance(value, int) else value
+    both = list(both) if isinstance(both, list | tuple) else []
     if len(both) != 2 or not all(isinstance(x, int) and x > 0 for x in both):
       raise ValueError(
         f"{self._where}: {key} = {value!r} should be a number of pixels, or two."
@@ -115,7 +162,7 @@ class Settings:
       ValueError: it is another one.
     """
     value = self.get(key)
-    if value not in known:
+    if not any(value is x or value == x for x in known):
       raise ValueError(
         f"{self._where}: {key} = {value!r} is not supported, only "
         f"{', '.join(map(repr, known))}."
@@ -134,7 +181,7 @@ class Settings:
     return {
       **{here: self.integer(there) for here, there in SIZES.items()},
       "act": ACTIVATIONS[self.one_of("hidden_act", ACTIVATIONS)],
-      "norm_eps": float(self.get("layer_norm_eps")),
+      "norm_eps": self.number("layer_norm_eps"),
     }
 
 
@@ -147,8 +194,8 @@ def num_classes(config: Mapping[str, Any]) -> int:
   Returns:
     The number; 2 by default, as there.
   """
-  labels = config.get("id2label")
-  return len(labels) if labels else config.get("num_labels", 2)
+  s = Settings(config, {"num_labels": 2})
+  return len(s.section("id2label")) or s.integer("num_labels")
 
 
 def classes(num: int | None) -> dict[str, Any]:
@@ -290,5 +337,8 @@ def rope_theta(config: Mapping[str, Any], default: float) -> float:
   Returns:
     The base.
   """
-  within = config.get("rope_parameters") or config.get("rope_scaling") or {}
-  return float(within.get("rope_theta", config.get("rope_theta") or default))
+  s = Settings(config, {"rope_theta": default})
+  within = s.section("rope_parameters") or s.section("rope_scaling")
+  if "rope_theta" in within:
+    return Settings(within, {}).number("rope_theta")
+  return s.number("rope_theta")

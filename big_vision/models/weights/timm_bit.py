@@ -33,6 +33,7 @@ _MODEL = "timm's BiT"
 def _read(config, shapes):
   timm_settings.check(config, _ONLY)
   model = bit_layout.sizes(shapes, _NAMES)
+  timm_settings.check_strides(model["depth"])
   args = config.get("model_args") or {}
   s = settings.Settings(args, dict(norm_layer="groupnorm"), "model_args")
   model["num_groups"] = _GROUPS[s.one_of("norm_layer", _GROUPS)]

@@ -26,7 +26,7 @@ GATED = dict(fc1="mlp.fc1_g", up="mlp.fc1_x")
 
 def _read(config, shapes):
   name = config["architecture"]
-  args = config.get("model_args") or {}
+  args = settings.Settings(config, {}).section("model_args")
   s = settings.Settings(args, {}, "config.json: model_args")
   for key, known in (
     ("rope_type", (None, "dinov3")),
@@ -63,7 +63,8 @@ def _read(config, shapes):
   )
   if has("reg_token"):
     model["registers"] = shapes["reg_token"][1]
-  num_classes = shapes["head.weight"][0] if has("head.weight") else None
+  head = shapes.get("head.weight")
+  num_classes = head[0] if head else None
   size = timm_settings.image_size(config)
   return Found("vit", model, num_classes, size, architecture=name)
 

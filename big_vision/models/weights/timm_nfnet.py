@@ -34,6 +34,7 @@ def _read(config, shapes):
   timm_settings.check(config, _ONLY)
   shape = lambda name: timm_settings.shape(shapes, name, _MODEL)
   depth = tables.stages(shapes, _BLOCK + "conv1.weight")
+  timm_settings.check_strides(depth)
   first = [_BLOCK.format(i, 0) for i in range(len(depth))]
   kernels = [shape(f"{name}conv2.weight") for name in first]
   groups = {kernel[1] for kernel in kernels}

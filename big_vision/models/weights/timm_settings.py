@@ -19,7 +19,9 @@ def check(config: Mapping[str, Any], only: Mapping[str, Any]) -> None:
   """
   only = {"global_pool": "avg", "in_chans": 3, **only}
   args = settings.Settings(
-    config.get("model_args") or {}, only, "config.json: model_args"
+    settings.Settings(config, {}).section("model_args"),
+    only,
+    "config.json: model_args",
   )
   for key, value in only.items():
     args.one_of(key, [value])
@@ -35,12 +37,13 @@ def image_size(config: Mapping[str, Any]) -> tuple[int, int]:
   Returns:
     (height, width).
   """
-  size = (config.get("model_args") or {}).get("img_size")
-  if size is None:
-    pretrained = config.get("pretrained_cfg") or {}
-    size = (pretrained.get("input_size") or (3, 224, 224))[1:]
-  height, width = (size, size) if isinstance(size, int) else size
-  return height, width
+  where = settings.Settings(config, {})
+  args = where.section("model_args")
+  if args.get("img_size") is not None:
+    return settings.Settings(args, {}, "model_args").pair("img_size")
+  size = where.section("pretrained_cfg").get("input_size") or (3, 224, 224)
+  size = list(size)[1:] if isinstance(size, list | tuple) else size
+  return settings.Settings({"input_size": size}, {}).pair("input_size")
 
 
 def shape(
@@ -61,6 +64,8 @@ def shape(
   """
   if name not in shapes:
     raise ValueError(f"The checkpoint lacks {name}: {model} has it.")
+  if not shapes[name]:
+    raise ValueError(f"{name} in the checkpoint is a single number.")
   return shapes[name]
 
 
@@ -77,6 +82,23 @@ def multiple_of(divisor: int, n: float, least: float = 0.9) -> int:
   """
   rounded = max(divisor, int(n + divisor / 2) // divisor * divisor)
   return rounded + divisor if rounded < least * n else rounded
+
+
+def check_strides(depth: Sequence[int], output_stride: int = 32) -> None:
+  """Checks that each stage but the first halves the resolution.
+
+  Args:
+    depth: number of blocks of each stage.
+    output_stride: at which the libraries stop to do so.
+
+  Raises:
+    ValueError: they stop before the last stage.
+  """
+  if 2 ** (1 + len(depth)) > output_stride:
+    raise ValueError(
+      f"config.json: output_stride = {output_stride} is not supported with "
+      f"{len(depth)} stages, only {2 ** (1 + len(depth))}."
+    )
 
 
 def find_ratio(

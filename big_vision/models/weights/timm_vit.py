@@ -61,7 +61,7 @@ POOLS = {"gap": "avg", "tok": "token", "map": "map", "none": ""}
 
 def _read(config, shapes):
   name = str(config.get("architecture", ""))
-  args = config.get("model_args") or {}
+  args = settings.Settings(config, {}).section("model_args")
   _check_kind(name, args)
   width, _, *patch = timm_settings.shape(
     shapes, "patch_embed.proj.weight", "timm's ViT"
@@ -104,7 +104,8 @@ def _read(config, shapes):
     model["registers"] = timm_settings.shape(shapes, "reg_token", "timm's ViT")[
       1
     ]
-  num_classes = shapes["head.weight"][0] if has("head.weight") else None
+  head = shapes.get("head.weight")
+  num_classes = head[0] if head else None
   size = timm_settings.image_size(config)
   return Found(
     "vit",
@@ -170,7 +171,7 @@ def pool_type(
     return "map"
   pool = args.get("global_pool", config.get("global_pool"))
   known = {"avg": "gap", "token": "tok", "": "none"}
-  if pool is not None and pool not in known:
+  if pool is not None and pool not in list(known):
     raise ValueError(
       f"config.json: global_pool = {pool!r} is not supported, only "
       f"{', '.join(map(repr, known))}, 'map'."

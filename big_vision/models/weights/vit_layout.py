@@ -192,12 +192,22 @@ def encoder(
   Returns:
     The table.
   """
+  _check_heads(model)
   out: tables.Table = []
   for i in range(model.depth):
     out += _block(layout, model, layout["block"].format(i=i), path, i)
   if final_norm:
     out += _norm(layout, "norm", f"{path}encoder_norm", model)
   return out
+
+
+def _check_heads(model):
+  heads, width = model.num_heads, model.width
+  whole = isinstance(heads, int) and not isinstance(heads, bool)
+  if not whole or heads < 1 or width % heads:
+    raise ValueError(
+      f"The number of heads, {heads!r}, should divide the width, {width}."
+    )
 
 
 def _block(layout, model, there, path, i):

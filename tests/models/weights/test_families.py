@@ -147,6 +147,50 @@ def test_settings_without_a_counterpart_are_named(key, value):
     read(family, tensors, config | {key: value})
 
 
+@pytest.mark.parametrize(
+  "name, where, value",
+  [
+    ("transformers/vit_classes", "id2label", 7),
+    ("transformers/dinov2", "mlp_ratio", [2, "a"]),
+    ("transformers/dinov3", "num_register_tokens", -1),
+    ("transformers/dinov3", "rope_theta", "x"),
+    ("transformers/clip", "vision_config", [1]),
+    ("timm/augreg", "model_args.num_heads", 1.5),
+    ("timm/augreg", "model_args.img_size", "x"),
+    ("timm/augreg", "model_args.global_pool", {}),
+    ("timm/dinov3", "model_args.rope_type", "mixed"),
+    ("timm/augreg", "architecture", "vit_base_patch16_rpn_224"),
+    ("timm/augreg", "architecture", "vit_pe_core_base_patch16_224"),
+    ("open_clip/clip", "model_cfg", None),
+    ("open_clip/clip", "model_cfg.vision_cfg.head_width", 0),
+    ("open_clip/clip", "model_cfg.vision_cfg.attentional_pool", True),
+    ("open_clip/clip", "model_cfg.text_cfg.hf_model_name", "roberta-base"),
+    ("open_clip/siglip", "model_cfg.vision_cfg.timm_model_name", "swin_base"),
+  ],
+)
+def test_odd_settings_are_refused_with_their_name(name, where, value):
+  _, tensors, config, _ = case(name)
+  config = json.loads(json.dumps(config))
+  *path, key = where.split(".")
+  part = config
+  for k in path:
+    part = part[k]
+  part[key] = value
+  key = "heads" if key == "num_heads" else key
+  with pytest.raises(ValueError, match=key) as e:
+    read(families.find(config, tensors), tensors, config)
+  assert "\n" not in str(e.value)
+
+
+def test_odd_shapes_are_refused_with_their_name():
+  family, tensors, config, _ = case("timm/augreg")
+  name = "blocks.0.mlp.fc2.weight"
+  with pytest.raises(ValueError, match="timm's ViT"):
+    read(family, tensors | {name: np.zeros(3)}, config)
+  with pytest.raises(ValueError, match=re.escape(name)):
+    read(family, tensors | {name: np.zeros(())}, config)
+
+
 def test_parameters_that_a_library_lacks_are_named():
   family, tensors, config, _ = case("transformers/vit_classes")
   found, params = read(family, tensors, config)
@@ -320,6 +364,27 @@ def test_entries_are_inverse():
   np.testing.assert_array_equal(y.reshape(6, 4), x[4:8].T)
   np.testing.assert_array_equal(kernel.to_tensor(y), x[4:8])
   assert bias.tensor == (12,) and bias.shape == (4,)
+
+
+@pytest.mark.parametrize(
+  "name, key, value",
+  [
+    ("transformers/bit", "layer_type", "bottleneck"),
+    ("transformers/bit", "global_padding", "SAME"),
+    ("transformers/bit", "output_stride", 4),
+    ("transformers/bit", "hidden_act", "gelu"),
+    ("timm/bit", "avg_down", True),
+    ("timm/mixer", "stem_norm", True),
+    ("timm/mixer", "global_pool", ""),
+    ("timm/nfnet", "act_layer", "silu"),
+  ],
+)
+def test_networks_without_a_counterpart(name, key, value):
+  family, tensors, config, _ = case(name)
+  if name.startswith("timm"):
+    config = config | dict(model_args=config["model_args"] | {key: value})
+  with pytest.raises(ValueError, match=f"config.json.*: {key} = {value!r}"):
+    read(family, tensors, config | {key: value})
 
 
 @pytest.mark.parametrize(
