@@ -174,14 +174,13 @@ def of(
 
 
 def _of_network(model, batch_size):
-  is_regressor = isinstance(model, Regressor)
   is_backbone = not isinstance(model, Regressor | Classifier)
-  network = model.network if is_regressor else model
+  network = model.network if isinstance(model, Regressor) else model
   apply, call = model.model.apply, network.call
   loss = getattr(network, "loss", None)
   inputs, join = _inputs("image", model.preprocess.example(), batch_size, BATCH)
   info: dict[str, Any] = {"pp": model.pp}
-  if is_regressor:
+  if isinstance(model, Regressor):
     info["target_names"] = list(model.target_names)
   elif isinstance(model, Classifier):
     info |= {"class_names": list(model.class_names), "loss": loss}
@@ -194,7 +193,7 @@ def _of_network(model, batch_size):
       if "encoded" in out:
         outputs["tokens"] = out["encoded"]
       return {k: x.astype(jnp.float32) for k, x in outputs.items()}
-    if is_regressor:
+    if isinstance(model, Regressor):
       outputs = {"values": logits * model.std[None] + model.mean[None]}
     else:
       to_probabilities = jax.nn.sigmoid if loss == "sigmoid" else jax.nn.softmax
