@@ -12,6 +12,7 @@ from typing import Any
 
 import flax.traverse_util
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
