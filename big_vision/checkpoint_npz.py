@@ -1,6 +1,7 @@
 """Trees of arrays in npz files: flat names, "/" between the parts."""
 
 import io
+import math
 import os
 import zipfile
 from collections import Counter
@@ -14,6 +15,9 @@ from big_vision import fs, lookup, trees
 from big_vision.types import PyTree
 
 _START = 64  # So many bytes tell what a file is.
+# Zeros are compressed to a thousandth of their size. Beyond a GiB, files of more
+# than that are made to fill memory.
+_MAX_COMPRESSION, _PLAUSIBLE = 100, 1 << 30
 
 
 class MisfitError(ValueError):
@@ -55,18 +59,86 @@ def npload(fname: str | os.PathLike) -> np.ndarray | dict[str, np.ndarray]:
   """
   with fs.open(fname, "rb") if fs.is_local(fname) else _fetch(fname) as buffer:
     start = buffer.read(_START)
+    size = buffer.seek(0, os.SEEK_END)
     buffer.seek(0)
     try:
       loaded = np.load(buffer, allow_pickle=False)
       if isinstance(loaded, np.ndarray):
         return loaded
       with loaded:
+        _check_expansion(fname, size, loaded.zip)
         return dict(loaded)
+    except lookup.ConfigError:
+      raise
     # Damage gets to zipfile, zlib, struct, pickle, and to sizes of arrays.
     except Exception as e:
       raise lookup.ConfigError(
         f"{os.fspath(fname)} {_what_is_wrong(start, e)}"
       ) from e
+
+
+def shapes(fname: str | os.PathLike) -> dict[str, tuple[int, ...]]:
+  """Reads the shapes of the arrays of a local npz file, but not their data.
+
+  Args:
+    fname: path of a `.npz` file.
+
+  Returns:
+    Name -> shape.
+
+  Raises:
+    lookup.ConfigError: it is not such a file, or damaged, or its arrays would
+      need implausibly more memory than the file; names it, and the array.
+  """
+  fname = os.fspath(fname)
+  with fs.open(fname, "rb") as f:
+    start = f.read(_START)
+  name, found = "", {}
+  try:
+    with zipfile.ZipFile(fname) as z:
+      _check_expansion(fname, os.path.getsize(fname), z)
+      for member in z.infolist():
+        name = member.filename.removesuffix(".npy")
+        if name in found:
+          raise ValueError("it is there twice")
+        with z.open(member) as f:
+          found[name], dtype = _npy_header(f)
+          if dtype.hasobject:
+            raise ValueError("Object arrays cannot be loaded")  # As NumPy says.
+          expected = math.prod(found[name]) * dtype.itemsize
+          if f.tell() + expected != member.file_size:
+            raise ValueError(
+              f"it has {member.file_size - f.tell()} bytes, not {expected}"
+            )
+  except lookup.ConfigError:
+    raise
+  # As in `npload`.
+  except Exception as e:
+    array = f" of array {name!r:.200}" if name else ""
+    raise lookup.ConfigError(
+      f"{fname}{array} {_what_is_wrong(start, e)}"
+    ) from e
+  return found
+
+
+def _check_expansion(fname, size, z):
+  """Raises ConfigError for a file that was made to fill memory."""
+  expanded = sum(member.file_size for member in z.infolist())
+  if expanded > max(_MAX_COMPRESSION * size, _PLAUSIBLE):
+    raise lookup.ConfigError(
+      f"{os.fspath(fname)} of {size} bytes would need {expanded} bytes of "
+      "memory: it is not read."
+    )
+
+
+def _npy_header(f):
+  """Reads (shape, dtype) at the beginning of a .npy file."""
+  read = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+  }[np.lib.format.read_magic(f)]
+  shape, _, dtype = read(f)
+  return shape, dtype
 
 
 def _fetch(fname):
@@ -117,7 +189,7 @@ def _what_is_wrong(start, error):
   reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
   if "allow_pickle" in reason:  # What NumPy says of a part it does not know.
     reason = "a part of it is not an array"
-  return f"is damaged or incomplete ({reason}): download or copy it again."
+  return f"is damaged or incomplete ({reason:.200}): download or copy it again."
 
 
 def load_checkpoint_np(

@@ -43,6 +43,8 @@ from big_vision.checkpoint_npz import (
 from big_vision.types import PyTree
 
 __all__ = [
+  "AVERAGE",
+  "averaged",
   "CheckpointManager",
   "collect_orphans",
   "leaf_names",
@@ -51,6 +53,7 @@ __all__ = [
   "load_checkpoint_np",
   "load_checkpoint_ts",
   "load_params",
+  "of_steps",
   "npload",
   "save_checkpoint",
   "save_checkpoint_ts",
@@ -60,6 +63,9 @@ __all__ = [
 ]
 
 _PARTIAL, _OLD, _LINK = ".partial", ".old", ".link"
+# Entry of the state with the average of the parameters, see `training/ema.py`.
+AVERAGE = "params_ema"
+_PATH = re.compile(rf"(.*?/.*?)(?::({AVERAGE}))?(?::([\w/]+))?")
 
 
 # Parameters from anywhere.
@@ -70,10 +76,12 @@ def load_params(ckpt: str | os.PathLike | Mapping[str, Any], **kw: Any) -> Any:
 
   Args:
     ckpt: `<path>` or `<path>:<key>`, where the path has a slash and key is a
-      name in the parameters, such as "img/head". A path with ".npz" is an npz
-      file. Any other path is the folder of a checkpoint or the prefix of the
-      checkpoints of a run; only the part that is asked for is read. A dict
-      with the content of an npz file is accepted, too.
+      name in the parameters, such as "img/head"; `<path>:params_ema` and
+      `<path>:params_ema:<key>` are the average of the parameters, of a run with
+      `config.ema_decay`. A path with ".npz" is an npz file. Any other path is
+      the folder of a checkpoint or the prefix of the checkpoints of a run; only
+      the part that is asked for is read. A dict with the content of an npz file
+      is accepted, too.
     **kw: for `load_checkpoint_ts`, for example `shardings`.
 
   Returns:
@@ -82,29 +90,54 @@ def load_params(ckpt: str | os.PathLike | Mapping[str, Any], **kw: Any) -> Any:
   Raises:
     ValueError: the path has no slash.
     KeyError: the key does not exist; lists the ones that exist.
-    lookup.ConfigError: `regex` is given.
+    lookup.ConfigError: `regex` is given, or there is no average.
   """
   if "regex" in kw:
     raise lookup.ConfigError("Give the part to read as '<path>:<key>'.")
-  key = path = None
+  key = path = average = None
   if isinstance(ckpt, str | os.PathLike):
-    match = re.fullmatch(r"(.*?/.*?)(?::([\w/]+))?", os.fspath(ckpt))
+    match = _PATH.fullmatch(os.fspath(ckpt))
     if not match:
       raise lookup.ConfigError(
         f"Checkpoint path {ckpt!r} has no slash: prepend './' if it is in "
         "the current folder."
       )
-    path, key = match.groups()
+    path, average, key = match.groups()
     if ".npz" not in path:
-      return _load_params_ts(path, key, **kw)
+      return _load_params_ts(path, key, of=average or "params", **kw)
     ckpt = path
 
   params = load_checkpoint_np(ckpt)
-  if "params" in params:
-    params = params["params"]
+  if average and average not in params:
+    raise _no_average(path)
+  if (of := average or "params") in params:
+    params = params[of]
   elif "opt" in params and "target" in params["opt"]:
     params = params["opt"]["target"]  # As flax.optim stored them.
   return _part(params, key, path) if key else params
+
+
+def averaged(path: str | os.PathLike) -> str:
+  """Names the average of the parameters in place of the parameters.
+
+  Args:
+    path: as for `load_params`.
+
+  Returns:
+    `<path>:params_ema`, with the key that `path` has.
+  """
+  match = _PATH.fullmatch(os.fspath(path))
+  if not match:
+    raise _no_average(path)
+  names = [match[1], AVERAGE, match[3]]
+  return ":".join(name for name in names if name)
+
+
+def _no_average(path):
+  return lookup.ConfigError(
+    f"Checkpoint {os.fspath(path)!r} has no average of the parameters "
+    f"({AVERAGE}): that is in checkpoints of runs with config.ema_decay."
+  )
 
 
 def _part(params, key, path):
@@ -122,9 +155,9 @@ def _part(params, key, path):
     ) from e
 
 
-def _load_params_ts(path, key, **kw):
+def _load_params_ts(path, key, of, **kw):
   folder = _resolve(path)
-  regex = f"params/{key}($|/.*)" if key else "params/.*"
+  regex = f"{of}/{key}($|/.*)" if key else f"{of}/.*"
   names = leaf_names(folder)
   if not any(re.match(regex, n) for n in names):
     tree = trees.tree_unflatten([(n, 0) for n in names])
@@ -134,13 +167,15 @@ def _load_params_ts(path, key, **kw):
         f" Write {folder}/checkpoint.bv for that of the run." if run else ""
       )
       raise KeyError(f"Folder {folder!r} does not hold a checkpoint.{hint}")
-    if "params" not in tree:
+    if of == AVERAGE and of not in tree:
+      raise _no_average(folder)
+    if of not in tree:
       raise KeyError(
         f"Checkpoint {folder!r} has no leaves below 'params', but "
         f"{', '.join(sorted(tree))}."
       )
-    _part(tree["params"], key, folder)  # Raises, with the keys there are.
-  params = tsload(folder, regex=regex, **kw)["params"]
+    _part(tree[of], key, folder)  # Raises, with the keys there are.
+  params = tsload(folder, regex=regex, **kw)[of]
   return trees.tree_get(params, key) if key else params
 
 
@@ -193,6 +228,24 @@ def _found(path):
     # A remote one is written under its name; when the next begins, it is done.
     complete = fs.is_local(path) or m[1] != matches[0][1]
     yield fs.join(folder, m[0]), complete
+
+
+def of_steps(path: str) -> dict[int, str]:
+  """Lists the complete checkpoints of a run.
+
+  Args:
+    path: prefix of the folders, `<workdir>/checkpoint.bv`.
+
+  Returns:
+    Step -> folder, the earliest first.
+  """
+  last, found = os.path.basename(latest(path) or ""), {}
+  for folder, is_complete in _found(path):
+    name = os.path.basename(folder)
+    if (is_complete and checkpoint_io.leaf_names(folder)) or name == last:
+      step = name.removeprefix(f"{os.path.basename(path)}-")
+      found.setdefault(int(step.removesuffix("-tmp")), folder)
+  return dict(reversed(found.items()))
 
 
 def _resolve(path):

@@ -3,10 +3,13 @@
 import importlib
 from typing import Any
 
-# Modules of the packages in the extra `data`, see pyproject.toml.
-_DATA = (
-  "datasets", "sentencepiece", "sklearn", "tensorflow", "tensorflow_datasets",
-)  # fmt: skip
+# Extra, see pyproject.toml -> modules of its packages.
+_EXTRAS = {
+  "data": (
+    "datasets", "sentencepiece", "sklearn", "tensorflow", "tensorflow_datasets",
+  ),
+  "onnx": ("onnx", "onnxruntime"),
+}  # fmt: skip
 
 
 def load(name: str) -> Any:
@@ -38,9 +41,11 @@ def advice(error: BaseException) -> str:
   Returns:
     A sentence; "" for other errors.
   """
-  if isinstance(error, ModuleNotFoundError) and error.name in _DATA:
-    return (
-      f"{error.name} is not installed: pip install 'big_vision[data]', or use "
-      "setup.sh."
-    )
+  if isinstance(error, ModuleNotFoundError):
+    for extra, names in _EXTRAS.items():
+      if error.name in names:
+        return (
+          f"{error.name} is not installed: pip install 'big_vision[{extra}]', or "
+          "use setup.sh."
+        )
   return ""

@@ -135,6 +135,11 @@ def stored_config(modules: Iterable[str] = ()) -> Iterator[None]:
     _allowed.reset(token)
 
 
+def allowed() -> tuple[str, ...] | None:
+  """Returns the modules of `stored_config`; None outside of its body."""
+  return _allowed.get()
+
+
 def _check_allowed(path: str, key: str | None) -> None:
   """Refuses a module that exists but may not be imported."""
   allowed = _allowed.get()

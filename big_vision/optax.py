@@ -2,11 +2,12 @@
 
 The update of a parameter p with gradient g in step c (from 0) is
 
-  -s(c) * (lr * m * O(clip(g)) + wd * w * p)
+  -s(c) * (lr * m * d * O(clip(g)) + wd * w * p)
 
 where O is the optimizer `config.optax_name`, s the schedule of the first rule of
-`config.schedule` that matches its name, and m and w the multipliers of the first
-matching rules of `config.lr_mults` and `config.wd_mults`. Weight decay is
+`config.schedule` that matches its name, m and w the multipliers of the first
+matching rules of `config.lr_mults` and `config.wd_mults`, and d the factor of its
+layer, by `config.layer_decay` (1 without, see `layer_decay.py`). Weight decay is
 decoupled from the optimizer and from the learning rate. Parameters whose
 schedule is None are frozen.
 """
@@ -22,6 +23,7 @@ from absl import logging
 
 from big_vision import (
   clipping,
+  layer_decay,
   lookup,
   muon,
   optimizers,
@@ -47,6 +49,8 @@ def make(
       optax: its keyword arguments, default {}.
       lr: base learning rate.
       lr_mults: list of (regex, multiplier > 0); others have 1.
+      layer_decay: ratio of the learning rates of a layer and the next one, for
+        example 0.75; a multiplier besides those. Default None: all alike.
       schedule: dict for all parameters or list of (regex, dict or None), which
         must cover all of them; None freezes. See `schedules`; its `mult` is the
         maximum. Default {}: constant.
@@ -75,7 +79,8 @@ def make(
       clipping.
     lookup.ConfigError: a parameter has no schedule, a rule matches no parameter,
       a number is negative, a multiplier of `lr_mults` is not positive, the
-      optimizer steps by itself, or the config has keys of earlier versions.
+      optimizer steps by itself, layers to decay are unknown, or the config has
+      keys of earlier versions.
   """
   _check_config(config)
   optimizer = optimizers.make(config)
@@ -117,7 +122,7 @@ def make(
   tx = optax.chain(
     _make_clipping(config, params, frozen, not_frozen),
     optax.masked(optimizer, not_frozen),
-    optax.scale(config["lr"]),
+    _scale_by_lr(config, params),
     *lr_txs,
     *wd_txs,
     *schedule_txs,
@@ -125,6 +130,17 @@ def make(
     optax.scale(-1.0),
   )
   return tx, schedule_fns
+
+
+def _scale_by_lr(
+  config: ConfigLike, params: PyTree
+) -> optax.GradientTransformation:
+  """Makes what multiplies by the base learning rate, of each layer its own."""
+  if config.get("layer_decay") is None:
+    return optax.scale(config["lr"])
+  return optax.chain(
+    optax.scale(config["lr"]), layer_decay.scale(config, params)
+  )
 
 
 def check(config: ConfigLike) -> None:
@@ -213,6 +229,7 @@ def _check_config(config: ConfigLike) -> None:
     )
   for key in ("lr", "wd", "grad_clip_norm", "grad_clip_agc"):
     schedules.check_not_negative(config.get(key), f"config.{key}")
+  layer_decay.check(config.get("layer_decay"))
   for key in _RULES_OF_NUMBERS:
     if not config.get(key):
       continue

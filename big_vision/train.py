@@ -2,7 +2,7 @@
 
   python -m big_vision.train --config configs/quickstart.py --workdir DIR
 
-`build` says what is computed: model, loss, mixup and the functions that
+`build` says what is computed: model, loss, mixing and the functions that
 evaluators call. Everything else follows from the config: `training.cli.train`
 checks it, opens the data, calls `build` and hands the recipe to
 `training.loop.run`, which starts the state, trains, evaluates and writes.
@@ -15,9 +15,9 @@ if __name__ == "__main__":  # Before jax is imported, which takes seconds.
 
 from absl import app
 
-from big_vision import losses, mixup
+from big_vision import cutmix, losses
 from big_vision.models import common
-from big_vision.training import cli
+from big_vision.training import cli, train_loss
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
 
@@ -26,8 +26,9 @@ def build(setup: Setup) -> Recipe:
   """Makes the recipe of supervised classification.
 
   Args:
-    setup: the Setup; reads `loss`, `mixup`, `init_head_bias` and the model's keys
-      of its config. Batches have `image` [B, H, W, C] and `labels` [B, N].
+    setup: the Setup; reads `loss`, `label_smoothing`, `class_weights`, `mixup`,
+      `cutmix`, `init_head_bias` and the model's keys of its config. Batches have
+      `image` [B, H, W, C] and `labels` [B, N].
 
   Returns:
     The Recipe.
@@ -36,6 +37,7 @@ def build(setup: Setup) -> Recipe:
   # From config.model_name, config.model; `load` reads config.model_init.
   model, load = setup.make_model(num_classes=setup.num_classes)
   loss = losses.get(config.get("loss", "sigmoid_xent"), "loss")
+  smoothed_loss = train_loss.make(setup, loss)  # Or weighted, if asked for.
 
   def init(rng, batch):
     params = model.init(rng, batch["image"])["params"]
@@ -48,15 +50,7 @@ def build(setup: Setup) -> Recipe:
     logits, _ = model.apply(
       {"params": params}, batch["image"], train=True, rngs={"dropout": rng}
     )
-    return loss(logits=logits, labels=batch["labels"]), {}
-
-  def augment(batch, rng):
-    # On each device among its own examples only: nothing has to travel.
-    mix = mixup.get_mixup(
-      rng, config.mixup.p, setup.devices.size, config.mixup.get("n", 2)
-    )
-    rng, (image, labels), _ = mix(batch["image"], batch["labels"])
-    return {**batch, "image": image, "labels": labels}, rng
+    return smoothed_loss(logits=logits, labels=batch["labels"]), {}
 
   def predict(state, batch):
     return model.apply({"params": state["params"]}, batch["image"])
@@ -71,7 +65,8 @@ def build(setup: Setup) -> Recipe:
     init=init,
     load=load,
     loss_fn=loss_fn,
-    augment=augment if (config.get("mixup") or {}).get("p") else None,
+    # On each device among its own examples only: nothing has to travel.
+    augment=cutmix.make_augment(config, setup.devices.size),
     predict_fns={"predict": predict, "loss": predict_loss},
   )
 

@@ -2,12 +2,15 @@
 
 It serves `<folder>/[datasets/]<org>/<repo>/<revision>/<file>`, and answers what is
 missing as the hub does. Repositories called "gated" ask for the token "secret".
-Files ending in `.bin` come from another server name, as large ones do.
+Files ending in `.bin` come from another server name, as large ones do. Who has that
+token may upload.
 """
 
+import base64
 import contextlib
 import hashlib
 import http.server
+import json
 import pathlib
 import re
 import threading
@@ -77,6 +80,45 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
   def do_GET(self):
     self._answer(with_body=True)
+
+  def do_POST(self):
+    """Makes repositories, and takes commits; all files are small ones."""
+    token = self.headers.get("Authorization")
+    self.server.requests.append(("POST", self.path, token))
+    body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    if token != "Bearer secret":
+      return self._refuse(401, "RepoNotFound")
+    if self.path == "/api/repos/create":
+      wanted = json.loads(body)
+      name = f"{wanted['organization']}/{wanted['name']}"
+      (self.server.folder / name / "main").mkdir(parents=True, exist_ok=True)
+      return self._json({"url": f"{self.server.url}/{name}"})
+    if self.path == "/api/validate-yaml":
+      return self._json({"errors": [], "warnings": []})
+    if "/preupload/" in self.path:
+      files = [
+        {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+        for f in json.loads(body)["files"]
+      ]
+      return self._json({"files": files})
+    match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", self.path)
+    if not match:
+      return self._refuse(404, "")
+    for line in map(json.loads, body.splitlines()):
+      if line["key"] == "file":
+        path = self.server.folder / match[1] / "main" / line["value"]["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(line["value"]["content"]))
+    url = f"{self.server.url}/{match[1]}/commit/1"
+    self._json({"commitUrl": url, "commitOid": "1", "pullRequestUrl": None})
+
+  def _json(self, content):
+    content = json.dumps(content).encode()
+    self.send_response(200)
+    self.send_header("Content-Type", "application/json")
+    self.send_header("Content-Length", str(len(content)))
+    self.end_headers()
+    self.wfile.write(content)
 
   def _answer(self, with_body):
     token = self.headers.get("Authorization")

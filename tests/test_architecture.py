@@ -12,21 +12,21 @@ ROOT = pathlib.Path(__file__).parent.parent
 # below, also within functions.
 LAYERS = (
   # Functions that stand alone.
-  "types compat command_line extras lookup rules partial fs hub remote_stores tf transfer download trees schedules"
-  " losses mixup views ring contrastive grads clipping profiler workdir guards config_history plots predictions",
+  "types compat command_line extras lookup rules partial fs hub remote_stores tf transfer download trees schedules exported"
+  " losses class_weights mixup cutmix views ring contrastive grads clipping profiler workdir guards config_history plots predictions",
   # Labels and names of classes: facts.
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
   # Parts of a run.
-  "trackers chrono devices metrics sharding muon optimizers optax checkpoint_checksums"
+  "trackers chrono devices metrics sharding muon optimizers layer_decay lora optax checkpoint_checksums"
   " checkpoint_io checkpoint_npz checkpoint_orbax checkpoints models pp datasets probes",
   # Old names, collected.
   "utils",
   # Measuring a state; weights in and out; records -> batches; costs.
-  "pretrained embedder pipeline input_pipeline evaluators planning",
+  "pretrained publishing embedder pipeline input_pipeline evaluators planning",
   # One run.
   "training",
   # What a paper computes; many runs; what a run would cost.
-  "train trainers sweeps planning.trace planning.costs planning.advice planning.report",
+  "export train trainers sweeps planning.trace planning.costs planning.advice planning.report",
   "configs benchmarks tools __main__",
 )
 # Modules at old paths, which import what has moved up.

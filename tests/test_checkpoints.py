@@ -82,6 +82,33 @@ def test_load_params_of_npz(tmp_path):
   _assert_same(checkpoints.load_params(checkpoints.npload(new)), params)
 
 
+def test_load_params_of_the_average(prefix, tmp_path):
+  """Neither of them is taken for the other, in folders and files."""
+  x = np.arange(2, dtype=np.float32)
+  params = {"img": {"w": x}, "params_ema": {"w": x + 1}}
+  ema = {"img": {"w": x + 2}, "txt": x + 3}
+  state = {"params": params, "params_ema": ema}
+  _save(prefix, 4, tree=state)
+  npz = str(tmp_path / "x.npz")
+  checkpoints.save_checkpoint(state, npz)
+  for path in (prefix, f"{prefix}-000000004", npz):
+    _assert_same(checkpoints.load_params(path), params)
+    _assert_same(checkpoints.load_params(f"{path}:params_ema"), ema)
+    assert checkpoints.averaged(path) == f"{path}:params_ema"
+    for part in (f"{path}:img", f"{path}:params_ema:img"):
+      of_average = checkpoints.averaged(part)
+      assert of_average == f"{path}:params_ema:img"
+      _assert_same(checkpoints.load_params(of_average), ema["img"])
+    with pytest.raises(KeyError, match="no parameters 'head'"):
+      checkpoints.load_params(f"{path}:params_ema:head")
+  without = str(tmp_path / "y.npz")
+  checkpoints.save_checkpoint(params["img"], without)
+  _save(prefix, 5)
+  for path in (without, prefix, "vit_i1k"):
+    with pytest.raises(lookup.ConfigError, match="has no average .*ema_decay"):
+      checkpoints.load_params(checkpoints.averaged(path))
+
+
 def test_load_params_path_grammar(tmp_path, monkeypatch):
   with pytest.raises(ValueError, match=r"prepend '\./'"):
     checkpoints.load_params("x.npz")

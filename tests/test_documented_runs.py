@@ -59,6 +59,7 @@ CUT = {
   " --config.resume=workdirs/trunk/checkpoint.bv-000000004",
   r"big_vision\.train .*transfer\.py:model=vit-s16,": "--config.model.depth=1"
   " --config.model_init= --config.total_steps=8",
+  r"train .*pets_lora": "--config.model_init=workdirs/pets/checkpoint.bv",
   r"pets_again": "--config.model.depth=1",
   r"workdirs/fewshot": "--config.model.depth=1 --config.model_init=",
   r"image_text\.siglip .*workdirs/siglip$": "--config.total_steps=4 --config.evals=None",
@@ -69,6 +70,7 @@ CUT = {
   " --config.evals.probe.sgd_steps=5 --config.evals.probe.max_iter=5",
   r"workdirs/dense_probe": "--config.model.depth=1 --config.evals.test.steps=5",
   r"tools\.plan ": "--config.model.depth=1",
+  r"tools\.average .*--last": "--last=1",
   r"tools\.benchmark ": "--variant=mu/16 --res=32 --steps=1 --rounds=1"
   " --images=8",
 }
@@ -77,13 +79,16 @@ CUT = {
 CUT_PYTHON = {"num_train=100_000": "num_train=8, num_validation=8, num_test=8"}
 
 # What needs the work of another page.
-AFTER = {"predict.md": ["finetune.md", "image_text.md"]}
+AFTER = {
+  "export.md": ["finetune.md"],
+  "predict.md": ["finetune.md", "image_text.md"],
+}
 # Pages with commands that take long, and those whose Python needs what these made.
 SLOW = {
-  "README.md", "benchmarks.md", "datasets.md", "finetune.md", "image_text.md",
-  "optimizers.md", "predict.md", "probing.md",
+  "README.md", "benchmarks.md", "datasets.md", "export.md", "finetune.md",
+  "image_text.md", "optimizers.md", "predict.md", "probing.md",
 }  # fmt: skip
-NEEDS_RUNS = {"finetune.md", "image_text.md", "predict.md"}
+NEEDS_RUNS = {"export.md", "finetune.md", "image_text.md", "predict.md"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,13 @@ def test_missing_packages(monkeypatch):
   assert extras.advice(e.value) == str(e.value)
 
 
+def test_other_extras(monkeypatch):
+  monkeypatch.setitem(sys.modules, "onnxruntime", None)
+  advice = r"onnxruntime is not installed: pip install 'big_vision\[onnx\]'"
+  with pytest.raises(ModuleNotFoundError, match=advice):
+    extras.load("onnxruntime")
+
+
 def test_other_errors():
   with pytest.raises(ModuleNotFoundError, match="No module named 'not_there'"):
     extras.load("not_there")

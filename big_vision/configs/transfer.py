@@ -25,13 +25,19 @@ batches by the number of pictures. `own_data.py` describes `source`, `path` and
 their other arguments.
 
 Arguments:
-  model: one of `MODELS`; has to be given.
+  model: one of `MODELS`, or any that `pretrained.load` takes: `hf://org/repo`,
+    `timm/NAME`, a folder, a file or the workdir of a run; has to be given.
   dataset: one of `DATASETS`, prepared as `docs/datasets.md` says.
   crop: one of `CROPS`, of the training images.
   h_res, l_res: side of an image in pixels before and after the crop. By default
     448 and 384; on own data what the model was trained with.
+  eval_res: side of the images of evaluators, if it differs from l_res: training at
+    224 and testing at 288, for example; positions of ViTs are resampled.
   batch_size: global; on own data a power of two that is not above their number.
   probe: trains the head only, a linear probe of the frozen model.
+  lora: rank of adapters, which are trained in place of the model, by Adam.
+  layer_decay: ratio of the learning rates of neighboring layers, such as 0.75.
+  drop_path: rate of stochastic depth in the last block, such as 0.1.
   fewshot: evaluates few-shot accuracy, too; on own data that of these.
   fsdp: shards parameters and optimizer over all devices; ViT then scans over
     its layers.
@@ -107,9 +113,13 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     crop="resmall_crop",
     h_res=0,
     l_res=0,
+    eval_res=0,
     batch_size=512,
     fsdp=False,
     probe=False,
+    lora=0,
+    layer_decay=0.0,
+    drop_path=0.0,
     fewshot=False,
     runlocal=False,
     demo=False,
@@ -122,12 +132,17 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
       "Unknown model: 'vit'. One has to be given, for example model=vit-s16; "
       f"there are {', '.join(MODELS)}."
     )
-  model = _find("model", arg.model, MODELS)
-  h_res, l_res = 448, 384
-  if arg.source:
-    h_res, l_res = SIZES.get(arg.model, USUAL_SIZE)
-    if arg.l_res:  # Not both: in the same proportion.
-      h_res = arg.l_res * 8 // 7
+  values, h_res, l_res = "value_range(-1, 1)", 448, 384
+  dont_load = None
+  if "/" in arg.model and arg.model not in MODELS:
+    model, dont_load, values, l_res = _pretrained(arg.model)
+    h_res = (arg.l_res or l_res) * 8 // 7
+  else:
+    model = _find("model", arg.model, MODELS)
+    if arg.source:
+      h_res, l_res = SIZES.get(arg.model, USUAL_SIZE)
+      if arg.l_res:  # Not both: in the same proportion.
+        h_res = arg.l_res * 8 // 7
   arg.h_res, arg.l_res = arg.h_res or h_res, arg.l_res or l_res
   train, val, test, num_classes, total_steps, warmup_steps = find_dataset(
     arg.dataset
@@ -140,7 +155,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   config.num_classes = num_classes
   config.loss = "softmax_xent"
 
-  pp_common = "|value_range(-1, 1)" + bvcc.pp_labels(num_classes, "{label}")
+  pp_common = f"|{values}" + bvcc.pp_labels(num_classes, "{{label}}")
   config.input = dict(
     data=dict(name=arg.dataset, split=train),
     batch_size=8 if arg.runlocal else arg.batch_size,
@@ -154,6 +169,8 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
 
   config.model_name, config.model_init, config.model = model
   config.model_load = dict(dont_load=["head/kernel", "head/bias"])
+  if dont_load:
+    config.model_load.dont_load = dont_load
 
   config.optax_name = "big_vision.momentum_hp"
   config.grad_clip_norm = 1.0
@@ -165,7 +182,11 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   )
   config.mixup = dict(p=0.0)
 
-  def evaluator(split, name=arg.dataset, size=(arg.h_res, arg.l_res), **kw):
+  eval_size = arg.h_res, arg.l_res
+  if arg.eval_res:
+    eval_size = arg.eval_res * 8 // 7, arg.eval_res
+
+  def evaluator(split, name=arg.dataset, size=eval_size, **kw):
     pp = "decode|resize_small({})|central_crop({})".format(*size)
     return bvcc.classification(
       name,
@@ -197,10 +218,70 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     # The published config also sets it for BiT, whose model does not know it.
     if config.model_name == "vit":
       config.model.scan = True
+  _set_method(config, arg)
   own_data.apply(config, arg, total_steps=_num_steps)
   if arg.demo:
     demo.apply(config)
   return config
+
+
+def _pretrained(source):
+  """Describes a model for fine-tuning.
+
+  Returns:
+    (model as in `MODELS`, what not to load, op for the range of values, side in
+    pixels).
+  """
+  from big_vision.pp import builder
+  from big_vision.pretrained import published  # Imports jax.
+
+  if published.describe(source).config.model_name.endswith("two_towers"):
+    source += ":img"
+  about = published.describe(source)
+  model, dont_load = about.with_head()
+  values = [
+    section
+    for section in builder.split_pipeline(about.pp or "")
+    if "value_range" in section
+  ]
+  if not values:
+    raise lookup.ConfigError(
+      f"model={source} is not a model of pictures: it has no preprocessing."
+    )
+  init = about.config.model_init
+  return (
+    (about.config.model_name, init, model),
+    dont_load,
+    values[-1],
+    max(about.image_size),
+  )
+
+
+def _set_method(config, arg):
+  """Applies the arguments that say how to fine-tune."""
+  if config.model_name != "vit":
+    for key in ("drop_path", "lora"):
+      if arg[key]:
+        raise lookup.ConfigError(
+          f"{key}={arg[key]} is for ViTs, not for model={arg.model}."
+        )
+  if arg.layer_decay:
+    config.layer_decay = arg.layer_decay
+  if arg.drop_path:
+    config.model.drop_path = arg.drop_path
+  if arg.lora:
+    if arg.probe:
+      raise lookup.ConfigError("Either lora or probe: the head alone has none.")
+    config.lora = dict(rank=arg.lora, alpha=2.0 * arg.lora)
+    # Products of two factors learn badly with one step size for both.
+    config.optax_name, config.lr = "scale_by_adam", 1e-3
+  # The demo has images of one size.
+  if arg.eval_res and config.model_name == "vit" and not arg.demo:
+    from big_vision.models import vit_sizes  # Imports jax.
+
+    variant = vit_sizes.decode_variant(config.model.get("variant"))
+    patch = config.model.get("patch_size") or variant["patch_size"]
+    config.model.posemb_size = tuple(arg.l_res // p for p in patch)
 
 
 def _num_steps(num_examples, batch_size):

@@ -1,20 +1,29 @@
 """Builds the evaluators of a config."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+from big_vision import checkpoints, lookup, partial
 from big_vision import devices as bv_devices
-from big_vision import lookup, partial
 from big_vision import types as bv_types
-from big_vision.types import ConfigLike, Devices, PredictFn, PredictFns
+from big_vision.types import (
+  ConfigLike,
+  Devices,
+  PredictFn,
+  PredictFns,
+  TrainState,
+)
 
 LOG_KEYS = ("log_steps", "log_epochs", "log_examples", "log_percent")
 # Keys that every entry of `config.evals` may have.
 GENERIC_KEYS = (
-  "type", "pred", "pred_kw", "prefix", "skip_first", "batch_size", *LOG_KEYS
+  "type", "params", "pred", "pred_kw", "prefix", "skip_first", "batch_size", *LOG_KEYS
 )  # fmt: skip
+# Values of `params`: what is trained, or its average, see `training/ema.py`.
+EMA = "ema"
+PARAMS = ("params", EMA)
 # Arguments that an evaluator gets from its run if it takes them.
 RUN_KEYS = ("workdir", "get_step")
 
@@ -60,6 +69,7 @@ def from_config(
     kind = cfg.pop("type", name)
     pred = cfg.pop("pred", "predict")
     pred_kw = cfg.pop("pred_kw", None)
+    params = cfg.pop("params", None)
     cfg.pop("prefix", None)
     cfg.pop("skip_first", None)
     log_steps = get_steps("log", cfg)
@@ -79,6 +89,8 @@ def from_config(
       for key in set(run_kw) & (accepted or set()):
         cfg.setdefault(key, run_kw[key])
     evaluator = module.Evaluator(predict_fn, **cfg)
+    if params == EMA:
+      evaluator = _OfAverage(name, evaluator)
     prefix = prefixes(config)[name]
     evaluators.append((name, evaluator, log_steps, prefix))
   return evaluators
@@ -109,6 +121,41 @@ def prefixes(config: ConfigLike) -> dict[str, str]:
   """
   every = entries(config).items()
   return {name: cfg.get("prefix", f"{name}/") for name, cfg in every}
+
+
+def state_of(name: str, cfg: ConfigLike, train_state: TrainState) -> TrainState:
+  """Chooses the parameters that an evaluator measures, by its key `params`.
+
+  Args:
+    name: name of the evaluator in `config.evals`.
+    cfg: its entry.
+    train_state: state of the run, or its shapes.
+
+  Returns:
+    The state; for `params="ema"` with the average in place of the parameters.
+
+  Raises:
+    lookup.ConfigError: there is no average.
+  """
+  if cfg.get("params") != EMA:
+    return train_state
+  if checkpoints.AVERAGE not in train_state:
+    raise lookup.ConfigError(
+      f"config.evals.{name}.params = 'ema' needs config.ema_decay, for example "
+      "config.ema_decay = 0.9999."
+    )
+  return {**train_state, "params": train_state[checkpoints.AVERAGE]}
+
+
+class _OfAverage:
+  """Has an evaluator measure the average of the parameters."""
+
+  def __init__(self, name: str, evaluator: bv_types.Evaluator):
+    self._name, self._evaluator = name, evaluator
+
+  def run(self, train_state: TrainState) -> Iterator[tuple[str, Any]]:
+    state = state_of(self._name, {"params": EMA}, train_state)
+    return self._evaluator.run(state)
 
 
 def as_dict(cfg: ConfigLike) -> dict[str, Any]:

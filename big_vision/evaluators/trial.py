@@ -64,11 +64,12 @@ def check(
     )
     batch_size, _ = build.batch_size_of(config, name, cfg)
     cfg = {**cfg, "devices": devices, "batch_size": batch_size}
+    state = build.state_of(name, cfg, train_state)
     for key, shapes, on_host, left in _batches(module, cfg, known):
       trial = functools.partial(module.trial, fn, cfg=cfg)
       where = f"config.evals.{name}.{key}"
       try:
-        jax.eval_shape(lambda s, b, t=trial: t(s, dict(b)), train_state, shapes)
+        jax.eval_shape(lambda s, b, t=trial: t(s, dict(b)), state, shapes)
       except Exception as e:
         text = misfit(e)
         if text is None:

@@ -43,6 +43,11 @@ def _validate(
   where, kind = f"config.evals.{name}", cfg.get("type", name)
   module = build.module_of(kind, name)
   build.check_api(module, name, devices)
+  params = cfg.get("params")
+  if params is not None and params not in build.PARAMS:
+    raise lookup.unknown(
+      "choice of parameters", params, build.PARAMS, f"evals.{name}.params"
+    )
   pred = cfg.get("pred", "predict")
   names = [pred] if predict_names is None else predict_names
   # The functions themselves do not matter here.

@@ -1,6 +1,5 @@
 """Models; `build` is the one way from a config to one of them."""
 
-import re
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -8,10 +7,11 @@ from typing import Any
 from absl import logging
 
 from big_vision import lookup
-from big_vision.models import load_errors, positions
+from big_vision.models import adapted, load_errors, positions
 from big_vision.types import ConfigLike, LoadFn, Params
 
-_LOADS_SIGLIP = "proj.image_text.two_towers"
+_TWO_TOWERS = "proj.image_text.two_towers"
+_TEXT_MODEL = "proj.image_text.text_transformer"
 
 
 def build(
@@ -70,14 +70,19 @@ def build(
     load_errors.check_arguments(module.load, own_kw)
   load_kw = {**positions.grid_kw(module, grid), **own_kw}
   if name in lookup.known_modules("models", "Model"):  # Not the user's own.
-    _check_kind(name, init, f"{key}_init")
     load_errors.check_path(module.load, init, f"config.{key}_init")
+    read = lambda: _published(init, name, model)
+  else:
+    read = lambda: init
 
   def load(params: Params) -> Params:
     where = f"config.{key}_init={load_errors.plain(init)!r}"
     try:
       with load_errors.within(f"config.{key}_load"):
-        loaded = module.load(params, init, args, **load_kw)
+        source = adapted.in_place_of(init, build, name == _TWO_TOWERS)
+        if source is init:
+          source = read()
+        loaded = module.load(params, source, args, **load_kw)
         _check_towers(module.load, loaded, params)
         return loaded
     except (lookup.ConfigError, KeyError) as e:
@@ -103,6 +108,21 @@ def build(
   return model, load
 
 
+def load_params(ckpt: Any) -> Any:
+  """Reads parameters as `checkpoints.load_params`, adapters merged.
+
+  Args:
+    ckpt: `<path>` or `<path>:<key>`.
+
+  Returns:
+    Nested dict of arrays, or one array if that is what the key names.
+
+  Raises:
+    ConfigError: the checkpoint has adapters, whose base cannot be loaded.
+  """
+  return adapted.load_params(ckpt, build)
+
+
 def _check_used(config, key):
   """Refuses arguments of `load` where nothing says what to load."""
   # What is empty, unlike what is absent, asks for random parameters.
@@ -124,17 +144,24 @@ def _check_towers(load, loaded, params):
           raise misfit
 
 
-def _check_kind(name, init, key):
-  """Refuses checkpoints of Hugging Face for models that do not load them."""
-  if name == _LOADS_SIGLIP:
-    return  # It says so itself.
-  from big_vision.models.proj.image_text import huggingface_files
+def _published(init, name, model):
+  """Reads a published checkpoint in place of its name.
 
-  paths = init.values() if hasattr(init, "items") else [init]
-  for path in filter(lambda p: isinstance(p, str), paths):
-    huggingface_files.check_kind(
-      re.sub(r":\w+$", "", path), key, loads_siglip=False
-    )
+  Returns:
+    What `load` of a model takes: parameters, or `init` if it is anything else.
+  """
+  from big_vision.models.weights import sources
+
+  if name == _TWO_TOWERS or not sources.is_source(init):
+    return init  # It knows which part is to be from where.
+  path, part = sources.split(init)
+  checkpoint = sources.Checkpoint(path)
+  if part is None and checkpoint.found.model_name == _TWO_TOWERS:
+    part = "txt" if name == _TEXT_MODEL else "img"
+  found = checkpoint.found.tower(part or "img")
+  if differ := sources.differences(found, name, model):
+    logging.warning("%s was trained with %s.", init, differ)
+  return checkpoint.loaded(part)
 
 
 def _grid(

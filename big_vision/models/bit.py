@@ -74,15 +74,19 @@ class ResidualUnit(nn.Module):
   """Bottleneck block with normalization and activation after the convolutions.
 
   Attributes:
-    nmid: int, channels inside; None means a quarter of the input's. The output
-      has four times as many.
+    nmid: int, channels inside; None means a quarter of the input's.
+    nout: int, channels of the output; None means four times `nmid`.
     strides: (int, int), of the 3x3 convolution and the shortcut.
     dtype_mm: str, dtype of the computation; None means that of the input.
+    project: bool, makes a convolution in the shortcut also where the shapes of
+      input and output are the same.
   """
 
   nmid: int | None = None
   strides: Sequence[int] = (1, 1)
   dtype_mm: str | None = None
+  nout: int | None = None
+  project: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -92,16 +96,16 @@ class ResidualUnit(nn.Module):
       x: [B, h, w, C].
 
     Returns:
-      [B, h / strides, w / strides, 4 * nmid].
+      [B, h / strides, w / strides, nout].
     """
     nmid = self.nmid or x.shape[-1] // 4
-    nout = 4 * nmid
+    nout = self.nout or 4 * nmid
     strides = tuple(self.strides)
     conv = functools.partial(StdConv, use_bias=False, dtype=self.dtype_mm)
     norm = functools.partial(nn.GroupNorm, dtype=self.dtype_mm)
 
     shortcut = x
-    if x.shape[-1] != nout or strides != (1, 1):
+    if self.project or x.shape[-1] != nout or strides != (1, 1):
       shortcut = conv(nout, (1, 1), strides, name="conv_proj")(x)
       shortcut = norm(name="gn_proj")(shortcut)
 
@@ -123,12 +127,14 @@ class ResNetStage(nn.Module):
     first_stride: (int, int), of the first block.
     nmid: int, channels inside the blocks.
     dtype_mm: str, see `ResidualUnit`.
+    nout: int, channels of the output; None means four times `nmid`.
   """
 
   block_size: int
   first_stride: Sequence[int] = (1, 1)
   nmid: int | None = None
   dtype_mm: str | None = None
+  nout: int | None = None
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -138,13 +144,15 @@ class ResNetStage(nn.Module):
       x: [B, h, w, C].
 
     Returns:
-      [B, h / stride, w / stride, 4 * nmid].
+      [B, h / stride, w / stride, nout].
     """
     for i in range(self.block_size):
       x = ResidualUnit(
         nmid=self.nmid,
         strides=(1, 1) if i else self.first_stride,
         dtype_mm=self.dtype_mm,
+        nout=self.nout,
+        project=i == 0 and self.nout is not None,
         name=f"unit{i + 1}",
       )(x)
     return x

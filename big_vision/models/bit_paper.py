@@ -13,6 +13,7 @@ from them.
 """
 
 import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -74,7 +75,7 @@ class GroupNorm(nn.Module):
     if num_channels % self.ngroups:
       raise ValueError(
         f"{num_channels} channels are not divisible into {self.ngroups} groups;"
-        " choose config.model.width as a multiple of 0.5."
+        " choose config.model.width as a multiple of 0.5, or num_groups."
       )
     shape = (1, 1, 1, num_channels)
     scale = self.param("scale", nn.initializers.ones, shape)
@@ -98,7 +99,13 @@ class GroupNorm(nn.Module):
 
 
 class StdConv(convnet.StdConv):
-  """Convolution with standardized weights."""
+  """Convolution with standardized weights.
+
+  Attributes:
+    eps: float, added to the variance of the weights.
+  """
+
+  eps: float = 1e-10
 
   def standardize(self, kernel: Array) -> Array:
     """Standardizes a kernel for use.
@@ -109,7 +116,7 @@ class StdConv(convnet.StdConv):
     Returns:
       Array of the same shape.
     """
-    return standardize(kernel, axis=(0, 1, 2), eps=1e-10)
+    return standardize(kernel, axis=(0, 1, 2), eps=self.eps)
 
 
 class RootBlock(nn.Module):
@@ -118,10 +125,14 @@ class RootBlock(nn.Module):
   Attributes:
     width: int, channels.
     dtype_mm: str, dtype of the computation; None means that of the input.
+    std_eps: float, see `StdConv.eps`.
+    pool_padding: float, what stands beyond the border in pooling.
   """
 
   width: int
   dtype_mm: str | None = None
+  std_eps: float = 1e-10
+  pool_padding: float = -math.inf
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -140,24 +151,39 @@ class RootBlock(nn.Module):
       padding=((3, 3), (3, 3)),
       use_bias=False,
       dtype=self.dtype_mm,
+      eps=self.std_eps,
       name="conv_root",
     )(x)
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    border = ((1, 1), (1, 1))
+    if self.pool_padding != -math.inf:
+      x = jnp.pad(
+        x, ((0, 0), *border, (0, 0)), constant_values=self.pool_padding
+      )
+      border = "VALID"
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=border)
 
 
 class ResidualUnit(nn.Module):
   """Bottleneck block with normalization and activation before the convolutions.
 
   Attributes:
-    nmid: int, channels inside; None means a quarter of the input's. The output
-      has four times as many.
+    nmid: int, channels inside; None means a quarter of the input's.
+    nout: int, channels of the output; None means four times `nmid`.
     strides: (int, int), of the 3x3 convolution and the shortcut.
     dtype_mm: str, dtype of the computation; None means that of the input.
+    project: bool, makes a convolution in the shortcut also where the shapes of
+      input and output are the same.
+    num_groups: int, of channels that are normalized together.
+    std_eps: float, see `StdConv.eps`.
   """
 
   nmid: int | None = None
   strides: Sequence[int] = (1, 1)
   dtype_mm: str | None = None
+  nout: int | None = None
+  project: bool = False
+  num_groups: int = 32
+  std_eps: float = 1e-10
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -167,17 +193,19 @@ class ResidualUnit(nn.Module):
       x: [B, h, w, C].
 
     Returns:
-      [B, h / strides, w / strides, 4 * nmid].
+      [B, h / strides, w / strides, nout].
     """
     nmid = self.nmid or x.shape[-1] // 4
-    nout = 4 * nmid
+    nout = self.nout or 4 * nmid
     strides = tuple(self.strides)
-    conv = functools.partial(StdConv, use_bias=False, dtype=self.dtype_mm)
-    norm = functools.partial(GroupNorm, dtype=self.dtype_mm)
+    conv = functools.partial(
+      StdConv, use_bias=False, dtype=self.dtype_mm, eps=self.std_eps
+    )
+    norm = functools.partial(GroupNorm, self.num_groups, dtype=self.dtype_mm)
 
     y = nn.relu(norm(name="gn1")(x))
     shortcut = x
-    if x.shape[-1] != nout or strides != (1, 1):
+    if self.project or x.shape[-1] != nout or strides != (1, 1):
       shortcut = conv(nout, (1, 1), strides, name="conv_proj")(y)
 
     y = conv(nmid, (1, 1), name="conv1")(y)
@@ -195,12 +223,18 @@ class ResNetStage(nn.Module):
     nmid: int, channels inside the blocks.
     first_stride: (int, int), of the first block.
     dtype_mm: str, see `ResidualUnit`.
+    nout: int, channels of the output; None means four times `nmid`.
+    num_groups: int, see `ResidualUnit`.
+    std_eps: float, see `ResidualUnit`.
   """
 
   block_size: int
   nmid: int | None = None
   first_stride: Sequence[int] = (1, 1)
   dtype_mm: str | None = None
+  nout: int | None = None
+  num_groups: int = 32
+  std_eps: float = 1e-10
 
   @nn.compact
   def __call__(self, x: Array) -> tuple[Array, dict[str, Array]]:
@@ -210,7 +244,7 @@ class ResNetStage(nn.Module):
       x: [B, h, w, C].
 
     Returns:
-      ([B, h / stride, w / stride, 4 * nmid], dict with the result of each
+      ([B, h / stride, w / stride, nout], dict with the result of each
       unit).
     """
     out = {}
@@ -220,13 +254,29 @@ class ResNetStage(nn.Module):
         nmid=self.nmid,
         strides=(1, 1) if i else self.first_stride,
         dtype_mm=self.dtype_mm,
+        nout=self.nout,
+        project=i == 0 and self.nout is not None,
+        num_groups=self.num_groups,
+        std_eps=self.std_eps,
         name=name,
       )(x)
     return x, out
 
 
 class Model(convnet.ResNet):
-  """ResNet v2, activated before convolutions; `ResNet` lists the attributes."""
+  """ResNet v2, activated before convolutions; `ResNet` lists more attributes.
+
+  Attributes:
+    num_groups: int, of channels that are normalized together.
+    std_eps: float, added to the variance of weights; 1e-8 in timm and
+      transformers.
+    pool_padding: float, what stands beyond the border where the stem pools; 0
+      in timm and transformers.
+  """
+
+  num_groups: int = 32
+  std_eps: float = 1e-10
+  pool_padding: float = -math.inf
 
   def stem(self, image: Array, width: int) -> Array:
     """Applies the first convolution and pooling.
@@ -238,7 +288,13 @@ class Model(convnet.ResNet):
     Returns:
       [B, H / 4, W / 4, width].
     """
-    return RootBlock(width, dtype_mm=self.dtype_mm, name="root_block")(image)
+    return RootBlock(
+      width,
+      dtype_mm=self.dtype_mm,
+      std_eps=self.std_eps,
+      pool_padding=self.pool_padding,
+      name="root_block",
+    )(image)
 
   def stage(self, x: Array, name: str, **kw: Any) -> tuple[Array, Any]:
     """Applies the blocks of one stage.
@@ -251,6 +307,7 @@ class Model(convnet.ResNet):
     Returns:
       (result, dict with the result of each block).
     """
+    kw |= dict(num_groups=self.num_groups, std_eps=self.std_eps)
     return ResNetStage(name=name, **kw)(x)
 
   def finish(self, x: Array, out: dict[str, Any]) -> Array:
@@ -263,7 +320,7 @@ class Model(convnet.ResNet):
     Returns:
       [B, h, w, C].
     """
-    x = GroupNorm(dtype=self.dtype_mm, name="norm-pre-head")(x)
+    x = GroupNorm(self.num_groups, dtype=self.dtype_mm, name="norm-pre-head")(x)
     out["norm_pre_head"] = x
     return nn.relu(x)
 
@@ -303,7 +360,8 @@ def load(
       parameters do not match, see `common.merge_params`.
   """
   # The names of the paper have no slash, paths must have one.
-  if match := re.fullmatch(r"([LMS])(-[\w-]+)?", init_file):
+  name = init_file if isinstance(init_file, str) else ""  # May be loaded.
+  if match := re.fullmatch(r"([LMS])(-[\w-]+)?", name):
     init_file = _paper_file(match[1], match[2] or "", model_cfg or {})
   init_file = VANITY_NAMES.get(init_file, init_file)
   return common.load(

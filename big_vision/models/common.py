@@ -13,6 +13,42 @@ from big_vision.models import load_errors
 from big_vision.types import Array, Params
 
 
+class Loaded(dict):
+  """Parameters that `load` of a model accepts in place of a path.
+
+  Models look up a path among the names of public checkpoints, and show it in
+  errors.
+
+  Attributes:
+    path: the checkpoint.
+    grid: (rows, columns) of its learned positions, None if they are unknown.
+    resample: method of `positions.resample` for other grids.
+  """
+
+  def __init__(
+    self,
+    params: Mapping[str, Any],
+    path: str,
+    grid: tuple[int, int] | None = None,
+    resample: str = "corners",
+  ) -> None:
+    """Wraps parameters.
+
+    Args:
+      params: nested mapping, the parameters.
+      path: the checkpoint, for error messages.
+      grid: see above.
+      resample: see above.
+    """
+    super().__init__(params)
+    self.path, self.grid, self.resample = path, grid, resample
+
+  def __repr__(self):
+    return repr(self.path)
+
+  __hash__ = object.__hash__
+
+
 def load(
   init_params: Params | None,
   init_file: str,

@@ -85,6 +85,12 @@ class ResNet(nn.Module):
     head_zeroinit: bool, initializes the kernel of the head with zeros.
     dtype_mm: str, dtype of everything before the head, for example "bfloat16".
       Parameters are float32. None means the dtype of image and parameters.
+    stem_width: int, channels of the stem; None means 64 * width.
+    mid_widths: channels inside the blocks of each stage; None means 64 * width,
+      which doubles from stage to stage.
+    out_widths: channels of the output of each stage; None means four times the
+      channels inside. With them, the first block of a stage always has a
+      convolution in its shortcut.
   """
 
   num_classes: int | None = None
@@ -92,6 +98,35 @@ class ResNet(nn.Module):
   depth: int | Sequence[int] = 50
   head_zeroinit: bool = True
   dtype_mm: str | None = None
+  stem_width: int | None = None
+  mid_widths: Sequence[int] | None = None
+  out_widths: Sequence[int] | None = None
+
+  # The fields that `sizes` returns in another form.
+  SIZES = ("width", "depth", "stem_width", "mid_widths", "out_widths")
+
+  def sizes(
+    self,
+  ) -> tuple[Sequence[int], int, Sequence[int], Sequence[int]]:
+    """Looks up the sizes that several fields tell.
+
+    Returns:
+      (number of blocks of each stage, channels of the stem, channels inside the
+      blocks of each stage, channels of the output of each stage).
+
+    Raises:
+      ValueError: unknown depth, or other widths than stages.
+    """
+    blocks, width = num_blocks(self.depth), int(64 * self.width)
+    mid = self.mid_widths or [width * 2**i for i in range(len(blocks))]
+    out = self.out_widths or [4 * n for n in mid]
+    for name, widths in (("mid", mid), ("out", out)):
+      if len(widths) != len(blocks):
+        raise lookup.ConfigError(
+          f"config.model.{name}_widths={tuple(widths)} should have "
+          f"{len(blocks)} entries, one per stage."
+        )
+    return blocks, self.stem_width or width, mid, out
 
   def stem(self, image: Array, width: int) -> Array:
     """Applies the first layers.
@@ -111,7 +146,8 @@ class ResNet(nn.Module):
     Args:
       x: [B, h, w, C].
       name: str, of the module.
-      **kw: `block_size`, `nmid`, `first_stride` and `dtype_mm` of the stage.
+      **kw: `block_size`, `nmid`, `nout`, `first_stride` and `dtype_mm` of the
+        stage.
 
     Returns:
       (their result, the entry of the stage in `out`).
@@ -147,19 +183,21 @@ class ResNet(nn.Module):
       named intermediates.
 
     Raises:
-      ValueError: unknown depth or dtype.
+      ValueError: unknown depth or dtype, or other widths than stages.
     """
     del train  # There is neither dropout nor a state.
     fields.check_dtype(self.dtype_mm, f"{fields.key(self)}.dtype_mm")
     out = {}
-    width = int(64 * self.width)
-    x = out["stem"] = self.stem(image, width)
-    for i, block_size in enumerate(num_blocks(self.depth)):
+    blocks, stem_width, mid_widths, _ = self.sizes()
+    out_widths = self.out_widths or [None] * len(blocks)
+    x = out["stem"] = self.stem(image, stem_width)
+    for i, block_size in enumerate(blocks):
       x, out[f"stage{i + 1}"] = self.stage(
         x,
         name=f"block{i + 1}",
         block_size=block_size,
-        nmid=width * 2**i,
+        nmid=mid_widths[i],
+        nout=out_widths[i],
         first_stride=(2, 2) if i else (1, 1),
         dtype_mm=self.dtype_mm,
       )

@@ -27,10 +27,12 @@ class MlpBlock(nn.Module):
   Attributes:
     mlp_dim: int, hidden width.
     dtype_mm: str, dtype of the computation; None means that of the input.
+    exact_gelu: bool, see `MlpMixer`.
   """
 
   mlp_dim: int
   dtype_mm: str | None = None
+  exact_gelu: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -44,7 +46,7 @@ class MlpBlock(nn.Module):
     """
     d = x.shape[-1]
     x = nn.Dense(self.mlp_dim, dtype=self.dtype_mm)(x)
-    x = nn.gelu(x)
+    x = nn.gelu(x, approximate=not self.exact_gelu)
     return nn.Dense(d, dtype=self.dtype_mm)(x)
 
 
@@ -56,12 +58,14 @@ class MixerBlock(nn.Module):
     channels_mlp_dim: int, hidden width of the MLP across channels.
     drop_p: float, probability to skip each of the two, per example.
     dtype_mm: str, dtype of matrix products; None means that of the input.
+    exact_gelu: bool, see `MlpMixer`.
   """
 
   tokens_mlp_dim: int
   channels_mlp_dim: int
   drop_p: float
   dtype_mm: str | None = None
+  exact_gelu: bool = False
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool = False) -> Array:
@@ -74,13 +78,14 @@ class MixerBlock(nn.Module):
     Returns:
       [B, T, D].
     """
+    options = dict(dtype_mm=self.dtype_mm, exact_gelu=self.exact_gelu)
     y = nn.LayerNorm(dtype=self.dtype_mm)(x)
     y = jnp.swapaxes(y, 1, 2)
-    y = MlpBlock(self.tokens_mlp_dim, self.dtype_mm, name="token_mixing")(y)
+    y = MlpBlock(self.tokens_mlp_dim, **options, name="token_mixing")(y)
     y = jnp.swapaxes(y, 1, 2)
     x = x + self._drop(y, train)
     y = nn.LayerNorm(dtype=self.dtype_mm)(x)
-    y = MlpBlock(self.channels_mlp_dim, self.dtype_mm, name="channel_mixing")(y)
+    y = MlpBlock(self.channels_mlp_dim, **options, name="channel_mixing")(y)
     return x + self._drop(y, train)
 
   def _drop(self, y, train):
@@ -109,6 +114,8 @@ class MlpMixer(nn.Module):
       from 0 in the first block.
     dtype_mm: str, dtype of everything before the head, for example "bfloat16".
       Parameters are float32. None means the dtype of image and parameters.
+    exact_gelu: bool, whether GELU is exact, as in timm, instead of approximated
+      with tanh.
   """
 
   patch_size: Sequence[int]
@@ -120,6 +127,7 @@ class MlpMixer(nn.Module):
   model_name: str | None = None
   stoch_depth: float = 0.0
   dtype_mm: str | None = None
+  exact_gelu: bool = False
 
   @nn.compact
   def __call__(
@@ -147,7 +155,7 @@ class MlpMixer(nn.Module):
       dtype=self.dtype_mm,
       name="stem",
     )(image)
-    x = out["input_tokens"] = x.reshape(len(x), -1, self.hidden_dim)
+    x = out["input_tokens"] = x.reshape(x.shape[0], -1, self.hidden_dim)
 
     for i in range(self.num_blocks):
       x = out[f"block_{i}"] = MixerBlock(
@@ -155,6 +163,7 @@ class MlpMixer(nn.Module):
         self.channels_mlp_dim,
         drop_p=self.stoch_depth * i / max(self.num_blocks - 1, 1),
         dtype_mm=self.dtype_mm,
+        exact_gelu=self.exact_gelu,
       )(x, train=train)
     x = nn.LayerNorm(name="pre_head_layer_norm")(x)
     x = out["pre_logits"] = jnp.mean(x, axis=1)

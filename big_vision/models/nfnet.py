@@ -8,7 +8,6 @@ References:
   Brock et al. 2021a (signal propagation), https://arxiv.org/abs/2101.08692
   Brock et al. 2021b (NFNet), https://arxiv.org/abs/2102.06171
   De and Smith 2020 (SkipInit), https://arxiv.org/abs/2002.10444
-  Hu et al. 2017 (squeeze-excite), https://arxiv.org/abs/1709.01507
 
 Shapes: `B` batch, `H, W` image, `h, w` feature map, `C` channels.
 The names of the modules are the names in checkpoints, and random keys derive
@@ -23,88 +22,31 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from big_vision import lookup
 from big_vision.models import common, convnet, fields
+from big_vision.models.nfnet_layers import (
+  GELU_GAIN,
+  ScaledStdConv,
+  SqueezeExcite,
+  scaled_gelu,
+)
 from big_vision.types import Array, ConfigLike, Params
 
-# 1 / standard deviation of gelu(z) of a standard normal z, as the authors have
-# estimated it (0.04% more than by integration).
-GELU_GAIN = 1.7015043497085571
-
-
-def scaled_gelu(x: Array) -> Array:
-  """Applies a GELU that maps a standard normal to a variance of 1.
-
-  Args:
-    x: array.
-
-  Returns:
-    Array of the same shape.
-  """
-  return nn.gelu(x) * GELU_GAIN
-
-
-class ScaledStdConv(nn.Conv):
-  """Convolution with scaled weight standardization.
-
-  The kernel in use is gain * (kernel - mean) / sqrt(variance * fan_in), per
-  output channel; it keeps the variance of white noise. Checkpoints hold
-  `kernel` and `gain`.
-  """
-
-  def param(self, name: str, *args: Any, **kw: Any) -> Any:
-    """Makes a parameter; the kernel is standardized and scaled.
-
-    Args:
-      name: str, of the parameter.
-      *args: for `nn.Module.param`.
-      **kw: for `nn.Module.param`.
-
-    Returns:
-      The parameter as it is used.
-    """
-    value = super().param(name, *args, **kw)
-    if name != "kernel":
-      return value
-    gain = super().param("gain", nn.initializers.ones, value.shape[-1:])
-    fan_in = math.prod(value.shape[:-1])
-    axis = tuple(range(value.ndim - 1))
-    value = value - jnp.mean(value, axis, keepdims=True)
-    variance = jnp.mean(value * value, axis, keepdims=True)
-    # The bound matters to kernels that are (nearly) constant.
-    scale = lax.rsqrt(jnp.maximum(variance * fan_in, 1e-4))
-    return value * (scale * jnp.expand_dims(gain, axis))
-
-
-class SqueezeExcite(nn.Module):
-  """Computes weights of channels, between 0 and 2, from their means.
-
-  Attributes:
-    ratio: float, hidden width divided by the number of channels.
-    dtype_mm: str, dtype of the computation; None means that of the input.
-  """
-
-  ratio: float = 0.5
-  dtype_mm: str | None = None
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """Computes the weights, which are 1 on average at initialization.
-
-    Args:
-      x: [B, h, w, C].
-
-    Returns:
-      [B, 1, 1, C].
-    """
-    num_channels = x.shape[-1]
-    hidden = max(1, int(num_channels * self.ratio))
-    x = jnp.mean(x, axis=(1, 2), keepdims=True)
-    x = nn.relu(nn.Dense(hidden, dtype=self.dtype_mm)(x))
-    x = nn.Dense(num_channels, dtype=self.dtype_mm)(x)
-    return 2.0 * nn.sigmoid(x)
+__all__ = [
+  "GELU_GAIN",
+  "RESOLUTIONS",
+  "Block",
+  "Model",
+  "ScaledStdConv",
+  "SqueezeExcite",
+  "Stage",
+  "Stem",
+  "decode_variant",
+  "expected_stds",
+  "load",
+  "scaled_gelu",
+]
 
 
 class Block(nn.Module):
@@ -120,6 +62,11 @@ class Block(nn.Module):
     se_ratio: float, see `SqueezeExcite`.
     drop_p: float, probability to skip the residual branch, per example.
     dtype_mm: str, dtype of the computation; None is that of the input.
+    mid_width: int, channels inside, instead of `bottleneck`.
+    se_width: int, hidden width of `SqueezeExcite`, instead of `se_ratio`.
+    std_eps: float, see `ScaledStdConv`.
+    exact_gelu: bool, see `Model`.
+    beta_last: bool, see `Model`.
   """
 
   width: int
@@ -131,6 +78,11 @@ class Block(nn.Module):
   se_ratio: float = 0.5
   drop_p: float = 0.0
   dtype_mm: str | None = None
+  mid_width: int | None = None
+  se_width: int | None = None
+  std_eps: float | None = None
+  exact_gelu: bool = False
+  beta_last: bool = False
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool = False) -> Array:
@@ -143,16 +95,20 @@ class Block(nn.Module):
     Returns:
       [B, h / stride, w / stride, width].
     """
-    num_groups = max(1, int(self.width * self.bottleneck) // self.group_size)
+    mid = self.mid_width or int(self.width * self.bottleneck)
+    num_groups = max(1, mid // self.group_size)
     mid = num_groups * self.group_size
     strides = (self.stride, self.stride)
-    conv = functools.partial(ScaledStdConv, dtype=self.dtype_mm)
+    conv = functools.partial(
+      ScaledStdConv, dtype=self.dtype_mm, std_eps=self.std_eps
+    )
+    act = functools.partial(scaled_gelu, approximate=not self.exact_gelu)
     conv3x3 = functools.partial(
       conv, mid, (3, 3), feature_group_count=num_groups
     )
 
     # As in the paper; the authors' code divides by beta after the activation.
-    y = scaled_gelu(x / self.beta)
+    y = act(x) / self.beta if self.beta_last else act(x / self.beta)
     shortcut = x
     if self.stride > 1 or x.shape[-1] != self.width:
       shortcut = y
@@ -163,10 +119,11 @@ class Block(nn.Module):
       shortcut = conv(self.width, (1, 1), name="conv_proj")(shortcut)
 
     y = conv(mid, (1, 1), name="conv1")(y)
-    y = conv3x3(strides=strides, name="conv2")(scaled_gelu(y))
-    y = conv3x3(name="conv3")(scaled_gelu(y))
-    y = conv(self.width, (1, 1), name="conv4")(scaled_gelu(y))
-    y = y * SqueezeExcite(self.se_ratio, self.dtype_mm, name="se")(y)
+    y = conv3x3(strides=strides, name="conv2")(act(y))
+    y = conv3x3(name="conv3")(act(y))
+    y = conv(self.width, (1, 1), name="conv4")(act(y))
+    se = SqueezeExcite(self.se_ratio, self.dtype_mm, self.se_width, name="se")
+    y = y * se(y)
 
     if train and self.drop_p:
       rng = self.make_rng("dropout")
@@ -184,10 +141,14 @@ class Stem(nn.Module):
   Attributes:
     widths: channels of each.
     dtype_mm: str, dtype of the computation; None means that of the input.
+    std_eps: float, see `ScaledStdConv`.
+    exact_gelu: bool, see `Model`.
   """
 
   widths: Sequence[int]
   dtype_mm: str | None = None
+  std_eps: float | None = None
+  exact_gelu: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -202,8 +163,13 @@ class Stem(nn.Module):
     for i, width in enumerate(self.widths):
       strides = (2, 2) if i in (0, len(self.widths) - 1) else (1, 1)
       x = ScaledStdConv(
-        width, (3, 3), strides, dtype=self.dtype_mm, name=f"conv{i + 1}"
-      )(x if i == 0 else scaled_gelu(x))
+        width,
+        (3, 3),
+        strides,
+        dtype=self.dtype_mm,
+        std_eps=self.std_eps,
+        name=f"conv{i + 1}",
+      )(x if i == 0 else scaled_gelu(x, not self.exact_gelu))
     return x
 
 
@@ -258,6 +224,38 @@ class _Model(nn.Module):
   dropout: float = 0.0
   head_zeroinit: bool = True
   dtype_mm: str | None = None
+  stem_widths: Sequence[int] | None = None
+  mid_widths: Sequence[int] | None = None
+  se_widths: Sequence[int] | None = None
+  final_width: int | None = None
+  std_eps: float | None = None
+  exact_gelu: bool = False
+  beta_last: bool = False
+
+  # The fields that `sizes` returns in another form.
+  SIZES = (
+    *("stem_widths", "mid_widths", "se_widths", "final_width"),
+    *("bottleneck", "se_ratio"),
+  )
+
+  def sizes(self) -> tuple[Sequence[int], Sequence[int], Sequence[int], int]:
+    """Computes the widths that several fields tell.
+
+    Returns:
+      (channels of the convolutions of the stem, channels inside the blocks of
+      each stage, hidden widths of squeeze-excite, channels of the last
+      convolution).
+    """
+    stem = self.stem_widths or [
+      max(1, self.width[0] // n) for n in (16, 8, 4, 2)
+    ]
+    size = self.group_size
+    mid = self.mid_widths or [
+      size * max(1, int(width * self.bottleneck) // size)
+      for width in self.width
+    ]
+    se = self.se_widths or [max(1, int(n * self.se_ratio)) for n in self.width]
+    return stem, mid, se, self.final_width or 2 * self.width[-1]
 
   @nn.compact
   def __call__(
@@ -277,15 +275,18 @@ class _Model(nn.Module):
     Raises:
       ValueError: `width` and `depth` differ in their number of stages.
     """
-    if len(self.width) != len(self.depth):
-      raise ValueError(
-        f"config.model.width={tuple(self.width)} and config.model.depth="
-        f"{tuple(self.depth)} need one entry per stage each."
-      )
+    for name in ("width", "mid_widths", "se_widths"):
+      widths = getattr(self, name)
+      if widths is not None and len(widths) != len(self.depth):
+        raise ValueError(
+          f"config.model.{name}={tuple(widths)} and config.model.depth="
+          f"{tuple(self.depth)} need one entry per stage each."
+        )
     fields.check_dtype(self.dtype_mm, f"{fields.key(self)}.dtype_mm")
     out = {}
-    stem = [max(1, self.width[0] // n) for n in (16, 8, 4, 2)]
-    x = out["stem"] = Stem(stem, self.dtype_mm, name="stem")(image)
+    options = dict(std_eps=self.std_eps, exact_gelu=self.exact_gelu)
+    stem, mid_widths, se_widths, final_width = self.sizes()
+    x = out["stem"] = Stem(stem, self.dtype_mm, **options, name="stem")(image)
 
     betas = expected_stds(self.depth, self.alpha)
     num_blocks = sum(self.depth)
@@ -302,18 +303,24 @@ class _Model(nn.Module):
         block=dict(
           width=width,
           alpha=self.alpha,
-          bottleneck=self.bottleneck,
+          mid_width=mid_widths[i],
           group_size=self.group_size,
-          se_ratio=self.se_ratio,
+          se_width=se_widths[i],
           dtype_mm=self.dtype_mm,
+          beta_last=self.beta_last,
+          **options,
         ),
         name=f"stage{i + 1}",
       )(x, train=train)
 
     x = ScaledStdConv(
-      2 * self.width[-1], (1, 1), dtype=self.dtype_mm, name="final_conv"
+      final_width,
+      (1, 1),
+      dtype=self.dtype_mm,
+      std_eps=self.std_eps,
+      name="final_conv",
     )(x)
-    x = out["pre_logits_2d"] = scaled_gelu(x)
+    x = out["pre_logits_2d"] = scaled_gelu(x, not self.exact_gelu)
     return convnet.pool_and_classify(
       x,
       self.num_classes,
@@ -381,6 +388,20 @@ def Model(
       head_zeroinit: bool, initializes the kernel of the head with zeros.
       dtype_mm: dtype of everything before the head, for example "bfloat16".
         Parameters are float32. None means the dtype of image and parameters.
+      stem_widths: channels of the four convolutions of the stem; by default
+        fractions of the first width.
+      mid_widths: channels inside the blocks of each stage, instead of
+        `bottleneck`.
+      se_widths: hidden width of squeeze-excite in each stage, instead of
+        `se_ratio`.
+      final_width: channels of the last convolution, default twice the last
+        width.
+      std_eps: added to the variance of kernels, 1e-5 in timm; by default a
+        lower bound of 1e-4 on the variance * fan-in.
+      exact_gelu: whether GELU is exact, as in timm, instead of approximated.
+      beta_last: whether the expected standard deviation divides after the
+        activation, as in the authors' code and timm, or before it, as in the
+        paper.
 
   Returns:
     The linen module.

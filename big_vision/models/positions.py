@@ -71,6 +71,33 @@ def image_grid(
   return ImageGrid((height // ph, width // pw), (height % ph, width % pw))
 
 
+def stored_size(
+  given: Any, grid: Sequence[int], key: str = "model"
+) -> tuple[int, int]:
+  """Reads the size of a grid that a model stores for images of any size.
+
+  Args:
+    given: `config.<key>.posemb_size`; None is that of the images.
+    grid: (rows, columns) of the images.
+    key: config key of the model, for the error message.
+
+  Returns:
+    (rows, columns).
+
+  Raises:
+    ConfigError: it is not a pair of positive numbers.
+  """
+  if given is None:
+    return (grid[0], grid[1])
+  pair = isinstance(given, Sequence) and len(given) == 2
+  if not pair or not all(isinstance(n, int) and n > 0 for n in given):
+    raise lookup.ConfigError(
+      f"config.{key}.posemb_size={given!r} should be (rows, columns), for example "
+      f"{tuple(grid)}."
+    )
+  return (given[0], given[1])
+
+
 def grid_kw(module: ModuleType, grid: tuple[int, int] | None) -> dict[str, Any]:
   """Makes the keyword of a model's `load` that is the grid of positions.
 

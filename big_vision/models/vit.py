@@ -78,6 +78,7 @@ class _Model(transformer.Options):
   mlp_dim: int | None = None
   num_heads: int = 12
   posemb: str | None = "learn"
+  posemb_size: Sequence[int] | None = None
   rep_size: int | bool = False
   dropout: float = 0.0
   pool_type: str = "gap"
@@ -137,7 +138,11 @@ class _Model(transformer.Options):
       where, token = replace
       token = jnp.asarray(token, x.dtype).reshape(1, 1, 1, d)
       x = jnp.where(where[..., None], token, x)
-    posemb = get_posemb(self, self.posemb, (h, w), d, "pos_embedding", x.dtype)
+    stored = positions.stored_size(self.posemb_size, (h, w), fields.key(self))
+    posemb = get_posemb(self, self.posemb, stored, d, "pos_embedding", x.dtype)
+    if stored != (h, w):
+      posemb = positions.resample(posemb.reshape(1, *stored, d), (h, w))
+      posemb = posemb.reshape(1, h * w, d)
     return self.after_stem(x, posemb, out, train)
 
   def after_stem(
@@ -243,7 +248,7 @@ class _Model(transformer.Options):
     if self.registers:
       shape = (1, self.registers, d)
       tokens += [self.param("registers", random, shape, x.dtype)]
-    tokens = [jnp.tile(t, [len(x), 1, 1]) for t in tokens]
+    tokens = [jnp.tile(t, [x.shape[0], 1, 1]) for t in tokens]
     return jnp.concatenate([*tokens, x], axis=1) if tokens else x
 
   def _rotations(self, grid, prefix):
@@ -267,6 +272,9 @@ def Model(
       patch_size: (height, width) in pixels, default (16, 16).
       width, depth, mlp_dim, num_heads: default 768, 12, 4 * width, 12.
       posemb: "learn" or "sincos2d"; None leaves positions out.
+      posemb_size: (rows, columns) of the grid of these positions, which is
+        resampled for images with another number of patches, as for tests at a
+        higher resolution; None: images have the same size always.
       rope: rotary positions, besides `posemb`: a kind of `rope.make`, whose
         wavelengths have the ratio `rope_theta`, default 100; None leaves them
         out.
@@ -314,4 +322,7 @@ def image_grid(
   Raises:
     ConfigError: the patch is larger than the image.
   """
-  return positions.image_grid(size, Model(**(model_cfg or {})).patch_size, key)
+  model = Model(**(model_cfg or {}))
+  grid = positions.image_grid(size, model.patch_size, key)
+  stored = positions.stored_size(model.posemb_size, grid.stored, key)
+  return grid._replace(stored=stored)

@@ -22,6 +22,7 @@ def resample_posemb(
   new: AnyArray | jax.ShapeDtypeStruct,
   grid: Sequence[int] | None = None,
   from_grid: Sequence[int] | None = None,
+  method: str = "corners",
 ) -> AnyArray:
   """Resamples learned positions to another grid, with the corners kept.
 
@@ -32,10 +33,11 @@ def resample_posemb(
       means a square otherwise.
     from_grid: (n, m); None means a square where that is possible, and `grid`
       otherwise.
+    method: of `positions.resample`; others than "corners" do not keep them.
 
   Returns:
     `old` itself if the grids are equal, else a NumPy array [1, h * w, D] in
-    the dtype of `old`; `positions.resample` describes the method "corners".
+    the dtype of `old`.
 
   Raises:
     ValueError: a grid does not have the number of positions, or it is not
@@ -69,7 +71,7 @@ def resample_posemb(
       *(num_old, *stored, *wanted, load_errors.load_key()),
     )
   resampled = positions.resample(
-    old.reshape(*stored, -1), wanted, method="corners"
+    old.reshape(*stored, -1), wanted, method=method
   )
   return resampled.reshape(1, num_new, -1)
 
@@ -221,7 +223,7 @@ def _copy(tree):
 
 def load(
   init_params: Params | None,
-  init_file: str,
+  init_file: str | common.Loaded,
   model_cfg: ConfigLike,
   dont_load: str | Sequence[str] = (),
   grid: Sequence[int] | None = None,
@@ -252,9 +254,10 @@ def load(
   params = checkpoints.load_params(VANITY_NAMES.get(init_file, init_file))
 
   posemb = init_params.get("pos_embedding") if init_params else None
-  params = fix_old_checkpoints(
-    params, None if posemb is None else posemb.shape[1]
-  )
+  if not isinstance(init_file, common.Loaded):
+    params = fix_old_checkpoints(
+      params, None if posemb is None else posemb.shape[1]
+    )
 
   params = restack(params, (model_cfg or {}).get("scan"))
   params = common.merge_params(params, init_params, dont_load)
@@ -284,10 +287,13 @@ def fit_posemb(
   Returns:
     As `resample_posemb`.
   """
+  method = "corners"
+  if isinstance(init_file, common.Loaded):
+    from_grid, method = from_grid or init_file.grid, init_file.resample
   # Nearly all checkpoints have a square, but 16 positions may be 2x8, too.
   if grid is not None and from_grid is None:
     from_grid = stored_grid.find(init_file, old.shape[1])
-  return resample_posemb(old, new, grid, from_grid)
+  return resample_posemb(old, new, grid, from_grid, method)
 
 
 _AUGREG = (

@@ -96,16 +96,14 @@ def make(
     ConfigError: the source cannot read examples by their number, or has no such
       labels.
   """
-  if not (source.random_access or source.can_read_by_index):
+  if not _by_index(source):
     raise ConfigError(
       f"config.{key}: this source is read from front to back, so examples of a "
       "class cannot be picked. Sources with random access can: bv:folder, bv:jsonl, "
       "bv:hf, bv:webdataset, and TFDS datasets after tools.convert_dataset."
     )
   feature = "label" if feature is True else str(feature)
-  labels = source.values_of(feature)
-  if labels is None:
-    labels = _read(source, feature, key)
+  labels = labels_of(source, feature, key)
   groups = _groups(labels)
   if not groups:
     raise ConfigError(f"config.{key}: no example has a label {feature!r}.")
@@ -133,6 +131,28 @@ def make(
     seed=seed,
     shuffle=shuffle,
   )
+
+
+def labels_of(source: Any, feature: str, key: str) -> Any:
+  """Looks up the labels of all examples.
+
+  Args:
+    source: DataSource.
+    feature: name of the feature with the labels.
+    key: the config key that asks for it, for errors.
+
+  Returns:
+    [N] integers, or LabelSets.
+
+  Raises:
+    ConfigError: the source has no such labels, or too many examples to read.
+  """
+  labels = source.values_of(feature)
+  return _read(source, feature, key) if labels is None else labels
+
+
+def _by_index(source):
+  return source.random_access or source.can_read_by_index
 
 
 def _groups(labels):
@@ -171,8 +191,11 @@ def _read(source, feature, key):
       "many to do so at each start. bv:folder, bv:jsonl and bv:hf know them."
     )
   logging.info("config.%s: reading the labels of %d examples", key, num)
-  ds = tf.data.Dataset.range(num).map(
-    lambda i: source.read(i)[feature], tf.data.AUTOTUNE, deterministic=True
-  )
+  if _by_index(source):
+    ds, one = tf.data.Dataset.range(num), lambda i: source.read(i)[feature]
+  else:
+    ds = source.get_tfdata(True, process_split=False, allow_cache=False)
+    one = lambda example: example[feature]
+  ds = ds.map(one, tf.data.AUTOTUNE, deterministic=True)
   labels = list(ds.as_numpy_iterator())
   return LabelSets(labels) if spec[feature].shape.rank else np.array(labels)

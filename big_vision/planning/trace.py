@@ -21,6 +21,7 @@ from big_vision.planning import graph as graph_lib
 from big_vision.planning import jaxpr as jaxpr_lib
 from big_vision.planning import passes
 from big_vision.planning.partition import spec_of
+from big_vision.training import ema
 from big_vision.training import recipe as recipe_lib
 from big_vision.training import setup as setup_lib
 from big_vision.training import state as state_lib
@@ -145,6 +146,11 @@ def trace(
     num_examples=_NUM_EXAMPLES,
     total_steps=int(total),
   )
+  if config.get("lora"):
+    raise ValueError(
+      "config.lora is not planned: plan the training of all parameters without "
+      "it, which takes more memory."
+    )
   recipe = build(setup)
   if recipe.frozen:
     raise ValueError(
@@ -163,6 +169,7 @@ def trace(
     accum_steps=accum,
     shardings=plan.shardings,
     static=recipe.static_args(1) if recipe.static_args else (),
+    average=ema.settings(config),
   )
   key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
   with setup.context():

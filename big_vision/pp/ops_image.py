@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from big_vision.pp import decoding, image_files, resizing, rng, utils
+from big_vision.pp import (
+  decoding,
+  image_files,
+  ops_augment,  # noqa: F401  (Registers its ops.)
+  resizing,
+  rng,
+  utils,
+)
 from big_vision.pp.ops_crop import (  # noqa: F401  (Registers them, too.)
   get_central_crop,
   get_decode_jpeg_and_inception_crop,
@@ -62,7 +69,10 @@ def get_decode(
 @Registry.register("preprocess_ops.resize")
 @InKeyOutKey()
 def get_resize(
-  size: int | Sequence[int], method: str = "bilinear", antialias: bool = False
+  size: int | Sequence[int],
+  method: str = "bilinear",
+  antialias: bool = False,
+  pil: bool = False,
 ) -> TensorFn:
   """Resizes to a fixed size, whatever the aspect ratio.
 
@@ -70,19 +80,22 @@ def get_resize(
     size: int or (int, int), pixels; height, width.
     method: str, one of `tf.image.ResizeMethod`.
     antialias: bool, whether to smooth when making images smaller.
+    pil: bool, whether to do as Pillow: to smooth, and to round to the nearest
+      integers.
 
   Returns:
-    `[H, W, C] -> [*size, C]` of the same dtype; integers are rounded down.
+    `[H, W, C] -> [*size, C]` of the same dtype; integers are rounded down, unless
+    `pil`.
 
   Raises:
     ValueError: unknown method.
   """
   size = tuple(utils.maybe_repeat(size, 2))
   resizing.check_method("resize", method)
-  return lambda image: resizing.resize(image, size, method, antialias)
+  return lambda image: resizing.resize(image, size, method, antialias, pil)
 
 
-def _resize_side(op, side_fn, target, method, antialias):
+def _resize_side(op, side_fn, target, method, antialias, pil=False):
   """Resizes so that `side_fn(h, w)` becomes `target` pixels."""
   resizing.check_method(op, method)
   limit = image_files.limit()
@@ -100,7 +113,10 @@ def _resize_side(op, side_fn, target, method, antialias):
       image,
     )
     size = tf.cast(tf.round(sides), tf.int32)
-    return resizing.resize(image, size, method, antialias)
+    if pil:  # In whole numbers: 353.99997 should be 354.
+      whole = tf.shape(image, tf.int64)[:2]
+      size = tf.cast(target * whole // side_fn(whole), tf.int32)
+    return resizing.resize(image, size, method, antialias, pil)
 
   return resize_side
 
@@ -108,7 +124,10 @@ def _resize_side(op, side_fn, target, method, antialias):
 @Registry.register("preprocess_ops.resize_small")
 @InKeyOutKey()
 def get_resize_small(
-  smaller_size: int, method: str = "area", antialias: bool = False
+  smaller_size: int,
+  method: str = "area",
+  antialias: bool = False,
+  pil: bool = False,
 ) -> TensorFn:
   """Resizes the smaller side to `smaller_size`, keeping the aspect ratio.
 
@@ -117,15 +136,19 @@ def get_resize_small(
     method: str, one of `tf.image.ResizeMethod`.
     antialias: bool, whether to smooth when making images smaller; "area" does
       so in any case.
+    pil: bool, whether to do as Pillow and PyTorch: to smooth, to round to the
+      nearest integers, and the longer side down, which is rounded to the nearest
+      number of pixels otherwise.
 
   Returns:
-    `[H, W, C] -> [h, w, C]` of the same dtype; integers are rounded down.
+    `[H, W, C] -> [h, w, C]` of the same dtype; integers are rounded down, unless
+    `pil`.
 
   Raises:
     ValueError: unknown method.
   """
   return _resize_side(
-    "resize_small", tf.reduce_min, smaller_size, method, antialias
+    "resize_small", tf.reduce_min, smaller_size, method, antialias, pil
   )
 
 

@@ -64,6 +64,7 @@ def resize(
   size: tf.Tensor | Sequence[int],
   method: str,
   antialias: bool,
+  pil: bool = False,
 ) -> tf.Tensor:
   """Resizes an image without changing its dtype.
 
@@ -74,12 +75,21 @@ def resize(
     size: (h, w), pixels.
     method: one of `tf.image.ResizeMethod`.
     antialias: whether to smooth when making images smaller.
+    pil: whether to do as Pillow: first the width, then the height, each rounded
+      to the nearest integers.
 
   Returns:
-    [h, w, C] of the same dtype; integers are rounded down.
+    [h, w, C] of the same dtype; integers are rounded down, unless `pil`.
   """
   image = tf.convert_to_tensor(image)
   dtype = image.dtype
+  if pil and method != "nearest":
+    for step in ((tf.shape(image)[0], size[1]), size):
+      resized = tf.image.resize(image, step, method=method, antialias=True)
+      if dtype.is_integer:
+        resized = tf.clip_by_value(tf.round(resized), dtype.min, dtype.max)
+      image = tf.cast(resized, dtype)
+    return image
   resized = tf.image.resize(image, size, method=method, antialias=antialias)
   if method not in _AVERAGING or dtype.name not in _SMALL_INTEGERS:
     resized = tf.clip_by_value(resized, dtype.min, dtype.max)

@@ -4,14 +4,29 @@
 
   m = pretrained.load("workdirs/pets")
   m.predict(["cat.jpg"], topk=5)
+  m = pretrained.load("hf://facebook/dinov2-base")
   m.features(["cat.jpg"])
+  pretrained.list("dino*")
 
-docs/predict.md has more.
+docs/predict.md and docs/weights.md have more.
 """
 
-from big_vision.pretrained.classifier import Classifier, Prediction
+from big_vision.models.weights.catalog import names as list
+from big_vision.pretrained.classifier import (
+  Backbone,
+  Classifier,
+  Prediction,
+)
 from big_vision.pretrained.image_text import ImageText
 from big_vision.pretrained.loading import load
 from big_vision.pretrained.regressor import Regressor
 
-__all__ = ["Classifier", "ImageText", "Prediction", "Regressor", "load"]
+__all__ = [
+  "Backbone",
+  "Classifier",
+  "ImageText",
+  "Prediction",
+  "Regressor",
+  "list",
+  "load",
+]

@@ -1,4 +1,4 @@
-"""A trained classifier: from pictures to classes, logits and features.
+"""A trained network: from pictures to features, and to classes.
 
 Shapes: I pictures, C classes, D size of the features.
 """
@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision import checkpoints, lookup, models
+from big_vision import lookup, models
+from big_vision.models.weights import sources
 from big_vision.pretrained.embedder import Prepared
 from big_vision.pretrained.pixels import Preprocess
 from big_vision.types import ConfigLike, Params
@@ -56,18 +57,15 @@ def model_key(config: ConfigLike) -> str:
   )
 
 
-class Classifier:
-  """A model with its parameters, preprocessing and the names of its classes.
+class Backbone:
+  """A model with its parameters and preprocessing, from pictures to features.
 
   Attributes:
-    config: ConfigDict of the run.
+    config: ConfigDict of the run, or what one needs to use this model.
     model: linen module.
     params: tree of arrays on the first device.
     preprocess: picture -> the model's input, without a batch axis.
     pp: preprocessing string of pictures.
-    class_names: tuple of C str.
-    loss: "softmax" if each picture has one class, "sigmoid" if it may have
-      several: the loss of the model's training.
     name: where the parameters are from.
     call: further arguments of the model's call, such as `seqhw` of FlexiViT.
   """
@@ -78,45 +76,176 @@ class Classifier:
     init: str,
     *,
     pp: Preprocess,
-    class_names: Sequence[str] | None = None,
     name: str | None = None,
+    dont_load: Sequence[str] = (),
   ):
     """Builds the model and loads its parameters.
 
     Args:
-      config: reads the model's keys, `num_classes` and `loss`.
-      init: a checkpoint of the model, such as `<workdir>/checkpoint.bv`.
+      config: reads the model's keys and `num_classes`.
+      init: a checkpoint of the model, such as `<workdir>/checkpoint.bv`, or any
+        that `config.model_init` may be.
       pp: preprocessing of pictures.
-      class_names: None: the classes are called by their numbers.
       name: None is `init`.
+      dont_load: regexes of parameters that are initialized instead, as those of
+        a new head.
 
     Raises:
       ValueError: the checkpoint does not fit the model.
     """
     self.config, self.name = config, name or init
     self.preprocess, self.pp = pp, pp.pp
-    self.loss = _loss_of(config)
     key = model_key(config)
     # A flexible model, at its largest.
     flexi = (config.get("flexi") or {}).items()
     self.call = {k: max(value.v) for k, value in flexi}
     example = pp.example()
-    self.model, self.params = _load(config, key, init, example)
+    self.model, self.params = _load(config, key, init, example, dont_load)
     self._forward = jax.jit(self._apply)
+    self._encode = jax.jit(self._tokens)
     shapes = jax.eval_shape(self._apply, self.params, _stack([example]))[0]
-    if shapes.ndim != 2:
-      raise lookup.ConfigError(
-        f"config.{key}_name={config[f'{key}_name']!r} returns logits of shape "
-        f"{list(shapes.shape)} for a picture: it does not classify."
-      )
-    names = tuple(map(str, class_names or ()))[: shapes.shape[-1]]
-    more = range(len(names), shapes.shape[-1])
-    self.class_names = (*names, *map(str, more))
+    self._check_outputs(shapes, f"config.{key}_name={config[f'{key}_name']!r}")
+
+  def _check_outputs(self, outputs: Any, model: str) -> None:
+    """Refuses models with other outputs than this class needs."""
 
   def _apply(self, params, image):
     logits, out = self.model.apply({"params": params}, image, **self.call)
     features = out.get("pre_logits", logits)
     return logits.astype(jnp.float32), features.astype(jnp.float32)
+
+  def _tokens(self, params, image):
+    out = self.model.apply({"params": params}, image, **self.call)[1]
+    return out["encoded"].astype(jnp.float32)
+
+  def features(self, images: Sequence[Any]) -> np.ndarray:
+    """Computes what the last layer of the model classifies.
+
+    Args:
+      images: list of paths, contents of files, images of Pillow, or uint8
+        [H, W, C].
+
+    Returns:
+      float32 [I, D]; [I, T, D] of a model that does not pool.
+
+    Raises:
+      ValueError: one of them is not a picture, or there are none.
+    """
+    return self.outputs(map(self.prepare, listed(images)))[1]
+
+  def tokens(self, images: Sequence[Any]) -> np.ndarray:
+    """Computes the last tokens of a transformer, after its last norm.
+
+    Args:
+      images: as for `features`.
+
+    Returns:
+      float32 [I, T, D]: class token, distillation token and registers, if the
+      model has them, then the patches, row by row.
+
+    Raises:
+      ValueError: one of them is not a picture, or there are none; or the model
+        is not a transformer.
+    """
+    prepared = [self.prepare(image) for image in listed(images)]
+    try:
+      return in_batches(lambda x: self._encode(self.params, x), prepared)
+    except KeyError as e:
+      raise ValueError(f"{self.name} has no tokens.") from e
+
+  def prepare(self, image: Any) -> Prepared:
+    """Reads and preprocesses a picture, also in another thread.
+
+    Args:
+      image: one as for `features`.
+
+    Returns:
+      What `outputs` takes.
+
+    Raises:
+      ValueError: it is not a picture.
+    """
+    return Prepared(self.preprocess(image))
+
+  def outputs(
+    self, prepared: Iterable[Prepared], batch_size: int | None = None
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Computes outputs of the model and features.
+
+    Args:
+      prepared: results of `prepare`.
+      batch_size: how many pictures go through the model at once, fewer are
+        padded; None: at most 64, padded to a power of two.
+
+    Returns:
+      (outputs [I, ...], features [I, D]), both float32.
+
+    Raises:
+      ValueError: there are none, or they differ in size.
+    """
+    return self.raw_outputs(prepared, batch_size)
+
+  def raw_outputs(
+    self, prepared: Iterable[Prepared], batch_size: int | None = None
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Computes logits and features.
+
+    Args:
+      prepared, batch_size: as for `outputs`.
+
+    Returns:
+      (logits [I, C], features [I, D]), both float32.
+
+    Raises:
+      ValueError: there are none, or they differ in size.
+    """
+    return in_batches(
+      lambda x: self._forward(self.params, x), prepared, batch_size
+    )
+
+
+class Classifier(Backbone):
+  """A model with its parameters, preprocessing and the names of its classes.
+
+  Attributes, besides those of `Backbone`:
+    class_names: tuple of C str.
+    loss: "softmax" if each picture has one class, "sigmoid" if it may have
+      several: the loss of the model's training.
+  """
+
+  def __init__(
+    self,
+    config: ConfigLike,
+    init: str,
+    *,
+    pp: Preprocess,
+    class_names: Sequence[str] | None = None,
+    name: str | None = None,
+    dont_load: Sequence[str] = (),
+  ):
+    """Builds the model and loads its parameters.
+
+    Args:
+      config: reads the model's keys, `num_classes` and `loss`.
+      init, pp, name, dont_load: as for `Backbone`.
+      class_names: None: the classes are called by their numbers.
+
+    Raises:
+      ValueError: the checkpoint does not fit the model.
+    """
+    self.loss = _loss_of(config)
+    names = self.class_names = tuple(map(str, class_names or ()))
+    super().__init__(config, init, pp=pp, name=name, dont_load=dont_load)
+    names = names[: self._num]
+    self.class_names = (*names, *map(str, range(len(names), self._num)))
+
+  def _check_outputs(self, outputs, model):
+    if outputs.ndim != 2:
+      raise lookup.ConfigError(
+        f"{model} returns logits of shape {list(outputs.shape)} for a picture: it "
+        "does not classify."
+      )
+    self._num = outputs.shape[-1]
 
   def predict(
     self,
@@ -174,34 +303,6 @@ class Classifier:
     """
     return self.outputs(map(self.prepare, listed(images)))[0]
 
-  def features(self, images: Sequence[Any]) -> np.ndarray:
-    """Computes what the last layer of the model classifies.
-
-    Args:
-      images: as for `predict`.
-
-    Returns:
-      float32 [I, D].
-
-    Raises:
-      ValueError: one of them is not a picture, or there are none.
-    """
-    return self.outputs(map(self.prepare, listed(images)))[1]
-
-  def prepare(self, image: Any) -> Prepared:
-    """Reads and preprocesses a picture, also in another thread.
-
-    Args:
-      image: as for `predict`.
-
-    Returns:
-      What `outputs` takes.
-
-    Raises:
-      ValueError: it is not a picture.
-    """
-    return Prepared(self.preprocess(image))
-
   def outputs(
     self, prepared: Iterable[Prepared], batch_size: int | None = None
   ) -> tuple[np.ndarray, np.ndarray]:
@@ -220,24 +321,6 @@ class Classifier:
     """
     logits, features = self.raw_outputs(prepared, batch_size)
     return probabilities(logits, self.loss), features
-
-  def raw_outputs(
-    self, prepared: Iterable[Prepared], batch_size: int | None = None
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Computes logits and features.
-
-    Args:
-      prepared, batch_size: as for `outputs`.
-
-    Returns:
-      (logits [I, C], features [I, D]), both float32.
-
-    Raises:
-      ValueError: there are none, or they differ in size.
-    """
-    return in_batches(
-      lambda x: self._forward(self.params, x), prepared, batch_size
-    )
 
 
 def listed(images: Any) -> Any:
@@ -367,24 +450,45 @@ def _stack(inputs):
 
 
 def _load(
-  config: ConfigLike, key: str, init: str, example: Any
+  config: ConfigLike,
+  key: str,
+  init: str,
+  example: Any,
+  dont_load: Sequence[str],
 ) -> tuple[Any, Params]:
   """Builds a model and reads its parameters."""
   # The run may have started from another checkpoint, which is not read.
   own = {k: config[k] for k in (f"{key}_name", key) if k in config}
   kw = {"num_classes": config.num_classes} if "num_classes" in config else {}
   model, _ = models.build(own, key, **kw)
-  shapes = nn.unbox(
-    jax.eval_shape(model.init, jax.random.key(0), _stack([example]))
-  )["params"]
-  stored = checkpoints.load_params(init)
-  params, misfits = _fit(stored, shapes)
-  if misfits:
-    # Positions of images of another size can be resampled.
-    size = np.shape(example)[:2] if isinstance(example, np.ndarray) else None
-    _, load = models.build({**own, f"{key}_init": init}, key, image_size=size, **kw)  # fmt: skip
-    assert load is not None  # There is a checkpoint.
-    params, misfits = _fit(load(shapes), shapes)
+  make = lambda: nn.unbox(model.init(jax.random.key(0), _stack([example])))
+  shapes = jax.eval_shape(make)["params"]
+  # Positions of images of another size can be resampled.
+  size = np.shape(example)[:2] if isinstance(example, np.ndarray) else None
+
+  def load(**load_kw):
+    _, fn = models.build(
+      {**own, f"{key}_init": init, f"{key}_load": load_kw},
+      key,
+      image_size=size,
+      **kw,
+    )
+    assert fn is not None  # There is a checkpoint.
+    return fn(shapes)
+
+  if dont_load:
+    params = load(dont_load=list(dont_load))
+    absent = lambda x: isinstance(x, jax.ShapeDtypeStruct)
+    if any(map(absent, jax.tree.leaves(params))):
+      random = jax.jit(make)()["params"]
+      params = jax.tree.map(lambda x, r: r if absent(x) else x, params, random)
+  elif sources.is_source(init):
+    params = load()
+  else:
+    params, misfits = _fit(models.load_params(init), shapes)
+    if misfits:
+      params = load()
+  params, misfits = _fit(params, shapes)
   if misfits:
     raise lookup.ConfigError(
       f"{init} does not fit config.{key}: {misfits[0]}"

@@ -48,6 +48,7 @@ class Embedder:
     model: linen module.
     params: tree of arrays on the first device.
     preprocess: image -> the model's input, without a batch axis.
+    pp_txt: preprocessing string of texts.
     loss_fn: "sigmoid" or "softmax": the loss of the model's training.
   """
 
@@ -59,6 +60,7 @@ class Embedder:
     name: str | None = None,
     pp_img: str | None = None,
     pp_txt: str | None = None,
+    text_length: int | None = None,
   ):
     """Builds the model and loads its parameters.
 
@@ -73,29 +75,28 @@ class Embedder:
         that is `decode`, else as that of `config.input.pp`.
       pp_txt: preprocessing of the feature `texts`, a string scalar, to `labels`;
         None is that of the config.
+      text_length: number of tokens of texts, if it is known: the tokenizer is
+        then loaded when the first text comes.
 
     Raises:
       ValueError: the config has no preprocessing, or the checkpoint does not
         fit the model.
     """
-    from big_vision.pp import builder
-
     if config.get("model_name") not in MODELS:
       raise ValueError(
         f"config.model_name={config.get('model_name')!r} is not a model of images "
         f"and texts: {', '.join(MODELS)} are."
       )
     self.name, self.config = name or init, config
-    lookup.preprocessing(config)
-    pp_img, pp_txt = preprocessing_of(config, pp_img, pp_txt)
+    pp_img, self.pp_txt = preprocessing_of(config, pp_img, pp_txt)
     decode, pp_img = decoding_of(config, pp_img)
     self._decode = decode
-    self.preprocess = Preprocess(pp_img, decode)
-    self._pp_txt = builder.get_preprocess_fn(pp_txt)
+    self.preprocess = Preprocess(pp_img, decode, config)
 
     # The run started from another checkpoint, which is not read.
     own = {k: config[k] for k in ("model_name", "model") if k in config}
-    inputs = self.preprocess.example(), self._text("")
+    text = np.zeros(text_length, np.int32) if text_length else self._text("")
+    inputs = self.preprocess.example(), text
     shape = np.shape(inputs[0]) if isinstance(inputs[0], np.ndarray) else ()
     self.model, load = models.build(
       {**own, "model_init": init},
@@ -151,7 +152,14 @@ class Embedder:
 
   def _text(self, text):
     """Turns one text into the model's input."""
-    return _numpy(self._pp_txt({"texts": text})["labels"])
+    return _numpy(self._tokenize({"texts": text})["labels"])
+
+  @functools.cached_property
+  def _tokenize(self):
+    from big_vision.pp import builder
+
+    lookup.preprocessing(self.config)
+    return builder.get_preprocess_fn(self.pp_txt)
 
   def decode(self, data: bytes) -> np.ndarray:
     """Reads an image file as the run that trained the model does.
@@ -188,6 +196,17 @@ class Embedder:
 
       image_files.check_format(image, formats)
     return Prepared(self._image(image))
+
+  def prepare_text(self, text: str) -> "Prepared":
+    """Tokenizes a text.
+
+    Args:
+      text: of any language that the tokenizer knows.
+
+    Returns:
+      The model's input, without a batch axis.
+    """
+    return Prepared(self._text(text))
 
   def images(
     self, images: "Sequence[np.ndarray | bytes | Prepared]"

@@ -3,15 +3,9 @@
 import os
 from collections.abc import Iterable
 
-from ml_collections import ConfigDict
-
 from big_vision import fs, lookup
-from big_vision.models.proj.image_text import (
-  huggingface_config,
-  huggingface_files,
-  preprocessing,
-)
-from big_vision.pretrained import run_files
+from big_vision.models.weights import sources
+from big_vision.pretrained import published, run_files
 from big_vision.pretrained.embedder import MODELS, Embedder
 
 
@@ -38,7 +32,7 @@ def load(
     ValueError: `init` is given although `path` is not a workdir; or as
       `from_workdir` and `from_huggingface`.
   """
-  if not huggingface_files.is_checkpoint(str(path)):
+  if not sources.is_source(str(path)):
     return from_workdir(path, init=init, pp_modules=pp_modules, **kw)
   if init:
     raise ValueError(f"{path} is a checkpoint itself: leave out init={init!r}.")
@@ -81,10 +75,10 @@ def from_workdir(
 
 
 def from_huggingface(path: str, **kw: str | None) -> Embedder:
-  """Loads a SigLIP or SigLIP 2 of Hugging Face, with its tokenizer.
+  """Loads a published model of images and texts, with its tokenizer.
 
   Args:
-    path: `hf://org/repo[@revision]` or a folder.
+    path: see `models/weights/sources.py`.
     **kw: `pp_img` and `pp_txt` of `Embedder`.
 
   Returns:
@@ -93,17 +87,25 @@ def from_huggingface(path: str, **kw: str | None) -> Embedder:
   Raises:
     ValueError: there is no such checkpoint, or it lacks one of the towers.
   """
-  huggingface_files.check_kind(path)
-  hf_config = huggingface_files.read_config(path)
-  if huggingface_config.parts_of(hf_config) != huggingface_config.PARTS:
-    raise ValueError(f"{path} has one tower: it cannot compare.")
-  pp_img, pp_txt = preprocessing.of_huggingface(path, hf_config)
-  config = ConfigDict(
-    dict(
-      model_name=MODELS[0],
-      model=huggingface_config.model_config(hf_config),
-      pp_modules=preprocessing.MODULES,
-      embed=dict(pp_img=pp_img, pp_txt=pp_txt),
-    )
-  )
-  return Embedder(config, path, **kw)
+  return from_published(published.describe(path), **kw)
+
+
+def from_published(found: published.Published, **kw: str | None) -> Embedder:
+  """Loads a published model of images and texts.
+
+  Args:
+    found: describes it.
+    **kw: `pp_img` and `pp_txt` of `Embedder`.
+
+  Returns:
+    The Embedder.
+
+  Raises:
+    ValueError: it has one tower.
+  """
+  config, init = found.config, found.config.model_init
+  if config.model_name != MODELS[0]:
+    raise ValueError(f"{init} has one tower: it cannot compare.")
+  config = config.copy_and_resolve_references()
+  config.embed = dict(pp_img=found.pp, pp_txt=found.pp_txt)
+  return Embedder(config, init, text_length=found.text_length, **kw)

@@ -1,20 +1,25 @@
-"""From the workdir of a run to its model, whatever it is of."""
+"""From a name to a model, whatever it is of."""
 
 import contextlib
+import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from big_vision import lookup
-from big_vision.models.proj.image_text import huggingface_files
+from ml_collections import ConfigDict
+
+from big_vision import checkpoints, lookup
+from big_vision.evaluators import build
+from big_vision.models.weights.family import TWO_TOWERS
 from big_vision.pretrained import (
   embedder,
   embedder_sources,
   preprocessing,
+  published,
   regressor,
   run_files,
 )
 from big_vision.pretrained.captions import Captions
-from big_vision.pretrained.classifier import Classifier
+from big_vision.pretrained.classifier import Backbone, Classifier, model_key
 from big_vision.pretrained.image_text import ImageText
 from big_vision.pretrained.pixels import Preprocess
 
@@ -23,41 +28,68 @@ def load(
   path: str | os.PathLike[str],
   *,
   init: str | None = None,
+  params: str = "params",
   pp: str | None = None,
   pp_txt: str | None = None,
   pp_modules: Iterable[str] = (),
-) -> Classifier | ImageText | regressor.Regressor:
-  """Loads the model that a run trained, with its preprocessing and classes.
+  num_classes: int | None = None,
+  image_size: int | Sequence[int] | None = None,
+  dtype_mm: str | None = None,
+  scan: bool | None = None,
+) -> Backbone | Classifier | ImageText | regressor.Regressor:
+  """Loads a model, with its preprocessing and classes.
 
-  Of the modules that the config of the run names only those of big_vision are
+  Of the modules that the config of a run names only those of big_vision are
   imported, and those that you name.
 
   Args:
-    path: workdir of a run; or a SigLIP of Hugging Face, `hf://org/repo` or a
-      folder.
+    path: a published checkpoint, such as `hf://facebook/dinov2-base`, see
+      `models/weights/sources.py`; a checkpoint of this package, such as an `.npz`
+      file or a name of `pretrained.list`; or the workdir of a run.
     init: another checkpoint than the last one of the workdir.
-    pp: preprocessing of pictures; None is that of the run's first evaluator of
-      classification or retrieval, see `data.json`.
+    params: "ema" for the average of the parameters, of runs with
+      `config.ema_decay`.
+    pp: preprocessing of pictures; None is that of the model's processor, or of
+      the run's first evaluator of classification or retrieval, see `data.json`.
     pp_txt: preprocessing of texts, see `Embedder`.
     pp_modules: modules of your own, of models or preprocessing ops; they are
       imported, and the config may name them.
+    num_classes: outputs of a new head, with random weights, unless the model has
+      as many; 0 leaves out the head.
+    image_size: side of the pictures in pixels, or (height, width): positions are
+      resampled, and `pp` makes pictures of this size.
+    dtype_mm: dtype of the computation, such as "bfloat16".
+    scan: whether to compile one block instead of all.
 
   Returns:
-    A `Classifier`, a `Regressor`, or an `ImageText`.
+    A `Classifier`, a `Backbone` if the model has no head, a `Regressor`, or an
+    `ImageText`.
 
   Raises:
-    ValueError: there is no such run or no checkpoint, or it does not fit.
-    ConfigError: the config names another module.
+    ValueError: there is no such model or no checkpoint, or it does not fit.
+    ConfigError: the config names another module; a file is damaged or unsafe.
   """
   pp_modules = tuple(pp_modules)
   workdir = os.fspath(path)
-  if huggingface_files.is_checkpoint(workdir):
-    return ImageText(
-      embedder_sources.load(workdir, init=init, pp_img=pp, pp_txt=pp_txt)
+  if params not in build.PARAMS:
+    raise lookup.ConfigError(
+      f"params={params!r} is unknown{lookup.did_you_mean(params, build.PARAMS)}"
     )
+  changes = _Changes(num_classes, image_size, dtype_mm, scan)
+  if published.is_checkpoint(workdir):
+    if init or params == build.EMA:
+      given = f"init={init!r}" if init else f"params={params!r}"
+      raise lookup.ConfigError(
+        f"{given} is for workdirs of runs; {path} is a checkpoint itself."
+      )
+    found = published.describe(workdir)
+    return _published(found, pp, pp_txt, changes)
   config = run_files.read_config(workdir)
   init = init or run_files.checkpoint_of(workdir)
+  if params == build.EMA:
+    init = checkpoints.averaged(init)
   if config.get("model_name") in embedder.MODELS:
+    changes.apply(config)
     towers = embedder_sources.from_workdir(
       workdir, init=init, pp_modules=pp_modules, pp_img=pp, pp_txt=pp_txt
     )
@@ -74,12 +106,89 @@ def load(
     stored: str | None = data.get("pp")
     pp = pp or stored or preprocessing.evaluation_pp(config)
     decode = preprocessing.decoding_of(config, pp, channels=True)[0]
-    network = Classifier(
-      config,
-      init,
-      pp=Preprocess(pp, decode, config),
-      class_names=data.get("class_names"),
-      name=workdir,
-    )
     targets = data.get("targets") or regressor.describe(config)
+    network = _network(
+      config, init, pp, decode, data.get("class_names"), workdir, changes
+    )
     return regressor.Regressor(network, targets) if targets else network
+
+
+@dataclasses.dataclass(frozen=True)
+class _Changes:
+  """What is to be other than in the checkpoint; None leaves it."""
+
+  num_classes: int | None = None
+  image_size: int | Sequence[int] | None = None
+  dtype_mm: str | None = None
+  scan: bool | None = None
+
+  def apply(self, config: ConfigDict) -> None:
+    """Changes the arguments of the model in a config, in place."""
+    new = dict(dtype_mm=self.dtype_mm, scan=self.scan)
+    new = {k: v for k, v in new.items() if v is not None}
+    if not new:
+      return
+    key = model_key(config)
+    model = dict(config.get(key) or {})
+    if config[f"{key}_name"] == TWO_TOWERS:
+      model["image"] = {**(model.get("image") or {}), **new}
+      new.pop("dtype_mm", None)  # Texts do not have it.
+      model["text"] = {**(model.get("text") or {}), **new}
+    else:
+      model |= new
+    with config.unlocked():
+      config[key] = model
+
+  def sized(self, pp: str) -> str:
+    """Changes the size of pictures in a preprocessing."""
+    return published.with_size(pp, self.image_size) if self.image_size else pp
+
+
+def _network(config, init, pp, decode, class_names, name, changes, about=None):
+  """Loads a model of pictures alone."""
+  changes.apply(config)
+  old, new = config.get("num_classes"), changes.num_classes
+  dont_load: list[str] = []
+  if new is not None and (new or None) != (old or None):
+    config.num_classes, class_names = new, None
+    # What the model does not have need not be named, and is not loaded.
+    dont_load = [published.HEAD]
+    if new and about is not None:
+      config.model, dont_load = about.with_head()
+      changes.apply(config)
+  kw = dict(
+    pp=Preprocess(changes.sized(pp), decode, config),
+    name=name,
+    dont_load=dont_load,
+  )
+  classes = changes.num_classes or about is None or about.classifies
+  if not config.get("num_classes") or not classes:
+    return Backbone(config, init, **kw)
+  return Classifier(config, init, class_names=class_names, **kw)
+
+
+def _published(found, pp, pp_txt, changes):
+  """Loads a published checkpoint."""
+  config, init = (
+    found.config.copy_and_resolve_references(),
+    found.config.model_init,
+  )
+  pp = pp or found.pp
+  if pp is None:
+    raise ValueError(
+      f"{init} is a model of texts alone: use it in a config, by "
+      "config.model_init."
+    )
+  if config.model_name == TWO_TOWERS:
+    if changes.num_classes is not None:
+      raise ValueError(
+        f"num_classes={changes.num_classes}: {init} has two towers; "
+        f"{init + ':img'!r} is that of pictures."
+      )
+    changes.apply(config)
+    found = dataclasses.replace(found, config=config)
+    towers = embedder_sources.from_published(
+      found, pp_img=changes.sized(pp), pp_txt=pp_txt
+    )
+    return ImageText(towers)
+  return _network(config, init, pp, {}, found.class_names, init, changes, found)

@@ -238,12 +238,12 @@ def _tensorflow(pp: str, op: str, config: ConfigLike | None) -> _Op:
 # The ops, as `big_vision/pp` describes them.
 
 
-def _resize(size, method="bilinear", antialias=False):
+def _resize(size, method="bilinear", antialias=False, pil=False):
   size = tuple(utils.maybe_repeat(size, 2))
-  return lambda x: resizing.resize(x, size, method, antialias)
+  return lambda x: resizing.resize(x, size, method, antialias, pil=pil)
 
 
-def _resize_side(op, side_of, target, method, antialias):
+def _resize_side(op, side_of, target, method, antialias, pil=False):
   limit = image_files.limit()
 
   def resize(x):
@@ -254,13 +254,18 @@ def _resize_side(op, side_of, target, method, antialias):
         f"{op}({target}) of an image of {x.shape[1]} x {x.shape[0]} pixels, so "
         f"long and thin, has more than {limit:,}."
       )
-    return resizing.resize(x, np.round(sides).astype(int), method, antialias)
+    size = np.round(sides).astype(int)
+    if pil:
+      size = target * np.array(x.shape[:2]) // side_of(x.shape[:2])
+    return resizing.resize(x, size, method, antialias, pil=pil)
 
   return resize
 
 
-def _resize_small(smaller_size, method="area", antialias=False):
-  return _resize_side("resize_small", np.min, smaller_size, method, antialias)
+def _resize_small(smaller_size, method="area", antialias=False, pil=False):
+  return _resize_side(
+    "resize_small", np.min, smaller_size, method, antialias, pil
+  )
 
 
 def _resize_long(longer_size, method="area", antialias=True):

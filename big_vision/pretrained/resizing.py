@@ -67,6 +67,7 @@ def resize(
   antialias: bool = False,
   *,
   keep_dtype: bool = True,
+  pil: bool = False,
 ) -> np.ndarray:
   """Resizes an image.
 
@@ -77,6 +78,8 @@ def resize(
     antialias: whether to smooth when making images smaller.
     keep_dtype: whether the result has the dtype of the image, as after the op
       `resize`; integers are rounded down. If not, it is float32.
+    pil: whether to do as Pillow: first the width, then the height, each smoothed
+      and, if they are integers, rounded to the nearest ones.
 
   Returns:
     [h, w, C].
@@ -87,6 +90,14 @@ def resize(
   if method not in METHODS:
     raise lookup.unknown("resize method", method, METHODS)
   height, width = (int(side) for side in size)
+  if pil and method != "nearest":
+    for step in ((image.shape[0], width), (height, width)):
+      resized = resize(image, step, method, antialias=True, keep_dtype=False)
+      if np.issubdtype(image.dtype, np.integer):
+        info = np.iinfo(image.dtype)
+        resized = np.clip(np.rint(resized), info.min, info.max)
+      image = resized.astype(image.dtype)
+    return image
   dtype = image.dtype
   if (height, width) == image.shape[:2]:
     resized = image

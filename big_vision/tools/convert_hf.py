@@ -46,17 +46,15 @@ def main(argv: Sequence[str]) -> None:
     argv: what flags have left of the command line.
   """
   del argv
-  from big_vision.models.proj.image_text import (
-    huggingface_conversion,
-    huggingface_files,
-  )
+  from big_vision.models.proj.image_text import huggingface_conversion
+  from big_vision.models.weights import sources
 
   args = flags.FLAGS
   source, target = args["from"].value, args.to
   if not source or not target:
     raise SystemExit("--from and --to are required.")
   logging.set_verbosity(logging.WARNING)
-  is_hf = huggingface_files.is_checkpoint(source)
+  is_hf = sources.is_source(source)
   if not is_hf and args.config is None:
     raise SystemExit(
       f"--from={source} has no config.json with model.safetensors, so it is not "

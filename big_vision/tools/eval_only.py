@@ -4,7 +4,8 @@
 
 Keys of the config: `model_name`, `model`, `num_classes`, `model_init` (a
 checkpoint; without it the random initialization is evaluated), `model_load`,
-`evals`; `init_shapes` and `init_types` of the model's inputs, by default one
+`evals`, in which `params="ema"` measures the average of the parameters that the
+checkpoint has; `init_shapes` and `init_types` of the model's inputs, by default one
 float32 [1, 224, 224, 3]; `eval_repeats` (1), which becomes the metrics' step;
 `mesh`, `sharding_rules`, `sharding_strategy`, `loss` and `pp_modules` as for
 training; `no_profile`, names of evaluators not to profile.
@@ -39,8 +40,10 @@ from big_vision import (
   workdir,
 )
 from big_vision.chrono import chrono
+from big_vision.evaluators import build as eval_build
 from big_vision.evaluators import common as eval_common
 from big_vision.evaluators import validate as eval_validate
+from big_vision.models import load_errors
 from big_vision.training import (
   cli,
   config_flag,
@@ -49,7 +52,7 @@ from big_vision.training import (
   user_errors,
 )
 from big_vision.training import params as params_lib
-from big_vision.types import ConfigLike, LoadFn, Params
+from big_vision.types import ConfigLike, LoadFn, Params, TrainState
 
 # Features that are the first, second input of a model, as when training.
 INPUTS = ("image", "labels")
@@ -127,6 +130,23 @@ def make_params(
   return loaded
 
 
+def _average(config: ConfigLike, model: Any, **kw: Any) -> TrainState:
+  """Reads the average of the parameters if an evaluator measures it."""
+  every = eval_build.entries(config).items()
+  asking = [n for n, cfg in every if cfg.get("params") == eval_build.EMA]
+  if not asking:
+    return {}
+  init = config.get("model_init")
+  if not init:
+    raise lookup.ConfigError(
+      f"config.evals.{asking[0]}.params = 'ema' needs config.model_init, a "
+      "checkpoint of a run with config.ema_decay."
+    )
+  init = jax.tree.map(checkpoints.averaged, load_errors.plain(init))
+  _, load = models.build({**config, "model_init": init}, **kw)
+  return {checkpoints.AVERAGE: make_params(config, model, load)}
+
+
 def _input_shapes(config):
   return config.get("init_shapes", [(1, 224, 224, 3)])
 
@@ -171,11 +191,12 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
     writer.step_start(0)
     with chrono.log_timing("z/secs/init"):
       params = make_params(config, model, load)
+      average = _average(config, model, image_size=size, **kw)
       num_params = sum(x.size for x in jax.tree.leaves(params))
       strategy = config.get("sharding_strategy", [(".*", "replicate")])
       rules = sharding.axis_rules(config)
       with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
-        state = {"params": params}
+        state = {"params": params, **average}
         where = sharding.infer_sharding(state, strategy=strategy, mesh=mesh)
         state = devices.reshard(state, where)
     writer.measure("num_params", num_params)

@@ -44,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
   )
   add("--init", help="another checkpoint than the last one of the workdir")
   add(
+    "--params",
+    choices=("params", "ema"),
+    default="params",
+    help="ema: the average of the parameters, of a run with config.ema_decay",
+  )
+  add(
     "--topk",
     type=int,
     help="classes per picture (default: 5, or all with --threshold)",
@@ -175,6 +181,7 @@ def run(args: argparse.Namespace) -> int:
   model: Any = pretrained.load(
     args.source,
     init=args.init,
+    params=args.params,
     pp=args.pp,
     pp_modules=[m for m in (args.pp_modules or "").split(",") if m],
   )

@@ -9,7 +9,8 @@
 
 They are `<workdir>/best.bv-<step>`, like all checkpoints of a run, and
 `<workdir>/best.bv` stands for the best of them wherever a checkpoint is named.
-`<workdir>/best.bv.json` has their values.
+`<workdir>/best.bv.json` has their values. If the metric is that of an evaluator with
+`params="ema"`, it says so, and `<workdir>/best.bv:params_ema` is what was measured.
 """
 
 import json
@@ -36,7 +37,8 @@ def settings(config: ConfigLike) -> dict[str, Any] | None:
     config: ConfigDict of the run.
 
   Returns:
-    Dict of `metric`, `mode`, `num`; None if nothing is to be kept.
+    Dict of `metric`, `mode`, `num` and the `params` that the metric is of; None if
+    nothing is to be kept.
 
   Raises:
     lookup.ConfigError: wrong keys or values, or a metric of no evaluator.
@@ -71,14 +73,19 @@ def settings(config: ConfigLike) -> dict[str, Any] | None:
     raise lookup.ConfigError(
       f'config.keep_best.mode={mode!r} should be "max" or "min".'
     )
-  prefixes = sorted(eval_build.prefixes(config).values())
-  if not metric.startswith(tuple(prefixes)):
-    known = f"Their metrics begin with {', '.join(prefixes)}."
+  prefixes = eval_build.prefixes(config)
+  owners = [name for name, p in prefixes.items() if metric.startswith(p)]
+  if not owners:
+    known = f"Their metrics begin with {', '.join(sorted(prefixes.values()))}."
     raise lookup.ConfigError(
       f"config.keep_best: none of config.evals measures {metric!r}. "
       + (known if prefixes else "There are none.")
     )
-  return {"metric": metric, "mode": mode, "num": num}
+  owner = eval_build.entries(config)[
+    max(owners, key=lambda n: len(prefixes[n]))
+  ]
+  params = owner.get("params") or "params"
+  return {"metric": metric, "mode": mode, "num": num, "params": params}
 
 
 class Best:
@@ -90,7 +97,14 @@ class Best:
   """
 
   def __init__(
-    self, workdir: str, *, metric: str, mode: str, num: int, first_step: int
+    self,
+    workdir: str,
+    *,
+    metric: str,
+    mode: str,
+    num: int,
+    first_step: int,
+    params: str = "params",
   ) -> None:
     """Reads what an earlier part of the run has kept.
 
@@ -100,9 +114,10 @@ class Best:
       mode: "max" or "min".
       num: how many to keep.
       first_step: later steps are forgotten, the run makes them again.
+      params: which parameters the metric is of, "params" or "ema".
     """
     self.metric, self._sign, self._num = metric, 1 if mode == "max" else -1, num
-    self._mode = mode
+    self._mode, self._of_average = mode, params == eval_build.EMA
     self._prefix = fs.join(workdir, "best.bv")
     self._file = f"{self._prefix}.json"
     self.values: dict[int, float] = {}
@@ -179,9 +194,11 @@ class Best:
       chrono: the Chrono.
     """
     ranking = self._ranking()
+    what = f", of which {self._prefix}:{checkpoints.AVERAGE} was measured"
     console.note(
       f"{self.metric} = {self.values[step]:.4g} is number "
       f"{ranking.index(step) + 1} of this run: keeping {self._folder(step)}"
+      + (what if self._of_average else "")
     )
     manager.wait_until_finished()
     checkpoints.collect_orphans(self._prefix)
@@ -190,6 +207,8 @@ class Best:
     if jax.process_index() == 0:
       values = {str(s): self.values[s] for s in ranking}
       stored = {"metric": self.metric, "mode": self._mode, "values": values}
+      if self._of_average:
+        stored["params"] = eval_build.EMA
       with fs.open(self._file, "w") as f:
         json.dump(stored, f)
 

@@ -22,7 +22,8 @@ from big_vision.types import ConfigLike
 # Keys that may change: how long, what is measured and written, step sizes, and
 # how the work is done.
 FREE = (
-  "total_*", "log_*", "ckpt_*", "keep_ckpt_*", "keep_best", "evals", "evals.*", "lr", "wd",
+  "total_*", "log_*", "ckpt_*", "keep_ckpt_*", "keep_best", "ema_*", "evals", "evals.*",
+  "lr", "wd",
   "batch_size_eval", "resume", "pp_modules",
   "mesh", "mesh_allow_split_physical_axes", "sharding_*", "prefetch_to_device",
   "grad_accum_steps", "*.remat_policy",

@@ -7,17 +7,23 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from big_vision import lookup, losses, schedules, trackers
+from big_vision import cutmix, lookup, lora, losses, schedules, trackers
 from big_vision import optax as bv_optax
 from big_vision.evaluators import validate as eval_validate
-from big_vision.training import best, config_keys, label_check
+from big_vision.training import (
+  best,
+  config_keys,
+  ema,
+  label_check,
+  train_loss,
+)
 from big_vision.types import ConfigLike
 
 # Others are allowed (configs keep their arguments and sweeps their notes there)
 # unless they look misspelt.
 KEYS = {
-  *config_keys.RUN, "batch_size", "init_head_bias", "loss", "mixup", "model",
-  "model_init", "model_load", "model_name", "num_classes",
+  *config_keys.RUN, "batch_size", "class_weights", "cutmix", "init_head_bias",
+  "label_smoothing", "loss", "mixup", "model", "model_init", "model_load", "model_name", "num_classes",
 }  # fmt: skip
 REQUIRED = ("input", "input.batch_size", "lr", "optax_name")
 MIXUP_KEYS = ("p", "n")
@@ -85,6 +91,7 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
   for d in ("ckpt", "keep_ckpt"):
     schedules.given(d, config)
   best.settings(config)
+  ema.check(config)
   schedules.check_not_negative(
     config.get("ckpt_timeout"), "config.ckpt_timeout"
   )
@@ -114,6 +121,8 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
   if isinstance(config.get("loss"), str):
     losses.get(config.loss, "loss")
   _check_mixup(config.get("mixup") or {})
+  cutmix.check(config.get("cutmix"))
+  train_loss.check(config)
   _check_num_classes(config.get("num_classes"))
   if config.get("num_classes", 1) in (0, None) and "init_head_bias" in config:
     raise lookup.ConfigError(
@@ -121,6 +130,7 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
       f"{config.num_classes} leaves out."
     )
   _check_dtypes(config, "config")
+  lora.settings(config)
   bv_optax.check(config)
   _check_lengths(config)
 

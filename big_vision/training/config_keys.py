@@ -28,6 +28,8 @@ def _durations(*prefixes: str) -> Types:
 RUN: Types = {
   "batch_size_eval": int,
   "ckpt_timeout": float,
+  "ema_decay": float,
+  "ema_warmup": object,
   "evals": dict,
   "grad_accum_steps": int,
   "grad_clip_agc": float,
@@ -37,6 +39,8 @@ RUN: Types = {
   "grad_clip_per_example": bool,
   "input": dict,
   "keep_best": object,
+  "layer_decay": float,
+  "lora": dict,
   "lr": float,
   "lr_mults": object,
   "mesh": object,
@@ -64,6 +68,10 @@ _BY_READER: tuple[tuple[tuple[str, ...], Types], ...] = (
   ((*_LABELS, "tools/eval_only.py"), {"loss": str}),
   ((*_LABELS, *_DISTILL, "tools/eval_only.py"), {"num_classes": int}),
   ((*_LABELS, *_DISTILL), {"init_head_bias": float, "mixup": dict}),
+  (
+    _LABELS,
+    {"class_weights": object, "cutmix": dict, "label_smoothing": float},
+  ),
   (
     ("trainers/proj/image_text/",),
     {
@@ -146,6 +154,7 @@ SCHEDULE: Types = {
 }
 EVALUATOR: Types = {
   "type": str,
+  "params": str,
   "pred": str,
   "pred_kw": dict,
   "prefix": str,
@@ -156,7 +165,9 @@ EVALUATOR: Types = {
   **_durations("log"),
 }
 PARTS: dict[str, Types] = {
+  "cutmix": {"p": float, "switch_prob": float},
   "mixup": {"p": float, "n": int},
+  "lora": {"rank": int, "alpha": float, "targets": object, "train": object},
   "schedule": SCHEDULE,
   "gsam": {
     "rho_max": float,

@@ -18,14 +18,15 @@ from big_vision import checkpoints, devices, lookup, profiler
 from big_vision.evaluators import build as eval_build
 from big_vision.evaluators import common as eval_common
 from big_vision.schedules import itstime
-from big_vision.training import best as best_lib
 from big_vision.training import (
+  adapters,
   console,
   preemption,
   resuming,
   shape_check,
   throughput,
 )
+from big_vision.training import best as best_lib
 from big_vision.training import params as params_lib
 from big_vision.training import state as state_lib
 from big_vision.training import step as step_lib
@@ -55,6 +56,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
   """
   config, writer, chrono = setup.config, setup.writer, setup.chrono
   total_steps = setup.total_steps
+  recipe = adapters.adapt(recipe, setup)  # Where there is `config.lora`.
   plan = state_lib.plan(recipe, setup)
   evaluators = _Evaluators(setup, recipe, plan.frozen)
   _, rng_loop = state_lib.seed_keys(config.get("seed", 0))

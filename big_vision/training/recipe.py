@@ -83,6 +83,8 @@ class Recipe:
     post_update: `(old_state, new_state) -> new_state`, after the optimizer.
     static_args: `step -> tuple` of hashable values drawn on the host (1-based
       step) that are static under jit; each distinct tuple compiles once.
+    check_checkpoint: `path -> None`, raises if a run cannot continue from the
+      checkpoint of a path, for reasons besides names and shapes of its leaves.
   """
 
   init: Callable[[Key, Batch], Params]
@@ -101,3 +103,4 @@ class Recipe:
   extra_state: Callable[[Params], TrainState] | None = None
   post_update: Callable[[TrainState, TrainState], TrainState] | None = None
   static_args: Callable[[int], tuple[Any, ...]] | None = None
+  check_checkpoint: Callable[[str], None] | None = None

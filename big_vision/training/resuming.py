@@ -4,14 +4,16 @@ A checkpoint of the loop holds the state and, under `chrono`, the clock.
 """
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from big_vision import checkpoint_npz, checkpoints, lookup
+from big_vision.checkpoints import AVERAGE
 from big_vision.chrono import Chrono
-from big_vision.training import hosts
+from big_vision.training import console, ema, hosts
 from big_vision.training.setup import Setup
 from big_vision.types import TrainState
 
@@ -48,6 +50,9 @@ def restore(
 ) -> TrainState:
   """Reads a whole state (and the clock) from a checkpoint of the loop.
 
+  An average of parameters that the checkpoint lacks begins with its parameters; one
+  that the run does not have is left out.
+
   Args:
     path: checkpoint prefix or a concrete checkpoint folder.
     shapes: tree of ShapeDtypeStruct of the state.
@@ -64,27 +69,45 @@ def restore(
   clock = {k: jax.ShapeDtypeStruct((), np.float64) for k in chrono.save()}
   tree = {**shapes, "chrono": clock}
   path = checkpoints.latest(path) or path
-  _check_no_surplus(path, tree)
+  stored = checkpoints.leaf_names(path)
+  in_checkpoint = any(name.startswith(f"{AVERAGE}/") for name in stored)
+  begins = AVERAGE in tree and not in_checkpoint
+  if begins:
+    console.note(
+      f"{path} has no average of the parameters: that of config.ema_decay "
+      "begins with its parameters."
+    )
+    del tree[AVERAGE]
+  elif in_checkpoint and AVERAGE not in tree:
+    console.note(
+      f"{path} has an average of the parameters ({AVERAGE}), which is left out: "
+      "this run has no config.ema_decay."
+    )
+  _check_no_surplus(path, tree, stored)
   try:
     loaded = checkpoints.load_checkpoint_ts(
       path,
       tree=tree,
-      shardings={**shardings, "chrono": "host"},
+      shardings={k: {**shardings, "chrono": "host"}[k] for k in tree},
     )
   except checkpoint_npz.MisfitError as e:
     raise lookup.ConfigError(f"{e} {_remedy(path)}") from e
   chrono.load(loaded.pop("chrono"))
+  if begins:
+    loaded[AVERAGE] = ema.begin(loaded["params"], shardings[AVERAGE])
   return loaded
 
 
-def _check_no_surplus(path: str, tree: TrainState) -> None:
+def _check_no_surplus(
+  path: str, tree: TrainState, stored: Sequence[str]
+) -> None:
   """Refuses a checkpoint of a state that has more than the run's."""
   leaves, _ = checkpoint_npz.named_leaves(tree)
   known = {name for name, _ in leaves}
   surplus = [
     name
-    for name in checkpoints.leaf_names(path)
-    if name not in known and not name.startswith("chrono/")
+    for name in stored
+    if name not in known and not name.startswith(("chrono/", f"{AVERAGE}/"))
   ]
   if surplus:
     shown = ", ".join(map(repr, surplus[:5]))

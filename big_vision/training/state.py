@@ -17,8 +17,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from big_vision import guards, lookup, sharding, trees
 from big_vision import optax as bv_optax
+from big_vision.checkpoints import AVERAGE
 from big_vision.devices import reshard
-from big_vision.training import console, resuming, shape_check
+from big_vision.training import console, ema, resuming, shape_check
 from big_vision.training import params as params_lib
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
@@ -99,8 +100,13 @@ def plan(recipe: Recipe, setup: Setup) -> Plan:
       named = {"frozen": frozen}
       where = sharding.infer_sharding(named, strategy=strategy, mesh=mesh)
       frozen = reshard(named, where)["frozen"]
+  shapes = nn.unbox(boxed)
+  if ema.settings(config):
+    shapes[AVERAGE] = jax.eval_shape(ema.copy, shapes["params"])
+    # Not by rules, which depend on names and on sizes in bytes.
+    shardings[AVERAGE] = shardings["params"]
   return Plan(
-    shapes=nn.unbox(boxed),
+    shapes=shapes,
     shardings=shardings,
     replicated=NamedSharding(mesh, PartitionSpec()),
     tx=tx,
@@ -135,6 +141,8 @@ def start(
   path, batches = resuming.find(setup), None
   if path:
     console.note(f"Resuming from {path}")
+    if recipe.check_checkpoint:
+      recipe.check_checkpoint(path)
     try:
       state = resuming.restore(path, plan.shapes, plan.shardings, setup.chrono)
     except FileNotFoundError as e:
@@ -189,6 +197,8 @@ def initialize(recipe: Recipe, setup: Setup, plan: Plan) -> TrainState:
       out_shardings=plan.shardings["opt"],
     )(params)
     state = {"params": params, "opt": opt}
+    if ema.settings(setup.config):
+      state[AVERAGE] = ema.begin(params, plan.shardings[AVERAGE])
     if "extra" in plan.make:
       where = {k: v for k, v in plan.shardings.items() if k not in state}
       state |= jax.jit(plan.make["extra"], out_shardings=where)(params)

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from big_vision import optax as bv_optax
+from big_vision.checkpoints import AVERAGE
 from big_vision.grads import accumulate
+from big_vision.training import ema
 from big_vision.training.recipe import Recipe
 from big_vision.types import (
   Array,
@@ -118,6 +120,7 @@ def update(
   accum_steps: int,
   shardings: PyTree,
   static: tuple[Any, ...],
+  average: ema.Average | None = None,
 ) -> tuple[TrainState, Measurements]:
   """Does one step of training: gradient, clipping, optimizer, measurements.
 
@@ -133,12 +136,14 @@ def update(
     accum_steps: number of micro-batches.
     shardings: tree of NamedSharding of the state.
     static: tuple of the recipe's static arguments.
+    average: rule of the state's `params_ema`; None without.
 
   Returns:
     `(state, measurements)`; measurements are scalars by name.
   """
   params, opt = state["params"], state["opt"]
-  rng = jax.random.fold_in(rng_loop, bv_optax.get_count(opt, jittable=True))
+  count = bv_optax.get_count(opt, jittable=True)
+  rng = jax.random.fold_in(rng_loop, count)
   if recipe.augment:
     batch, rng = recipe.augment(batch, rng)
   _, rng_model = jax.random.split(rng)
@@ -162,6 +167,8 @@ def update(
     new["collections"] = measurements.pop("collections")
   if recipe.post_update:
     new = recipe.post_update(state, new)
+  if average:
+    new[AVERAGE] = average.update(state[AVERAGE], new["params"], count)
 
   grads = bv_optax.replace_frozen(schedule, grads, 0.0)
   measurements["training_loss"] = loss
@@ -183,7 +190,7 @@ def make_update(
   Args:
     recipe: the Recipe.
     tx: the optimizer.
-    config: the run's config (`schedule`, `grad_accum_steps`).
+    config: the run's config (`schedule`, `grad_accum_steps`, `ema_decay`).
     shardings: tree of NamedSharding for the state.
     replicated: NamedSharding of the measurements.
 
@@ -197,6 +204,7 @@ def make_update(
     schedule=config.get("schedule", {}),
     accum_steps=config.get("grad_accum_steps") or 1,
     shardings=shardings,
+    average=ema.settings(config),
   )
 
   def step(state, batch, frozen, rng_loop, static=()):

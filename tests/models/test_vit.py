@@ -571,3 +571,31 @@ def test_sharding_hints():
     text = jax.jit(model.apply).lower(variables, images(8, 16, 16, 3)).as_text()
   hints = [s for s in text.splitlines() if "sharding_constraint" in s]
   assert hints and all('"data"' in s for s in hints)
+
+
+@pytest.mark.parametrize("posemb", ["learn", "sincos2d"])
+def test_positions_for_larger_images(posemb):
+  """Tests at a higher resolution than training, with `posemb_size`."""
+  kw = dict(SMALL, depth=1, posemb=posemb)
+  model = vit.Model(3, posemb_size=(2, 3), **kw)
+  params = perturbed(init(vit.Model(3, **kw), 1, 16, 24, 3)["params"])
+  small = images(2, 16, 24, 3)
+  same, plain = (
+    apply(m, params, small)[1] for m in (model, vit.Model(3, **kw))
+  )
+  np.testing.assert_array_equal(same["logits"], plain["logits"])
+  large = images(2, 32, 56, 3)
+  got = apply(model, params, large)[1]
+  stored = plain["with_posemb"] - plain["stem"].reshape(2, 6, 32)
+  grid = np.asarray(stored)[0].reshape(1, 2, 3, 32)
+  want = jax.image.resize(grid, (1, 4, 7, 32), "linear")
+  positions = got["with_posemb"] - got["stem"].reshape(2, 28, 32)
+  np.testing.assert_allclose(positions[0], want.reshape(28, 32), atol=1e-5)
+  assert vit.image_grid(dict(kw, posemb_size=(2, 3)), (32, 56)).stored == (2, 3)
+
+
+def test_refuses_a_bad_posemb_size():
+  with pytest.raises(
+    ValueError, match=r"posemb_size=3 should be \(rows, columns\)"
+  ):
+    init(vit.Model(3, posemb_size=3, **SMALL), 1, 16, 16, 3)

@@ -1,7 +1,6 @@
 """A trained model embeds any image and any text."""
 
 import io
-import json
 import pathlib
 import shutil
 
@@ -23,6 +22,7 @@ from big_vision.configs.proj.image_text import siglip_lit_coco, siglip_pretrain
 from big_vision.models import vit
 from big_vision.models.proj.clippo import one_tower
 from big_vision.models.proj.image_text import preprocessing, two_towers
+from big_vision.pretrained import published
 
 pytestmark = [pytest.mark.tf, pytest.mark.usefixtures("quick_compilation")]
 
@@ -257,24 +257,22 @@ def test_huggingface(tmp_path, name):
 
 
 def test_preprocessing_of_huggingface(tmp_path):
-  read = lambda name: json.loads(
-    (HUGGINGFACE / name / "config.json").read_text()
-  )
-  hf_config = read("siglip")
-  assert preprocessing.of_huggingface("hf://a/b", hf_config) == (
-    "resize(14)|value_range(-1, 1)",
+  found = published.describe(str(HUGGINGFACE / "siglip"))
+  assert found.pp == "resize(14)|value_range(-1, 1)"
+  text = dict(vocab_size=32_000)
+  assert preprocessing.of_texts("hf://a/b", text, 7) == (
     'tokenize(max_len=7, model="hf://a/b/spiece.model", eos="sticky", '
-    'pad_value=1, inkey="texts")',
+    'pad_value=1, inkey="texts")'
   )
-  hf_config["text_config"]["vocab_size"] = 256_000  # SigLIP 2.
-  assert preprocessing.of_huggingface("/b", hf_config)[1] == (
+  text = dict(vocab_size=256_000)  # SigLIP 2.
+  assert preprocessing.of_texts("/b", text, 7) == (
     'lower("utf-8", key="texts")|tokenize(max_len=7, model="/b/tokenizer.model", '
     'eos="sticky", pad_value=0, inkey="texts")'
   )
   (tmp_path / "tokenizer.json").touch()  # A folder with nothing else.
-  pp_txt = preprocessing.of_huggingface(str(tmp_path), hf_config)[1]
+  pp_txt = preprocessing.of_texts(str(tmp_path), text, 7)
   assert f'model="{tmp_path}/tokenizer.json", eos="sticky"' in pp_txt
-  assert preprocessing.of_huggingface("/b", read("siglip2"))[0] == (
+  assert published.describe(str(HUGGINGFACE / "siglip2")).pp == (
     "resize_to_sequence(2, 16)|value_range(-1, 1)|patchify(2)|pad_patches(16)|"
     'tuplify(["image/patches", "image/type", "image/yidx", "image/xidx"], "image")'
   )

@@ -1,26 +1,85 @@
 """Lists the families of published weights, and finds that of a checkpoint."""
 
+import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from big_vision.models.weights import (
+  hf_bit,
   hf_clip,
   hf_dinov2,
   hf_dinov3,
+  hf_siglip,
   hf_vit,
+  open_clip,
+  original_clip,
+  original_dinov3,
+  original_vit,
+  timm_bit,
+  timm_dinov3,
+  timm_mixer,
+  timm_nfnet,
   timm_vit,
+  writing,
 )
-from big_vision.models.weights.family import Family
+from big_vision.models.weights.family import Family, Found
+from big_vision.types import Params
 
 # Of two families of a library that match, the first is taken.
-FAMILIES = (
+_ALL = (
   hf_vit.FAMILY,
   hf_dinov2.FAMILY,
   hf_dinov3.FAMILY,
   hf_clip.FAMILY,
+  hf_bit.FAMILY,
+  hf_siglip.FAMILY,
+  timm_dinov3.FAMILY,
   timm_vit.FAMILY,
+  timm_bit.FAMILY,
+  timm_mixer.FAMILY,
+  timm_nfnet.FAMILY,
+  open_clip.FAMILY,
+  original_clip.FAMILY,
+  original_dinov3.FAMILY,
+  original_vit.FAMILY,
 )
+
+
+# What odd settings or shapes cause where nothing checks them.
+_ODD = (
+  ArithmeticError,
+  AttributeError,
+  LookupError,
+  TypeError,
+)
+
+
+def _checked(family):
+  """Makes a family raise ValueError whatever is wrong with its input."""
+
+  def guard(fn):
+    @functools.wraps(fn)
+    def guarded(*args):
+      try:
+        return fn(*args)
+      except _ODD as e:
+        raise ValueError(
+          f"Its settings or the shapes of its tensors are not those of "
+          f"{family.title} ({type(e).__name__}: {e})."
+        ) from e
+
+    return guarded
+
+  return dataclasses.replace(
+    family, read=guard(family.read), to_params=guard(family.to_params)
+  )
+
+
+FAMILIES = tuple(_checked(family) for family in _ALL)
 
 
 def of_library(library: str) -> list[Family]:
@@ -100,4 +159,39 @@ def find(config: Mapping[str, Any], names: Iterable[str]) -> Family:
   raise ValueError(
     f"config.json: {key} = {kind!r} is of none of the models of {library} that "
     f"are known here, {', '.join(f.name for f in known)}."
+  )
+
+
+def write(
+  library: str, params: Params, found: Found
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """Writes a model as one that a library has.
+
+  Args:
+    library: see `family.LIBRARIES`.
+    params: parameters of the model, scanned or not.
+    found: the model: what `Family.read` returns, or the model of a run.
+
+  Returns:
+    (tensors, settings): name -> array, and the content of config.json.
+
+  Raises:
+    ValueError: the library has no such model, or it is not known here; says
+      what does not fit.
+  """
+  reasons = []
+  for family in of_library(library):
+    if family.models and found.model_name not in family.models:
+      continue
+    try:
+      return writing.write(family, params, found)
+    except ValueError as e:
+      reasons.append(str(e))
+  if reasons:
+    no = f"No model of {library} fits. " if len(reasons) > 1 else ""
+    raise ValueError(no + " ".join(reasons))
+  known = {name for f in of_library(library) for name in f.models}
+  raise ValueError(
+    f"config.model_name={found.model_name!r} cannot be written for {library}, "
+    f"only {', '.join(sorted(known)) or 'nothing'}."
   )

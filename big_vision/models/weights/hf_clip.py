@@ -13,12 +13,9 @@ import numpy as np
 
 from big_vision.models import vit
 from big_vision.models.proj.image_text import text_transformer
-from big_vision.models.weights import settings, tables, vit_layout
-from big_vision.models.weights.family import Family, Found
+from big_vision.models.weights import settings, vit_family
+from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS, Found
 
-TEXT_MODEL, TWO_TOWERS = (
-  f"proj.image_text.{name}" for name in ("text_transformer", "two_towers")
-)
 _SIZES = dict(hidden_act="quick_gelu", layer_norm_eps=1e-5, projection_dim=512)
 _IMAGE_DEFAULTS = _SIZES | dict(
   hidden_size=768,
@@ -38,6 +35,7 @@ _TEXT_DEFAULTS = _SIZES | dict(
   max_position_embeddings=77,
   eos_token_id=49407,
 )
+_BOTH_DEFAULTS = dict(projection_dim=512, logit_scale_init_value=2.6592)
 _BLOCK: dict[str, Any] = dict(
   block="encoder.layers.{i}.",
   norm1="layer_norm1",
@@ -56,6 +54,7 @@ _IMAGE = _BLOCK | dict(
   pre_norm="pre_layrnorm",
   norm="post_layernorm",
   head="visual_projection",
+  flat=True,
 )
 _TEXT = _BLOCK | dict(norm="final_layer_norm")
 _TEXT |= dict(
@@ -69,21 +68,18 @@ _PARTS = dict(
   txt=("text_model.", "text_projection."),
 )
 
-_MODEL = "transformers' CLIP"
-
 
 def _read(config, shapes):
   kind = config["model_type"]
   if kind == "clip":
-    image, text = config["vision_config"], config["text_config"]
+    s = settings.Settings(config, _BOTH_DEFAULTS)
+    image, text = s.section("vision_config"), s.section("text_config")
     model = dict(
       image=_image_model(image),
       text=_text_model(text),
       text_model=TEXT_MODEL,
-      out_dim=config.get("projection_dim", 512),
-      temperature_init=float(
-        np.exp(config.get("logit_scale_init_value", 2.6592))
-      ),
+      out_dim=s.integer("projection_dim"),
+      temperature_init=float(np.exp(s.number("logit_scale_init_value"))),
     )
     return Found(
       TWO_TOWERS, model, None, _size(image), text_length=_length(text)
@@ -131,81 +127,17 @@ def _length(config):
   return s.integer("max_position_embeddings")
 
 
-def _image_table(model, num, found):
-  model = vit.Model(num, **model)
-  rows, columns = (
-    s // p for s, p in zip(found.image_size, model.patch_size, strict=True)
-  )
-  return vit_layout.table(_IMAGE, model, rows * columns)
-
-
-def _text_table(model, num, found):
-  model = text_transformer.Model(num, **model)
-  return vit_layout.text_table(_TEXT, model, found.text_length)
-
-
-def _table(found):
-  """Makes the table; names of two towers begin with their part."""
-  if found.model_name == TEXT_MODEL:
-    return _text_table(found.model, found.num_classes, found)
-  if found.model_name != TWO_TOWERS:
-    return _image_table(found.model, found.num_classes, found)
-  m, dim = found.model, found.model["out_dim"]
-  return [
-    *tables.within(_image_table(m["image"], dim, found), "img/"),
-    *tables.within(_text_table(m["text"], dim, found), "txt/"),
-    *tables.same("logit_scale", "t", 1, there=()),
-  ]
-
-
-def _plain(name, both):
-  """Turns the name of a tensor into that of a table."""
+def _plain(name, found):
+  if name.endswith(".position_ids"):
+    return None  # Of old files: 0, 1, 2, …
   for part, starts in _PARTS.items():
     if name.startswith(starts):
       name = name.removeprefix(starts[0])
-      return f"{part}/{name}" if both else name
+      return f"{part}/{name}" if found.model_name == TWO_TOWERS else name
   return name
 
 
-def _image_part(found):
-  """Returns the prefix of the image tower in names of a table, or None."""
-  if found.model_name == TEXT_MODEL:
-    return None
-  return "img/" if found.model_name == TWO_TOWERS else ""
-
-
-def _to_params(tensors, found):
-  both = found.model_name == TWO_TOWERS
-  tensors = {
-    _plain(name, both): x
-    for name, x in tensors.items()
-    if not name.endswith(".position_ids")  # Of old files: 0, 1, 2, …
-  }
-  if (part := _image_part(found)) is not None:
-    cls, pos = (part + _IMAGE[key] for key in ("cls", "pos_embedding"))
-    for name, shape in ((cls, (1, 1, -1)), (pos, (1, -1, _width(found)))):
-      if name in tensors:
-        tensors[name] = np.reshape(tensors[name], shape)
-    tensors = vit_layout.fold(tensors, pos, [cls])
-  return tables.to_params(_table(found), tensors, "the checkpoint", _MODEL)
-
-
-def _width(found):
-  image = found.model.get("image", found.model)
-  return image["width"]
-
-
-def _to_tensors(params, found):
-  tensors = tables.to_tensors(_table(found), params, _MODEL)
-  if (part := _image_part(found)) is not None:
-    cls, pos = (part + _IMAGE[key] for key in ("cls", "pos_embedding"))
-    tensors = vit_layout.unfold(tensors, pos, [cls])
-    tensors[cls], tensors[pos] = tensors[cls][0, 0], tensors[pos][0]
-  return {_name(k, found): x for k, x in tensors.items()}, _config(found)
-
-
-def _name(name, found):
-  """Turns the name of a table into that of a tensor."""
+def _named(name, found):
   part, _, rest = name.rpartition("/")
   if not part:
     if name == "logit_scale" or not found.num_classes:
@@ -215,31 +147,38 @@ def _name(name, found):
   return rest if rest.startswith(projection) else prefix + rest
 
 
-def _config(found):
+def _settings(found):
   if found.model_name == TEXT_MODEL:
-    return _text_config(found.model, found.num_classes, found)
+    return _text_settings(found.model, found.num_classes, found)
   if found.model_name != TWO_TOWERS:
-    return _image_config(found.model, found.num_classes, found)
-  m, dim = found.model, found.model["out_dim"]
+    return _image_settings(found.model, found.num_classes, found)
+  dim = vit_family.out_dims(found)[0]
   return {
     "architectures": ["CLIPModel"],
     "model_type": "clip",
     "projection_dim": dim,
-    "logit_scale_init_value": float(np.log(m["temperature_init"])),
-    "vision_config": _image_config(m["image"], dim, found),
-    "text_config": _text_config(m["text"], dim, found),
+    "logit_scale_init_value": float(
+      np.log(found.model.get("temperature_init", 1.0))
+    ),
+    "vision_config": _image_settings(found.model["image"], dim, found),
+    "text_config": _text_settings(found.model["text"], dim, found),
   }
 
 
-def _image_config(model, dim, found):
+def _image_settings(model, dim, found):
   model = vit.Model(dim, **model)
+  if len({*found.image_size}) > 1 or len({*model.patch_size}) > 1:
+    raise ValueError(
+      f"image_size={found.image_size}, patch_size={model.patch_size}: "
+      "transformers' CLIP only has squares."
+    )
   return _common("Vision", model, dim) | {
     **settings.pixels(found.image_size, model.patch_size),
     "num_channels": 3,
   }
 
 
-def _text_config(model, dim, found):
+def _text_settings(model, dim, found):
   model = text_transformer.Model(dim, **model)
   return _common("Text", model, dim) | {
     "vocab_size": model.vocab_size,
@@ -254,17 +193,21 @@ def _common(kind, model, dim):
     "architectures": [f"CLIP{kind}Model{end}"],
     "model_type": f"clip_{kind.lower()}_model",
     **settings.written(model),
-    "hidden_act": settings.ACTIVATION_NAMES[model.act],
+    "hidden_act": settings.activation(model),
     "layer_norm_eps": model.norm_eps,
     "projection_dim": dim or 512,
   }
 
 
-FAMILY = Family(
+FAMILY = vit_family.make(
   "CLIP",
   "transformers",
   "clip(_vision_model|_text_model)?",
-  _read,
-  _to_params,
-  _to_tensors,
+  read=_read,
+  settings=_settings,
+  layout=lambda model, found: _IMAGE,
+  text_layout=lambda model, found: _TEXT,
+  plain=_plain,
+  named=_named,
+  prefixes=_PARTS,
 )

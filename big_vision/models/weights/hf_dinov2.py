@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from big_vision.models import vit
-from big_vision.models.weights import settings, tables, vit_layout
-from big_vision.models.weights.family import Family, Found
+from big_vision.models.weights import settings, vit_family
+from big_vision.models.weights.family import Found
 from big_vision.models.weights.vit_layout import Packed
 
 _DEFAULTS = dict(
@@ -59,15 +59,13 @@ _SWIGLU = dict(
 _WITH = "dinov2_with_registers"
 _MASK = "embeddings.mask_token"
 
-_MODEL = "transformers' DINOv2"
-
 
 def _read(config, shapes):
   s = settings.Settings(config, _DEFAULTS)
   s.one_of("num_channels", [3])
   glu = bool(s.get("use_swiglu_ffn"))
   width = s.integer("hidden_size")
-  mlp_dim = int(width * s.get("mlp_ratio"))
+  mlp_dim = int(width * s.number("mlp_ratio"))
   sizes = settings.Settings(
     {**config, "intermediate_size": mlp_dim}, _DEFAULTS
   ).sizes()
@@ -75,19 +73,20 @@ def _read(config, shapes):
     patch_size=s.pair("patch_size"),
     pool_type="tok+gap" if "classifier.weight" in shapes else "tok",
     attn_bias="qkvo" if s.get("qkv_bias") else "o",
-    layerscale=float(s.get("layerscale_value")),
+    layerscale=s.number("layerscale_value"),
   )
   if glu:
     model |= dict(glu=True, act="silu", mlp_dim=_swiglu_dim(mlp_dim))
   registers = config["model_type"] == _WITH
   if registers:
-    model["registers"] = s.get("num_register_tokens")
+    model["registers"] = s.integer("num_register_tokens", 0)
   return Found(
     "vit",
     model,
     settings.num_classes(config) if "classifier.weight" in shapes else None,
     s.pair("image_size"),
     "bicubic_antialias" if registers else "bicubic",
+    head={"pool_type": "tok+gap"},
   )
 
 
@@ -96,63 +95,45 @@ def _swiglu_dim(mlp_dim):
   return (int(mlp_dim * 2 / 3) + 7) // 8 * 8
 
 
-def _table(found):
-  model = vit.Model(found.num_classes, **found.model)
-  rows, columns = (
-    s // p for s, p in zip(found.image_size, model.patch_size, strict=True)
-  )
-  layout = _LAYOUT | (_SWIGLU if model.glu else {})
-  return vit_layout.table(layout, model, rows * columns)
+def _plain(name, found):
+  del found
+  for prefix in ("dinov2.", "dinov2_with_registers."):
+    name = name.removeprefix(prefix)
+  return None if name == _MASK else name  # Of pre-training.
 
 
-def _to_params(tensors, found):
-  prefixes = ("dinov2.", "dinov2_with_registers.")
-  plain = {}
-  for name, x in tensors.items():
-    for prefix in prefixes:
-      name = name.removeprefix(prefix)
-    if name != _MASK:  # Of pre-training.
-      plain[name] = x
-  plain = vit_layout.fold(plain, _LAYOUT["pos_embedding"], [_LAYOUT["cls"]])
-  return tables.to_params(_table(found), plain, "the checkpoint", _MODEL)
+def _kind(found):
+  return _WITH if found.model.get("registers") else "dinov2"
 
 
-def _to_tensors(params, found):
-  tensors = tables.to_tensors(_table(found), params, _MODEL)
-  tensors = vit_layout.unfold(
-    tensors, _LAYOUT["pos_embedding"], [_LAYOUT["cls"]]
-  )
-  config = _config(found)
-  if found.num_classes:
-    kind = config["model_type"]
-    tensors = {
-      name if name.startswith("classifier.") else f"{kind}.{name}": x
-      for name, x in tensors.items()
-    }
-  else:  # Not used but for pre-training, and expected.
-    tensors[_MASK] = np.zeros([1, found.model["width"]], np.float32)
-  return tensors, config
+def _named(name, found):
+  if not found.num_classes or name.startswith("classifier."):
+    return name
+  return f"{_kind(found)}.{name}"
 
 
-def _config(found):
+def _extra(found):
+  mask = np.zeros([1, vit.Model(**found.model).width], np.float32)
+  return {_named(_MASK, found): mask}
+
+
+def _settings(found):
   model = vit.Model(found.num_classes, **found.model)
   name = "Dinov2WithRegisters" if model.registers else "Dinov2"
   end = "ForImageClassification" if found.num_classes else "Model"
-  act = settings.ACTIVATION_NAMES["gelu_erf" if model.glu else model.act]
-  return {
+  out = settings.of_vit(model, found.image_size)
+  del out["intermediate_size"]
+  if model.glu and model.act == "silu":
+    out["hidden_act"] = "gelu"  # That of the other models.
+  if model.registers:
+    out["num_register_tokens"] = model.registers
+  return out | {
     "architectures": [name + end],
-    "model_type": _WITH if model.registers else "dinov2",
-    **settings.written(model, "width", "depth", "num_heads"),
+    "model_type": _kind(found),
     "mlp_ratio": _ratio(model),
     "use_swiglu_ffn": model.glu,
-    "hidden_act": act,
-    "layer_norm_eps": model.norm_eps,
     "layerscale_value": model.layerscale,
-    **settings.pixels(found.image_size, model.patch_size),
-    "num_channels": 3,
-    **settings.classes(found.num_classes),
     "qkv_bias": "q" in model.attn_bias,
-    **({"num_register_tokens": model.registers} if model.registers else {}),
   }
 
 
@@ -160,7 +141,7 @@ def _ratio(model):
   """Finds the ratio that transformers turns into the width of the MLPs."""
   dim = model.mlp_dim or 4 * model.width
   if not model.glu:
-    ratios = [dim / model.width, (dim + 0.5) / model.width]
+    ratios = [settings.ratio(dim, model.width)]
     made = lambda ratio: int(model.width * ratio)
   else:
     ratios = [n / model.width for n in range(dim, 2 * dim)]
@@ -174,11 +155,15 @@ def _ratio(model):
   )
 
 
-FAMILY = Family(
+FAMILY = vit_family.make(
   "DINOv2",
   "transformers",
   "dinov2(_with_registers)?",
-  _read,
-  _to_params,
-  _to_tensors,
+  read=_read,
+  settings=_settings,
+  layout=lambda model, found: _LAYOUT | (_SWIGLU if model.glu else {}),
+  plain=_plain,
+  named=_named,
+  tokens=lambda model: ["cls"],
+  extra=_extra,
 )

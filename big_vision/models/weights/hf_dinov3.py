@@ -6,8 +6,8 @@ Reference: Siméoni et al. 2025, https://arxiv.org/abs/2508.10104
 import numpy as np
 
 from big_vision.models import vit
-from big_vision.models.weights import settings, tables, vit_layout
-from big_vision.models.weights.family import Family, Found
+from big_vision.models.weights import settings, vit_family
+from big_vision.models.weights.family import Found
 
 _DEFAULTS = dict(
   hidden_size=384,
@@ -49,8 +49,6 @@ _GATED = dict(fc1="mlp.gate_proj", up="mlp.up_proj")
 _MASK = "embeddings.mask_token"
 _BIASES = dict(q="query_bias", k="key_bias", v="value_bias", o="proj_bias")
 
-_MODEL = "transformers' DINOv3"
-
 
 def _read(config, shapes):
   del shapes
@@ -65,37 +63,32 @@ def _read(config, shapes):
     glu=bool(s.get("use_gated_mlp")),
     attn_bias="".join(c for c, key in _BIASES.items() if s.get(key)),
     mlp_bias=bool(s.get("mlp_bias")),
-    layerscale=float(s.get("layerscale_value")),
-    registers=s.get("num_register_tokens"),
+    layerscale=s.number("layerscale_value"),
+    registers=s.integer("num_register_tokens", 0),
   )
   return Found("vit", model, None, s.pair("image_size"))
 
 
-def _table(found):
+def _plain(name, found):
+  del found
+  name = name.removeprefix("model.")
+  return None if name == _MASK else name  # Of pre-training.
+
+
+def _extra(found):
   model = vit.Model(**found.model)
-  layout = _LAYOUT | (_GATED if model.glu else {})
-  return vit_layout.table(layout, model, positions=0)
+  out = {_MASK: np.zeros([1, 1, model.width], np.float32)}
+  if not model.registers:  # An empty tensor is expected.
+    out[_LAYOUT["registers"]] = np.zeros([1, 0, model.width], np.float32)
+  return out
 
 
-def _to_params(tensors, found):
-  tensors = {k.removeprefix("model."): x for k, x in tensors.items()}
-  tensors.pop(_MASK, None)  # Of pre-training.
-  return tables.to_params(_table(found), tensors, "the checkpoint", _MODEL)
-
-
-def _to_tensors(params, found):
-  tensors = tables.to_tensors(_table(found), params, _MODEL)
-  model = vit.Model(**found.model)
-  tensors[_MASK] = np.zeros([1, 1, model.width], np.float32)  # It is expected.
-  return tensors, {
+def _settings(found):
+  model = vit.Model(found.num_classes, **found.model)
+  return settings.of_vit(model, found.image_size) | {
     "architectures": ["DINOv3ViTModel"],
     "model_type": "dinov3_vit",
-    **settings.written(model),
-    "hidden_act": settings.ACTIVATION_NAMES[model.act],
-    "layer_norm_eps": model.norm_eps,
     "layerscale_value": model.layerscale,
-    **settings.pixels(found.image_size, model.patch_size),
-    "num_channels": 3,
     "rope_theta": model.rope_theta,
     **{key: c in model.attn_bias for c, key in _BIASES.items()},
     "mlp_bias": model.mlp_bias,
@@ -104,6 +97,13 @@ def _to_tensors(params, found):
   }
 
 
-FAMILY = Family(
-  "DINOv3", "transformers", "dinov3_vit", _read, _to_params, _to_tensors
+FAMILY = vit_family.make(
+  "DINOv3",
+  "transformers",
+  "dinov3_vit",
+  read=_read,
+  settings=_settings,
+  layout=lambda model, found: _LAYOUT | (_GATED if model.glu else {}),
+  plain=_plain,
+  extra=_extra,
 )

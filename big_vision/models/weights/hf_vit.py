@@ -11,8 +11,8 @@ References:
 """
 
 from big_vision.models import vit
-from big_vision.models.weights import settings, tables, vit_layout
-from big_vision.models.weights.family import Family, Found
+from big_vision.models.weights import settings, vit_family
+from big_vision.models.weights.family import Found
 
 _DEFAULTS = dict(
   hidden_size=768,
@@ -47,8 +47,7 @@ _LAYOUT = dict(
   head="classifier",
 )
 _PREFIXES = ("vit.", "deit.")
-
-_MODEL = "transformers' ViT"
+_MASK = "embeddings.mask_token"  # Of SimMIM.
 
 
 def _read(config, shapes):
@@ -58,7 +57,8 @@ def _read(config, shapes):
   names = {_plain(name) for name in shapes}
   distilled = kind == "deit"
   teacher = "distillation_classifier.weight" in names
-  pooler = "pooler.dense.weight" in names
+  head = names & {"classifier.weight", "cls_classifier.weight"}
+  pooler = "pooler.dense.weight" in names and not head
   if pooler:
     s.one_of("pooler_act", ["tanh"])
   model = s.sizes() | dict(
@@ -71,9 +71,9 @@ def _read(config, shapes):
     model["dist_token"] = True
   elif distilled:  # Its token has no head: no more than a register.
     model["registers"] = 1
-  head = names & {"classifier.weight", "cls_classifier.weight"}
   num_classes = settings.num_classes(config) if head else None
-  return Found("vit", model, num_classes, s.pair("image_size"))
+  more = {"rep_size": False} if pooler else {}  # Their head has no pooler.
+  return Found("vit", model, num_classes, s.pair("image_size"), head=more)
 
 
 def _plain(name):
@@ -83,73 +83,54 @@ def _plain(name):
   return name
 
 
-def _table(found):
+def _used(name, found):
+  name = _plain(name)
+  if name.startswith("decoder.") or name == _MASK:
+    return None
+  if name.startswith("pooler.") and not found.model.get("rep_size"):
+    return None  # transformers does not use it, either, where there is a head.
+  return name
+
+
+def _named(name, found):
+  heads = ("classifier.", "cls_classifier.", "distillation_classifier.")
+  if not found.num_classes or name.startswith(heads):
+    return name
+  return f"{_kind(vit.Model(**found.model))}.{name}"
+
+
+def _layout(model, found):
+  del found
+  if not model.dist_token:
+    return _LAYOUT
+  heads = dict(head="cls_classifier", head_dist="distillation_classifier")
+  return _LAYOUT | heads
+
+
+def _kind(model):
+  return "deit" if model.dist_token or model.registers else "vit"
+
+
+def _settings(found):
   model = vit.Model(found.num_classes, **found.model)
-  rows, columns = (
-    s // p for s, p in zip(found.image_size, model.patch_size, strict=True)
-  )
-  layout = dict(_LAYOUT)
-  if model.dist_token:
-    layout |= dict(head="cls_classifier", head_dist="distillation_classifier")
-  return vit_layout.table(layout, model, rows * columns)
-
-
-def _tokens(found):
-  """Returns the names of the tokens that have positions."""
-  second = found.model.get("dist_token") or found.model.get("registers")
-  return (_LAYOUT["cls"], *([_LAYOUT["dist"]] if second else []))
-
-
-def _to_params(tensors, found):
-  tensors = {
-    _plain(name): x
-    for name, x in tensors.items()
-    if not name.startswith("decoder.") and _plain(name) != _MASK
-  }
-  tensors = vit_layout.fold(tensors, _LAYOUT["pos_embedding"], _tokens(found))
-  return tables.to_params(_table(found), tensors, "the checkpoint", _MODEL)
-
-
-_MASK = "embeddings.mask_token"  # Of SimMIM.
-
-
-def _to_tensors(params, found):
-  tensors = tables.to_tensors(_table(found), params, _MODEL)
-  tokens = _tokens(found)
-  tensors = vit_layout.unfold(tensors, _LAYOUT["pos_embedding"], tokens)
-  kind = "deit" if len(tokens) > 1 else "vit"
-  if found.num_classes:
-    heads = ("classifier.", "cls_classifier.", "distillation_classifier.")
-    tensors = {
-      name if name.startswith(heads) else f"{kind}.{name}": x
-      for name, x in tensors.items()
-    }
-  return tensors, _config(found, kind)
-
-
-def _config(found, kind):
-  model = vit.Model(found.num_classes, **found.model)
+  kind = _kind(model)
   name = {"vit": "ViT", "deit": "DeiT"}[kind]
   teacher = "WithTeacher" if model.dist_token else ""
   end = f"ForImageClassification{teacher}" if found.num_classes else "Model"
-  return {
+  return settings.of_vit(model, found.image_size) | {
     "architectures": [name + end],
     "model_type": kind,
-    **settings.written(model),
-    "hidden_act": settings.ACTIVATION_NAMES[model.act],
-    "layer_norm_eps": model.norm_eps,
-    **settings.pixels(found.image_size, model.patch_size),
-    "num_channels": 3,
-    **settings.classes(found.num_classes),
     "qkv_bias": "q" in model.attn_bias,
   }
 
 
-FAMILY = Family(
+FAMILY = vit_family.make(
   "ViT, DeiT, MAE",
   "transformers",
   "vit|deit|vit_mae",
-  _read,
-  _to_params,
-  _to_tensors,
+  read=_read,
+  settings=_settings,
+  layout=_layout,
+  plain=_used,
+  named=_named,
 )

@@ -23,6 +23,8 @@ ACTIVATION_NAMES = {
   "relu": "relu",
 }
 
+_LARGEST = 1e30  # Of a number; less than the largest float32.
+
 SIZES = dict(
   width="hidden_size",
   depth="num_hidden_layers",
@@ -46,7 +48,12 @@ class Settings:
       config: content of config.json, or a part of it.
       defaults: values of settings that it may leave out.
       where: what it is, for errors.
+
+    Raises:
+      ValueError: the settings are something else than a dict.
     """
+    if not isinstance(config, Mapping):
+      raise ValueError(f"{where} should be a dict, but is {config!r:.60}.")
     self._config, self._defaults, self._where = config, defaults, where
 
   def get(self, key: str) -> Any:
@@ -61,8 +68,28 @@ class Settings:
     value = self._config.get(key)
     return self._defaults.get(key) if value is None else value
 
-  def integer(self, key: str) -> int:
+  def integer(self, key: str, least: int = 1) -> int:
     """Returns a setting that is a positive number.
+
+    Args:
+      key: its name.
+      least: lowest value.
+
+    Returns:
+      The number.
+
+    Raises:
+      ValueError: it is anything else.
+    """
+    value = self.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+      raise ValueError(
+        f"{self._where}: {key} = {value!r} should be a number from {least}."
+      )
+    return value
+
+  def number(self, key: str) -> float:
+    """Returns a setting that is a number.
 
     Args:
       key: its name.
@@ -74,11 +101,31 @@ class Settings:
       ValueError: it is anything else.
     """
     value = self.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not abs(value) < _LARGEST:
       raise ValueError(
-        f"{self._where}: {key} = {value!r} should be a positive number."
+        f"{self._where}: {key} = {value!r:.60} should be a number."
       )
-    return value
+    return float(value)
+
+  def section(self, key: str) -> Mapping[str, Any]:
+    """Returns settings within these.
+
+    Args:
+      key: their name.
+
+    Returns:
+      A dict; empty if there are none.
+
+    Raises:
+      ValueError: they are something else.
+    """
+    value = self.get(key)
+    if value is not None and not isinstance(value, Mapping):
+      raise ValueError(
+        f"{self._where}: {key} = {value!r:.60} should be a dict."
+      )
+    return value or {}
 
   def pair(self, key: str) -> tuple[int, int]:
     """Returns a setting that is a size, one number or (height, width).
@@ -93,7 +140,8 @@ class Settings:
       ValueError: it is anything else.
     """
     value = self.get(key)
-    both = [value, value] if isinstance(value, int) else list(value or ())
+    both = [value, value] if isinstance(value, int) else value
+    both = list(both) if isinstance(both, list | tuple) else []
     if len(both) != 2 or not all(isinstance(x, int) and x > 0 for x in both):
       raise ValueError(
         f"{self._where}: {key} = {value!r} should be a number of pixels, or two."
@@ -114,7 +162,7 @@ class Settings:
       ValueError: it is another one.
     """
     value = self.get(key)
-    if value not in known:
+    if not any(value is x or value == x for x in known):
       raise ValueError(
         f"{self._where}: {key} = {value!r} is not supported, only "
         f"{', '.join(map(repr, known))}."
@@ -133,7 +181,7 @@ class Settings:
     return {
       **{here: self.integer(there) for here, there in SIZES.items()},
       "act": ACTIVATIONS[self.one_of("hidden_act", ACTIVATIONS)],
-      "norm_eps": float(self.get("layer_norm_eps")),
+      "norm_eps": self.number("layer_norm_eps"),
     }
 
 
@@ -146,8 +194,8 @@ def num_classes(config: Mapping[str, Any]) -> int:
   Returns:
     The number; 2 by default, as there.
   """
-  labels = config.get("id2label")
-  return len(labels) if labels else config.get("num_labels", 2)
+  s = Settings(config, {"num_labels": 2})
+  return len(s.section("id2label")) or s.integer("num_labels")
 
 
 def classes(num: int | None) -> dict[str, Any]:
@@ -179,8 +227,8 @@ def written(model: Any, *fields: str) -> dict[str, Any]:
     Dict.
   """
   values = {name: getattr(model, name) for name in fields or SIZES}
-  if "mlp_dim" in values and values["mlp_dim"] is None:
-    values["mlp_dim"] = 4 * model.width
+  if "mlp_dim" in values:
+    values["mlp_dim"] = values["mlp_dim"] or 4 * model.width
   return {SIZES[name]: value for name, value in values.items()}
 
 
@@ -200,6 +248,85 @@ def pixels(
   return {"image_size": one(image_size), "patch_size": one(patch_size)}
 
 
+def of_vit(model: Any, image_size: tuple[int, int]) -> dict[str, Any]:
+  """Writes what transformers has for all ViTs.
+
+  Args:
+    model: `vit.Model(...)`.
+    image_size: (height, width).
+
+  Returns:
+    Dict, with names of classes if the model has any.
+
+  Raises:
+    ValueError: unknown activation.
+  """
+  return {
+    **written(model),
+    "hidden_act": activation(model),
+    "layer_norm_eps": model.norm_eps,
+    **pixels(image_size, model.patch_size),
+    "num_channels": 3,
+    **classes(model.num_classes),
+  }
+
+
+def activation(model: Any) -> str:
+  """Returns what transformers and timm call the activation of a model.
+
+  Args:
+    model: module with the field `act`.
+
+  Returns:
+    The name.
+
+  Raises:
+    ValueError: it is unknown.
+  """
+  if model.act not in ACTIVATION_NAMES:
+    raise ValueError(
+      f"config.model.act={model.act!r} should be one of "
+      f"{', '.join(ACTIVATION_NAMES)}."
+    )
+  return ACTIVATION_NAMES[model.act]
+
+
+def known(key: str, value: Any, names: Mapping[Any, str], title: str) -> str:
+  """Returns what a library calls the value of an option.
+
+  Args:
+    key: config key of the option.
+    value: its value.
+    names: value -> its name there.
+    title: whose they are.
+
+  Returns:
+    The name.
+
+  Raises:
+    ValueError: it is none of them.
+  """
+  if value not in names:
+    raise ValueError(
+      f"{key}={value!r}: {title} has only {', '.join(map(repr, names))}."
+    )
+  return names[value]
+
+
+def ratio(mlp_dim: int, width: int) -> float:
+  """Finds the ratio that libraries turn into the hidden width of MLPs.
+
+  Args:
+    mlp_dim: hidden width.
+    width: of the model.
+
+  Returns:
+    r with int(r * width) == mlp_dim.
+  """
+  exact = mlp_dim / width
+  return exact if int(exact * width) == mlp_dim else (mlp_dim + 0.5) / width
+
+
 def rope_theta(config: Mapping[str, Any], default: float) -> float:
   """Reads the base of rotary positions, where transformers 4 or 5 has it.
 
@@ -210,5 +337,8 @@ def rope_theta(config: Mapping[str, Any], default: float) -> float:
   Returns:
     The base.
   """
-  within = config.get("rope_parameters") or config.get("rope_scaling") or {}
-  return float(within.get("rope_theta", config.get("rope_theta") or default))
+  s = Settings(config, {"rope_theta": default})
+  within = s.section("rope_parameters") or s.section("rope_scaling")
+  if "rope_theta" in within:
+    return Settings(within, {}).number("rope_theta")
+  return s.number("rope_theta")

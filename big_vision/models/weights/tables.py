@@ -5,6 +5,8 @@ Shapes: `D` width, `M` hidden width of MLPs, `H` heads, `K` size of a head.
 
 import dataclasses
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 from big_vision import trees
 from big_vision.types import Params
 
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,18 +72,22 @@ class Entry:
 Table = list[Entry]
 
 
-def within(table: Iterable[Entry], prefix: str) -> Table:
+def within(
+  table: Iterable[Entry], prefix: str, path: str | None = None
+) -> Table:
   """Prefixes all names and paths, for a part of a model.
 
   Args:
     table: entries.
-    prefix: of both.
+    prefix: of names, and of paths.
+    path: prefix of paths, if it is another one.
 
   Returns:
     The table.
   """
+  path = prefix if path is None else path
   return [
-    dataclasses.replace(e, name=prefix + e.name, path=prefix + e.path)
+    dataclasses.replace(e, name=prefix + e.name, path=path + e.path)
     for e in table
   ]
 
@@ -113,6 +119,7 @@ def dense(
   bias: bool = True,
   part: tuple[int, int] = (0, 1),
   names: tuple[str, str] = (".weight", ".bias"),
+  window: tuple[int, ...] = (),
 ) -> Table:
   """Lists a dense layer.
 
@@ -124,15 +131,16 @@ def dense(
     bias: whether it has one.
     part: which part of a tensor with the outputs of several layers it is.
     names: ends of the names of kernel and bias.
+    window: (1, 1) if it is a convolution in the file.
 
   Returns:
     A table.
   """
   num_in, num_out = math.prod(inputs), part[1] * math.prod(outputs)
   shape = (*inputs, *outputs)
-  kernel = Entry(
-    name + names[0], f"{path}/kernel", (num_out, num_in), (1, 0), shape, part
-  )
+  tensor = (num_out, num_in, *window)
+  order = (*range(2, len(tensor)), 1, 0)
+  kernel = Entry(name + names[0], f"{path}/kernel", tensor, order, shape, part)
   if not bias:
     return [kernel]
   shape = tuple(outputs)
@@ -191,6 +199,30 @@ def norm(name: str, path: str, d: int, *, bias: bool = True) -> Table:
   return [*scale, *(same(f"{name}.bias", f"{path}/bias", d) * bias)]
 
 
+def stages(names: Iterable[str], pattern: str) -> list[int]:
+  """Counts the blocks of each stage of a network by the names of tensors.
+
+  Args:
+    names: of the tensors.
+    pattern: name of a tensor that each block has, with `{}` for the numbers of
+      stage and block.
+
+  Returns:
+    Number of blocks, from the first stage on.
+
+  Raises:
+    ValueError: there are none, or a stage or block is left out.
+  """
+  regex = re.escape(pattern).replace(r"\{\}", r"(\d+)")
+  found = {m.groups() for n in names if (m := re.fullmatch(regex, n))}
+  counts = [n for _, n in sorted(Counter(int(i) for i, _ in found).items())]
+  expected = {(str(i), str(j)) for i, n in enumerate(counts) for j in range(n)}
+  if not found or found != expected:
+    lacks = min(expected - found, default=("0", "0"))
+    raise ValueError(f"The checkpoint lacks {pattern.format(*lacks)}.")
+  return counts
+
+
 def to_params(
   table: Iterable[Entry],
   tensors: Mapping[str, np.ndarray],
@@ -221,10 +253,10 @@ def to_params(
         f"{e.name} in {source} is {tuple(x.shape)}, but according to its "
         f"config.json {e.tensor}."
       )
-    if x.dtype.name not in _FLOATS:
+    if x.dtype.name not in FLOATS:
       raise ValueError(
         f"{e.name} in {source} is of type {x.dtype.name}, but should be one of "
-        f"{', '.join(_FLOATS)}: quantized weights cannot be loaded."
+        f"{', '.join(FLOATS)}: quantized weights cannot be loaded."
       )
     out.append((e.path, e.to_param(np.asarray(x, np.float32))))
   return trees.tree_unflatten(out)

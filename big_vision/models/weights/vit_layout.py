@@ -9,9 +9,11 @@ A layout is a mapping from the parts of a ViT to the names of their tensors:
   norm, pool_norm, pre_logits, head, head_dist
   map_probe, map_query, map_key, map_value, map_out, map_norm, map_fc1, map_fc2
 
-The name of a dense layer may be `Packed`.
+The name of a dense layer may be `Packed` or a `Matrix`. With `flat` the class
+token is stored as [D] and positions as [N, D]. `title` says whose layout it is.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,22 +29,68 @@ class Packed(NamedTuple):
     name: of the layer's tensors, without `ends`.
     part: (index, number) of the layer among them.
     ends: of the names of kernel and bias.
+    bias: name of its bias, if that is stored alone.
   """
 
   name: str
   part: tuple[int, int] = (0, 1)
   ends: tuple[str, str] = (".weight", ".bias")
+  bias: str | None = None
 
 
-Layout = Mapping[str, Any]  # Values are str, or `Packed`.
+class Matrix(NamedTuple):
+  """Names a dense layer that is stored as [inputs, outputs], without a bias.
+
+  Attributes:
+    name: of the tensor.
+  """
+
+  name: str
 
 
-def _dense(layout, part, path, inputs, outputs, bias=True, there=""):
-  name = layout[part]
+Layout = Mapping[str, Any]  # Values are str, `Packed`, `Matrix`, bool.
+TOKENS = ("cls", "dist", "registers")  # In the order of the positions.
+
+# The option of a model that adds a part.
+_OPTIONS: dict[str, str] = dict(
+  pos_embedding="posemb",
+  cls="class_token",
+  dist="dist_token",
+  ls1="layerscale",
+  query_norm="qk_norm",
+  up="glu",
+  pre_logits="rep_size",
+  head="num_classes",
+  head_dist="dist_token",
+)
+
+
+def _name(layout, part, model) -> Any:
+  """Looks up a name; ValueError names the option if the layout has no such."""
+  if part not in layout:
+    is_map = part.startswith("map_")
+    option = "pool_type" if is_map else _OPTIONS.get(part) or str(part)
+    raise ValueError(
+      f"config.model.{option}={getattr(model, option)!r}: "
+      f"{layout.get('title', 'the library')} lacks it."
+    )
+  return layout[part]
+
+
+def _dense(layout, model, part, path, inputs, outputs, bias=True, there=""):
+  name = _name(layout, part, model)
+  if isinstance(name, Matrix):
+    return tables.same(name.name, f"{path}/kernel", *inputs, *outputs)
   name = Packed(name) if isinstance(name, str) else name
-  return tables.dense(
+  alone = []
+  if bias and name.bias:
+    there_to = (math.prod(outputs),)
+    alone = tables.same(
+      there + name.bias, f"{path}/bias", *outputs, there=there_to
+    )
+  return alone + tables.dense(
     there + name.name, path, inputs, outputs,
-    bias=bias, part=name.part, names=name.ends,
+    bias=bias and not alone, part=name.part, names=name.ends,
   )  # fmt: skip
 
 
@@ -68,14 +116,18 @@ def table(
   )  # fmt: skip
   if positions:
     shape = (1, positions, d)
-    out += tables.same(layout["pos_embedding"], "pos_embedding", *shape)
+    name = _name(layout, "pos_embedding", model)
+    there = shape[1:] if layout.get("flat") else shape
+    out += tables.same(name, "pos_embedding", *shape, there=there)
   if has_class_token(model):
-    out += tables.same(layout["cls"], "cls", 1, 1, d)
+    there = (d,) if layout.get("flat") else (1, 1, d)
+    name = _name(layout, "cls", model)
+    out += tables.same(name, "cls", 1, 1, d, there=there)
   if model.dist_token:
-    out += tables.same(layout["dist"], "dist", 1, 1, d)
+    out += tables.same(_name(layout, "dist", model), "dist", 1, 1, d)
   if model.registers:
     shape = (1, model.registers, d)
-    out += tables.same(layout["registers"], "registers", *shape)
+    out += tables.same(_name(layout, "registers", model), "registers", *shape)
   if model.pre_norm:
     out += _norm(layout, "pre_norm", "pre_norm", model)
   out += encoder(layout, model, "Transformer/", not model.pool_norm)
@@ -86,13 +138,12 @@ def table(
   size = d * (2 if model.pool_type == "tok+gap" else 1)
   if model.rep_size:
     rep = d if model.rep_size is True else model.rep_size
-    out += _dense(layout, "pre_logits", "pre_logits", (size,), (rep,))
+    out += _dense(layout, model, "pre_logits", "pre_logits", (size,), (rep,))
     size = rep
   if model.num_classes:
     for name in ("head", *(["head_dist"] if model.dist_token else [])):
-      out += _dense(
-        layout, name, name, (size,), (model.num_classes,), model.head_bias
-      )
+      num = (model.num_classes,)
+      out += _dense(layout, model, name, name, (size,), num, model.head_bias)
   return out
 
 
@@ -115,9 +166,8 @@ def text_table(layout: Layout, model: Any, length: int) -> tables.Table:
   )
   out += encoder(layout, model, "Encoder_0/")
   if model.num_classes:
-    out += _dense(
-      layout, "head", "head", (d,), (model.num_classes,), model.head_bias
-    )
+    num = (model.num_classes,)
+    out += _dense(layout, model, "head", "head", (d,), num, model.head_bias)
   return out
 
 
@@ -142,12 +192,22 @@ def encoder(
   Returns:
     The table.
   """
+  _check_heads(model)
   out: tables.Table = []
   for i in range(model.depth):
     out += _block(layout, model, layout["block"].format(i=i), path, i)
   if final_norm:
     out += _norm(layout, "norm", f"{path}encoder_norm", model)
   return out
+
+
+def _check_heads(model):
+  heads, width = model.num_heads, model.width
+  whole = isinstance(heads, int) and not isinstance(heads, bool)
+  if not whole or heads < 1 or width % heads:
+    raise ValueError(
+      f"The number of heads, {heads!r}, should divide the width, {width}."
+    )
 
 
 def _block(layout, model, there, path, i):
@@ -157,26 +217,24 @@ def _block(layout, model, there, path, i):
   here = f"{path}encoderblock_{i}/"
   attention = f"{here}MultiHeadDotProductAttention_0/"
   norm = {"layer": "LayerNorm", "rms": "RMSNorm"}[model.norm]
-  name = lambda part: there + layout[part]
+  name = lambda part: there + _name(layout, part, model)
   out = _norm(layout, "norm1", f"{here}{norm}_0", model, there)
   for part in ("query", "key", "value"):
-    out += _dense(
-      layout, part, attention + part, (d,), heads, part[0] in bias, there
-    )
+    at, has = attention + part, part[0] in bias
+    out += _dense(layout, model, part, at, (d,), heads, has, there)
   if model.qk_norm:
     for part in ("query_norm", "key_norm"):
       out += tables.norm(
         name(part), attention + part, d // h, bias=model.qk_norm == "layer"
       )
-  out += _dense(
-    layout, "out", f"{attention}out", heads, (d,), "o" in bias, there
-  )
+  at = f"{attention}out"
+  out += _dense(layout, model, "out", at, heads, (d,), "o" in bias, there)
   out += _norm(layout, "norm2", f"{here}{norm}_1", model, there)
   mlp, bias = f"{here}MlpBlock_0/", model.mlp_bias
-  out += _dense(layout, "fc1", f"{mlp}Dense_0", (d,), (m,), bias, there)
+  out += _dense(layout, model, "fc1", f"{mlp}Dense_0", (d,), (m,), bias, there)
   if model.glu:
-    out += _dense(layout, "up", f"{mlp}up", (d,), (m,), bias, there)
-  out += _dense(layout, "fc2", f"{mlp}Dense_1", (m,), (d,), bias, there)
+    out += _dense(layout, model, "up", f"{mlp}up", (d,), (m,), bias, there)
+  out += _dense(layout, model, "fc2", f"{mlp}Dense_1", (m,), (d,), bias, there)
   if model.layerscale is not None:
     out += tables.same(name("ls1"), f"{here}ls1", d)
     out += tables.same(name("ls2"), f"{here}ls2", d)
@@ -197,42 +255,63 @@ def map_head(layout: Layout, model: Any, path: str) -> tables.Table:
   d, m = model.width, model.mlp_dim or 4 * model.width
   heads, bias = (model.num_heads, d // model.num_heads), model.attn_bias
   attention = f"{path}MultiHeadDotProductAttention_0/"
-  out = tables.same(layout["map_probe"], f"{path}probe", 1, 1, d)
+  out = tables.same(_name(layout, "map_probe", model), f"{path}probe", 1, 1, d)
   for part in ("query", "key", "value"):
-    out += _dense(
-      layout, f"map_{part}", attention + part, (d,), heads, part[0] in bias
-    )
-  out += _dense(layout, "map_out", f"{attention}out", heads, (d,), "o" in bias)
+    at, has = attention + part, part[0] in bias
+    out += _dense(layout, model, f"map_{part}", at, (d,), heads, has)
+  out += _dense(
+    layout, model, "map_out", f"{attention}out", heads, (d,), "o" in bias
+  )
   norm = {"layer": "LayerNorm", "rms": "RMSNorm"}[model.norm]
   out += _norm(layout, "map_norm", f"{path}{norm}_0", model)
   mlp, bias = f"{path}MlpBlock_0/", model.mlp_bias
-  out += _dense(layout, "map_fc1", f"{mlp}Dense_0", (d,), (m,), bias)
-  return out + _dense(layout, "map_fc2", f"{mlp}Dense_1", (m,), (d,), bias)
+  out += _dense(layout, model, "map_fc1", f"{mlp}Dense_0", (d,), (m,), bias)
+  return out + _dense(
+    layout, model, "map_fc2", f"{mlp}Dense_1", (m,), (d,), bias
+  )
 
 
 def _norm(layout, part, path, model, there=""):
   bias = model.norm == "layer"
-  return tables.norm(there + layout[part], path, model.width, bias=bias)
+  name = there + _name(layout, part, model)
+  return tables.norm(name, path, model.width, bias=bias)
 
 
 def fold(
-  tensors: Mapping[str, np.ndarray], positions: str, tokens: Sequence[str]
+  tensors: Mapping[str, np.ndarray],
+  positions: str,
+  tokens: Sequence[str],
+  num: int,
 ) -> dict[str, np.ndarray]:
   """Adds the positions of class and other tokens to these tokens.
 
   Args:
     tensors: name -> array.
-    positions: name of the positions [1, P + N, D]; their first P belong to
-    tokens: names of tensors [1, n, D], which have P tokens in all.
+    positions: name of the positions [..., P + N, D].
+    tokens: names of tensors [..., n, D]. The first of those that there are have
+      the first P positions.
+    num: N, the number of patches.
 
   Returns:
-    The tensors, with positions [1, N, D].
+    The tensors, with positions [..., N, D]; tensors whose shapes do not fit are
+    as before.
   """
-  out, pos = dict(tensors), tensors[positions]
+  out = dict(tensors)
+  pos = out.get(positions)
+  if pos is None or pos.ndim < 2:
+    return out
   for name in tokens:
-    num = tensors[name].shape[1]
-    out[name] = tensors[name] + pos[:, :num]
-    pos = pos[:, num:]
+    x, extra = out.get(name), pos.shape[-2] - num
+    if x is None or x.shape[-1:] != pos.shape[-1:]:
+      continue
+    if not {x.dtype.name, pos.dtype.name} <= set(tables.FLOATS):
+      continue
+    n = x.size // x.shape[-1]
+    if not 0 < n <= extra:
+      continue
+    first = pos[..., :n, :].astype(np.float32)
+    out[name] = x.astype(np.float32) + first.reshape(x.shape)
+    pos = pos[..., n:, :]
   return out | {positions: pos}
 
 
@@ -243,12 +322,13 @@ def unfold(
 
   Args:
     tensors: name -> array.
-    positions: name of the positions [1, N, D].
-    tokens: names of tensors [1, n, D], which have P tokens in all.
+    positions: name of the positions [..., N, D].
+    tokens: names of tensors [..., n, D], which have P tokens in all.
 
   Returns:
-    The tensors, with positions [1, P + N, D].
+    The tensors, with positions [..., P + N, D].
   """
-  num = sum(tensors[name].shape[1] for name in tokens)
-  pos = np.pad(tensors[positions], [(0, 0), (num, 0), (0, 0)])
-  return {**tensors, positions: pos}
+  pos = tensors[positions]
+  num = sum(tensors[name].size for name in tokens) // pos.shape[-1]
+  lead = [(0, 0)] * (pos.ndim - 2)
+  return {**tensors, positions: np.pad(pos, [*lead, (num, 0), (0, 0)])}

@@ -202,20 +202,21 @@ def model_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hf_config(
-  image: Mapping[str, Any], text: Mapping[str, Any]
+  image: Mapping[str, Any] | None, text: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-  """Writes the content of config.json for two towers.
+  """Writes the content of config.json for two towers, or for one.
 
   Args:
-    image: fields of the image tower.
-    text: fields of the text tower.
+    image: fields of the image tower, or None.
+    text: fields of the text tower, or None; one of both.
 
   Returns:
     Dict for JSON.
   """
-  family, cls = (
-    ("siglip2", "Siglip2") if image["naflex"] else ("siglip", "Siglip")
-  )
+  out = {}
+  # A text tower alone is the same in both.
+  naflex = bool(image and image["naflex"])
+  family, cls = ("siglip2", "Siglip2") if naflex else ("siglip", "Siglip")
   tower = lambda fields, kind, **kw: {
     "model_type": f"{family}_{kind}_model",
     **{there: fields[here] for here, there in _SIZES.items()},
@@ -224,15 +225,8 @@ def hf_config(
     "attention_dropout": 0.0,
     **kw,
   }
-  size = (
-    dict(num_patches=image["side"] ** 2)
-    if image["naflex"]
-    else dict(image_size=image["image_size"])
-  )
-  return {
-    "architectures": [f"{cls}Model"],
-    "model_type": family,
-    "text_config": tower(
+  if text:
+    out["text_config"] = tower(
       text,
       "text",
       vocab_size=text["vocab_size"],
@@ -241,16 +235,26 @@ def hf_config(
       # The defaults are tokens that SigLIP does not have.
       bos_token_id=None,
       eos_token_id=None,
-    ),
-    "vision_config": tower(
+    )
+  if image:
+    size = (
+      dict(num_patches=image["side"] ** 2)
+      if naflex
+      else dict(image_size=image["image_size"])
+    )
+    out["vision_config"] = tower(
       image,
       "vision",
       num_channels=3,
       patch_size=image["patch_size"],
-      vision_use_head=True,
+      vision_use_head=image["use_head"],
       **size,
-    ),
-  }
+    )
+  if len(out) == 1:
+    (config,) = out.values()
+    kind = "Vision" if image else "Text"
+    return {"architectures": [f"{cls}{kind}Model"], **config}
+  return {"architectures": [f"{cls}Model"], "model_type": family, **out}
 
 
 def check_exportable(model_cfg: ConfigLike) -> None:

@@ -18,111 +18,14 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from big_vision import checkpoint_npz, download, fs, lookup, types
+from big_vision import checkpoint_npz, download, fs, types
+from big_vision.models import common
 from big_vision.models.proj.image_text import huggingface
+from big_vision.models.weights import sources
 
 _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_HUB = "hf://"
-
-
-class Params(dict):
-  """Parameters that `load` of a model accepts in place of a path.
-
-  Models look up a path among the names of public checkpoints, and show it in
-  errors.
-  """
-
-  def __init__(self, params: Mapping[str, Any], path: str) -> None:
-    """Wraps parameters.
-
-    Args:
-      params: nested mapping, the parameters.
-      path: str, the checkpoint, for error messages.
-    """
-    super().__init__(params)
-    self.path = path
-
-  def __repr__(self):
-    return repr(self.path)
-
-  __hash__ = object.__hash__
-
-
-def is_checkpoint(path: str) -> bool:
-  """Tells whether a path is a checkpoint of Hugging Face.
-
-  Args:
-    path: str, a folder or `hf://org/repo`.
-
-  Returns:
-    bool. It is False for a folder with a config.json alone, the workdir of a
-    run.
-  """
-  if ".npz" in path:  # As everywhere, a checkpoint of this package.
-    return False
-  if path.startswith(_HUB):
-    return True
-  return fs.exists(fs.join(path, _CONFIG)) and any(
-    fs.exists(fs.join(path, name)) for name in (_WEIGHTS, _INDEX)
-  )
-
-
-def check_kind(
-  path: str, key: str | None = None, loads_siglip: bool = True
-) -> None:
-  """Refuses a checkpoint of Hugging Face that a model cannot load.
-
-  Args:
-    path: str, anything; what is not such a checkpoint is fine.
-    key: config key with the path, if there is one.
-    loads_siglip: bool, whether the model loads SigLIP.
-
-  Raises:
-    ConfigError: it is of another kind, or without config.json or
-      model.safetensors.
-  """
-  hub = path.startswith(_HUB)
-  if not hub and not _is_huggingface(path):
-    return
-  what = f"config.{key}={path!r}" if key else repr(path)
-  what += " is a checkpoint of Hugging Face"
-  kind = None
-  if loads_siglip or not hub:  # Else there is no need to ask the hub.
-    kind = (read_config(path) if hub else _config_of(path)).get("model_type")
-  if not loads_siglip or (kind and not str(kind).startswith("siglip")):
-    of = f" with model_type = {kind!r} in its config.json" if kind else ""
-    raise lookup.ConfigError(
-      f"{what}{of}: of these, only SigLIP and SigLIP 2 can be loaded, by "
-      "config.model_name = 'proj.image_text.two_towers'."
-    )
-  if not hub and not fs.exists(fs.join(path, _CONFIG)):
-    raise lookup.ConfigError(f"{what} without {_CONFIG}: copy that file, too.")
-  if not is_checkpoint(path):
-    raise lookup.ConfigError(
-      f"{what} without {_WEIGHTS}: save it with "
-      "model.save_pretrained(folder, safe_serialization=True)."
-    )
-
-
-def _is_huggingface(path):
-  """Tells whether a folder holds a model of Hugging Face, of whatever kind."""
-  if ".npz" in path:
-    return False
-  weights = (_WEIGHTS, _INDEX, "pytorch_model.bin")
-  if any(fs.exists(fs.join(path, name)) for name in weights):
-    return True
-  # The config.json of a run has a `model_name`.
-  return bool({"model_type", "architectures"} & _config_of(path).keys())
-
-
-def _config_of(path):
-  """Returns config.json of a folder; {} if there is none that can be read."""
-  try:
-    return read_config(path) if fs.exists(fs.join(path, _CONFIG)) else {}
-  except ValueError:
-    return {}
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -173,37 +76,55 @@ def load(
 
 
 def load_parts(parts: Mapping[str, Any], image_model: str) -> dict[str, Any]:
-  """Reads the parts of a model that are in such checkpoints.
+  """Reads the parts of a model that are in published checkpoints.
 
   Args:
     parts: mapping from `huggingface.PARTS` to what to load for them. Values
-      `<checkpoint>` or `<checkpoint>:<part>` are replaced, others stay.
+      `<source>` or `<source>:<part>`, see `weights/sources.py`, are replaced,
+      others stay.
     image_model: str, `config.model.image_model`.
 
   Returns:
-    Dict: `parts` with arrays for "t" and "b", `Params` for towers.
+    Dict: `parts` with arrays for "t" and "b", `common.Loaded` for towers.
 
   Raises:
     ValueError: as `load`, or the checkpoint is for another image model.
   """
   asked: dict[str, dict[str, str]] = {}
   for name, value in parts.items():
-    if isinstance(value, str):
-      path, _, part = value.rpartition(":")
-      if part not in huggingface.PARTS:
-        path, part = value, name
-      check_kind(path, "model_init")
-      if is_checkpoint(path):
-        asked.setdefault(path, {})[name] = part
+    if isinstance(value, str) and sources.is_source(value):
+      path, part = sources.split(value)
+      asked.setdefault(path, {})[name] = part or name
   out = dict(parts)
   for path, names in asked.items():
-    if "img" in names:
+    if "img" in names and _is_siglip(path):
       _check_image_model(path, image_model)
-    loaded, _ = load(path, sorted(set(names.values())))
-    for name, part in names.items():
-      x = loaded[part]
-      out[name] = Params(x, path) if isinstance(x, dict) else x
+    loaded = _load_parts(path, set(names.values()))
+    out |= {name: loaded[part] for name, part in names.items()}
   return out
+
+
+def _is_siglip(path):
+  if path.endswith(".safetensors") or path.startswith("timm/"):
+    return False
+  config = sources.settings(path)
+  return str(config.get("model_type")).startswith("siglip")
+
+
+def _load_parts(path, parts):
+  """Reads parts of one checkpoint; each as its `load` takes it."""
+  if _is_siglip(path):  # Of which only those files are read that are needed.
+    params, hf_config = load(path, sorted(parts))
+    size = None
+    if "img" in parts:
+      size = huggingface.fields_of(hf_config, ["img"])["img"]["side"]
+    grid = (size, size) if size else None
+    return {
+      part: common.Loaded(x, path, grid) if isinstance(x, dict) else x
+      for part, x in params.items()
+    }
+  checkpoint = sources.Checkpoint(path)
+  return checkpoint.parts(parts)
 
 
 def save(

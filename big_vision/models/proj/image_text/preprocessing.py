@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from big_vision import fs
-from big_vision.models.proj.image_text import huggingface_config
 
 # What `config.pp_modules` must name for all that is here.
 MODULES = (
@@ -43,30 +42,26 @@ def naflex(patch_size: int, length: int | Sequence[int]) -> str:
   )
 
 
-def of_huggingface(path: str, hf_config: Mapping[str, Any]) -> tuple[str, str]:
-  """Writes the preprocessing of a SigLIP or SigLIP 2 of Hugging Face.
+def of_texts(folder: str, model: Mapping[str, Any], length: int) -> str:
+  """Writes the preprocessing of texts of a published model.
 
   Args:
-    path: str, the folder of the checkpoint or `hf://org/repo`, where the
-      tokenizer is.
-    hf_config: mapping, content of config.json.
+    folder: str, path or `hf://org/repo`, where the tokenizer is.
+    model: mapping, arguments of `text_transformer`.
+    length: int, number of tokens.
 
   Returns:
-    (pp_img, pp_txt).
+    str, preprocessing of `texts` to `labels`.
   """
-  fields = huggingface_config.fields_of(hf_config)
-  image, text = fields["img"], fields["txt"]
-  if image["naflex"]:
-    pp_img = naflex(image["patch_size"], image["side"] ** 2)
-  else:
-    pp_img = f"resize({image['image_size']})|value_range(-1, 1)"
+  common = f'tokenize(max_len={length}, model="{folder}/{{}}", eos="sticky"'
+  if model.get("causal"):  # CLIP.
+    tokenize = f'{common}, add_bos=True, pad_value=0, inkey="texts")'
+    return tokenize.format(_JSON)
   lower, file, pad = "", "spiece.model", 1
-  if text["vocab_size"] == _GEMMA_VOCAB:
+  if model["vocab_size"] == _GEMMA_VOCAB:
     lower, file, pad = 'lower("utf-8", key="texts")|', "tokenizer.model", 0
-  if fs.is_local(path) and not fs.exists(fs.join(path, file)):
-    if fs.exists(fs.join(path, _JSON)):  # All that transformers 5 writes.
+  if fs.is_local(folder) and not fs.exists(fs.join(folder, file)):
+    if fs.exists(fs.join(folder, _JSON)):  # All that transformers 5 writes.
       file = _JSON
-  return pp_img, (
-    f'{lower}tokenize(max_len={text["length"]}, model="{path}/{file}", '
-    f'eos="sticky", pad_value={pad}, inkey="texts")'
-  )
+  tokenize = f'{common}, pad_value={pad}, inkey="texts")'
+  return lower + tokenize.format(file)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision import checkpoints, lookup
-from big_vision.models import load_errors, positions, vit
+from big_vision.models import common, load_errors, positions, vit
 from big_vision.models.proj.image_text import huggingface_files
 from big_vision.types import AnyArray, Array, ConfigLike, Params
 
@@ -217,7 +217,7 @@ def load_tower(
   """
   module = tower_module(tower, name)
   if module.__name__.startswith("big_vision.") and not isinstance(
-    init_file, huggingface_files.Params
+    init_file, common.Loaded
   ):
     load_errors.check_path(module.load, init_file, f"config.model_init.{tower}")
   with load_errors.within(f"{tower}_load_kw"):
@@ -269,8 +269,8 @@ def load(
       mapping with some of `image` (or `img`), `text` (or `txt`), `temperature`
       (or `t`), `bias` (or `b`), each a path `<path>[:<sub/tree>]`, or for
       towers any `init_file` of their model's `load`. Parts that are not listed
-      keep their initial values. A path may be a SigLIP of Hugging Face, a
-      folder or `hf://org/repo`, see `huggingface_files`.
+      keep their initial values. A path may be a published checkpoint, see
+      `models/weights/sources.py`.
     model_cfg: mapping, `config.model`, or None.
     img_load_kw: mapping, further arguments of the image model's `load`.
     txt_load_kw: mapping, further arguments of the text model's `load`.

@@ -17,7 +17,7 @@ from absl import app
 
 from big_vision import losses, train
 from big_vision.trainers.proj.flexi import common
-from big_vision.training import cli
+from big_vision.training import cli, train_loss
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
 
@@ -34,6 +34,7 @@ def build(setup: Setup) -> Recipe:
   config = setup.config
   model, _ = setup.make_model(num_classes=setup.num_classes)
   loss = losses.get(config.get("loss", "sigmoid_xent"), "loss")
+  loss = train_loss.make(setup, loss)
 
   def loss_fn(params, batch, rng, state, **kw):
     del state

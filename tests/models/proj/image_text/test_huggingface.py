@@ -22,6 +22,7 @@ from big_vision.models.proj.image_text import (
   naflex_vit,
   two_towers,
 )
+from big_vision.models.weights import sources
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 GOLDEN = pathlib.Path(__file__).parents[3] / "golden" / "huggingface"
@@ -205,7 +206,7 @@ def test_shards(tmp_path):
   (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
   (tmp_path / "config.json").write_text(json.dumps(hf_config))
   path = str(tmp_path)
-  assert huggingface_files.is_checkpoint(path)
+  assert sources.is_source(path)
   same(two_towers.load(None, path, {"bias_init": 0.0}),
        huggingface.to_params(tensors, hf_config))  # fmt: skip
   (tmp_path / "model-00003-of-00003.safetensors").unlink()
@@ -247,13 +248,13 @@ def test_hub(tmp_path, monkeypatch):
 
 def test_is_checkpoint(tmp_path):
   path = str(tmp_path)
-  assert not huggingface_files.is_checkpoint(path)
+  assert not sources.is_source(path)
   (tmp_path / "config.json").write_text("{}")  # Any workdir has one.
-  assert not huggingface_files.is_checkpoint(path)
+  assert not sources.is_source(path)
   (tmp_path / "model.safetensors").write_bytes(b"broken")
-  assert huggingface_files.is_checkpoint(path)
-  assert huggingface_files.is_checkpoint("hf://org/repo")
-  assert not huggingface_files.is_checkpoint("gs://bucket/x.npz:img")
+  assert sources.is_source(path)
+  assert sources.is_source("hf://org/repo")
+  assert not sources.is_source("gs://bucket/x.npz:img")
   with pytest.raises(ValueError, match="model_type = None.*'siglip2'"):
     huggingface_files.load(path)
   shutil.copy(GOLDEN / "siglip" / "config.json", path)

@@ -1,0 +1,242 @@
+"""Checkpoints of this package, and those that its models read: npz, orbax, zarr.
+
+They hold parameters alone; the model follows from their names and shapes.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from big_vision import checkpoints, fs, lookup, trees
+from big_vision.models import bit_paper, mlp_mixer, vit
+from big_vision.models.proj.image_text import two_towers
+from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS, Found
+from big_vision.types import Params
+
+NAFLEX = "proj.image_text.naflex_vit"
+# In whose `VANITY_NAMES` a name is looked up, in this order.
+NAMED = {
+  TWO_TOWERS: two_towers,
+  "vit": vit,
+  "mlp_mixer": mlp_mixer,
+  "bit_paper": bit_paper,
+}
+
+
+def names() -> list[str]:
+  """Lists the names of published checkpoints that models know.
+
+  Returns:
+    The names.
+  """
+  known: dict[str, None] = {}
+  for module in NAMED.values():
+    known |= dict.fromkeys(module.VANITY_NAMES)
+  return list(known)
+
+
+def is_checkpoint(path: str) -> bool:
+  """Tells whether something is such a checkpoint, and not a workdir.
+
+  Args:
+    path: name, path of a file, folder or prefix, perhaps with `:<sub/tree>`.
+
+  Returns:
+    Whether `describe` reads it.
+  """
+  if ".npz" in path or path in names():
+    return True
+  path = path.rpartition(":")[0] if ":" in os.path.basename(path) else path
+  if fs.exists(fs.join(path, "config.json")):
+    return False
+  return "/" in path and checkpoints.latest(path) is not None
+
+
+def describe(path: str) -> Found:
+  """Finds the model of a checkpoint.
+
+  Args:
+    path: see `is_checkpoint`.
+
+  Returns:
+    What it is.
+
+  Raises:
+    ConfigError: parameters of no known model.
+  """
+  params = read(path)
+  for name, (is_it, model) in _MODELS.items():
+    if is_it(params):
+      return model(name, params)
+  raise lookup.ConfigError(
+    f"{path} has the parameters {', '.join(sorted(params)[:5])}, which are of none "
+    f"of the models that can be told by them, {', '.join(_MODELS)}: set "
+    "config.model_name, config.model and config.model_init."
+  )
+
+
+def read(path: str) -> Params:
+  """Reads all parameters, in the layout of today's models.
+
+  Args:
+    path: see `is_checkpoint`.
+
+  Returns:
+    Nested dict of arrays.
+
+  Raises:
+    ConfigError: it cannot be read.
+  """
+  for module in NAMED.values():
+    path = module.VANITY_NAMES.get(path, path)
+  params = checkpoints.load_params(path)
+  if not isinstance(params, dict):
+    raise lookup.ConfigError(f"{path} is one array, not a model.")
+  for module, belongs in _CONVERTED:
+    if belongs(params):
+      return module.load(None, path, {})
+  return params
+
+
+# How the parameters of models begin in files, where these have another layout.
+_CONVERTED: tuple[tuple[Any, Any], ...] = (
+  (vit, lambda p: "Transformer" in p and "img" not in p and not _is_naflex(p)),
+  (bit_paper, lambda p: "resnet" in p),
+  (mlp_mixer, lambda p: "Mixer" in p),
+)
+
+
+def _is_naflex(params):
+  return np.ndim(params.get("embedding", {}).get("kernel")) == 2
+
+
+def _size(params: Any, name: str) -> tuple[int, ...]:
+  return tuple(np.shape(trees.tree_get(params, name)))
+
+
+def _classes(params):
+  return _size(params, "head/kernel")[-1] if "head" in params else None
+
+
+def _depth(params, prefix):
+  return sum(name.startswith(prefix) for name in params)
+
+
+def _blocks(encoder: Mapping[str, Any]) -> dict[str, Any]:
+  """Reads the sizes of the blocks of a transformer."""
+  scan = "encoderblock" in encoder
+  block = encoder["encoderblock" if scan else "encoderblock_0"]
+  query = _size(block, "MultiHeadDotProductAttention_0/query/kernel")
+  mlp = _size(block, "MlpBlock_0/Dense_0/kernel")
+  width, heads, _ = query[-3:]
+  return dict(
+    width=width,
+    depth=query[0] if scan else _depth(encoder, "encoderblock_"),
+    mlp_dim=mlp[-1],
+    num_heads=heads,
+  )
+
+
+def _vit(name, params):
+  kernel = _size(params, "embedding/kernel")
+  model = _blocks(params["Transformer"])
+  naflex = name == NAFLEX
+  model["pool_type"] = "gap"
+  if "MAPHead_0" in params:
+    model["pool_type"] = "map"
+  elif "cls" in params and not naflex:
+    model["pool_type"] = "tok"
+  if "pre_logits" in params:
+    model["rep_size"] = _size(params, "pre_logits/kernel")[-1]
+  if naflex:
+    side, patch = _size(params, "pos_embedding")[0], math.isqrt(kernel[0] // 3)
+    model["nposemb"] = side
+    return Found(name, model, _classes(params), (side * patch,) * 2)
+  model["patch_size"] = kernel[:2]
+  size = 224, 224
+  if "pos_embedding" in params:
+    side = math.isqrt(_size(params, "pos_embedding")[1])
+    size = side * kernel[0], side * kernel[1]
+  else:
+    model["posemb"] = "sincos2d"
+  return Found(name, model, _classes(params), size, "corners")
+
+
+def _text(name, params):
+  model = _blocks(params["Encoder_0"])
+  model["vocab_size"] = _size(params, "Embed_0/embedding")[0]
+  if "MAPHead_0" in params:
+    model["pool_type"] = "map"
+  length = _size(params, "pos_embedding")[1]
+  return Found(name, model, _classes(params), text_length=length)
+
+
+def _two_towers(name, params):
+  image_name = NAFLEX if _is_naflex(params["img"]) else "vit"
+  image = _vit(image_name, params["img"])
+  text = _text(TEXT_MODEL, params["txt"])
+  model = dict(
+    image=image.model,
+    text=text.model,
+    image_model=image.model_name,
+    text_model=TEXT_MODEL,
+    out_dim=(image.num_classes, text.num_classes),
+    temperature_init=10.0,
+  )
+  if "b" in params:
+    model["bias_init"] = -10.0
+  return Found(name, model, None, image.image_size, "corners", text.text_length)
+
+
+def _mixer(name, params):
+  kernel = _size(params, "stem/kernel")
+  tokens, hidden = _size(params, "MixerBlock_0/token_mixing/Dense_0/kernel")
+  channels = _size(params, "MixerBlock_0/channel_mixing/Dense_0/kernel")[-1]
+  side = math.isqrt(tokens)
+  model = dict(
+    patch_size=kernel[:2],
+    num_blocks=_depth(params, "MixerBlock_"),
+    hidden_dim=kernel[-1],
+    tokens_mlp_dim=hidden,
+    channels_mlp_dim=channels,
+  )
+  size = side * kernel[0], side * kernel[1]
+  return Found(name, model, _classes(params), size)
+
+
+def _resnet(name, params):
+  root = "conv_root" if name == "bit" else "root_block/conv_root"
+  depth = [len(params[f"block{i}"]) for i in range(1, 5)]
+  width = _size(params, f"{root}/kernel")[-1] / 64
+  model = dict(depth=depth, width=int(width) if width == int(width) else width)
+  return Found(name, model, _classes(params))
+
+
+def _nfnet(name, params):
+  block = [params[f"stage{i}"]["block1"] for i in range(1, 5)]
+  width = [_size(b, "conv4/kernel")[-1] for b in block]
+  model = dict(
+    variant=None,
+    width=width,
+    depth=[len(params[f"stage{i}"]) for i in range(1, 5)],
+    group_size=_size(block[0], "conv2/kernel")[2],
+    bottleneck=_size(block[0], "conv2/kernel")[3] / width[0],
+    se_ratio=_size(block[0], "se/Dense_0/kernel")[1] / width[0],
+  )
+  return Found(name, model, _classes(params))
+
+
+# Name -> (whether parameters are its own, what describes them).
+_MODELS: dict[str, tuple[Any, Any]] = {
+  TWO_TOWERS: (lambda p: "img" in p and "txt" in p, _two_towers),
+  NAFLEX: (lambda p: "Transformer" in p and _is_naflex(p), _vit),
+  "vit": (lambda p: "Transformer" in p and "embedding" in p, _vit),
+  TEXT_MODEL: (lambda p: "Encoder_0" in p, _text),
+  "mlp_mixer": (lambda p: "MixerBlock_0" in p, _mixer),
+  "nfnet": (lambda p: "stage1" in p and "final_conv" in p, _nfnet),
+  "bit_paper": (lambda p: "root_block" in p, _resnet),
+  "bit": (lambda p: "conv_root" in p and "block1" in p, _resnet),
+}

@@ -1,0 +1,182 @@
+"""Reads all that there is of a model which is to be handed on."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from big_vision import checkpoints, fs, lookup, trees
+from big_vision.models.weights import native, sources
+from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS, Found
+from big_vision.pretrained import preprocessing, published, run_files
+from big_vision.pretrained.classifier import model_key
+from big_vision.pretrained.pixels import Preprocess
+from big_vision.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Holds a model, its preprocessing and what is known about it.
+
+  Attributes:
+    name: what the user calls it.
+    found: describes the model, with all arguments written out.
+    params: parameters on the host.
+    pp: preprocessing of pictures, None without.
+    pp_txt: preprocessing of texts, None without.
+    class_names: of the head, None if they are unknown.
+    loss: "softmax_xent" or "sigmoid_xent": what the head was trained with.
+    config: ConfigDict of the run, None of a published checkpoint.
+    metrics: last value of each metric of the run.
+    folder: where a published checkpoint has its tokenizer, None otherwise.
+  """
+
+  name: str
+  found: Found
+  params: Params
+  pp: str | None
+  pp_txt: str | None
+  class_names: Sequence[str] | None
+  loss: str
+  config: ConfigDict | None = None
+  metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
+  folder: str | None = None
+
+
+def read(
+  name: str, *, init: str | None = None, params: str = "params"
+) -> Source:
+  """Reads a model.
+
+  Args:
+    name: workdir of a run, or any checkpoint that `pretrained.load` takes.
+    init: another checkpoint than the last one of the workdir.
+    params: "ema" for the average of the parameters of a run.
+
+  Returns:
+    The model.
+
+  Raises:
+    ValueError: there is no such model.
+  """
+  if published.is_checkpoint(name):
+    if init or params != "params":
+      raise lookup.ConfigError(
+        f"{name} is a checkpoint itself: leave out the choice of one of a run."
+      )
+    return _of_checkpoint(name)
+  return _of_run(name, init, params)
+
+
+def _of_checkpoint(name):
+  about, folder = published.describe(name), None
+  config = about.config
+  if sources.is_source(name):
+    path, part = sources.split(name)
+    checkpoint = sources.Checkpoint(path)
+    params, folder = checkpoint.params(part), checkpoint.folder
+  else:
+    params = native.read(name)
+  found = Found(
+    config.model_name,
+    _written_out(config.model_name, config.model.to_dict()),
+    config.get("num_classes"),
+    about.image_size,
+    text_length=about.text_length,
+  )
+  return Source(
+    name,
+    found,
+    params,
+    about.pp,
+    about.pp_txt,
+    about.class_names,
+    config.get("loss", "sigmoid_xent"),
+    folder=folder,
+  )
+
+
+def _of_run(workdir, init, params):
+  config = run_files.read_config(workdir)
+  init = init or run_files.checkpoint_of(workdir)
+  if params == "ema":
+    init = checkpoints.averaged(init)
+  data, key = run_files.read_data(workdir), model_key(config)
+  name = config[f"{key}_name"]
+  model = config.get(key)
+  with lookup.stored_config():
+    tree = checkpoints.load_params(init)
+    pp, pp_txt = data.get("pp"), None
+    if name == TWO_TOWERS:
+      pp, pp_txt = preprocessing.preprocessing_of(config)
+    pp = pp or preprocessing.evaluation_pp(config)
+    example = Preprocess(pp, {}, config).example()
+  size = (
+    np.shape(example)[:2] if isinstance(example, np.ndarray) else (224, 224)
+  )
+  length = None
+  flat = dict(trees.tree_flatten_with_names(tree)[0])
+  if (pos := flat.get("txt/pos_embedding")) is not None:
+    length = np.shape(pos)[1]
+  found = Found(
+    name,
+    _written_out(name, model.to_dict() if model else {}),
+    config.get("num_classes") if name != TWO_TOWERS else None,
+    (int(size[0]), int(size[1])),
+    text_length=length,
+  )
+  loss = config.get("loss") or "sigmoid_xent"
+  return Source(
+    workdir,
+    found,
+    tree,
+    pp,
+    pp_txt,
+    data.get("class_names"),
+    str(loss),
+    config,
+    _metrics(workdir),
+  )
+
+
+def _written_out(name: str, model: dict[str, Any]) -> dict[str, Any]:
+  """Replaces `variant` by what it stands for, and adds defaults."""
+  module = lookup.module("models", name, kind="model", needs="Model")
+  if name == TWO_TOWERS:
+    image = model.get("image_model") or "vit"
+    text = model.get("text_model") or TEXT_MODEL
+    return {
+      **{"out_dim": 128, "temperature_init": 1.0},
+      **model,
+      "image_model": image,
+      "text_model": text,
+      "image": _written_out(image, model.get("image") or {}),
+      "text": _written_out(text, model.get("text") or {}),
+    }
+  instance = module.Model(None, **model)
+  skipped = ("parent", "name", "num_classes")
+  if name == native.NAFLEX:
+    skipped += ("posemb",)  # All that start with "learn_2d" are the same.
+  return {
+    f.name: getattr(instance, f.name)
+    for f in dataclasses.fields(instance)
+    if f.name not in skipped
+  }
+
+
+def _metrics(workdir):
+  """Returns the last value of each metric of a run."""
+  path, out = fs.join(workdir, "big_vision_metrics.txt"), {}
+  if not fs.exists(path):
+    return out
+  with fs.open(path) as f:
+    for line in f:
+      try:
+        row = json.loads(line)
+      except ValueError:
+        continue  # The last line of a run that was killed may be cut off.
+      out |= {k: v for k, v in row.items() if isinstance(v, int | float)}
+  return out
