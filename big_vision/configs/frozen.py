@@ -78,10 +78,10 @@ def find(arg: Any, pp_of_size: Callable[[int], str] = pp_center) -> Frozen:
     return _of_checkpoint(arg, pp_of_size)
   if fs.exists(fs.join(arg.model, "config.json")):
     return _of_workdir(arg, pp_of_size)
-  known = [*transfer.MODELS]
+  hint = lookup.did_you_mean(arg.model, transfer.MODELS)
   raise lookup.ConfigError(
     f"Config arg model={arg.model}: it is neither the workdir of a run, nor a "
-    f"checkpoint, nor one of {', '.join(known)}{lookup.did_you_mean(arg.model, known)}"
+    f"checkpoint, nor a known name{hint}"
   )
 
 

@@ -11,10 +11,10 @@ layers, which is also in `linear_probe.csv`; metrics `probe/prec@1` (of what was
 best on held-out examples), `probe/lbfgs/prec@1` and so on, `knn/k20/prec@1`.
 docs/probing.md says which choices are whose.
 
-A model that a run has trained, on pictures of one's own:
+On pictures of one's own; `model` may also be the workdir of a run:
 
   python -m big_vision.train --workdir /path/to/workdir \
-    --config big_vision/configs/linear_probe.py:model=workdirs/quickstart,source=folder,path=/data/pets
+    --config big_vision/configs/linear_probe.py:model=vit-s16,source=folder,path=/data/pets
 
 Arguments:
   model, res: the model and the side of pictures, see `frozen.py`.
