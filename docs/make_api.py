@@ -41,7 +41,9 @@ PAGE = """## Trained models
 
 See [predict.md](predict.md).
 
-pretrained: load Classifier ImageText Prediction
+pretrained: load Backbone Classifier ImageText Prediction
+models.weights.catalog: names
+exported: load
 embedder: load Embedder
 pretrained.similarity_table: table boxes
 

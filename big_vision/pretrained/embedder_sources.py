@@ -44,7 +44,7 @@ def from_workdir(
   *,
   init: str | None = None,
   pp_modules: Iterable[str] = (),
-  **kw: str | None,
+  **kw: Any,
 ) -> Embedder:
   """Loads the model of a run.
 
@@ -90,7 +90,7 @@ def from_huggingface(path: str, **kw: str | None) -> Embedder:
   return from_published(published.describe(path), **kw)
 
 
-def from_published(found: published.Published, **kw: str | None) -> Embedder:
+def from_published(found: published.Published, **kw: Any) -> Embedder:
   """Loads a published model of images and texts.
 
   Args:
@@ -103,7 +103,7 @@ def from_published(found: published.Published, **kw: str | None) -> Embedder:
   Raises:
     ValueError: it has one tower.
   """
-  config, init = found.config, found.config.model_init
+  config, init = found.config, str(found.config.model_init)
   if config.model_name != MODELS[0]:
     raise ValueError(f"{init} has one tower: it cannot compare.")
   config = config.copy_and_resolve_references()

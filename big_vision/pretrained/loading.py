@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -110,12 +111,14 @@ def load(
     network = _network(
       config, init, pp, decode, data.get("class_names"), workdir, changes
     )
-    return regressor.Regressor(network, targets) if targets else network
+    if targets and isinstance(network, Classifier):
+      return regressor.Regressor(network, targets)
+    return network
 
 
 @dataclasses.dataclass(frozen=True)
 class _Changes:
-  """What is to be other than in the checkpoint; None leaves it."""
+  """Holds what is to be other than in the checkpoint; None leaves it."""
 
   num_classes: int | None = None
   image_size: int | Sequence[int] | None = None
@@ -129,7 +132,8 @@ class _Changes:
     if not new:
       return
     key = model_key(config)
-    model = dict(config.get(key) or {})
+    given: Any = config.get(key) or {}
+    model: dict[str, Any] = {**given}
     if config[f"{key}_name"] == TWO_TOWERS:
       model["image"] = {**(model.get("image") or {}), **new}
       new.pop("dtype_mm", None)  # Texts do not have it.
@@ -156,7 +160,7 @@ def _network(config, init, pp, decode, class_names, name, changes, about=None):
     if new and about is not None:
       config.model, dont_load = about.with_head()
       changes.apply(config)
-  kw = dict(
+  kw: dict[str, Any] = dict(
     pp=Preprocess(changes.sized(pp), decode, config),
     name=name,
     dont_load=dont_load,

@@ -55,7 +55,8 @@ class Published:
     Returns:
       (`config.model`, regexes of parameters that are not to be loaded).
     """
-    model = self.config.get("model", ConfigDict()).to_dict()
+    stored: Any = self.config.get("model") or {}
+    model = stored.to_dict() if stored else {}
     dont_load = [HEAD]
     if model.get("rep_size") and self.head.get("rep_size") is False:
       dont_load.append("pre_logits/.*")
@@ -102,7 +103,7 @@ def describe(source: str) -> Published:
   text = found.tower("txt")
   pp_txt = None
   if text.model_name == TEXT_MODEL:
-    length = text.text_length
+    length = text.text_length or 0
     pp_txt = text_pp.of_texts(checkpoint.folder, text.model, length)
   return Published(
     config,
@@ -150,7 +151,7 @@ def _beside(source):
         f"{path} is not what tools.convert has written ({e!r}): delete it, or "
         "convert again."
       ) from e
-  texts = config.get("embed") or {}
+  texts: Any = config.get("embed") or {}
   return Published(
     config,
     data["pp"],

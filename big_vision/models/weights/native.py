@@ -156,10 +156,10 @@ def _vit(name, params):
     model["nposemb"] = side
     return Found(name, model, _classes(params), (side * patch,) * 2)
   model["patch_size"] = kernel[:2]
-  size = 224, 224
+  size: tuple[int, int] = 224, 224
   if "pos_embedding" in params:
     side = math.isqrt(_size(params, "pos_embedding")[1])
-    size = side * kernel[0], side * kernel[1]
+    size = (side * kernel[0], side * kernel[1])
   else:
     model["posemb"] = "sincos2d"
   return Found(name, model, _classes(params), size, "corners")
@@ -203,7 +203,7 @@ def _mixer(name, params):
     tokens_mlp_dim=hidden,
     channels_mlp_dim=channels,
   )
-  size = side * kernel[0], side * kernel[1]
+  size = (side * kernel[0], side * kernel[1])
   return Found(name, model, _classes(params), size)
 
 

@@ -44,7 +44,10 @@ class Steps(NamedTuple):
 
 # Numbers of Pillow's filters -> methods.
 _FILTERS = {0: "nearest", 1: "lanczos3", 2: "bilinear", 3: "bicubic", 4: "area"}
-_VALUES = {HALF: "value_range(-1, 1)", IMAGENET: "vgg_value_range"}
+_VALUES: dict[Any, str] = {
+  HALF: "value_range(-1, 1)",
+  IMAGENET: "vgg_value_range",
+}
 _VALUES |= {CLIP: "clip_value_range"}
 _VALUES[((0.0,) * 3, (1.0,) * 3)] = "value_range(0, 1)"
 
@@ -118,7 +121,7 @@ def of_timm(config: Mapping[str, Any]) -> Steps:
   size = _pair(config.get("input_size", (3, 224, 224))[1:])
   percent = float(config.get("crop_pct") or 0.875)
   mode = config.get("crop_mode") or "center"
-  scaled = tuple(math.floor(side / percent) for side in size)
+  scaled = math.floor(size[0] / percent), math.floor(size[1] / percent)
   mean, std = (
     tuple(config.get(key) or default)
     for key, default in zip(("mean", "std"), IMAGENET, strict=True)
