@@ -151,6 +151,11 @@ def _config(trained, evaluator, pp_img, pp_txt, batch_size):
   sizes = {}
   for spec, pp in ((image, _decoded(pp_img)), (embedding.text_spec(), pp_txt)):
     for key, x in abstract.features(spec, pp, {}).items():
+      if isinstance(x, tuple):
+        raise lookup.ConfigError(
+          "Config arg model: images of any aspect ratio (NaFlex) are not supported "
+          "here; add the evaluator zeroshot_suite to the config that trains it."
+        )
       if key in ("image", "labels"):
         sizes[key] = dict(shape=tuple(x.shape), dtype=x.dtype.name)
   config = mlc.ConfigDict(type_safe=False)
