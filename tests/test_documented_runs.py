@@ -57,7 +57,7 @@ CUT = {
   r"workdirs/cool-1400 ": "--config.total_steps=7 --config.schedule.cooldown_steps=3"
   " --config.schedule.warmup_steps=1 --config.evals=None"
   " --config.resume=workdirs/trunk/checkpoint.bv-000000004",
-  r"big_vision\.train .*model=vit-s16,": "--config.model.depth=1"
+  r"big_vision\.train .*transfer\.py:model=vit-s16,": "--config.model.depth=1"
   " --config.model_init= --config.total_steps=8",
   r"train .*pets_lora": "--config.model_init=workdirs/pets/checkpoint.bv",
   r"pets_again": "--config.model.depth=1",
@@ -65,7 +65,10 @@ CUT = {
   r"image_text\.siglip .*workdirs/siglip$": "--config.total_steps=4 --config.evals=None",
   r"workdirs/pairs .*pairs\.csv": "--config.total_steps=4"
   " --config.schedule.warmup_steps=1",
-  r"tools\.sweep ": "--dry_run",
+  r"tools\.sweep |tools\.vtab ": "--dry_run",
+  r"workdirs/linear_probe": "--config.model.depth=1 --config.model_init="
+  " --config.evals.probe.sgd_steps=5 --config.evals.probe.max_iter=5",
+  r"workdirs/dense_probe": "--config.model.depth=1 --config.evals.test.steps=5",
   r"tools\.plan ": "--config.model.depth=1",
   r"tools\.average .*--last": "--last=1",
   r"tools\.benchmark ": "--variant=mu/16 --res=32 --steps=1 --rounds=1"
@@ -83,7 +86,7 @@ AFTER = {
 # Pages with commands that take long, and those whose Python needs what these made.
 SLOW = {
   "README.md", "benchmarks.md", "datasets.md", "export.md", "finetune.md",
-  "image_text.md", "optimizers.md", "predict.md",
+  "image_text.md", "optimizers.md", "predict.md", "probing.md",
 }  # fmt: skip
 NEEDS_RUNS = {"export.md", "finetune.md", "image_text.md", "predict.md"}
 

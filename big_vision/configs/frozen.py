@@ -3,6 +3,8 @@
   model=vit-s16              one of `transfer.MODELS`
   model=workdirs/quickstart  the workdir of a run: its last checkpoint, and its
                              preprocessing of pictures
+  model=hf://org/repo        any published checkpoint that `pretrained.load` takes;
+                             of two towers, that of images
 
 `find` makes what a config needs. A config offers this with `**frozen.ARGS` among
 the arguments that it parses.
@@ -70,24 +72,57 @@ def find(arg: Any, pp_of_size: Callable[[int], str] = pp_center) -> Frozen:
     name, init, model = transfer.MODELS[arg.model]
     res = arg.res or transfer.SIZES.get(arg.model, transfer.USUAL_SIZE)[1]
     return Frozen(_headless(name, init, dict(model)), pp_of_size(res))
+  from big_vision.pretrained import published  # Imports jax.
+
+  if published.is_checkpoint(arg.model):
+    return _of_checkpoint(arg, pp_of_size)
   if fs.exists(fs.join(arg.model, "config.json")):
     return _of_workdir(arg, pp_of_size)
-  known = [*transfer.MODELS]
+  hint = lookup.did_you_mean(arg.model, transfer.MODELS)
   raise lookup.ConfigError(
-    f"Config arg model={arg.model}: it is neither the workdir of a run nor one of "
-    f"{', '.join(known)}{lookup.did_you_mean(arg.model, known)}"
+    f"Config arg model={arg.model}: it is neither the workdir of a run, nor a "
+    f"checkpoint, nor a known name{hint}"
   )
 
 
-def _headless(name, init, model):
+def _headless(name, init, model, has_head=True):
   """Makes keys of a model without its head, which probes replace."""
   return dict(
     model_name=name,
     model_init=init,
     model=model,
-    model_load=dict(dont_load=["head/.*"]),
+    model_load=dict(dont_load=["head(_dist)?/.*"]) if has_head else {},
     num_classes=None,
   )
+
+
+def _of_checkpoint(arg, pp_of_size):
+  """Reads a published checkpoint."""
+  from big_vision.pp import builder  # The TensorFlow wing.
+  from big_vision.pretrained import published
+
+  source = arg.model
+  about = published.describe(source)
+  if about.config.model_name.endswith("two_towers"):
+    source += ":img"
+    about = published.describe(source)
+  if about.pp is None:
+    raise lookup.ConfigError(
+      f"Config arg model={arg.model} is not a model of pictures."
+    )
+  ops = builder.split_pipeline(about.pp)
+  values = [op for op in ops if "value_range" in op]
+  pp = about.pp if about.pp.startswith("decode") else f"decode|{about.pp}"
+  if values and (arg.res or pp_of_size is not pp_center):
+    pp = pp_of_size(arg.res or max(about.image_size))
+    pp = pp.replace("value_range(-1, 1)", values[-1])
+  model = about.config.get("model")
+  model = model.to_dict() if model else {}
+  has_head = bool(about.config.get("num_classes"))
+  keys = _headless(about.config.model_name, source, model, has_head)
+  if modules := about.config.get("pp_modules"):
+    keys["pp_modules"] = list(modules)
+  return Frozen(keys, pp)
 
 
 def _of_workdir(arg, pp_of_size):
@@ -114,7 +149,8 @@ def _of_workdir(arg, pp_of_size):
     pp = "|".join(
       op for op in ops if op.split("(")[0].strip() not in _LABEL_OPS
     )
-  keys = _headless(config.model_name, init, model)
+  has_head = bool(config.get("num_classes"))
+  keys = _headless(config.model_name, init, model, has_head)
   if modules := config.get("pp_modules"):
     keys["pp_modules"] = list(modules)
   return Frozen(keys, pp)

@@ -11,10 +11,10 @@ layers, which is also in `linear_probe.csv`; metrics `probe/prec@1` (of what was
 best on held-out examples), `probe/lbfgs/prec@1` and so on, `knn/k20/prec@1`.
 docs/probing.md says which choices are whose.
 
-A model that a run has trained, on pictures of one's own:
+On pictures of one's own; `model` may also be the workdir of a run:
 
   python -m big_vision.train --workdir /path/to/workdir \
-    --config big_vision/configs/linear_probe.py:model=workdirs/quickstart,source=folder,path=/data/pets
+    --config big_vision/configs/linear_probe.py:model=vit-s16,source=folder,path=/data/pets
 
 Arguments:
   model, res: the model and the side of pictures, see `frozen.py`.
@@ -46,6 +46,7 @@ from big_vision.configs import (
 )
 
 METHODS = ("ridge", "lbfgs", "sgd")
+_KS = (10, 20)
 
 
 def get_config(arg: str | None = None) -> mlc.ConfigDict:
@@ -68,7 +69,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     **own_data.ARGS,
   )
   model = frozen.find(arg)
-  data, pp = _data(arg)
+  data, pp, ks = _data(arg)
   pp = pp.format(image=model.pp)
 
   config = mlc.ConfigDict(type_safe=False)
@@ -93,7 +94,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
       cache_features=True,
       **shared,
     ),
-    knn=dict(type="knn", representation_layer="pre_logits", **shared),
+    knn=dict(type="knn", ks=ks, representation_layer="pre_logits", **shared),
   )
   if arg.demo:
     _shrink(config)
@@ -101,7 +102,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
 
 
 def _data(arg):
-  """Returns the data of train, val (or None) and test, and preprocessing."""
+  """Returns data of train, val (or None) and test, preprocessing, and ks."""
   keep = '|keep("image", "label")'
   own_labels.refuse(arg, "a linear probe")
   if own := own_sources.find(arg):
@@ -109,11 +110,12 @@ def _data(arg):
     # What there is one of is for the test.
     test = held_out.pop("test", None) or held_out.pop("val")
     data = dict(train=own.train, val=held_out.get("val"), test=test)
-    return data, own.pp + "{image}" + keep
+    ks = sorted({min(k, own.num_train) for k in _KS})
+    return data, own.pp + "{image}" + keep, ks
   train, val, test, *_ = transfer.find_dataset(arg.dataset)
   splits = dict(train=train, val=val, test=test)
   data = {k: dict(name=arg.dataset, split=s) for k, s in splits.items()}
-  return data, "{image}" + keep
+  return data, "{image}" + keep, _KS
 
 
 def _layers(text):

@@ -1,12 +1,14 @@
 """The config of linear probes: models, data, and a run on features of digits."""
 
+import pathlib
+
 import jax
 import numpy as np
 import pytest
 
 import toy
 from big_vision import checkpoints, lookup, metrics, train
-from big_vision.configs import linear_probe, quickstart
+from big_vision.configs import frozen, linear_probe, quickstart
 from big_vision.models import vit
 from big_vision.training import cli
 
@@ -87,3 +89,38 @@ def test_arguments(workdir, tfds_data_dir):
     get_config("model=vit-s61")
   with pytest.raises(ValueError, match="cifar1000"):
     get_config("dataset=cifar1000")
+
+
+@pytest.mark.parametrize(
+  "source, part",
+  [
+    ("transformers/dinov2_registers", ""),
+    ("timm/augreg", ""),
+    ("transformers/vit_classes", ""),
+    ("transformers/clip", ":img"),
+  ],
+)
+def test_of_a_published_checkpoint(source, part):
+  """All parameters are loaded, whether it has a head or not."""
+  from big_vision import models
+
+  path = str(pathlib.Path(__file__).parents[1] / "golden/weights" / source)
+  arg = linear_probe.bvcc.parse_arg(f"model={path}", **frozen.ARGS)
+  found = frozen.find(arg)
+  assert found.config["model_init"] == path + part
+  assert found.pp.startswith("decode|") and "value_range" in found.pp
+  model, load = models.build(found.config, num_classes=None)
+  side = 56
+  x = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
+  shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), x)[
+    "params"
+  ]
+  loaded = load(shapes)
+  left = [
+    x for x in jax.tree.leaves(loaded) if isinstance(x, jax.ShapeDtypeStruct)
+  ]
+  assert not left
+  square = lambda res: f"decode|resize({res})|value_range(-1, 1)"
+  arg.res = 28
+  pp = frozen.find(arg, square).pp
+  assert pp.startswith("decode|resize(28)|") and pp.count("value_range") == 1

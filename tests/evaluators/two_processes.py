@@ -13,6 +13,8 @@ from big_vision.evaluators import (
   classification,
   common,
   fewshot_lsr,
+  knn,
+  linear_probe,
   mean,
   multilabel,
   regression,
@@ -58,6 +60,10 @@ def predict(state, batch):
   return batch["image"] @ state["w"], {}
 
 
+def predict_out(state, batch):
+  return batch["image"] @ state["w"], {"image": batch["image"]}
+
+
 def predict_top(state, batch):
   return {"top": predict(state, batch)[0].max(axis=1)}
 
@@ -91,6 +97,18 @@ def main(folder):
     numbers = regression.Evaluator(predict, **kw)
     result |= {f"numbers/{k}": v for k, v in numbers.run(w)}
     result |= fewshot.run(w)
+    kw_two = dict(kw, train={})
+    neighbors = knn.Evaluator(predict_out, ks=(3,), **kw_two)
+    result |= {f"knn/{k}": v for k, v in neighbors.run(w)}
+    probe = linear_probe.Evaluator(
+      predict_out,
+      layers=("zimg",),
+      sgd_steps=5,
+      costs=(1.0,),
+      holdout=0.3,
+      **kw_two,
+    )
+    result |= {f"probe/{k}": v for k, v in probe.run(w)}
     result["labels"] = fewshot._features(w, "toy", "train", "")[1].tolist()
     path = os.path.join(folder, "saved.npz")
     list(save.Evaluator(predict, outfile=path, **kw).run(w))

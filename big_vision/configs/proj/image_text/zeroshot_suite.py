@@ -1,16 +1,17 @@
 r"""Zero-shot classification on many datasets, with a table at the end.
 
   python -m big_vision.trainers.proj.image_text.siglip \
-    --config big_vision/configs/proj/image_text/zeroshot_suite.py:model=workdirs/siglip \
+    --config big_vision/configs/proj/image_text/zeroshot_suite.py:demo \
     --workdir /path/to/workdir
 
-`model` is the workdir of a run that has trained two towers. Nothing is trained.
+With `model=workdirs/siglip` or `model=hf://org/repo` in place of `demo` it evaluates
+two towers that a run has trained, or published ones. Nothing is trained.
 Expected: `z/0shot/<dataset>_accuracy` and `z/0shot/mean_accuracy`; `zeroshot.csv`
 in the workdir has the table. Datasets that are not prepared are rows that say how
 to prepare them.
 
 Arguments:
-  model: the workdir.
+  model: the workdir, or a published checkpoint with two towers.
   datasets: some of `SUITE`, for example datasets=cifar10+dtd; by default all.
   batch_size: of images and texts.
   demo: tiny towers, random unless `--config.model_init` is the checkpoint of
@@ -87,10 +88,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     raise lookup.ConfigError(
       "Config arg model: name the workdir of a run that has trained two towers."
     )
-  from big_vision.pretrained import preprocessing, run_files
-
-  trained = run_files.read_config(arg.model)
-  pp_img, pp_txt = preprocessing.preprocessing_of(trained)
+  trained, init, pp_img, pp_txt = _find(arg.model)
   names = arg.datasets.split("+") if arg.datasets else [*SUITE]
   for name in names:
     if name not in SUITE:
@@ -104,8 +102,24 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     pp_txt=pp_txt,
   )
   config = _config(trained, evaluator, pp_img, pp_txt, arg.batch_size)
-  config.model_init = run_files.checkpoint_of(arg.model)
+  config.model_init = init
   return config
+
+
+def _find(model):
+  """Returns (config, checkpoint, preprocessing of pictures, that of texts)."""
+  from big_vision.pretrained import preprocessing, published, run_files
+
+  if published.is_checkpoint(model):
+    about = published.describe(model)
+    if about.pp is None or about.pp_txt is None:
+      raise lookup.ConfigError(
+        f"Config arg model={model}: it does not have two towers."
+      )
+    return about.config, model, about.pp, about.pp_txt
+  config = run_files.read_config(model)
+  pp_img, pp_txt = preprocessing.preprocessing_of(config)
+  return config, run_files.checkpoint_of(model), pp_img, pp_txt
 
 
 def _settings(name, pp_img):
@@ -137,6 +151,11 @@ def _config(trained, evaluator, pp_img, pp_txt, batch_size):
   sizes = {}
   for spec, pp in ((image, _decoded(pp_img)), (embedding.text_spec(), pp_txt)):
     for key, x in abstract.features(spec, pp, {}).items():
+      if isinstance(x, tuple):
+        raise lookup.ConfigError(
+          "Config arg model: images of any aspect ratio (NaFlex) are not supported "
+          "here; add the evaluator zeroshot_suite to the config that trains it."
+        )
       if key in ("image", "labels"):
         sizes[key] = dict(shape=tuple(x.shape), dtype=x.dtype.name)
   config = mlc.ConfigDict(type_safe=False)
