@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 from big_vision import fs, lookup
 from big_vision.models.weights import sources
