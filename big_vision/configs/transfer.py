@@ -155,7 +155,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   config.num_classes = num_classes
   config.loss = "softmax_xent"
 
-  pp_common = f"|{values}" + bvcc.pp_labels(num_classes, "{{label}}")
+  pp_common = f"|{values}" + bvcc.pp_labels(num_classes, "{label}")
   config.input = dict(
     data=dict(name=arg.dataset, split=train),
     batch_size=8 if arg.runlocal else arg.batch_size,
