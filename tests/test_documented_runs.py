@@ -45,6 +45,7 @@ NOT_RUN = {
   r"tools\.demo ": "serves until it is stopped, see tests/tools/test_demo.py",
   r"m\.captions\(": "a run with config.captioning, see tests/pretrained/test_captions.py",
   r"my_project|workdirs/mine$": "files of the user, see tests/test_extend_page.py",
+  r"clip-vit-base-patch32": "network, weights",
   r"my_siglip\.py": "a file of the user, see tests/tools/test_convert_hf.py",
 }
 
@@ -59,6 +60,7 @@ CUT = {
   " --config.resume=workdirs/trunk/checkpoint.bv-000000004",
   r"big_vision\.train .*transfer\.py:model=vit-s16,": "--config.model.depth=1"
   " --config.model_init= --config.total_steps=8",
+  r"train .*hf://facebook/dinov2-small": "--config.total_steps=8",
   r"train .*pets_lora": "--config.model_init=workdirs/pets/checkpoint.bv",
   r"pets_again": "--config.model.depth=1",
   r"workdirs/fewshot": "--config.model.depth=1 --config.model_init=",
@@ -86,9 +88,11 @@ AFTER = {
 # Pages with commands that take long, and those whose Python needs what these made.
 SLOW = {
   "README.md", "benchmarks.md", "datasets.md", "export.md", "finetune.md",
-  "image_text.md", "optimizers.md", "predict.md", "probing.md",
+  "image_text.md", "optimizers.md", "predict.md", "probing.md", "weights.md",
 }  # fmt: skip
-NEEDS_RUNS = {"export.md", "finetune.md", "image_text.md", "predict.md"}
+NEEDS_RUNS = {
+  "export.md", "finetune.md", "image_text.md", "predict.md", "weights.md",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +158,7 @@ class Folder:
       for i, path in enumerate(pictures)
     ]
     self.write("data/pets.csv", "\n".join(["file,tags,age,weight", *rows]))
+    self._hub()
     (root / "photos").mkdir()
     for i, name in enumerate(("cat.jpg", "photos/1.jpg", "photos/2.jpg")):
       (root / name).write_bytes(pictures[4 * i].read_bytes())
@@ -175,6 +180,17 @@ class Folder:
     path = str(root / "workdir/checkpoint.bv")
     checkpoints.save_checkpoint_ts(manager, tree, path, 100)
     manager.close()
+
+  def _hub(self):
+    """Makes a hub of two repositories, which is a folder."""
+    self.env["HF_ENDPOINT"] = f"file://{self.root}/hub"
+    self.env["BV_CACHE_DIR"] = f"{self.root}/cache"
+    tiny = ROOT / "tests/golden/weights/transformers/dinov2"
+    for repo in ("dinov2-small", "dinov2-base"):
+      target = self.root / f"hub/facebook/{repo}/resolve/main"
+      target.mkdir(parents=True)
+      for name in ("config.json", "model.safetensors"):
+        (target / name).write_bytes((tiny / name).read_bytes())
 
   def write(self, name, text):
     path = self.root / name
@@ -243,6 +259,8 @@ def test_python_of_slow_pages(folder, monkeypatch, page):
 )
 def test_page(folder, monkeypatch, page):
   monkeypatch.chdir(folder.root)
+  for name in ("HF_ENDPOINT", "BV_CACHE_DIR"):
+    monkeypatch.setenv(name, folder.env[name])
   folder.page(page)
 
 

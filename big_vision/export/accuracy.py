@@ -12,8 +12,9 @@ from absl import logging
 
 from big_vision import lookup
 from big_vision.evaluators import build
+from big_vision.export.forward import Model
 from big_vision.predictions import files
-from big_vision.pretrained import Classifier, ImageText, Regressor
+from big_vision.pretrained import Classifier, Regressor
 from big_vision.types import Params
 
 # Evaluators that measure how good a model is, which are quick and write nothing.
@@ -25,7 +26,7 @@ Metrics = dict[str, dict[str, float]]
 
 
 def of_run(
-  model: Classifier | Regressor | ImageText, variants: Mapping[str, Params]
+  model: Model, variants: Mapping[str, Params]
 ) -> tuple[str, Metrics] | None:
   """Evaluates parameters as the first evaluator of the model's run does.
 
@@ -37,7 +38,7 @@ def of_run(
     (name of the evaluator, variant -> metrics); None if the run has no such
     evaluator, or its data is not on this machine.
   """
-  if isinstance(model, ImageText):
+  if not isinstance(model, Classifier | Regressor):
     return None
   evals = build.entries(model.config)
   named = [(k, v) for k, v in evals.items() if v.get("type", k) in _TYPES]
@@ -79,7 +80,7 @@ def of_run(
 
 
 def of_pictures(
-  model: Classifier | Regressor | ImageText,
+  model: Model,
   variants: Mapping[str, Params],
   folder: str,
 ) -> Metrics:
@@ -131,7 +132,7 @@ def _outputs(model, params, pictures):
       inner.params = params
       setattr(model, name, inner)
   model.params = params
-  which = 1 if isinstance(model, ImageText) else 0
+  which = 0 if isinstance(model, Classifier | Regressor) else 1
   out, rest = [], iter(pictures)
   while batch := list(itertools.islice(rest, _BATCH_SIZE)):
     prepared = [model.prepare(p.read()) for p in batch]

@@ -12,15 +12,17 @@ from typing import Any
 
 import flax.traverse_util
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
 from big_vision import compat, lookup
 from big_vision.export import quantize
-from big_vision.pretrained import Classifier, ImageText, Regressor
+from big_vision.pretrained import Backbone, Classifier, ImageText, Regressor
 from big_vision.types import Params
 
 Arrays = dict[str, Any]
+Model = Backbone | Regressor | ImageText  # A Classifier is a Backbone.
 TOWERS = ("both", "image", "text")
 BATCH, TEXTS = "batch", "texts"  # Names of free sizes.
 
@@ -137,7 +139,7 @@ class refuse_free_sizes:
 
 
 def of(
-  model: Classifier | Regressor | ImageText,
+  model: Model,
   *,
   batch_size: int | None = None,
   tower: str = "both",
@@ -173,20 +175,26 @@ def of(
 
 
 def _of_network(model, batch_size):
-  is_regressor = isinstance(model, Regressor)
-  network = model.network if is_regressor else model
-  apply, call, loss = model.model.apply, network.call, network.loss
+  is_backbone = not isinstance(model, Regressor | Classifier)
+  network = model.network if isinstance(model, Regressor) else model
+  apply, call = model.model.apply, network.call
+  loss = getattr(network, "loss", None)
   inputs, join = _inputs("image", model.preprocess.example(), batch_size, BATCH)
   info: dict[str, Any] = {"pp": model.pp}
-  if is_regressor:
+  if isinstance(model, Regressor):
     info["target_names"] = list(model.target_names)
-  else:
+  elif isinstance(model, Classifier):
     info |= {"class_names": list(model.class_names), "loss": loss}
 
   def fn(params, arrays):
     logits, out = apply({"params": _tree(params)}, join(arrays), **call)
     logits = logits.astype(jnp.float32)
-    if is_regressor:
+    if is_backbone:
+      outputs = {"features": out.get("pre_logits", logits)}
+      if "encoded" in out:
+        outputs["tokens"] = out["encoded"]
+      return {k: x.astype(jnp.float32) for k, x in outputs.items()}
+    if isinstance(model, Regressor):
       outputs = {"values": logits * model.std[None] + model.mean[None]}
     else:
       to_probabilities = jax.nn.sigmoid if loss == "sigmoid" else jax.nn.softmax
@@ -203,7 +211,7 @@ def _of_towers(model, batch_size, tower):
   images, join_image = _inputs(
     "image", model.preprocess.example(), batch_size, BATCH
   )
-  example = embedder.prepare_text("").value
+  example = embedder.example_text
   texts, join_text = _inputs("text", example, batch_size, TEXTS)
   inputs = {"image": images, "text": texts, "both": images + texts}[tower]
   one, zero = np.ones([1, 1]), np.zeros([1, 1])

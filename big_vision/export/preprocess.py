@@ -65,13 +65,13 @@ def include(forward: Forward, size: tuple[int, int] | None = None) -> Forward:
   except ValueError as e:
     raise lookup.ConfigError(
       f"The preprocessing {pp} does not take pictures of {size[0]} x {size[1]} "
-      f"pixels: {e} Give another --image_size=HEIGHTxWIDTH."
+      f"pixels: {e} Give another --input_size=HEIGHTxWIDTH."
     ) from e
   if found.shape[1:] != image.shape[1:]:
     raise lookup.ConfigError(
       f"The preprocessing {pp} makes {list(found.shape[1:])} of pictures of "
       f"{size[0]} x {size[1]} pixels, but the exported model takes "
-      f"{list(image.shape[1:])}: give another --image_size=HEIGHTxWIDTH."
+      f"{list(image.shape[1:])}: give another --input_size=HEIGHTxWIDTH."
     )
   fn = forward.fn
   new = {**old, "image": Input("image", shape, "uint8")}

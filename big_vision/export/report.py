@@ -6,7 +6,7 @@ from typing import Any
 import flax.traverse_util
 
 from big_vision.export import accuracy, quantize, saving
-from big_vision.pretrained import Classifier, ImageText, Regressor
+from big_vision.export.forward import Model
 
 
 def text(info: dict[str, Any], folder: str) -> str:
@@ -30,7 +30,7 @@ def text(info: dict[str, Any], folder: str) -> str:
 
 
 def measure(
-  model: Classifier | Regressor | ImageText,
+  model: Model,
   folder: str,
   info: dict[str, Any],
   images: str | None = None,

@@ -15,7 +15,6 @@ from big_vision.export import forward as forward_lib
 from big_vision.export import preprocess as preprocess_lib
 from big_vision.export import quantize as quantize_lib
 from big_vision.exported import INFO
-from big_vision.pretrained import Classifier, ImageText, Regressor
 
 # Format -> (module of this package, package that it needs).
 FORMATS = {
@@ -26,13 +25,13 @@ FORMATS = {
 
 
 def save(
-  model: Classifier | Regressor | ImageText,
+  model: forward_lib.Model,
   folder: str | os.PathLike[str],
   format: str,
   *,
   quantize: str | None = None,
   preprocess: bool = False,
-  image_size: tuple[int, int] | None = None,
+  input_size: tuple[int, int] | None = None,
   batch_size: int | None = None,
   tower: str = "both",
   **kw: Any,
@@ -45,7 +44,7 @@ def save(
     format: "stablehlo", "onnx" or "savedmodel".
     quantize: "int8" stores kernels so; None as they are.
     preprocess: whether inputs are uint8 pictures, preprocessed by the function.
-    image_size: (height, width) of these; None: see `preprocess.include`.
+    input_size: (height, width) of these; None: see `preprocess.include`.
     batch_size: None: free.
     tower: of a model of images and texts: "both", "image" or "text".
     **kw: arguments of the format's `write`.
@@ -67,7 +66,7 @@ def save(
   extras.load(package)
   forward = forward_lib.of(model, batch_size=batch_size, tower=tower)
   if preprocess:
-    forward = preprocess_lib.include(forward, image_size)
+    forward = preprocess_lib.include(forward, input_size)
   size = quantize_lib.num_bytes(forward.params)
   info = {
     "format": format,

@@ -108,11 +108,12 @@ def build(
   return model, load
 
 
-def load_params(ckpt: Any) -> Any:
+def load_params(ckpt: Any, **kw: Any) -> Any:
   """Reads parameters as `checkpoints.load_params`, adapters merged.
 
   Args:
     ckpt: `<path>` or `<path>:<key>`.
+    **kw: for `checkpoints.load_params`.
 
   Returns:
     Nested dict of arrays, or one array if that is what the key names.
@@ -120,7 +121,7 @@ def load_params(ckpt: Any) -> Any:
   Raises:
     ConfigError: the checkpoint has adapters, whose base cannot be loaded.
   """
-  return adapted.load_params(ckpt, build)
+  return adapted.load_params(ckpt, build, **kw)
 
 
 def _check_used(config, key):

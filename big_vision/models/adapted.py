@@ -83,12 +83,13 @@ def check_resumed(path: str, base: Params) -> None:
     lora.check_same(said["fingerprint"], base, "config.model_init")
 
 
-def load_params(ckpt: Any, build: _Build) -> Any:
+def load_params(ckpt: Any, build: _Build, **kw: Any) -> Any:
   """Reads parameters from any checkpoint; adapters are merged into their base.
 
   Args:
     ckpt: as for `checkpoints.load_params`.
     build: `models.build`.
+    **kw: for `checkpoints.load_params`; merged parameters are NumPy arrays.
 
   Returns:
     As `checkpoints.load_params`.
@@ -99,7 +100,7 @@ def load_params(ckpt: Any, build: _Build) -> Any:
   path, average, key = _split(ckpt)
   said = _read(path)
   if path is None or said is None:
-    return checkpoints.load_params(ckpt)
+    return checkpoints.load_params(ckpt, **kw)
   trained = checkpoints.load_params(f"{path}{average}")
   params = _merge(trained, said, path, build)
   return trees.tree_get(params, key) if key else params

@@ -49,6 +49,7 @@ class Embedder:
     params: tree of arrays on the first device.
     preprocess: image -> the model's input, without a batch axis.
     pp_txt: preprocessing string of texts.
+    example_text: a text as the model takes it, without a batch axis.
     loss_fn: "sigmoid" or "softmax": the loss of the model's training.
   """
 
@@ -97,6 +98,7 @@ class Embedder:
     own = {k: config[k] for k in ("model_name", "model") if k in config}
     text = np.zeros(text_length, np.int32) if text_length else self._text("")
     inputs = self.preprocess.example(), text
+    self.example_text = text
     shape = np.shape(inputs[0]) if isinstance(inputs[0], np.ndarray) else ()
     self.model, load = models.build(
       {**own, "model_init": init},
@@ -196,17 +198,6 @@ class Embedder:
 
       image_files.check_format(image, formats)
     return Prepared(self._image(image))
-
-  def prepare_text(self, text: str) -> "Prepared":
-    """Tokenizes a text.
-
-    Args:
-      text: of any language that the tokenizer knows.
-
-    Returns:
-      The model's input, without a batch axis.
-    """
-    return Prepared(self._text(text))
 
   def images(
     self, images: "Sequence[np.ndarray | bytes | Prepared]"

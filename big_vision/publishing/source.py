@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from big_vision import checkpoints, fs, lookup, trees
+from big_vision import checkpoints, fs, lookup, models, trees
 from big_vision.models.weights import native, sources
 from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS, Found
 from big_vision.pretrained import preprocessing, published, run_files
@@ -108,7 +108,7 @@ def _of_run(workdir, init, params):
   name = config[f"{key}_name"]
   model = config.get(key)
   with lookup.stored_config():
-    tree = checkpoints.load_params(init)
+    tree = models.load_params(init)
     pp, pp_txt = data.get("pp"), None
     if name == TWO_TOWERS:
       pp, pp_txt = preprocessing.preprocessing_of(config)

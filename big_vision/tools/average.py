@@ -103,12 +103,12 @@ def average(folders: Sequence[str], params: str = "params") -> dict[str, Any]:
   import jax
   import numpy as np
 
-  from big_vision import checkpoints
+  from big_vision import checkpoints, models
 
   total: Any = None
   for folder in folders:
     path = checkpoints.averaged(folder) if params == "ema" else folder
-    found = checkpoints.load_params(path, shardings="host")
+    found = models.load_params(path, shardings="host")
     if total is None:
       total = jax.tree.map(lambda x: x.astype(np.float64), found)
       continue

@@ -45,6 +45,12 @@ def parser() -> argparse.ArgumentParser:
   add("--format", required=True, choices=_FORMATS, help="see above")
   add("--init", help="another checkpoint than the last one of the workdir")
   add(
+    "--params",
+    choices=("params", "ema"),
+    default="params",
+    help="ema: the average of the parameters, of runs with config.ema_decay",
+  )
+  add(
     "--quantize",
     choices=("int8",),
     help="store kernels as int8, a quarter of the size; the accuracy before and "
@@ -61,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     help="include the preprocessing: inputs are uint8 pictures",
   )
   add(
-    "--image_size", "--image-size",
+    "--input_size", "--input-size",
     metavar="HxW",
     help="of these pictures, such as 480x640, or 512 (default: that of the first "
     "op that resizes)",
@@ -109,9 +115,9 @@ def run(args: argparse.Namespace) -> int:
     ValueError: the model cannot be loaded or exported.
   """
   batch_size = _batch_size(args.batch_size)
-  image_size = _image_size(args.image_size)
-  if image_size and not args.preprocess:
-    raise ValueError("--image_size is for --preprocess: give that, too.")
+  input_size = _input_size(args.input_size)
+  if input_size and not args.preprocess:
+    raise ValueError("--input_size is for --preprocess: give that, too.")
   if args.images and not args.quantize:
     raise ValueError("--images is for --quantize: give that, too.")
   if args.images and not os.path.isdir(args.images):
@@ -132,6 +138,7 @@ def run(args: argparse.Namespace) -> int:
   model = pretrained.load(
     args.source,
     init=args.init,
+    params=args.params,
     pp=args.pp,
     pp_modules=[m for m in (args.pp_modules or "").split(",") if m],
   )
@@ -141,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     args.format,
     quantize=args.quantize,
     preprocess=args.preprocess,
-    image_size=image_size,
+    input_size=input_size,
     batch_size=batch_size,
     tower=args.tower,
     **options,
@@ -162,13 +169,13 @@ def _batch_size(text):
   return int(text)
 
 
-def _image_size(text):
+def _input_size(text):
   if not text:
     return None
   m = re.fullmatch(r"([1-9]\d*)(?:[x,]([1-9]\d*))?", text)
   if m is None:
     raise ValueError(
-      f"--image_size={text} should be HEIGHTxWIDTH in pixels, such as 480x640."
+      f"--input_size={text} should be HEIGHTxWIDTH in pixels, such as 480x640."
     )
   return int(m[1]), int(m[2] or m[1])
 

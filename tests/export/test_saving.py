@@ -102,7 +102,7 @@ def test_preprocessing_and_int8(format, model, images, want, tmp_path):
     tmp_path,
     format,
     preprocess=True,
-    image_size=(40, 60),
+    input_size=(40, 60),
     quantize="int8",
   )
   assert info["inputs"][0]["shape"] == ["batch", 40, 60, 3]

@@ -6,6 +6,7 @@ import pytest
 import random_run
 from big_vision import export, exported, pretrained
 from big_vision.configs.proj.image_text import siglip_pretrain
+from big_vision.pp import builder
 
 pytestmark = [pytest.mark.tf, pytest.mark.usefixtures("quick_compilation")]
 RNG = np.random.default_rng(0)
@@ -21,7 +22,8 @@ def load(path, **text):
   inputs = np.zeros([1, 32, 32, 3]), np.zeros([1, 16], int)
   m = pretrained.load(random_run.make(path, config, *inputs))
   images = np.stack([m.preprocess(p) for p in PICTURES])
-  tokens = np.stack([m.embedder.prepare_text(t).value for t in TEXTS])
+  pp_txt = builder.get_preprocess_fn(m.embedder.pp_txt)
+  tokens = np.stack([pp_txt({"texts": t})["labels"].numpy() for t in TEXTS])
   return m, images, tokens
 
 

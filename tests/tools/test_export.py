@@ -35,7 +35,7 @@ def run(capsys, *args):
 def test_accuracy_of_the_run(workdir, tmp_path, capsys):
   code, out, err = run(
     capsys, "--from", workdir, "--to", tmp_path / "m", "--format", "stablehlo",
-    "--quantize", "int8", "--preprocess", "--image-size", "100x120",
+    "--quantize", "int8", "--preprocess", "--input-size", "100x120",
   )  # fmt: skip
   assert code == 0, err
   info = json.loads((tmp_path / "m/export.json").read_text())
@@ -76,8 +76,8 @@ def test_accuracy_on_pictures(workdir, tmp_path, capsys):
   [
     (["--batch_size=0"], "--batch_size=0 should be free or a number"),
     (["--batch_size=many"], "--batch_size=many should be"),
-    (["--image_size=3"], "--image_size is for --preprocess"),
-    (["--preprocess", "--image_size=0x3"], "--image_size=0x3 should be HEIGHT"),
+    (["--input_size=3"], "--input_size is for --preprocess"),
+    (["--preprocess", "--input_size=0x3"], "--input_size=0x3 should be HEIGHT"),
     (["--images=x"], "--images is for --quantize"),
     (["--images=x", "--quantize=int8"], "--images=x is not a folder"),
     (["--external_data"], "--external_data is for --format=onnx"),

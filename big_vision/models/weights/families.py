@@ -60,23 +60,28 @@ _ODD = (
 
 def _checked(family):
   """Makes a family raise ValueError whatever is wrong with its input."""
-
-  def guard(fn):
-    @functools.wraps(fn)
-    def guarded(*args):
-      try:
-        return fn(*args)
-      except _ODD as e:
-        raise ValueError(
-          f"Its settings or the shapes of its tensors are not those of "
-          f"{family.title} ({type(e).__name__}: {e})."
-        ) from e
-
-    return guarded
-
+  if family.written:
+    family = dataclasses.replace(family, written=_guard(family, family.written))
   return dataclasses.replace(
-    family, read=guard(family.read), to_params=guard(family.to_params)
+    family,
+    read=_guard(family, family.read),
+    to_params=_guard(family, family.to_params),
+    to_tensors=_guard(family, family.to_tensors),
   )
+
+
+def _guard(family, fn):
+  @functools.wraps(fn)
+  def guarded(*args):
+    try:
+      return fn(*args)
+    except _ODD as e:
+      raise ValueError(
+        f"The settings, or the shapes of tensors, are not those of "
+        f"{family.title} ({type(e).__name__}: {e})."
+      ) from e
+
+  return guarded
 
 
 FAMILIES = tuple(_checked(family) for family in _ALL)

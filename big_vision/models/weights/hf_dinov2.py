@@ -138,20 +138,16 @@ def _settings(found):
 
 
 def _ratio(model):
-  """Finds the ratio that transformers turns into the width of the MLPs."""
+  """Finds the whole number that transformers turns into the width of MLPs."""
   dim = model.mlp_dim or 4 * model.width
-  if not model.glu:
-    ratios = [settings.ratio(dim, model.width)]
-    made = lambda ratio: int(model.width * ratio)
-  else:
-    ratios = [n / model.width for n in range(dim, 2 * dim)]
-    made = lambda ratio: _swiglu_dim(int(model.width * ratio))
-  whole = [int(r) for r in ratios if r == int(r)]
-  for ratio in (*whole, *ratios):
-    if made(ratio) == dim:
+  for ratio in range(1, 2 * dim // model.width + 2):
+    hidden = model.width * ratio
+    if dim == (_swiglu_dim(hidden) if model.glu else hidden):
       return ratio
+  part = "two thirds of " * model.glu
   raise ValueError(
-    f"config.model.mlp_dim={dim}: DINOv2's gated MLPs have a multiple of 8."
+    f"config.model.mlp_dim={dim}: transformers' DINOv2 has {part}a multiple of "
+    f"the width, {model.width}."
   )
 
 

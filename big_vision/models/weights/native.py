@@ -154,7 +154,8 @@ def _vit(name, params):
   if naflex:
     side, patch = _size(params, "pos_embedding")[0], math.isqrt(kernel[0] // 3)
     model["nposemb"] = side
-    return Found(name, model, _classes(params), (side * patch,) * 2)
+    pixels = side * patch
+    return Found(name, model, _classes(params), (pixels, pixels))
   model["patch_size"] = kernel[:2]
   size: tuple[int, int] = 224, 224
   if "pos_embedding" in params:

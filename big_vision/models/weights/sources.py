@@ -5,7 +5,7 @@ A source is one of
   hf://org/repo[@revision]     on the Hugging Face hub, see hub.py
   timm/NAME[.TAG]              short for hf://timm/NAME.TAG
   a folder                     with what such a repository has
-  a file                       *.safetensors, *.bin, *.pth, *.pt
+  a file                       *.safetensors, *.bin, *.pth, *.pth.tar, *.pt
 
 and has settings (config.json, or open_clip_config.json; files of original
 releases need none) beside the tensors. `:img` or `:txt` after it names one of two
@@ -42,7 +42,9 @@ WEIGHTS = (
   "open_clip_pytorch_model.bin",
 )
 _HUB, _TIMM = "hf://", "timm/"
-_FILES = (".safetensors", ".bin", ".pth", ".pt", ".index.json")
+FILES = (
+  ".safetensors", ".bin", ".pth", ".pth.tar", ".pt", ".index.json"
+)  # fmt: skip
 _INDEX = ".index.json"
 _MAX_JSON = 1 << 24  # Bytes; more is cut off, and then not JSON.
 _PARTS = {TEXT_MODEL: "txt"}  # Of a model that is one tower.
@@ -61,7 +63,7 @@ def is_source(path: Any) -> bool:
   if not isinstance(path, str) or not path or ".npz" in path:
     return False
   path = split(path)[0]
-  if path.startswith(_HUB) or path.endswith(_FILES):
+  if path.startswith(_HUB) or path.endswith(FILES):
     return True
   if path.startswith(_TIMM):
     return not fs.exists(path) or _is_folder(path)
@@ -118,7 +120,7 @@ class Checkpoint:
     self.source, path = source, source
     if path.startswith(_TIMM) and not fs.exists(path):
       path = _HUB + path
-    file = path.endswith(_FILES)
+    file = path.endswith(FILES)
     self.folder = fs.dirname(path) if file else path.rstrip("/")
     with _naming(source):
       pickled = file and ".safetensors" not in path

@@ -1,7 +1,7 @@
 """Reads the tensors of public checkpoints, without torch.
 
   x.safetensors               header and data, see `safetensors_file`
-  x.bin, x.pth, x.pt          files of torch.save, see `torch_file`
+  x.bin, x.pth[.tar], x.pt    files of torch.save, see `torch_file`
   x.npz                       arrays of NumPy
   x.safetensors.index.json    which of several files beside it has which tensor
   x.bin.index.json            the same of torch
@@ -45,6 +45,7 @@ _READERS: dict[str, Any] = {
   ".safetensors": safetensors_file,
   ".bin": torch_file,
   ".pth": torch_file,
+  ".pth.tar": torch_file,
   ".pt": torch_file,
   ".npz": _Npz,
 }

@@ -56,7 +56,7 @@ _GLU = dict(fc1=Packed("mlp.fc1", (0, 2)), up=Packed("mlp.fc1", (1, 2)))
 # Heads have 64 features but for these architectures.
 _SIXTEEN_HEADS = r"so400m|huge|gigantic|giantopt|giant_patch1[46]_(gap|clip|224)|base_patch16_gap"
 _TANH = r"so400m_patch16_siglip|giantopt|patch32_siglip|large_patch16_siglip_(gap_)?512"
-POOLS = {"gap": "avg", "tok": "token", "map": "map", "none": ""}
+POOLS = {"gap": "avg", "tok": "token", "0": "token", "map": "map", "none": ""}
 
 
 def _read(config, shapes):

@@ -105,7 +105,7 @@ def load_parts(parts: Mapping[str, Any], image_model: str) -> dict[str, Any]:
 
 
 def _is_siglip(path):
-  if path.endswith(".safetensors") or path.startswith("timm/"):
+  if path.endswith(sources.FILES) or path.startswith("timm/"):
     return False
   config = sources.settings(path)
   return str(config.get("model_type")).startswith("siglip")
