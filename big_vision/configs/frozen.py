@@ -87,6 +87,7 @@ def find(arg: Any, pp_of_size: Callable[[int], str] = pp_center) -> Frozen:
 
 def _headless(name, init, model, has_head=True):
   """Makes keys of a model without its head, which probes replace."""
+  has_head = bool(model.pop("num_classes", has_head))
   return dict(
     model_name=name,
     model_init=init,

@@ -100,7 +100,7 @@ def model(tmp_path, monkeypatch):
   kw = dict(width=8, depth=2, mlp_dim=8, num_heads=2, patch_size=(4, 4))
   params = vit.Model(3, **kw).init(jax.random.key(0), np.zeros((1, 8, 8, 3)))
   checkpoints.save_checkpoint(params["params"], str(folder / "params.npz"))
-  config = types.SimpleNamespace(model_name="vit", model=kw)
+  config = types.SimpleNamespace(model_name="vit", model=kw, num_classes=3)
   (folder / "config.json").write_text(metrics.to_json(vars(config)))
   monkeypatch.setattr(
     "big_vision.pretrained.run_files.checkpoint_of",
