@@ -25,6 +25,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted(
   [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
 )
+# In place of those of the hub, and of what other commands have trained.
+WEIGHTS = ROOT / "tests/golden/weights/transformers/dinov2_classes"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOURCES = sorted((ROOT / "big_vision").rglob("*.py"))
 
@@ -63,6 +65,7 @@ def commands():
         "--config configs/quickstart.py",
         rest,
       )
+      rest = re.sub(r"model=(hf://|workdirs/)[\w/-]+", f"model={WEIGHTS}", rest)
       rest = re.split(r"[`#;|]|&&| …|…$", rest)[0].strip()
       if rest.count('"') % 2:  # The end of a command around it.
         rest = rest.removesuffix('"')
