@@ -40,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
     dest="source",
     required=True,
     metavar="WORKDIR",
-    help="of a run that trained the model, or hf://org/repo of a SigLIP",
+    help="of a run that trained the model, or a published checkpoint, such as "
+    "hf://org/repo (docs/weights.md)",
   )
   add("--init", help="another checkpoint than the last one of the workdir")
   add(
@@ -109,7 +110,7 @@ def predict(
   """Predicts pictures, in their order.
 
   Args:
-    model: a `Classifier`, a `Regressor` or an `ImageText`.
+    model: what `pretrained.load` returns.
     pictures: names and contents.
     topk, threshold: which classes, see `Classifier.predict`.
     batch_size: pictures at once on the device; all batches have this size.
@@ -128,6 +129,8 @@ def predict(
         found = model.caption(good, batch_size)
       elif hasattr(model, "named"):
         found = model.named(outputs)
+      elif not hasattr(model, "top"):  # Without a head.
+        found = [[] for _ in good]
       else:
         found = model.top(outputs, topk, threshold)
       best = iter(zip(found, features, strict=True))
@@ -193,15 +196,23 @@ def run(args: argparse.Namespace) -> int:
     )
   if args.text:
     if not hasattr(model, "with_texts"):
-      known = targets or model.class_names
+      known = targets or getattr(model, "class_names", ())
       what = "targets" if targets else "classes"
+      has = (
+        f"has the {what} {', '.join(known[:5])}…" if known else "has no head."
+      )
       raise ValueError(
-        f"--text is for models of images and texts; {args.source} has the "
-        f"{what} {', '.join(known[:5])}…"
+        f"--text is for models of images and texts; {args.source} {has}"
       )
     model = model.with_texts(args.text)
   captions = not args.text and getattr(model, "captioner", None) is not None
-  has_classes = targets or model.class_names or captions
+  class_names = getattr(model, "class_names", ())
+  if not hasattr(model, "class_names") and not targets and not args.features:
+    raise ValueError(
+      f"{args.source} has no head of classes: ask for --features FILE.npz, or "
+      "fine-tune it by configs/transfer.py."
+    )
+  has_classes = targets or class_names or captions
   if not has_classes and not args.features:
     raise ValueError(
       f"{args.source} is a model of images and texts: give classes, as --text "
@@ -231,7 +242,7 @@ def run(args: argparse.Namespace) -> int:
     default = "table" if out.isatty() else "csv"
     num_classes = None  # Any number.
     if not targets and args.threshold is None:
-      num_classes = min(args.topk or TOPK, len(model.class_names))
+      num_classes = min(args.topk or TOPK, len(class_names))
     form = args.format or default
     write = rows.writer(form, out, num_classes, targets, captions)
     progress = stack.enter_context(rows.Progress(len(pictures)))
