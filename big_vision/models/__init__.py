@@ -156,7 +156,7 @@ def _published(init, name, model):
   if name == _TWO_TOWERS or not sources.is_source(init):
     return init  # It knows which part is to be from where.
   path, part = sources.split(init)
-  checkpoint = sources.Checkpoint(path)
+  checkpoint = sources.Checkpoint(path, name)
   if part is None and checkpoint.found.model_name == _TWO_TOWERS:
     part = "txt" if name == _TEXT_MODEL else "img"
   found = checkpoint.found.tower(part or "img")

@@ -462,6 +462,7 @@ def _make(wanted):
   if not wanted:
     _resampled()
     _pixels()
+    _mae()
 
 
 def _cases():
@@ -550,6 +551,30 @@ def _resampled():
       assert tuple(new.shape[2:]) == size
       out[method].append({"stored": image(grid), "resampled": image(new)})
   (HERE / "resampled.json").write_text(json.dumps(out))
+
+
+def _mae():
+  """Writes MAE's pre-training model, and what it computes."""
+  torch.manual_seed(0)
+  config = hf.ViTMAEConfig(
+    **_SIZES,
+    intermediate_size=20,
+    image_size=8,
+    decoder_hidden_size=8,
+    decoder_num_hidden_layers=2,
+    decoder_num_attention_heads=2,
+    decoder_intermediate_size=10,
+    mask_ratio=0.6,
+    norm_pix_loss=True,
+  )
+  model, folder = _perturb(hf.ViTMAEForPreTraining(config)), HERE.parent / "mae"
+  model.save_pretrained(folder)
+  image, noise = torch.randn(2, 8, 8, 3), torch.rand(2, 16)
+  with torch.no_grad():
+    out = model(image.permute(0, 3, 1, 2), noise=noise)
+  found = dict(output=out.logits, mask=out.mask, loss=out.loss)
+  found |= dict(image=image, noise=noise)
+  np.savez(folder / "expected.npz", **{k: x.numpy() for k, x in found.items()})
 
 
 def _pixels():

@@ -13,6 +13,7 @@ from big_vision.models.weights import (
   hf_clip,
   hf_dinov2,
   hf_dinov3,
+  hf_mae,
   hf_siglip,
   hf_vit,
   open_clip,
@@ -32,6 +33,7 @@ from big_vision.types import Params
 # Of two families of a library that match, the first is taken.
 _ALL = (
   hf_vit.FAMILY,
+  hf_mae.FAMILY,
   hf_dinov2.FAMILY,
   hf_dinov3.FAMILY,
   hf_clip.FAMILY,
@@ -126,7 +128,11 @@ def library_of(config: Mapping[str, Any]) -> str:
   return "original"
 
 
-def find(config: Mapping[str, Any], names: Iterable[str]) -> Family:
+def find(
+  config: Mapping[str, Any],
+  names: Iterable[str],
+  model_name: str | None = None,
+) -> Family:
   """Finds the family of a checkpoint.
 
   Args:
@@ -134,6 +140,8 @@ def find(config: Mapping[str, Any], names: Iterable[str]) -> Family:
       the beginning of `architecture`, and nothing for open_clip.
     names: of its tensors; `Family.kinds` matches the beginning of one of them if
       there are no settings.
+    model_name: `config.model_name` that is asked for, where families read
+      different parts of the same files.
 
   Returns:
     The family.
@@ -158,9 +166,10 @@ def find(config: Mapping[str, Any], names: Iterable[str]) -> Family:
     key, kind, match = "architecture", config["architecture"], re.match
   else:
     key, kind, match = "model_cfg", "", re.match
-  for family in known:
-    if match(family.kinds, str(kind)):
-      return family
+  matching = [f for f in known if match(f.kinds, str(kind))]
+  asked = [f for f in matching if model_name in f.models]
+  if matching:
+    return (asked or matching)[0]
   raise ValueError(
     f"config.json: {key} = {kind!r} is of none of the models of {library} that "
     f"are known here, {', '.join(f.name for f in known)}."

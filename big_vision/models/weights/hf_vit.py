@@ -27,7 +27,7 @@ _DEFAULTS = dict(
   qkv_bias=True,
   pooler_act="tanh",
 )
-_LAYOUT = dict(
+LAYOUT = dict(
   embedding="embeddings.patch_embeddings.projection",
   pos_embedding="embeddings.position_embeddings",
   cls="embeddings.cls_token",
@@ -102,9 +102,9 @@ def _named(name, found):
 def _layout(model, found):
   del found
   if not model.dist_token:
-    return _LAYOUT
+    return LAYOUT
   heads = dict(head="cls_classifier", head_dist="distillation_classifier")
-  return _LAYOUT | heads
+  return LAYOUT | heads
 
 
 def _kind(model):

@@ -108,11 +108,12 @@ class Checkpoint:
     found: describes the model.
   """
 
-  def __init__(self, source: str):
+  def __init__(self, source: str, model_name: str | None = None):
     """Reads the settings and the names of the tensors.
 
     Args:
       source: see the top of this file, without a part.
+      model_name: `config.model_name` that is asked for, see `families.find`.
 
     Raises:
       ConfigError: it lacks a file, or is of no family; says which.
@@ -127,7 +128,7 @@ class Checkpoint:
       self.config = _settings(self.folder, required=not pickled)
       weights = [path.rpartition("/")[2]] if file else WEIGHTS
       self.files, self.shapes = _headers(self.folder, weights)
-      self.family: Family = families.find(self.config, self.shapes)
+      self.family: Family = families.find(self.config, self.shapes, model_name)
       self.found: Found = self.family.read(self.config, self.shapes)
       _check_depths(self.found.model, len(self.shapes))
 
