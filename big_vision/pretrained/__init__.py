@@ -12,11 +12,8 @@ docs/predict.md and docs/weights.md have more.
 """
 
 from big_vision.models.weights.catalog import names as list
-from big_vision.pretrained.classifier import (
-  Backbone,
-  Classifier,
-  Prediction,
-)
+from big_vision.pretrained.backbone import Backbone
+from big_vision.pretrained.classifier import Classifier, Prediction
 from big_vision.pretrained.image_text import ImageText
 from big_vision.pretrained.loading import load
 from big_vision.pretrained.regressor import Regressor

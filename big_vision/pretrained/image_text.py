@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from big_vision.pretrained import classifier
+from big_vision.pretrained import backbone, classifier
 from big_vision.pretrained.captions import Captions
 from big_vision.pretrained.embedder import Embedder, Prepared
 
@@ -85,7 +85,7 @@ class ImageText:
     if texts is not None:
       return self.embedder.texts(texts)
     try:
-      return self.outputs(map(self.prepare, classifier.listed(images)))[1]
+      return self.outputs(map(self.prepare, backbone.listed(images)))[1]
     except FileNotFoundError as e:
       raise FileNotFoundError(
         f"There is no picture {str(e.filename)!r}. Texts are features(texts=[…])."
@@ -156,7 +156,7 @@ class ImageText:
         f"{self.name} is a model of images and texts: it has no classes of its "
         "own. Use similarity(images, texts), or with_texts(texts).predict(images)."
       )
-    return self.outputs(map(self.prepare, classifier.listed(images)))[0]
+    return self.outputs(map(self.prepare, backbone.listed(images)))[0]
 
   def captions(self, images: Sequence[Any]) -> list[str]:
     """Describes pictures, always with the most probable next token.
@@ -171,7 +171,7 @@ class ImageText:
       ValueError: the run was not trained with `config.captioning`; or one of
         them is not a picture, or there are none.
     """
-    return self.caption(map(self.prepare, classifier.listed(images)))
+    return self.caption(map(self.prepare, backbone.listed(images)))
 
   def caption(
     self, prepared: Iterable[Prepared], batch_size: int | None = None
@@ -194,7 +194,7 @@ class ImageText:
         f"{self.name} has no decoder of captions: train with config.captioning, "
         "for example siglip_pretrain.py:captioning, see docs/siglip2.md."
       )
-    tokens = classifier.in_batches(self.captioner.tokens, prepared, batch_size)
+    tokens = backbone.in_batches(self.captioner.tokens, prepared, batch_size)
     return self.captioner.texts(tokens)
 
   def prepare(self, image: Any) -> Prepared:
@@ -216,7 +216,7 @@ class ImageText:
     Raises:
       ValueError: there are none, or they differ in size.
     """
-    z = classifier.in_batches(
+    z = backbone.in_batches(
       self.embedder.embed_batch, prepared, batch_size
     ).astype(np.float32)
     if self._ztxt is None:

@@ -19,8 +19,9 @@ from big_vision.pretrained import (
   regressor,
   run_files,
 )
+from big_vision.pretrained.backbone import Backbone, model_key
 from big_vision.pretrained.captions import Captions
-from big_vision.pretrained.classifier import Backbone, Classifier, model_key
+from big_vision.pretrained.classifier import Classifier
 from big_vision.pretrained.image_text import ImageText
 from big_vision.pretrained.pixels import Preprocess
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from big_vision.pp import targets as targets_lib
-from big_vision.pretrained import classifier, preprocessing
+from big_vision.pretrained import backbone, classifier, preprocessing
 from big_vision.pretrained.embedder import Prepared
 from big_vision.types import ConfigLike
 
@@ -132,7 +132,7 @@ class Regressor:
     Raises:
       ValueError: one of them is not a picture, or there are none.
     """
-    return self.outputs(map(self.prepare, classifier.listed(images)))[0]
+    return self.outputs(map(self.prepare, backbone.listed(images)))[0]
 
   def features(self, images: Sequence[Any]) -> np.ndarray:
     """Computes what the last layer of the model reads, float32 [I, D]."""

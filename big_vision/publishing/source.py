@@ -12,7 +12,7 @@ from big_vision import checkpoints, fs, lookup, models, trees
 from big_vision.models.weights import native, sources
 from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS, Found
 from big_vision.pretrained import preprocessing, published, run_files
-from big_vision.pretrained.classifier import model_key
+from big_vision.pretrained.backbone import model_key
 from big_vision.pretrained.pixels import Preprocess
 from big_vision.types import Params
 

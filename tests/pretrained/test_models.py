@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from big_vision import checkpoints, models, pretrained
-from big_vision.pretrained import classifier, pixels, preprocessing
+from big_vision.pretrained import backbone, pixels, preprocessing
 
 pytestmark = [
   pytest.mark.tf,
@@ -32,7 +32,7 @@ pytestmark = [
 def test_random_parameters(name, loss, tmp_path):
   module = importlib.import_module(f"big_vision.configs.{name}")
   config = module.get_config("demo")
-  key = classifier.model_key(config)
+  key = backbone.model_key(config)
   model, _ = models.build(
     {k: config[k] for k in (key, f"{key}_name")},
     key,
