@@ -58,11 +58,14 @@ def parser() -> argparse.ArgumentParser:
   return out
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
   """Does what the command line asks for.
 
   Args:
     args: of `parser`.
+
+  Returns:
+    Exit status.
 
   Raises:
     ValueError: the model cannot be read, or the format cannot hold it.
@@ -81,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"  {path}")
   if args.upload:
     print(upload.upload(args.target, args.upload, private=args.private))
+  return 0
 
 
 def _leaves(params):
@@ -98,19 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     Exit status.
   """
-  args = parser().parse_args(argv)
-  try:
-    run(args)
-    return 0
-  except (ValueError, KeyError, OSError, ImportError) as e:
-    from big_vision.training import user_errors
+  from big_vision.training import user_errors
 
-    if args.debug or (
-      isinstance(e, (KeyError, ImportError)) and not user_errors.is_of_user(e)
-    ):
-      raise
-    print(f"Error: {user_errors.message(e)}", file=sys.stderr)
-    return 1
+  return user_errors.exit_status(run, parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -200,20 +200,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     Exit status.
   """
-  args = parser().parse_args(argv)
-  try:
-    return run(args)
-  except (ValueError, KeyError, OSError, ModuleNotFoundError) as e:
-    from big_vision.training import user_errors
+  from big_vision.training import user_errors
 
-    if args.debug or (
-      isinstance(e, (KeyError, ImportError)) and not user_errors.is_of_user(e)
-    ):
-      raise
-    print(f"Error: {user_errors.message(e)}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    return 130
+  return user_errors.exit_status(run, parser().parse_args(argv))
 
 
 if __name__ == "__main__":

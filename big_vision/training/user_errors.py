@@ -1,12 +1,13 @@
 """Shows what a user got wrong as one line instead of a traceback."""
 
+import argparse
 import contextlib
 import linecache
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from absl import logging
 
@@ -39,6 +40,38 @@ def one_line() -> Iterator[None]:
     if not is_of_user(e) or verbose or command_line.wants_debug():
       raise
     raise SystemExit(f"Error: {message(e)}") from None
+
+
+def exit_status(
+  run: Callable[[argparse.Namespace], int], args: argparse.Namespace
+) -> int:
+  """Runs a command; what a user got wrong is one line on stderr.
+
+  Args:
+    run: does what the arguments ask for, and returns the exit status.
+    args: arguments; with `debug` errors propagate.
+
+  Returns:
+    That status, 1 after such an error, 130 after Ctrl-C, 0 if nobody reads what
+    is written.
+
+  Raises:
+    Exception: a mistake in code.
+  """
+  try:
+    return run(args)
+  except BrokenPipeError:  # Of `| head`.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+  except (ValueError, KeyError, OSError, ImportError) as e:
+    if args.debug or (
+      isinstance(e, KeyError | ImportError) and not is_of_user(e)
+    ):
+      raise
+    print(f"Error: {message(e)}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    return 130
 
 
 @contextlib.contextmanager
