@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from absl import logging
 from jax._src import xla_bridge
 from jax.extend import core
 from jax.interpreters import partial_eval, pxla
@@ -167,3 +168,28 @@ def while_body(equation: Equation) -> Jaxpr:
   """
   body = equation.params["body_jaxpr"]
   return getattr(body, "jaxpr", body)
+
+
+def oldest_stablehlo(program: bytes) -> bytes:
+  """Writes a program in the oldest version of StableHLO that can express it.
+
+  JAX writes that of four weeks before its release, but what runs the program may be
+  older than that.
+
+  Args:
+    program: portable artifact of StableHLO.
+
+  Returns:
+    The same; as it is if it uses what is newer.
+  """
+  from jax.extend.mlir.dialects import stablehlo
+
+  text = stablehlo.deserialize_portable_artifact_str(program)
+  for age in ("MAX", "WEEK_12"):
+    requirement = getattr(stablehlo.StablehloCompatibilityRequirement, age)
+    version = stablehlo.get_version_from_compatibility_requirement(requirement)
+    try:
+      return stablehlo.serialize_portable_artifact_str(text, version)
+    except (ValueError, RuntimeError) as e:  # It uses what is newer.
+      logging.info("StableHLO %s cannot express the program: %s", version, e)
+  return program

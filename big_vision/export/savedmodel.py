@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from absl import logging
-from jax.extend.mlir.dialects import stablehlo as dialect
 
-from big_vision import extras
+from big_vision import compat, extras
 from big_vision.export import stablehlo
 from big_vision.export.forward import Forward
 
@@ -51,7 +49,7 @@ def write(
   signature = [
     tf.TensorSpec(_sizes(i.shape), i.dtype, i.name) for i in forward.inputs
   ]
-  program = _of_oldest_version(exported.mlir_module_serialized)
+  program = compat.oldest_stablehlo(exported.mlir_module_serialized)
 
   @tf.function(autograph=False, input_signature=signature)
   def serve(*arrays):
@@ -78,20 +76,3 @@ def write(
 
 def _sizes(shape):
   return [s if isinstance(s, int) else None for s in shape]
-
-
-def _of_oldest_version(program: bytes) -> bytes:
-  """Writes a program in the oldest version of StableHLO that can express it.
-
-  JAX writes that of four weeks before its release, but releases of TensorFlow can be
-  older than that.
-  """
-  text = dialect.deserialize_portable_artifact_str(program)
-  for age in ("MAX", "WEEK_12"):
-    requirement = getattr(dialect.StablehloCompatibilityRequirement, age)
-    version = dialect.get_version_from_compatibility_requirement(requirement)
-    try:
-      return dialect.serialize_portable_artifact_str(text, version)
-    except (ValueError, RuntimeError) as e:  # It uses what is newer.
-      logging.info("StableHLO %s cannot express the program: %s", version, e)
-  return program

@@ -70,6 +70,8 @@ FLAGS = {
 SLOW = (
   "bit_i1k",
   "bit_i21k",
+  "dense_probe",
+  "linear_probe",
   "load_and_eval",
   "mlp_mixer_i1k",
   "nfnet_i1k",
