@@ -42,6 +42,7 @@ PAGE = """## Trained models
 See [predict.md](predict.md).
 
 pretrained: load Backbone Classifier ImageText Prediction
+  TextEncoder
 models.weights.catalog: names
 exported: load
 embedder: load Embedder

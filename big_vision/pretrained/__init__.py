@@ -17,6 +17,7 @@ from big_vision.pretrained.classifier import Classifier, Prediction
 from big_vision.pretrained.image_text import ImageText
 from big_vision.pretrained.loading import load
 from big_vision.pretrained.regressor import Regressor
+from big_vision.pretrained.text_encoder import TextEncoder
 
 __all__ = [
   "Backbone",
@@ -24,6 +25,7 @@ __all__ = [
   "ImageText",
   "Prediction",
   "Regressor",
+  "TextEncoder",
   "list",
   "load",
 ]

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from big_vision import checkpoints, lookup
 from big_vision.evaluators import build
-from big_vision.models.weights.family import TWO_TOWERS
+from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS
 from big_vision.pretrained import (
   embedder,
   embedder_sources,
@@ -24,6 +24,7 @@ from big_vision.pretrained.captions import Captions
 from big_vision.pretrained.classifier import Classifier
 from big_vision.pretrained.image_text import ImageText
 from big_vision.pretrained.pixels import Preprocess
+from big_vision.pretrained.text_encoder import TextEncoder
 
 
 def load(
@@ -38,7 +39,7 @@ def load(
   image_size: int | Sequence[int] | None = None,
   dtype_mm: str | None = None,
   scan: bool | None = None,
-) -> Backbone | Classifier | ImageText | regressor.Regressor:
+) -> Backbone | Classifier | ImageText | regressor.Regressor | TextEncoder:
   """Loads a model, with its preprocessing and classes.
 
   Of the modules that the config of a run names only those of big_vision are
@@ -64,8 +65,8 @@ def load(
     scan: whether to compile one block instead of all.
 
   Returns:
-    A `Classifier`, a `Backbone` if the model has no head, a `Regressor`, or an
-    `ImageText`.
+    A `Classifier`, a `Backbone` if the model has no head, a `Regressor`, an
+    `ImageText`, or a `TextEncoder` for a text tower alone.
 
   Raises:
     ValueError: there is no such model or no checkpoint, or it does not fit.
@@ -84,7 +85,7 @@ def load(
       raise lookup.ConfigError(
         f"{given} is for workdirs of runs; {path} is a checkpoint itself."
       )
-    found = published.describe(workdir)
+    found = published.describe(workdir, pp)
     return _published(found, pp, pp_txt, changes)
   config = run_files.read_config(workdir)
   init = init or run_files.checkpoint_of(workdir)
@@ -179,10 +180,13 @@ def _published(found, pp, pp_txt, changes):
     found.config.model_init,
   )
   pp = pp or found.pp
-  if pp is None:
-    raise ValueError(
-      f"{init} is a model of texts alone: use it in a config, by "
-      "config.model_init."
+  if config.model_name == TEXT_MODEL:
+    changes.apply(config)
+    return TextEncoder(
+      config,
+      init,
+      pp_txt=pp_txt or found.pp_txt,
+      text_length=found.text_length,
     )
   if config.model_name == TWO_TOWERS:
     if changes.num_classes is not None:

@@ -21,7 +21,6 @@ from big_vision.pretrained import pixels, preprocessing, run_files
 # Models whose processor is not stored: mean and standard deviation.
 _IMAGENET = ("dino", "deit", "vit_mae", "DINO", "MAE", "MoCo")
 
-
 HEAD = "head(_dist)?/.*"  # Parameters of heads.
 
 
@@ -78,12 +77,13 @@ def is_checkpoint(path: str) -> bool:
   return sources.is_source(path) or native.is_checkpoint(path)
 
 
-def describe(source: str) -> Published:
+def describe(source: str, pp: str | None = None) -> Published:
   """Reads the settings of a checkpoint.
 
   Args:
     source: see the top of this file, a checkpoint of this package, or the workdir
       of a run. `:img` and `:txt` stand for a tower.
+    pp: preprocessing of pictures in place of what is stored.
 
   Returns:
     What there is about it.
@@ -107,7 +107,7 @@ def describe(source: str) -> Published:
     pp_txt = text_pp.of_texts(checkpoint.folder, text.model, length)
   return Published(
     config,
-    None if found.model_name == TEXT_MODEL else _pp(checkpoint, found),
+    None if found.model_name == TEXT_MODEL else pp or _pp(checkpoint, found),
     pp_txt,
     _class_names(checkpoint, found.num_classes),
     found.image_size,

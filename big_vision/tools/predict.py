@@ -188,6 +188,8 @@ def run(args: argparse.Namespace) -> int:
     pp=args.pp,
     pp_modules=[m for m in (args.pp_modules or "").split(",") if m],
   )
+  if not hasattr(model, "prepare"):
+    raise ValueError(f"{args.source} is a model of texts, not of pictures.")
   targets = getattr(model, "target_names", ())
   if targets and (args.topk or args.threshold is not None):
     raise ValueError(

@@ -90,6 +90,21 @@ def test_two_towers_without_their_tokenizer():
   jax.tree.map(np.testing.assert_array_equal, loaded["txt"], m.params["txt"])
 
 
+@pytest.mark.parametrize("name", ["clip_text", "clip_text_projected"])
+def test_text_tower_alone(name):
+  path, want = WEIGHTS / "transformers" / name, expected(f"transformers/{name}")
+  m = pretrained.load(path)
+  texts = np.array([[1, 5, 3, 3, 3], [1, 7, 19, 6, 3], [4, 3, 8, 2, 2]])
+  got, _ = apply(m, texts)
+  np.testing.assert_allclose(
+    got, want.get("output", want.get("ztxt")), atol=1e-5
+  )
+  with pytest.raises(ValueError, match=r"no file .*tokenizer\.json"):
+    m.features(["a"])
+  with pytest.raises(ValueError, match="in a list"):
+    m.features("a")
+
+
 def test_another_size_number_of_classes_and_dtype():
   path = str(WEIGHTS / "transformers" / "dinov2_registers")
   m = pretrained.load(path)
@@ -217,8 +232,6 @@ def test_mistakes(tmp_path):
   index = tmp_path / "model.safetensors.index.json"
   index.write_text(json.dumps(dict(weight_map=dict(x="../x.safetensors"))))
   fails(r"'\.\./x\.safetensors', which is not in its folder")
-  with pytest.raises(ValueError, match="model of texts alone"):
-    pretrained.load(WEIGHTS / "transformers" / "clip_text")
   with pytest.raises(lookup.ConfigError, match="init='x' is for workdirs"):
     pretrained.load(source, init="x")
   with pytest.raises(ValueError, match=r"has two towers; .*:img"):
