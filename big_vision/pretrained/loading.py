@@ -79,7 +79,9 @@ def load(
       f"params={params!r} is unknown{lookup.did_you_mean(params, build.PARAMS)}"
     )
   changes = _Changes(num_classes, image_size, dtype_mm, scan)
-  if published.is_checkpoint(workdir):
+  if run := published.run_of(workdir):
+    workdir, init = run, init or workdir
+  elif published.is_checkpoint(workdir):
     if init or params == build.EMA:
       given = f"init={init!r}" if init else f"params={params!r}"
       raise lookup.ConfigError(

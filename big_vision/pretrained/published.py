@@ -77,6 +77,21 @@ def is_checkpoint(path: str) -> bool:
   return sources.is_source(path) or native.is_checkpoint(path)
 
 
+def run_of(path: str) -> str | None:
+  """Finds the workdir of a checkpoint that a run has written.
+
+  Args:
+    path: what the user names.
+
+  Returns:
+    The workdir; None for anything else.
+  """
+  if sources.is_source(path) or not native.is_checkpoint(path):
+    return None
+  # What tools.convert has written has its own file.
+  return None if _beside(path) else run_files.workdir_of(path)
+
+
 def describe(source: str, pp: str | None = None) -> Published:
   """Reads the settings of a checkpoint.
 
@@ -91,6 +106,8 @@ def describe(source: str, pp: str | None = None) -> Published:
   Raises:
     ConfigError: there is no such checkpoint, or it is of no known family.
   """
+  if run := run_of(source):
+    return _describe_run(run, source)
   if not is_checkpoint(source):
     return _describe_run(source)
   if not sources.is_source(source):
@@ -203,7 +220,7 @@ def _describe_native(source):
   )
 
 
-def _describe_run(workdir):
+def _describe_run(workdir, init=None):
   """Describes what a run has trained."""
   config, data = run_files.read_config(workdir), run_files.read_data(workdir)
   with lookup.stored_config():
@@ -214,7 +231,7 @@ def _describe_run(workdir):
   )
   keys = ("model_name", "model", "num_classes", "loss")
   own = ConfigDict({key: config[key] for key in keys if key in config})
-  own.model_init = run_files.checkpoint_of(workdir)
+  own.model_init = init or run_files.checkpoint_of(workdir)
   return Published(own, pp, None, data.get("class_names"), size)
 
 

@@ -29,9 +29,30 @@ def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
     raise ValueError(
       f"{workdir} is not a workdir of a run: it has no config.json. Train first, "
       "for example with configs/quickstart.py, or "
-      "configs/proj/image_text/siglip_pretrain.py:demo for images and texts."
+      "configs/proj/image_text/siglip_pretrain.py:demo for images and texts; "
+      "models of others are hf://org/repo, timm/NAME, folders or files, see "
+      "docs/weights.md."
     )
   return ConfigDict(_read_json(path))
+
+
+def workdir_of(checkpoint: str) -> str | None:
+  """Finds the run that has written a checkpoint.
+
+  Args:
+    checkpoint: path of a folder, a prefix or an npz file, perhaps with
+      `:<sub/tree>`.
+
+  Returns:
+    Its workdir, whose config tells more than names and shapes of parameters; None
+    if there is none.
+  """
+  head, _, name = checkpoint.rstrip("/").rpartition("/")
+  path = fs.join(head, "config.json")
+  if not head or not name or not fs.exists(path):
+    return None
+  # Of a run, not of another library.
+  return head if "model_name" in _read_json(path) else None
 
 
 def read_data(workdir: str | os.PathLike[str]) -> dict[str, Any]:

@@ -62,6 +62,8 @@ def read(
   Raises:
     ValueError: there is no such model.
   """
+  if run := published.run_of(name):
+    return _of_run(run, init or name, params)
   if published.is_checkpoint(name):
     if init or params != "params":
       raise lookup.ConfigError(

@@ -15,6 +15,7 @@ from big_vision.models.proj.image_text import two_towers
 from big_vision.models.weights import processors
 from big_vision.pretrained import published
 from big_vision.pretrained.pixels import Preprocess
+from big_vision.tools import convert
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 WEIGHTS = pathlib.Path(__file__).parents[1] / "golden" / "weights"
@@ -176,6 +177,13 @@ MODELS = {
               pool_type="map", scan=True, posemb="sincos2d"),
     (8, 8),
   ),
+  "options": (
+    vit.Model(5, width=8, depth=1, num_heads=2, patch_size=(4, 4), registers=2,
+              pool_type="tok+gap", layerscale=0.1, glu=True, qk_norm="rms",
+              attn_bias="qo", mlp_bias=False, head_bias=False, pre_norm=True,
+              norm="rms"),
+    (8, 8),
+  ),
   "mixer": (
     mlp_mixer.Model(5, num_blocks=1, hidden_dim=4, tokens_mlp_dim=3,
                     channels_mlp_dim=6, patch_size=(4, 4)),
@@ -199,6 +207,21 @@ def test_files_of_this_package(name, tmp_path):
   assert m.config.model_init == path
   want = model.apply({"params": params}, image)[0]
   np.testing.assert_allclose(apply(m, image)[0], want, atol=1e-6)
+
+
+def test_checkpoints_of_a_run_have_its_config(tmp_path):
+  """Its activation does not show in the parameters."""
+  source = str(WEIGHTS / "transformers" / "dinov2_classes")
+  args = ["--from", source, "--to", str(tmp_path / "run"), "--format", "orbax"]
+  assert convert.main(args) == 0
+  checkpoint = str(tmp_path / "run" / "checkpoint.bv")
+  for path in (checkpoint, f"{checkpoint}-000000000"):
+    m = pretrained.load(path)
+    assert m.model.act == "gelu_erf" and m.name == str(tmp_path / "run")
+  (tmp_path / "alone").mkdir()
+  shutil.copytree(f"{checkpoint}-000000000", tmp_path / "alone" / "checkpoint")
+  m = pretrained.load(tmp_path / "alone" / "checkpoint")
+  assert m.model.act == "gelu" and m.model.pool_type == "tok+gap"
 
 
 def test_names():

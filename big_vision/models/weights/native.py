@@ -4,7 +4,6 @@ They hold parameters alone; the model follows from their names and shapes.
 """
 
 import math
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,10 +48,14 @@ def is_checkpoint(path: str) -> bool:
   """
   if ".npz" in path or path in names():
     return True
-  path = path.rpartition(":")[0] if ":" in os.path.basename(path) else path
-  if fs.exists(fs.join(path, "config.json")):
+  folder, _, name = path.rstrip("/").rpartition("/")
+  path = fs.join(folder, name.partition(":")[0])
+  if not folder or fs.exists(fs.join(path, "config.json")):
     return False
-  return "/" in path and checkpoints.latest(path) is not None
+  is_folder = fs.isdir(path) and any(
+    name.startswith("params") for name in checkpoints.leaf_names(path)
+  )
+  return is_folder or checkpoints.latest(path) is not None
 
 
 def describe(path: str) -> Found:
@@ -132,12 +135,34 @@ def _blocks(encoder: Mapping[str, Any]) -> dict[str, Any]:
   query = _size(block, "MultiHeadDotProductAttention_0/query/kernel")
   mlp = _size(block, "MlpBlock_0/Dense_0/kernel")
   width, heads, _ = query[-3:]
-  return dict(
+  model = dict(
     width=width,
     depth=query[0] if scan else _depth(encoder, "encoderblock_"),
     mlp_dim=mlp[-1],
     num_heads=heads,
   )
+  return model | _options(block)
+
+
+def _options(block: Mapping[str, Any]) -> dict[str, Any]:
+  """Finds the options of `transformer.Options` that show in parameters."""
+  attention, mlp = block["MultiHeadDotProductAttention_0"], block["MlpBlock_0"]
+  names = ("query", "key", "value", "out")
+  bias = "".join(n[0] for n in names if "bias" in attention[n])
+  out: dict[str, Any] = {}
+  if bias != "qkvo":
+    out["attn_bias"] = bias
+  if "query_norm" in attention:
+    out["qk_norm"] = "layer" if "bias" in attention["query_norm"] else "rms"
+  if "RMSNorm_0" in block:
+    out["norm"] = "rms"
+  if "ls1" in block:
+    out["layerscale"] = 1.0  # Only its initial value.
+  if "up" in mlp:
+    out["glu"] = True
+  if "bias" not in mlp["Dense_0"]:
+    out["mlp_bias"] = False
+  return out
 
 
 def _vit(name, params):
@@ -149,6 +174,9 @@ def _vit(name, params):
     model["pool_type"] = "map"
   elif "cls" in params and not naflex:
     model["pool_type"] = "tok"
+    both = "head" in params and _size(params, "head/kernel")[0]
+    if both == 2 * model["width"] and "pre_logits" not in params:
+      model["pool_type"] = "tok+gap"
   if "pre_logits" in params:
     model["rep_size"] = _size(params, "pre_logits/kernel")[-1]
   if naflex:
@@ -157,6 +185,19 @@ def _vit(name, params):
     pixels = side * patch
     return Found(name, model, _classes(params), (pixels, pixels))
   model["patch_size"] = kernel[:2]
+  for key in ("pre_norm", "pool_norm"):
+    if key in params:
+      model[key] = True
+  if "cls" in params and model["pool_type"] == "map":
+    model["class_token"] = True
+  if "dist" in params:
+    model["dist_token"] = True
+  if "registers" in params:
+    model["registers"] = _size(params, "registers")[1]
+  if "bias" not in params["embedding"]:
+    model["patch_bias"] = False
+  if "head" in params and "bias" not in params["head"]:
+    model["head_bias"] = False
   size: tuple[int, int] = 224, 224
   if "pos_embedding" in params:
     side = math.isqrt(_size(params, "pos_embedding")[1])
