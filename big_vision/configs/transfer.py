@@ -171,6 +171,8 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   config.model_load = dict(dont_load=["head/kernel", "head/bias"])
   if dont_load:
     config.model_load.dont_load = dont_load
+    side = arg.eval_res or arg.l_res
+    config.init_shapes = [(1, side, side, 3)]  # For tools.eval_only.
 
   config.optax_name = "big_vision.momentum_hp"
   config.grad_clip_norm = 1.0
