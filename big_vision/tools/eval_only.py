@@ -23,6 +23,7 @@ if __name__ == "__main__":  # Before jax is imported, which takes seconds.
 import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
+from flax import errors
 from flax import linen as nn
 
 from big_vision import (
@@ -245,9 +246,16 @@ def _measure(config, writer, name, evaluator, prefix, state):
     jax.transfer_guard("disallow"),
   ):
     results = {}
-    for key, value in evaluator.run(state):
-      value = jax.device_get(value)
-      results[key] = writer.measure(f"{prefix}{key}", value)
+    try:
+      for key, value in evaluator.run(state):
+        value = jax.device_get(value)
+        results[key] = writer.measure(f"{prefix}{key}", value)
+    except errors.ScopeParamShapeError as e:
+      raise lookup.ConfigError(
+        f"config.evals.{name} has inputs of another size than "
+        f"config.init_shapes={_input_shapes(config)}, which parameters have the "
+        f"size of: set init_shapes. ({str(e).partition(' (https')[0]})"
+      ) from e
   console.results(name, results)
 
 

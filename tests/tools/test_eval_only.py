@@ -159,3 +159,13 @@ def test_a_checkpoint_of_other_shapes(config):
     ValueError, match=r"config.model_init .*head/bias: \(3,\)"
   ):
     eval_only.make_params(config, Model(num_classes=10), load)
+
+
+def test_inputs_of_another_size_than_the_parameters(config):
+  config.init_shapes, config.model_init = [(1, 4, 8, 1)], ""
+  del config.model_load
+  with pytest.raises(
+    ValueError, match=r"evals\.\w+ .*init_shapes=.*\(32, 10\)"
+  ) as e:
+    eval_only.evaluate(config)
+  assert "\n" not in str(e.value)
