@@ -26,9 +26,8 @@ def build(setup: Setup) -> Recipe:
   """Makes the recipe of supervised classification.
 
   Args:
-    setup: the Setup; reads `loss`, `label_smoothing`, `class_weights`, `mixup`,
-      `cutmix`, `init_head_bias` and the model's keys of its config. Batches have
-      `image` [B, H, W, C] and `labels` [B, N].
+    setup: the Setup; reads `loss`, what changes it, `mixup`, `cutmix`,
+      `init_head_bias`, the model's keys. Batches have `image` and `labels` [B, N].
 
   Returns:
     The Recipe.
@@ -65,7 +64,6 @@ def build(setup: Setup) -> Recipe:
     init=init,
     load=load,
     loss_fn=loss_fn,
-    # On each device among its own examples only: nothing has to travel.
     augment=cutmix.make_augment(config, setup.devices.size),
     predict_fns={"predict": predict, "loss": predict_loss},
   )

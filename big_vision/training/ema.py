@@ -28,9 +28,10 @@ import jax
 import jax.numpy as jnp
 
 from big_vision import checkpoints, lookup
+from big_vision import optax as bv_optax
 from big_vision.evaluators import build as eval_build
 from big_vision.models import load_errors
-from big_vision.types import Array, ConfigLike, Params, PyTree
+from big_vision.types import Array, ConfigLike, Params, PyTree, TrainState
 
 _WARMUP = {"power": 2 / 3, "gamma": 1.0}
 
@@ -72,6 +73,20 @@ class Average:
 
     return jax.tree.map(move, average, params)
 
+  def of_step(self, state: TrainState, params: Params) -> dict[str, Params]:
+    """Moves the average of a state, in a step of training.
+
+    Args:
+      state: before the step.
+      params: after it.
+
+    Returns:
+      Part of the state after it.
+    """
+    count = bv_optax.get_count(state["opt"], jittable=True)
+    average = state[checkpoints.AVERAGE]
+    return {checkpoints.AVERAGE: self.update(average, params, count)}
+
 
 def _as_stored(x: Array) -> Array:
   """Converts to float32; of 16 bits the value that the state has.
@@ -97,6 +112,36 @@ def copy(params: Params) -> Params:
   """
   # Both are donated to the step: under jit, too, they must not share memory.
   return jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
+
+
+def plan(
+  config: ConfigLike, shapes: dict[str, PyTree], shardings: dict[str, PyTree]
+) -> None:
+  """Adds the average to the plan of a state, in place.
+
+  Args:
+    config: ConfigDict of the run.
+    shapes: tree of shapes of the state.
+    shardings: tree of NamedSharding of the state.
+  """
+  if settings(config):
+    shapes[checkpoints.AVERAGE] = jax.eval_shape(copy, shapes["params"])
+    # Not by rules, which depend on names and on sizes in bytes.
+    shardings[checkpoints.AVERAGE] = shardings["params"]
+
+
+def start(params: Params, shardings: dict[str, PyTree]) -> dict[str, Params]:
+  """Starts the average of a new run.
+
+  Args:
+    params: tree of global arrays.
+    shardings: tree of NamedSharding of the state, see `plan`.
+
+  Returns:
+    Part of the state, empty without an average.
+  """
+  where = shardings.get(checkpoints.AVERAGE)
+  return {} if where is None else {checkpoints.AVERAGE: begin(params, where)}
 
 
 def begin(params: Params, shardings: PyTree) -> Params:

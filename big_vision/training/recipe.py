@@ -103,4 +103,4 @@ class Recipe:
   extra_state: Callable[[Params], TrainState] | None = None
   post_update: Callable[[TrainState, TrainState], TrainState] | None = None
   static_args: Callable[[int], tuple[Any, ...]] | None = None
-  check_checkpoint: Callable[[str], None] | None = None
+  check_checkpoint: Callable[[str], None] = lambda path: None

@@ -17,7 +17,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from big_vision import guards, lookup, sharding, trees
 from big_vision import optax as bv_optax
-from big_vision.checkpoints import AVERAGE
 from big_vision.devices import reshard
 from big_vision.training import console, ema, resuming, shape_check
 from big_vision.training import params as params_lib
@@ -101,10 +100,7 @@ def plan(recipe: Recipe, setup: Setup) -> Plan:
       where = sharding.infer_sharding(named, strategy=strategy, mesh=mesh)
       frozen = reshard(named, where)["frozen"]
   shapes = nn.unbox(boxed)
-  if ema.settings(config):
-    shapes[AVERAGE] = jax.eval_shape(ema.copy, shapes["params"])
-    # Not by rules, which depend on names and on sizes in bytes.
-    shardings[AVERAGE] = shardings["params"]
+  ema.plan(config, shapes, shardings)
   return Plan(
     shapes=shapes,
     shardings=shardings,
@@ -141,8 +137,7 @@ def start(
   path, batches = resuming.find(setup), None
   if path:
     console.note(f"Resuming from {path}")
-    if recipe.check_checkpoint:
-      recipe.check_checkpoint(path)
+    recipe.check_checkpoint(path)
     try:
       state = resuming.restore(path, plan.shapes, plan.shardings, setup.chrono)
     except FileNotFoundError as e:
@@ -197,8 +192,7 @@ def initialize(recipe: Recipe, setup: Setup, plan: Plan) -> TrainState:
       out_shardings=plan.shardings["opt"],
     )(params)
     state = {"params": params, "opt": opt}
-    if ema.settings(setup.config):
-      state[AVERAGE] = ema.begin(params, plan.shardings[AVERAGE])
+    state |= ema.start(params, plan.shardings)
     if "extra" in plan.make:
       where = {k: v for k, v in plan.shardings.items() if k not in state}
       state |= jax.jit(plan.make["extra"], out_shardings=where)(params)

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import optax
 
 from big_vision import optax as bv_optax
-from big_vision.checkpoints import AVERAGE
 from big_vision.grads import accumulate
 from big_vision.training import ema
 from big_vision.training.recipe import Recipe
@@ -142,8 +141,7 @@ def update(
     `(state, measurements)`; measurements are scalars by name.
   """
   params, opt = state["params"], state["opt"]
-  count = bv_optax.get_count(opt, jittable=True)
-  rng = jax.random.fold_in(rng_loop, count)
+  rng = jax.random.fold_in(rng_loop, bv_optax.get_count(opt, jittable=True))
   if recipe.augment:
     batch, rng = recipe.augment(batch, rng)
   _, rng_model = jax.random.split(rng)
@@ -168,7 +166,7 @@ def update(
   if recipe.post_update:
     new = recipe.post_update(state, new)
   if average:
-    new[AVERAGE] = average.update(state[AVERAGE], new["params"], count)
+    new |= average.of_step(state, new["params"])
 
   grads = bv_optax.replace_frozen(schedule, grads, 0.0)
   measurements["training_loss"] = loss
