@@ -25,6 +25,33 @@ from big_vision.types import Batch, Devices, PredictFn, TrainState
 _TOLERANCE = 1e-5
 # Fields of `Extractor` that evaluators take by the same names.
 SETTINGS = ("label_key", "mask_key", "tower", "norm_eps")
+# Config keys of the datasets of probes.
+SPLITS = ("train", "val", "data")
+
+
+def data_sources(cfg: Mapping[str, Any]) -> list[tuple[str, Any]]:
+  """Lists the datasets of a probe.
+
+  Args:
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Pairs of a config key and the arguments of `datasets.core.get`.
+  """
+  return [(key, cfg[key]) for key in SPLITS if cfg.get(key)]
+
+
+def inputs(cfg: Mapping[str, Any]) -> list[tuple[str, Any, str, None]]:
+  """Lists what is preprocessed.
+
+  Args:
+    cfg: arguments of the evaluator.
+
+  Returns:
+    Tuples of a config key, data, preprocessing string, and the features that
+    the predict function gets; None for all.
+  """
+  return [("pp_fn", data, cfg["pp_fn"], None) for _, data in data_sources(cfg)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,37 +23,13 @@ from absl import logging
 from big_vision import devices as bv_devices
 from big_vision import fs, guards, lookup
 from big_vision.evaluators import features, files, iteration, layers
+from big_vision.evaluators.features import data_sources, inputs
 from big_vision.probes import linear, table
 from big_vision.types import Batch, Devices, PredictFn, TrainState
 
 API = "jit"
 
-_SPLITS = ("train", "val", "data")
-
-
-def data_sources(cfg: Mapping[str, Any]) -> list[tuple[str, Any]]:
-  """Lists the datasets of a config.
-
-  Args:
-    cfg: arguments of the evaluator.
-
-  Returns:
-    Pairs of a config key and the arguments of `datasets.core.get`.
-  """
-  return [(key, cfg[key]) for key in _SPLITS if cfg.get(key)]
-
-
-def inputs(cfg: Mapping[str, Any]) -> list[tuple[str, Any, str, None]]:
-  """Lists what is preprocessed.
-
-  Args:
-    cfg: arguments of the evaluator.
-
-  Returns:
-    Tuples of a config key, data, preprocessing string, and the features that
-    the predict function gets; None for all.
-  """
-  return [("pp_fn", data, cfg["pp_fn"], None) for _, data in data_sources(cfg)]
+__all__ = ["API", "Evaluator", "data_sources", "inputs", "trial"]
 
 
 def trial(

@@ -252,11 +252,21 @@ def load(
   """
   del model_cfg
   init_file = VANITY_NAMES.get(init_file, init_file)
-  return common.load(init_params, init_file, dont_load, _convert)
+  return common.load(init_params, init_file, dont_load, convert)
 
 
-def _convert(params):
-  """Converts parameters of any age and format to those of `MlpMixer`."""
+def convert(params: Params) -> Params:
+  """Converts parameters of any age and format to those of `MlpMixer`.
+
+  Args:
+    params: nested mapping.
+
+  Returns:
+    Nested dict.
+
+  Raises:
+    ConfigError: the published format with unknown parameters.
+  """
   params = common.convert_pre_linen(params)
   return _convert_published(params) if "Mixer" in params else params
 

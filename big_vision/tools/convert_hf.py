@@ -46,7 +46,10 @@ def main(argv: Sequence[str]) -> None:
     argv: what flags have left of the command line.
   """
   del argv
-  from big_vision.models.proj.image_text import huggingface_conversion
+  from big_vision.models.proj.image_text import (
+    huggingface_conversion,
+    huggingface_files,
+  )
   from big_vision.models.weights import sources
 
   args = flags.FLAGS
@@ -67,6 +70,12 @@ def main(argv: Sequence[str]) -> None:
       "checkpoint of Hugging Face already."
     )
   try:
+    if is_hf and not huggingface_files.is_siglip(source):
+      # The tool for all families.
+      from big_vision.tools import convert
+
+      args = ["--from", source, "--to", target, "--format", "npz"]
+      raise SystemExit(convert.main(args))
     if is_hf:
       print(huggingface_conversion.from_hf(source, target))
     else:

@@ -98,18 +98,11 @@ def read(path: str) -> Params:
   params = checkpoints.load_params(path)
   if not isinstance(params, dict):
     raise lookup.ConfigError(f"{path} is one array, not a model.")
-  for module, belongs in _CONVERTED:
-    if belongs(params):
-      return module.load(None, path, {})
-  return params
-
-
-# How the parameters of models begin in files, where these have another layout.
-_CONVERTED: tuple[tuple[Any, Any], ...] = (
-  (vit, lambda p: "Transformer" in p and "img" not in p and not _is_naflex(p)),
-  (bit_paper, lambda p: "resnet" in p),
-  (mlp_mixer, lambda p: "Mixer" in p),
-)
+  if "Transformer" in params and not _is_naflex(params):
+    return vit.restack(vit.fix_old_checkpoints(params), scan=False)
+  if "Mixer" in params:
+    return mlp_mixer.convert(params)
+  return bit_paper.maybe_convert_big_transfer_format(params)
 
 
 def _is_naflex(params):

@@ -327,10 +327,7 @@ def _sharded(folder, name, path):
     raise ValueError(f"{folder}/{name} lacks the dict `weight_map`.")
   files, shapes = {}, {}
   for shard in sorted(set(map(str, where.values()))):
-    if "/" in shard or "\\" in shard or shard.startswith("."):
-      raise ValueError(
-        f"{folder}/{name} names the file {shard!r}, which is not in its folder."
-      )
+    check_shard(f"{folder}/{name}", shard)
     local = _fetch(folder, shard)
     found = tensor_files.shapes(local)
     if twice := found.keys() & shapes.keys():
@@ -344,6 +341,22 @@ def _sharded(folder, name, path):
       f"{folder}/{name} lists {min(missing)}, which is in none of the files."
     )
   return files, shapes
+
+
+def check_shard(index: str, name: str) -> None:
+  """Refuses a file that an index must not name.
+
+  Args:
+    index: the file that lists it.
+    name: of the file.
+
+  Raises:
+    ValueError: it is not one beside the index.
+  """
+  if "/" in name or "\\" in name or name.startswith("."):
+    raise ValueError(
+      f"{index} names the file {name!r}, which is not in its folder."
+    )
 
 
 def _read_json(path, name=None):

@@ -15,13 +15,12 @@ from typing import Any
 
 import ml_dtypes  # noqa: F401 (gives NumPy its bfloat16, which files may have)
 import numpy as np
-import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from big_vision import checkpoint_npz, download, fs, types
+from big_vision import download, fs, types
 from big_vision.models import common
 from big_vision.models.proj.image_text import huggingface
-from big_vision.models.weights import sources
+from big_vision.models.weights import sources, tensor_files
 
 _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
@@ -72,7 +71,8 @@ def load(
     tensors = _read(path, lambda n: huggingface.select(n, hf_config, parts))
     return huggingface.to_params(tensors, hf_config, parts), hf_config
   except ValueError as e:
-    raise ValueError(f"{path}: {e}") from e
+    text = str(e)  # Of a file it names that.
+    raise ValueError(text if path in text else f"{path}: {text}") from e
 
 
 def load_parts(parts: Mapping[str, Any], image_model: str) -> dict[str, Any]:
@@ -97,14 +97,25 @@ def load_parts(parts: Mapping[str, Any], image_model: str) -> dict[str, Any]:
       asked.setdefault(path, {})[name] = part or name
   out = dict(parts)
   for path, names in asked.items():
-    if "img" in names and _is_siglip(path):
+    if "img" in names and is_siglip(path):
       _check_image_model(path, image_model)
     loaded = _load_parts(path, set(names.values()))
     out |= {name: loaded[part] for name, part in names.items()}
   return out
 
 
-def _is_siglip(path):
+def is_siglip(path: str) -> bool:
+  """Tells whether a published checkpoint is a SigLIP of transformers.
+
+  Args:
+    path: str, see `weights/sources.py`.
+
+  Returns:
+    Whether it is.
+
+  Raises:
+    ConfigError: it has no settings.
+  """
   if path.endswith(sources.FILES) or path.startswith("timm/"):
     return False
   config = sources.settings(path)
@@ -113,7 +124,7 @@ def _is_siglip(path):
 
 def _load_parts(path, parts):
   """Reads parts of one checkpoint; each as its `load` takes it."""
-  if _is_siglip(path):  # Of which only those files are read that are needed.
+  if is_siglip(path):  # Of which only those files are read that are needed.
     params, hf_config = load(path, sorted(parts))
     size = None
     if "img" in parts:
@@ -176,16 +187,13 @@ def _read(path, select):
     where = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(where, dict):
       raise ValueError(f"{path}/{_INDEX} lacks the dict `weight_map`.") from e
-    files = [_fetch(path, f) for f in sorted({where[n] for n in select(where)})]
+    names = sorted({str(where[n]) for n in select(where)})
+    for name in names:
+      sources.check_shard(f"{path}/{_INDEX}", name)
+    files = [_fetch(path, name) for name in names]
   out = {}
   for file in files:
-    try:
-      with safetensors.safe_open(file, "np") as f:
-        out |= {name: f.get_tensor(name) for name in select(f.keys())}
-    except safetensors.SafetensorError as e:
-      with open(file, "rb") as f:
-        other = checkpoint_npz.what_stands_for(f.read(64))
-      raise ValueError(f"{file} {other or f'is broken: {e}'}") from e
+    out |= tensor_files.read(file, select(tensor_files.shapes(file)))
   return out
 
 

@@ -258,7 +258,9 @@ def test_is_checkpoint(tmp_path):
   with pytest.raises(ValueError, match="model_type = None.*'siglip2'"):
     huggingface_files.load(path)
   shutil.copy(GOLDEN / "siglip" / "config.json", path)
-  with pytest.raises(ValueError, match="model.safetensors is broken"):
+  with pytest.raises(
+    ValueError, match="model.safetensors is not a whole safetensors"
+  ):
     huggingface_files.load(path)
   for content, reason in (
     (b"", "is empty"),
@@ -282,6 +284,20 @@ def test_is_checkpoint(tmp_path):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=f"config.json{reason}"):
       huggingface_files.load(path)
+
+
+def test_shards_outside_of_the_folder(tmp_path):
+  _, hf_config, tensors = read("siglip")
+  (tmp_path / "in").mkdir()
+  safetensors_numpy.save_file(tensors, tmp_path / "x.safetensors")
+  index = {"weight_map": dict.fromkeys(tensors, "../x.safetensors")}
+  name = "model.safetensors.index.json"
+  (tmp_path / "in" / name).write_text(json.dumps(index))
+  (tmp_path / "in" / "config.json").write_text(json.dumps(hf_config))
+  with pytest.raises(
+    ValueError, match=r"'\.\./x\.safetensors', which is not in"
+  ):
+    huggingface_files.load(str(tmp_path / "in"))
 
 
 def test_defaults():
