@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from big_vision.trainers.proj.uvim import common
 from big_vision.types import Array, ConfigLike
 
+LABELS = (3, jnp.float32)
+
 
 def input_pp(batch: Mapping[str, Array], config: ConfigLike) -> dict[str, Any]:
   """Makes the arguments of stage I, see `common`."""
