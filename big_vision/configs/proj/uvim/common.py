@@ -1,4 +1,4 @@
-"""What the configs of UViM share: the models, how they train, preprocessing.
+"""Shares what the configs of UViM have in common: models, training, preprocessing.
 
 https://arxiv.org/abs/2205.10337 ("UViM: A Unified Modeling Approach for Vision
 with Learned Guiding Codes"). Stage I (`vqvae_*.py`) learns to write the labels of

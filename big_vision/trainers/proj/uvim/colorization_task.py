@@ -1,4 +1,4 @@
-"""Colorization: the colors of a grey image.
+"""Colorization: the colors of a gray image.
 
 `labels` [B, H, W, 3] are the colors in [-1, 1]. Shapes as in `common`.
 """
