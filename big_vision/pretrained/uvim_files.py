@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from big_vision import checkpoints, fs, lookup
+from big_vision.models.proj.uvim import vit
 from big_vision.pretrained import run_files
 from big_vision.types import Params
 
@@ -59,7 +60,8 @@ def read_oracle(source: str | os.PathLike[str]) -> Oracle:
       f"{path} is of stage II, which predicts codes; the oracle is stage I: give "
       "the workdir of a run of trainers/proj/uvim/vqvae.py."
     )
-  return Oracle(config, tree["params"], tree.get("state", {}))
+  # Also of earlier layouts.
+  return Oracle(config, *vit.load(None, tree))
 
 
 def locate(source: str | os.PathLike[str]) -> tuple[str | None, str]:
