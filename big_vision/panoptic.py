@@ -291,5 +291,3 @@ def rgb_of_ids(ids: np.ndarray) -> np.ndarray:
       f"{ids.max()}."
     )
   return (ids[..., None] // np.array([1, 256, 256**2]) % 256).astype(np.uint8)
-
-

@@ -18,10 +18,11 @@ import jax
 import numpy as np
 
 from big_vision import devices as bv_devices
+from big_vision import partial
 from big_vision.datasets import core
 from big_vision.evaluators import iteration
 from big_vision.lookup import ConfigError
-from big_vision.types import AnyArray, Batch, Devices, PyTree
+from big_vision.types import AnyArray, Batch, Devices, PredictFn, PyTree
 
 
 def data_of(
@@ -89,6 +90,32 @@ def inputs(
   """
   sources = data_sources(cfg, dataset, split)
   return [("pp_fn", data, cfg.get("pp_fn", ""), None) for _, data in sources]
+
+
+def bind(
+  predict_fn: PredictFn, predict_kwargs: Mapping[str, Any] | None
+) -> PredictFn:
+  """Binds the argument `predict_kwargs` of evaluators to a predict function.
+
+  Args:
+    predict_fn: `(train_state, batch, **predict_kwargs) -> anything`.
+    predict_kwargs: its keywords, such as `temperature`; None for none.
+
+  Returns:
+    The function; with equal keywords it is equal to others.
+
+  Raises:
+    ConfigError: a value is not hashable.
+  """
+  if not predict_kwargs:
+    return predict_fn
+  try:
+    return partial.partial(predict_fn, **predict_kwargs)
+  except TypeError as e:
+    raise ConfigError(
+      f"predict_kwargs={dict(predict_kwargs)}: {e}. Values have to be hashable, "
+      "for example tuples in place of lists."
+    ) from e
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,3 +232,21 @@ def _fetch_local(results, lag):
 
 def _local(tree):
   return jax.tree.map(bv_devices.get_local_slice_from_fsarray, tree)
+
+
+def resize_nearest(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+  """Resizes a map by taking the nearest pixel, as `tf.image.resize` does.
+
+  Args:
+    x: [h, w, ...].
+    size: (H, W) of the result.
+
+  Returns:
+    [H, W, ...].
+  """
+  # The centers of pixels are at i + 1/2.
+  rows, columns = (
+    (2 * np.arange(new) + 1) * old // (2 * new)
+    for old, new in zip(x.shape, size, strict=False)
+  )
+  return x[rows[:, None], columns]
