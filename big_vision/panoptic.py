@@ -31,7 +31,7 @@ METRICS = ("pq", "rq", "sq")
 
 
 class Segments(NamedTuple):
-  """What is known about the segments of a map.
+  """Classes and sizes of the segments of a map.
 
   Attributes:
     ids: [S] ints, as in the map; distinct, not VOID.

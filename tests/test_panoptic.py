@@ -54,8 +54,8 @@ def disturbed(rng, truth, true_segments, num_classes):
 def test_random_maps(num_classes):
   rng = np.random.default_rng(num_classes)
   total, sums = panoptic.zero(num_classes), np.zeros((4, num_classes))
-  for i in range(150):
-    size = tuple(rng.integers(1, 9, 2))
+  for i in range(60):
+    size = tuple(rng.integers(1, 8, 2))
     truth = random_map(rng, size, int(rng.integers(0, 7)), num_classes, True)
     guess = random_map(rng, size, int(rng.integers(0, 5)), num_classes, False)
     if i % 3:
@@ -65,7 +65,7 @@ def test_random_maps(num_classes):
     np.testing.assert_allclose(counts, expected, rtol=1e-12)
     total, sums = panoptic.add(total, counts), sums + expected
   np.testing.assert_allclose(total, sums, rtol=1e-12)
-  assert (sums > 20 / num_classes).all()  # Everything occurs.
+  assert (sums >= 2).all()  # Everything occurs.
 
 
 THINGS = [True, True, False]  # Of three classes: A, B and the stuff C.

@@ -244,9 +244,14 @@ def resize_nearest(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
   Returns:
     [H, W, ...].
   """
-  # The centers of pixels are at i + 1/2.
+  # In float32, since that decides where two pixels are equally near.
   rows, columns = (
-    (2 * np.arange(new) + 1) * old // (2 * new)
+    np.minimum(_centers(new) * np.float32(old / new), old - 1).astype(int)
     for old, new in zip(x.shape, size, strict=False)
   )
   return x[rows[:, None], columns]
+
+
+def _centers(size):
+  """Returns the positions of the centers of pixels."""
+  return np.arange(size, dtype=np.float32) + np.float32(0.5)

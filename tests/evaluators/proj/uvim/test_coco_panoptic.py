@@ -123,7 +123,7 @@ def test_keywords_of_the_predict_function():
   assert one["All_pq"] == 1 and none["All_pq"] == 0
   with pytest.raises(lookup.ConfigError, match=r"predict_kwargs.*\[1\]"):
     make(scaled, predict_kwargs={"by": [1]})
-  with pytest.raises(ValueError, match=r"0 \(no label\) to 10 .*\[11, 12"):
+  with pytest.raises(ValueError, match=r"0 \(no label\) to 10 .*\[15, 18"):
     evaluate(scaled, predict_kwargs={"by": 1, "shift": 10})
 
 
@@ -131,7 +131,7 @@ def test_many_instances_do_not_wrap():
   """Numbers of instances that are equal modulo 256 are different ones."""
 
   def far_apart(state, batch):
-    return batch["labels"] * jnp.array([1, 256])
+    return batch["labels"] * jnp.array([[[[1, 256]]]])
 
   assert evaluate(far_apart)["All_pq"] == 1.0
 
