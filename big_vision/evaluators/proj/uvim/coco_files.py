@@ -127,11 +127,8 @@ class Annotations:
   def __init__(self, folder: str, part: str, categories: Categories) -> None:
     self._path = os.path.join(folder, f"panoptic_{part}.json")
     self._part, self._folder = part, folder
-    self._segments = _load(self._path, categories)
-    self._open = self._pictures()
-
-  def __contains__(self, image_id: int) -> bool:
-    return image_id in self._segments
+    self._segments = _load(self._path, _stamp(self._path), categories)
+    self._pngs, self._read = self._pictures()
 
   @property
   def ids(self) -> list[int]:
@@ -153,38 +150,64 @@ class Annotations:
     if image_id not in self._segments:
       raise ConfigError(f"{self._path} has no image {image_id}.")
     name, segments = self._segments[image_id]
-    rgb = np.asarray(Image.open(io.BytesIO(self._open(name))).convert("RGB"))
+    self._check_png(image_id, name)
+    rgb = np.asarray(Image.open(io.BytesIO(self._read(name))).convert("RGB"))
     return Truth(panoptic.ids_of_rgb(rgb), segments)
 
+  def check(self, num: int = 5) -> None:
+    """Checks that all PNG files are there, and that some fit their annotation.
+
+    Args:
+      num: of how many images the pixels are looked at.
+
+    Raises:
+      ConfigError: names the first image that is wrong.
+    """
+    for image_id, (name, _) in self._segments.items():
+      self._check_png(image_id, name)
+    for image_id in self.ids[:: max(1, len(self.ids) // num)]:
+      ids, segments = self.read(image_id)
+      unlisted = np.setxor1d(np.append(ids, panoptic.VOID), segments.ids)
+      unlisted = unlisted[unlisted != panoptic.VOID]
+      if len(unlisted):
+        raise ConfigError(
+          f"{self._path}: image {image_id} does not have the segment "
+          f"{unlisted[0]} both in its PNG and in its annotation."
+        )
+
+  def _check_png(self, image_id, name):
+    if name not in self._pngs:
+      raise ConfigError(f"{self._path}: image {image_id} has no PNG {name}.")
+
   def _pictures(self):
-    """Returns a function from names of PNG files to their content."""
+    """Returns the names of PNG files, and a function that reads one."""
     folder = os.path.join(self._folder, f"panoptic_{self._part}")
-    if not fs.exists(f"{folder}.zip"):
+    if fs.exists(f"{folder}.zip"):
+      try:
+        archive = zipfile.ZipFile(fs.open(f"{folder}.zip", "rb"))
+      except zipfile.BadZipFile as e:
+        raise ConfigError(f"{folder}.zip is damaged: {e}.") from e
+      members = {n.rpartition("/")[2]: n for n in archive.namelist()}
+      return members.keys(), lambda name: archive.read(members[name])
+    if not fs.isdir(folder):
+      raise ConfigError(f"Neither {folder}.zip nor the folder {folder} exists.")
 
-      def from_folder(name):
-        path = os.path.join(folder, name)
-        if not fs.exists(path):
-          raise ConfigError(f"Neither {folder}.zip nor {path} exists.")
-        with fs.open(path, "rb") as f:
-          return f.read()
+    def read(name):
+      with fs.open(os.path.join(folder, name), "rb") as f:
+        return f.read()
 
-      return from_folder
-    archive = zipfile.ZipFile(fs.open(f"{folder}.zip", "rb"))
-    members = {n.rpartition("/")[2]: n for n in archive.namelist()}
-
-    def from_archive(name):
-      if name not in members:
-        raise ConfigError(f"{folder}.zip has no {name}.")
-      return archive.read(members[name])
-
-    return from_archive
+    return set(fs.listdir(folder)), read
 
 
-@functools.lru_cache(
-  4
-)  # Evaluators of several splits share a file of 100s of MB.
-def _load(path, categories):
+def _stamp(path):
+  return fs.stamp(path) if fs.exists(path) else None
+
+
+# Evaluators of several splits share a file of hundreds of MB.
+@functools.lru_cache(4)
+def _load(path, stamp, categories):
   """Reads annotations: number of the image -> (PNG, Segments)."""
+  del stamp  # Another file is read anew.
   try:
     with fs.open(path) as f:
       found = json.loads(f.read())
