@@ -95,6 +95,7 @@ def archives(tmp_path_factory):
 def test_all_in_one_call(archives, tmp_path, monkeypatch, capsys):
   """Both sources of the truth give the same metric, which is right."""
   from tensorflow_datasets.core.download import checksums
+  from tensorflow_datasets.object_detection import coco as tfds_coco
 
   from big_vision.pp import ops_general, ops_image  # noqa: F401  (Registers.)
   from big_vision.pp.proj.uvim import pp_ops  # noqa: F401
@@ -103,7 +104,7 @@ def test_all_in_one_call(archives, tmp_path, monkeypatch, capsys):
     f"{tool.URL}/{where}/{name}": checksums.compute_url_info(archives / name)
     for name, (where, _) in tool.ARCHIVES.items()
   }
-  monkeypatch.setattr(checksums, "get_all_url_infos", lambda: infos)
+  monkeypatch.setattr(tfds_coco.Coco, "url_infos", infos)
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
   monkeypatch.delenv(coco_files.FOLDER_VARIABLE, raising=False)
   assert tool.main([f"--archives={archives}"]) == 0
