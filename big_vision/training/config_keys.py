@@ -92,6 +92,17 @@ _BY_READER: tuple[tuple[tuple[str, ...], Types], ...] = (
   ),
   (("trainers/proj/gsam/",), {"gsam": dict}),
   (("trainers/proj/flexi/",), {"flexi": dict}),
+  (("trainers/proj/uvim/",), {"init_head_bias": float, "oracle": dict}),
+  (
+    ("trainers/proj/uvim/vqvae.py", "trainers/proj/uvim/depth_task.py"),
+    {
+      "freeze_dict": bool,
+      "max_depth": float,
+      "min_depth": float,
+      "task": str,
+      "w_commitment": float,
+    },
+  ),
   (
     ("tools/eval_only.py",),
     {

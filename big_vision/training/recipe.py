@@ -60,7 +60,8 @@ class Recipe:
     loss_fn: `(params, batch, rng, state, *static) -> (loss [], measurements)`,
       a mean over examples. Measurements are scalars by name, averaged over
       micro-batches and logged. The key `collections` is special: mutable Flax
-      state, which replaces `state["collections"]` and is not logged.
+      state, which replaces `state["collections"]` and is not logged;
+      `post_update` may make other entries of it.
     predict_fns: name -> `(train_state, batch, **kw) -> anything`; what
       evaluators call. Not jitted here. `train_state` has `frozen` if set.
     load: `params -> params`. Gets a tree of `jax.ShapeDtypeStruct`, returns it
@@ -80,7 +81,10 @@ class Recipe:
     extra_state: `params -> dict`, further entries of the state and of the
       checkpoint: averages of parameters, a carried random key, `collections`.
       Traced under jit.
-    post_update: `(old_state, new_state) -> new_state`, after the optimizer.
+    load_extra: `state -> state`, reads into these entries what a checkpoint has
+      of them, when a run begins; not when it resumes.
+    post_update: `(old_state, new_state) -> new_state`, after the optimizer. What
+      it puts under `measurements` is logged.
     static_args: `step -> tuple` of hashable values drawn on the host (1-based
       step) that are static under jit; each distinct tuple compiles once.
     check_checkpoint: `path -> None`, raises if a run cannot continue from the
@@ -101,6 +105,7 @@ class Recipe:
     Callable[..., tuple[tuple[Array, Measurements], Params]] | None
   ) = None
   extra_state: Callable[[Params], TrainState] | None = None
+  load_extra: Callable[[TrainState], TrainState] | None = None
   post_update: Callable[[TrainState, TrainState], TrainState] | None = None
   static_args: Callable[[int], tuple[Any, ...]] | None = None
   check_checkpoint: Callable[[str], None] = lambda path: None

@@ -196,4 +196,4 @@ def initialize(recipe: Recipe, setup: Setup, plan: Plan) -> TrainState:
     if "extra" in plan.make:
       where = {k: v for k, v in plan.shardings.items() if k not in state}
       state |= jax.jit(plan.make["extra"], out_shardings=where)(params)
-  return state
+    return recipe.load_extra(state) if recipe.load_extra else state

@@ -101,8 +101,7 @@ def loss_and_grad(
   like = lambda tree, old: jax.tree.map(
     lambda x, y: x.astype(y.dtype), tree, old
   )
-  if "collections" in measurements:
-    old = state["collections"]
+  if old := state.get("collections"):
     measurements["collections"] = like(measurements["collections"], old)
   return (loss, measurements), like(grads, params)
 
@@ -165,6 +164,7 @@ def update(
     new["collections"] = measurements.pop("collections")
   if recipe.post_update:
     new = recipe.post_update(state, new)
+    measurements |= new.pop("measurements", {})
   if average:
     new |= average.of_step(state, new["params"])
 

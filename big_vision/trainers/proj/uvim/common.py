@@ -1,0 +1,106 @@
+"""Shares what tasks of UViM have in common, and finds them by name.
+
+A task is a module below `big_vision.trainers` with three functions, which get the
+config that names it as the keyword `config`:
+
+  input_pp(batch) -> {"ctx", "x"}: arguments of stage I for a batch. `x` has the
+    labels of each patch, or is None if the batch has no `labels`.
+  loss_fn(logits, batch) -> (loss, logs): losses of each element, and by name.
+  predict_outputs(logits, **kw): from the logits of patches to labels of pixels.
+
+Shapes: `B` batch, `H, W` pixels, `N` patches, `P` pixels of a patch, `C` classes.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision import lookup
+from big_vision.types import Array, ConfigLike
+
+# Of the classes in labels and logits of patches, [B, N, C, P].
+ONE_HOT_AXIS = -2
+
+
+class Task(NamedTuple):
+  """Holds the functions of a task, see above."""
+
+  input_pp: Callable[..., dict[str, Any]]
+  loss_fn: Callable[..., tuple[Array, dict[str, Array]]]
+  predict_outputs: Callable[..., Any]
+
+
+def get_task(config: ConfigLike, key: str = "task") -> Task:
+  """Finds the task of a config.
+
+  Args:
+    config: ConfigDict of stage I, or `config.oracle` of stage II; reads `task`.
+    key: name of the config key, for error messages.
+
+  Returns:
+    The Task, whose functions know the config.
+
+  Raises:
+    ValueError: the config names none, or there is no such task.
+  """
+  name = config.get("task")
+  if not name:
+    raise lookup.ConfigError(
+      f"config.{key} is required, such as 'proj.uvim.panoptic_task'."
+    )
+  module = lookup.module(
+    "trainers", name, kind="task", key=key, needs="predict_outputs"
+  )
+  bound = {
+    name: functools.partial(getattr(module, name), config=config)
+    for name in Task._fields
+  }
+  return Task(**bound)
+
+
+def patchify(x: Array, config: ConfigLike) -> Array:
+  """Cuts arrays of pixels into patches.
+
+  Args:
+    x: [B, H, W] or [B, H, W, C].
+    config: reads `model.patch_size`.
+
+  Returns:
+    [B, N, P] or [B, N, C, P].
+  """
+  p, q = config.model.patch_size
+  num, h, w, *channels = x.shape
+  if h % p or w % q:
+    raise lookup.ConfigError(
+      f"labels of shape {list(x.shape)} are not divisible by "
+      f"config.model.patch_size={(p, q)}."
+    )
+  x = x.reshape(num, h // p, p, w // q, q, *channels)
+  x = jnp.moveaxis(x, (2, 4), (-2, -1))  # [B, h, w, C, p, q]
+  return x.reshape(num, (h // p) * (w // q), *channels, p * q)
+
+
+def unpatchify(x: Array, config: ConfigLike) -> Array:
+  """Puts patches together.
+
+  Args:
+    x: [B, N, C, P].
+    config: reads `model.input_size` and `model.patch_size`.
+
+  Returns:
+    [B, H, W, C].
+  """
+  p, q = config.model.patch_size
+  h, w = np.floor_divide(config.model.input_size, (p, q))
+  num, _, channels, _ = x.shape
+  x = x.reshape(num, h, w, channels, p, q)
+  x = x.transpose(0, 1, 4, 2, 5, 3)  # [B, h, p, w, q, C]
+  return x.reshape(num, h * p, w * q, channels)
+
+
+def context(batch: Mapping[str, Array]) -> Array | None:
+  """Returns the image that stage I sees, [B, H, W, 3], if there is one."""
+  return batch.get("image_ctx", batch.get("image"))
