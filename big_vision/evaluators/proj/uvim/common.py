@@ -18,10 +18,11 @@ import jax
 import numpy as np
 
 from big_vision import devices as bv_devices
+from big_vision import partial
 from big_vision.datasets import core
 from big_vision.evaluators import iteration
 from big_vision.lookup import ConfigError
-from big_vision.types import AnyArray, Batch, Devices, PyTree
+from big_vision.types import AnyArray, Batch, Devices, PredictFn, PyTree
 
 
 def data_of(
@@ -205,3 +206,27 @@ def _fetch_local(results, lag):
 
 def _local(tree):
   return jax.tree.map(bv_devices.get_local_slice_from_fsarray, tree)
+
+
+def bind(predict_fn: PredictFn, kwargs: Mapping[str, Any] | None) -> PredictFn:
+  """Binds `predict_kwargs` of an evaluator to its predict function.
+
+  Args:
+    predict_fn: `(train_state, batch, **kwargs) -> anything`.
+    kwargs: its keywords; None for none.
+
+  Returns:
+    The function, equal to others with the same keywords.
+
+  Raises:
+    ConfigError: a value is not hashable.
+  """
+  if not kwargs:
+    return predict_fn
+  try:
+    return partial.partial(predict_fn, **kwargs)
+  except TypeError as e:
+    raise ConfigError(
+      f"predict_kwargs={dict(kwargs)}: {e}. Values have to be hashable, for "
+      "example tuples in place of lists."
+    ) from e
