@@ -324,18 +324,18 @@ def fetch(weights: str = WEIGHTS) -> str:
     lookup.ConfigError: the file cannot be had, or is of another network; in one
       line, with what to do.
   """
-  remedy = (
-    f"The weights of the Fréchet inception distance are at {WEIGHTS}: where "
-    "there is no network, give the path of a copy"
-  )
+  published = f"The file of this metric is {WEIGHTS}, or a copy of it."
   if not isinstance(weights, str) or not weights:
-    raise lookup.ConfigError(f"{weights!r} should be a path or URL. {remedy}.")
+    raise lookup.ConfigError(
+      f"{weights!r} should be a path or URL. {published}"
+    )
   try:
     path = download.fetch(weights)
     found = tensor_files.shapes(path)
   except ValueError as e:
-    said = " ".join(str(e).split()).rstrip(".")
-    raise lookup.ConfigError(f"{said}. {remedy}.") from e
+    said = " ".join(str(e).split())
+    hint = "" if WEIGHTS in said else f" {published}"
+    raise lookup.ConfigError(f"{said}{hint}") from e
   expected = {name: shape for name, (_, _, shape) in _layout().items()}
   classes = found.get("fc.weight", (NUM_CLASSES,))[0]
   missing = expected.keys() - found.keys()
@@ -360,7 +360,7 @@ def fetch(weights: str = WEIGHTS) -> str:
     )
   if what:
     raise lookup.ConfigError(
-      f"{weights} is not the Inception-v3 of this metric: {what}. {remedy}."
+      f"{weights} is not the Inception-v3 of this metric: {what}. {published}"
     )
   return path
 

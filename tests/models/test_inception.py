@@ -229,5 +229,5 @@ def test_other_files(tensors, tmp_path, change, message):
 
 @pytest.mark.parametrize("weights", ["no/such.pth", None, 3])
 def test_no_file(weights):
-  with pytest.raises(lookup.ConfigError, match="give the path of a copy"):
+  with pytest.raises(lookup.ConfigError, match="or a copy of it"):
     inception.fetch(weights)

@@ -61,7 +61,7 @@ def data_sources(cfg: Mapping[str, Any]) -> list[tuple[str, Any]]:
     inception.fetch(cfg.get("weights", inception.WEIGHTS))
   except lookup.ConfigError as e:
     raise lookup.ConfigError(
-      f"weights: {e} Or leave the evaluator out: set it to None."
+      f"weights: {e} Or leave this evaluator out: set it to None."
     ) from e
   sources = _sources(cfg)
   from big_vision.datasets import core  # The TensorFlow wing.
