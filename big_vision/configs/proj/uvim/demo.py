@@ -1,0 +1,6 @@
+"""Placeholder."""
+
+
+def apply(config, task, stage):
+  """Placeholder."""
+  del config, task, stage
