@@ -92,6 +92,32 @@ def inputs(
   return [("pp_fn", data, cfg.get("pp_fn", ""), None) for _, data in sources]
 
 
+def bind(
+  predict_fn: PredictFn, predict_kwargs: Mapping[str, Any] | None
+) -> PredictFn:
+  """Binds the argument `predict_kwargs` of evaluators to a predict function.
+
+  Args:
+    predict_fn: `(train_state, batch, **predict_kwargs) -> anything`.
+    predict_kwargs: its keywords, such as `temperature`; None for none.
+
+  Returns:
+    The function; with equal keywords it is equal to others.
+
+  Raises:
+    ConfigError: a value is not hashable.
+  """
+  if not predict_kwargs:
+    return predict_fn
+  try:
+    return partial.partial(predict_fn, **predict_kwargs)
+  except TypeError as e:
+    raise ConfigError(
+      f"predict_kwargs={dict(predict_kwargs)}: {e}. Values have to be hashable, "
+      "for example tuples in place of lists."
+    ) from e
+
+
 @dataclasses.dataclass(frozen=True)
 class ProcessDataset:
   """Batches for the devices and raw examples for the host, in one order.
@@ -208,25 +234,24 @@ def _local(tree):
   return jax.tree.map(bv_devices.get_local_slice_from_fsarray, tree)
 
 
-def bind(predict_fn: PredictFn, kwargs: Mapping[str, Any] | None) -> PredictFn:
-  """Binds `predict_kwargs` of an evaluator to its predict function.
+def resize_nearest(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+  """Resizes a map by taking the nearest pixel, as `tf.image.resize` does.
 
   Args:
-    predict_fn: `(train_state, batch, **kwargs) -> anything`.
-    kwargs: its keywords; None for none.
+    x: [h, w, ...].
+    size: (H, W) of the result.
 
   Returns:
-    The function, equal to others with the same keywords.
-
-  Raises:
-    ConfigError: a value is not hashable.
+    [H, W, ...].
   """
-  if not kwargs:
-    return predict_fn
-  try:
-    return partial.partial(predict_fn, **kwargs)
-  except TypeError as e:
-    raise ConfigError(
-      f"predict_kwargs={dict(kwargs)}: {e}. Values have to be hashable, for "
-      "example tuples in place of lists."
-    ) from e
+  # In float32, since that decides where two pixels are equally near.
+  rows, columns = (
+    np.minimum(_centers(new) * np.float32(old / new), old - 1).astype(int)
+    for old, new in zip(x.shape, size, strict=False)
+  )
+  return x[rows[:, None], columns]
+
+
+def _centers(size):
+  """Returns the positions of the centers of pixels."""
+  return np.arange(size, dtype=np.float32) + np.float32(0.5)
