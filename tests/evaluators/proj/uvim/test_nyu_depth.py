@@ -145,3 +145,82 @@ def test_limits():
     nyu_depth.data_sources(cfg)
   [(key, data)] = nyu_depth.data_sources({**cfg, "min_depth": 0.1})
   assert key == "dataset" and data["name"] == "x"
+
+
+@pytest.fixture
+def nyu(tmp_path):
+  """A TFDS folder with `nyu_depth_v2` of few random pictures."""
+  tfds = pytest.importorskip("tensorflow_datasets")
+  original = tfds.builder("nyu_depth_v2", data_dir=tmp_path, try_gcs=False)
+
+  class NyuDepthV2(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    name = "nyu_depth_v2"
+    VERSION = original.version
+
+    def _info(self):
+      features = original.info.features
+      return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+      return {"train": examples(1), "validation": examples(3)}
+
+    def _generate_examples(self):
+      raise NotImplementedError
+
+  def examples(num):
+    rng = np.random.RandomState(num)
+    for i in range(num):
+      depth = rng.uniform(0, 11, (12, 16)).repeat(40, 0).repeat(40, 1)
+      depth += 0.01 * rng.rand(480, 640)
+      image = np.full((480, 640, 3), 20 * i, np.uint8)
+      yield i, {"image": image, "depth": depth.astype(np.float16)}
+
+  NyuDepthV2(data_dir=tmp_path).download_and_prepare()
+  return str(tmp_path)
+
+
+@pytest.mark.tf
+def test_files_of_tfds(nyu, state):
+  """The config's evaluator on features as TFDS stores them, depth in float16."""
+  from big_vision.configs.proj.uvim import vqvae_nyu_depth
+  from big_vision.datasets import core
+  from big_vision.evaluators import build, trial, validate
+
+  config = vqvae_nyu_depth.get_config("res=48")
+  config.evals = {"depth": config.evals.nyu_depth_val}
+  config.evals.depth.dataset_dir = nyu
+  config.input.batch_size = 8
+  lookup.preprocessing(config)
+
+  def predict(state, batch):
+    del state
+    assert batch["image"].shape == (8, 48, 48, 3)
+    return {"depth": batch["labels"][..., 0] + 0.25}
+
+  devices = np.asarray(jax.devices())
+  validate.validate(config, ["predict"], devices)
+  trial.check(config, {"predict": predict}, state, {}, devices)
+  [(_, evaluator, _, prefix)] = build.from_config(
+    config, {"predict": predict}, devices=devices
+  )
+  found = dict(evaluator.run(state))
+  assert prefix == "depth/" and list(found) == NAMES
+
+  source = core.get("nyu_depth_v2", split="validation", data_dir=nyu)
+  rmse, share = [], []
+  for example in source.get_tfdata(ordered=True).as_numpy_iterator():
+    assert example["depth"].dtype == np.float16
+    truth = example["depth"].astype(np.float64)[54:480, 41:601]
+    # Nearest neighbors twice: to the model's 48 pixels and back.
+    rows, columns = (
+      ((np.arange(n) + 0.5) * 48 // n + 0.5) * n // 48 for n in truth.shape
+    )
+    guess = truth[np.ix_(rows.astype(int), columns.astype(int))] + 0.25
+    valid = (truth > 1e-3) & (truth < 10)
+    assert 0.5 < valid.mean() < 1
+    rmse.append(np.sqrt(np.mean((guess - truth)[valid] ** 2)))
+    ratio = np.maximum(guess / truth, truth / guess)[valid]
+    share.append(np.mean(ratio < 1.25**2))
+  assert len(rmse) == 3
+  assert found["RMSE"] == pytest.approx(np.mean(rmse), rel=1e-4)
+  assert found["delta2"] == pytest.approx(np.mean(share), rel=1e-4)
