@@ -212,12 +212,21 @@ def preprocessing(
 
   Args:
     config: reads `pp_modules`.
-    default: the modules if the config names none.
+    default: the modules if the config names none; and that of the model's
+      project, `proj.uvim.pp_ops` for `model_name="proj.uvim.vit"`, if there is
+      one.
 
   Raises:
     ValueError: no such module, or it registers nothing.
   """
-  for name in config.get("pp_modules", default):
+  if "pp_modules" in config:
+    names = config["pp_modules"]
+  else:
+    names = [*default]
+    project = str(config.get("model_name") or "").rpartition(".")[0]
+    if project and _exists(f"big_vision.pp.{project}.pp_ops"):
+      names.append(f"{project}.pp_ops")
+  for name in names:
     module("pp", name, kind="preprocessing module", key="pp_modules", needs=OPS)
 
 

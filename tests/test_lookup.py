@@ -48,6 +48,38 @@ def test_offers_modules_that_register_ops():
     lookup.preprocessing({"pp_modules": ["builder"]})
 
 
+@pytest.mark.tf
+def test_preprocessing_of_a_project():
+  from big_vision.pp import registry
+
+  op = "preprocess_ops.make_canonical"
+  module = "big_vision.pp.proj.uvim.pp_ops"
+  before = sys.modules.pop(module, None)
+  ops = registry.Registry.global_registry()
+  mine = {
+    k: v for k, v in ops.items() if getattr(v, "__module__", "") == module
+  }
+  try:
+    for name in mine:
+      del ops[name]
+    for config in (
+      {},
+      {"model_name": None},
+      {"model_name": "vit"},
+      {"model_name": "proj.flexi.vit"},
+      {"model_name": "my.own.model"},
+      {"model_name": "proj.uvim.vit", "pp_modules": ["ops_general"]},
+    ):
+      lookup.preprocessing(config)
+      assert op not in ops
+    lookup.preprocessing({"model_name": "proj.uvim.vit"})
+    assert op in ops
+  finally:
+    if before:
+      ops.update(mine)
+      sys.modules[module] = before
+
+
 @pytest.mark.parametrize("name", ["common", "proj", "convnet", "", "a..b", "."])
 def test_what_is_no_model(name):
   with pytest.raises(ValueError, match="config.model_name: unknown") as e:

@@ -7,7 +7,9 @@ share of the batch that one device gets. Nothing is allocated.
 import contextlib
 import dataclasses
 import functools
+import inspect
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -119,7 +121,9 @@ def trace(
     ValueError: the batch cannot be split over the mesh, or the recipe needs
       what is not planned (frozen models).
   """
-  for key in ("num_classes", "model_name", "optax_name", "lr"):
+  batch_shapes = _batch_shapes_of(build)
+  required = ("model_name", "optax_name", "lr")
+  for key in required if batch_shapes else ("num_classes", *required):
     if config.get(key) is None:
       raise ValueError(
         f"config.{key} is required: what is planned is the training of one model."
@@ -128,10 +132,14 @@ def trace(
   share = _share(config, mesh, axes)
   config = config.copy_and_resolve_references().unlock()
   config.input.batch_size = share
-  batch = {
-    "image": jax.ShapeDtypeStruct((share, *image_size, channels), np.float32),
-    "labels": jax.ShapeDtypeStruct((share, config.num_classes), np.float32),
-  }
+  if batch_shapes:
+    batch = batch_shapes(config, share, image_size)
+  else:
+    floats = lambda *shape: jax.ShapeDtypeStruct((share, *shape), np.float32)
+    batch = {
+      "image": floats(*image_size, channels),
+      "labels": floats(config.num_classes),
+    }
   abstract = compat.abstract_mesh(mesh)
   total = schedules.steps(
     "total", config, _NUM_EXAMPLES, share * math.prod(mesh[a] for a in axes)
@@ -144,7 +152,7 @@ def trace(
     batch_shapes=batch,
     batches=None,
     num_examples=_NUM_EXAMPLES,
-    total_steps=int(total),
+    total_steps=min(int(total), 2**30),  # Schedules count in int32.
   )
   if config.get("lora"):
     raise ValueError(
@@ -188,6 +196,12 @@ def trace(
     batch_size=share * math.prod(mesh[a] for a in axes),
     accum_steps=accum,
   )
+
+
+def _batch_shapes_of(build):
+  """Returns the function `batch_shapes` of a trainer's module, or None."""
+  fn = inspect.unwrap(getattr(build, "func", build))
+  return getattr(sys.modules[fn.__module__], "batch_shapes", None)
 
 
 def _share(config, mesh, axes):

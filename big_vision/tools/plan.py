@@ -25,7 +25,7 @@ from absl import app, flags, logging
 
 from big_vision import command_line
 from big_vision.planning import chips
-from big_vision.training import run_help
+from big_vision.training import config_keys, run_help
 
 run_help.define(run_help.READS_CONFIG)
 
@@ -48,7 +48,12 @@ flags.DEFINE_integer(
   None,
   "Side of the images in pixels, if the preprocessing does not tell.",
 )
-flags.DEFINE_string("trainer", "big_vision.train", "Module with `build`.")
+flags.DEFINE_string(
+  "trainer",
+  None,
+  "Module with `build`; by default the one that alone reads keys of the config, "
+  "else big_vision.train.",
+)
 flags.DEFINE_bool(
   "advice",
   True,
@@ -151,6 +156,23 @@ def image_size(
   return (size, size) if isinstance(size, int) else tuple(size)[:2]
 
 
+def trainer_of(config: mlc.ConfigDict) -> str:
+  """Finds the trainer of a config.
+
+  Args:
+    config: ConfigDict.
+
+  Returns:
+    The module which alone reads one of its keys, `big_vision.train` if there is
+    none.
+  """
+  for key in config:
+    path, *others = config_keys.READERS.get(key, ("",))
+    if path.startswith("trainers/") and path.endswith(".py") and not others:
+      return f"big_vision.{path.removesuffix('.py').replace('/', '.')}"
+  return "big_vision.train"
+
+
 def main(argv: Sequence[str]) -> None:
   """Plans what the flags ask for.
 
@@ -171,7 +193,8 @@ def main(argv: Sequence[str]) -> None:
   try:
     mesh = parse_mesh(args.mesh, config.get("mesh"), args.devices)
     size = image_size(config, args.image_size)
-    build = importlib.import_module(args.trainer).build
+    trainer = args.trainer or trainer_of(config)
+    build = importlib.import_module(trainer).build
     costs, figures = report.plan(build, config, mesh, size, args.chip)
     print(report.show(figures), flush=True)
     if args.advice and not all(c["fits"] for c in figures["chips"].values()):

@@ -63,11 +63,13 @@ RUN: Types = {
 }
 _LABELS = "train.py", "trainers/proj/gsam/", "trainers/proj/flexi/train.py"
 _DISTILL = "trainers/proj/distill/", "trainers/proj/flexi/distill.py"
+_UVIM = "trainers/proj/uvim/vqvae.py"
 # Of some methods, and of `tools/eval_only.py`: (paths of the readers, keys).
 _BY_READER: tuple[tuple[tuple[str, ...], Types], ...] = (
   ((*_LABELS, "tools/eval_only.py"), {"loss": str}),
   ((*_LABELS, *_DISTILL, "tools/eval_only.py"), {"num_classes": int}),
-  ((*_LABELS, *_DISTILL), {"init_head_bias": float, "mixup": dict}),
+  ((*_LABELS, *_DISTILL, _UVIM), {"init_head_bias": float}),
+  ((*_LABELS, *_DISTILL), {"mixup": dict}),
   (
     _LABELS,
     {"class_weights": object, "cutmix": dict, "label_smoothing": float},
@@ -92,9 +94,9 @@ _BY_READER: tuple[tuple[tuple[str, ...], Types], ...] = (
   ),
   (("trainers/proj/gsam/",), {"gsam": dict}),
   (("trainers/proj/flexi/",), {"flexi": dict}),
-  (("trainers/proj/uvim/",), {"init_head_bias": float, "oracle": dict}),
+  (("trainers/proj/uvim/train.py",), {"oracle": dict}),
   (
-    ("trainers/proj/uvim/vqvae.py", "trainers/proj/uvim/depth_task.py"),
+    (_UVIM,),
     {
       "freeze_dict": bool,
       "max_depth": float,
@@ -174,6 +176,15 @@ EVALUATOR: Types = {
   "cache": str,
   "loss_name": str,
   **_durations("log"),
+}
+# Stage I of UViM in the config of stage II.
+ORACLE: Types = {
+  "max_depth": float,
+  "min_depth": float,
+  "model": dict,
+  "model_init": str,
+  "model_name": str,
+  "task": str,
 }
 PARTS: dict[str, Types] = {
   "cutmix": {"p": float, "switch_prob": float},
@@ -283,6 +294,8 @@ def keys_of(config: ConfigLike, part: Sequence[str]) -> Types | None:
 
     decoder = parameters(captioner.Model) or {}
     return {"weight": float, "parallel": float, **decoder}
+  if head == "oracle":  # A config of its own.
+    return keys_of(cfg, rest) if rest else ORACLE
   for model in _models(config):
     if head == model:
       return _model(config.get(f"{model}_name"), cfg, rest, f"{model}_name")

@@ -9,8 +9,10 @@ import ml_collections as mlc
 import pytest
 
 from big_vision import train
+from big_vision.configs.proj.uvim import vqvae_nyu_depth
 from big_vision.planning import chips, report
 from big_vision.tools import plan
+from big_vision.trainers.proj.uvim import vqvae
 
 VIT = dict(width=64, depth=2, mlp_dim=128, num_heads=4, patch_size=(8, 8))
 
@@ -81,6 +83,31 @@ def test_unknown_image_size():
   config = mlc.ConfigDict(dict(input=dict(pp="decode|flip_lr")))
   with pytest.raises(ValueError, match="config.input.pp.*--image_size"):
     plan.image_size(config)
+
+
+def test_trainer_of_a_config():
+  uvim = "big_vision.trainers.proj.uvim"
+  for keys, want in (
+    ({}, "big_vision.train"),
+    (dict(mixup={}, num_classes=3), "big_vision.train"),
+    (dict(eval_repeats=1), "big_vision.train"),
+    (dict(seed=0, freeze_dict=True), f"{uvim}.vqvae"),
+    (dict(oracle=dict(task="x")), f"{uvim}.train"),
+  ):
+    assert plan.trainer_of(mlc.ConfigDict(keys)) == want
+
+
+def test_stage_1_of_uvim():
+  config = vqvae_nyu_depth.get_config("res=32,runlocal")
+  size = plan.image_size(config)
+  _, got = report.plan(vqvae.build, config, {"data": 4}, size, ["v3"])
+  # 4 examples on each device: a picture and a depth map of float32.
+  assert got["bytes"]["batch"] == 4 * 4 * 32 * 32 * (3 + 1)
+  # The dictionary and how often each codeword is used.
+  assert got["bytes"]["state"] == 4 * 4096 * (768 + 1)
+  config.task = "proj.uvim.common"
+  with pytest.raises(ValueError, match="config.task: unknown task.*_task"):
+    report.plan(vqvae.build, config, {"data": 4}, size)
 
 
 @pytest.mark.parametrize(

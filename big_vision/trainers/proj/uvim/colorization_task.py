@@ -1,4 +1,4 @@
-"""Colorization: the colors of a grey image.
+"""Colorization: the colors of a gray image.
 
 `labels` [B, H, W, 3] are the colors in [-1, 1]. Shapes as in `common`.
 """
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from big_vision.trainers.proj.uvim import common
 from big_vision.types import Array, ConfigLike
+
+LABELS = (3, jnp.float32)
 
 
 def input_pp(batch: Mapping[str, Array], config: ConfigLike) -> dict[str, Any]:

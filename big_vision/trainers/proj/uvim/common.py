@@ -8,6 +8,8 @@ config that names it as the keyword `config`:
   loss_fn(logits, batch) -> (loss, logs): losses of each element, and by name.
   predict_outputs(logits, **kw): from the logits of patches to labels of pixels.
 
+It also says what `labels` are, `LABELS = (channels, dtype)`.
+
 Shapes: `B` batch, `H, W` pixels, `N` patches, `P` pixels of a patch, `C` classes.
 """
 
@@ -15,6 +17,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -59,6 +62,37 @@ def get_task(config: ConfigLike, key: str = "task") -> Task:
     for name in Task._fields
   }
   return Task(**bound)
+
+
+def batch_shapes(
+  config: ConfigLike, num: int, image_size: tuple[int, int]
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes of a training batch, to plan runs without data.
+
+  Args:
+    config: ConfigDict of stage I or II.
+    num: number of examples.
+    image_size: (height, width), pixels.
+
+  Returns:
+    Dict of `image`, `labels` and, in stage II, `image_ctx`.
+
+  Raises:
+    ValueError: there is no such task, or it does not say what labels are.
+  """
+  key = "oracle.task" if "oracle" in config else "task"
+  module = lookup.module(
+    "trainers",
+    (config.get("oracle") or config).get("task"),
+    kind="task",
+    key=key,
+    needs="LABELS",
+  )
+  shape = lambda n, dtype: jax.ShapeDtypeStruct((num, *image_size, n), dtype)
+  shapes = {"image": shape(3, np.float32), "labels": shape(*module.LABELS)}
+  if "oracle" in config:
+    shapes["image_ctx"] = shapes["image"]
+  return shapes
 
 
 def patchify(x: Array, config: ConfigLike) -> Array:

@@ -14,6 +14,8 @@ from big_vision.trainers.proj.uvim import common
 from big_vision.trainers.proj.uvim.common import ONE_HOT_AXIS
 from big_vision.types import Array, ConfigLike
 
+LABELS = (1, jnp.float32)
+
 
 def _num_bins(config):
   return config.model.inputs.depth[ONE_HOT_AXIS]

@@ -15,6 +15,8 @@ from big_vision.trainers.proj.uvim import common
 from big_vision.trainers.proj.uvim.common import ONE_HOT_AXIS
 from big_vision.types import Array, ConfigLike
 
+LABELS = (2, jnp.int32)
+
 _KEYS = ("semantics", "instances")
 
 

@@ -26,6 +26,7 @@ from big_vision import optax as bv_optax
 from big_vision.models.proj.uvim import quantizers
 from big_vision.models.proj.uvim.vit import STATISTICS
 from big_vision.trainers.proj.uvim import common
+from big_vision.trainers.proj.uvim.common import batch_shapes  # noqa: F401  (To plan runs.)
 from big_vision.training import cli
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
