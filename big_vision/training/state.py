@@ -59,7 +59,7 @@ def seed_keys(seed: int) -> tuple[Key, Key]:
 
 
 def plan(recipe: Recipe, setup: Setup) -> Plan:
-  """Infers shapes and shardings of the state; allocates frozen trees only.
+  """Infers shapes and shardings of the state; moves frozen trees to devices.
 
   Args:
     recipe: the Recipe.
@@ -98,7 +98,8 @@ def plan(recipe: Recipe, setup: Setup) -> Plan:
     if frozen:
       named = {"frozen": frozen}
       where = sharding.infer_sharding(named, strategy=strategy, mesh=mesh)
-      frozen = reshard(named, where)["frozen"]
+      put = _with_shardings if setup.abstract else reshard
+      frozen = put(named, where)["frozen"]
   shapes = nn.unbox(boxed)
   ema.plan(config, shapes, shardings)
   return Plan(
@@ -109,6 +110,15 @@ def plan(recipe: Recipe, setup: Setup) -> Plan:
     schedules=schedules,
     make=make,
     frozen=frozen,
+  )
+
+
+def _with_shardings(shapes, shardings):
+  """Does for shapes what `reshard` does for arrays."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    shardings,
   )
 
 
