@@ -271,11 +271,13 @@ class UViM:
     self.task, self.preprocess, self.pp = oracle.task, preprocess, preprocess.pp
     self.model = _build(config)
     size = tuple(config.model.get("input_size", (256, 256)))
-    self._length = config.model.get("seq_len", oracle.num_codes)
+    # Neither the padding nor what a larger vocabulary has.
+    num_words = oracle.model.dict_size + 1
+    self._no_codes = (0, *range(num_words, self.model.vocab_size))
 
     def init():
       image = jnp.zeros([1, *size, 3])
-      text = jnp.zeros([1, self._length], jnp.int32)
+      text = jnp.zeros([1, oracle.num_codes], jnp.int32)
       return self.model.init(jax.random.key(0), image, text)["params"]
 
     self.params = _fit(params, jax.eval_shape(init), name)
@@ -305,7 +307,7 @@ class UViM:
     key = jax.random.key(seed)
     keys = jax.vmap(lambda x: jax.random.fold_in(key, x))(batch["number"])
     image = batch["image"]
-    prompts = jnp.zeros([len(image), self._length], jnp.int32)
+    prompts = jnp.zeros([len(image), self.oracle.num_codes], jnp.int32)
     sequences, _, _ = decode.temperature_sampling(
       {"params": params},
       image,
@@ -313,7 +315,7 @@ class UViM:
       keys,
       model=self.model,
       temperature=temperature,
-      num_samples=1,
+      mask_token_ids=self._no_codes,
       eos_token=-1,
     )
     codes = sequences[:, 0] - 1
