@@ -8,7 +8,7 @@ Shapes: I pictures, H, W pixels of a picture, h, w of the model, n codes.
 import functools
 import itertools
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -244,6 +244,7 @@ class UViM:
     preprocess: picture -> the model's inputs.
     pp: preprocessing string of pictures.
     name: where the parameters are from.
+    class_names: class -> name, of label maps; empty if they are not known.
   """
 
   def __init__(
@@ -254,6 +255,7 @@ class UViM:
     *,
     preprocess: Preprocess,
     name: str,
+    class_names: Mapping[int, str] | None = None,
   ):
     """Builds the model.
 
@@ -263,11 +265,13 @@ class UViM:
       oracle: stage I.
       preprocess: of pictures.
       name: where the parameters are from.
+      class_names: see the attribute.
 
     Raises:
       ConfigError: the parameters do not fit the model.
     """
     self.config, self.oracle, self.name = config, oracle, name
+    self.class_names = dict(class_names or {})
     self.task, self.preprocess, self.pp = oracle.task, preprocess, preprocess.pp
     self.model = _build(config)
     size = tuple(config.model.get("input_size", (256, 256)))
@@ -430,7 +434,7 @@ class UViM:
     Returns:
       See `uvim_labels.describe`.
     """
-    return uvim_labels.describe(self.task, labels)
+    return uvim_labels.describe(self.task, labels, self.class_names)
 
 
 def inputs_of(preprocess: Preprocess, image: Any) -> dict[str, Any]:
