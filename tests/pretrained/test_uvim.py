@@ -194,6 +194,8 @@ def test_examples(tmp_path, monkeypatch):
   pp = 'coco_panoptic|concat(["semantics","instances"], "labels")'
   for task in TASKS:
     config = ConfigDict(uvim_runs.stage_one_config(task))
+    assert uvim_examples.data_of(config) == data
+    del config.evals.one["dataset"]
     with pytest.raises(ValueError, match="no evaluator with `data`"):
       uvim_examples.examples(config, 3)
     config.evals.val.data = data
@@ -205,5 +207,3 @@ def test_examples(tmp_path, monkeypatch):
       raw = next(iter(core.get(**source).get_tfdata(ordered=True)))
       want = builder.get_preprocess_fn(pp, log_data=False)(raw)["labels"]
       np.testing.assert_array_equal(labels, want)
-    config.evals.one = dict(dataset=data["name"], split="validation")
-    assert uvim_examples.data_of(config) == data
