@@ -11,7 +11,9 @@ from big_vision.configs.proj.uvim import (
   vqvae_imagenet2012_colorization,
   vqvae_nyu_depth,
 )
-from big_vision.pp import builder
+from big_vision.pp import builder as pp_builder
+from big_vision.tf import tf
+from big_vision.trainers.proj.uvim import common as planned
 from big_vision.training import config_check, config_keys
 
 STAGE_1 = (
@@ -140,17 +142,6 @@ def test_checks_of_configs(module, arg):
   config_check.check_training(module.get_config(arg))
 
 
-@pytest.mark.tf
-@pytest.mark.parametrize("module", [*STAGE_1, *STAGE_2], ids=name)
-def test_preprocessing_can_be_built(module):
-  """Without `pp_modules`, which the published configs do not name."""
-  config = module.get_config()
-  lookup.preprocessing(config)
-  builder.get_preprocess_fn(config.input.pp)
-  for cfg in config.evals.values():
-    builder.get_preprocess_fn(cfg.get("pp_fn"))
-
-
 @pytest.mark.parametrize("module", STAGE_1, ids=name)
 def test_keys_are_known(module):
   config = module.get_config()
@@ -174,3 +165,52 @@ def test_unknown_keys():
     with pytest.raises(lookup.ConfigError, match=f"config.{path}.*{hint}"):
       config_keys.type_of(config, path.split("."))
   assert config_keys.type_of(config, ["oracle", "model", "dict_size"]) is int
+
+
+@pytest.mark.tf
+@pytest.mark.parametrize("module", [*STAGE_1, *STAGE_2], ids=name)
+def test_preprocessing_of_the_original_data(module, tmp_path):
+  """TFDS knows what raw examples are, without having any.
+
+  The published configs have no `pp_modules`.
+  """
+  tfds = pytest.importorskip("tensorflow_datasets")
+  from big_vision.datasets import tfds as ds_tfds
+
+  config = module.get_config()
+  lookup.preprocessing(config)
+  builder = tfds.builder(
+    config.input.data.name, data_dir=tmp_path, try_gcs=False
+  )
+  spec = dict(
+    ds_tfds.example_spec(builder), tfds_id=tf.TensorSpec([], tf.string)
+  )
+  shapes = planned.batch_shapes(config, 1, (512, 512))
+  channels, dtype = shapes["labels"].shape[-1], shapes["labels"].dtype
+
+  def shape_of(pp):
+    op = pp_builder.get_preprocess_fn(pp, log_data=False)
+    copied = lambda example: op(dict(example))
+    fn = tf.function(copied, autograph=False).get_concrete_function(spec)
+    return {k: (v.shape, v.dtype) for k, v in fn.structured_outputs.items()}
+
+  pixels = [512, 512, 3], tf.float32
+  images = {"image": pixels} | (
+    {"image_ctx": pixels} if "oracle" in config else {}
+  )
+  labels = {"labels": ([512, 512, channels], dtype)}
+  assert shape_of(config.input.pp) == images | labels
+  for cfg in config.evals.values():
+    pp = cfg.get("pp_fn", "")
+    # Some evaluators decode pictures themselves.
+    pp = pp if not pp or pp.startswith("decode") else f"decode|{pp}"
+    if not pp:
+      continue
+    got = shape_of(pp)
+    assert images.items() <= got.items()
+    if "labels" in got:
+      assert got["labels"] == labels["labels"]
+    if "ground_truth" in got:
+      assert got["ground_truth"] == ([426, 560, 1], tf.float32)
+    if "image/id" in got:
+      assert got["image/id"] == ([], tf.int64)

@@ -1,0 +1,1 @@
+"""Evaluators of UViM: https://arxiv.org/abs/2205.10337."""

@@ -1,0 +1,1 @@
+"""Facts about COCO, https://cocodataset.org."""
