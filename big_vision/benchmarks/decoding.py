@@ -46,7 +46,7 @@ def measure(
   length = model.seq_len
   rng = np.random.default_rng(0)
   image = rng.uniform(-1, 1, (batch, *model.input_size, 3)).astype(np.float32)
-  prompts = np.zeros([batch, length], np.int32)
+  prompts = jnp.zeros([batch, length], jnp.int32)
   shapes = jax.eval_shape(model.init, jax.random.key(0), image, prompts)
   draw = lambda x: 0.02 * rng.normal(size=x.shape).astype(np.float32)
   params = jax.device_put(jax.tree.map(draw, shapes))
@@ -69,7 +69,7 @@ def measure(
       best = jnp.argmax(now, axis=-1).astype(jnp.int32)
       return jax.lax.dynamic_update_index_in_dim(sequences, best, i, 1)
 
-    return jax.lax.fori_loop(0, tokens, step, jnp.asarray(prompts))
+    return jax.lax.fori_loop(0, tokens, step, prompts)
 
   fns = (
     lambda: cached(model),

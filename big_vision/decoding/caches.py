@@ -7,9 +7,9 @@ each other.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict, freeze
 
 from big_vision import lookup
 from big_vision.types import Array, PyTree
@@ -54,8 +54,8 @@ def _map_with_names(fn, tree, name=""):
   if not isinstance(tree, Mapping):
     return fn(name, tree)
   mapped = {k: _map_with_names(fn, v, k) for k, v in tree.items()}
-  is_frozen = isinstance(tree, flax.core.FrozenDict)
-  return flax.core.freeze(mapped) if is_frozen else mapped
+  is_frozen = isinstance(tree, FrozenDict)
+  return freeze(mapped) if is_frozen else mapped
 
 
 def repeat_cache(

@@ -123,5 +123,5 @@ def is_batched(rng: Key) -> bool:
   Returns:
     True for keys [N].
   """
-  is_new = jax.dtypes.issubdtype(rng.dtype, jax.dtypes.prng_key)
+  is_new = jnp.issubdtype(rng.dtype, jax.dtypes.prng_key)
   return rng.ndim > (0 if is_new else 1)

@@ -12,12 +12,13 @@ Shapes: `B` examples, `S` samples per example, `N = B * S` sequences, those of a
 example next to each other; `L` length, `V` vocabulary.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from big_vision.decoding import filters
 from big_vision.types import Array, Key, PyTree
@@ -27,7 +28,7 @@ EOS_ID = 1
 StepFn = Callable[[Array, PyTree], tuple[Array, PyTree]]
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class LoopState:
   """Holds what changes from token to token.
 
@@ -173,7 +174,8 @@ def _after(state, prefilled):
   length = state.logprobs.shape[1]
   known = jnp.arange(length)[None, :] < prefilled.num
   logprobs = jnp.where(known, prefilled.logprobs, 0.0)
-  return state.replace(
+  return dataclasses.replace(
+    state,
     cur_index=jnp.asarray(prefilled.num, jnp.int32),
     scores=jnp.sum(logprobs, axis=1),
     logprobs=logprobs,

@@ -262,9 +262,7 @@ def generate(
     for name, value in generate_fn_kwargs.items()
   }
   is_int = not hasattr(seed, "dtype") or jnp.ndim(seed) == 0
-  is_int &= not jax.dtypes.issubdtype(
-    getattr(seed, "dtype", int), jax.dtypes.prng_key
-  )
+  is_int &= not jnp.issubdtype(getattr(seed, "dtype", int), jax.dtypes.prng_key)
   return _generate(
     params,
     tuple(inputs),

@@ -467,10 +467,9 @@ def load(
       learned, or parameters do not match, see `common.merge_params`.
   """
   if isinstance(init_files, str | os.PathLike | common.Loaded):
+    source: Any = init_files
     unused = () if dont_load == _NOT_OF_ENCODER else dont_load
-    return common.load(
-      init_params, init_files, unused, common.convert_pre_linen
-    )
+    return common.load(init_params, source, unused, common.convert_pre_linen)
   return _load_encoder(
     init_params, init_files, model_params, dont_load, encoder_load_kw
   )
