@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from big_vision import config_history, fs, trackers
+from big_vision import config_history, fs, pictures, trackers
 from big_vision.types import ConfigLike
 
 
@@ -22,7 +22,8 @@ class BigVisionMetricWriter:
   Process 0 writes; in the others all calls do nothing. With a workdir there
   are `big_vision_metrics.txt`, one JSON object a line, which a resumed run
   continues, `config.json`, and TensorBoard event files (local folders only).
-  `trackers` of the config get the same values at the same steps.
+  `trackers` of the config get the same values at the same steps. Pictures go to
+  PNG files, TensorBoard and the trackers, see `pictures.py`.
 
   A write is one system call, made by a thread before the next `step_end`
   returns: a process killed at any time loses at most its latest line.
@@ -54,6 +55,7 @@ class BigVisionMetricWriter:
     """
     self.step = 0
     self.step_metrics = {}
+    self.step_pictures = {}
     self.latest = {}
     self.workdir = workdir if jax.process_index() == 0 else None
     self._config = config
@@ -120,7 +122,7 @@ class BigVisionMetricWriter:
       step: number of finished steps that the coming values belong to.
     """
     self.step = step
-    self.step_metrics = {}
+    self.step_metrics, self.step_pictures = {}, {}
 
   def measure(self, name: str, value: Any) -> float | tuple[int, ...] | None:
     """Logs one value and collects it for the line of this step.
@@ -128,12 +130,15 @@ class BigVisionMetricWriter:
     Args:
       name: name of the metric.
       value: number or array, also on a device. An array of more than one
-        element is represented by its shape.
+        element is represented by its shape. Or a `pictures.Picture`.
 
     Returns:
-      The float or the shape tuple; None on other processes.
+      The float or the shape tuple; None on other processes and for a picture.
     """
     if jax.process_index() != 0:
+      return None
+    if isinstance(value, pictures.Picture):
+      self.step_pictures[name] = value.pixels
       return None
     # Fetched explicitly: the transfer guard forbids the implicit kind.
     value = np.squeeze(np.asarray(jax.device_get(value)))
@@ -151,15 +156,15 @@ class BigVisionMetricWriter:
         file proper is one of a training step.
     """
     # Taken away here and handed over: the thread never sees a later step.
-    step, metrics = self.step, self.step_metrics
-    self.step_metrics = {}
-    if not metrics:
+    step, metrics, shown = self.step, self.step_metrics, self.step_pictures
+    self.step_metrics, self.step_pictures = {}, {}
+    if not metrics and not shown:
       return
     fname = self.fname_initial if initial else self.fname
     if self._held is not None:
-      self._held.append((fname, step, metrics))
+      self._held.append((fname, step, metrics, shown))
     else:
-      self._submit(fname, step, metrics)
+      self._submit(fname, step, metrics, shown)
 
   def close(self) -> None:
     """Writes what is left and waits until it is written.
@@ -180,23 +185,28 @@ class BigVisionMetricWriter:
       if self._tensorboard is not None:
         self._tensorboard.close()
 
-  def _submit(self, fname, step, metrics):
+  def _submit(self, fname, step, metrics, shown):
     if self._trackers is not None:
-      self._trackers.log(step, metrics)
+      self._trackers.log(step, metrics, shown)
     if self._pool is not None:
       self._wait()
-      self._pending = self._pool.submit(self._write, fname, step, metrics)
+      self._pending = self._pool.submit(
+        self._write, fname, step, metrics, shown
+      )
 
   def _wait(self):
     if self._pending is not None:
       pending, self._pending = self._pending, None
       pending.result()  # Raises what the thread raised, a full disk say.
 
-  def _write(self, fname, step, metrics):
-    line = json.dumps({"step": step, **metrics}) + "\n"
+  def _write(self, fname, step, metrics, shown):
+    for name, pixels in shown.items():
+      pictures.save(pixels, pictures.path_of(self.workdir, name, step))
+    line = json.dumps({"step": step, **metrics}) + "\n" if metrics else ""
     if not fs.is_local(fname):
-      with fs.open(fname, "a") as f:
-        f.write(line)
+      if line:
+        with fs.open(fname, "a") as f:
+          f.write(line)
       return
     with open(fname, "ab", buffering=0) as f:
       f.write(line.encode())
@@ -211,6 +221,8 @@ class BigVisionMetricWriter:
     for name, value in metrics.items():
       if isinstance(value, float):
         self._tensorboard.add_scalar(name, value, step)
+    for name, pixels in shown.items():
+      self._tensorboard.add_image(name, pixels, step, dataformats="HWC")
     self._tensorboard.flush()
 
 

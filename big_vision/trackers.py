@@ -62,6 +62,10 @@ class Tracker(Protocol):
     """Sends the values of a step."""
     ...
 
+  def log_pictures(self, step: int, pictures: Mapping[str, Any]) -> None:
+    """Sends pictures of a step, uint8 [H, W, 3]."""
+    ...
+
   def finish(self, outcome: str) -> None:
     """Sends what is left; tells what became of the run, see `Trackers.close`."""
     ...
@@ -90,6 +94,12 @@ class _Wandb:
 
   def log(self, step, metrics):
     self._run.log({"step": step, **metrics})
+
+  def log_pictures(self, step, pictures):
+    import wandb
+
+    shown = {name: wandb.Image(x) for name, x in pictures.items()}
+    self._run.log({"step": step, **shown})
 
   def finish(self, outcome):
     if outcome == "preempted":  # Else it would count as failed.
@@ -140,6 +150,11 @@ class _MLflow:
     for i in range(0, len(values), 1000):
       self._client.log_batch(self.id, metrics=values[i : i + 1000])
 
+  def log_pictures(self, step, pictures):
+    for name, pixels in pictures.items():
+      key = self._allowed(name)
+      self._client.log_image(self.id, pixels, key=key, step=step)
+
   def finish(self, outcome):
     status = {"failed": "FAILED", "preempted": "KILLED"}
     self._client.set_terminated(self.id, status.get(outcome, "FINISHED"))
@@ -162,6 +177,12 @@ class _Trackio:
 
   def log(self, step, metrics):
     self._run.log(metrics, step=step)
+
+  def log_pictures(self, step, pictures):
+    import trackio
+
+    shown = {name: trackio.Image(x) for name, x in pictures.items()}
+    self._run.log(shown, step=step)
 
   def finish(self, outcome):
     self._run.finish()
@@ -238,16 +259,22 @@ class Trackers:
         run = Run(plain, workdir, ids.get(name))
         self._workers.append(_Worker(name, start, run, self._started))
 
-  def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+  def log(
+    self,
+    step: int,
+    metrics: Mapping[str, Any],
+    pictures: Mapping[str, Any] | None = None,
+  ) -> None:
     """Hands the values of a step over.
 
     Args:
       step: number of finished steps.
       metrics: name -> value; what is not a float is left out.
+      pictures: name -> uint8 [H, W, 3].
     """
     values = {k: v for k, v in metrics.items() if isinstance(v, float)}
     for worker in self._workers:
-      worker.todo.put((step, values))
+      worker.todo.put((step, values, pictures or {}))
 
   def close(self, outcome: str = "finished") -> None:
     """Waits until everything is sent, at most a minute.
@@ -301,6 +328,7 @@ class _Worker(threading.Thread):
     self.todo = queue.Queue()
     self.outcome = "finished"
     self._start, self._run_info, self._started_fn = start, run, started
+    self._takes_pictures = True
     self.start()
 
   def run(self):
@@ -308,13 +336,31 @@ class _Worker(threading.Thread):
       tracker = self._start(self._run_info)
       self._started_fn(self.name, tracker.id)
       while (row := self.todo.get()) is not None:
-        tracker.log(*row)
+        step, values, pictures = row
+        if values or not pictures:
+          tracker.log(step, values)
+        if pictures and self._takes_pictures:
+          self._send(tracker, step, pictures)
       tracker.finish(self.outcome)
     # Of any kind: training is worth more than its curves at a tracker.
     except Exception as e:
       logging.warning(
         "config.trackers: %s failed, and gets nothing more of this run, which "
         "goes on: %s: %s",
+        self.name,
+        type(e).__name__,
+        " ".join(str(e).split()),
+      )
+
+  def _send(self, tracker, step, pictures):
+    """Sends pictures; a version of a library without them still gets numbers."""
+    try:
+      tracker.log_pictures(step, pictures)
+    except Exception as e:
+      self._takes_pictures = False
+      logging.warning(
+        "config.trackers: %s did not take pictures, and gets no more of them: "
+        "%s: %s",
         self.name,
         type(e).__name__,
         " ".join(str(e).split()),

@@ -209,12 +209,12 @@ def convert_pre_linen(params: Mapping[str, Any]) -> Params:
 
 
 class AddPositionEmbs(nn.Module):
-  """Adds positional embeddings, to whole sequences or to one token per call.
+  """Adds positional embeddings, to whole sequences or to the next tokens.
 
   Attributes:
     decode: bool, autoregressive decoding. The call that creates the variable
       `cache/cache_index` takes whole sequences; each later call takes the next
-      token.
+      token, or the next few.
   """
 
   decode: bool = False
@@ -242,6 +242,7 @@ class AddPositionEmbs(nn.Module):
         "cache", "cache_index", lambda: jnp.zeros((), jnp.uint32)
       )
       if started:
-        here = jax.lax.dynamic_slice_in_dim(posemb, index.value, 1, axis=1)
-        index.value = index.value + 1
+        num = inputs.shape[1]
+        here = jax.lax.dynamic_slice_in_dim(posemb, index.value, num, axis=1)
+        index.value = index.value + num
     return inputs + here

@@ -45,6 +45,7 @@ class Program:
     state: tree of ShapeDtypeStruct, the training state.
     shardings: tree of NamedSharding, same structure.
     batch: dict of ShapeDtypeStruct, one device's share.
+    frozen: tree of ShapeDtypeStruct with shardings, what is not trained.
     mesh: dict of axis name -> size.
     batch_axes: axes over which the batch is split.
     batch_size: int, of all devices together.
@@ -55,6 +56,7 @@ class Program:
   state: dict[str, Any]
   shardings: dict[str, Any]
   batch: dict[str, jax.ShapeDtypeStruct]
+  frozen: dict[str, Any]
   mesh: dict[str, int]
   batch_axes: tuple[str, ...]
   batch_size: int
@@ -153,6 +155,7 @@ def trace(
     batches=None,
     num_examples=_NUM_EXAMPLES,
     total_steps=min(int(total), 2**30),  # Schedules count in int32.
+    abstract=True,
   )
   if config.get("lora"):
     raise ValueError(
@@ -160,14 +163,14 @@ def trace(
       "it, which takes more memory."
     )
   recipe = build(setup)
-  if recipe.frozen:
+  if any(hasattr(x, "nbytes") for x in jax.tree.leaves(recipe.frozen)):
     raise ValueError(
       f"Frozen models ({', '.join(recipe.frozen)}) are not planned: --trainer "
       "has to be one that trains all that it holds."
     )
   plan = state_lib.plan(recipe, setup)
   accum = config.get("grad_accum_steps") or 1
-  fn = functools.partial(
+  update = functools.partial(
     step_lib.update,
     recipe=dataclasses.replace(
       recipe, grad_fn=_marked(recipe.grad_fn, plan.shardings["params"])
@@ -179,18 +182,30 @@ def trace(
     static=recipe.static_args(1) if recipe.static_args else (),
     average=ema.settings(config),
   )
+
+  def fn(state, batch, frozen, key):
+    frozen = jax.tree.map(jaxpr_lib.gather_p.bind, frozen)
+    return update(state, batch, frozen, key)
+
   key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
   with setup.context():
-    closed = jax.make_jaxpr(fn)(plan.shapes, batch, {}, key)
+    closed = jax.make_jaxpr(fn)(plan.shapes, batch, plan.frozen, key)
   graph = jaxpr_lib.from_jaxpr(closed)
   passes.place_communication(graph)
-  for v, s in zip(graph.inputs, jax.tree.leaves(plan.shardings), strict=False):
+  where = jax.tree.leaves(plan.shardings)
+  frozen = [x.sharding for x in jax.tree.leaves(plan.frozen)]
+  first = len(where) + len(jax.tree.leaves(batch))
+  for v, s in [
+    *zip(graph.inputs, where, strict=False),
+    *zip(graph.inputs[first:], frozen, strict=False),
+  ]:
     v.spec = spec_of(s, len(v.shape))
   return Program(
     graph=graph,
     state=plan.shapes,
     shardings=plan.shardings,
     batch=batch,
+    frozen=plan.frozen,
     mesh=dict(mesh),
     batch_axes=axes,
     batch_size=share * math.prod(mesh[a] for a in axes),
@@ -263,6 +278,11 @@ def argument_bytes(program: Program) -> dict[str, Any]:
     part: sum(local for *_, local in leaves(program, part))
     for part in program.state
   }
+  if program.frozen:
+    sizes["frozen"] = sum(
+      math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+      for x in jax.tree.leaves(program.frozen)
+    )
   # The pipeline splits the batch over all devices, whatever the model does.
   copies = program.num_devices // program.data_parallel
   sizes["batch"] = sum(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from big_vision import config_history, fs
+from big_vision import pictures as pictures_lib
 from big_vision.plots import sweep_curves, x_axes
 
 METRICS_FILE = "big_vision_metrics.txt"
@@ -27,12 +28,14 @@ class Run:
     series: dict of metric name -> (list of steps, ascending; list of values).
     config: flat dict of config key -> value; empty if there is no config.json.
     changes: step -> what has changed in the config there, see `config_history`.
+    pictures: name -> step, ascending, -> path of a PNG file.
   """
 
   name: str
   series: dict
   config: dict
   changes: dict[int, list[str]] = dataclasses.field(default_factory=dict)
+  pictures: dict[str, dict[int, str]] = dataclasses.field(default_factory=dict)
 
   @functools.cached_property
   def sweeps(self) -> dict[str, dict[str, Any]]:
@@ -147,8 +150,10 @@ def read_runs(workdirs: Sequence[str]) -> list[Run]:
       with fs.open(config_file) as f:
         config = config_history.flatten(json.load(f))
     series = x_axes.with_learning_rates(series, config)
-    changes = config_history.changes(os.path.dirname(path) or ".")
-    runs.append(Run(name, series, config, changes))
+    workdir = os.path.dirname(path) or "."
+    changes = config_history.changes(workdir)
+    pictures = pictures_lib.find(workdir)
+    runs.append(Run(name, series, config, changes, pictures))
   return runs
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from big_vision.plots import curves, metric_groups, x_axes
+from big_vision.plots import curves, embedded, metric_groups, x_axes
 
 
 def make(runs: Sequence[curves.Run], top: str = "", x: str = "step") -> str:
@@ -36,6 +36,7 @@ def make(runs: Sequence[curves.Run], top: str = "", x: str = "step") -> str:
       for run in runs
     ],
     "groups": groups,
+    "pictures": embedded.embed(runs),
     "sweeps": metric_groups.group_sweeps(runs),
     "x": x,
     "labels": [

@@ -2,10 +2,11 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 FORMATS = ("table", "csv", "jsonl")
@@ -19,14 +20,14 @@ class Row:
   Attributes:
     picture: its name.
     predictions: objects with `name`, `probability` and `label`, the most probable
-      first; of a regression a dict of name -> value.
+      first; of a regression or of label maps a dict of name -> value.
     features: array [D].
     error: why it cannot be read, "" if it can.
     caption: text that describes it, of models that do so.
   """
 
   picture: str
-  predictions: Sequence[Any] | Mapping[str, float] = ()
+  predictions: Sequence[Any] | Mapping[str, Any] = ()
   features: Any = None
   error: str = ""
   caption: str | None = None
@@ -46,7 +47,7 @@ def writer(
     out: where to.
     num_classes: how many classes a row has, each in columns of its own; None: any
       number, in columns of lists.
-    targets: names of the values, of a regression.
+    targets: names of the values, of a regression or of label maps.
     captions: whether rows have captions instead of classes.
 
   Returns:
@@ -78,12 +79,31 @@ def writer(
   return write
 
 
+def batches(items: Iterable[Any], num: int) -> Iterator[list[Any]]:
+  """Takes items together.
+
+  Args:
+    items: any.
+    num: how many.
+
+  Yields:
+    Lists of so many, of fewer at the end.
+  """
+  items = iter(items)
+  while batch := list(itertools.islice(items, num)):
+    yield batch
+
+
 def _cells_of_captions(caption):
   return [caption]
 
 
 def _cells_of_values(values):
-  return [f"{value:.6g}" for value in values.values()]
+  return [_shown(value) for value in values.values()]
+
+
+def _shown(value):
+  return value if isinstance(value, str) else f"{value:.6g}"
 
 
 def _cells_of_classes(predictions):
@@ -103,7 +123,8 @@ def _as_dict(row):
   if row.caption is not None:
     return {"picture": row.picture, "caption": row.caption}
   if isinstance(row.predictions, Mapping):
-    values = {k: float(f"{x:.7g}") for k, x in row.predictions.items()}
+    short = lambda x: float(f"{x:.7g}") if isinstance(x, float) else x
+    values = {k: short(x) for k, x in row.predictions.items()}
     return {"picture": row.picture, "values": values}
   return {
     "picture": row.picture,
@@ -121,7 +142,7 @@ def _as_text(row):
   if row.caption is not None:
     cells = [row.caption]
   elif isinstance(row.predictions, Mapping):
-    cells = [f"{name} {x:.6g}" for name, x in row.predictions.items()]
+    cells = [f"{name} {_shown(x)}" for name, x in row.predictions.items()]
   else:
     cells = [f"{p.name} {100 * p.probability:.1f}%" for p in row.predictions]
   text = f"error: {row.error}" if row.error else "  ".join(cells)

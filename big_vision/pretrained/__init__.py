@@ -18,6 +18,7 @@ from big_vision.pretrained.image_text import ImageText
 from big_vision.pretrained.loading import load
 from big_vision.pretrained.regressor import Regressor
 from big_vision.pretrained.text_encoder import TextEncoder
+from big_vision.pretrained.uvim import UViM, UViMOracle
 
 __all__ = [
   "Backbone",
@@ -26,6 +27,8 @@ __all__ = [
   "Prediction",
   "Regressor",
   "TextEncoder",
+  "UViM",
+  "UViMOracle",
   "list",
   "load",
 ]

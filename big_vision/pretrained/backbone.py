@@ -288,10 +288,10 @@ def _load(
   elif sources.is_source(init):
     params = load()
   else:
-    params, misfits = _fit(models.load_params(init), shapes)
+    params, misfits = fit(models.load_params(init), shapes)
     if misfits:
       params = load()
-  params, misfits = _fit(params, shapes)
+  params, misfits = fit(params, shapes)
   if misfits:
     raise lookup.ConfigError(
       f"{init} does not fit config.{key}: {misfits[0]}"
@@ -300,8 +300,17 @@ def _load(
   return model, jax.device_put(params, jax.local_devices()[0])
 
 
-def _fit(stored, shapes, name=""):
-  """Takes from a checkpoint what a model has; (parameters, what does not fit)."""
+def fit(stored: Any, shapes: Any, name: str = "") -> tuple[Any, list[str]]:
+  """Takes from a checkpoint what a model has.
+
+  Args:
+    stored: nested dict of arrays.
+    shapes: nested dict of ShapeDtypeStruct.
+    name: of this part, for what does not fit.
+
+  Returns:
+    (parameters, list of what is missing or has another shape).
+  """
   if not isinstance(shapes, dict):
     if np.shape(stored) == shapes.shape:
       return stored, []
@@ -314,6 +323,6 @@ def _fit(stored, shapes, name=""):
     if not isinstance(stored, dict) or key not in stored:
       misfits.append(f"{path} is missing")
       continue
-    out[key], more = _fit(stored[key], shape, path)
+    out[key], more = fit(stored[key], shape, path)
     misfits += more
   return out, misfits

@@ -18,6 +18,9 @@ from big_vision.pretrained import (
   published,
   regressor,
   run_files,
+  uvim,
+  uvim_files,
+  uvim_loading,
 )
 from big_vision.pretrained.backbone import Backbone, model_key
 from big_vision.pretrained.captions import Captions
@@ -39,7 +42,17 @@ def load(
   image_size: int | Sequence[int] | None = None,
   dtype_mm: str | None = None,
   scan: bool | None = None,
-) -> Backbone | Classifier | ImageText | regressor.Regressor | TextEncoder:
+  config: ConfigDict | None = None,
+  oracle: str | os.PathLike[str] | None = None,
+) -> (
+  Backbone
+  | Classifier
+  | ImageText
+  | regressor.Regressor
+  | TextEncoder
+  | uvim.UViM
+  | uvim.UViMOracle
+):
   """Loads a model, with its preprocessing and classes.
 
   Of the modules that the config of a run names only those of big_vision are
@@ -63,10 +76,14 @@ def load(
       resampled, and `pp` makes pictures of this size.
     dtype_mm: dtype of the computation, such as "bfloat16".
     scan: whether to compile one block instead of all.
+    config: of a run of UViM, whose checkpoint `path` is, without its workdir.
+    oracle: of a run of UViM's stage II, where stage I is: its workdir, a
+      checkpoint of it, or an .npz file; None is `config.oracle.model_init`.
 
   Returns:
     A `Classifier`, a `Backbone` if the model has no head, a `Regressor`, an
-    `ImageText`, or a `TextEncoder` for a text tower alone.
+    `ImageText`, or a `TextEncoder` for a text tower alone; a `UViM`, or a
+    `UViMOracle` of its stage I.
 
   Raises:
     ValueError: there is no such model or no checkpoint, or it does not fit.
@@ -79,11 +96,23 @@ def load(
       f"params={params!r} is unknown{lookup.did_you_mean(params, build.PARAMS)}"
     )
   changes = _Changes(num_classes, image_size, dtype_mm, scan)
+  of_uvim: dict[str, Any] = dict(params=params, pp=pp, pp_modules=pp_modules)
+  of_uvim["oracle"] = oracle and os.fspath(oracle)
+  if config is not None:
+    changes.refuse("a config of UViM")
+    if not uvim_loading.is_uvim(config):
+      raise lookup.ConfigError(
+        "config=...: only configs of UViM are taken here, with `task`, or "
+        "`oracle.task`: others are in the workdir of a run."
+      )
+    init = uvim_files.locate(init or workdir)[1]
+    return uvim_loading.load(config, init, **of_uvim)
   if run := published.run_of(workdir):
     workdir, init = run, init or workdir
   elif published.is_checkpoint(workdir):
-    if init or params == build.EMA:
+    if init or oracle or params == build.EMA:
       given = f"init={init!r}" if init else f"params={params!r}"
+      given = f"oracle={of_uvim['oracle']!r}" if oracle else given
       raise lookup.ConfigError(
         f"{given} is for workdirs of runs; {path} is a checkpoint itself."
       )
@@ -91,6 +120,14 @@ def load(
     return _published(found, pp, pp_txt, changes)
   config = run_files.read_config(workdir)
   init = init or run_files.checkpoint_of(workdir)
+  if uvim_loading.is_uvim(config):
+    changes.refuse("a run of UViM")
+    return uvim_loading.load(config, init, **of_uvim)
+  if oracle:
+    raise lookup.ConfigError(
+      f"oracle={of_uvim['oracle']!r} is for stage II of UViM; {workdir} is another "
+      "model."
+    )
   if params == build.EMA:
     init = checkpoints.averaged(init)
   if config.get("model_name") in embedder.MODELS:
@@ -128,6 +165,15 @@ class _Changes:
   image_size: int | Sequence[int] | None = None
   dtype_mm: str | None = None
   scan: bool | None = None
+
+  def refuse(self, what: str) -> None:
+    """Raises ConfigError if anything is to be changed."""
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if value is not None:
+        raise lookup.ConfigError(
+          f"{field.name}={value!r} does not change {what}: leave it out."
+        )
 
   def apply(self, config: ConfigDict) -> None:
     """Changes the arguments of the model in a config, in place."""

@@ -84,8 +84,22 @@ class Preprocess:
       ValueError: it is not a picture, or of a size that an op does not take.
       FileNotFoundError: there is no such file.
     """
-    data: dict[str, Any] = {"image": self.pixels(picture)}
-    height, width = data["image"].shape[:2]
+    return self.inputs(self.pixels(picture))["image"]
+
+  def inputs(self, image: np.ndarray) -> dict[str, Any]:
+    """Preprocesses pixels, for models with several inputs.
+
+    Args:
+      image: uint8 [H, W, C], of `pixels`.
+
+    Returns:
+      Dict of `image` and what else the ops make of it, such as `image_ctx`.
+
+    Raises:
+      ValueError: it is of a size that an op does not take.
+    """
+    data: dict[str, Any] = {"image": image}
+    height, width = image.shape[:2]
     try:
       for op in self._ops:
         data = op(data)
@@ -94,7 +108,7 @@ class Preprocess:
         f"The preprocessing of this model does not take an image of {width} x "
         f"{height} pixels: {e}"
       ) from e
-    return data["image"]
+    return data
 
   def example(self) -> Any:
     """Preprocesses a black picture, of any size that the ops take.
@@ -170,8 +184,9 @@ def _of_image(sections):
     except (SyntaxError, ValueError) as e:
       raise ValueError(f"Syntax error on: {section}") from e
     inkey = kw.get("key") or kw.get("inkey") or _INKEY.get(name.strip())
-    if name.strip() == "copy" and args:
+    if name.strip() in ("copy", "concat") and args:
       inkey = args[0]
+    inkey = inkey[0] if isinstance(inkey, list | tuple) else inkey
     if isinstance(inkey, str) and inkey.split("/")[0] not in known:
       continue
     outkeys = kw.get("outkey"), kw.get("key"), kw.get("key_result")
@@ -181,7 +196,17 @@ def _of_image(sections):
 
 
 # Ops of labels and texts -> what they read if nothing is said.
-_INKEY = {"onehot": "labels", "tokenize": "text", "standardize": "targets"}
+_INKEY = {
+  "onehot": "labels",
+  "tokenize": "text",
+  "standardize": "targets",
+  "concat": "labels",
+  "coco_panoptic": "panoptic_image",
+  "make_canonical": "labels",
+  "nyu_depth": "depth",
+  "nyu_eval_crop": "labels",
+  "strong_hash": "tfds_id",
+}
 
 
 def _make_op(section: str) -> _Op:
@@ -230,7 +255,8 @@ def _tensorflow(pp: str, op: str, config: ConfigLike | None) -> _Op:
       out = fn(dict(data))
     except tf.errors.InvalidArgumentError as e:
       raise ValueError(failures.reason(e)) from e
-    return {"image": jax.tree.map(np.asarray, out["image"])}
+    names = [name for name in ("image", "image_ctx") if name in out]
+    return {name: jax.tree.map(np.asarray, out[name]) for name in names}
 
   return preprocess
 
@@ -335,6 +361,23 @@ def _pad_to_shape(shape, pad_value=0, where="after"):
   return pad
 
 
+def _rgb_to_grayscale_to_rgb():
+  weights = np.asarray((0.2989, 0.587, 0.114), _f)  # Of TensorFlow.
+
+  def gray(x):
+    if x.shape[-1] != 3:
+      raise ValueError(
+        f"rgb_to_grayscale_to_rgb: the image has {x.shape[-1]} channels, not 3."
+      )
+    is_float = np.issubdtype(x.dtype, np.floating)
+    parts = (x if is_float else x.astype(_f) * _f(1 / 255)).astype(_f) * weights
+    y = parts[..., 0] + parts[..., 1] + parts[..., 2]
+    y = y if is_float else np.minimum(y * _f(255.5), 255)
+    return np.repeat(y.astype(x.dtype)[..., None], 3, axis=-1)
+
+  return gray
+
+
 def _convert_to_video(num_frames):
   return lambda x: np.pad(
     x[None], [(0, num_frames - 1), (0, 0), (0, 0), (0, 0)]
@@ -351,6 +394,7 @@ _OPS: dict[str, Callable[..., Callable[[Any], Any]]] = {
   "clip_value_range": _clip_value_range,
   "pad_to_shape": _pad_to_shape,
   "convert_to_video": _convert_to_video,
+  "rgb_to_grayscale_to_rgb": _rgb_to_grayscale_to_rgb,
   "squeeze_last_dim": lambda: lambda x: np.squeeze(x, axis=-1),
   "reshape": lambda new_shape: lambda x: np.reshape(x, new_shape),
 }

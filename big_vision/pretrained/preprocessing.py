@@ -96,6 +96,7 @@ def retrieval(config: ConfigLike) -> Any:
 # Random ops -> what stands for them in an evaluation.
 _CROPS = ("inception_crop", "decode_jpeg_and_inception_crop", "random_crop")
 _RANDOM = ("autoaugment", "flip_lr", "randaug", "random_affine")
+_RANDOM += ("inception_box", "crop_box", "randu", "det_fliplr")
 
 
 def evaluation_pp(config: ConfigLike) -> str:

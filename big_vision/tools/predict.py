@@ -9,7 +9,8 @@ the exit status is 1. Results go to standard output or --out, all else to standa
 error. TensorFlow is not needed, unless for preprocessing ops of your own.
 
 For a model of images and texts, --text gives the classes; without it, one that was
-trained with captions describes the pictures. docs/predict.md has more.
+trained with captions describes the pictures. Stage II of UViM writes label maps, depth
+or colors as PNG files into the folder --out. docs/predict.md has more.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from big_vision import command_line
-from big_vision.predictions import files, rows
+from big_vision.predictions import files, label_files, rows
 
 BATCH_SIZE = 64
 TOPK = 5  # That of `pretrained`, which is slow to import.
@@ -70,7 +71,24 @@ def parser() -> argparse.ArgumentParser:
     choices=rows.FORMATS,
     help="default: table on a terminal, else csv",
   )
-  add("--out", metavar="FILE", help="for the rows, instead of standard output")
+  add(
+    "--out",
+    metavar="FILE",
+    help="for the rows, instead of standard output; of UViM: the folder for its "
+    "pictures, predictions",
+  )
+  add("--seed", type=int, help="of the samples of UViM (default: 0)")
+  add(
+    "--temperature",
+    type=float,
+    help="of the samples of UViM: 1 draws as it was trained, near 0 (default) are "
+    "the most probable ones",
+  )
+  add(
+    "--oracle",
+    metavar="WORKDIR",
+    help="stage I of UViM, if it is not where stage II was trained with it",
+  )
   add(
     "--features",
     metavar="FILE.npz",
@@ -121,7 +139,7 @@ def predict(
     A row for each picture.
   """
   prepared = files.in_threads(model.prepare, pictures, threads)
-  while batch := list(_take(prepared, batch_size)):
+  for batch in rows.batches(prepared, batch_size):
     good = [x for _, x, error in batch if not error]
     if good:
       outputs, features = model.outputs(good, batch_size)
@@ -147,12 +165,6 @@ def predict(
         yield rows.Row(name, found, feature)
 
 
-def _take(items, num):
-  """Yields the next items, fewer at the end."""
-  for _, item in zip(range(num), items, strict=False):
-    yield item
-
-
 def run(args: argparse.Namespace) -> int:
   """Does what the command line asks for.
 
@@ -173,6 +185,12 @@ def run(args: argparse.Namespace) -> int:
     raise ValueError(
       f"--threshold={args.threshold} should be a probability, such as 0.5."
     )
+  if args.seed is not None and not 0 <= args.seed < 2**32:
+    raise ValueError(f"--seed={args.seed} should be from 0 to {2**32 - 1}.")
+  if args.temperature is not None and not 0 <= args.temperature < 1e6:
+    raise ValueError(
+      f"--temperature={args.temperature} should be 0 or more, such as 1."
+    )
   if args.features and not args.features.endswith(".npz"):
     raise ValueError(f"--features={args.features} must end in .npz.")
   pictures = files.find(args.pictures, sys.stdin)
@@ -187,7 +205,16 @@ def run(args: argparse.Namespace) -> int:
     params=args.params,
     pp=args.pp,
     pp_modules=[m for m in (args.pp_modules or "").split(",") if m],
+    oracle=args.oracle,
   )
+  if isinstance(model, pretrained.UViM | pretrained.UViMOracle):
+    return _predict_labels(args, model, pictures)
+  for name in ("seed", "temperature"):
+    if getattr(args, name) is not None:
+      raise ValueError(
+        f"--{name} is for models of UViM, which draw samples; {args.source} does "
+        "not."
+      )
   if not hasattr(model, "prepare"):
     raise ValueError(f"{args.source} is a model of texts, not of pictures.")
   targets = getattr(model, "target_names", ())
@@ -241,31 +268,74 @@ def run(args: argparse.Namespace) -> int:
       out = stack.enter_context(
         open(args.out, "w", encoding="utf-8", newline="")
       )
-    default = "table" if out.isatty() else "csv"
     num_classes = None  # Any number.
     if not targets and args.threshold is None:
       num_classes = min(args.topk or TOPK, len(class_names))
-    form = args.format or default
-    write = rows.writer(form, out, num_classes, targets, captions)
-    progress = stack.enter_context(rows.Progress(len(pictures)))
+    write = rows.writer(_format(args, out), out, num_classes, targets, captions)
     names, features = [], []
+
+    def keep(row):
+      write(row)
+      if args.features and not row.error:
+        names.append(row.picture)
+        features.append(row.features)
+
+    failed = _write(predicted, keep, out, len(pictures))
+  if args.features:
+    rows.save_features(args.features, names, features)
+  return failed
+
+
+def _format(args, out):
+  """Chooses the format of rows."""
+  return args.format or ("table" if out.isatty() else "csv")
+
+
+def _write(predicted, write, out, num):
+  """Writes rows and shows the progress; returns the exit status."""
+  with rows.Progress(num) as progress:
     for row in predicted:
       if out.isatty():
         progress.clear()
       write(row)
       progress.step(failed=bool(row.error))
-      if args.features and not row.error:
-        names.append(row.picture)
-        features.append(row.features)
-  if args.features:
-    rows.save_features(args.features, names, features)
   if progress.failed:
     print(
-      f"{progress.failed} of {len(pictures)} pictures have no prediction: their "
+      f"{progress.failed} of {num} pictures have no prediction: their "
       "rows say why.",
       file=sys.stderr,
     )
   return int(progress.failed > 0)
+
+
+def _predict_labels(args, model, pictures):
+  """Predicts label maps, depth or colors by a model of UViM."""
+  if not hasattr(model, "oracle"):
+    raise ValueError(
+      f"{args.source} is stage I of UViM, which needs labels to encode: give a run "
+      "of stage II (trainers/proj/uvim/train.py), which predicts them."
+    )
+  for name in ("topk", "threshold", "text", "features"):
+    if getattr(args, name) is not None:
+      raise ValueError(f"--{name} is not for models of UViM.")
+  if not args.out:
+    raise ValueError("--out FOLDER is required: where the pictures go.")
+  label_files.check_folder(args.out, args.pictures)
+  pictures = label_files.outside(pictures, args.out)
+  if not pictures:
+    raise ValueError(f"All pictures are in --out={args.out} itself.")
+  sampling: dict[str, Any] = dict(seed=args.seed, temperature=args.temperature)
+  predicted = label_files.predict(
+    model,
+    pictures,
+    args.out,
+    batch_size=min(args.batch_size, len(pictures)),
+    threads=args.threads,
+    **{k: v for k, v in sampling.items() if v is not None},
+  )
+  columns = label_files.columns(model.task)
+  write = rows.writer(_format(args, sys.stdout), sys.stdout, None, columns)
+  return _write(predicted, write, sys.stdout, len(pictures))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,6 +31,8 @@ class Setup:
     total_steps: length of the training.
     chrono: the clock.
     log: the file of the run's log, if there is one.
+    abstract: whether only shapes matter, to plan a run: models that are not
+      trained may be trees of ShapeDtypeStruct.
   """
 
   config: ConfigLike
@@ -43,6 +45,7 @@ class Setup:
   total_steps: int
   chrono: chrono_lib.Chrono = chrono_lib.chrono
   log: logs.File | None = None
+  abstract: bool = False
   # Made once, although several parts of a method may ask for them.
   _models: dict[Any, tuple[Any, LoadFn | None]] = dataclasses.field(
     default_factory=dict, init=False, repr=False, compare=False

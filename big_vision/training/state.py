@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from big_vision import guards, lookup, sharding, trees
 from big_vision import optax as bv_optax
-from big_vision.devices import reshard
+from big_vision.devices import place_shapes, reshard
 from big_vision.training import console, ema, resuming, shape_check
 from big_vision.training import params as params_lib
 from big_vision.training.recipe import Recipe
@@ -59,7 +59,7 @@ def seed_keys(seed: int) -> tuple[Key, Key]:
 
 
 def plan(recipe: Recipe, setup: Setup) -> Plan:
-  """Infers shapes and shardings of the state; allocates frozen trees only.
+  """Infers shapes and shardings of the state; moves frozen trees to devices.
 
   Args:
     recipe: the Recipe.
@@ -98,7 +98,8 @@ def plan(recipe: Recipe, setup: Setup) -> Plan:
     if frozen:
       named = {"frozen": frozen}
       where = sharding.infer_sharding(named, strategy=strategy, mesh=mesh)
-      frozen = reshard(named, where)["frozen"]
+      put = place_shapes if setup.abstract else reshard
+      frozen = put(named, where)["frozen"]
   shapes = nn.unbox(boxed)
   ema.plan(config, shapes, shardings)
   return Plan(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from big_vision import train
-from big_vision.planning import trace
+from big_vision.planning import costs, trace
 from plans import CLASSES, FSDP, RES, TENSOR, make_config, names
 
 SIZE = (RES, RES)
@@ -90,6 +90,43 @@ def test_frozen_models_are_an_error():
 
   with pytest.raises(ValueError, match=r"Frozen models \(teacher\)"):
     of({"data": 1}, build)
+
+
+def test_frozen_models_of_which_only_shapes_are_known():
+  """They are arguments of the step, and their forward pass costs."""
+
+  def with_teacher(setup):
+    assert setup.abstract
+    recipe = train.build(setup)
+    shapes = jax.eval_shape(
+      recipe.init, jax.random.PRNGKey(0), setup.batch_shapes
+    )
+
+    def loss_fn(params, batch, rng, state, *args):
+      loss, measured = recipe.loss_fn(params, batch, rng, state, *args)
+      taught, _ = recipe.loss_fn(
+        state["frozen"]["teacher"], batch, rng, state, *args
+      )
+      return loss + taught, measured
+
+    frozen = {"teacher": shapes}
+    return dataclasses.replace(recipe, loss_fn=loss_fn, frozen=frozen)
+
+  config = make_config(32, TINY, sharding_strategy=FSDP)
+  alone, both = (
+    costs.estimate(build, config, {"data": 4}, SIZE)
+    for build in (train.build, with_teacher)
+  )
+  extra = {k: v for k, v in both.arguments.items() if k not in alone.arguments}
+  # Split as the parameters are.
+  assert extra == {"frozen": alone.arguments["params"]}
+  assert both.bytes("TPU") >= alone.bytes("TPU") + extra["frozen"]
+  # A forward pass is a third of a step.
+  ratio = both.product_flops / alone.product_flops
+  assert 1.3 < ratio < 1.4
+  assert sum(c.kind == "all-gather" for c in both.collectives) > sum(
+    c.kind == "all-gather" for c in alone.collectives
+  )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Autoregressive decoding, free of any model."""

@@ -1,0 +1,526 @@
+"""Image to sequence: a ViT encoder and an autoregressive decoder of tokens.
+
+Stage II of UViM predicts guiding codes with it, section 2.2 of
+  Kolesnikov et al. 2022, https://arxiv.org/abs/2205.10337
+
+Decoding with a cache: the first call of `decode` with `decode=True` creates the
+collection `cache`; each later one reads the next token, or with `prefill=True` a
+whole prompt, see `decode.py`. `Model.cross_memory` computes what all tokens of a text
+share.
+
+Shapes: `B` batch, `N` patches, `L` length of the text, `T` tokens of a call, `D`
+width, `V` vocabulary. The names of the modules are the names in checkpoints, and
+random keys derive from them and from the order of calls.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from big_vision import lookup, trees
+from big_vision.models import (
+  cached_attention,
+  common,
+  load_errors,
+  positions,
+  vit,
+)
+from big_vision.models.cached_attention import CachedAttention, Memory
+from big_vision.types import Array, ConfigLike, Params
+
+
+def shift_right(x: Array, axis: int = 1) -> Array:
+  """Moves all entries up by one along an axis and puts 0 first.
+
+  Args:
+    x: array.
+    axis: int, along which to move.
+
+  Returns:
+    Array of the same shape; the last entry is lost.
+  """
+  widths = [(0, 0)] * x.ndim
+  widths[axis] = (1, 0)
+  padded = jnp.pad(x, widths)
+  return jnp.take(padded, jnp.arange(x.shape[axis]), axis=axis)
+
+
+class EncoderDecoderBlock(nn.Module):
+  """Pre-norm block: self-attention, attention to the image, MLP.
+
+  Attributes:
+    mlp_dim: int, hidden width of the MLP.
+    num_heads: int.
+    dropout_rate: float, inside all three parts and after the first two.
+    decode: bool, whether self-attention has a cache.
+    max_decode_length: int, L of the cache; None is the T of the first call.
+  """
+
+  mlp_dim: int
+  num_heads: int
+  dropout_rate: float = 0.0
+  decode: bool = False
+  max_decode_length: int | None = None
+
+  @nn.compact
+  def __call__(
+    self,
+    targets: Array,
+    encoded: Array | Memory,
+    decoder_mask: Array | None = None,
+    deterministic: bool = True,
+  ) -> Array:
+    """Applies the block.
+
+    Args:
+      targets: [B, T, D].
+      encoded: [B, N, D], the image; or its Memory in this block.
+      decoder_mask: bool, broadcast to [B, H, T, T]: which targets each one
+        attends to; None means all.
+      deterministic: bool, turns dropout off.
+
+    Returns:
+      [B, T, D].
+    """
+    length = self.max_decode_length or targets.shape[1]
+    drop = lambda y: nn.Dropout(self.dropout_rate)(y, deterministic)
+    attention = lambda name: CachedAttention(
+      self.num_heads, self.dropout_rate, name=name
+    )
+
+    x = nn.LayerNorm(name="LayerNorm1")(targets)
+    x = attention("SelfAttn")(
+      x,
+      x,
+      decoder_mask,
+      cache_length=length if self.decode else None,
+      deterministic=deterministic,
+    )
+    x = drop(x) + targets
+
+    y = nn.LayerNorm(name="LayerNorm2")(x)
+    y = attention("CrossAttn")(y, encoded, deterministic=deterministic)
+    x = drop(y) + x
+
+    y = nn.LayerNorm(name="LayerNorm3")(x)
+    y = vit.MlpBlock(
+      mlp_dim=self.mlp_dim, dropout=self.dropout_rate, name="MLP"
+    )(y, deterministic)
+    return x + y
+
+
+class Decoder(nn.Module):
+  """Embeds tokens and predicts each from those before it and an image.
+
+  Attributes:
+    emb_dim: int, D.
+    mlp_dim, num_heads, num_layers: ints.
+    dropout_rate: float, of the embedded tokens and inside the blocks.
+    output_vocab_size: int, V.
+    zero_decoder_seq: bool, hides the tokens, so that only positions are left.
+  """
+
+  emb_dim: int
+  mlp_dim: int
+  num_heads: int
+  num_layers: int
+  dropout_rate: float = 0.0
+  output_vocab_size: int = 32000
+  zero_decoder_seq: bool = False
+
+  @nn.compact
+  def __call__(
+    self,
+    encoded: Array | Mapping[str, Memory],
+    targets: Array,
+    pos_emb: Array,
+    decoder_mask: Array | None = None,
+    decode: bool = False,
+    deterministic: bool = True,
+    max_decode_length: int | None = None,
+    prefill: bool = False,
+  ) -> Array:
+    """Computes the logits of tokens.
+
+    Args:
+      encoded: [B, N, D], the image; or `Model.cross_memory` of it.
+      targets: [B, T], the tokens to be predicted: those before them are read.
+        With `decode` but not `prefill`, the tokens to be read themselves.
+      pos_emb: [1, >= L, D].
+      decoder_mask: bool, broadcast to [B, H, T, T].
+      decode: bool, whether there is a cache.
+      deterministic: bool, turns dropout off.
+      max_decode_length: L of the cache, for the call that creates it; None is
+        the T of that call.
+      prefill: bool, reads a prompt into a cache: many tokens at once.
+
+    Returns:
+      [B, T, V].
+    """
+    decode = decode or prefill
+    y = targets.astype(jnp.int32)
+    if prefill or not decode:
+      y = shift_right(y)
+    y = nn.Embed(
+      self.output_vocab_size,
+      self.emb_dim,
+      embedding_init=nn.initializers.normal(stddev=1.0),
+      name="EmbedTargets",
+    )(y)
+    if self.zero_decoder_seq:
+      y = jnp.zeros_like(y)
+    y = common.AddPositionEmbs(decode=decode, name="PosEmbedTargets")(
+      y, pos_emb
+    )
+    y = nn.Dropout(self.dropout_rate)(y, deterministic)
+    for i in range(self.num_layers):
+      name = f"EncDecBlock{i}"
+      y = EncoderDecoderBlock(
+        self.mlp_dim,
+        self.num_heads,
+        self.dropout_rate,
+        decode,
+        max_decode_length,
+        name=name,
+      )(
+        y,
+        encoded[name] if isinstance(encoded, Mapping) else encoded,
+        decoder_mask,
+        deterministic,
+      )
+    y = nn.LayerNorm(name="LayerNorm")(y)
+    return nn.Dense(
+      self.output_vocab_size,
+      kernel_init=nn.initializers.zeros,
+      name="LogitsDense",
+    )(y)
+
+
+class Patches(NamedTuple):
+  """Holds `config.model.patches`.
+
+  Attributes:
+    size: (height, width) in pixels.
+  """
+
+  size: tuple[int, int]
+
+
+class Model(nn.Module):
+  """Encoder of images and decoder of sequences.
+
+  Attributes:
+    patches: mapping with `size`, (height, width) of a patch in pixels.
+    num_heads, num_layers, mlp_dim: ints, of encoder and decoder.
+    dropout_rate: float.
+    emb_dim: int, D.
+    vocab_size: int, V.
+    seq_len: int, length of the longest text.
+    input_size: (height, width) of the images in pixels.
+    posemb_type: str, positions of both: "learn" or "sincos2d".
+    zero_decoder_seq: bool, whether the decoder does not see the tokens.
+  """
+
+  patches: Any
+  num_heads: int = 8
+  num_layers: int = 6
+  mlp_dim: int = 2048
+  dropout_rate: float = 0.0
+  emb_dim: int = 512
+  vocab_size: int = 32000
+  seq_len: int = 256
+  input_size: Sequence[int] = (256, 256)
+  posemb_type: str = "sincos2d"
+  zero_decoder_seq: bool = False
+
+  def __post_init__(self):
+    # So that equal models are equal to `jax.jit`, which hashes them.
+    object.__setattr__(self, "patches", _patches(self.patches))
+    object.__setattr__(self, "input_size", tuple(self.input_size))
+    super().__post_init__()
+
+  def setup(self):
+    grid = positions.image_grid(self.input_size, self.patches.size).stored
+    self.grid = grid
+    self.pos_emb_for_encoder = vit.get_posemb(
+      self, self.posemb_type, grid, self.emb_dim, "pos_embedding_encoder"
+    )
+    self.pos_emb_for_decoder = vit.get_posemb(
+      self,
+      self.posemb_type,
+      (1, self.seq_len),
+      self.emb_dim,
+      "pos_embedding_decoder",
+    )
+    self.encoder = vit.Encoder(
+      depth=self.num_layers,
+      mlp_dim=self.mlp_dim,
+      num_heads=self.num_heads,
+      dropout=self.dropout_rate,
+    )
+    self.decoder = Decoder(
+      emb_dim=self.emb_dim,
+      mlp_dim=self.mlp_dim,
+      num_heads=self.num_heads,
+      num_layers=self.num_layers,
+      dropout_rate=self.dropout_rate,
+      output_vocab_size=self.vocab_size,
+      zero_decoder_seq=self.zero_decoder_seq,
+    )
+    self.embedding = nn.Conv(
+      self.emb_dim,
+      self.patches.size,
+      strides=self.patches.size,
+      padding="VALID",
+      name="EmbedPatches",
+    )
+
+  def encode(self, image: Array, train: bool = False) -> Array:
+    """Encodes images.
+
+    Args:
+      image: [B, H, W, 3], normally in [-1, 1].
+      train: bool, turns dropout on.
+
+    Returns:
+      [B, N, D].
+
+    Raises:
+      ConfigError: the images have another number of patches than the model.
+    """
+    x = self.embedding(image)
+    if x.shape[1:3] != self.grid:
+      raise lookup.ConfigError(
+        f"config.model.input_size={self.input_size}, but the images have "
+        f"{image.shape[1]}x{image.shape[2]} pixels. Write their size there, or "
+        "resize them in the preprocessing."
+      )
+    x = x.reshape(x.shape[0], -1, self.emb_dim) + self.pos_emb_for_encoder
+    return self.encoder(x, deterministic=not train)[0]
+
+  def cross_memory(self, encoded: Array) -> dict[str, Memory]:
+    """Computes keys and values of images, once for all tokens of their texts.
+
+    Args:
+      encoded: [B, N, D], from `encode`.
+
+    Returns:
+      Dict by the name of the block, in place of `encoded` for `decode`.
+    """
+    blocks = self.variables["params"]["decoder"]
+    names = [f"EncDecBlock{i}" for i in range(self.num_layers)]
+    return {
+      name: cached_attention.memory(blocks[name]["CrossAttn"], encoded)
+      for name in names
+    }
+
+  def decode(
+    self,
+    encoded: Array | Mapping[str, Memory],
+    targets: Array,
+    decode: bool = False,
+    train: bool = False,
+    max_decode_length: int | None = None,
+    prefill: bool = False,
+  ) -> Array:
+    """Computes the logits of tokens.
+
+    Args:
+      encoded: [B, N, D], from `encode`; or `cross_memory` of it.
+      targets: [B, T] int, the tokens to be predicted, each from those before
+        it. With `decode`, the next tokens, from each of which the one after it
+        is predicted; with `prefill`, to be predicted again, but see there.
+      decode: bool, uses the collection `cache`, which must be mutable. The
+        first call creates it and has no meaning; `targets` are of its length.
+      train: bool, turns dropout on.
+      max_decode_length: L of the cache to be created, if not that of `targets`.
+      prefill: bool, reads all but the last of `targets` into the cache at once,
+        after a 0; they must be at its beginning. Then it holds T tokens.
+
+    Returns:
+      [B, T, V].
+
+    Raises:
+      ConfigError: the text is longer than `seq_len`.
+      ValueError: there is no cache to be filled.
+    """
+    length = max(targets.shape[1], max_decode_length or 0)
+    if length > self.seq_len:
+      raise lookup.ConfigError(
+        f"config.model.seq_len={self.seq_len} is the length of the longest "
+        f"text, but one has {length} tokens."
+      )
+    if prefill and "cache" not in self.variables:
+      raise ValueError(
+        "prefill=True fills a cache: create it with decode=True first."
+      )
+    mask = None
+    if not (decode or prefill):
+      mask = nn.make_causal_mask(targets, dtype=bool)
+    return self.decoder(
+      encoded,
+      targets,
+      self.pos_emb_for_decoder,
+      decoder_mask=mask,
+      decode=decode,
+      deterministic=not train,
+      max_decode_length=max_decode_length,
+      prefill=prefill,
+    )
+
+  def __call__(
+    self,
+    image: Array,
+    text: Array,
+    *,
+    decode: bool = False,
+    train: bool = False,
+  ) -> Array:
+    """Computes the logits of the tokens of a text.
+
+    Args:
+      image: [B, H, W, 3], normally in [-1, 1].
+      text: [B, T] int, see `decode`.
+      decode: bool, see `decode`.
+      train: bool, turns dropout on.
+
+    Returns:
+      [B, T, V].
+    """
+    encoded = self.encode(image, train=train)
+    return self.decode(encoded, text, decode=decode, train=train)
+
+
+def _patches(value):
+  """Reads the size of patches from a mapping or an object."""
+  size = getattr(value, "size", None)
+  if size is None and isinstance(value, Mapping):
+    size = value.get("size")
+  if size is None:
+    raise lookup.ConfigError(
+      f"config.model.patches={value!r} should be dict(size=(height, width)) in "
+      "pixels, for example dict(size=(16, 16))."
+    )
+  return Patches(tuple(size))
+
+
+def image_grid(
+  model_cfg: ConfigLike, size: Sequence[int], key: str = "model"
+) -> positions.ImageGrid:
+  """Tells how the encoder cuts images into patches.
+
+  Args:
+    model_cfg: mapping, `config.model`.
+    size: (height, width) of the images in pixels.
+    key: config key of the model, for error messages.
+
+  Returns:
+    The ImageGrid.
+
+  Raises:
+    ConfigError: the patch is larger than the image.
+  """
+  patches = _patches((model_cfg or {}).get("patches"))
+  return positions.image_grid(size, patches.size, key)
+
+
+# A ViT has these for its own task; one that does not, fits as well.
+_NOT_OF_ENCODER = ("head/kernel", "head/bias", "cls")
+
+# Name in a ViT -> name here.
+_OF_ENCODER = {
+  "pos_embedding": "pos_embedding_encoder",
+  "Transformer": "encoder",
+  "embedding": "EmbedPatches",
+}
+
+
+def load(
+  init_params: Params | None,
+  init_files: Any,
+  model_params: ConfigLike | None = None,
+  dont_load: str | Sequence[str] = _NOT_OF_ENCODER,
+  encoder_load_kw: Mapping[str, Any] | None = None,
+) -> Params:
+  """Loads the whole model, or a ViT into its encoder.
+
+  Args:
+    init_params: parameters of the model, arrays or shapes; None returns all that
+      a checkpoint of the whole model has.
+    init_files: str, the path of a checkpoint of the whole model (or a Loaded);
+      or a mapping `{"encoder": x}`, where x is what `vit.load` or a published
+      ViT, see `models/weights/sources.py`. The decoder keeps its initial values.
+    model_params: mapping, `config.model`, or None.
+    dont_load: regexes of parameters that keep their initial values or are left
+      out; with `encoder` they are names of the ViT.
+    encoder_load_kw: mapping, further arguments of `vit.load`.
+
+  Returns:
+    Nested dict of parameters; leaves that are not loaded are those of
+    `init_params`.
+
+  Raises:
+    ValueError: the mapping does not have `encoder` alone, positions are not
+      learned, or parameters do not match, see `common.merge_params`.
+  """
+  if isinstance(init_files, str | os.PathLike | common.Loaded):
+    unused = () if dont_load == _NOT_OF_ENCODER else dont_load
+    return common.load(
+      init_params, init_files, unused, common.convert_pre_linen
+    )
+  return _load_encoder(
+    init_params, init_files, model_params, dont_load, encoder_load_kw
+  )
+
+
+def _load_encoder(
+  init_params, init_files, model_params, dont_load, encoder_load_kw
+):
+  """Loads a ViT into the encoder; see `load`."""
+  if not isinstance(init_files, Mapping) and not hasattr(init_files, "items"):
+    raise lookup.ConfigError(
+      f"config.model_init={init_files!r} should be the path of a checkpoint of "
+      "the whole model, or {'encoder': the path of a ViT}."
+    )
+  if set(init_files) != {"encoder"}:
+    raise lookup.ConfigError(
+      f"config.model_init={dict(init_files)} should have one key, encoder: the "
+      "path of a ViT. For a checkpoint of the whole model give its path alone."
+    )
+  if "pos_embedding_encoder" not in init_params:
+    raise lookup.ConfigError(
+      "config.model_init.encoder has learned positions, which the model lacks: "
+      "it needs config.model.posemb_type='learn'."
+    )
+  args = model_params or {}
+  if args.get("patches") and args.get("input_size"):
+    grid = image_grid(args, args["input_size"]).stored
+    encoder_load_kw = {"grid": grid, **(encoder_load_kw or {})}
+  init = {vit_name: init_params[name] for vit_name, name in _OF_ENCODER.items()}
+  # All of `dont_load` has to match something.
+  unused = {name: jnp.zeros(()) for name in _NOT_OF_ENCODER}
+  init |= trees.recover_tree(list(unused), list(unused.values()))
+  with load_errors.within("encoder_load_kw"):
+    loaded = vit.load(
+      init,
+      _published(init_files["encoder"]),
+      {},
+      **{"dont_load": dont_load, **(encoder_load_kw or {})},
+    )
+  renamed = {name: loaded[old] for old, name in _OF_ENCODER.items()}
+  return {**init_params, **renamed}
+
+
+def _published(init_file):
+  """Reads a published checkpoint in place of its name."""
+  from big_vision.models.weights import sources
+
+  if not sources.is_source(init_file):
+    return init_file
+  path, part = sources.split(init_file)
+  checkpoint = sources.Checkpoint(path, "vit")
+  has_towers = checkpoint.found.model_name != "vit"
+  return checkpoint.loaded(part or ("img" if has_towers else None))
