@@ -327,7 +327,8 @@ def _open(
   preprocess_fn: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> iteration.Batches:
   """Opens some images; the hosts share them, each of which reads the names."""
-  from big_vision.pipeline import evaluation, to_devices  # TensorFlow.
+  from big_vision.pipeline import evaluation, to_devices
+  from big_vision.tf import tf
 
   bv_devices.check_batch_size(batch_size, devices)
   ds = source.get_tfdata(ordered=True, process_split=False)
@@ -335,7 +336,7 @@ def _open(
   count = jax.process_count()
   ds, steps = evaluation.make_for_inference(
     ds.shard(count, jax.process_index()),
-    preprocess_fn,
+    tf.autograph.experimental.do_not_convert(preprocess_fn),
     batch_size,
     [len(images[i::count]) for i in range(count)],
     source=source,
