@@ -64,6 +64,11 @@ def data_sources(cfg: Mapping[str, Any]) -> list[tuple[str, Any]]:
     raise lookup.ConfigError(
       f"weights: {e} Or leave this evaluator out: set it to None."
     ) from e
+  size = cfg.get("device_batch_size", 5)
+  if not isinstance(size, int) or size < 1:
+    raise lookup.ConfigError(
+      f"device_batch_size={size!r} should be a whole number, 1 or more."
+    )
   sources = _sources(cfg)
   from big_vision.datasets import core  # The TensorFlow wing.
 

@@ -223,6 +223,8 @@ def test_checks_of_the_config(tfds_data_dir, monkeypatch):
     ValueError, match=r"evals\.fid\.dataset\.name: no dataset"
   ):
     check(dataset="shpaes")
+  with pytest.raises(ValueError, match="fid.device_batch_size=0 should be"):
+    check(dataset="shapes/tiny", device_batch_size=0)
   with pytest.raises(ValueError, match="Did you mean 'weights'"):
     check(dataset="shapes/tiny", weigths="x")
 
