@@ -93,7 +93,8 @@ def apply(config: Any, task: str, stage: int) -> None:
     config.input.shuffle_buffer_size = 4096
     _change_pp(config.input)
     # Its network has to be downloaded, and judges photographs.
-    config.evals.pop("colorization_val_coltran_fid", None)
+    if "colorization_val_coltran_fid" in config.evals:
+      del config.evals.colorization_val_coltran_fid
     for cfg in config.evals.values():
       _change_eval(cfg)
     demo.shorten(config, TOTAL_STEPS[stage])
