@@ -171,6 +171,23 @@ def reshard(tree: PyTree, shardings: PyTree) -> PyTree:
     return jax.tree.map(move, tree, trees.tree_broadcast(shardings, tree))
 
 
+def place_shapes(shapes: PyTree, shardings: PyTree) -> PyTree:
+  """Does for shapes what `reshard` does for arrays.
+
+  Args:
+    shapes: tree of arrays or ShapeDtypeStruct.
+    shardings: tree of shardings, same structure.
+
+  Returns:
+    Tree of ShapeDtypeStruct that have these shardings.
+  """
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    shardings,
+  )
+
+
 def batch_sharding(devices: Devices) -> NamedSharding:
   """Makes the sharding that splits the first axis over devices.
 

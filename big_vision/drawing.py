@@ -3,7 +3,6 @@
 All pictures are uint8 [H, W, 3]. Shapes: H height, W width, in pixels.
 """
 
-import colorsys
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from big_vision import lookup
+from big_vision import lookup, segment_colors
 
 # From far to near: each step is lighter than the one before.
 _DEPTH_COLORS = (
@@ -78,10 +77,10 @@ def draw_panoptic(labels: np.ndarray, boundaries: bool = True) -> np.ndarray:
 
 
 def segment_color(label: int, instance: int = 0) -> tuple[int, int, int]:
-  """Chooses the color of a segment: hues tell classes, shades instances.
+  """Chooses the color of a segment: that of its class, darkened by instance.
 
   Args:
-    label: number of the class.
+    label: number of the class, from 1.
     instance: number of the instance.
 
   Returns:
@@ -90,13 +89,8 @@ def segment_color(label: int, instance: int = 0) -> tuple[int, int, int]:
   if label <= 0:
     return _NOTHING
   # Multiples of the golden ratio never come close to each other.
-  golden = (math.sqrt(5) - 1) / 2
-  hue = (0.58 + label * golden) % 1
-  saturation = (0.85, 0.6, 0.72)[label % 3]
-  value = 0.45 + 0.5 * ((0.5 + instance * golden) % 1)
-  r, g, b = (
-    round(255 * x) for x in colorsys.hsv_to_rgb(hue, saturation, value)
-  )
+  shade = 0.55 + 0.45 * ((0.5 + instance * (math.sqrt(5) - 1) / 2) % 1)
+  r, g, b = (round(shade * x) for x in segment_colors.of_class(label - 1))
   return r, g, b
 
 

@@ -225,7 +225,7 @@ def segments_of_channels(
   Args:
     channels: [H, W, 2] ints: 1 + class, or 0 for pixels without label, whose
       instance does not matter; and a number that tells instances of one class
-      apart, in any range.
+      apart, any int32.
     num_classes: C.
 
   Returns:
@@ -245,8 +245,7 @@ def segments_of_channels(
       f"of classes), got {bad[:10].tolist()}."
     )
   labeled = semantics > 0
-  _, instances = np.unique(instances, return_inverse=True)
-  instances = instances.reshape(semantics.shape)
+  instances = instances - instances.min(initial=0)
   span = int(instances.max(initial=0)) + 1
   pairs, place, areas = np.unique(
     (semantics * span + instances)[labeled],

@@ -46,6 +46,7 @@ NOT_RUN = {
   r"m\.captions\(": "a run with config.captioning, see tests/pretrained/test_captions.py",
   r"my_project|workdirs/mine$": "files of the user, see tests/test_extend_page.py",
   r"clip-vit-base-patch32": "network, weights",
+  r"workdirs/uvim/": "two stages of training, see tests/test_notebooks_uvim.py",
   r"my_siglip\.py": "a file of the user, see tests/tools/test_convert_hf.py",
 }
 

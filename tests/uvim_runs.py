@@ -55,7 +55,7 @@ def stage_one_config(task):
     ),
     evals=dict(
       val=dict(pred="validation", pp_fn="decode|none"),
-      one=dict(type="proj.uvim.psnr", pp_fn=PP[task]),
+      one=dict(type="proj.uvim.psnr", pp_fn=PP[task], dataset="shapes/tiny"),
     ),
     input=dict(pp=f"decode|{PP[task]}"),
   )

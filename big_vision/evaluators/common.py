@@ -4,7 +4,8 @@ An evaluator is a module with `API = "jit"` and a class `Evaluator`:
 
   Evaluator(predict_fn, *, batch_size, devices, **own).run(train_state)
 
-builds its data once and yields `(metric name, float)` at every run. Batches
+builds its data once and yields `(metric name, float)` at every run, or pictures,
+`(name, pictures.Picture)`, which the run writes into its workdir. Batches
 have `_mask` [B], False on padding, which no metric may depend on. An evaluator
 that writes files takes the keywords `workdir` (output folder of the run, "" for
 none) and `get_step` (returns the current step of the run). To have its

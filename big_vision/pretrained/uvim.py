@@ -8,7 +8,7 @@ Shapes: I pictures, H, W pixels of a picture, h, w of the model, n codes.
 import functools
 import itertools
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -244,6 +244,7 @@ class UViM:
     preprocess: picture -> the model's inputs.
     pp: preprocessing string of pictures.
     name: where the parameters are from.
+    class_names: class -> name, of label maps; empty if they are not known.
   """
 
   def __init__(
@@ -254,6 +255,7 @@ class UViM:
     *,
     preprocess: Preprocess,
     name: str,
+    class_names: Mapping[int, str] | None = None,
   ):
     """Builds the model.
 
@@ -263,19 +265,23 @@ class UViM:
       oracle: stage I.
       preprocess: of pictures.
       name: where the parameters are from.
+      class_names: see the attribute.
 
     Raises:
       ConfigError: the parameters do not fit the model.
     """
     self.config, self.oracle, self.name = config, oracle, name
+    self.class_names = dict(class_names or {})
     self.task, self.preprocess, self.pp = oracle.task, preprocess, preprocess.pp
     self.model = _build(config)
     size = tuple(config.model.get("input_size", (256, 256)))
-    self._length = config.model.get("seq_len", oracle.num_codes)
+    # Neither the padding nor what a larger vocabulary has.
+    num_words = oracle.model.dict_size + 1
+    self._no_codes = (0, *range(num_words, self.model.vocab_size))
 
     def init():
       image = jnp.zeros([1, *size, 3])
-      text = jnp.zeros([1, self._length], jnp.int32)
+      text = jnp.zeros([1, oracle.num_codes], jnp.int32)
       return self.model.init(jax.random.key(0), image, text)["params"]
 
     self.params = _fit(params, jax.eval_shape(init), name)
@@ -305,7 +311,7 @@ class UViM:
     key = jax.random.key(seed)
     keys = jax.vmap(lambda x: jax.random.fold_in(key, x))(batch["number"])
     image = batch["image"]
-    prompts = jnp.zeros([len(image), self._length], jnp.int32)
+    prompts = jnp.zeros([len(image), self.oracle.num_codes], jnp.int32)
     sequences, _, _ = decode.temperature_sampling(
       {"params": params},
       image,
@@ -313,7 +319,7 @@ class UViM:
       keys,
       model=self.model,
       temperature=temperature,
-      num_samples=1,
+      mask_token_ids=self._no_codes,
       eos_token=-1,
     )
     codes = sequences[:, 0] - 1
@@ -428,7 +434,7 @@ class UViM:
     Returns:
       See `uvim_labels.describe`.
     """
-    return uvim_labels.describe(self.task, labels)
+    return uvim_labels.describe(self.task, labels, self.class_names)
 
 
 def inputs_of(preprocess: Preprocess, image: Any) -> dict[str, Any]:

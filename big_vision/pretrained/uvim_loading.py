@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from big_vision import checkpoints, fs, lookup
+from big_vision.datasets import panoptic_categories
 from big_vision.evaluators import build
 from big_vision.pretrained import preprocessing, uvim, uvim_files
 from big_vision.pretrained.pixels import Preprocess
@@ -72,7 +73,14 @@ def load(
       return uvim.UViMOracle(config, own, found.state, **kw)
     stage_one = _oracle(config, oracle, preprocess)
     stored = _params(init, params)
-  return uvim.UViM(config, stored, stage_one, preprocess=preprocess, name=init)
+  return uvim.UViM(
+    config,
+    stored,
+    stage_one,
+    preprocess=preprocess,
+    name=init,
+    class_names=class_names(config),
+  )
 
 
 def _params(init, params):
@@ -108,6 +116,23 @@ def _oracle(config, source, preprocess):
     preprocess=preprocess,
     name=source or stored,
   )
+
+
+def class_names(config: ConfigLike) -> dict[int, str]:
+  """Finds the names of the classes of label maps.
+
+  Args:
+    config: ConfigDict of a run, reads `input.data.name`.
+
+  Returns:
+    Class, from 1, -> name; empty if they are not known.
+  """
+  data = (config.get("input") or {}).get("data") or {}
+  name = data.get("name")
+  known = {"coco": panoptic_categories.coco}
+  known["shapes"] = panoptic_categories.shapes
+  of = known.get(name.split("/")[0]) if isinstance(name, str) else None
+  return {i: c.name for i, c in enumerate(of(), 1)} if of else {}
 
 
 def evaluation_pp(config: ConfigLike) -> str:

@@ -47,11 +47,7 @@ def check(
   Raises:
     lookup.ConfigError: names the config keys that do not fit each other.
   """
-  state = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    shardings,
-  )
+  state = devices.place_shapes(shapes, shardings)
   with setup.context():
     with explained(setup):
       for static in _static_args(setup, recipe):

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from big_vision import guards, lookup, sharding, trees
 from big_vision import optax as bv_optax
-from big_vision.devices import reshard
+from big_vision.devices import place_shapes, reshard
 from big_vision.training import console, ema, resuming, shape_check
 from big_vision.training import params as params_lib
 from big_vision.training.recipe import Recipe
@@ -98,7 +98,7 @@ def plan(recipe: Recipe, setup: Setup) -> Plan:
     if frozen:
       named = {"frozen": frozen}
       where = sharding.infer_sharding(named, strategy=strategy, mesh=mesh)
-      put = _with_shardings if setup.abstract else reshard
+      put = place_shapes if setup.abstract else reshard
       frozen = put(named, where)["frozen"]
   shapes = nn.unbox(boxed)
   ema.plan(config, shapes, shardings)
@@ -110,15 +110,6 @@ def plan(recipe: Recipe, setup: Setup) -> Plan:
     schedules=schedules,
     make=make,
     frozen=frozen,
-  )
-
-
-def _with_shardings(shapes, shardings):
-  """Does for shapes what `reshard` does for arrays."""
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    shardings,
   )
 
 

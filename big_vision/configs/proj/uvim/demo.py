@@ -26,8 +26,9 @@ TOTAL_STEPS = {1: 2400, 2: 3000}
 LR = {1: 2e-3, 2: 2e-3}
 # Crops keep at least this part of the area.
 AREA_MIN = 0.7
-# Pictures that an evaluator sees.
+# Pictures that an evaluator sees, and that are shown.
 NUM_EVAL = 256
+NUM_SHOWN = 8
 
 # A code for each patch. Up to 5 objects, wall and floor; 0 is none of them.
 MODEL_1 = dict(
@@ -97,6 +98,7 @@ def apply(config: Any, task: str, stage: int) -> None:
       del config.evals.colorization_val_coltran_fid
     for cfg in config.evals.values():
       _change_eval(cfg)
+    config.evals.pictures = _pictures(config.evals.val)
     demo.shorten(config, TOTAL_STEPS[stage])
     config.lr = LR[stage]
 
@@ -117,3 +119,14 @@ def _change_eval(cfg):
   cfg.batch_size = 64
   _change_pp(cfg)
   demo.set_duration(cfg, "log", log_percent=0.5)
+
+
+def _pictures(val):
+  """Makes the evaluator that shows a few pictures and their labels."""
+  return dict(
+    type="proj.uvim.pictures",
+    data=dict(name=DATASET, split=f"validation[:{NUM_SHOWN}]"),
+    pp_fn=val.pp_fn,
+    num=NUM_SHOWN,
+    log_percent=0.25,
+  )

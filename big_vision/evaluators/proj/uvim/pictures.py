@@ -13,12 +13,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from big_vision import drawing, partial, pictures
+from big_vision import drawing, pictures
 from big_vision.evaluators import iteration
+from big_vision.evaluators.proj.uvim import common
 from big_vision.lookup import ConfigError
 from big_vision.types import Array, Batch, Devices, PredictFn, TrainState
 
 API = "jit"
+SPLIT = "validation"
 
 # Features of a batch that are ground truth, the first one that there is.
 _TRUTHS = ("ground_truth", "labels")
@@ -43,12 +45,7 @@ def data_sources(cfg: Mapping[str, Any]) -> list[tuple[str, Any]]:
     )
   if given == ["data"]:
     return [("data", cfg["data"])]
-  data = {
-    "name": cfg["dataset"],
-    "split": cfg.get("split", "validation"),
-    "data_dir": cfg.get("dataset_dir"),
-  }
-  return [("dataset", {k: v for k, v in data.items() if v is not None})]
+  return common.data_sources(cfg, split=SPLIT)
 
 
 def inputs(
@@ -92,10 +89,6 @@ def get_predict_fn(
   return jax.jit(fn, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
-def _bind(predict_fn: PredictFn, kw: Mapping[str, Any] | None) -> PredictFn:
-  return partial.partial(predict_fn, **kw) if kw else predict_fn
-
-
 def trial(
   predict_fn: PredictFn,
   train_state: TrainState,
@@ -104,7 +97,7 @@ def trial(
 ) -> Any:
   """Computes what `run` computes of one batch, see `evaluators.trial`."""
   mesh = Mesh(np.asarray(cfg["devices"]), ("devices",))
-  fn = get_predict_fn(_bind(predict_fn, cfg.get("predict_kwargs")), mesh)
+  fn = get_predict_fn(common.bind(predict_fn, cfg.get("predict_kwargs")), mesh)
   return fn(train_state, batch)
 
 
@@ -118,7 +111,7 @@ class Evaluator:
     batch_size: int | None = None,
     data: Mapping[str, Any] | None = None,
     dataset: str | None = None,
-    split: str = "validation",
+    split: str = SPLIT,
     dataset_dir: str | None = None,
     predict_kwargs: Mapping[str, Any] | None = None,
     num: int = 8,
@@ -149,7 +142,13 @@ class Evaluator:
     del batch_size
     if num < 1:
       raise ConfigError(f"num={num} should be at least 1.")
-    cfg = dict(data=data, dataset=dataset, split=split, dataset_dir=dataset_dir)
+    cfg = dict(
+      data=data,
+      dataset=dataset,
+      split=split,
+      dataset_dir=dataset_dir,
+      pp_fn=pp_fn,
+    )
     ((_, source),) = data_sources(cfg)
     self._num, self._max_depth = num, max_depth
     self._batches = iteration.open_batches(
@@ -162,7 +161,7 @@ class Evaluator:
     )
     self._batch: Batch | None = None
     mesh = Mesh(np.asarray(devices), ("devices",))
-    self._fn = get_predict_fn(_bind(predict_fn, predict_kwargs), mesh)
+    self._fn = get_predict_fn(common.bind(predict_fn, predict_kwargs), mesh)
 
   def run(
     self, train_state: TrainState

@@ -23,7 +23,7 @@ from big_vision.types import Array
 
 # Two halves of a codeword differ by up to this factor.
 PERTURB = 0.001
-# Keeps the ends of the range of `fsq` from being reached at infinity only.
+# Widens the range of `fsq`, so that its ends are not reached at infinity only.
 _MARGIN = 1e-3
 
 
@@ -191,7 +191,7 @@ def fsq(x: Array, levels: Sequence[int]) -> tuple[Array, Array, Array]:
     goes to the first; int32 [B, n], the numbers of the codes).
   """
   num = np.asarray(levels)
-  half = (num - 1) * (1 - _MARGIN) / 2
+  half = (num - 1) * (1 + _MARGIN) / 2
   # An even number of levels lies around zero with an offset.
   offset = np.where(num % 2, 0.0, 0.5)
   shift = jnp.asarray(np.arctanh(offset / half), x.dtype)

@@ -242,7 +242,7 @@ class Model(nn.Module):
       x: name -> [B, N, ...], labels of each patch, see `inputs`.
       ctx: [B, H, W, 3], the image, if the encoder sees it.
       train: turns dropout on, and measures the use of codes. The collection
-        `statistics`, where it is mutable, then gets `counts` [K] and
+        `statistics`, where it is mutable, then gets `counts` [K] and, for "vq",
         `dictionary` [K, c], sums over the batch.
       update_dict: whether to update the collection `state`, which must be
         mutable, when training.
@@ -282,22 +282,23 @@ class Model(nn.Module):
   def _count(self, z, code, update_dict):
     """Measures the use of codes, and updates the dictionary."""
     total = lambda v: _sum_over(v, self.statistics_axis_name)
-    counts = total(quantizers.count(code, self.dict_size))
-    if self.quantizer == "vq" and not self.is_initializing():
-      z = jax.lax.stop_gradient(z)
-      vectors = total(quantizers.sums(z, code, self.dict_size))
+    sums = {"counts": total(quantizers.count(code, self.dict_size))}
+    if self.quantizer == "vq":
+      vectors = quantizers.sums(jax.lax.stop_gradient(z), code, self.dict_size)
+      sums["dictionary"] = total(vectors)
+    if not self.is_initializing():
       if self.is_mutable_collection(STATISTICS):
-        self.put_variable(STATISTICS, "counts", counts)
-        self.put_variable(STATISTICS, "dictionary", vectors)
-      if update_dict:
-        new = self.updated(
-          {"dictionary": self.dictionary.value, "counts": self.counts.value},
-          {"dictionary": vectors, "counts": counts},
-          self.make_rng("vqvae"),
-        )
+        for name, value in sums.items():
+          self.put_variable(STATISTICS, name, value)
+      if update_dict and self.quantizer == "vq":
+        old = {
+          "dictionary": self.dictionary.value,
+          "counts": self.counts.value,
+        }
+        new = self.updated(old, sums, self.make_rng("vqvae"))
         self.dictionary.value = new["dictionary"]
         self.counts.value = new["counts"]
-    return quantizers.usage(counts)
+    return quantizers.usage(sums["counts"])
 
   def updated(
     self,

@@ -96,18 +96,14 @@ def build(setup: Setup) -> Recipe:
     return loss_rec + w_commitment * loss_commitment, {
       "loss_rec": loss_rec,
       "loss_commitment": loss_commitment,
-      "collections": mutated.get(STATISTICS, {}),
+      "collections": mutated[STATISTICS],
       **logs,
     }
 
   def post_update(old, new):
-    # Averages over the parts of a batch.
-    statistics = new.pop("collections")
-    if not statistics:
-      return new
-    counts = statistics["counts"]
-    new["measurements"] = quantizers.usage(counts)
-    if updates:
+    statistics = new.pop("collections")  # Averages over the parts of a batch.
+    new["measurements"] = quantizers.usage(statistics["counts"])
+    if updates and "dictionary" in statistics:
       step = bv_optax.get_count(old["opt"], jittable=True)
       total = jax.tree.map(lambda x: x * micro_batches, statistics)
       rng = jax.random.fold_in(rng_loop, step)

@@ -146,6 +146,27 @@ def test_per_class():
   assert result["Things_pq"] == pytest.approx(np.mean(pq))
 
 
+def test_own_classes(tmp_path):
+  """A file may say which classes there are: here all are stuff but squares."""
+  names = ["circle", "square", *"abcdef", "wall", "floor"]
+  path = tmp_path / "categories.json"
+  path.write_text(
+    json.dumps(
+      [
+        {"id": 9 * i, "name": n, "isthing": int(n == "square")}
+        for i, n in enumerate(names)
+      ]
+    )
+  )
+  result = evaluate(corrupted, categories=str(path), per_class=True)
+  plain = evaluate(corrupted, per_class=True)
+  assert result["Things_pq"] == plain["square_pq"] == 0
+  assert result["All_pq"] == plain["All_pq"]
+  assert result["a_pq"] == plain["triangle_pq"]
+  with pytest.raises(lookup.ConfigError, match=r"nothing\.json"):
+    make(perfect, categories=str(tmp_path / "nothing.json"))
+
+
 def test_files(tmp_path):
   """What is written scores the same when it is read back."""
   result = evaluate(

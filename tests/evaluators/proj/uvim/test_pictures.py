@@ -97,5 +97,7 @@ def test_errors(arrays, state):
 
 
 def test_data_sources():
-  (found,) = evaluator.data_sources(dict(dataset="coco", split="train"))
-  assert found == ("dataset", {"name": "coco", "split": "train"})
+  cfg = dict(dataset="coco", pp_fn="resize(8)")
+  (found,) = evaluator.data_sources(cfg)
+  data = {"name": "coco", "split": "validation", "skip_decode": ()}
+  assert found == ("dataset", data)
