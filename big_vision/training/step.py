@@ -98,12 +98,11 @@ def loss_and_grad(
   else:
     (loss, measurements), grads = accumulate(one, batch, accum_steps)
   # Means are in float32; what belongs to the state keeps its dtype.
-  like = lambda tree, old: jax.tree.map(
-    lambda x, y: x.astype(y.dtype), tree, old
-  )
+  cast = lambda x, like: x.astype(like.dtype)
   if old := state.get("collections"):
-    measurements["collections"] = like(measurements["collections"], old)
-  return (loss, measurements), like(grads, params)
+    new = jax.tree.map(cast, measurements["collections"], old)
+    measurements["collections"] = new
+  return (loss, measurements), jax.tree.map(cast, grads, params)
 
 
 def update(
