@@ -313,6 +313,8 @@ def _prepare_key(
     kind = object
   elif list(path) == ["schedule"] and text and text.lstrip()[:1] in ("[", "("):
     kind, value = object, None  # A list of rules in place of one for all.
+  elif _is_whole_init(name, value, text):
+    kind, value = str, None  # One checkpoint in place of those of parts.
   elif is_there and value is not None:
     kind = current
     if kind is int and not _is(int, text) and _wants_float(config, path):
@@ -337,6 +339,12 @@ def _prepare_key(
       node[name] = config_dict.FieldReference(value, field_type=place)
   if kind is str and _is_name(name) and text is not None:
     node[name] = text  # The keys below it depend on it.
+
+
+def _is_whole_init(name: str, value: Any, text: str | None) -> bool:
+  """Tells whether a text replaces a dict of checkpoints by a single one."""
+  parts = name.endswith("_init") and isinstance(value, mlc.ConfigDict)
+  return parts and text is not None and not text.lstrip().startswith("{")
 
 
 def _is(kind: type, text: str | None) -> bool:

@@ -54,6 +54,7 @@ def check(config: ConfigLike) -> list[Space]:
   for a, b in itertools.combinations(trained, 2):
     _compare(a, b)
   check_evaluators(config, trained)
+  _check_panoptic(config)
   return trained
 
 
@@ -148,6 +149,30 @@ def _spaces(
     known, use = onehot.labels, onehot.use
     if known is not None and known.unchanged:
       yield Space(data_key, known.classes, is_folder, use.depth, use.key_result)
+
+
+def _check_panoptic(config: ConfigLike) -> None:
+  """Refuses maps of more classes than UViM's stage I has.
+
+  Nothing would be learned of the others, without an error.
+  """
+  from big_vision.datasets import core
+
+  where = "oracle.model" if config.get("oracle") else "model"
+  model = (config.get("oracle") or config).get("model") or {}
+  shape = (model.get("inputs") or {}).get("semantics")
+  pp = config.input.get("pp")
+  if not shape or not isinstance(pp, str) or "coco_panoptic" not in pp:
+    return
+  source = core.get(**config.input.data.to_dict())
+  classes = source.classes_of("panoptic_objects/label")
+  if classes and classes.num >= shape[0]:
+    right = (classes.num + 1, *shape[1:])
+    raise lookup.ConfigError(
+      f"config.{where}.inputs.semantics = {tuple(shape)} is for {shape[0] - 1} "
+      f"classes and none of them, but config.input.data has {classes.num}. Write "
+      f"{right}, and the same in outputs."
+    )
 
 
 def _compare(a: Space, b: Space) -> None:

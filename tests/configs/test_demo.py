@@ -66,6 +66,7 @@ FLAGS = {
     "--config.flexi.seqhw.p=(1, 0, 1)",
   ],
   "proj.image_text.siglip_pretrain": ["--config.total_steps=60"],
+  "proj.uvim.vqvae_nyu_depth": ["--config.total_steps=40"],
 }
 SLOW = (
   "bit_i1k",
@@ -88,6 +89,11 @@ SLOW = (
   "proj.image_text.siglip_lit_coco",
   "proj.image_text.zeroshot_suite",
   "proj.scaling_laws.train_vit_g",
+  "proj.uvim.train_coco_panoptic_pretrained",
+  "proj.uvim.train_imagenet2012_colorization_pretrained",
+  "proj.uvim.train_nyu_depth_pretrained",
+  "proj.uvim.vqvae_coco_panoptic",
+  "proj.uvim.vqvae_imagenet2012_colorization",
   "vit_i1k",
   "vit_i21k",
   "vtab",
@@ -209,6 +215,8 @@ def test_only_small_things(name):
     "imagenet2", "imagenet_", "oxford", '"cifar10"', "howto", "i1k-",
     "224", "256", "384", "448", "1000", "21843", "demo",
   ):  # fmt: skip
+    if word == "256" and name.startswith("proj.uvim."):
+      continue  # Codes, and pictures to evaluate on.
     assert word not in text, word
 
 
@@ -235,15 +243,17 @@ def env(tmp_path_factory):
 
   configs = {c.name: c for c in shapes.Shapes.BUILDER_CONFIGS}
   few = dict(num_train=1600, num_validation=128, num_test=128)
+  fewer = dict(num_train=320, num_validation=256, num_test=256)
+  sizes = {"32": few, "closeup": few, "64": fewer}
 
   class Shapes(shapes.Shapes, skip_registration=True):
     name = "shapes"
     BUILDER_CONFIGS = [
-      dataclasses.replace(configs[name], **few) for name in ("32", "closeup")
+      dataclasses.replace(configs[name], **n) for name, n in sizes.items()
     ]
 
   data_dir = str(tmp_path_factory.mktemp("tfds"))
-  for name in ("32", "closeup"):
+  for name in sizes:
     embedded.prepare(functools.partial(Shapes, data_dir=data_dir, config=name))
   return {**os.environ, "TFDS_DATA_DIR": data_dir}
 
@@ -313,6 +323,27 @@ def expected_metrics(config):
       names |= {f"{name}/mIoU", f"{name}/pixel_acc"}
     elif cfg.type == "knn":
       names |= {f"{name}/k{k}/prec@{top}" for k in (10, 20) for top in (1, 5)}
+    elif cfg.type == "proj.uvim.coco_panoptic":
+      names |= {
+        f"{name}/{part}_{x}q"
+        for part in ("All", "Stuff", "Things")
+        for x in "prs"
+      }
+    elif cfg.type == "proj.uvim.compute_mean":
+      losses = ["loss"]
+      if "task" in config:  # Stage I.
+        losses = [
+          "loss_commitment",
+          *(f"loss_{k}" for k in config.model.outputs),
+        ]
+      names |= {f"{name}/{x}" for x in losses}
+    elif cfg.type == "proj.uvim.nyu_depth":
+      measured = ("RMSE", "abs_RE", "log10", "delta1", "delta2", "delta3")
+      names |= {f"{name}/{x}" for x in measured}
+    elif cfg.type == "proj.uvim.pictures":
+      pass  # They are files.
+    elif cfg.type == "proj.uvim.psnr":
+      names.add(f"{name}/PSNR")
     elif cfg.type == "proj.distill.cka":
       names.add(f"{name}/cka")
     elif cfg.type == "proj.distill.distance":

@@ -5,13 +5,18 @@ import subprocess
 import sys
 import types
 
+import jax
 import ml_collections as mlc
 import pytest
 
 from big_vision import train
-from big_vision.configs.proj.uvim import vqvae_nyu_depth
+from big_vision.configs.proj.uvim import (
+  train_nyu_depth_pretrained,
+  vqvae_nyu_depth,
+)
 from big_vision.planning import chips, report
 from big_vision.tools import plan
+from big_vision.trainers.proj.uvim import train as stage_2
 from big_vision.trainers.proj.uvim import vqvae
 
 VIT = dict(width=64, depth=2, mlp_dim=128, num_heads=4, patch_size=(8, 8))
@@ -108,6 +113,31 @@ def test_stage_1_of_uvim():
   config.task = "proj.uvim.common"
   with pytest.raises(ValueError, match="config.task: unknown task.*_task"):
     report.plan(vqvae.build, config, {"data": 4}, size)
+
+
+def test_stage_2_of_uvim():
+  """Stage I takes memory but no gradients, and is not opened."""
+  config = train_nyu_depth_pretrained.get_config()
+  small = dict(width=16, mlp_dim=16, num_heads=2, enc_depth=1, dec_depth=1)
+  config.oracle.model.update(small, dict_size=7, codeword_dim=3, code_len=4)
+  small = dict(emb_dim=16, mlp_dim=16, num_heads=2, num_layers=1)
+  config.model.update(small)
+  config.input.batch_size = 16
+  config.evals = {}
+  assert config.oracle.model_init.startswith("gs://")
+  assert (plan.trainer_of(config), plan.image_size(config)) == (
+    stage_2.__name__, (512, 512)
+  )  # fmt: skip
+  costs, got = report.plan(stage_2.build, config, {"data": 4}, (512, 512))
+  assert got["bytes"]["batch"] == 4 * 4 * 512**2 * (2 * 3 + 1)
+  oracle = costs.program.frozen["oracle"]
+  assert got["bytes"]["frozen"] == sum(
+    4 * x.size for x in jax.tree.leaves(oracle)
+  )
+  assert oracle["state"]["dictionary"].shape == (7, 3)
+  assert (
+    got["gradient_bytes"] == got["bytes"]["params"] == 4 * got["num_params"]
+  )
 
 
 @pytest.mark.parametrize(

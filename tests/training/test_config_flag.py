@@ -15,6 +15,7 @@ from big_vision.trainers.proj.image_text.self_distill_settings import Settings
 from big_vision.training import config_check, config_flag, config_keys
 
 QUICKSTART = "big_vision/configs/quickstart.py"
+UVIM = "big_vision/configs/proj/uvim/train_nyu_depth_pretrained.py"
 SIGLIP = "big_vision/configs/proj/image_text/siglip_pretrain.py:demo"
 
 
@@ -35,6 +36,25 @@ def stopped(monkeypatch, *args, **kw):
     parse(monkeypatch, *args, **kw)
   assert e.value.code.startswith("Error: ") and "\n" not in e.value.code
   return e.value.code
+
+
+def test_one_checkpoint_in_place_of_those_of_parts(monkeypatch):
+  run = functools.partial(parse, monkeypatch, config=UVIM)
+  assert run("--config.model_init=/a.npz").model_init == "/a.npz"
+  assert run("--config.model_init", "").model_init == ""
+  assert run("--config.model_init=None").model_init is None
+  c = run("--config.model_init={'encoder': '/b'}")
+  assert c.model_init.to_dict() == {"encoder": "/b"}
+  assert run("--config.model_init.encoder=/c").model_init.encoder == "/c"
+  c = run("--config.oracle.model_init=/d", "--config.oracle.model.dict_size=9")
+  assert c.oracle.model_init == "/d" and c.model.vocab_size == 10
+  error = stopped(monkeypatch, "--config.oracle.model_int=/e", config=UVIM)
+  assert "config.oracle.model_int is not a known key" in error
+
+
+def test_each_key_has_one_list_of_readers():
+  keys = [k for _, keys in config_keys._BY_READER for k in keys]
+  assert len(keys) == len(set(keys))
 
 
 def test_keys_that_are_not_there_have_the_types_of_the_code(monkeypatch):

@@ -280,3 +280,22 @@ def test_zero_shot_names(tmp_path):
   check(DIGITS, PP, zs=two)
   with pytest.raises(ValueError, match="1 names, but .* up to 1 after pp_img"):
     check(DIGITS, PP, zs=two | dict(class_names=["number"]))
+
+
+@pytest.mark.parametrize("oracle", [False, True])
+def test_more_classes_of_pixels_than_the_model(tfds_data_dir, oracle):
+  def check(semantics, pp="decode|coco_panoptic"):
+    model = dict(inputs=dict(semantics=(semantics, 64), instances=(9, 64)))
+    config = dict(
+      input=dict(data=dict(name="shapes/tiny", split="train"), pp=pp)
+    )
+    config |= dict(oracle=dict(model=model)) if oracle else dict(model=model)
+    label_check.check(mlc.ConfigDict(config))
+
+  check(11)
+  check(134)
+  check(5, pp="decode")  # Labels of another kind.
+  where = "oracle.model" if oracle else "model"
+  error = rf"config.{where}.inputs.semantics = \(10, 64\) is for 9 .* has 10. Write \(11, 64"
+  with pytest.raises(ValueError, match=error):
+    check(10)

@@ -14,6 +14,7 @@ Shapes: `B` batch, `H, W` pixels, `N` patches, `P` pixels of a patch, `C` classe
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -47,7 +48,8 @@ def get_task(config: ConfigLike, key: str = "task") -> Task:
     The Task, whose functions know the config.
 
   Raises:
-    ValueError: the config names none, or there is no such task.
+    ValueError: the config names none, there is no such task, or its settings
+      contradict each other.
   """
   name = config.get("task")
   if not name:
@@ -57,11 +59,30 @@ def get_task(config: ConfigLike, key: str = "task") -> Task:
   module = lookup.module(
     "trainers", name, kind="task", key=key, needs="predict_outputs"
   )
+  _check(config, f"config.{key.removesuffix('task')}")
   bound = {
     name: functools.partial(getattr(module, name), config=config)
     for name in Task._fields
   }
   return Task(**bound)
+
+
+def _check(config, where):
+  """Refuses labels of other patches than the model's, and no range of depth."""
+  p, q = config.model.patch_size
+  for part in ("inputs", "outputs"):
+    for name, shape in (config.model.get(part) or {}).items():
+      if len(shape) == 2 and shape[1] != p * q:
+        raise lookup.ConfigError(
+          f"{where}model.{part}.{name} = {tuple(shape)} has {shape[1]} pixels for "
+          f"each patch, but patch_size={(p, q)} has {p * q}. Write "
+          f"{(shape[0], p * q)}."
+        )
+  low, high = config.get("min_depth", 0), config.get("max_depth", math.inf)
+  if not low < high:
+    raise lookup.ConfigError(
+      f"{where}max_depth = {high} must be more than min_depth = {low}."
+    )
 
 
 def batch_shapes(

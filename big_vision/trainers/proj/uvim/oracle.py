@@ -123,6 +123,8 @@ def load(setup: Setup) -> Oracle:
     variables = model.init(rngs, **task.input_pp(batch))
     return {"state": {}, **variables}
 
+  if setup.abstract:  # To plan a run, before stage I is there.
+    return Oracle(model, task, jax.eval_shape(init))
   source = config.model_init
   if not source:
     logging.warning(

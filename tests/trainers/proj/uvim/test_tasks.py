@@ -180,3 +180,21 @@ def test_tasks_by_name():
   del cfg.task
   with pytest.raises(lookup.ConfigError, match="config.task is required"):
     common.get_task(cfg)
+
+
+def test_settings_that_contradict_each_other():
+  cfg = config(depth=9)
+  cfg.task = "proj.uvim.depth_task"
+  common.get_task(cfg)
+  cfg.model.inputs = dict(depth=(9, 8))
+  error = (
+    r"config.oracle.model.inputs.depth = \(9, 8\) has 8 .* has 6. Write \(9, 6"
+  )
+  with pytest.raises(lookup.ConfigError, match=error):
+    common.get_task(cfg, "oracle.task")
+  cfg = config(depth=9)
+  cfg.task, cfg.max_depth = "proj.uvim.depth_task", 0.5
+  with pytest.raises(
+    lookup.ConfigError, match="config.max_depth = 0.5 must be"
+  ):
+    common.get_task(cfg)
