@@ -201,7 +201,7 @@ class BigVisionMetricWriter:
 
   def _write(self, fname, step, metrics, shown):
     for name, pixels in shown.items():
-      pictures.save(pixels, pictures.path_of(self.workdir, name, step))
+      pictures.save(pixels, pictures.path_of(fs.dirname(fname), name, step))
     line = json.dumps({"step": step, **metrics}) + "\n" if metrics else ""
     if not fs.is_local(fname):
       if line:

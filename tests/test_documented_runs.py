@@ -37,6 +37,7 @@ NOT_RUN = {
   r"gcloud |gsutil ": "device, Google Cloud",
   r"git clone ": "network",
   r"download_tfds_datasets (cifar10|imagenet21k)": "network, datasets",
+  r"config\.model\.quantizer": "of a model of another config",
   r"--from hf://": "network, weights",
   r"vit_s16_i1k\.py|vit_i1k\.py:variant=S/16 ": "dataset, ImageNet",
   r"convert_dataset imagenet2012": "dataset, ImageNet",
@@ -68,11 +69,13 @@ CUT = {
   r"image_text\.siglip .*workdirs/siglip$": "--config.total_steps=4 --config.evals=None",
   r"workdirs/pairs .*pairs\.csv": "--config.total_steps=4"
   " --config.schedule.warmup_steps=1",
+  r"uvim\.(vqvae|train) .*workdirs/panoptic": "--config.total_steps=4"
+  " --config.schedule.warmup_steps=1 --config.ckpt_steps=4 --config.evals=None",
   r"tools\.sweep |tools\.vtab ": "--dry_run",
   r"workdirs/linear_probe": "--config.model.depth=1 --config.model_init="
   " --config.evals.probe.sgd_steps=5 --config.evals.probe.max_iter=5",
   r"workdirs/dense_probe": "--config.model.depth=1 --config.evals.test.steps=5",
-  r"tools\.plan ": "--config.model.depth=1",
+  r"tools\.plan .*vit_i1k": "--config.model.depth=1",
   r"tools\.average .*--last": "--last=1",
   r"tools\.benchmark ": "--variant=mu/16 --res=32 --steps=1 --rounds=1"
   " --images=8",
@@ -89,10 +92,12 @@ AFTER = {
 # Pages with commands that take long, and those whose Python needs what these made.
 SLOW = {
   "README.md", "benchmarks.md", "datasets.md", "export.md", "finetune.md",
-  "image_text.md", "optimizers.md", "predict.md", "probing.md", "weights.md",
+  "image_text.md", "optimizers.md", "predict.md", "probing.md", "uvim.md",
+  "weights.md",
 }  # fmt: skip
 NEEDS_RUNS = {
-  "export.md", "finetune.md", "image_text.md", "predict.md", "weights.md",
+  "export.md", "finetune.md", "image_text.md", "predict.md", "uvim.md",
+  "weights.md",
 }  # fmt: skip
 
 

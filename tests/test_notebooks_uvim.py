@@ -33,15 +33,14 @@ def check(text, num_pictures, tasks):
   assert ("depth: RMSE" in text) == ("depth" in tasks)
 
 
-def test_on_random_models(tmp_path, monkeypatch):
+def test_on_a_random_model(tmp_path, monkeypatch):
   monkeypatch.setenv("BV_UVIM", str(tmp_path))
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-  for task in ("panoptic", "depth"):
-    one = uvim_runs.stage_one(tmp_path / f"{task}_1", task)
-    uvim_runs.stage_two(tmp_path / task, task, one)
+  one = uvim_runs.stage_one(tmp_path / "depth_1", "depth")
+  uvim_runs.stage_two(tmp_path / "depth", "depth", one)
   text, num = notebook_runs.texts(notebook_runs.run("uvim"))
-  check(text, num, ["panoptic", "depth"])
+  check(text, num, ["depth"])
 
 
 @pytest.mark.slow

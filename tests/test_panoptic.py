@@ -21,7 +21,7 @@ def segments(*rows, with_areas_of=None):
 def random_map(rng, size, max_segments, num_classes, is_truth):
   """A map of rectangles, some of them void, and its segments."""
   ids = np.zeros(size, np.int64)
-  names = rng.choice(np.arange(1, 2**24), max_segments, replace=False)
+  names = rng.integers(1, 2**24 - 5, max_segments)
   for name in [*names, *[panoptic.VOID] * 2]:
     y, x = (np.sort(rng.integers(0, n + 1, 2)) for n in size)
     ids[y[0] : y[1], x[0] : x[1]] = name

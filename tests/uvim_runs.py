@@ -87,12 +87,11 @@ def stage_two_config(task, oracle):
   )
 
 
-def _noisy(tree, seed=0):
-  """Adds noise, so that no kernel is zero."""
-  rng = np.random.default_rng(seed)
-  leaves, treedef = jax.tree.flatten(tree)
-  noise = lambda x: np.float32(x + 0.3 * rng.normal(size=x.shape))
-  return treedef.unflatten([noise(np.asarray(x)) for x in leaves])
+def _random(fn, *args, **kw):
+  """Draws variables of the shapes that a function returns, without compiling."""
+  rng = np.random.default_rng(0)
+  draw = lambda x: np.float32(0.3 * rng.normal(size=x.shape))
+  return jax.tree.map(draw, jax.eval_shape(fn, *args, **kw))
 
 
 def _write(folder, config, state):
@@ -114,9 +113,9 @@ def stage_one(folder, task):
     k: jnp.zeros([1, (SIZE // PATCH) ** 2, *shape])
     for k, shape in INPUTS[task].items()
   }
-  keys = {k: jax.random.key(i) for i, k in enumerate(("params", "state"))}
-  variables = jax.jit(model.init)(keys, x, ctx=jnp.zeros([1, SIZE, SIZE, 3]))
-  state = {"params": _noisy(variables["params"]), "state": variables["state"]}
+  keys = {"params": jax.random.key(0), "state": jax.random.key(1)}
+  state = _random(model.init, keys, x, ctx=jnp.zeros([1, SIZE, SIZE, 3]))
+  state["state"]["counts"] = np.ones(NUM_WORDS, np.float32)
   return _write(folder, config, {**state, "opt": {"count": np.int32(3)}})
 
 
@@ -126,8 +125,8 @@ def stage_two(folder, task, oracle):
   model, _ = models.build(ConfigDict(config))
   image = jnp.zeros([1, SIZE, SIZE, 3])
   codes = jnp.zeros([1, NUM_CODES], jnp.int32)
-  variables = jax.jit(model.init)(jax.random.key(0), image, codes)
-  return _write(folder, config, {"params": _noisy(variables["params"], 1)})
+  state = _random(model.init, jax.random.key(0), image, codes)
+  return _write(folder, config, state)
 
 
 def images(num=3, seed=0):

@@ -301,9 +301,7 @@ class UViM:
     """
     inputs = inputs_of(self.preprocess, image)
     # So that what is drawn for a picture does not depend on other pictures.
-    inputs["number"] = np.uint32(
-      zlib.crc32(np.ascontiguousarray(inputs["image"]))
-    )
+    inputs["number"] = np.uint32(zlib.crc32(inputs["image"].tobytes()))
     return Prepared(inputs)
 
   def _apply(self, params, variables, batch, seed, temperature, kw):

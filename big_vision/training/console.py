@@ -140,11 +140,12 @@ def results(name: str, values: Mapping[str, Any]) -> None:
 
   Args:
     name: of the evaluator.
-    values: name -> number; other values are left out.
+    values: name -> number, or None for a picture; other values are left out.
   """
   numbers = {k: v for k, v in values.items() if isinstance(v, float)}
-  text = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
-  note(f"{name}: {text}")
+  parts = [f"{k} {v:.4g}" for k, v in numbers.items()]
+  parts += [f"{k} (a picture)" for k, v in values.items() if v is None]
+  note(f"{name}: {'  '.join(parts)}")
 
 
 def clock_note(text: str) -> None:

@@ -186,7 +186,7 @@ def test_describe():
 def test_examples(tmp_path, monkeypatch):
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
   from big_vision.datasets import core
-  from big_vision.pp import builder
+  from big_vision.pp import builder, ops_general  # noqa: F401  (Registers.)
   from big_vision.pp.proj.uvim import pp_ops  # noqa: F401  (Registers.)
   from big_vision.pretrained import uvim_examples
 

@@ -17,7 +17,7 @@ from big_vision.tools import predict
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@pytest.fixture(scope="module", params=["panoptic", "depth", "colorization"])
+@pytest.fixture(scope="module", params=["panoptic", "depth"])
 def run(request, tmp_path_factory):
   """(workdir of stage II, folder with pictures, their pixels)."""
   folder, task = tmp_path_factory.mktemp("runs"), request.param
@@ -48,15 +48,13 @@ def test_files_and_rows(run, tmp_path, capsys):
   assert "2 of 5 pictures have no prediction" in err
   assert [r["error"] == "" for r in rows] == [True] * 3 + [False] * 2
   assert "begins with hello" in rows[3]["error"] and not rows[3]["file"]
-  ending = {"color": "color", "panoptic": "panoptic", "depth": "depth"}
-  ending = ending[model.task]
-  files = [f"{stem}.{ending}.png" for stem in ("a", "b", "A-2")]
+  files = [f"{stem}.{model.task}.png" for stem in ("a", "b", "A-2")]
   assert [r["file"] for r in rows[:3]] == files
   for row, file, labels in zip(
     rows, files, model.predict(images), strict=False
   ):
     np.testing.assert_array_equal(read(out / file), model.draw(labels))
-    stem = file.removesuffix(f".{ending}.png")
+    stem = file.removesuffix(f".{model.task}.png")
     if model.task == "panoptic":
       for i, name in enumerate(("classes", "instances")):
         found = read(out / f"{stem}.{name}.png")
@@ -69,7 +67,7 @@ def test_files_and_rows(run, tmp_path, capsys):
       found = read(out / f"{stem}.millimeters.png")
       np.testing.assert_allclose(found / 1000, labels, atol=6e-4)
       assert float(row["max_depth"]) == pytest.approx(labels.max(), rel=1e-5)
-  number = {"panoptic": 3, "depth": 2, "color": 1}[model.task]
+  number = {"panoptic": 3, "depth": 2}[model.task]
   assert len(list(out.iterdir())) == 3 * number
 
 
@@ -121,8 +119,19 @@ def test_what_is_refused(run, tmp_path, capsys):
     assert capsys.readouterr().out.count("\n") == 4
 
 
-def test_other_models_do_not_draw_samples(tmp_path):
+def test_names_of_files(tmp_path):
+  writer = label_files.Writer(str(tmp_path / "new"), "color")
+  picture = uvim_runs.images(1)[0]
+  names = ("a/x.jpg", "b/X.png", "x.tar/.jpg", "x-2.jpg", "noise")
+  files = [writer.write(name, picture, picture) for name in names]
+  stems = ("x", "X-2", ".jpg", "x-2-2", "noise")
+  assert files == [f"{stem}.color.png" for stem in stems]
+  np.testing.assert_array_equal(read(tmp_path / "new/X-2.color.png"), picture)
+  assert len(list((tmp_path / "new").iterdir())) == 5
   assert label_files.columns("color") == ("file",)
+
+
+def test_folders(tmp_path):
   with pytest.raises(ValueError, match="is a folder of pictures"):
     label_files.check_folder(str(tmp_path), [f"{tmp_path}/"])
   label_files.check_folder(str(tmp_path / "out"), [str(tmp_path), "-"])

@@ -303,10 +303,11 @@ class Writer:
   def finish(self) -> None:
     """Writes the JSON file, with the images of all processes."""
     path = f"{self._path}.json"
-    rows = sorted(self._rows, key=lambda row: row[0]["id"])
-    rows = files.multiprocess_write_json(path, [list(row) for row in rows])
-    if jax.process_index():
+    rows = [list(row) for row in self._rows]
+    rows = files.multiprocess_write_json(path, rows)
+    if jax.process_index() or rows is None:
       return
+    rows = sorted(rows, key=lambda row: row[0]["id"])
     images, annotations = zip(*rows, strict=True) if rows else ((), ())
     merged = {
       "images": images,

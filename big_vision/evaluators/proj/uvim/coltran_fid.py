@@ -4,8 +4,8 @@ The protocol is that of https://arxiv.org/abs/2102.04432, which UViM follows
 (https://arxiv.org/abs/2205.10337): the first 5000 validation images of ImageNet
 lose their colors and are colored by the model; their features are compared with
 those of 5000 other validation images. Pictures are their largest central square,
-resized by averaging areas. Distances of other numbers of images, sizes or
-datasets cannot be compared with published ones, and have other names.
+resized by averaging areas. Only distances of the same number of images, which the
+name of the metric tells, of the same dataset and size can be compared.
 
 Weights of the network are not part of this package, see `models/inception.py`.
 
@@ -39,7 +39,8 @@ API = "jit"
 
 DATASET, SPLIT = "imagenet2012", "validation"
 NUM_IMAGES = 5000  # Of the published protocol.
-SIZE = 256  # Pixels; sides of the pictures that are compared.
+RESOLUTION = 512  # Pixels; sides of the pictures that the model gets,
+SIZE = 256  # and of those that are compared.
 # Names of the images of the published protocol, in $FID_DATA_DIR.
 NAME_LISTS = ("eval_file_names.txt", "reference_file_names.txt")
 
@@ -63,6 +64,11 @@ def data_sources(cfg: Mapping[str, Any]) -> list[tuple[str, Any]]:
     raise lookup.ConfigError(
       f"weights: {e} Or leave this evaluator out: set it to None."
     ) from e
+  size = cfg.get("device_batch_size", 5)
+  if not isinstance(size, int) or size < 1:
+    raise lookup.ConfigError(
+      f"device_batch_size={size!r} should be a whole number, 1 or more."
+    )
   sources = _sources(cfg)
   from big_vision.datasets import core  # The TensorFlow wing.
 
@@ -75,9 +81,13 @@ def data_sources(cfg: Mapping[str, Any]) -> list[tuple[str, Any]]:
   return sources
 
 
-def inputs(cfg: Mapping[str, Any]) -> list[tuple[str, Any, str, tuple]]:
+def inputs(cfg: Mapping[str, Any]) -> list[tuple[str, Any, str, None]]:
   """Says what to try out, see `evaluators.trial`."""
-  return [("resolution", data, "", ()) for _, data in _sources(cfg)]
+  from big_vision.pp import ops_general, ops_image  # noqa: F401  (Registers.)
+
+  side = cfg.get("resolution", RESOLUTION)
+  pp_fn = f'decode|resize({side})|value_range(-1, 1)|keep("image")'
+  return [("resolution", data, pp_fn, None) for _, data in _sources(cfg)]
 
 
 def trial(
@@ -87,15 +97,11 @@ def trial(
   cfg: Mapping[str, Any],
 ) -> Any:
   """Colors one batch, see `evaluators.trial`."""
-  del batch  # Its shape follows from the config.
-  devices, side = cfg["devices"], cfg.get("resolution", 512)
-  num = cfg.get("device_batch_size", 5) * len(devices)
-  pictures = jax.lax.with_sharding_constraint(
-    jnp.zeros((num, side, side, 3)), bv_devices.batch_sharding(devices)
-  )
   fn = common.bind(predict_fn, cfg.get("predict_kwargs"))
-  named = {"image": pictures, "image_ctx": pictures, "labels": pictures}
-  return _colored(fn, train_state, {**named, "_mask": jnp.ones(num, bool)})
+  image = batch["image"]
+  return _colored(
+    fn, train_state, {**batch, "image_ctx": image, "labels": image}
+  )
 
 
 def _sources(cfg):
@@ -151,7 +157,7 @@ class Evaluator:
     split: str = SPLIT,
     dataset_dir: str | None = None,
     num_images: int | None = None,
-    resolution: int = 512,
+    resolution: int = RESOLUTION,
     weights: str = inception.WEIGHTS,
     devices: Devices,
   ) -> None:
@@ -326,7 +332,8 @@ def _open(
   preprocess_fn: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> iteration.Batches:
   """Opens some images; the hosts share them, each of which reads the names."""
-  from big_vision.pipeline import evaluation, to_devices  # TensorFlow.
+  from big_vision.pipeline import evaluation, to_devices
+  from big_vision.tf import tf
 
   bv_devices.check_batch_size(batch_size, devices)
   ds = source.get_tfdata(ordered=True, process_split=False)
@@ -334,7 +341,7 @@ def _open(
   count = jax.process_count()
   ds, steps = evaluation.make_for_inference(
     ds.shard(count, jax.process_index()),
-    preprocess_fn,
+    tf.autograph.experimental.do_not_convert(preprocess_fn),
     batch_size,
     [len(images[i::count]) for i in range(count)],
     source=source,

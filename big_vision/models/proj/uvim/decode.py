@@ -30,6 +30,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from big_vision.decoding import filters, sampling
 from big_vision.decoding.caches import (
@@ -251,11 +252,13 @@ def generate(
     raise ValueError(
       f"prefill=True: `decode` of {type(model).__name__} does not take it."
     )
-  traced = {"eos_token": eos_token}
+  traced: dict[str, Any] = {"eos_token": eos_token}
   if "temperature" in generate_fn_kwargs:
-    traced["temperature"] = generate_fn_kwargs.pop("temperature")
+    temperature = generate_fn_kwargs.pop("temperature")
+    traced["temperature"] = jnp.asarray(temperature, jnp.float32)
+  is_list = lambda value: isinstance(value, list | np.ndarray)
   static = {
-    name: tuple(value) if isinstance(value, list) else value
+    name: tuple(value) if is_list(value) else value
     for name, value in generate_fn_kwargs.items()
   }
   is_int = not hasattr(seed, "dtype") or jnp.ndim(seed) == 0

@@ -23,8 +23,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from absl import app
+from jax.sharding import NamedSharding, PartitionSpec
 
-from big_vision import lookup, losses
+from big_vision import compat, lookup, losses
 from big_vision.models.proj.uvim import decode
 from big_vision.trainers.proj.uvim import oracle as oracle_lib
 from big_vision.trainers.proj.uvim.common import batch_shapes  # noqa: F401  (To plan runs.)
@@ -112,6 +113,11 @@ def keys(seed: int | Array, batch: Batch) -> Key:
   ids = batch.get("image/id")
   if ids is None:
     ids = _hash(batch["image"])
+  # Random numbers need arrays of one mesh. Evaluators have one of their own.
+  mesh = compat.active_mesh()
+  if mesh is not None:
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    ids = jax.lax.with_sharding_constraint(ids, everywhere)
   key = jax.random.PRNGKey(seed)
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids.astype(jnp.uint32))
 

@@ -161,12 +161,43 @@ def test_published_number(tfds_data_dir, cheap_features, monkeypatch):
   ],
 )
 def test_trial_finds_other_predictions(fn):
-  cfg = {"devices": jax.devices(), "resolution": 16}
+  shape = jax.ShapeDtypeStruct((8, 16, 16, 3), np.float32)
+  batch = {"image": shape, "_mask": jax.ShapeDtypeStruct((8,), bool)}
+
+  def trial(fn, **cfg):
+    run = lambda b: coltran_fid.trial(fn, {}, b, cfg)
+    return jax.eval_shape(run, batch)
+
   with pytest.raises(lookup.ConfigError, match="colorization task"):
-    jax.eval_shape(lambda: coltran_fid.trial(fn, {}, {}, cfg))
-  cfg = {**cfg, "predict_kwargs": {"brightness": 0.5}}
-  shape = jax.eval_shape(lambda: coltran_fid.trial(predict, {}, {}, cfg)).shape
-  assert shape == (40, SIDE, SIDE, 3)
+    trial(fn)
+  assert trial(predict, predict_kwargs={"brightness": 0.5}).shape == (
+    8, SIDE, SIDE, 3,
+  )  # fmt: skip
+
+
+@pytest.mark.tf
+def test_trial_of_the_resolution(tfds_data_dir):
+  """It is tried before a run, which would reach it after 100,000 steps."""
+  from big_vision.evaluators import trial
+
+  def of_16_pixels(state, batch):
+    del state
+    if batch["image_ctx"].shape[1:] != (16, 16, 3):
+      raise ValueError(f"Other shape: {batch['image'].shape}.")
+    return {"color": batch["image"]}
+
+  def check(**kw):
+    cfg = {"type": "proj.uvim.coltran_fid", "dataset": "shapes/tiny"} | kw
+    config = {"evals": {"fid": cfg}, "input": {"batch_size": 8}}
+    predict_fns = {"predict": of_16_pixels}
+    trial.check(config, predict_fns, {}, {}, np.asarray(jax.devices()))
+
+  check(resolution=16)
+  with pytest.raises(
+    lookup.ConfigError,
+    match=r"evals.fid.resolution \(image \[8, 512, 512, 3\]\) does not fit: Oth",
+  ):
+    check()
 
 
 @pytest.mark.tf
@@ -192,6 +223,8 @@ def test_checks_of_the_config(tfds_data_dir, monkeypatch):
     ValueError, match=r"evals\.fid\.dataset\.name: no dataset"
   ):
     check(dataset="shpaes")
+  with pytest.raises(ValueError, match="fid.device_batch_size=0 should be"):
+    check(dataset="shapes/tiny", device_batch_size=0)
   with pytest.raises(ValueError, match="Did you mean 'weights'"):
     check(dataset="shapes/tiny", weigths="x")
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 import toy
 import uvim_runs
-from big_vision import checkpoints, lookup, models, trees
+from big_vision import checkpoints, devices, lookup, models, trees
 from big_vision.models import vit
 from big_vision.models.proj.uvim import decode, vtt
 from big_vision.trainers.proj.uvim import train, vqvae
@@ -47,8 +47,8 @@ def batch_fn(step, size=B):
   }
 
 
-def make_setup(cfg, workdir=None, devices=None):
-  out = toy.setup(toy.config(**cfg), workdir, devices, batch_fn=batch_fn)
+def make_setup(cfg, workdir=None, on=None):
+  out = toy.setup(toy.config(**cfg), workdir, on, batch_fn=batch_fn)
   return dataclasses.replace(
     out, batch_shapes=jax.eval_shape(lambda: batch_fn(0))
   )
@@ -188,6 +188,24 @@ def test_keys():
   np.testing.assert_array_equal(by_id, np.stack(want))
 
 
+@pytest.mark.multidevice
+def test_keys_of_batches_of_evaluators():
+  """They lie on a mesh of their own."""
+  mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("data",))
+  where = devices.batch_sharding(jax.devices())
+  image = batch_fn(0)["image"]
+  logits = np.zeros([B, 5], np.float32)
+  fn = jax.jit(
+    lambda batch: jax.vmap(jax.random.categorical)(
+      train.keys(0, batch), logits + jnp.sum(batch["image"]) * 0
+    )
+  )
+  want = fn({"image": image})
+  with jax.set_mesh(mesh):
+    got = fn({"image": jax.device_put(image, where)})
+  np.testing.assert_array_equal(got, want)
+
+
 def test_evaluation_compiles_once(stage_one, monkeypatch):
   traced = []
   orig = vtt.Model.encode
@@ -202,9 +220,9 @@ def test_evaluation_compiles_once(stage_one, monkeypatch):
   assert decode._generate._cache_size() < 10
 
 
-def run(stage_one, workdir=None, devices=None, fail_at=None, **kw):
+def run(stage_one, workdir=None, on=None, fail_at=None, **kw):
   cfg = config(stage_one, total_steps=6, schedule={}, ckpt_steps=2) | kw
-  s = make_setup(cfg, workdir, devices)
+  s = make_setup(cfg, workdir, on)
   recipe = train.build(s)
   if fail_at:
     batches = s.batches
