@@ -119,6 +119,13 @@ def test_runlocal_of_stage_2():
   assert both == train_coco_panoptic_pretrained.get_config("singlehost")
 
 
+@pytest.mark.parametrize("module", [*STAGE_1, *STAGE_2], ids=name)
+def test_demo_has_sizes_of_its_own(module):
+  for other in ("runlocal", "singlehost"):
+    config = module.get_config(f"demo,{other}")
+    assert config.to_dict() == module.get_config("demo").to_dict()
+
+
 @pytest.mark.parametrize("module", STAGE_2, ids=name)
 def test_stage_2_follows_the_oracle(module):
   config = module.get_config()
@@ -142,7 +149,7 @@ def test_checks_of_configs(module, arg):
   config_check.check_training(module.get_config(arg))
 
 
-@pytest.mark.parametrize("module", STAGE_1, ids=name)
+@pytest.mark.parametrize("module", [*STAGE_1, *STAGE_2], ids=name)
 def test_keys_are_known(module):
   config = module.get_config()
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import ml_collections as mlc
 
+import big_vision.configs.common as bvcc
+
 # Arguments of the configs.
 STAGE_1 = dict(
   res=512, patch_size=16, runlocal=False, singlehost=False, demo=False
@@ -47,6 +49,22 @@ FLIP_AND_CROP = (
 PANOPTIC_LABELS = 'coco_panoptic|concat(["semantics","instances"], "labels")'
 # The part of pictures that methods are compared on.
 DEPTH_LABELS_EVAL = "nyu_depth|nyu_eval_crop"
+
+
+def parse_arg(arg: str | None, **spec: Any) -> mlc.ConfigDict:
+  """Parses the argument of a config.
+
+  Args:
+    arg: as for `configs.common.parse_arg`.
+    **spec: the same; `STAGE_1` or `STAGE_2`, and others.
+
+  Returns:
+    The values; `demo` has sizes of its own, without those of other machines.
+  """
+  parsed = bvcc.parse_arg(arg, **spec)
+  if parsed.demo:
+    parsed.runlocal = parsed.singlehost = False
+  return parsed
 
 
 def resize_labels(size: int) -> str:

@@ -25,7 +25,6 @@ set, or 39.4 for `:singlehost`, says the original; not repeated here.
 
 import ml_collections as mlc
 
-import big_vision.configs.common as bvcc
 from big_vision.configs.proj.uvim import common, demo
 
 
@@ -38,7 +37,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, **common.STAGE_2)
+  arg = common.parse_arg(arg, **common.STAGE_2)
   image = (
     f'resize({common.RES}, inkey="image", outkey="image_ctx")'
     f"|resize({common.RES})"

@@ -23,7 +23,6 @@ original; not repeated here.
 
 import ml_collections as mlc
 
-import big_vision.configs.common as bvcc
 from big_vision.configs.proj.uvim import common, demo
 
 
@@ -36,7 +35,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, **common.STAGE_2)
+  arg = common.parse_arg(arg, **common.STAGE_2)
   size = common.RES
   colors_and_gray = (
     'copy(inkey="image", outkey="labels")'

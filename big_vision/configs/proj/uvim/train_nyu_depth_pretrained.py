@@ -24,7 +24,6 @@ checkpoints at fixed places in /tmp.
 
 import ml_collections as mlc
 
-import big_vision.configs.common as bvcc
 from big_vision.configs.proj.uvim import common, demo
 
 
@@ -37,7 +36,7 @@ def get_config(arg: str | None = "split=final") -> mlc.ConfigDict:
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, split="final", **common.STAGE_2)
+  arg = common.parse_arg(arg, split="final", **common.STAGE_2)
   size = common.RES
   images = f'resize({size})|resize({size},inkey="image",outkey="image_ctx")'
   values = (

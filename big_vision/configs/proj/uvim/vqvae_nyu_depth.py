@@ -24,7 +24,6 @@ original; not repeated here.
 
 import ml_collections as mlc
 
-import big_vision.configs.common as bvcc
 from big_vision.configs.proj.uvim import common, demo
 
 
@@ -37,7 +36,7 @@ def get_config(arg: str | None = "res=512,patch_size=16") -> mlc.ConfigDict:
   Returns:
     ConfigDict.
   """
-  arg = bvcc.parse_arg(arg, **common.STAGE_1)
+  arg = common.parse_arg(arg, **common.STAGE_1)
   resize = (
     f"resize({arg.res})|{common.resize_labels(arg.res)}|value_range(-1, 1)"
   )
