@@ -16,6 +16,8 @@ if __name__ == "__main__":  # Before jax is imported, which takes seconds.
 
   run_help.answer(__doc__)
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from absl import app
@@ -45,7 +47,8 @@ def build(setup: Setup) -> Recipe:
   """
   config = setup.config
   task = common.get_task(config)
-  model, load = setup.make_model()
+  made: Any = setup.make_model()
+  model, load = made  # `load` returns the dictionary, too.
   updates = not config.get("freeze_dict", True)
   w_commitment = config.get("w_commitment", 0.25)
   micro_batches = config.get("grad_accum_steps") or 1
