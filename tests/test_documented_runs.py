@@ -37,7 +37,7 @@ NOT_RUN = {
   r"gcloud |gsutil ": "device, Google Cloud",
   r"git clone ": "network",
   r"download_tfds_datasets (cifar10|imagenet21k)": "network, datasets",
-  r"config\.model\.quantizer": "of a model of another config",
+  r"config\.model\.quantizer|uvim\.pictures": "of a model of another config",
   r"--from hf://": "network, weights",
   r"vit_s16_i1k\.py|vit_i1k\.py:variant=S/16 ": "dataset, ImageNet",
   r"convert_dataset imagenet2012": "dataset, ImageNet",
