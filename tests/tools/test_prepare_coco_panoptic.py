@@ -205,6 +205,7 @@ def test_download(archives, tmp_path, monkeypatch):
       "not the 133",
     ),
   ],
+  ids=map(str, range(7)),  # Of bytes, they would have the time.
 )
 def test_damage(archives, tmp_path, name, content, message):
   if name != tool.ANNOTATIONS:
