@@ -23,7 +23,7 @@ from big_vision.configs import demo
 DATASET = "shapes/64"
 SIZE, PATCH = 64, 8  # Pixels.
 BATCH_SIZE = 32
-TOTAL_STEPS = {1: 2000, 2: 2500}
+TOTAL_STEPS = {1: 1500, 2: 2500}
 LR = 2e-3
 # Muon for the kernels of blocks; Adam for what is not between features.
 MUON = dict(consistent_rms=0.2, b2=0.95)
