@@ -106,7 +106,7 @@ def test_tools_show_their_defaults(pages):
   assert "--port" in pages["big_vision.tools.demo"]
   assert "(default: 8000)" in pages["big_vision.tools.demo"]
   plan = " ".join(pages["big_vision.tools.plan"].split())
-  assert "--mesh" in plan and "(default: big_vision.train)" in plan
+  assert "--mesh" in plan and "(default: True)" in plan
   assert "(default: v3,v4,v5e" in plan
   assert "--cleanup" not in plan  # It writes no workdir.
 

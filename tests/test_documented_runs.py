@@ -75,7 +75,7 @@ CUT = {
   r"workdirs/linear_probe": "--config.model.depth=1 --config.model_init="
   " --config.evals.probe.sgd_steps=5 --config.evals.probe.max_iter=5",
   r"workdirs/dense_probe": "--config.model.depth=1 --config.evals.test.steps=5",
-  r"tools\.plan .*vit_i1k": "--config.model.depth=1",
+  r"tools\.plan (?!.*uvim)": "--config.model.depth=1",
   r"tools\.average .*--last": "--last=1",
   r"tools\.benchmark ": "--variant=mu/16 --res=32 --steps=1 --rounds=1"
   " --images=8",

@@ -118,7 +118,7 @@ def test_loss(stage_one):
   recipe, state = made(stage_one)
   batch = batch_fn(0)
   want = codes(stage_one, batch)
-  assert want.min() >= 1 and len(np.unique(want)) > 2
+  assert want.min() >= 1 and len(np.unique(want)) > 1
   logits = jax.jit(vtt.Model(**MODEL).apply)(
     {"params": state["params"]}, batch["image"], want
   )
