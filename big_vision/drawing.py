@@ -94,18 +94,24 @@ def segment_color(label: int, instance: int = 0) -> tuple[int, int, int]:
   return r, g, b
 
 
-def edges(segments: np.ndarray) -> np.ndarray:
+def edges(segments: np.ndarray, both: bool = False) -> np.ndarray:
   """Finds the last pixel of each segment before another one, right or below.
 
   Args:
     segments: int [H, W].
+    both: whether to find the first pixel of the other one, too.
 
   Returns:
     bool [H, W].
   """
   out = np.zeros(segments.shape, bool)
-  out[:, :-1] |= segments[:, :-1] != segments[:, 1:]
-  out[:-1] |= segments[:-1] != segments[1:]
+  right = segments[:, :-1] != segments[:, 1:]
+  below = segments[:-1] != segments[1:]
+  out[:, :-1] |= right
+  out[:-1] |= below
+  if both:
+    out[:, 1:] |= right
+    out[1:] |= below
   return out
 
 

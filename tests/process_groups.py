@@ -1,10 +1,13 @@
 """Runs several processes that train or evaluate together."""
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
 import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 @contextlib.contextmanager
@@ -53,3 +56,29 @@ def run(commands, *, envs=None, timeout=300, **kw):
   codes = [p.returncode for p in processes]
   assert not any(codes), f"{codes}\n" + "\n".join(log[-4000:] for log in logs)
   return logs
+
+
+def results(script, folder, count):
+  """Runs a script in several processes that compute one thing together.
+
+  Args:
+    script: path of a Python file. Its arguments are the number of the process,
+      that of processes, the address of the coordinator, and `folder`, into which
+      it writes `result<number>.json`.
+    folder: pathlib.Path, made.
+    count: number of processes.
+
+  Returns:
+    List of what each process wrote.
+  """
+  folder.mkdir()
+  with coordinator_address() as address:
+    args = [str(count), address, str(folder)]
+    run(
+      [[str(script), str(i), *args] for i in range(count)],
+      envs=[{"PYTHONPATH": ROOT}] * count,
+      timeout=240,
+    )
+  return [
+    json.loads((folder / f"result{i}.json").read_text()) for i in range(count)
+  ]

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
   # Functions that stand alone.
   "types compat command_line extras lookup rules partial fs hub remote_stores tf transfer download trees schedules exported"
-  " losses panoptic segment_colors class_weights mixup cutmix views ring contrastive grads clipping profiler workdir guards config_history pictures drawing decoding plots predictions",
+  " losses panoptic segment_colors class_weights mixup cutmix views ring contrastive grads clipping profiler workdir guards config_history pictures drawing decoding resizing plots predictions",
   # Labels and names of classes: facts.
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
   # Parts of a run.

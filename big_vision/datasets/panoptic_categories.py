@@ -46,11 +46,8 @@ def of_dataset(name: str, data_dir: str | None = None) -> Categories:
     ConfigError: the dataset does not have them, or does not tell which of them
       are things.
   """
-  base = re.split("[/:]", name)[0]
-  if base == "coco":
-    return coco()
-  if base == "shapes":
-    return shapes()
+  if known := of_known(name):
+    return known
   from big_vision.datasets import embedded, tfds  # Slow to import.
 
   builder = tfds.get_builder(name, embedded.default_data_dir(data_dir))
@@ -64,6 +61,20 @@ def of_dataset(name: str, data_dir: str | None = None) -> Categories:
     "categories, the path of a JSON file with a list of "
     '{"id": 1, "name": "person", "isthing": 1} in the order of its labels.'
   )
+
+
+def of_known(name: str) -> Categories:
+  """Returns the classes of COCO or `shapes`, by the name of the dataset.
+
+  Args:
+    name: as for `of_dataset`.
+
+  Returns:
+    The classes in the order of labels; empty for other datasets.
+  """
+  known = {"coco": coco, "shapes": shapes}
+  of = known.get(re.split("[/:]", name)[0])
+  return of() if of else ()
 
 
 @functools.cache

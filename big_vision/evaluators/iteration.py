@@ -122,13 +122,18 @@ def take(batch: Batch, key: str, argument: str = "label_key") -> Any:
   return batch.pop(key)
 
 
-def fetch(results: Iterable[PyTree], lag: int = LAG) -> Iterator[PyTree]:
+def fetch(
+  results: Iterable[PyTree],
+  lag: int = LAG,
+  get: Callable[[PyTree], PyTree] = jax.device_get,
+) -> Iterator[PyTree]:
   """Copies device results to the host without stalling the devices.
 
   Args:
     results: trees of arrays, dispatched as the iterable advances.
     lag: how many to dispatch before the oldest is waited for; bounds what
       piles up in device memory.
+    get: copies a tree to the host.
 
   Yields:
     The same trees as NumPy arrays.
@@ -137,9 +142,9 @@ def fetch(results: Iterable[PyTree], lag: int = LAG) -> Iterator[PyTree]:
   for result in results:
     waiting.append(result)
     if len(waiting) > lag:
-      yield jax.device_get(waiting.popleft())
+      yield get(waiting.popleft())
   while waiting:
-    yield jax.device_get(waiting.popleft())
+    yield get(waiting.popleft())
 
 
 def totals(results: Iterable[PyTree], lag: int = LAG) -> PyTree:

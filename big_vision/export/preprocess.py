@@ -2,7 +2,7 @@
 
 The ops of preprocessing strings that `pretrained/pixels.py` has in NumPy, for
 batches of pictures of one size. Resizing is two products with matrices, whose
-weights are those of `pretrained/resizing.py`.
+weights are those of `resizing.py`.
 
 Axes: B batch, H height, W width, C channels; h, w of a result.
 """
@@ -16,11 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision import lookup
+from big_vision import lookup, resizing
 from big_vision.export.forward import Forward, Input
 from big_vision.pp import builder, registry
 from big_vision.pp import utils as pp_utils
-from big_vision.pretrained import resizing
 from big_vision.types import Array
 
 _Op = Callable[[Array], Array]

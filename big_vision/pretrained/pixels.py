@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from big_vision import fs, lookup
+from big_vision import fs, lookup, resizing
 from big_vision.pp import builder, decoding, image_files, registry, utils
-from big_vision.pretrained import resizing
 from big_vision.types import ConfigLike
 
 _f = np.float32

@@ -5,7 +5,6 @@ References: Kolesnikov et al. 2022, https://arxiv.org/abs/2205.10337.
 Shapes: I pictures, H, W pixels of a picture, h, w of the model, n codes.
 """
 
-import functools
 import itertools
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,14 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision import lookup, models
-from big_vision.models.proj.uvim import decode
+from big_vision.models.proj.uvim import guiding_codes
+from big_vision.models.proj.uvim.guiding_codes import TEMPERATURE
 from big_vision.pretrained import backbone, uvim_labels
 from big_vision.pretrained.embedder import Prepared
 from big_vision.pretrained.pixels import Preprocess
 from big_vision.types import ConfigLike, Params
 
-# That of the predict function of stage II's trainer: the most probable codes.
-TEMPERATURE = 1e-7
 _INPUTS = ("image", "image_ctx")  # What models may see of a picture.
 
 
@@ -65,7 +63,7 @@ class UViMOracle:
     """
     self.config, self.name, self.preprocess = config, name, preprocess
     self.task = uvim_labels.task_of(config)
-    self.functions = _functions(config)
+    self.functions = guiding_codes.get_task(config)
     self.model = _build(config)
     self.size = tuple(config.model.input_size)
     self.num_codes = self.model.code_len
@@ -97,8 +95,7 @@ class UViMOracle:
     Returns:
       int32 [I, n].
     """
-    inputs = self.functions["input_pp"](batch)
-    return self.model.apply(variables, **inputs, method="encode")[1]["code"]
+    return guiding_codes.of_labels(self.model, self.functions, variables, batch)
 
   def decode_batch(
     self, variables: Params, codes: Any, batch: Any, kw: Any = ()
@@ -114,12 +111,10 @@ class UViMOracle:
     Returns:
       What `predict_outputs` returns.
     """
-    seen = {k: batch[k] for k in _INPUTS if k in batch}
-    ctx = self.functions["input_pp"](seen)["ctx"]
-    logits, _ = self.model.apply(
-      variables, codes, ctx=ctx, discrete_input=True, method="decode"
+    logits = guiding_codes.to_logits(
+      self.model, self.functions, variables, codes, batch
     )
-    return self.functions["predict_outputs"](logits, **dict(kw))
+    return self.functions.predict_outputs(logits, **dict(kw))
 
   def encode(
     self, labels: Sequence[Any], images: Sequence[Any] | None = None
@@ -275,9 +270,6 @@ class UViM:
     self.task, self.preprocess, self.pp = oracle.task, preprocess, preprocess.pp
     self.model = _build(config)
     size = tuple(config.model.get("input_size", (256, 256)))
-    # Neither the padding nor what a larger vocabulary has.
-    num_words = oracle.model.dict_size + 1
-    self._no_codes = (0, *range(num_words, self.model.vocab_size))
 
     def init():
       image = jnp.zeros([1, *size, 3])
@@ -308,19 +300,14 @@ class UViM:
     """Predicts codes [I, n] and labels of a batch."""
     key = jax.random.key(seed)
     keys = jax.vmap(lambda x: jax.random.fold_in(key, x))(batch["number"])
-    image = batch["image"]
-    prompts = jnp.zeros([len(image), self.oracle.num_codes], jnp.int32)
-    sequences, _, _ = decode.temperature_sampling(
-      {"params": params},
-      image,
-      prompts,
+    codes = guiding_codes.of_images(
+      self.model,
+      params,
+      batch["image"],
       keys,
-      model=self.model,
-      temperature=temperature,
-      mask_token_ids=self._no_codes,
-      eos_token=-1,
+      self.oracle.model,
+      temperature,
     )
-    codes = sequences[:, 0] - 1
     return codes, self.oracle.decode_batch(variables, codes, batch, kw)
 
   def outputs(
@@ -476,23 +463,6 @@ def unstacked(
 def _build(config):
   """Builds the model of a config."""
   return models.build({k: config[k] for k in ("model_name", "model")})[0]
-
-
-def _functions(config):
-  """Finds the functions of a task, which know the config."""
-  if not config.get("task"):
-    raise lookup.ConfigError(
-      "config.task is missing, such as 'proj.uvim.panoptic_task'."
-    )
-  # By name: trainers are above models that are loaded.
-  module = lookup.module(
-    "trainers", config.task, kind="task", key="task", needs="predict_outputs"
-  )
-  names = ("input_pp", "predict_outputs")
-  return {
-    name: functools.partial(getattr(module, name), config=config)
-    for name in names
-  }
 
 
 def _fit(stored, shapes, name):

@@ -4,8 +4,7 @@ References: Kolesnikov et al. 2022, https://arxiv.org/abs/2205.10337.
 """
 
 import os
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -13,9 +12,6 @@ from big_vision import checkpoints, fs, lookup
 from big_vision.models.proj.uvim import vit
 from big_vision.pretrained import run_files
 from big_vision.types import Params
-
-# What a checkpoint of stage I has, besides the optimizer and the clock.
-PARTS = ("params", "state")
 
 
 class Oracle(NamedTuple):
@@ -48,20 +44,18 @@ def read_oracle(source: str | os.PathLike[str]) -> Oracle:
   """
   workdir, path = locate(source)
   config = run_files.read_config(workdir) if workdir else None
-  tree = _read(path)
-  if not isinstance(tree.get("params"), Mapping):
-    raise lookup.ConfigError(
-      f"{path} is not a checkpoint of stage I: it has "
-      f"{', '.join(sorted(tree)[:5]) or 'nothing'}, but not params/... and "
-      "state/...: give the workdir of a run of trainers/proj/uvim/vqvae.py."
-    )
-  if "LogitsDense" in (tree["params"].get("decoder") or {}):
+  try:
+    params, state = vit.load(None, path)
+  except (ValueError, FileNotFoundError) as e:
+    if isinstance(e, lookup.ConfigError):
+      raise
+    raise lookup.ConfigError(f"{path} cannot be read: {e}") from e
+  if "LogitsDense" in (params.get("decoder") or {}):
     raise lookup.ConfigError(
       f"{path} is of stage II, which predicts codes; the oracle is stage I: give "
       "the workdir of a run of trainers/proj/uvim/vqvae.py."
     )
-  # Also of earlier layouts.
-  return Oracle(config, *vit.load(None, tree))
+  return Oracle(config, params, state)
 
 
 def locate(source: str | os.PathLike[str]) -> tuple[str | None, str]:
@@ -92,17 +86,3 @@ def locate(source: str | os.PathLike[str]) -> tuple[str | None, str]:
     f"{path}: there is no such workdir or checkpoint. A run of UViM has "
     "config.json and checkpoint.bv-... in its --workdir."
   )
-
-
-def _read(path: str) -> dict[str, Any]:
-  """Reads the parameters and the state of a checkpoint of any kind."""
-  if ".npz" in path:
-    return checkpoints.load_checkpoint_np(path)
-  try:
-    return checkpoints.load_checkpoint_ts(
-      path, regex=f"({'|'.join(PARTS)})/", shardings="host"
-    )
-  except (ValueError, FileNotFoundError) as e:
-    if isinstance(e, lookup.ConfigError):
-      raise
-    raise lookup.ConfigError(f"{path} cannot be read: {e}") from e

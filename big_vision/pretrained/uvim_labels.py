@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from big_vision import drawing, lookup
-from big_vision.pretrained import resizing
+from big_vision import drawing, lookup, resizing
 from big_vision.types import ConfigLike
 
 PANOPTIC, DEPTH, COLOR = "panoptic", "depth", "color"

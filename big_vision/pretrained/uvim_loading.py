@@ -129,10 +129,8 @@ def class_names(config: ConfigLike) -> dict[int, str]:
   """
   data = (config.get("input") or {}).get("data") or {}
   name = data.get("name")
-  known = {"coco": panoptic_categories.coco}
-  known["shapes"] = panoptic_categories.shapes
-  of = known.get(name.split("/")[0]) if isinstance(name, str) else None
-  return {i: c.name for i, c in enumerate(of(), 1)} if of else {}
+  known = panoptic_categories.of_known(name) if isinstance(name, str) else ()
+  return {i: c.name for i, c in enumerate(known, 1)}
 
 
 def evaluation_pp(config: ConfigLike) -> str:

@@ -1,37 +1,20 @@
 """Results do not depend on the number of processes."""
 
 import json
-import os
+import pathlib
 
 import numpy as np
 import pytest
 
 import process_groups
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-SCRIPT = os.path.join(HERE, "two_processes.py")
-ROOT = os.path.dirname(os.path.dirname(HERE))
-
-
-def run(folder, count):
-  """Results of `count` processes, by process."""
-  folder.mkdir()
-  with process_groups.coordinator_address() as address:
-    args = [str(count), address, str(folder)]
-    process_groups.run(
-      [[SCRIPT, str(i), *args] for i in range(count)],
-      envs=[{"PYTHONPATH": ROOT}] * count,
-      timeout=120,
-    )
-  return [
-    json.loads((folder / f"result{i}.json").read_text()) for i in range(count)
-  ]
+SCRIPT = pathlib.Path(__file__).with_name("two_processes.py")
 
 
 @pytest.mark.multidevice
 def test_two_processes(tmp_path):
-  [alone] = run(tmp_path / "one", 1)
-  first, second = run(tmp_path / "two", 2)
+  [alone] = process_groups.results(SCRIPT, tmp_path / "one", 1)
+  first, second = process_groups.results(SCRIPT, tmp_path / "two", 2)
   assert first.pop("json") == [1, 2] and second.pop("json") == []
   assert json.loads((tmp_path / "two" / "merged.json").read_text()) == [1, 2]
   assert alone.pop("json") == [1]

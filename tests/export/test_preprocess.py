@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from big_vision import lookup
+from big_vision import lookup, resizing
 from big_vision.export import forward, preprocess
-from big_vision.pretrained import pixels, resizing
+from big_vision.pretrained import pixels
 
 SIZE = (37, 53)
 

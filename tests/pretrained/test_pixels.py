@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from sklearn import datasets
 
-from big_vision import lookup
+from big_vision import lookup, resizing
 from big_vision.pp import decoding, fast_jpeg
-from big_vision.pretrained import pixels, resizing
+from big_vision.pretrained import pixels
 
 pytestmark = pytest.mark.tf
 

@@ -20,7 +20,7 @@ import numpy as np
 from absl import logging
 
 from big_vision import devices as bv_devices
-from big_vision import panoptic
+from big_vision import panoptic, resizing
 from big_vision.datasets import core, panoptic_categories
 from big_vision.datasets.panoptic_categories import Categories
 from big_vision.evaluators import files, iteration
@@ -242,7 +242,7 @@ class Evaluator:
       truth = coco_files.truth_of_example(example)
     num_classes = len(self._categories)
     found = panoptic.segments_of_channels(
-      common.resize_nearest(predicted, truth.ids.shape), num_classes
+      resizing.resize(predicted, truth.ids.shape, "nearest"), num_classes
     )
     if writers:
       predictions, truths = writers

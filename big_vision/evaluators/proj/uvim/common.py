@@ -213,45 +213,12 @@ def local_rows(
   Yields:
     For each batch the list of the rows of real examples, trees of NumPy arrays.
   """
-  for tree, mask in _fetch_local(results, lag):
+  for tree, mask in iteration.fetch(results, lag, _local):
     yield [
       jax.tree.map(lambda x, i=i: x[i], tree) for i in np.flatnonzero(mask)
     ]
 
 
-def _fetch_local(results, lag):
-  """Does the same as `iteration.fetch` for arrays that span processes."""
-  waiting = []
-  for result in results:
-    waiting.append(result)
-    if len(waiting) > lag:
-      yield _local(waiting.pop(0))
-  while waiting:
-    yield _local(waiting.pop(0))
-
-
 def _local(tree):
+  """Copies this process' part of arrays that span processes."""
   return jax.tree.map(bv_devices.get_local_slice_from_fsarray, tree)
-
-
-def resize_nearest(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-  """Resizes a map by taking the nearest pixel, as `tf.image.resize` does.
-
-  Args:
-    x: [h, w, ...].
-    size: (H, W) of the result.
-
-  Returns:
-    [H, W, ...].
-  """
-  # In float32, since that decides where two pixels are equally near.
-  rows, columns = (
-    np.minimum(_centers(new) * np.float32(old / new), old - 1).astype(int)
-    for old, new in zip(x.shape, size, strict=False)
-  )
-  return x[rows[:, None], columns]
-
-
-def _centers(size):
-  """Returns the positions of the centers of pixels."""
-  return np.arange(size, dtype=np.float32) + np.float32(0.5)

@@ -473,11 +473,15 @@ def _read(source):
   elif ".npz" in (path := os.fspath(source)):
     tree = checkpoints.load_checkpoint_np(path)
   else:
-    tree = checkpoints.load_checkpoint_ts(path, regex="(params|state)/")
-  tree = {k: tree[k] for k in ("params", "state") if k in tree}
-  if "params" not in tree:
-    raise lookup.ConfigError(
-      f"{source}: the checkpoint does not hold `params/…` and `state/…` of a "
-      "stage I of UViM."
+    tree = checkpoints.load_checkpoint_ts(
+      path, regex="(params|state)/", shardings="host"
     )
-  return tree
+  found = {k: tree[k] for k in ("params", "state") if k in tree}
+  if not isinstance(found.get("params"), Mapping):
+    name = "The checkpoint" if isinstance(source, Mapping) else source
+    raise lookup.ConfigError(
+      f"{name} is not a checkpoint of stage I: it has "
+      f"{', '.join(sorted(tree)[:5]) or 'nothing'}, but not params/... and "
+      "state/...: give the workdir of a run of trainers/proj/uvim/vqvae.py."
+    )
+  return found

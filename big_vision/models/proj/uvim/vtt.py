@@ -13,23 +13,32 @@ width, `V` vocabulary. The names of the modules are the names in checkpoints, an
 random keys derive from them and from the order of calls.
 """
 
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from big_vision import lookup, trees
-from big_vision.models import (
-  cached_attention,
-  common,
-  load_errors,
-  positions,
-  vit,
-)
+from big_vision import lookup
+from big_vision.models import cached_attention, common, positions, vit
 from big_vision.models.cached_attention import CachedAttention, Memory
-from big_vision.types import Array, ConfigLike, Params
+from big_vision.models.proj.uvim.vtt_checkpoints import (
+  Patches,
+  image_grid,
+  load,
+  patches_of,
+)
+from big_vision.types import Array
+
+__all__ = [
+  "Decoder",
+  "EncoderDecoderBlock",
+  "Model",
+  "Patches",
+  "image_grid",
+  "load",
+  "shift_right",
+]
 
 
 def shift_right(x: Array, axis: int = 1) -> Array:
@@ -199,16 +208,6 @@ class Decoder(nn.Module):
     )(y)
 
 
-class Patches(NamedTuple):
-  """Holds `config.model.patches`.
-
-  Attributes:
-    size: (height, width) in pixels.
-  """
-
-  size: tuple[int, int]
-
-
 class Model(nn.Module):
   """Encoder of images and decoder of sequences.
 
@@ -238,7 +237,7 @@ class Model(nn.Module):
 
   def __post_init__(self):
     # So that equal models are equal to `jax.jit`, which hashes them.
-    object.__setattr__(self, "patches", _patches(self.patches))
+    object.__setattr__(self, "patches", patches_of(self.patches))
     object.__setattr__(self, "input_size", tuple(self.input_size))
     super().__post_init__()
 
@@ -392,134 +391,3 @@ class Model(nn.Module):
     """
     encoded = self.encode(image, train=train)
     return self.decode(encoded, text, decode=decode, train=train)
-
-
-def _patches(value):
-  """Reads the size of patches from a mapping or an object."""
-  size = getattr(value, "size", None)
-  if size is None and isinstance(value, Mapping):
-    size = value.get("size")
-  if size is None:
-    raise lookup.ConfigError(
-      f"config.model.patches={value!r} should be dict(size=(height, width)) in "
-      "pixels, for example dict(size=(16, 16))."
-    )
-  return Patches(tuple(size))
-
-
-def image_grid(
-  model_cfg: ConfigLike, size: Sequence[int], key: str = "model"
-) -> positions.ImageGrid:
-  """Tells how the encoder cuts images into patches.
-
-  Args:
-    model_cfg: mapping, `config.model`.
-    size: (height, width) of the images in pixels.
-    key: config key of the model, for error messages.
-
-  Returns:
-    The ImageGrid.
-
-  Raises:
-    ConfigError: the patch is larger than the image.
-  """
-  patches = _patches((model_cfg or {}).get("patches"))
-  return positions.image_grid(size, patches.size, key)
-
-
-# A ViT has these for its own task; one that does not, fits as well.
-_NOT_OF_ENCODER = ("head/kernel", "head/bias", "cls")
-
-# Name in a ViT -> name here.
-_OF_ENCODER = {
-  "pos_embedding": "pos_embedding_encoder",
-  "Transformer": "encoder",
-  "embedding": "EmbedPatches",
-}
-
-
-def load(
-  init_params: Params | None,
-  init_files: Any,
-  model_params: ConfigLike | None = None,
-  dont_load: str | Sequence[str] = _NOT_OF_ENCODER,
-  encoder_load_kw: Mapping[str, Any] | None = None,
-) -> Params:
-  """Loads the whole model, or a ViT into its encoder.
-
-  Args:
-    init_params: parameters of the model, arrays or shapes; None returns all that
-      a checkpoint of the whole model has.
-    init_files: str, the path of a checkpoint of the whole model (or a Loaded);
-      or a mapping `{"encoder": x}`, where x is what `vit.load` or a published
-      ViT, see `models/weights/sources.py`. The decoder keeps its initial values.
-    model_params: mapping, `config.model`, or None.
-    dont_load: regexes of parameters that keep their initial values or are left
-      out; with `encoder` they are names of the ViT.
-    encoder_load_kw: mapping, further arguments of `vit.load`.
-
-  Returns:
-    Nested dict of parameters; leaves that are not loaded are those of
-    `init_params`.
-
-  Raises:
-    ValueError: the mapping does not have `encoder` alone, positions are not
-      learned, or parameters do not match, see `common.merge_params`.
-  """
-  if isinstance(init_files, str | os.PathLike | common.Loaded):
-    source: Any = init_files
-    unused = () if dont_load == _NOT_OF_ENCODER else dont_load
-    return common.load(init_params, source, unused, common.convert_pre_linen)
-  return _load_encoder(
-    init_params, init_files, model_params, dont_load, encoder_load_kw
-  )
-
-
-def _load_encoder(
-  init_params, init_files, model_params, dont_load, encoder_load_kw
-):
-  """Loads a ViT into the encoder; see `load`."""
-  if not isinstance(init_files, Mapping) and not hasattr(init_files, "items"):
-    raise lookup.ConfigError(
-      f"config.model_init={init_files!r} should be the path of a checkpoint of "
-      "the whole model, or {'encoder': the path of a ViT}."
-    )
-  if set(init_files) != {"encoder"}:
-    raise lookup.ConfigError(
-      f"config.model_init={dict(init_files)} should have one key, encoder: the "
-      "path of a ViT. For a checkpoint of the whole model give its path alone."
-    )
-  if "pos_embedding_encoder" not in init_params:
-    raise lookup.ConfigError(
-      "config.model_init.encoder has learned positions, which the model lacks: "
-      "it needs config.model.posemb_type='learn'."
-    )
-  args = model_params or {}
-  if args.get("patches") and args.get("input_size"):
-    grid = image_grid(args, args["input_size"]).stored
-    encoder_load_kw = {"grid": grid, **(encoder_load_kw or {})}
-  init = {vit_name: init_params[name] for vit_name, name in _OF_ENCODER.items()}
-  # All of `dont_load` has to match something.
-  unused = {name: jnp.zeros(()) for name in _NOT_OF_ENCODER}
-  init |= trees.recover_tree(list(unused), list(unused.values()))
-  with load_errors.within("encoder_load_kw"):
-    loaded = vit.load(
-      init,
-      _published(init_files["encoder"]),
-      {},
-      **{"dont_load": dont_load, **(encoder_load_kw or {})},
-    )
-  renamed = {name: loaded[old] for old, name in _OF_ENCODER.items()}
-  return {**init_params, **renamed}
-
-
-def _published(init_file):
-  """Reads a published checkpoint in place of its name."""
-  from big_vision.models.weights import sources
-
-  if not sources.is_source(init_file):
-    return init_file
-  path, part = sources.split(init_file)
-  checkpoint = sources.Checkpoint(path, "vit")
-  has_towers = checkpoint.found.model_name != "vit"
-  return checkpoint.loaded(part or ("img" if has_towers else None))

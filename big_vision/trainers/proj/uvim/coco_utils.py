@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from big_vision import fs, segment_colors
+from big_vision import drawing, fs, segment_colors
 from big_vision.datasets import panoptic_categories
 from big_vision.lookup import ConfigError
 
@@ -70,7 +70,7 @@ def rgb_panoptic_from_twochannels(
     ids[mask], rgb[mask] = number, color
     segments[number] = _info(number, color, classes[label - 1])
   if boundaries:
-    rgb[_boundaries(ids)] = 0
+    rgb[drawing.edges(ids, both=True)] = 0
   return rgb, segments
 
 
@@ -100,14 +100,3 @@ def _coco(folder):
   if fs.exists(path):
     return panoptic_categories.to_json(panoptic_categories.of_file(path))
   return panoptic_categories.to_json(panoptic_categories.coco())
-
-
-def _boundaries(ids: np.ndarray) -> np.ndarray:
-  """Finds the pixels next to one of another segment, on both sides."""
-  found = np.zeros(ids.shape, bool)
-  down, right = ids[1:] != ids[:-1], ids[:, 1:] != ids[:, :-1]
-  found[1:] |= down
-  found[:-1] |= down
-  found[:, 1:] |= right
-  found[:, :-1] |= right
-  return found

@@ -1,88 +1,23 @@
-"""Shares what tasks of UViM have in common, and finds them by name.
+"""Shares what the tasks of UViM have in common: patches of labels.
 
-A task is a module below `big_vision.trainers` with three functions, which get the
-config that names it as the keyword `config`:
-
-  input_pp(batch) -> {"ctx", "x"}: arguments of stage I for a batch. `x` has the
-    labels of each patch, or is None if the batch has no `labels`.
-  loss_fn(logits, batch) -> (loss, logs): losses of each element, and by name.
-  predict_outputs(logits, **kw): from the logits of patches to labels of pixels.
-
-It also says what `labels` are, `LABELS = (channels, dtype)`.
+`models/proj/uvim/guiding_codes.py` says what a task is.
 
 Shapes: `B` batch, `H, W` pixels, `N` patches, `P` pixels of a patch, `C` classes.
 """
 
-import functools
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from big_vision import lookup
+from big_vision.models.proj.uvim.guiding_codes import Task as Task
+from big_vision.models.proj.uvim.guiding_codes import get_task as get_task
 from big_vision.types import Array, ConfigLike
 
 # Of the classes in labels and logits of patches, [B, N, C, P].
 ONE_HOT_AXIS = -2
-
-
-class Task(NamedTuple):
-  """Holds the functions of a task, see above."""
-
-  input_pp: Callable[..., dict[str, Any]]
-  loss_fn: Callable[..., tuple[Array, dict[str, Array]]]
-  predict_outputs: Callable[..., Any]
-
-
-def get_task(config: ConfigLike, key: str = "task") -> Task:
-  """Finds the task of a config.
-
-  Args:
-    config: ConfigDict of stage I, or `config.oracle` of stage II; reads `task`.
-    key: name of the config key, for error messages.
-
-  Returns:
-    The Task, whose functions know the config.
-
-  Raises:
-    ValueError: the config names none, there is no such task, or its settings
-      contradict each other.
-  """
-  name = config.get("task")
-  if not name:
-    raise lookup.ConfigError(
-      f"config.{key} is required, such as 'proj.uvim.panoptic_task'."
-    )
-  module = lookup.module(
-    "trainers", name, kind="task", key=key, needs="predict_outputs"
-  )
-  _check(config, f"config.{key.removesuffix('task')}")
-  bound = {
-    name: functools.partial(getattr(module, name), config=config)
-    for name in Task._fields
-  }
-  return Task(**bound)
-
-
-def _check(config, where):
-  """Refuses labels of other patches than the model's, and no range of depth."""
-  p, q = config.model.patch_size
-  for part in ("inputs", "outputs"):
-    for name, shape in (config.model.get(part) or {}).items():
-      if len(shape) == 2 and shape[1] != p * q:
-        raise lookup.ConfigError(
-          f"{where}model.{part}.{name} = {tuple(shape)} has {shape[1]} pixels for "
-          f"each patch, but patch_size={(p, q)} has {p * q}. Write "
-          f"{(shape[0], p * q)}."
-        )
-  low, high = config.get("min_depth", 0), config.get("max_depth", math.inf)
-  if not low < high:
-    raise lookup.ConfigError(
-      f"{where}max_depth = {high} must be more than min_depth = {low}."
-    )
 
 
 def batch_shapes(

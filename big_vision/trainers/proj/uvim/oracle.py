@@ -16,8 +16,9 @@ from absl import logging
 
 from big_vision import lookup, models
 from big_vision.models import common, load_errors
+from big_vision.models.proj.uvim import guiding_codes
+from big_vision.models.proj.uvim.guiding_codes import Task, get_task
 from big_vision.pretrained import uvim_files
-from big_vision.trainers.proj.uvim.common import Task, get_task
 from big_vision.training.setup import Setup
 from big_vision.types import Array, Batch, ConfigLike, Params
 
@@ -62,9 +63,7 @@ class Oracle:
     Returns:
       int32 [B, n] in [1, K].
     """
-    inputs = self.task.input_pp(batch)
-    _, out = self.model.apply(variables, **inputs, method="encode")
-    return out["code"] + 1
+    return guiding_codes.of_labels(self.model, self.task, variables, batch) + 1
 
   def decode(self, variables: Params, codes: Array, batch: Batch) -> Any:
     """Decodes codes.
@@ -77,11 +76,9 @@ class Oracle:
     Returns:
       Logits, for the task's `predict_outputs`.
     """
-    context = self.task.input_pp(batch)["ctx"]
-    logits, _ = self.model.apply(
-      variables, codes - 1, ctx=context, discrete_input=True, method="decode"
+    return guiding_codes.to_logits(
+      self.model, self.task, variables, codes - 1, batch
     )
-    return logits
 
 
 def load(setup: Setup) -> Oracle:

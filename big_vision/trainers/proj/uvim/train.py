@@ -26,7 +26,8 @@ from absl import app
 from jax.sharding import NamedSharding, PartitionSpec
 
 from big_vision import compat, lookup, losses
-from big_vision.models.proj.uvim import decode
+from big_vision.models.proj.uvim import guiding_codes
+from big_vision.models.proj.uvim.guiding_codes import TEMPERATURE
 from big_vision.trainers.proj.uvim import oracle as oracle_lib
 from big_vision.trainers.proj.uvim.common import batch_shapes  # noqa: F401  (To plan runs.)
 from big_vision.training import cli
@@ -51,8 +52,6 @@ def build(setup: Setup) -> Recipe:
   model, load = setup.make_model()
   oracle = oracle_lib.load(setup)
   _check_codes(model, oracle.model)
-  # Padding is not a code; nor is what a larger vocabulary has.
-  no_codes = (0, *range(oracle.model.dict_size + 1, model.vocab_size))
 
   def init(rng, batch):
     codes = jnp.zeros([len(batch["image"]), oracle.model.code_len], jnp.int32)
@@ -71,19 +70,16 @@ def build(setup: Setup) -> Recipe:
   def validation(state, batch):
     return {"loss": loss(state["params"], batch, state, reduction=False)}
 
-  def predict(state, batch, seed=0, temperature=1e-7, **kw):
-    image = batch["image"]
-    codes, _, _ = decode.temperature_sampling(
-      {"params": state["params"]},
-      image,
-      jnp.zeros([len(image), oracle.model.code_len], jnp.int32),
+  def predict(state, batch, seed=0, temperature=TEMPERATURE, **kw):
+    codes = guiding_codes.of_images(
+      model,
+      state["params"],
+      batch["image"],
       keys(seed, batch),
-      model=model,
-      temperature=temperature,
-      mask_token_ids=no_codes,
-      eos_token=-1,
+      oracle.model,
+      temperature,
     )
-    logits = oracle.decode(state["frozen"]["oracle"], codes[:, 0], batch)
+    logits = oracle.decode(state["frozen"]["oracle"], codes + 1, batch)
     return oracle.task.predict_outputs(logits, **kw)
 
   return Recipe(

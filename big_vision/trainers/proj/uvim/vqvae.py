@@ -72,15 +72,16 @@ def build(setup: Setup) -> Recipe:
     batch = jax.tree.map(zeros, setup.batch_shapes)
     return {"state": variables(rng_init, batch).get("state", {})}
 
+  read = {}  # The checkpoint's dictionary, from one to the other.
+
   def load_params(params):
     shapes = jax.eval_shape(extra_state, params)
-    return load({"params": params, **shapes})[0]
+    params, read["state"] = load({"params": params, **shapes})
+    return params
 
   def load_state(state):
-    own = {"params": state["params"], "state": state["state"]}
-    loaded = load(own)[1]
-    where = jax.tree.map(lambda x: x.sharding, own["state"])
-    return {**state, "state": devices.reshard(loaded, where)}
+    where = jax.tree.map(lambda x: x.sharding, state["state"])
+    return {**state, "state": devices.reshard(read.pop("state"), where)}
 
   def loss_fn(params, batch, rng, state):
     # The loop updates the dictionary, once for all parts of a batch.

@@ -10,10 +10,10 @@ import panoptic_brute_force
 import pytest
 from PIL import Image
 
-from big_vision import lookup, panoptic
+from big_vision import lookup, panoptic, resizing
 from big_vision.datasets import core
 from big_vision.evaluators import trial, validate
-from big_vision.evaluators.proj.uvim import coco_files, coco_panoptic, common
+from big_vision.evaluators.proj.uvim import coco_files, coco_panoptic
 
 pytestmark = pytest.mark.tf
 
@@ -109,7 +109,7 @@ def test_resize_nearest():
   for _ in range(30):
     *old, height, width = rng.integers(1, 90, 4)
     x = rng.integers(0, 1000, (*old, 2))
-    resized = common.resize_nearest(x, (height, width))
+    resized = resizing.resize(x, (height, width), "nearest")
     wanted = tf.image.resize(x, (height, width), method="nearest")
     np.testing.assert_array_equal(resized, wanted)
 
