@@ -14,6 +14,7 @@ from absl import flags, logging
 
 from big_vision import (
   checkpoint_io,
+  compat,
   devices,
   fs,
   guards,
@@ -86,6 +87,7 @@ def start_jax() -> None:
   if not getattr(jax.config, "jax_compilation_cache_dir"):  # noqa: B009
     cache = os.path.expanduser("~/.cache/big_vision/jax")
     jax.config.update("jax_compilation_cache_dir", cache)
+  compat.mend_compilation_cache()
 
 
 @guards.transfers  # But for the loop, which disallows them.

@@ -104,6 +104,19 @@ def details_shown() -> bool:
   return logging.get_verbosity() > logging.INFO
 
 
+class _File(py_logging.FileHandler):
+  """Ends with the first error: a full disk would be told of with every line."""
+
+  def handleError(self, record: py_logging.LogRecord) -> None:  # noqa: N802
+    """Called by `emit`, which has caught the error."""
+    self.setLevel(py_logging.CRITICAL + 1)
+    _tell(self.baseFilename, sys.exc_info()[1])
+
+
+def _tell(path: str | None, error: BaseException | None) -> None:
+  print(f"{path}: the log ends here: {error}", file=sys.stderr)
+
+
 class File:
   """The file `train.log` of a run; a continued run appends to it.
 
@@ -138,9 +151,7 @@ class File:
     """Writes what has waited; from now on lines are written at once."""
     if self._handler is None or self._handler.target is not None:
       return
-    file = py_logging.FileHandler(
-      fs.join(self._workdir or "", "train.log"), encoding="utf-8"
-    )
+    file = _File(fs.join(self._workdir or "", "train.log"), encoding="utf-8")
     file.setFormatter(_Plain())
     self._handler.setTarget(file)
     self._handler.flush()
@@ -157,4 +168,7 @@ class File:
       handler.buffer.clear()
     handler.close()
     if file is not None:
-      file.close()
+      try:
+        file.close()
+      except OSError as e:  # What is left of a full disk.
+        _tell(self._workdir, e)
