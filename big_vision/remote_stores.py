@@ -106,9 +106,13 @@ class _Upload(tempfile.SpooledTemporaryFile):
     self._driver, self._path, self.dropped = driver, path, False
 
   def close(self):
-    if not self.closed and not self.dropped:
-      retries.repeat(self._put, self._path)
-    super().close()
+    wanted = not self.closed and not self.dropped
+    self.dropped = True  # Once, also if it fails.
+    try:
+      if wanted:
+        retries.repeat(self._put, self._path)
+    finally:
+      super().close()
 
   def _put(self):
     self.seek(0)
@@ -119,6 +123,10 @@ class _Upload(tempfile.SpooledTemporaryFile):
     self.dropped = kind is not None
     self.close()
 
+  def __del__(self):
+    self.dropped = True  # Nobody has closed it: it may be half of a file.
+    super().__del__()
+
 
 class _Text(io.TextIOWrapper):
   """The text of one of these."""
@@ -127,6 +135,10 @@ class _Text(io.TextIOWrapper):
     if kind is not None:
       self.buffer.dropped = True
     self.close()
+
+  def __del__(self):
+    self.buffer.dropped = True
+    super().__del__()
 
 
 class Fsspec:
@@ -157,10 +169,11 @@ class Fsspec:
       raw = _Download(self._driver, path)
       file: Any = io.BufferedReader(raw, _BUFFER)
     else:
+      # Objects cannot grow, so they are written anew.
+      grows = "a" in mode and self.exists(path)
+      old = self._driver.cat_file(path) if grows else b""
       file = _Upload(self._driver, path)
-      if "a" in mode and self.exists(path):
-        # Objects cannot grow, so they are written anew.
-        file.write(self._driver.cat_file(path))
+      file.write(old)
     return _Text(file, encoding="utf-8") if is_text else file
 
   def read_range(self, path: str, begin: int, length: int) -> bytes:

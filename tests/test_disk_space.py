@@ -105,7 +105,7 @@ def test_metrics(tmp_path):
   writer.close()
   line = path.read_bytes()
   writer = metrics.BigVisionMetricWriter(workdir=str(tmp_path))
-  for room in range(len(line)):
+  for room in range(len(line) - 1):  # The next line is one byte shorter.
     with full_beyond(len(line) + room):
       write(2)
       with pytest.raises(disk_space.WriteError, match="metrics.txt cannot be"):

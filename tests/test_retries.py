@@ -1,6 +1,7 @@
 """A bucket that answers late, not at all, or that it does not want to."""
 
 import errno
+import gc
 import json
 
 import fsspec
@@ -143,6 +144,21 @@ def test_a_body_that_fails_writes_nothing(bucket):
         f.write("ha" if mode == "w" else b"ha")
         raise KeyError
   assert read() == "whole"
+  file = fs.open(FILE, "w")  # Nobody closes it.
+  file.write("ha")
+  del file
+  bucket.failures.update(cat_file=list(FLAKY))
+  write("!", "a")  # Is begun four times.
+  gc.collect()
+  assert read() == "whole!"
+  for mode in ("w", "wb"):
+    bucket.failures["open wb"] = [Unavailable("busy")] * 7
+    with pytest.raises(retries.StoreError):
+      with fs.open(FILE, mode) as f:
+        f.write("x" if mode == "w" else b"x")
+    assert not bucket.failures["open wb"]
+  gc.collect()
+  assert read() == "whole!"
 
 
 def test_files_of_a_run(bucket):

@@ -27,7 +27,7 @@ def evaluator():
       pass
 
     def run(self, state):
-      yield "score", np.float32(state["params"]["head"]["bias"][0])
+      yield "score", jax.device_get(state["params"]["head"]["bias"])[0]
 
   module = types.ModuleType("bvbias")
   module.API, module.Evaluator = "jit", Evaluator
