@@ -67,7 +67,6 @@ __all__ = [
 _PARTIAL, _OLD, _LINK = ".partial", ".old", ".link"
 # Entry of the state with the average of the parameters, see `training/ema.py`.
 AVERAGE = "params_ema"
-_CHECKPOINT = re.compile(r"(.*)-(\d{9,}(?:-tmp)?)")
 _PATH = re.compile(rf"(.*?/.*?)(?::({AVERAGE}))?(?::([\w/]+))?")
 
 
@@ -233,16 +232,16 @@ def _found(path):
     yield fs.join(folder, m[0]), complete
 
 
-def point_to(folder: str) -> None:
+def point_to(path: str, folder: str) -> None:
   """Makes a complete checkpoint the newest one of its run.
 
   The next save goes on from there, and `collect_orphans` does not remove it.
 
   Args:
-    folder: `<path>-<step:09d>` or `<path>-<step:09d>-tmp`.
+    path: prefix of the folders, `<workdir>/checkpoint.bv`.
+    folder: the checkpoint, `<path>-<step:09d>` or `<path>-<step:09d>-tmp`.
   """
-  path, suffix = _CHECKPOINT.fullmatch(folder).groups()
-  _point(path, suffix)
+  _point(path, folder.removeprefix(f"{path}-"))
 
 
 def of_steps(path: str) -> dict[int, str]:

@@ -71,7 +71,7 @@ class BigVisionMetricWriter:
     self._held = None  # Else a list of lines that wait for `begin`.
     self._pool: futures.ThreadPoolExecutor | None = None
     self._pending = None
-    self._tensorboard = None
+    self._tensorboard: tensorboard.Events | None = None
     self._trackers = None
     self._names = trackers.names(config) if jax.process_index() == 0 else []
     self.fname = self.fname_initial = None
@@ -181,7 +181,7 @@ class BigVisionMetricWriter:
     evaluations come in between. `begin` of a run that continues from it appends
     the values to the metrics file, unless that has the line.
     """
-    if self._pool is None or not self.step_metrics:
+    if self._pool is None or self.fname is None or not self.step_metrics:
       return
     self._wait()
     line = json.dumps({"step": self.step, **self.step_metrics}) + "\n"
@@ -190,21 +190,25 @@ class BigVisionMetricWriter:
       with disk_space.explained(self.fname), open(self.fname, "ab") as f:
         os.fsync(f.fileno())  # A power cut must not leave the checkpoint alone.
 
-  def names_of(self, step: int) -> list[str] | None:
-    """Lists what the files of an interrupted run have of a step.
+  def row_of(self, step: int) -> dict[str, Any] | None:
+    """Reads what an interrupted run has measured at a step.
 
     Args:
       step: number of finished steps.
 
     Returns:
-      Names of metrics, with "step"; None if there is no metrics file.
+      Name of metric -> value; None if there is no metrics file.
     """
-    if self.workdir is None:
+    if self.fname is None:
       return None
-    paths = [p for p in (self.fname, self._secured) if fs.exists(p)]
+    paths = [p for p in (self._secured, self.fname) if fs.exists(p)]
     rows = [row for path in paths for row in read_rows(path)]
-    names = {name for row in rows if row["step"] == step for name in row}
-    return sorted(names) if rows else None
+    found = {}
+    for row in rows:
+      if row["step"] == step:
+        found |= row
+    found.pop("step", None)
+    return found if rows else None
 
   @property
   def _secured(self):
@@ -212,7 +216,7 @@ class BigVisionMetricWriter:
 
   def _restore(self, first_step):
     """Appends the line of the step of a checkpoint if a kill prevented it."""
-    if not fs.exists(self._secured):
+    if self.fname is None or not fs.exists(self._secured):
       return
     with fs.open(self._secured) as f:
       line = f.read()
@@ -263,12 +267,12 @@ class BigVisionMetricWriter:
     if metrics:
       _append(fname, json.dumps({"step": step, **metrics}) + "\n")
     if fs.is_local(fname):
-      self._show(step, metrics, shown)
+      self._show(fname, step, metrics, shown)
 
-  def _show(self, step, metrics, shown):
+  def _show(self, fname, step, metrics, shown):
     """Writes the events of TensorBoard."""
     if self._tensorboard is None:
-      self._tensorboard = tensorboard.Events(self.workdir)
+      self._tensorboard = tensorboard.Events(os.path.dirname(fname))
       if "tensorboard" in self._names:
         text = json.dumps(json.loads(to_json(self._config)), indent=2)
         indented = "\n".join(f"    {line}" for line in text.splitlines())

@@ -131,6 +131,8 @@ class _Upload(tempfile.SpooledTemporaryFile):
 class _Text(io.TextIOWrapper):
   """The text of one of these."""
 
+  buffer: Any
+
   def __exit__(self, kind, *rest):
     if kind is not None:
       self.buffer.dropped = True

@@ -7,9 +7,10 @@ import resource
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import logging
 
 from big_vision import checkpoints, disk_space, fs, lookup, metrics, tensorboard
-from big_vision.training import user_errors
+from big_vision.training import logs, user_errors
 
 
 @contextlib.contextmanager
@@ -123,6 +124,18 @@ def test_replaced_files_stay_as_they_were(tmp_path):
     fs.replace(path, "new" * 10)
   assert path.read_text() == "old"
   assert fs.listdir(str(tmp_path)) == ["config.json"]
+
+
+def test_log(tmp_path, capfd):
+  """One line says that the log ends, not each line that follows."""
+  with logs.File(str(tmp_path)) as log:
+    log.begin()
+    with full_beyond(200):
+      for i in range(20):
+        logging.warning("line %d", i)
+  said = [x for x in capfd.readouterr().err.splitlines() if "log ends" in x]
+  assert len(said) == 1 and "File too large" in said[0]
+  assert str(tmp_path / "train.log") in said[0]
 
 
 def test_events(tmp_path):

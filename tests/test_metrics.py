@@ -280,7 +280,7 @@ def test_secured_values_of_a_checkpoint_survive(tmp_path):
 
   again = start(1)  # From another checkpoint: its step 2 is to come.
   assert _rows(path) == [{"step": 1, "loss": 4}]
-  assert again.names_of(2) == ["loss", "step"]
+  assert again.row_of(2) == {"loss": 3}
   again._pool.shutdown()
 
   again = start(2)
@@ -290,8 +290,8 @@ def test_secured_values_of_a_checkpoint_survive(tmp_path):
   again.close()
   start(2).close()  # It is there now.
   assert [r["step"] for r in _rows(path)] == [1, 2, 3]
-  assert again.names_of(3) == ["loss", "step"] and again.names_of(4) == []
-  assert metrics.BigVisionMetricWriter().names_of(1) is None
+  assert again.row_of(3) == {"loss": 2} and again.row_of(4) == {}
+  assert metrics.BigVisionMetricWriter().row_of(1) is None
 
 
 def test_nothing_is_secured_without_values_or_files(tmp_path):
@@ -301,4 +301,4 @@ def test_nothing_is_secured_without_values_or_files(tmp_path):
   writer.secure()
   writer.close()
   assert list(tmp_path.iterdir()) == []
-  assert writer.names_of(1) is None
+  assert writer.row_of(1) is None

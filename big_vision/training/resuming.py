@@ -101,7 +101,7 @@ def resume(
     )
     prefix = setup.checkpoint_prefix
     if jax.process_index() == 0 and prefix and folder.startswith(f"{prefix}-"):
-      checkpoints.point_to(folder)
+      checkpoints.point_to(prefix, folder)
   return state
 
 
@@ -209,16 +209,18 @@ def evaluate_again(
   """
   if not 0 < first_step < setup.total_steps:
     return False
-  read = lambda: json.dumps(setup.writer.names_of(first_step))
-  measured = json.loads(hosts.from_first(read))
-  if measured is None:  # It began in another workdir.
+  read = lambda: json.dumps(setup.writer.row_of(first_step))
+  row = json.loads(hosts.from_first(read))
+  if row is None:  # It began in another workdir.
     return False
   again = False
   for name, evaluator, every, prefix in evaluators.get():
     due = itstime(first_step, every, setup.total_steps, first=False)
-    if due and f"z/secs/eval/{name}" not in measured:
+    if due and f"z/secs/eval/{name}" not in row:
       evaluators.measure(name, evaluator, prefix, state)
       again = True
+  if again:  # The last line of a step has all of its values.
+    setup.writer.step_metrics = row | setup.writer.step_metrics
   return again
 
 
