@@ -229,7 +229,7 @@ def replace(path: Path, text: str) -> None:
     with open(path, "w") as f:
       f.write(text)
     return
-  new = f"{os.fspath(path)}.{os.getpid()}.new"
+  new = f"{os.fspath(path)}.new"
   try:
     with open(new, "w") as f:
       f.write(text)

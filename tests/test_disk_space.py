@@ -2,12 +2,12 @@
 
 import contextlib
 import errno
+import logging
 import resource
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import logging
 
 from big_vision import checkpoints, disk_space, fs, lookup, metrics, tensorboard
 from big_vision.training import logs, user_errors
@@ -126,16 +126,16 @@ def test_replaced_files_stay_as_they_were(tmp_path):
   assert fs.listdir(str(tmp_path)) == ["config.json"]
 
 
-def test_log(tmp_path, capfd):
+def test_log(tmp_path, capsys):
   """One line says that the log ends, not each line that follows."""
-  with logs.File(str(tmp_path)) as log:
-    log.begin()
-    with full_beyond(200):
-      for i in range(20):
-        logging.warning("line %d", i)
-  said = [x for x in capfd.readouterr().err.splitlines() if "log ends" in x]
-  assert len(said) == 1 and "File too large" in said[0]
-  assert str(tmp_path / "train.log") in said[0]
+  file = logs._File(tmp_path / "train.log")
+  with full_beyond(400):
+    for i in range(20):
+      file.handle(logging.makeLogRecord({"msg": f"line {i} {'x' * 50}"}))
+  (said,) = capsys.readouterr().err.splitlines()
+  assert said.endswith("the log ends here: [Errno 27] File too large")
+  assert said.startswith(str(tmp_path / "train.log"))
+  assert (tmp_path / "train.log").read_text().startswith("line 0 x")
 
 
 def test_events(tmp_path):

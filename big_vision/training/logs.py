@@ -5,6 +5,7 @@ matched which, single metrics, timings), is in the file only; and on stderr with
 `--verbosity=1`, for example of a run without a workdir.
 """
 
+import contextlib
 import logging as py_logging
 import re
 import sys
@@ -107,14 +108,25 @@ def details_shown() -> bool:
 class _File(py_logging.FileHandler):
   """Ends with the first error: a full disk would be told of with every line."""
 
+  _ended = False
+
+  def emit(self, record: py_logging.LogRecord) -> None:
+    if not self._ended:
+      super().emit(record)
+
+  def flush(self) -> None:
+    if not self._ended:
+      super().flush()
+
   def handleError(self, record: py_logging.LogRecord) -> None:  # noqa: N802
     """Called by `emit`, which has caught the error."""
-    self.setLevel(py_logging.CRITICAL + 1)
+    self._ended = True
     _tell(self.baseFilename, sys.exc_info()[1])
 
 
 def _tell(path: str | None, error: BaseException | None) -> None:
-  print(f"{path}: the log ends here: {error}", file=sys.stderr)
+  with contextlib.suppress(OSError):  # Stderr may be a file there, too.
+    print(f"{path}: the log ends here: {error}", file=sys.stderr, flush=True)
 
 
 class File:
@@ -168,7 +180,5 @@ class File:
       handler.buffer.clear()
     handler.close()
     if file is not None:
-      try:
+      with contextlib.suppress(OSError):  # What did not fit, see `_File`.
         file.close()
-      except OSError as e:  # What is left of a full disk.
-        _tell(self._workdir, e)
