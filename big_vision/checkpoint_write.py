@@ -161,7 +161,7 @@ def _open(folder, leaves):
 
 def _store(folder, name):
   path = fs.join(fs.absolute(folder), checkpoint_checksums.on_disk(name)) + "/"
-  if fs.is_local(folder):
+  if not path.startswith("gs://"):
     return {"driver": "file", "path": path}
   bucket, _, path = path.removeprefix("gs://").partition("/")
   return {"driver": "gcs", "bucket": bucket, "path": path}

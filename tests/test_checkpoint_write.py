@@ -90,6 +90,19 @@ def test_values_of_the_host(tmp_path):
     checkpoint_write.start(str(tmp_path), [("a", "text")])
 
 
+def test_where_arrays_are():
+  """As orbax, which reads them, says it; with a slash at the end."""
+  from orbax.checkpoint._src.serialization import tensorstore_utils
+
+  for folder in ("gs://bucket/run/checkpoint.bv-000000001", "/tmp/run"):
+    own = checkpoint_write._store(folder, "params/a")
+    orbax = tensorstore_utils.build_kvstore_tspec(
+      folder, "params~a", use_ocdbt=False
+    )
+    assert own.pop("path") == orbax.pop("path") + "/"
+    assert own.items() <= orbax.items()
+
+
 def _peak():
   """Largest size of this process since `_forget_peak`, in bytes."""
   status = pathlib.Path("/proc/self/status").read_text()
