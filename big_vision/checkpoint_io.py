@@ -36,8 +36,8 @@ _barrier_count = itertools.count()
 class CheckpointManager:
   """Runs one save at a time in the background.
 
-  Pass it to `save_checkpoint_ts`. An error of a save is raised by the next
-  call of `wait_until_finished`, which each save makes first.
+  Pass it to `save_checkpoint_ts`. An error of a save is raised by the next call
+  of `check` or of `wait_until_finished`, which each save makes first.
   """
 
   def __init__(self) -> None:
@@ -61,6 +61,11 @@ class CheckpointManager:
     # Not a daemon: a program that ends by an error still completes its save.
     self._thread = threading.Thread(target=run, name="checkpoint")
     self._thread.start()
+
+  def check(self) -> None:
+    """Raises the error of a save that has ended with one; does not wait."""
+    if self._thread is not None and not self._thread.is_alive():
+      self.wait_until_finished()
 
   def wait_until_finished(self) -> None:
     """Blocks until the save is on disk; raises the error it had, if any."""

@@ -77,6 +77,19 @@ def backends_are_initialized() -> bool:
 # --- The compilation cache.
 
 
+def use_compilation_cache(folder: str) -> None:
+  """Makes JAX keep compiled programs on disk, and replace damaged ones.
+
+  Args:
+    folder: where, unless JAX has been told where already; `~` is the home.
+  """
+  # An attribute that JAX makes at run time.
+  if not getattr(jax.config, "jax_compilation_cache_dir"):  # noqa: B009
+    where = os.path.expanduser(folder)
+    jax.config.update("jax_compilation_cache_dir", where)
+  mend_compilation_cache()
+
+
 def mend_compilation_cache() -> None:
   """Makes JAX replace damaged entries of its compilation cache.
 

@@ -283,7 +283,7 @@ def cache(tmp_path):
   for name, value in settings.items():
     jax.config.update(name, value)
   compilation_cache.reset_cache()
-  compat.mend_compilation_cache()
+  compat.use_compilation_cache("unused")
   yield tmp_path
   for name, value in old.items():
     jax.config.update(name, value)

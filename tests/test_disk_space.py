@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import resource
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -72,11 +73,17 @@ def test_checkpoint(tmp_path, capfd):
   large = {f"l{i}": jnp.asarray(x) for i, x in enumerate(noise)} | small
   checkpoints.save_checkpoint_ts(manager, small, prefix, 1, keep=False)
   manager.wait_until_finished()
-  for keep in (False, True):  # As often as one likes.
+
+  def check_often():
+    for _ in range(6000):
+      manager.check()
+      time.sleep(0.01)
+
+  for keep, ends in ((False, manager.close), (True, check_often)):
     with full_beyond(20_000):
       checkpoints.save_checkpoint_ts(manager, large, prefix, 2, keep)
       with pytest.raises(disk_space.WriteError, match="File too large") as e:
-        manager.close()
+        ends()
     assert f"{prefix}-000000002" in str(e.value)
     # What was written is gone, the last one is there.
     assert fs.listdir(str(tmp_path)) == [

@@ -5,7 +5,6 @@ the `main` of its module. `train` is a whole run, from top to bottom.
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -83,11 +82,7 @@ def start_jax() -> None:
     logging.set_verbosity(logging.INFO)
   logs.set_up()
   hosts.join()
-  # An attribute that JAX makes at run time.
-  if not getattr(jax.config, "jax_compilation_cache_dir"):  # noqa: B009
-    cache = os.path.expanduser("~/.cache/big_vision/jax")
-    jax.config.update("jax_compilation_cache_dir", cache)
-  compat.mend_compilation_cache()
+  compat.use_compilation_cache("~/.cache/big_vision/jax")
 
 
 @guards.transfers  # But for the loop, which disallows them.

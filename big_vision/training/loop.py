@@ -135,6 +135,8 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
           writer.measure(name, value)
         chrono.tick(step)
         _check_finite(measured, step, log_every)
+        if manager:
+          manager.check()
         progress.update(step, throughput.of_step(setup, measured, utilization))
 
       preempted = stop.reached(step)
