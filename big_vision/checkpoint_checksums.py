@@ -35,7 +35,18 @@ _THREADS = 32  # Remote look-ups are slow.
 
 
 class Damaged(lookup.ConfigError):
-  """A file of a checkpoint is damaged or missing."""
+  """A file of a checkpoint is damaged or missing.
+
+  Attributes:
+    problem: which one, and what is wrong with it; without the advice that the
+      text of the error ends with.
+  """
+
+  def __init__(self, problem: str) -> None:
+    super().__init__(
+      f"{problem} Restore it from a copy, or use another checkpoint."
+    )
+    self.problem = problem
 
 
 # Part of an array: one slice per dimension.
@@ -251,10 +262,7 @@ def damaged(path: str, problem: str, more: int = 0) -> Damaged:
     The exception, to be raised by the caller.
   """
   others = f" (and {more} more files)" if more else ""
-  return Damaged(
-    f"Checkpoint file {path!r} is damaged: {problem}{others}. Restore it from "
-    "a copy, or use another checkpoint."
-  )
+  return Damaged(f"Checkpoint file {path!r} is damaged: {problem}{others}.")
 
 
 def _compare(actual, recorded):

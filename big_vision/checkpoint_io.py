@@ -225,8 +225,7 @@ def readable_error(error: Exception, folder: str) -> Exception:
   if not isinstance(cause, ValueError):  # For example memory or rights.
     return RuntimeError(f"Checkpoint {folder!r} cannot be read: {reason}")
   return checkpoint_checksums.Damaged(
-    f"Checkpoint {folder!r} is damaged: {reason}. Restore it from a copy, or "
-    "use another checkpoint."
+    f"Checkpoint {folder!r} is damaged: {reason}."
   )
 
 

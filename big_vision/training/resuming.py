@@ -71,38 +71,38 @@ def resume(
     lookup.ConfigError: see `restore`.
   """
   path = checkpoints.latest(path) or path
-  folder, first = path, ""
-  others: list[str] | None = None
-  while True:
+  problems: list[str] = []
+  left = [path]
+  while left:
+    folder = left.pop(0)
     state, problem = None, ""
     try:
       state = restore(folder, shapes, shardings, setup.chrono)
     except checkpoint_checksums.Damaged as e:
-      problem = str(e)
+      problem = e.problem
     # Each process reads its part only.
     problem = hosts.first_problem(problem)
     if not problem and state is not None:
-      break
-    first = first or problem
-    if others is None:
-      others = json.loads(hosts.from_first(lambda: _others(path, setup)))
-    else:
-      console.note(problem)
-    if not others:
-      raise checkpoint_checksums.Damaged(
-        f"{first} There is no other complete checkpoint beside it: to train from "
-        "the start, choose another --workdir."
-      )
-    folder = others.pop(0)
-  if first:
-    console.note(
-      f"{first} Continuing from {folder} instead: what came after that step is "
-      "trained again."
-    )
-    prefix = setup.checkpoint_prefix
-    if jax.process_index() == 0 and prefix and folder.startswith(f"{prefix}-"):
-      checkpoints.point_to(prefix, folder)
-  return state
+      if problems:
+        _go_back(folder, problems, setup)
+      return state
+    if not problems:
+      left = json.loads(hosts.from_first(lambda: _others(path, setup)))
+    problems.append(problem)
+  raise checkpoint_checksums.Damaged(
+    f"{' '.join(problems)} There is no other complete checkpoint beside it."
+  )
+
+
+def _go_back(folder: str, problems: list[str], setup: Setup) -> None:
+  """Says what is lost, and lets the run continue from an earlier checkpoint."""
+  console.note(
+    f"{' '.join(problems)} Continuing from {folder} instead: what came after "
+    "that step is trained again."
+  )
+  prefix = setup.checkpoint_prefix
+  if jax.process_index() == 0 and prefix and folder.startswith(f"{prefix}-"):
+    checkpoints.point_to(prefix, folder)
 
 
 def _others(path: str, setup: Setup) -> str:
