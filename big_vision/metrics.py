@@ -264,8 +264,9 @@ class BigVisionMetricWriter:
       path = pictures.path_of(fs.dirname(fname), name, step)
       with disk_space.explained(path):
         pictures.save(pixels, path)
-    if metrics:
-      _append(fname, json.dumps({"step": step, **metrics}) + "\n")
+    line = json.dumps({"step": step, **metrics}) + "\n" if metrics else ""
+    if line or fs.is_local(fname):  # Where the file is, also if it is empty.
+      _append(fname, line)
     if fs.is_local(fname):
       self._show(fname, step, metrics, shown)
 
