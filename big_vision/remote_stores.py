@@ -88,14 +88,21 @@ class _Download(io.RawIOBase):
     return self._at
 
   def readinto(self, buffer):
-    end = min(self._at + len(buffer), self._size)
+    content = self._read(len(buffer))
+    buffer[: len(content)] = content
+    return len(content)
+
+  def readall(self):
+    return self._read(self._size - self._at)  # Not in pieces of 8 kB.
+
+  def _read(self, length):
+    end = min(self._at + length, self._size)
     if end <= self._at:
-      return 0
+      return b""
     read = lambda: self._driver.cat_file(self._path, start=self._at, end=end)
     content = retries.repeat(read, self._path)
-    buffer[: len(content)] = content
     self._at += len(content)
-    return len(content)
+    return content
 
 
 class _Upload(tempfile.SpooledTemporaryFile):

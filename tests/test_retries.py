@@ -126,6 +126,22 @@ def test_errors_for_good_are_one_line_with_the_path(bucket):
   assert waits == []
 
 
+def test_large_files_are_read_in_few_requests(bucket, monkeypatch):
+  asked = []
+  monkeypatch.setattr(bucket, "fail", lambda name: asked.append(name))
+  text = "".join(f"{i}\n" for i in range(200_000))
+  write(text)
+  for get in (
+    lambda f: f.read(),
+    lambda f: "".join(f),
+    lambda f: f.read(len(text)),
+  ):
+    asked.clear()
+    with fs.open(FILE) as f:
+      assert get(f) == text
+    assert asked.count("cat_file") <= 3
+
+
 @pytest.mark.parametrize(
   "code, transient",
   [(503, True), (429, True), ("500", True), (403, False), (404, False)],
