@@ -73,8 +73,9 @@ class _Download(io.RawIOBase):
     info = driver.info(path)
     if info["type"] == "directory":
       raise IsADirectoryError(f"{path} is a folder.")
-    self._driver, self._path, self._at = driver, path, 0
-    self._size = info["size"]
+    self._driver, self._path, self._size = driver, path, info["size"]
+    self._at = self._start = 0
+    self._block = b""
 
   def readable(self):
     return True
@@ -93,14 +94,23 @@ class _Download(io.RawIOBase):
     return len(content)
 
   def readall(self):
-    return self._read(self._size - self._at)  # Not in pieces of 8 kB.
+    parts = []
+    while part := self._read(self._size - self._at):
+      parts.append(part)
+    return b"".join(parts)
 
   def _read(self, length):
-    end = min(self._at + length, self._size)
-    if end <= self._at:
-      return b""
-    read = lambda: self._driver.cat_file(self._path, start=self._at, end=end)
-    content = retries.repeat(read, self._path)
+    """Returns at most so many bytes, from the block that was read last."""
+    begin = self._at - self._start
+    if not 0 <= begin < len(self._block):
+      # What reads text asks for 8 kB at a time, whatever buffer it is given.
+      end = min(self._at + max(length, _BUFFER), self._size)
+      if end <= self._at:
+        return b""
+      read = lambda: self._driver.cat_file(self._path, start=self._at, end=end)
+      self._block, self._start = retries.repeat(read, self._path), self._at
+      begin = 0
+    content = self._block[begin : begin + length]
     self._at += len(content)
     return content
 
@@ -175,8 +185,7 @@ class Fsspec:
     """See `fs.open`."""
     is_text = "b" not in mode
     if mode.strip("bt") == "r":
-      raw = _Download(self._driver, path)
-      file: Any = io.BufferedReader(raw, _BUFFER)
+      file: Any = io.BufferedReader(_Download(self._driver, path))
     else:
       # Objects cannot grow, so they are written anew.
       grows = "a" in mode and self.exists(path)
