@@ -128,7 +128,7 @@ def test_errors_for_good_are_one_line_with_the_path(bucket):
 
 def test_large_files_are_read_in_few_requests(bucket, monkeypatch):
   asked = []
-  monkeypatch.setattr(bucket, "fail", lambda name: asked.append(name))
+  monkeypatch.setattr(bucket, "fail", lambda _, name: asked.append(name))
   text = "".join(f"{i}\n" for i in range(200_000))
   write(text)
   for get in (
