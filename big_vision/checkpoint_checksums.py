@@ -33,6 +33,22 @@ _METADATA, _ATTRIBUTES, _PIECE = ".zarray", ".zattrs", ".crc32-"
 _BLOCK = 4 << 20  # Bytes that are read at once.
 _THREADS = 32  # Remote look-ups are slow.
 
+
+class Damaged(lookup.ConfigError):
+  """A file of a checkpoint is damaged or missing.
+
+  Attributes:
+    problem: which one, and what is wrong with it; without the advice that the
+      text of the error ends with.
+  """
+
+  def __init__(self, problem: str) -> None:
+    super().__init__(
+      f"{problem} Restore it from a copy, or use another checkpoint."
+    )
+    self.problem = problem
+
+
 # Part of an array: one slice per dimension.
 Index = tuple[slice, ...]
 
@@ -146,6 +162,22 @@ def collect(folder: str) -> None:
 # Reading.
 
 
+def check_complete(folder: str, missing: Iterable[str]) -> None:
+  """Tells leaves that have lost a file from leaves that a tree does not have.
+
+  Args:
+    folder: folder of the checkpoint.
+    missing: names of leaves that were not found.
+
+  Raises:
+    Damaged: the folder of a leaf is there, its metadata are not.
+  """
+  for name in missing:
+    leaf = fs.join(folder, on_disk(name))
+    if fs.exists(fs.join(leaf, _ATTRIBUTES)):
+      raise damaged(fs.join(leaf, _METADATA), "it is missing")
+
+
 def describe(folder: str, names: Sequence[str]) -> list[Stored]:
   """Reads shapes, types and checksums of stored leaves.
 
@@ -157,7 +189,7 @@ def describe(folder: str, names: Sequence[str]) -> list[Stored]:
     One `Stored` per name.
 
   Raises:
-    lookup.ConfigError: a file is damaged; names it.
+    Damaged: a file is damaged; names it.
   """
 
   def describe_leaf(name):
@@ -193,7 +225,7 @@ def verify(
     wanted: (name of a leaf, its description, names of its chunks).
 
   Raises:
-    lookup.ConfigError: a file is damaged or missing; names it.
+    Damaged: a file is damaged or missing; names it.
   """
   jobs = [
     (fs.join(folder, on_disk(name), file), stored.checksums)
@@ -218,7 +250,7 @@ def verify(
     raise damaged(*problems[0], more=len(problems) - 1)
 
 
-def damaged(path: str, problem: str, more: int = 0) -> lookup.ConfigError:
+def damaged(path: str, problem: str, more: int = 0) -> Damaged:
   """Makes the error for a file of a checkpoint.
 
   Args:
@@ -230,10 +262,7 @@ def damaged(path: str, problem: str, more: int = 0) -> lookup.ConfigError:
     The exception, to be raised by the caller.
   """
   others = f" (and {more} more files)" if more else ""
-  return lookup.ConfigError(
-    f"Checkpoint file {path!r} is damaged: {problem}{others}. Restore it from "
-    "a copy, or use another checkpoint."
-  )
+  return Damaged(f"Checkpoint file {path!r} is damaged: {problem}{others}.")
 
 
 def _compare(actual, recorded):

@@ -1,13 +1,14 @@
-"""Arrays in a folder, through the array handlers of orbax-checkpoint.
+"""Arrays in a folder, read through the array handlers of orbax-checkpoint.
 
 Every leaf is a zarr-v2 array in its own folder, called like the leaf with "~"
-for "/". The handlers are used below orbax's checkpointers because those add
+for "/". The handlers are used below orbax's checkpointers because those want
 files of their own and one database for all leaves, while here a folder holds
 leaves and nothing else: any of them can be read, copied or deleted alone.
-Beside its chunks it has their checksums, see `checkpoint_checksums.py`.
+Beside its chunks it has their checksums, see `checkpoint_checksums.py`;
+`checkpoint_write.py` writes it.
 
-Each process writes the shards it has (replica 0 of each), and reads only what
-its devices need. NumPy leaves must be the same in all processes.
+Each process reads only what its devices need. NumPy leaves must be the same in
+all processes.
 """
 
 import asyncio
@@ -35,8 +36,8 @@ _barrier_count = itertools.count()
 class CheckpointManager:
   """Runs one save at a time in the background.
 
-  Pass it to `save_checkpoint_ts`. An error of a save is raised by the next
-  call of `wait_until_finished`, which each save makes first.
+  Pass it to `save_checkpoint_ts`. An error of a save is raised by the next call
+  of `check` or of `wait_until_finished`, which each save makes first.
   """
 
   def __init__(self) -> None:
@@ -60,6 +61,11 @@ class CheckpointManager:
     # Not a daemon: a program that ends by an error still completes its save.
     self._thread = threading.Thread(target=run, name="checkpoint")
     self._thread.start()
+
+  def check(self) -> None:
+    """Raises the error of a save that has ended with one; does not wait."""
+    if self._thread is not None and not self._thread.is_alive():
+      self.wait_until_finished()
 
   def wait_until_finished(self) -> None:
     """Blocks until the save is on disk; raises the error it had, if any."""
@@ -120,73 +126,6 @@ def leaf_names(folder: str) -> list[str]:
       for n, ok in zip(found, pool.map(is_leaf, found), strict=True)
       if ok
     )
-
-
-def start_write(
-  folder: str, named_leaves: Sequence[tuple[str, Any]]
-) -> Callable[[], list[tuple[str, list[checkpoint_checksums.Index]]]]:
-  """Copies leaves to host memory and begins to write them.
-
-  Args:
-    folder: existing folder.
-    named_leaves: list of (name, array): jax.Array, NumPy or Python number.
-
-  Returns:
-    A function that blocks until the leaves of this process are on disk, and
-    returns what it has written, for `checkpoint_checksums.leave`. The leaves may
-    be deleted or donated meanwhile.
-
-  Raises:
-    ValueError: a leaf is not numeric.
-  """
-  arrays, values, written = [], [], []
-  for name, x in named_leaves:
-    if isinstance(x, jax.Array) and not (
-      jax.process_count() > 1 and x.is_fully_addressable
-    ):
-      arrays.append((name, x))
-      shards = [s.index for s in x.addressable_shards if s.replica_id == 0]
-      written.append((name, shards))
-    else:  # An array of each process alone is treated as a host value.
-      x = np.asarray(jax.device_get(x))
-      if not (jnp.issubdtype(x.dtype, np.number) or x.dtype == bool):
-        raise ValueError(
-          f"Checkpoint leaf {name!r} has type {x.dtype}; only numbers can be "
-          "saved."
-        )
-      values.append((name, x))
-      first = jax.process_index() == 0
-      written.append((name, [(slice(None),) * x.ndim] if first else []))
-
-  async def serialize():
-    import orbax.checkpoint as ocp
-
-    pending = []
-    for handler, leaves in (
-      (_array_handler(), arrays),
-      (ocp.type_handlers.NumpyHandler(), values),
-    ):
-      if leaves:
-        names, xs = zip(*leaves, strict=True)
-        pending += await handler.serialize(xs, _infos(folder, names))
-    return pending
-
-  # Orbax copies with implicit transfers.
-  with jax.transfer_guard_device_to_host("allow"):
-    pending = _run(serialize)
-
-  def finish():
-    errors = []
-    for p in pending:  # All of them: nothing may write on after an error.
-      try:
-        p.result()
-      except BaseException as e:
-        errors.append(e)
-    if errors:
-      raise errors[0]
-    return written
-
-  return finish
 
 
 def read(
@@ -285,9 +224,8 @@ def readable_error(error: Exception, folder: str) -> Exception:
   reason = " ".join(str(cause).split()).partition(" [tensorstore_spec=")[0]
   if not isinstance(cause, ValueError):  # For example memory or rights.
     return RuntimeError(f"Checkpoint {folder!r} cannot be read: {reason}")
-  return lookup.ConfigError(
-    f"Checkpoint {folder!r} is damaged: {reason}. Restore it from a copy, or "
-    "use another checkpoint."
+  return checkpoint_checksums.Damaged(
+    f"Checkpoint {folder!r} is damaged: {reason}."
   )
 
 

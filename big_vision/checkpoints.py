@@ -29,6 +29,8 @@ from big_vision import (
   checkpoint_io,
   checkpoint_npz,
   checkpoint_orbax,
+  checkpoint_write,
+  disk_space,
   fs,
   lookup,
   trees,
@@ -230,6 +232,18 @@ def _found(path):
     yield fs.join(folder, m[0]), complete
 
 
+def point_to(path: str, folder: str) -> None:
+  """Makes a complete checkpoint the newest one of its run.
+
+  The next save goes on from there, and `collect_orphans` does not remove it.
+
+  Args:
+    path: prefix of the folders, `<workdir>/checkpoint.bv`.
+    folder: the checkpoint, `<path>-<step:09d>` or `<path>-<step:09d>-tmp`.
+  """
+  _point(path, folder.removeprefix(f"{path}-"))
+
+
 def of_steps(path: str) -> dict[int, str]:
   """Lists the complete checkpoints of a run.
 
@@ -311,7 +325,7 @@ def tsload(
     FileNotFoundError: the folder does not exist.
     ValueError: `tree` and `regex` given; a leaf is missing or has another
       shape; nothing matches `regex`.
-    lookup.ConfigError: a file is damaged, see `checkpoint_checksums.py`.
+    checkpoint_checksums.Damaged: a file is damaged or missing.
   """
   if tree is not None and regex is not None:
     raise ValueError("Pass tree or regex to say what to read, not both.")
@@ -331,6 +345,7 @@ def tsload(
 
   leaves, treedef = checkpoint_npz.named_leaves(tree)
   names = [n for n, _ in leaves]
+  checkpoint_checksums.check_complete(path, set(names) - set(stored))
   checkpoint_npz.check_present(names, stored, path)
   describe = functools.partial(checkpoint_checksums.describe, path)
   described = found.describe(names) if found else describe(names)
@@ -447,20 +462,31 @@ def _save(mngr, pytree, staged, commit):
         f"Cannot save a leaf called {name!r}: names must not be empty and "
         "not contain '~', which stands for '/' on disk."
       )
-  if jax.process_index() == 0:
+  checkpoint_io.check_place(staged)
+  first = jax.process_index() == 0
+  if first:
     fs.rmtree(staged)
-    fs.makedirs(staged)
+    with disk_space.explained(staged):
+      fs.makedirs(staged)
   checkpoint_io.barrier("prepared")
-  finish = checkpoint_io.start_write(staged, leaves)
+  finish = checkpoint_write.start(staged, leaves)
 
   def complete():
-    written = finish()
-    checkpoint_io.barrier("written")  # Metadata may be from another process.
-    checkpoint_checksums.leave(staged, written, jax.process_index())
-    checkpoint_io.barrier("summed")
-    if jax.process_index() == 0:
-      checkpoint_checksums.collect(staged)
-      commit(staged)
+    try:
+      with disk_space.explained(staged):
+        written = finish()
+        checkpoint_io.barrier("written")  # Metadata may be another process'.
+        checkpoint_checksums.leave(staged, written, jax.process_index())
+        checkpoint_io.barrier("summed")
+        if first:
+          checkpoint_checksums.collect(staged)
+    except Exception:
+      if first and fs.is_local(staged):
+        fs.rmtree(staged)  # Room for what else is to be written.
+      raise
+    if first:
+      with disk_space.explained(staged):
+        commit(staged)
     checkpoint_io.barrier("committed")
 
   if isinstance(mngr, CheckpointManager):

@@ -7,13 +7,14 @@ the newest release (`tests/newest/run.sh`).
 """
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 from absl import logging
-from jax._src import xla_bridge
+from jax._src import compilation_cache, lru_cache, xla_bridge
 from jax.extend import core
 from jax.interpreters import partial_eval, pxla
 from jax.sharding import AbstractMesh, AxisType, Mesh
@@ -71,6 +72,55 @@ def active_mesh() -> Mesh | AbstractMesh | None:
 def backends_are_initialized() -> bool:
   """Tells whether JAX has started a backend in this process."""
   return xla_bridge.backends_are_initialized()
+
+
+# --- The compilation cache.
+
+
+def use_compilation_cache(folder: str) -> None:
+  """Makes JAX keep compiled programs on disk, and replace damaged ones.
+
+  Args:
+    folder: where, unless JAX has been told where already; `~` is the home.
+  """
+  # An attribute that JAX makes at run time.
+  if not getattr(jax.config, "jax_compilation_cache_dir"):  # noqa: B009
+    where = os.path.expanduser(folder)
+    jax.config.update("jax_compilation_cache_dir", where)
+  mend_compilation_cache()
+
+
+def mend_compilation_cache() -> None:
+  """Makes JAX replace damaged entries of its compilation cache.
+
+  JAX compiles anew if it cannot read an entry, but never writes over one that is
+  there: a program that a kill or a full disk has cut off there would be compiled at
+  each start. Entries appear as a whole then, and have a checksum in any case.
+  """
+  keep = lru_cache.LRUCache.put
+  if getattr(keep, "mends", False):
+    return
+
+  def put(self: Any, key: str, value: bytes) -> None:
+    path = self.path / f"{key}-cache"
+    if self.eviction_enabled or "://" in str(self.path):
+      path.unlink(missing_ok=True)  # Only what could not be read is put again.
+      keep(self, key, value)
+      return
+    new = self.path / f"{key}-{os.getpid()}.new"
+    try:
+      new.write_bytes(value)
+      os.replace(new, path)
+    finally:
+      new.unlink(missing_ok=True)
+
+  put.mends = True
+  lru_cache.LRUCache.put = put
+  zstandard = getattr(compilation_cache, "zstandard", None)
+  if zstandard:  # Without it JAX takes zlib, which always has one.
+    compilation_cache.compress_executable = lambda executable: (
+      zstandard.ZstdCompressor(write_checksum=True).compress(executable)
+    )
 
 
 # --- Traced functions.

@@ -215,6 +215,33 @@ def rename(src: Path, dst: Path) -> None:
     _store(src).rename(src, dst)
 
 
+def replace(path: Path, text: str) -> None:
+  """Writes a text file, which at any time is the old or the new one as a whole.
+
+  Args:
+    path: the file, in a folder that exists.
+    text: its new content.
+
+  Raises:
+    OSError: it cannot be written; then it is as it was.
+  """
+  if not is_local(path):  # As objects are.
+    with open(path, "w") as f:
+      f.write(text)
+    return
+  new = f"{os.fspath(path)}.new"
+  try:
+    with open(new, "w") as f:
+      f.write(text)
+      f.flush()
+      os.fsync(f.fileno())  # Else a power cut could leave an empty file.
+    os.replace(new, path)
+  except OSError:
+    if os.path.exists(new):
+      os.remove(new)
+    raise
+
+
 def remove(path: Path) -> None:
   """Deletes one file.
 

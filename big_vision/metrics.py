@@ -12,7 +12,14 @@ import jax
 import numpy as np
 from absl import logging
 
-from big_vision import config_history, fs, pictures, trackers
+from big_vision import (
+  config_history,
+  disk_space,
+  fs,
+  pictures,
+  tensorboard,
+  trackers,
+)
 from big_vision.types import ConfigLike
 
 
@@ -26,7 +33,8 @@ class BigVisionMetricWriter:
   PNG files, TensorBoard and the trackers, see `pictures.py`.
 
   A write is one system call, made by a thread before the next `step_end`
-  returns: a process killed at any time loses at most its latest line.
+  returns: a process killed at any time loses at most its latest line. What a
+  checkpoint must not outlive is written by `secure` before.
 
   Attributes:
     latest: dict name -> most recent value of all that was measured.
@@ -61,9 +69,9 @@ class BigVisionMetricWriter:
     self._config = config
     self._files = dict(files or {})
     self._held = None  # Else a list of lines that wait for `begin`.
-    self._pool = None
+    self._pool: futures.ThreadPoolExecutor | None = None
     self._pending = None
-    self._tensorboard = None
+    self._tensorboard: tensorboard.Events | None = None
     self._trackers = None
     self._names = trackers.names(config) if jax.process_index() == 0 else []
     self.fname = self.fname_initial = None
@@ -99,10 +107,10 @@ class BigVisionMetricWriter:
         text = self._files["config.json"]
         config_history.keep(self.workdir, text, first_step)
       for name, text in self._files.items():
-        with fs.open(fs.join(self.workdir, name), "w") as f:
-          f.write(text)
+        _replace(fs.join(self.workdir, name), text)
       _repair(self.fname)
       _repair(self.fname_initial)
+      self._restore(first_step)
       self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="metrics")
     if self._names:
       plain = json.loads(to_json(self._config))
@@ -166,6 +174,58 @@ class BigVisionMetricWriter:
     else:
       self._submit(fname, step, metrics, shown)
 
+  def secure(self) -> None:
+    """Writes what was measured so far where a restart finds it.
+
+    A checkpoint of a step may be complete before the line of that step is written:
+    evaluations come in between. `begin` of a run that continues from it appends
+    the values to the metrics file, unless that has the line.
+    """
+    if self._pool is None or self.fname is None or not self.step_metrics:
+      return
+    self._wait()
+    line = json.dumps({"step": self.step, **self.step_metrics}) + "\n"
+    _replace(self._secured, line)
+    if fs.is_local(self.fname) and os.path.exists(self.fname):
+      with disk_space.explained(self.fname), open(self.fname, "ab") as f:
+        os.fsync(f.fileno())  # A power cut must not leave the checkpoint alone.
+
+  def row_of(self, step: int) -> dict[str, Any] | None:
+    """Reads what an interrupted run has measured at a step.
+
+    Args:
+      step: number of finished steps.
+
+    Returns:
+      Name of metric -> value; None if there is no metrics file.
+    """
+    if self.fname is None:
+      return None
+    paths = [p for p in (self._secured, self.fname) if fs.exists(p)]
+    rows = [row for path in paths for row in read_rows(path)]
+    found = {}
+    for row in rows:
+      if row["step"] == step:
+        found |= row
+    found.pop("step", None)
+    return found if rows else None
+
+  @property
+  def _secured(self):
+    return f"{self.fname}.secured"
+
+  def _restore(self, first_step):
+    """Appends the line of the step of a checkpoint if a kill prevented it."""
+    if self.fname is None or not fs.exists(self._secured):
+      return
+    with fs.open(self._secured) as f:
+      line = f.read()
+    if json.loads(line)["step"] != first_step:
+      return
+    rows = read_rows(self.fname) if fs.exists(self.fname) else []
+    if not any(row["step"] == first_step for row in rows):
+      _append(self.fname, line)
+
   def close(self) -> None:
     """Writes what is left and waits until it is written.
 
@@ -201,29 +261,54 @@ class BigVisionMetricWriter:
 
   def _write(self, fname, step, metrics, shown):
     for name, pixels in shown.items():
-      pictures.save(pixels, pictures.path_of(fs.dirname(fname), name, step))
+      path = pictures.path_of(fs.dirname(fname), name, step)
+      with disk_space.explained(path):
+        pictures.save(pixels, path)
     line = json.dumps({"step": step, **metrics}) + "\n" if metrics else ""
-    if not fs.is_local(fname):
-      if line:
-        with fs.open(fname, "a") as f:
-          f.write(line)
-      return
-    with open(fname, "ab", buffering=0) as f:
-      f.write(line.encode())
-    if self._tensorboard is None:
-      import tensorboardX  # Here, since runs without a workdir do not need it.
+    if line or fs.is_local(fname):  # Where the file is, also if it is empty.
+      _append(fname, line)
+    if fs.is_local(fname):
+      self._show(fname, step, metrics, shown)
 
-      self._tensorboard = tensorboardX.SummaryWriter(self.workdir)
+  def _show(self, fname, step, metrics, shown):
+    """Writes the events of TensorBoard."""
+    if self._tensorboard is None:
+      self._tensorboard = tensorboard.Events(os.path.dirname(fname))
       if "tensorboard" in self._names:
         text = json.dumps(json.loads(to_json(self._config)), indent=2)
         indented = "\n".join(f"    {line}" for line in text.splitlines())
-        self._tensorboard.add_text("config", indented)  # Markdown of code.
+        self._tensorboard.text("config", indented)  # Markdown of code.
     for name, value in metrics.items():
       if isinstance(value, float):
-        self._tensorboard.add_scalar(name, value, step)
+        self._tensorboard.scalar(name, value, step)
     for name, pixels in shown.items():
-      self._tensorboard.add_image(name, pixels, step, dataformats="HWC")
+      self._tensorboard.image(name, pixels, step)
     self._tensorboard.flush()
+
+
+def read_rows(path: str) -> list[dict[str, Any]]:
+  """Reads a metrics file.
+
+  A run that was interrupted repeats steps: of the values of a step, the last ones
+  count. A line that is being written, or was torn by a kill, is left out.
+
+  Args:
+    path: file of JSON lines.
+
+  Returns:
+    The rows in the order of the file, dicts with `step`.
+  """
+  with fs.open(path) as f:
+    rows = [_parse(line) for line in f]
+  return [row for row in rows if row is not None]
+
+
+def _parse(line):
+  try:
+    row = json.loads(line)
+  except ValueError:
+    return None
+  return row if isinstance(row, dict) and "step" in row else None
 
 
 def to_json(config: ConfigLike) -> str:
@@ -243,16 +328,43 @@ def to_json(config: ConfigLike) -> str:
     return config.to_json_best_effort()
 
 
+def _append(fname, line):
+  """Appends a whole line, or nothing if there is no room for it."""
+  if not fs.is_local(fname):
+    with fs.open(fname, "a") as f:
+      f.write(line)
+    return
+  with disk_space.explained(fname), open(fname, "ab", buffering=0) as f:
+    before, content = f.tell(), line.encode()
+    # A disk that gets full takes a part of what it is given without an error.
+    written = f.write(content)
+    try:
+      while written < len(content):
+        written += f.write(content[written:])
+    except OSError:
+      f.truncate(before)
+      raise
+
+
+def _replace(path, text):
+  with disk_space.explained(path):
+    fs.replace(path, text)
+
+
 def _repair(fname):
-  """Removes the half line that a killed run may have left at the end."""
+  """Completes or removes the line at the end that a kill may have torn."""
   if not fs.is_local(fname) or not os.path.exists(fname):
     return  # Remote stores write whole objects.
   with open(fname, "r+b") as f:
     content = f.read()
     complete = content.rfind(b"\n") + 1
-    if complete != len(content):
-      logging.warning("Removing an incomplete last line from %s", fname)
-      f.truncate(complete)
+    if complete == len(content):
+      return
+    if _parse(content[complete:]) is not None:  # Only its end is missing.
+      f.write(b"\n")
+      return
+    logging.warning("Removing an incomplete last line from %s", fname)
+    f.truncate(complete)
 
 
 def _outcome() -> str:

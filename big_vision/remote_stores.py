@@ -13,22 +13,27 @@ misspelled, and deletes by patterns: `rmtree("s3://b/run[1]")` deletes "run1".
 
 Stores of objects have no folders: one exists as long as something is in it. An
 object appears under its name when its file is closed, and replaces what was there
-as a whole. `fs.py` has the functions for local and remote paths.
+as a whole; after an error in the body of `with` it does not appear. `fs.py` has the
+functions for local and remote paths, `retries.py` repeats what a store refuses.
 """
 
 import importlib.util
 import io
 import re
+import shutil
+import tempfile
 from collections.abc import Callable
 from typing import IO, Any
 
-from big_vision import lookup
+from big_vision import lookup, retries
 
 _IsFile = Callable[[str], bool] | None
+# Bytes: read at once; of a file to be written, the rest goes to the local disk.
+_BUFFER, _MAX_IN_MEMORY = 4 << 20, 64 << 20
 _DRIVERS = {"gs": "gcsfs", "s3": "s3fs", "memory": "fsspec"}
 
 
-def of(path: str) -> "Fsspec | TensorFlow":
+def of(path: str) -> Any:
   """Returns the store of a path.
 
   Args:
@@ -44,8 +49,8 @@ def of(path: str) -> "Fsspec | TensorFlow":
   scheme = scheme_of(path)
   driver = _DRIVERS.get(scheme)
   if driver and importlib.util.find_spec(driver):
-    return Fsspec(scheme)
-  return TensorFlow(scheme)
+    return retries.Repeating(Fsspec(scheme))
+  return retries.Repeating(TensorFlow(scheme))
 
 
 def scheme_of(path: str) -> str:
@@ -59,6 +64,100 @@ def scheme_of(path: str) -> str:
   """
   scheme, found, _ = path.partition("://")
   return scheme if found else ""
+
+
+class _Download(io.RawIOBase):
+  """Reads an object in pieces, each of which is repeated alone."""
+
+  def __init__(self, driver, path):
+    info = driver.info(path)
+    if info["type"] == "directory":
+      raise IsADirectoryError(f"{path} is a folder.")
+    self._driver, self._path, self._size = driver, path, info["size"]
+    self._at = self._start = 0
+    self._block = b""
+
+  def readable(self):
+    return True
+
+  def seekable(self):
+    return True
+
+  def seek(self, offset, whence=io.SEEK_SET):
+    start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}
+    self._at = start[whence] + offset
+    return self._at
+
+  def readinto(self, buffer):
+    content = self._read(len(buffer))
+    buffer[: len(content)] = content
+    return len(content)
+
+  def readall(self):
+    parts = []
+    while part := self._read(self._size - self._at):
+      parts.append(part)
+    return b"".join(parts)
+
+  def _read(self, length):
+    """Returns at most so many bytes, from the block that was read last."""
+    begin = self._at - self._start
+    if not 0 <= begin < len(self._block):
+      # What reads text asks for 8 kB at a time, whatever buffer it is given.
+      end = min(self._at + max(length, _BUFFER), self._size)
+      if end <= self._at:
+        return b""
+      read = lambda: self._driver.cat_file(self._path, start=self._at, end=end)
+      self._block, self._start = retries.repeat(read, self._path), self._at
+      begin = 0
+    content = self._block[begin : begin + length]
+    self._at += len(content)
+    return content
+
+
+class _Upload(tempfile.SpooledTemporaryFile):
+  """Collects an object, which is written as a whole when this is closed."""
+
+  def __init__(self, driver, path):
+    super().__init__(max_size=_MAX_IN_MEMORY)
+    self._driver, self._path, self.dropped = driver, path, False
+
+  def close(self):
+    wanted = not self.closed and not self.dropped
+    self.dropped = True  # Once, also if it fails.
+    try:
+      if wanted:
+        retries.repeat(self._put, self._path)
+    finally:
+      super().close()
+
+  def _put(self):
+    self.seek(0)
+    with self._driver.open(self._path, "wb") as f:
+      shutil.copyfileobj(self, f)
+
+  def __exit__(self, kind, *rest):
+    self.dropped = kind is not None
+    self.close()
+
+  def __del__(self):
+    self.dropped = True  # Nobody has closed it: it may be half of a file.
+    super().__del__()
+
+
+class _Text(io.TextIOWrapper):
+  """The text of one of these."""
+
+  buffer: Any
+
+  def __exit__(self, kind, *rest):
+    if kind is not None:
+      self.buffer.dropped = True
+    self.close()
+
+  def __del__(self):
+    self.buffer.dropped = True
+    super().__del__()
 
 
 class Fsspec:
@@ -85,14 +184,15 @@ class Fsspec:
   def open(self, path: str, mode: str) -> IO[Any]:
     """See `fs.open`."""
     is_text = "b" not in mode
-    if "a" not in mode:
-      encoding = {"encoding": "utf-8"} if is_text else {}
-      return self._driver.open(path, mode, **encoding)
-    # Objects cannot grow, so they are written anew.
-    old = self._driver.cat_file(path) if self.exists(path) else b""
-    file = self._driver.open(path, "wb")
-    file.write(old)
-    return io.TextIOWrapper(file, encoding="utf-8") if is_text else file
+    if mode.strip("bt") == "r":
+      file: Any = io.BufferedReader(_Download(self._driver, path))
+    else:
+      # Objects cannot grow, so they are written anew.
+      grows = "a" in mode and self.exists(path)
+      old = self._driver.cat_file(path) if grows else b""
+      file = _Upload(self._driver, path)
+      file.write(old)
+    return _Text(file, encoding="utf-8") if is_text else file
 
   def read_range(self, path: str, begin: int, length: int) -> bytes:
     """See `fs.read_range`."""

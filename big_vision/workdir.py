@@ -1,15 +1,20 @@
 """Locks and removes the folder of a run."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable
-from typing import IO, Any
+from typing import Any
 
 import jax
 
-from big_vision import fs, lookup
+from big_vision import fs, lease, lookup
+
+# What file systems without locks answer, some of networks for example.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 class InUse(lookup.ConfigError, RuntimeError):
@@ -20,9 +25,11 @@ class Lock:
   """Holds `<workdir>/.lock` until `release`, or until the process dies."""
 
   def __init__(
-    self, file: IO[Any] | None = None, undo: Callable[[], Any] | None = None
+    self,
+    release: Callable[[], Any] | None = None,
+    undo: Callable[[], Any] | None = None,
   ) -> None:
-    self._file, self._undo = file, undo
+    self._release, self._undo = release, undo
 
   def undo(self) -> None:
     """Leaves the folder as it was before `lock`, which made it if need be."""
@@ -31,9 +38,9 @@ class Lock:
 
   def release(self) -> None:
     """Lets other runs use the folder; may be called twice."""
-    if self._file is not None:
-      self._file.close()  # Closing frees the lock, the file may stay.
-      self._file = None
+    if self._release is not None:
+      self._release()
+      self._release = None
 
   def __enter__(self):
     return self
@@ -46,8 +53,8 @@ def lock(workdir: str | None) -> Lock:
   """Makes sure that only one run at a time writes to a folder.
 
   Process 0 takes the lock of the operating system on `<workdir>/.lock`, which
-  ends with the process, however it ends. Remote folders (gs://) have no such
-  locks and are not locked.
+  ends with the process, however it ends. Remote folders (gs://) and file systems
+  without such locks get a `lease`, which others take over when it is stale.
 
   Args:
     workdir: the folder; created if missing. None: nothing is locked.
@@ -59,36 +66,69 @@ def lock(workdir: str | None) -> Lock:
     InUse: another run holds the lock, tells which; or nothing can be written
       there.
   """
-  if not workdir or not fs.is_local(workdir) or jax.process_index() != 0:
+  if not workdir or jax.process_index() != 0:
     return Lock()
-  import fcntl  # Here, since Windows does not have it.
-
-  made = _missing_folders(workdir)
+  made = _missing_folders(workdir) if fs.is_local(workdir) else []
   path = fs.join(workdir, ".lock")
-  is_new = not os.path.exists(path)
   try:
     fs.makedirs(workdir)
-    file = open(path, "a+", encoding="utf-8")
-  except OSError as e:
+    found = _system_lock(workdir, path) if fs.is_local(workdir) else None
+    release, undo = found or _lease(workdir, path)
+  except (OSError, ImportError) as e:
+    why = getattr(e, "strerror", None) or str(e)
     raise InUse(
-      f"Nothing can be written to --workdir {workdir!r}: {e.strerror}. Choose "
-      "another folder."
+      f"Nothing can be written to --workdir {workdir!r}: {why}. Choose another "
+      "folder."
     ) from e
+
+  def undo_all():
+    undo()
+    _remove_empty(made)
+
+  return Lock(release, undo_all)
+
+
+def _in_use(workdir, holder):
+  return InUse(
+    f"Another run writes to workdir {workdir!r} (held by {holder}). Stop that "
+    "run or choose another --workdir."
+  )
+
+
+def _lease(workdir, path):
+  """Takes a lease; returns functions that release and undo it."""
+  held = lease.Lease(path)
+  try:
+    held.acquire()
+  except lease.Taken as e:
+    raise _in_use(workdir, e) from e
+  return held.release, held.release
+
+
+def _system_lock(workdir, path):
+  """Takes the lock of the system; None if the file system has no locks."""
+  import fcntl  # Here, since Windows does not have it.
+
+  is_new = not os.path.exists(path)
+  file = open(path, "a+", encoding="utf-8")
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as e:
     file.seek(0)
     holder = file.read().strip() or "unknown"
     file.close()
-    raise InUse(
-      f"Another run writes to workdir {workdir!r} (held by {holder}). Stop "
-      "that run or choose another --workdir."
-    ) from e
+    raise _in_use(workdir, holder) from e
+  except OSError as e:
+    file.close()
+    if e.errno not in _NO_LOCKS:
+      raise
+    return None
   if not os.fstat(
     file.fileno()
   ).st_nlink:  # Another run has just removed it, failing to start.
     file.close()
-    return lock(workdir)
+    fs.makedirs(workdir)
+    return _system_lock(workdir, path)
   file.seek(0)
   before = file.read()
 
@@ -99,10 +139,9 @@ def lock(workdir: str | None) -> Lock:
 
   def undo():
     os.remove(path) if is_new else say(before)
-    _remove_empty(made)
 
-  say(f"process {os.getpid()} on {socket.gethostname()}\n")
-  return Lock(file, undo)
+  say(lease.named(os.getpid(), socket.gethostname(), time.time()) + "\n")
+  return file.close, undo  # Closing frees the lock, the file may stay.
 
 
 def _missing_folders(path: str) -> list[str]:

@@ -12,13 +12,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 # below, also within functions.
 LAYERS = (
   # Functions that stand alone.
-  "types compat command_line extras lookup rules partial fs hub remote_stores tf transfer download trees schedules exported"
-  " losses panoptic segment_colors class_weights mixup cutmix views ring contrastive grads clipping profiler workdir guards config_history pictures drawing decoding resizing plots predictions",
+  "types compat command_line extras lookup rules partial fs hub retries remote_stores tf transfer download trees schedules exported"
+  " losses panoptic segment_colors class_weights mixup cutmix views ring contrastive grads clipping profiler disk_space lease workdir guards config_history pictures drawing decoding resizing plots predictions",
   # Labels and names of classes: facts.
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
   # Parts of a run.
-  "trackers chrono devices metrics sharding muon optimizers layer_decay lora optax checkpoint_checksums"
-  " checkpoint_io checkpoint_npz checkpoint_orbax checkpoints models pp datasets probes",
+  "trackers chrono devices tensorboard metrics sharding muon optimizers layer_decay lora optax checkpoint_checksums"
+  " checkpoint_io checkpoint_write checkpoint_npz checkpoint_orbax checkpoints models pp datasets probes",
   # Old names, collected.
   "utils",
   # Measuring a state; weights in and out; records -> batches; costs.

@@ -263,6 +263,10 @@ n = checkpoints.load_checkpoint_ts(
   prefix, regex="n", shardings=NamedSharding(mesh, P()))["n"]
 assert int(n.addressable_shards[0].data) == 5 and n.dtype == np.int32
 assert (index == 0) or checkpoints.collect_orphans(prefix) == []
+# Damage that one process finds is the problem of all.
+from big_vision.training import hosts
+assert hosts.first_problem("damaged" if index else "") == "damaged"
+assert hosts.first_problem("") == ""
 print("done", index)
 """
 

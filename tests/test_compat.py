@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax._src import compilation_cache, lru_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from big_vision import compat
@@ -268,3 +269,66 @@ def test_meshes_are_set_not_entered():
       # Forks are written as for the reference.
       if not {"bv_venv", "forks"} & {*path.parts}:
         assert not pattern.search(path.read_text(encoding="utf-8")), path
+
+
+@pytest.fixture
+def cache(tmp_path):
+  """A compilation cache of this test alone."""
+  settings = {
+    "jax_compilation_cache_dir": str(tmp_path),
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  old = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  compat.use_compilation_cache("unused")
+  yield tmp_path
+  for name, value in old.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+def test_damaged_entries_of_the_compilation_cache_are_replaced(cache):
+  def compute():  # As a process that has just started.
+    jax.clear_caches()
+    compilation_cache.reset_cache()
+    with warnings.catch_warnings(record=True) as said:
+      warnings.simplefilter("always")
+      result = jax.jit(lambda x: x * 3 + 1)(np.float32(2))
+    assert float(result) == 7
+    return [str(w.message) for w in said if "cache entry" in str(w.message)]
+
+  assert compute() == []
+  (entry,) = cache.glob("jit__lambda*-cache")
+  good = entry.read_bytes()
+  flipped = bytearray(good)
+  flipped[len(good) // 2] ^= 4
+  for damaged in (b"", good[:-1], good[: len(good) // 2], bytes(flipped)):
+    entry.write_bytes(damaged)
+    (said,) = compute()
+    assert "Error reading" in said
+    assert compute() == []  # It was written anew.
+    assert len(entry.read_bytes()) > len(good) // 2
+  assert not list(cache.glob("*.new"))
+
+
+def test_compression_with_a_checksum(monkeypatch):
+  asked = []
+
+  class Zstandard:
+    def ZstdCompressor(self, **kw):  # noqa: N802
+      asked.append(kw)
+      return self
+
+    def compress(self, executable):
+      return b"small " + executable
+
+  monkeypatch.setattr(compilation_cache, "zstandard", Zstandard())
+  old = compilation_cache.compress_executable
+  monkeypatch.setattr(compilation_cache, "compress_executable", old)
+  monkeypatch.setattr(lru_cache.LRUCache, "put", lambda *_: None)
+  compat.mend_compilation_cache()
+  assert compilation_cache.compress_executable(b"x") == b"small x"
+  assert asked == [{"write_checksum": True}]

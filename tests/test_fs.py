@@ -229,7 +229,9 @@ def test_tensorflow_opens_google_storage_where_it_must(monkeypatch):
     "find_spec",
     lambda name: None if name in ("gcsfs", "s3fs") else find(name),
   )
-  assert isinstance(remote_stores.of("gs://b/x"), remote_stores.TensorFlow)
+  assert isinstance(
+    remote_stores.of("gs://b/x").store, remote_stores.TensorFlow
+  )
   with pytest.raises(lookup.ConfigError, match="s3://.*pip install s3fs"):
     fs.exists("s3://b/x")
   with pytest.raises(

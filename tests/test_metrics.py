@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from big_vision import metrics
+from big_vision.plots import curves
 
 
 def _rows(path):
@@ -189,6 +190,7 @@ def test_tensorboard(tmp_path):
 _KILLED = """
 import os, signal, sys
 from big_vision import metrics
+from big_vision.plots import curves
 writer = metrics.BigVisionMetricWriter(workdir=sys.argv[1])
 for step in range(1, 4):
   writer.step_start(step)
@@ -222,3 +224,81 @@ def test_initial_values_have_their_own_file(tmp_path):
   assert initial == [{"step": 0, "num_params": 5.0}]
   assert read("big_vision_metrics.txt") == [{"step": 1, "loss": 2.0}]
   assert writer.latest == {"num_params": 5.0, "loss": 2.0}
+
+
+def test_restart_after_a_kill_at_any_byte(tmp_path):
+  """No row is torn, none is missing but what the kill took, none is there twice."""
+  path = tmp_path / "big_vision_metrics.txt"
+
+  def write(steps):
+    writer = metrics.BigVisionMetricWriter(workdir=str(tmp_path))
+    for step in steps:
+      writer.step_start(step)
+      writer.measure("loss", step / 8)
+      writer.step_end()
+    writer._wait()
+    writer._pool.shutdown()  # As a kill does, nothing is closed.
+
+  rows = lambda steps: [{"step": s, "loss": s / 8} for s in steps]
+  write([1, 2, 3])
+  whole = path.read_bytes()
+  ends = [i for i, c in enumerate(whole) if c == ord("\n")]
+  for cut in range(ends[0] + 1, len(whole) + 1):
+    path.write_bytes(whole[:cut])
+    # The newline may be missing, the row is there.
+    left = [s for s, end in zip((1, 2, 3), ends, strict=True) if cut >= end]
+    write([3, 4])  # Continues from the checkpoint of step 2.
+    assert path.read_bytes().startswith(whole[: ends[left[-1] - 1]])
+    assert _rows(path) == rows([*left, 3, 4])
+    assert metrics.read_rows(str(path)) == rows([*left, 3, 4])
+    series, torn = curves.read_metrics(str(path))
+    steps = sorted({*left, 3, 4})
+    assert series == {"loss": (steps, [s / 8 for s in steps])} and not torn
+
+
+def test_secured_values_of_a_checkpoint_survive(tmp_path):
+  """A kill after the checkpoint of step 2, before the line of step 2."""
+  path = tmp_path / "big_vision_metrics.txt"
+
+  def start(first_step):
+    writer = metrics.BigVisionMetricWriter(workdir=str(tmp_path), hold=True)
+    writer.begin(first_step)
+    return writer
+
+  def measure(writer, step, **values):
+    writer.step_start(step)
+    for name, value in values.items():
+      writer.measure(name, value)
+
+  killed = start(0)
+  measure(killed, 1, loss=4)
+  killed.step_end()
+  measure(killed, 2, loss=3)
+  killed.secure()
+  killed._pool.shutdown()
+  assert _rows(path) == [{"step": 1, "loss": 4}]
+
+  again = start(1)  # From another checkpoint: its step 2 is to come.
+  assert _rows(path) == [{"step": 1, "loss": 4}]
+  assert again.row_of(2) == {"loss": 3}
+  again._pool.shutdown()
+
+  again = start(2)
+  assert _rows(path) == [{"step": 1, "loss": 4}, {"step": 2, "loss": 3}]
+  measure(again, 3, loss=2)
+  again.step_end()
+  again.close()
+  start(2).close()  # It is there now.
+  assert [r["step"] for r in _rows(path)] == [1, 2, 3]
+  assert again.row_of(3) == {"loss": 2} and again.row_of(4) == {}
+  assert metrics.BigVisionMetricWriter().row_of(1) is None
+
+
+def test_nothing_is_secured_without_values_or_files(tmp_path):
+  metrics.BigVisionMetricWriter().secure()
+  writer = metrics.BigVisionMetricWriter(workdir=str(tmp_path))
+  writer.step_start(1)
+  writer.secure()
+  writer.close()
+  assert list(tmp_path.iterdir()) == []
+  assert writer.row_of(1) is None

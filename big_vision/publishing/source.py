@@ -1,7 +1,6 @@
 """Reads all that there is of a model which is to be handed on."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from big_vision import checkpoints, fs, lookup, models, trees
+from big_vision import metrics as metrics_lib
 from big_vision.models.weights import native, sources
 from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS, Found
 from big_vision.pretrained import preprocessing, published, run_files
@@ -174,11 +174,6 @@ def _metrics(workdir):
   path, out = fs.join(workdir, "big_vision_metrics.txt"), {}
   if not fs.exists(path):
     return out
-  with fs.open(path) as f:
-    for line in f:
-      try:
-        row = json.loads(line)
-      except ValueError:
-        continue  # The last line of a run that was killed may be cut off.
-      out |= {k: v for k, v in row.items() if isinstance(v, int | float)}
+  for row in metrics_lib.read_rows(path):
+    out |= {k: v for k, v in row.items() if isinstance(v, int | float)}
   return out

@@ -9,7 +9,8 @@ step        seconds per step and images/s of the model on synthetic data, next
             to a plain flax step of the same ViT; time to the first step
 input       images/s of a preprocessing string on JPEGs of 500x375 pixels
 source      images/s, memory and time to resume for kinds of TFDS files
-checkpoint  how long the loop waits for a save, and how long the save takes
+checkpoint  how long the loop waits for a save, and how long saving and loading
+            take, also relative to a plain file as large on the same disk
 
 The parts `step` and `checkpoint` need no TensorFlow, `step` no orbax either.
 docs/benchmarks.md has the method and figures.
@@ -17,7 +18,6 @@ docs/benchmarks.md has the method and figures.
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import sys
@@ -300,28 +300,25 @@ def benchmark_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
   """
   import jax
 
-  from big_vision import checkpoints
+  from big_vision.benchmarks import storage
 
   trainer, _ = make_trainer(args)
-  manager = checkpoints.CheckpointManager()
-  stalls, totals = [], []
   with tempfile.TemporaryDirectory(dir=args.dir) as folder:
-    # The first save also imports what it needs and is not counted.
-    for i in range(args.rounds + 1):
-      start = time.perf_counter()
-      checkpoints.save_checkpoint_ts(
-        manager, trainer.state, os.path.join(folder, "ckpt"), i, keep=False
-      )
-      stall = time.perf_counter() - start
-      manager.wait_until_finished()
-      if i:
-        stalls.append(stall)
-        totals.append(time.perf_counter() - start)
+    seconds = storage.measure(trainer.state, folder, args.rounds)
   return {
     "model": f"{args.model} {args.variant}",
     "bytes": sum(x.nbytes for x in jax.tree.leaves(trainer.state)),
-    "seconds_blocked": statistics.median(stalls),
-    "seconds_until_on_disk": statistics.median(totals),
+    "bytes_on_disk": int(seconds["bytes"][-1]),
+    "seconds_blocked": statistics.median(seconds["blocked"]),
+    "seconds_until_on_disk": statistics.median(seconds["saved"]),
+    "seconds_to_load": statistics.median(seconds["loaded"]),
+    # Of files as large: the least of each, since other load only adds.
+    "save_relative_to_disk": min(seconds["saved"]) / min(seconds["written"]),
+    "load_relative_to_disk": min(seconds["loaded"]) / min(seconds["read"]),
+    "megabytes_per_second_of_disk": {
+      "write": seconds["bytes"][-1] / 1e6 / min(seconds["written"]),
+      "read": seconds["bytes"][-1] / 1e6 / min(seconds["read"]),
+    },
     "peak_memory": peak_memory(),
   }
 

@@ -5,7 +5,6 @@ the `main` of its module. `train` is a whole run, from top to bottom.
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from absl import flags, logging
 
 from big_vision import (
   checkpoint_io,
+  compat,
   devices,
   fs,
   guards,
@@ -82,10 +82,7 @@ def start_jax() -> None:
     logging.set_verbosity(logging.INFO)
   logs.set_up()
   hosts.join()
-  # An attribute that JAX makes at run time.
-  if not getattr(jax.config, "jax_compilation_cache_dir"):  # noqa: B009
-    cache = os.path.expanduser("~/.cache/big_vision/jax")
-    jax.config.update("jax_compilation_cache_dir", cache)
+  compat.use_compilation_cache("~/.cache/big_vision/jax")
 
 
 @guards.transfers  # But for the loop, which disallows them.

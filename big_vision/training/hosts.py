@@ -47,6 +47,27 @@ def from_first(read: Callable[[], str]) -> str:
   )
 
 
+def first_problem(problem: str) -> str:
+  """Returns on every process the problem of the first process that has one.
+
+  Args:
+    problem: of this process; "" if it has none.
+
+  Returns:
+    The text, cut to 2,000 bytes of UTF-8; "" if none has a problem.
+  """
+  if jax.process_count() == 1:
+    return problem
+  from jax.experimental import multihost_utils
+
+  text = problem.encode()[:2000]
+  buffer = np.zeros(2000, np.uint8)
+  buffer[: len(text)] = np.frombuffer(text, np.uint8)
+  texts = np.asarray(multihost_utils.process_allgather(buffer))
+  every = [bytes(t).rstrip(b"\0").decode(errors="replace") for t in texts]
+  return next(filter(None, every), "")
+
+
 def lock(workdir: str | None) -> workdir_lib.Lock:
   """Locks a workdir; if that fails, all processes stop, not only the first.
 

@@ -5,6 +5,7 @@ matched which, single metrics, timings), is in the file only; and on stderr with
 `--verbosity=1`, for example of a run without a workdir.
 """
 
+import contextlib
 import logging as py_logging
 import re
 import sys
@@ -104,6 +105,30 @@ def details_shown() -> bool:
   return logging.get_verbosity() > logging.INFO
 
 
+class _File(py_logging.FileHandler):
+  """Ends with the first error: a full disk would be told of with every line."""
+
+  _ended = False
+
+  def emit(self, record: py_logging.LogRecord) -> None:
+    if not self._ended:
+      super().emit(record)
+
+  def flush(self) -> None:
+    if not self._ended:
+      super().flush()
+
+  def handleError(self, record: py_logging.LogRecord) -> None:  # noqa: N802
+    """Called by `emit`, which has caught the error."""
+    self._ended = True
+    _tell(self.baseFilename, sys.exc_info()[1])
+
+
+def _tell(path: str | None, error: BaseException | None) -> None:
+  with contextlib.suppress(OSError):  # Stderr may be a file there, too.
+    print(f"{path}: the log ends here: {error}", file=sys.stderr, flush=True)
+
+
 class File:
   """The file `train.log` of a run; a continued run appends to it.
 
@@ -138,9 +163,7 @@ class File:
     """Writes what has waited; from now on lines are written at once."""
     if self._handler is None or self._handler.target is not None:
       return
-    file = py_logging.FileHandler(
-      fs.join(self._workdir or "", "train.log"), encoding="utf-8"
-    )
+    file = _File(fs.join(self._workdir or "", "train.log"), encoding="utf-8")
     file.setFormatter(_Plain())
     self._handler.setTarget(file)
     self._handler.flush()
@@ -157,4 +180,5 @@ class File:
       handler.buffer.clear()
     handler.close()
     if file is not None:
-      file.close()
+      with contextlib.suppress(OSError):  # What did not fit, see `_File`.
+        file.close()

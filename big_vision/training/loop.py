@@ -93,6 +93,10 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
           evaluators.measure(name, evaluator, prefix, state)
     # Rows of training start at step 1; what came before has its own file.
     writer.step_end(initial=first_step < total_steps)
+    if resuming.evaluate_again(setup, evaluators, state, first_step):
+      if best and manager and best.improves(writer):
+        best.save(manager, state, first_step, chrono)
+      writer.step_end()
 
     if first_step < total_steps:
       console.note("First step compilations...")
@@ -122,7 +126,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
           writer.measure(f"global_schedule{i or ''}", fn(at))
         measured = jax.device_get(measured)
         if not later:
-          _begin(setup, first_step)  # It compiles, fits and computes.
+          resuming.begin(setup, first_step)  # It compiles, fits and computes.
           again = functools.partial(update, static=static)
           utilization = throughput.utilization(
             setup, again, state, batch, plan.frozen, rng_loop
@@ -131,6 +135,8 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
           writer.measure(name, value)
         chrono.tick(step)
         _check_finite(measured, step, log_every)
+        if manager:
+          manager.check()
         progress.update(step, throughput.of_step(setup, measured, utilization))
 
       preempted = stop.reached(step)
@@ -140,6 +146,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
         chrono.pause(wait_for=state)
         # Nothing that is broken may replace the last good checkpoint.
         _check_finite(jax.device_get(measured), step, log_every)
+        writer.secure()
         resuming.save(manager, state, ckpt_prefix, step, chrono, keep)
         chrono.resume()
       if preempted:
@@ -164,18 +171,9 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
 
     profiler.startstop_prof(prof)
     if first_step == total_steps:
-      _begin(setup, first_step)
+      resuming.begin(setup, first_step)
   console.note(f"Done! {chrono.note.replace(chr(10), '  ')}")
   return state
-
-
-def _begin(setup: Setup, first_step: int) -> None:
-  """Writes to the workdir for the first time, as the run has started."""
-  setup.writer.begin(first_step)
-  if setup.log:
-    setup.log.begin()
-  if setup.checkpoint_prefix:
-    checkpoints.collect_orphans(setup.checkpoint_prefix)
 
 
 def _models(recipe: Recipe, plan: state_lib.Plan) -> Iterator[tuple[str, Any]]:

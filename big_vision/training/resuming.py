@@ -3,6 +3,7 @@
 A checkpoint of the loop holds the state and, under `chrono`, the clock.
 """
 
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_vision import checkpoint_npz, checkpoints, lookup
+from big_vision import (
+  checkpoint_checksums,
+  checkpoint_npz,
+  checkpoints,
+  fs,
+  lookup,
+)
 from big_vision.checkpoints import AVERAGE
 from big_vision.chrono import Chrono
+from big_vision.schedules import itstime
 from big_vision.training import console, ema, hosts
 from big_vision.training.setup import Setup
 from big_vision.types import TrainState
@@ -42,6 +50,74 @@ def find(setup: Setup) -> str | None:
   return found or (os.fspath(resume) if resume else None)
 
 
+def resume(
+  path: str,
+  shapes: dict[str, Any],
+  shardings: dict[str, Any],
+  setup: Setup,
+) -> TrainState:
+  """Restores the state of a run; of a damaged checkpoint, that of an earlier one.
+
+  Args:
+    path: result of `find`.
+    shapes, shardings: as for `restore`.
+    setup: the Setup. Its clock continues.
+
+  Returns:
+    The state, in its target sharding.
+
+  Raises:
+    checkpoint_checksums.Damaged: this one and all others are.
+    lookup.ConfigError: see `restore`.
+  """
+  path = checkpoints.latest(path) or path
+  problems: list[str] = []
+  left = [path]
+  while left:
+    folder = left.pop(0)
+    state, problem = None, ""
+    try:
+      state = restore(folder, shapes, shardings, setup.chrono)
+    except checkpoint_checksums.Damaged as e:
+      problem = e.problem
+    # Each process reads its part only.
+    problem = hosts.first_problem(problem)
+    if not problem and state is not None:
+      if problems:
+        _go_back(folder, problems, setup)
+      return state
+    if not problems:
+      left = json.loads(hosts.from_first(lambda: _others(path, setup)))
+    problems.append(problem)
+  raise checkpoint_checksums.Damaged(
+    f"{' '.join(problems)} There is no other complete checkpoint beside it."
+  )
+
+
+def _go_back(folder: str, problems: list[str], setup: Setup) -> None:
+  """Says what is lost, and lets the run continue from an earlier checkpoint."""
+  console.note(
+    f"{' '.join(problems)} Continuing from {folder} instead: what came after "
+    "that step is trained again."
+  )
+  prefix = setup.checkpoint_prefix
+  if jax.process_index() == 0 and prefix and folder.startswith(f"{prefix}-"):
+    checkpoints.point_to(prefix, folder)
+
+
+def _others(path: str, setup: Setup) -> str:
+  """Lists the other checkpoints of a run, the newest first, as JSON."""
+  given = setup.config.get("resume")
+  if given and os.fspath(given) == path:
+    return "[]"  # This one and no other was asked for.
+  found: list[tuple[int, str]] = []
+  for prefix in ("best.bv", "checkpoint.bv"):
+    prefix = fs.join(fs.dirname(path) or ".", prefix)
+    found += checkpoints.of_steps(prefix).items()
+  newest = sorted(found, reverse=True)  # Of the same step the own one first.
+  return json.dumps([folder for _, folder in newest if folder != path])
+
+
 def restore(
   path: str,
   shapes: dict[str, Any],
@@ -63,6 +139,7 @@ def restore(
     The state, in its target sharding.
 
   Raises:
+    checkpoint_checksums.Damaged: a file is damaged or missing.
     lookup.ConfigError: the checkpoint has other leaves or other shapes than the
       state.
   """
@@ -70,6 +147,8 @@ def restore(
   tree = {**shapes, "chrono": clock}
   path = checkpoints.latest(path) or path
   stored = checkpoints.leaf_names(path)
+  if not stored:
+    raise checkpoint_checksums.Damaged(f"Checkpoint {path!r} is empty.")
   in_checkpoint = any(name.startswith(f"{AVERAGE}/") for name in stored)
   begins = AVERAGE in tree and not in_checkpoint
   if begins:
@@ -96,6 +175,53 @@ def restore(
   if begins:
     loaded[AVERAGE] = ema.begin(loaded["params"], shardings[AVERAGE])
   return loaded
+
+
+def begin(setup: Setup, first_step: int) -> None:
+  """Writes to the workdir for the first time, as the run has started.
+
+  Args:
+    setup: the Setup.
+    first_step: number of finished steps.
+  """
+  if setup.checkpoint_prefix:  # First: it may make room on a full disk.
+    checkpoints.collect_orphans(setup.checkpoint_prefix)
+  setup.writer.begin(first_step)
+  if setup.log:
+    setup.log.begin()
+
+
+def evaluate_again(
+  setup: Setup, evaluators: Any, state: TrainState, first_step: int
+) -> bool:
+  """Runs the evaluations that an interruption has cut off.
+
+  The checkpoint of a step is complete before the evaluations of that step are.
+
+  Args:
+    setup: the Setup.
+    evaluators: object with `get` and `measure` as in `loop.py`.
+    state: the state.
+    first_step: number of finished steps.
+
+  Returns:
+    Whether there were any; the same on all hosts.
+  """
+  if not 0 < first_step < setup.total_steps:
+    return False
+  read = lambda: json.dumps(setup.writer.row_of(first_step))
+  row = json.loads(hosts.from_first(read))
+  if row is None:  # It began in another workdir.
+    return False
+  again = False
+  for name, evaluator, every, prefix in evaluators.get():
+    due = itstime(first_step, every, setup.total_steps, first=False)
+    if due and f"z/secs/eval/{name}" not in row:
+      evaluators.measure(name, evaluator, prefix, state)
+      again = True
+  if again:  # The last line of a step has all of its values.
+    setup.writer.step_metrics = row | setup.writer.step_metrics
+  return again
 
 
 def _check_no_surplus(

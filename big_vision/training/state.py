@@ -140,7 +140,7 @@ def start(
     console.note(f"Resuming from {path}")
     recipe.check_checkpoint(path)
     try:
-      state = resuming.restore(path, plan.shapes, plan.shardings, setup.chrono)
+      state = resuming.resume(path, plan.shapes, plan.shardings, setup)
     except FileNotFoundError as e:
       raise FileNotFoundError(f"config.resume={path!r}: {e}") from e
   else:

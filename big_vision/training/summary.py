@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from absl import logging
 
 from big_vision import checkpoints, command_line, fs, lookup
+from big_vision import metrics as metrics_lib
 from big_vision.training import console, logs
 
 # Keys of `config.model` that name modules.
@@ -198,10 +199,12 @@ def _best(
   path = fs.join(workdir, "big_vision_metrics.txt")
   if not prefixes or not fs.exists(path):
     return best
-  with fs.open(path) as f:
-    rows = [json.loads(line) for line in f]
+  # A run that was interrupted repeats steps: the later values count.
+  by_step: dict[int, dict[str, Any]] = {}
+  for row in metrics_lib.read_rows(path):
+    by_step.setdefault(row["step"], {}).update(row)
   ours = ("img/", "y/", "z/secs/")  # A prefix may be empty.
-  for row in rows:
+  for _, row in sorted(by_step.items()):
     for name, value in row.items():
       measured = name.startswith(prefixes) and "/" in name
       if not measured or name.startswith(ours) or type(value) is not float:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from absl import logging
 
 import big_vision
-from big_vision import command_line, extras, fs, lookup
+from big_vision import command_line, disk_space, extras, fs, lookup
 
 # Of what a user supplies if a statement of this package raises it; from
 # anywhere else it may as well be a mistake in code, which needs its traceback.
@@ -110,12 +110,12 @@ def is_of_user(error: BaseException) -> bool:
 
   Returns:
     True for a `ConfigError`, for a package that is not installed, for a device
-    without enough memory, and for a ValueError, a RuntimeError, a missing file, or
+    without enough memory, for a full disk, and for a ValueError, a RuntimeError, a missing file, or
     a KeyError with a sentence that a statement of this package raised.
   """
   if isinstance(error, lookup.ConfigError) or extras.advice(error):
     return True
-  if _out_of_memory(error):
+  if _out_of_memory(error) or disk_space.reason(error):
     return True
   # A KeyError may be a sentence, or the key that a dict lacks.
   told = isinstance(error, KeyError) and " " in str(error)
@@ -167,5 +167,8 @@ def message(error: BaseException) -> str:
       "config.grad_accum_steps or a sharding needs less; python -m "
       "big_vision.tools.plan says how much."
     )
+  why = disk_space.reason(error)
+  if why and isinstance(error, OSError) and error.filename:
+    return str(disk_space.error(error.filename, why))
   text = error.args[0] if isinstance(error, KeyError) and error.args else error
   return " ".join(str(text).split()) or type(error).__name__

@@ -68,6 +68,10 @@ def test_checkpoint(tmp_path):
   ]
   assert 0 < results["seconds_blocked"] <= results["seconds_until_on_disk"]
   assert results["bytes"] > 3 * 4 * 37_000  # Parameters and Adam's moments.
+  # Compressed, with metadata.
+  assert 4 * 37_000 < results["bytes_on_disk"] < 1.5 * results["bytes"]
+  for name in ("save_relative_to_disk", "load_relative_to_disk"):
+    assert results[name] > 0
   assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,239 @@
+"""Runs that go on after damage, a full disk, a kill at a bad moment."""
+
+import errno
+import os
+import pathlib
+import shutil
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+
+import toy
+from big_vision import checkpoint_checksums, checkpoints, disk_space, metrics
+from big_vision.training import console, hosts, loop
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def evaluator():
+  """Measures `score`, a value of the state."""
+
+  class Evaluator:
+    def __init__(self, predict_fn, batch_size, devices):
+      pass
+
+    def run(self, state):
+      yield "score", jax.device_get(state["params"]["head"]["bias"])[0]
+
+  module = types.ModuleType("bvbias")
+  module.API, module.Evaluator = "jit", Evaluator
+  sys.modules["bvbias"] = module
+  yield
+  del sys.modules["bvbias"]
+
+
+def run(workdir, **kw):
+  """8 steps; steps 3 and 6 are kept, all others are replaced by the next."""
+  evals = dict(val=dict(type="bvbias", log_steps=3))
+  default = dict(ckpt_steps=1, keep_ckpt_steps=3, evals=evals)
+  setup = toy.setup(toy.config(**(default | kw)), workdir)
+  os.makedirs(workdir, exist_ok=True)
+  try:
+    return loop.run(setup, toy.make(predict_fns={"predict": len}))
+  finally:
+    setup.writer.close()
+
+
+NAMES = ("training_loss", "l2_params", "l2_grads")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """The workdir of a run without trouble, and its last parameters."""
+  workdir = tmp_path_factory.mktemp("whole")
+  state = run(workdir, keep_best="val/score")
+  return workdir, jax.device_get(state["params"])
+
+
+@pytest.fixture
+def workdir(whole, tmp_path):
+  shutil.copytree(whole[0], tmp_path / "w")
+  return tmp_path / "w"
+
+
+@pytest.fixture
+def said(monkeypatch):
+  lines = []
+  monkeypatch.setattr(console, "note", lines.append)
+  return lines
+
+
+def check_same(whole, workdir, state):
+  """The run has become the one without trouble."""
+  for a, b in zip(
+    jax.tree.leaves(whole[1]), jax.tree.leaves(state["params"]), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+  assert toy.numbers(workdir, NAMES) == toy.numbers(whole[0], NAMES)
+  of = lambda folder: {
+    row["step"]: row["val/score"]
+    for row in metrics.read_rows(f"{folder}/big_vision_metrics.txt")
+    if "val/score" in row
+  }
+  assert of(workdir) == of(whole[0])
+
+
+def flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+def empty(path):
+  shutil.rmtree(path.parents[1])
+  path.parents[1].mkdir()
+
+
+DAMAGES = {
+  "flipped": flip,
+  "cut": lambda path: os.truncate(path, 9),
+  "missing": pathlib.Path.unlink,
+  "no metadata": lambda path: (path.parent / ".zarray").unlink(),
+  "no checksums": lambda path: (path.parent / ".zattrs").write_text(""),
+  "empty": empty,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_goes_on_from_an_earlier_checkpoint(whole, workdir, said, damage):
+  last = workdir / "checkpoint.bv-000000008"
+  DAMAGES[damage](last / "params~head~kernel" / "0.0")
+  state = run(workdir)
+  check_same(whole, workdir, state)
+  (line,) = [x for x in said if "Continuing from" in x]
+  assert f"{last}" in line and "000000006 instead" in line and "\n" not in line
+  assert (workdir / "checkpoint.bv-LAST").read_text() == "000000008"
+  checkpoints.load_checkpoint_ts(f"{workdir}/checkpoint.bv")  # It is sound.
+
+
+def test_several_are_damaged(whole, workdir, said):
+  for step in (6, 8):
+    flip(workdir / f"checkpoint.bv-00000000{step}" / "params~head~bias" / "0")
+  (best,) = workdir.glob("best.bv-0*")  # This one is not.
+  state = run(workdir)
+  check_same(whole, workdir, state)
+  (line,) = [x for x in said if "Continuing from" in x]
+  assert f"from {best} instead" in line or "000000003 instead" in line
+  assert [x for x in said if "000000006/params~head~bias/0" in x]
+
+
+def test_the_one_to_go_on_from_is_not_removed(workdir, monkeypatch):
+  """LAST names a damaged one, and a kill has left an older temporary one."""
+  shutil.rmtree(workdir / "checkpoint.bv-000000006")
+  shutil.rmtree(workdir / "checkpoint.bv-000000003")
+  for best in workdir.glob("best*"):
+    shutil.rmtree(best) if best.is_dir() else best.unlink()
+  good = workdir / "checkpoint.bv-000000007-tmp"
+  run(workdir / "other", total_steps=7, keep_ckpt_steps=9)
+  shutil.copytree(workdir / "other" / "checkpoint.bv-000000007", good)
+  flip(workdir / "checkpoint.bv-000000008" / "params~head~bias" / "0")
+
+  def killed(*_):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as m:
+    m.setattr(checkpoints, "save_checkpoint_ts", killed)
+    with pytest.raises(KeyboardInterrupt):
+      run(workdir)
+  assert good.is_dir()
+  assert (workdir / "checkpoint.bv-LAST").read_text() == "000000007-tmp"
+
+
+def test_all_are_damaged(workdir):
+  for best in workdir.glob("best*"):
+    shutil.rmtree(best) if best.is_dir() else best.unlink()
+  before = sorted(os.listdir(workdir))
+  for step in (3, 6, 8):
+    flip(workdir / f"checkpoint.bv-00000000{step}" / "params~head~bias" / "0")
+  with pytest.raises(
+    checkpoint_checksums.Damaged,
+    match=r"000000008/params~head~bias/0' is damaged.*no other complete",
+  ):
+    run(workdir)
+  assert sorted(os.listdir(workdir)) == before
+
+
+def test_what_was_asked_for_is_not_replaced(whole, workdir, tmp_path):
+  asked = workdir / "checkpoint.bv-000000006"
+  flip(asked / "params~head~bias" / "0")
+  with pytest.raises(checkpoint_checksums.Damaged, match="000000006/params"):
+    run(tmp_path / "new", resume=str(asked))
+  # The newest of a run may be replaced.
+  flip(workdir / "checkpoint.bv-000000008" / "params~head~bias" / "0")
+  state = run(tmp_path / "new", resume=f"{workdir}/checkpoint.bv")
+  for a, b in zip(
+    jax.tree.leaves(whole[1]), jax.tree.leaves(state["params"]), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_full_disk(whole, tmp_path, monkeypatch):
+  """One error with the path; later the same command goes on, to the same bits."""
+  collect, saves = checkpoint_checksums.collect, []
+
+  def full(folder):
+    saves.append(folder)
+    if len(saves) == 5:
+      raise OSError(errno.ENOSPC, "No space left on device")
+    collect(folder)
+
+  with monkeypatch.context() as m:
+    m.setattr(checkpoint_checksums, "collect", full)
+    with pytest.raises(
+      disk_space.WriteError, match="000000005-tmp.* MB are free"
+    ):
+      run(tmp_path / "w")
+  assert (tmp_path / "w/checkpoint.bv-LAST").read_text() == "000000004-tmp"
+  assert not list((tmp_path / "w").glob("*.partial"))
+  check_same(whole, tmp_path / "w", run(tmp_path / "w"))
+
+
+def test_kill_between_a_checkpoint_and_its_evaluation(
+  whole, tmp_path, monkeypatch
+):
+  measure = loop._Evaluators.measure
+
+  def kill(self, *args):
+    if self._setup.writer.step == 6:
+      raise KeyboardInterrupt
+    measure(self, *args)
+
+  with monkeypatch.context() as m:
+    m.setattr(loop._Evaluators, "measure", kill)
+    # Else `close` would write the line, as it does after an error.
+    m.setattr(metrics.BigVisionMetricWriter, "close", lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+      run(tmp_path / "w", keep_best="val/score")
+  assert (tmp_path / "w/checkpoint.bv-LAST").read_text() == "000000006"
+  assert max(toy.rows(tmp_path / "w")) <= 5
+  state = run(tmp_path / "w", keep_best="val/score")
+  check_same(whole, tmp_path / "w", state)
+  for name in ("best.bv-LAST", "best.bv.json"):
+    assert (tmp_path / "w" / name).read_text() == (whole[0] / name).read_text()
+
+
+def test_problems_of_any_process(monkeypatch):
+  assert hosts.first_problem("") == "" and hosts.first_problem("x") == "x"
+  from jax.experimental import multihost_utils
+
+  other = np.zeros(2000, np.uint8)
+  other[:4] = np.frombuffer("zwö".encode(), np.uint8)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  gather = lambda own: np.stack([own, other])
+  monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+  assert hosts.first_problem("") == "zwö"
+  assert hosts.first_problem("ü" * 1500) == "ü" * 1000
