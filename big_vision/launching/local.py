@@ -21,6 +21,8 @@ from typing import Any
 # Processes that lose another one usually notice soon, and say more about it than
 # that they were stopped.
 _SECONDS_TO_NOTICE = 2.0
+# A process that gets one of these ends in its own time: it saves first.
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Group:
@@ -40,6 +42,7 @@ class Group:
   ) -> None:
     self.processes = list(processes)
     self.ended: list[int] = []
+    self._told_to_end = False
     self._close, self._grace = close, grace
     self._change = threading.Condition()
     lock = threading.Lock()
@@ -77,7 +80,7 @@ class Group:
           f"After {timeout} s processes {self.running()} of "
           f"{len(self.processes)} still run."
         )
-    if self.running():
+    if self.running() and not self._told_to_end:
       with self._change:
         self._change.wait_for(lambda: not self.running(), _SECONDS_TO_NOTICE)
     self.stop()
@@ -98,13 +101,18 @@ class Group:
     Args:
       number: of the signal, for example signal.SIGTERM.
     """
+    self._told_to_end |= number in _ENDING
     for i in self.running():
       self.processes[i].send_signal(number)
 
   def stop(self) -> None:
-    """Ends all: SIGTERM, and SIGKILL after the grace time. Safe to repeat."""
+    """Ends all: SIGTERM, and SIGKILL after the grace time. Safe to repeat.
+
+    Those that `send` has already told to end get the grace time only.
+    """
     try:
-      self.send(signal.SIGTERM)
+      if not self._told_to_end:
+        self.send(signal.SIGTERM)
       with self._change:
         self._change.wait_for(lambda: not self.running(), self._grace)
     finally:  # Also if interrupted once more.
