@@ -268,3 +268,8 @@ def test_meshes_are_set_not_entered():
       # Forks are written as for the reference.
       if not {"bv_venv", "forks"} & {*path.parts}:
         assert not pattern.search(path.read_text(encoding="utf-8")), path
+
+
+def test_coordination_client():
+  """Of several processes it is tested by `training/test_agreement.py`."""
+  assert compat.coordination_client() is None

@@ -17,7 +17,7 @@ NUM = "JAX_NUM_PROCESSES"
 ID = "JAX_PROCESS_ID"
 ADDRESS = "JAX_COORDINATOR_ADDRESS"
 DEVICES = "JAX_LOCAL_DEVICE_IDS"
-_EXPLICIT = (ADDRESS, NUM, ID)
+EXPLICIT = (ADDRESS, NUM, ID)
 # Slurm has given each process its own GPUs if one of these is set.
 _BOUND = ("SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK", "SLURM_NTASKS_PER_GPU")
 
@@ -65,7 +65,7 @@ def detect(env: Mapping[str, str]) -> Place | None:
   switch = env.get(SWITCH)
   if switch in ("", "0"):
     return None
-  explicit = {name: env[name] for name in _EXPLICIT if env.get(name)}
+  explicit = {name: env[name] for name in EXPLICIT if env.get(name)}
   cluster = _open_mpi(env) or _slurm(env) or _indexed_job(env)
   if not explicit and (cluster is None or cluster.num_processes is None):
     return Place("what JAX finds out itself") if switch else None
@@ -230,7 +230,7 @@ def _check(place: Place) -> None:
   """Raises an error unless a place of several processes is complete."""
   values = (place.coordinator, place.num_processes, place.process_id)
   missing = [
-    name for name, v in zip(_EXPLICIT, values, strict=True) if v is None
+    name for name, v in zip(EXPLICIT, values, strict=True) if v is None
   ]
   if missing:
     raise lookup.ConfigError(

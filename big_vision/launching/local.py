@@ -199,7 +199,7 @@ def start(
           start_new_session=True,
         )
         processes.append(process)
-    except OSError:
+    except BaseException:  # A signal, too.
       for process in processes:
         process.kill()
         process.communicate()
