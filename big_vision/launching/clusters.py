@@ -67,8 +67,12 @@ def detect(env: Mapping[str, str]) -> Place | None:
     return None
   explicit = {name: env[name] for name in EXPLICIT if env.get(name)}
   cluster = _open_mpi(env) or _slurm(env) or _indexed_job(env)
-  if not explicit and (cluster is None or cluster.num_processes is None):
-    return Place("what JAX finds out itself") if switch else None
+  unknown = cluster is None or cluster.num_processes is None
+  if unknown and NUM not in explicit and ID not in explicit:
+    if switch:  # JAX reads the address itself.
+      return Place("what JAX finds out itself")
+    if not explicit:
+      return None
   place = cluster or Place("explicit variables")
   if explicit:
     also = f", and {place.found}" if cluster else ""

@@ -21,6 +21,8 @@ from typing import Any
 # Processes that lose another one usually notice soon, and say more about it than
 # that they were stopped.
 _SECONDS_TO_NOTICE = 2.0
+# What the others would save is not complete without the one that failed.
+_GRACE_AFTER_FAILURE = 10.0
 # A process that gets one of these ends in its own time: it saves first.
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
@@ -80,10 +82,12 @@ class Group:
           f"After {timeout} s processes {self.running()} of "
           f"{len(self.processes)} still run."
         )
+    grace = self._grace
     if self.running() and not self._told_to_end:
+      grace = min(grace, _GRACE_AFTER_FAILURE)
       with self._change:
         self._change.wait_for(lambda: not self.running(), _SECONDS_TO_NOTICE)
-    self.stop()
+    self.stop(grace)
     return [process.returncode for process in self.processes]
 
   def running(self) -> list[int]:
@@ -105,16 +109,20 @@ class Group:
     for i in self.running():
       self.processes[i].send_signal(number)
 
-  def stop(self) -> None:
-    """Ends all: SIGTERM, and SIGKILL after the grace time. Safe to repeat.
+  def stop(self, grace: float | None = None) -> None:
+    """Ends all: SIGTERM, and SIGKILL later. Safe to repeat.
 
-    Those that `send` has already told to end get the grace time only.
+    Those that `send` has already told to end get no second signal before.
+
+    Args:
+      grace: seconds between the two; None takes that of `start`.
     """
+    grace = self._grace if grace is None else grace
     try:
       if not self._told_to_end:
         self.send(signal.SIGTERM)
       with self._change:
-        self._change.wait_for(lambda: not self.running(), self._grace)
+        self._change.wait_for(lambda: not self.running(), grace)
     finally:  # Also if interrupted once more.
       for i in self.running():
         _kill_group(self.processes[i])
@@ -161,7 +169,8 @@ def start(
     env: further environment variables; they win over those that are set here.
     write: called with each line of their output, complete and with the number of
       the process before it, "[1] text\\n"; one call at a time. None prints them.
-    grace: seconds between SIGTERM and SIGKILL when they are stopped.
+    grace: seconds between SIGTERM and SIGKILL when they are stopped; at most 10
+      when one of them has failed.
 
   Returns:
     The Group.

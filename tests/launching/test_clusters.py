@@ -68,6 +68,8 @@ def test_jax_finds_pods():
   # It asks Kubernetes, if it can.
   env = {"BV_JAX_INIT": "1", "JOB_COMPLETION_INDEX": "3"}
   assert clusters.detect(env) == place
+  env = {"BV_JAX_INIT": "1", "JAX_COORDINATOR_ADDRESS": "a:1"}
+  assert clusters.detect(env) == place
 
 
 @pytest.mark.parametrize("switch", [{}, {"BV_JAX_INIT": "1"}], ids=str)
