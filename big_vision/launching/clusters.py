@@ -106,7 +106,7 @@ def local_devices(
     Their numbers; None for all.
 
   Raises:
-    lookup.ConfigError: JAX_LOCAL_DEVICE_IDS is no list of numbers.
+    lookup.ConfigError: JAX_LOCAL_DEVICE_IDS holds other things than numbers.
   """
   if wanted := env.get(DEVICES):
     if not re.fullmatch(r"\d+(,\d+)*", wanted):

@@ -87,7 +87,7 @@ def _parser():
   parser = command_line.make_parser(
     "big_vision.tools.launch",
     __doc__,
-    usage="python -m big_vision.tools.launch [flags] -- MODULE ARGS",
+    usage="python -m big_vision.tools.launch --hosts 2 -- MODULE ARGS",
   )
   add = parser.add_argument
   add("--hosts", type=int, default=2, help="Number of processes.")
