@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 from absl import logging
-from jax._src import compilation_cache, lru_cache, xla_bridge
+from jax._src import compilation_cache, distributed, lru_cache, xla_bridge
 from jax.extend import core
 from jax.interpreters import partial_eval, pxla
 from jax.sharding import AbstractMesh, AxisType, Mesh
@@ -72,6 +72,18 @@ def active_mesh() -> Mesh | AbstractMesh | None:
 def backends_are_initialized() -> bool:
   """Tells whether JAX has started a backend in this process."""
   return xla_bridge.backends_are_initialized()
+
+
+def coordination_client() -> Any:
+  """Returns the client of the service that the processes of a run share.
+
+  It carries texts between them without their devices: `key_value_set(key, text)`,
+  `blocking_key_value_get(key, timeout_in_ms)`.
+
+  Returns:
+    The client of `jax.distributed`; None before `jax.distributed.initialize`.
+  """
+  return distributed.global_state.client
 
 
 # --- The compilation cache.

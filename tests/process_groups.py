@@ -3,25 +3,19 @@
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
+
+from big_vision.launching import local
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 @contextlib.contextmanager
 def coordinator_address():
-  """Yields `localhost:<port>` with a port that stays reserved for the body.
-
-  The socket is bound until the end, so that no other process gets its port. It
-  does not listen, and SO_REUSEPORT lets the coordination service of JAX, which
-  sets this option, too, bind the same port.
-  """
-  with socket.socket() as s:
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    s.bind(("localhost", 0))
-    yield f"localhost:{s.getsockname()[1]}"
+  """Yields `localhost:<port>` with a port that stays reserved for the body."""
+  with local.free_port() as port:
+    yield f"localhost:{port}"
 
 
 def run(commands, *, envs=None, timeout=300, **kw):

@@ -332,3 +332,8 @@ def test_compression_with_a_checksum(monkeypatch):
   compat.mend_compilation_cache()
   assert compilation_cache.compress_executable(b"x") == b"small x"
   assert asked == [{"write_checksum": True}]
+
+
+def test_coordination_client():
+  """Of several processes it is tested by `training/test_agreement.py`."""
+  assert compat.coordination_client() is None

@@ -42,6 +42,8 @@ NOT_RUN = {
   r"vit_s16_i1k\.py|vit_i1k\.py:variant=S/16 ": "dataset, ImageNet",
   r"convert_dataset imagenet2012": "dataset, ImageNet",
   r"JAX_NUM_PROCESSES=2": "device, two hosts",
+  r"srun |scontrol |^exit ": "Slurm, see tests/launching/test_clusters_page.py",
+  r"mpirun ": "Open MPI",
   r"setup\.sh pytest": "would run this test",
   r"tools\.demo ": "serves until it is stopped, see tests/tools/test_demo.py",
   r"m\.captions\(": "a run with config.captioning, see tests/pretrained/test_captions.py",
@@ -54,6 +56,8 @@ NOT_RUN = {
 # Pattern of a command -> flags that make it short.
 CUT = {
   r"train .*workdirs/quickstart$": "--config.total_steps=8 --config.schedule.warmup_steps=1",
+  r"train .*two_hosts$": "--config.total_steps=4 --config.schedule.warmup_steps=1"
+  " --config.evals=None",
   r"train .*pets_quick$": "--config.total_steps=8 --config.schedule.warmup_steps=1",
   r"workdirs/trunk ": "--config.total_steps=6 --config.keep_ckpt_steps=2"
   " --config.schedule.warmup_steps=1 --config.evals=None",
@@ -91,7 +95,7 @@ AFTER = {
 }
 # Pages with commands that take long, and those whose Python needs what these made.
 SLOW = {
-  "README.md", "benchmarks.md", "datasets.md", "export.md", "finetune.md",
+  "README.md", "benchmarks.md", "clusters.md", "datasets.md", "export.md", "finetune.md",
   "image_text.md", "optimizers.md", "predict.md", "probing.md", "uvim.md",
   "weights.md",
 }  # fmt: skip
@@ -271,7 +275,7 @@ def test_page(folder, monkeypatch, page):
 
 
 def test_blocks_say_their_language():
-  known = {"bash", "python", "text", "csv", "json"}
+  known = {"bash", "python", "text", "csv", "json", "yaml"}
   assert not [str(b) for b in EVERY if b.language not in known]
   assert len([b for b in EVERY if b.language == "python"]) > 25
 

@@ -2,46 +2,45 @@
 
 import os
 import pathlib
+import sys
 
 import numpy as np
 import pytest
 
-import process_groups
 import toy
+from big_vision.launching import local
 
 pytestmark = [pytest.mark.tf, pytest.mark.multidevice]
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def train(workdir, num_devices, envs):
-  """Trains with one process for each environment; fsdp, to communicate."""
+def train(workdir, hosts, devices, change=""):
+  """Trains with fsdp, to communicate; returns what the processes said."""
   command = [
-    "-m", "big_vision.train", "--workdir", str(workdir),
+    sys.executable, "-m", "big_vision.train", "--workdir", str(workdir),
     "--config", str(ROOT / "tests/golden/train_digits.py"),
     "--config.total_steps=6", "--config.ckpt_steps=3",
     "--config.schedule.warmup_steps=2",
   ]  # fmt: skip
-  common = {
-    "JAX_NUM_CPU_DEVICES": str(num_devices),
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # Compiles in less time.
-  }
-  envs = [{**env, **common} for env in envs]
-  process_groups.run([command] * len(envs), envs=envs, timeout=600, cwd=ROOT)
+  lines = []
+  with local.start(
+    ["sh", "-c", f'exec "$@" {change}', "sh", *command],
+    hosts=hosts,
+    devices=devices,
+    env={
+      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # Compiles in less time.
+      "PYTHONPATH": str(ROOT),
+    },
+    write=lines.append,
+  ) as group:
+    return group.wait(1500, stop_others=False), "".join(lines)
 
 
 def test_two_hosts(tfds_data_dir, tmp_path):
-  data = {"TFDS_DATA_DIR": tfds_data_dir}
-  train(tmp_path / "one", 8, [data])
-  with process_groups.coordinator_address() as address:
-    together = {
-      **data,
-      "BV_JAX_INIT": "1",
-      "JAX_COORDINATOR_ADDRESS": address,
-      "JAX_NUM_PROCESSES": "2",
-    }
-    envs = [{**together, "JAX_PROCESS_ID": str(i)} for i in range(2)]
-    train(tmp_path / "two", 4, envs)
+  for name, hosts, devices in (("one", 1, 8), ("two", 2, 4)):
+    codes, log = train(tmp_path / name, hosts, devices)
+    assert not any(codes), log
   want, got = toy.rows(tmp_path / "one"), toy.rows(tmp_path / "two")
   assert sorted(want) == sorted(got)
   for step in want:
@@ -52,3 +51,15 @@ def test_two_hosts(tfds_data_dir, tmp_path):
         )
   names = sorted(n for n in os.listdir(tmp_path / "two") if "checkp" in n)
   assert names == ["checkpoint.bv-000000006", "checkpoint.bv-LAST"]
+
+
+def test_hosts_that_differ(tmp_path):
+  """Before data are read all stop with the same error."""
+  change = '"--config.lr=0.$JAX_PROCESS_ID"'
+  codes, log = train(tmp_path / "run", 2, 1, change=change)
+  assert codes == [1, 1], log
+  errors = [line for line in log.splitlines() if "Error: " in line]
+  assert len(errors) == 2 and errors[0][4:] == errors[1][4:]
+  assert "config.lr = 0.1 (process 0: 0.0)" in errors[0]
+  assert "Traceback" not in log
+  assert not (tmp_path / "run").exists()

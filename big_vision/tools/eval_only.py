@@ -46,6 +46,7 @@ from big_vision.evaluators import common as eval_common
 from big_vision.evaluators import validate as eval_validate
 from big_vision.models import load_errors
 from big_vision.training import (
+  agreement,
   cli,
   config_flag,
   console,
@@ -269,10 +270,11 @@ def main(argv: Any) -> None:
   args = flags.FLAGS
   if args.config is None:
     raise SystemExit("--config is required: a config with model and evals.")
-  cli.start_jax()
-  if args.profile and args.workdir:
-    profiler.configure(fs.join(args.workdir, "profile"))
   with user_errors.one_line():
+    cli.start_jax()
+    agreement.check(args.config, args.workdir)
+    if args.profile and args.workdir:
+      profiler.configure(fs.join(args.workdir, "profile"))
     evaluate(args.config, args.workdir)
   workdir.maybe_cleanup_workdir(args.workdir, args.cleanup, logging.info)
 

@@ -26,6 +26,7 @@ from big_vision import workdir as workdir_lib
 from big_vision.chrono import chrono
 from big_vision.evaluators import build as eval_build
 from big_vision.training import (
+  agreement,
   config_changes,
   config_check,
   config_flag,
@@ -77,7 +78,7 @@ def main_for(
 
 
 def start_jax() -> None:
-  """Joins the other hosts (BV_JAX_INIT), logging, compilation cache."""
+  """Joins the other hosts, sets up logging and the compilation cache."""
   if flags.FLAGS["verbosity"].using_default_value:
     logging.set_verbosity(logging.INFO)
   logs.set_up()
@@ -112,15 +113,12 @@ def train(
     The final state.
 
   Raises:
-    ValueError: the config is wrong, or another than that of the workdir; raised
-      before data is read.
+    ValueError: the config is wrong, another than that of the workdir, or not the
+      same on all hosts; raised before data is read.
   """
   with logs.File(workdir) as log:
-    console.note(
-      f"Hello from process {jax.process_index()} of {jax.process_count()} with "
-      f"{jax.local_device_count()}/{jax.device_count()} devices "
-      f"({jax.devices()[0].device_kind}), workdir {workdir}."
-    )
+    console.note(hosts.hello(workdir))
+    agreement.check(config, workdir)
     logs.detail(str(config))
 
     config = flat_config.modern(config)

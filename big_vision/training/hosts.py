@@ -1,26 +1,80 @@
 """Lets all hosts decide the same: what the first one sees holds for all."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from absl import logging
 
+from big_vision import lookup
 from big_vision import workdir as workdir_lib
+from big_vision.launching import clusters, gpus
 
 
 def join() -> None:
-  """Joins the other hosts of the run, if BV_JAX_INIT asks for it.
+  """Joins the other processes of the run, if the environment tells of any.
 
-  TPU pods and Slurm tell JAX who is who; elsewhere JAX_NUM_PROCESSES and
-  JAX_PROCESS_ID do, with JAX' own JAX_COORDINATOR_ADDRESS.
+  See `launching.clusters` for what it knows, and docs/clusters.md. BV_JAX_INIT=1
+  lets JAX find out what that does not, as on TPU pods; empty or 0 joins nobody.
+
+  Raises:
+    lookup.ConfigError: the environment tells too little, or contradicts itself.
   """
-  if not os.environ.get("BV_JAX_INIT"):
+  env = os.environ
+  place = clusters.detect(env)
+  if place is None:
     return
   jax.config.update("jax_enable_preemption_service", True)
-  env = lambda name: int(os.environ[name]) if name in os.environ else None
-  jax.distributed.initialize(
-    num_processes=env("JAX_NUM_PROCESSES"), process_id=env("JAX_PROCESS_ID")
+  places, takes = {}, None
+  if place.is_known:
+    num_gpus = len(gpus.find(env)) if place.num_local > 1 else 0
+    takes = clusters.local_devices(place, env, num_gpus)
+    places = dict(
+      coordinator_address=place.coordinator,
+      num_processes=place.num_processes,
+      process_id=place.process_id,
+      local_device_ids=takes,
+      cluster_detection_method="deactivate",  # It has other rules for devices.
+    )
+  try:
+    jax.distributed.initialize(**places)
+  except ValueError as e:
+    if place.is_known:
+      raise
+    raise lookup.ConfigError(
+      f"{clusters.SWITCH}=1, but nothing tells which process of a run this is "
+      f"({e}). Set {', '.join(clusters.EXPLICIT)}, or {clusters.SWITCH}=0 for a "
+      "process alone."
+    ) from e
+  logging.info("%s", _describe(place, takes))
+
+
+def _describe(place: clusters.Place, takes: Sequence[int] | None) -> str:
+  """Says what `join` has found, and which devices this process takes."""
+  at = f" at {place.coordinator}" if place.coordinator else ""
+  numbers = "all" if takes is None else f"numbers {','.join(map(str, takes))}"
+  return (
+    f"Found {place.found}: process {jax.process_index()} of "
+    f"{jax.process_count()}, which meet{at} and have {jax.device_count()} "
+    f"devices. This one takes {jax.local_device_count()}, {numbers} of those "
+    f"that it sees; {clusters.DEVICES} chooses others."
+  )
+
+
+def hello(workdir: str | None) -> str:
+  """Says with which devices a run begins.
+
+  Args:
+    workdir: its folder, or None.
+
+  Returns:
+    A sentence.
+  """
+  return (
+    f"Hello from process {jax.process_index()} of {jax.process_count()} with "
+    f"{jax.local_device_count()}/{jax.device_count()} devices "
+    f"({jax.devices()[0].device_kind}), workdir {workdir}."
   )
 
 
