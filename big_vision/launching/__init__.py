@@ -1,0 +1,1 @@
+"""Processes of one run: starts them on this machine, finds their places in it."""
