@@ -61,7 +61,9 @@ def _common() -> mlc.ConfigDict:
   config.total_steps = TOTAL_STEPS
   config.log_training_steps = 1
   config.ckpt_steps = CKPT_STEPS
-  config.keep_ckpt_steps = KEEP_STEPS  # What damage to the newest one falls back to.
+  config.keep_ckpt_steps = (
+    KEEP_STEPS  # What damage to the newest one falls back to.
+  )
   config.input = dict(
     data=dict(name="shapes/tiny", split="train"),
     batch_size=BATCH_SIZE,

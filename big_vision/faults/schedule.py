@@ -14,7 +14,13 @@ import numpy as np
 from big_vision import lookup
 
 # How a life ends.
-KILL_ONE, KILL_ALL, TERM, HANG, DISK = "kill_one", "kill_all", "term", "hang", "disk"
+KILL_ONE, KILL_ALL, TERM, HANG, DISK = (
+  "kill_one",
+  "kill_all",
+  "term",
+  "hang",
+  "disk",
+)
 # What it has to survive.
 PAUSE, LATE = "pause", "late"
 # Between two lives.
