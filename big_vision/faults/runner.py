@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -84,6 +85,7 @@ class Run:
     changes: Sequence[str] = (),
     patience: float = 300.0,
     pace: float = 20.0,
+    popen: Callable[..., Any] = subprocess.Popen,
     log: Callable[[str], Any] = lambda line: None,
   ) -> None:
     """Prepares the command.
@@ -96,16 +98,17 @@ class Run:
       patience: seconds without a step or the end after which a life counts as
         hanging.
       pace: seconds from a start to its first step, as measured without faults.
+      popen: starts a process.
       log: called with each line of the processes.
     """
     self.workdir, self.patience, self.pace = workdir, patience, pace
-    self._log = log
+    self._log, self._popen = log, popen
     path = os.path.abspath(config.__file__)
     self._command = [
       sys.executable, "-m", config.METHODS[trainer][0],
       f"--config={path}:{trainer}", *changes, f"--workdir={workdir}",
     ]  # fmt: skip
-    self._env = _environment(shared)
+    self._env = environment(shared)
     self._metrics = os.path.join(workdir, compare.FILES[0])
 
   def live(self, life: schedule.Life) -> Record:
@@ -129,6 +132,7 @@ class Run:
       env=self._env,
       write=lines.add,
       grace=1.0,
+      popen=self._popen,
     ) as group:
       watch = _Watch(self, group, lines, record, start, old_size)
       ended_at = None
@@ -306,8 +310,15 @@ def _name(fault: schedule.Fault, step: int | None = None) -> str:
   return f"{fault.kind}@{fault.moment}{at}"
 
 
-def _environment(shared: str) -> dict[str, str]:
-  """Returns what all runs have in common, so that starts take less time."""
+def environment(shared: str) -> dict[str, str]:
+  """Returns what all runs have in common, so that starts take less time.
+
+  Args:
+    shared: folder for data and compiled programs.
+
+  Returns:
+    Environment variables.
+  """
   shared = os.path.abspath(shared)
   env = {
     "TFDS_DATA_DIR": os.path.join(shared, "data"),

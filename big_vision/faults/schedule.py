@@ -156,7 +156,8 @@ def draw(
   """
   for kind in kinds:
     if kind not in KINDS:
-      raise lookup.unknown("kind of fault", kind, KINDS, "--kinds")
+      near = lookup.did_you_mean(kind, KINDS)
+      raise lookup.ConfigError(f"--kinds: there is no kind {kind!r}{near}")
   if not set(kinds) & set(ENDINGS):
     raise lookup.ConfigError(f"--kinds needs one of {', '.join(ENDINGS)}.")
   rng = np.random.default_rng([seed, total_steps])

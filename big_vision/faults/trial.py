@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -60,6 +61,7 @@ class Trials:
     *,
     changes: Sequence[str] = (),
     patience: float = 300.0,
+    popen: Callable[..., Any] = subprocess.Popen,
     say: Callable[[str], Any] = print,
   ) -> None:
     """Prepares the folder.
@@ -70,10 +72,12 @@ class Trials:
         are used.
       changes: `--config.key=value` arguments.
       patience: seconds without any sign of life that count as hanging.
+      popen: starts a process.
       say: called with lines about the progress.
     """
     self.trainer, self.workdir = trainer, os.path.abspath(workdir)
-    self._changes, self._patience, self._say = tuple(changes), patience, say
+    self._changes, self._patience = tuple(changes), patience
+    self._popen, self._say = popen, say
     self._pace: dict[str, float] = {}
 
   def reference(self, hosts: int, devices: int) -> str:
@@ -150,7 +154,7 @@ class Trials:
 
     return runner.Run(
       self.trainer, folder, shared=self.workdir, changes=self._changes,
-      patience=self._patience, log=log, **kw,
+      patience=self._patience, popen=self._popen, log=log, **kw,
     )  # fmt: skip
 
 

@@ -140,6 +140,7 @@ def start(
   env: Mapping[str, str] | None = None,
   write: Callable[[str], Any] | None = None,
   grace: float = 60.0,
+  popen: Callable[..., Any] = subprocess.Popen,
 ) -> Group:
   """Starts processes that form one run.
 
@@ -154,6 +155,7 @@ def start(
     write: called with each line of their output, complete and with the number of
       the process before it, "[1] text\\n"; one call at a time. None prints them.
     grace: seconds between SIGTERM and SIGKILL when they are stopped.
+    popen: starts one process; called as `subprocess.Popen`.
 
   Returns:
     The Group.
@@ -178,7 +180,7 @@ def start(
       for i in range(hosts):
         share = gpus[i * devices : (i + 1) * devices]
         variables = _variables(i, hosts, devices, share, port)
-        process = subprocess.Popen(
+        process = popen(
           command,
           env={**os.environ, **variables, **(env or {})},
           stdin=subprocess.DEVNULL,

@@ -13,6 +13,8 @@ results; the same command again goes on after the last schedule, and
 """
 
 import argparse
+import contextlib
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
   """Runs the schedules that have no result yet; prints the table."""
-  from big_vision.faults import config, schedule, trial
+  from big_vision.faults import config, runner, schedule, trial, warm
 
   trainers = TRAINERS if args.trainer == "all" else (args.trainer,)
   done = {(row["trainer"], row["seed"]) for row in trial.read(args.workdir)}
@@ -58,18 +60,22 @@ def _run(args: argparse.Namespace) -> int:
     for plan in plans.values():
       print(plan)
     return 0
-  for seed, plan in plans.items():
-    for trainer in trainers:
-      if (trainer, seed) in done:
-        continue
+  todo = [(s, t) for s in plans for t in trainers if (t, s) not in done]
+  with contextlib.ExitStack() as stack:
+    popen = subprocess.Popen
+    if todo and not args.cold:
+      env = runner.environment(args.workdir)
+      popen = stack.enter_context(warm.Server(env)).popen
+    for seed, trainer in todo:
       trials = trial.Trials(
         trainer,
         args.workdir,
         changes=args.changes,
         patience=args.patience,
+        popen=popen,
         say=lambda line: print(line, flush=True),
       )
-      result = trials.run(plan)
+      result = trials.run(plans[seed])
       trial.write(result, args.workdir)
       verdict = "; ".join(result.problems) or "equal"
       print(f"{trainer} {seed}: {verdict}", flush=True)
@@ -99,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     help="What may happen, separated by commas (default: everything): "
     "kill_one, kill_all, term, hang, disk, pause, late, damage, hosts.",
   )
+  add(
+    "--cold", action="store_true", default=None,
+    help="Let each process import its modules, 10 seconds of CPU time, instead of "
+    "forking it from one that has.",
+  )  # fmt: skip
   add(
     "--patience", type=float, default=300.0,
     help="Seconds without a sign of life that count as hanging.",
