@@ -122,7 +122,7 @@ class Run:
     """
     record = Record(life.hosts, life.devices)
     before = self._last_step()
-    old_size = _size(self._metrics)
+    old_size = _whole_lines(self._metrics)
     lines = _Lines(self._log)
     start = time.monotonic()
     with local.start(
@@ -141,12 +141,12 @@ class Run:
           record.missed.append(_name(fault))
           continue
         said = len(lines.all)
-        ended_at = self._do(fault, group)
+        ended_at = self._do(fault, group, record)
         record.faults.append(_name(fault, self._last_step()))
         if ended_at is not None:
           lines.since = said
-      record.hung = not watch.end()
-      if record.hung:
+      if not watch.end():
+        record.hung = True
         group.send(signal.SIGKILL)
         group.wait(timeout=60)
       if ended_at is not None:
@@ -161,7 +161,9 @@ class Run:
       record.damage = damage(self.workdir, life.damage)
     return record
 
-  def _do(self, fault: schedule.Fault, group: local.Group) -> float | None:
+  def _do(
+    self, fault: schedule.Fault, group: local.Group, record: Record
+  ) -> float | None:
     """Does what the fault is; returns when, if it is to end the life."""
     process = group.processes[fault.host % len(group.processes)]
     now = time.monotonic()
@@ -188,8 +190,11 @@ class Run:
     if fault.kind == schedule.HANG:  # It cannot end by itself.
       others = [p for p in group.processes if p is not process]
       limit = now + self.patience
-      while time.monotonic() < limit and any(p.poll() is None for p in others):
+      while (left := any(p.poll() is None for p in others)) and (
+        time.monotonic() < limit
+      ):
         time.sleep(_POLL)
+      record.hung = left
       process.kill()
     return now
 
@@ -274,7 +279,6 @@ class _Watch:
       self._size, self._heard = size, heard
       self._changed = time.monotonic()
     if not self._record.first_step and size > self._old_size:
-      # The half line of a killed run is removed first: it may have shrunk.
       first = _first_step(self._run._metrics, self._old_size)
       if first:
         self._record.first_step = first
@@ -339,12 +343,20 @@ def _size(path: str) -> int:
   return os.path.getsize(path) if os.path.exists(path) else 0
 
 
+def _whole_lines(path: str) -> int:
+  """Returns the size of a file without the half line that a kill may leave."""
+  if not os.path.exists(path):
+    return 0
+  with open(path, "rb") as f:
+    return f.read().rfind(b"\n") + 1
+
+
 def _first_step(path: str, offset: int) -> int:
   """Reads the step of the first row that is complete after `offset`."""
   with open(path, "rb") as f:
     f.seek(offset)
     line = f.readline().decode("utf-8", "replace")
-  found = re.search(r'"step": (\d+)', line)
+  found = re.search(r'"step": (\d+).*\n', line)
   return int(found[1]) if found else 0
 
 

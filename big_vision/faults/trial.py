@@ -99,7 +99,7 @@ class Trials:
     if not os.path.exists(done):
       runner.clear(folder)
       self._say(f"{name}: undisturbed run")
-      record = self._run(folder).live(schedule.Life(hosts, devices))
+      record = self.make_run(folder).live(schedule.Life(hosts, devices))
       if not record.finished:
         raise RuntimeError(
           f"The undisturbed run {name} has failed with {record.statuses}: "
@@ -125,7 +125,7 @@ class Trials:
     folder = os.path.join(self.workdir, f"{self.trainer}-{plan.seed:04d}")
     runner.clear(folder)
     pace = self._pace[f"{self.trainer}-{first.hosts}x{first.devices}"]
-    run = self._run(folder, pace=pace)
+    run = self.make_run(folder, pace=pace)
     lives = []
     for life in plan.lives:
       lives.append(run.live(life))
@@ -144,8 +144,16 @@ class Trials:
       difference, found,
     )  # fmt: skip
 
-  def _run(self, folder: str, **kw: Any) -> runner.Run:
-    """Makes a run whose output goes to a file beside its folder."""
+  def make_run(self, folder: str, **kw: Any) -> runner.Run:
+    """Makes a run whose output goes to a file beside its folder.
+
+    Args:
+      folder: workdir of the run.
+      **kw: further arguments of `runner.Run`.
+
+    Returns:
+      The Run.
+    """
     os.makedirs(os.path.dirname(folder), exist_ok=True)
 
     def log(line):
