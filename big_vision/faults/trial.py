@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from big_vision import lookup
 from big_vision.faults import compare, config, runner, schedule
 
 # Without an order of sums that is the same for any number of devices.
@@ -91,7 +92,7 @@ class Trials:
       The workdir.
 
     Raises:
-      RuntimeError: the run fails.
+      lookup.ConfigError: the run fails.
     """
     name = f"{self.trainer}-{hosts}x{devices}"
     folder = os.path.join(self.workdir, "undisturbed", name)
@@ -101,9 +102,9 @@ class Trials:
       self._say(f"{name}: undisturbed run")
       record = self.make_run(folder).live(schedule.Life(hosts, devices))
       if not record.finished:
-        raise RuntimeError(
+        raise lookup.ConfigError(
           f"The undisturbed run {name} has failed with {record.statuses}: "
-          f"{record.says}"
+          f"{record.says} See {folder}.log."
         )
       with open(done, "w", encoding="utf-8") as f:
         json.dump(dataclasses.asdict(record), f)

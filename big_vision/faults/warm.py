@@ -191,8 +191,8 @@ def _become(
   jax.config.update("jax_num_cpu_devices", int(env["JAX_NUM_CPU_DEVICES"]))
   status = 1
   try:
-    sys.argv = argv[1:]
-    runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+    sys.argv = argv
+    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
     status = 0
   except SystemExit as e:
     if isinstance(e.code, str):
