@@ -1,9 +1,11 @@
 """Trials: a schedule of faults, the undisturbed run, and what differs."""
 
+import collections
 import dataclasses
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,6 +15,9 @@ from big_vision.faults import compare, config, runner, schedule
 # Without an order of sums that is the same for any number of devices.
 TOLERANCE = 1e-5
 RESULTS = "results.jsonl"
+# So that undisturbed runs are made once, and lines of results stay whole.
+_busy: collections.defaultdict[str, threading.Lock]
+_busy = collections.defaultdict(threading.Lock)
 
 
 @dataclasses.dataclass
@@ -97,19 +102,20 @@ class Trials:
     name = f"{self.trainer}-{hosts}x{devices}"
     folder = os.path.join(self.workdir, "undisturbed", name)
     done = f"{folder}.json"
-    if not os.path.exists(done):
-      runner.clear(folder)
-      self._say(f"{name}: undisturbed run")
-      record = self.make_run(folder).live(schedule.Life(hosts, devices))
-      if not record.finished:
-        raise lookup.ConfigError(
-          f"The undisturbed run {name} has failed with {record.statuses}: "
-          f"{record.says} See {folder}.log."
-        )
-      with open(done, "w", encoding="utf-8") as f:
-        json.dump(dataclasses.asdict(record), f)
-    with open(done, encoding="utf-8") as f:
-      self._pace[name] = json.load(f)["to_first_step"]
+    with _busy[folder]:
+      if not os.path.exists(done):
+        runner.clear(folder)
+        self._say(f"{name}: undisturbed run")
+        record = self.make_run(folder).live(schedule.Life(hosts, devices))
+        if not record.finished:
+          raise lookup.ConfigError(
+            f"The undisturbed run {name} has failed with {record.statuses}: "
+            f"{record.says} See {folder}.log."
+          )
+        with open(done, "w", encoding="utf-8") as f:
+          json.dump(dataclasses.asdict(record), f)
+      with open(done, encoding="utf-8") as f:
+        self._pace[name] = json.load(f)["to_first_step"]
     return folder
 
   def run(self, plan: schedule.Schedule) -> Trial:
@@ -257,7 +263,8 @@ def write(trial: Trial, workdir: str) -> None:
     trial: the Trial.
     workdir: folder of the results.
   """
-  with open(os.path.join(workdir, RESULTS), "a", encoding="utf-8") as f:
+  path = os.path.join(workdir, RESULTS)
+  with _busy[path], open(path, "a", encoding="utf-8") as f:
     f.write(json.dumps(trial.row) + "\n")
 
 

@@ -104,6 +104,7 @@ class Server:
       env: environment variables besides those of this process.
       modules: what to import.
     """
+    self._lock = threading.Lock()  # Of one request and its answer.
     # Whose parent has ended becomes a child of this process.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     self._socket, theirs = socket.socketpair(
@@ -135,9 +136,10 @@ class Server:
     """
     reader, writer = os.pipe()
     request = json.dumps(dict(argv=list(command[2:]), env=dict(env))).encode()
-    socket.send_fds(self._socket, [request], [writer])
-    os.close(writer)
-    answer = self._socket.recv(_MAX_BYTES)
+    with self._lock:
+      socket.send_fds(self._socket, [request], [writer])
+      os.close(writer)
+      answer = self._socket.recv(_MAX_BYTES)
     if not answer:
       raise OSError("The process that starts others has ended.")
     stdout = open(reader, encoding="utf-8", errors="replace")
@@ -189,30 +191,9 @@ def _become(
   import jax  # Imported with another environment.
 
   jax.config.update("jax_num_cpu_devices", int(env["JAX_NUM_CPU_DEVICES"]))
-  status = 1
-  try:
-    sys.argv = argv
-    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
-    status = 0
-  except SystemExit as e:
-    if isinstance(e.code, str):
-      print(e.code, file=sys.stderr)
-    status = int(bool(e.code)) if not isinstance(e.code, int) else e.code
-  except BaseException:
-    sys.excepthook(*sys.exc_info())
-  finally:
-    _exit(status)
-
-
-def _exit(status: int) -> NoReturn:
-  """Ends as an interpreter does: threads, functions of atexit, buffers."""
-  import atexit
-
-  threading._shutdown()
-  atexit._run_exitfuncs()
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(status)
+  sys.argv = argv
+  runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+  sys.exit()  # As any program: up through the loop of the server.
 
 
 if __name__ == "__main__":

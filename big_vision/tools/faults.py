@@ -17,6 +17,7 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent import futures
 
 from big_vision import command_line
 
@@ -66,19 +67,24 @@ def _run(args: argparse.Namespace) -> int:
     if todo and not args.cold:
       env = runner.environment(args.workdir)
       popen = stack.enter_context(warm.Server(env)).popen
-    for seed, trainer in todo:
+    say = lambda line: print(line, flush=True)
+
+    def run(job):
+      seed, trainer = job
       trials = trial.Trials(
         trainer,
         args.workdir,
         changes=args.changes,
         patience=args.patience,
         popen=popen,
-        say=lambda line: print(line, flush=True),
+        say=say,
       )
       result = trials.run(plans[seed])
       trial.write(result, args.workdir)
-      verdict = "; ".join(result.problems) or "equal"
-      print(f"{trainer} {seed}: {verdict}", flush=True)
+      say(f"{trainer} {seed}: {'; '.join(result.problems) or 'equal'}")
+
+    pool = stack.enter_context(futures.ThreadPoolExecutor(args.jobs))
+    list(pool.map(run, todo))  # Raises what a run has raised.
   rows = trial.read(args.workdir)
   print(f"\n{trial.table(rows)}")
   asked = [r for r in rows if r["trainer"] in trainers and r["seed"] in plans]
@@ -105,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     help="What may happen, separated by commas (default: everything): "
     "kill_one, kill_all, term, hang, disk, pause, late, damage, hosts.",
   )
+  add("--jobs", type=int, default=1, help="Schedules at a time.")
   add(
     "--cold", action="store_true", default=None,
     help="Let each process import its modules, 10 seconds of CPU time, instead of "
