@@ -29,8 +29,8 @@ _LABELS = f'|onehot({NUM_CLASSES}, key="color", key_result="labels")'
 _LABELS += '|keep("image", "labels")'
 _TEXT = (
   '|choice(inkey="captions", outkey="text")'
-  '|tokenize(max_len=8, model="bytes", eos="sticky", pad_value=1, inkey="text")'
-  '|keep("image", "labels")'
+  '|tokenize(max_len=8, eos="sticky", model="shapes", inkey="text", '
+  'outkey="labels")|keep("image", "labels")'
 )
 
 
@@ -140,7 +140,7 @@ def _siglip(config: Any) -> None:
     image_model="vit",
     text_model="proj.image_text.text_transformer",
     image=dict(_VIT, pool_type="map"),
-    text=dict(_SMALL, vocab_size=300),
+    text=dict(_SMALL, vocab_size=512),
     out_dim=(None, 16),
     temperature_init=10.0,
     bias_init=-2.7,
@@ -148,7 +148,7 @@ def _siglip(config: Any) -> None:
   config.evals.val = dict(
     type="proj.image_text.contrastive",
     data=dict(name="shapes/tiny", split="validation"),
-    pp_fn=_IMAGE + _TEXT.replace("choice", "first"),
+    pp_fn=_IMAGE + _TEXT,
     log_steps=EVAL_STEPS,
   )
 

@@ -30,6 +30,11 @@ _SPANS = {
   schedule.FINAL: 0.1,
 }
 _POLL = 0.005  # Seconds.
+# Collectives of the CPU give up after 30 seconds, which a busy machine may need.
+_XLA_FLAGS = (
+  "--xla_cpu_collective_timeout_seconds=1800",
+  "--xla_cpu_collective_call_terminate_timeout_seconds=1800",
+)
 # Lines that say nothing about why a process ends.
 _NOISE = re.compile(r"^\s|^$|.*\[Gloo\]|.*Traceback|\*\*\* |.*stack trace")
 
@@ -332,6 +337,8 @@ def environment(shared: str) -> dict[str, str]:
     "TF_CPP_MIN_LOG_LEVEL": "3",
   }
   env = {k: os.environ.get(k, v) for k, v in env.items()}
+  given = os.environ.get("XLA_FLAGS", "").split()
+  env["XLA_FLAGS"] = " ".join([*_XLA_FLAGS, *given])
   if sys.dont_write_bytecode:  # Else each start compiles all of its modules.
     env["PYTHONDONTWRITEBYTECODE"] = ""
     env["PYTHONPYCACHEPREFIX"] = os.path.join(shared, "bytecode")
