@@ -93,7 +93,7 @@ class Process:
 
 
 class Server:
-  """A process that forks trainings; leaving it as a context ends it."""
+  """A process that forks others; leaving it as a context ends all of them."""
 
   def __init__(
     self, env: Mapping[str, str], modules: Sequence[str] = MODULES
@@ -105,6 +105,7 @@ class Server:
       modules: what to import.
     """
     self._lock = threading.Lock()  # Of one request and its answer.
+    self._started: list[Process] = []
     # Whose parent has ended becomes a child of this process.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     self._socket, theirs = socket.socketpair(
@@ -143,12 +144,15 @@ class Server:
     if not answer:
       raise OSError("The process that starts others has ended.")
     stdout = open(reader, encoding="utf-8", errors="replace")
-    return Process(int(answer), stdout)
+    self._started.append(process := Process(int(answer), stdout))
+    return process
 
   def __enter__(self):
     return self
 
   def __exit__(self, *exc):
+    for process in self._started:
+      process.kill()
     self._socket.close()
     self._process.wait()
 

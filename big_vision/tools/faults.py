@@ -14,6 +14,7 @@ results; the same command again goes on after the last schedule, and
 
 import argparse
 import contextlib
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -62,7 +63,10 @@ def _run(args: argparse.Namespace) -> int:
       print(plan)
     return 0
   todo = [(s, t) for s in plans for t in trainers if (t, s) not in done]
+  # Stopped, it ends all that it has started.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   with contextlib.ExitStack() as stack:
+    pool = stack.enter_context(futures.ThreadPoolExecutor(args.jobs))
     popen = subprocess.Popen
     if todo and not args.cold:
       env = runner.environment(args.workdir)
@@ -83,7 +87,6 @@ def _run(args: argparse.Namespace) -> int:
       trial.write(result, args.workdir)
       say(f"{trainer} {seed}: {'; '.join(result.problems) or 'equal'}")
 
-    pool = stack.enter_context(futures.ThreadPoolExecutor(args.jobs))
     list(pool.map(run, todo))  # Raises what a run has raised.
   rows = trial.read(args.workdir)
   print(f"\n{trial.table(rows)}")
