@@ -63,9 +63,11 @@ def _run(args: argparse.Namespace) -> int:
       print(plan)
     return 0
   todo = [(s, t) for s in plans for t in trainers if (t, s) not in done]
-  # Stopped, it ends all that it has started.
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   with contextlib.ExitStack() as stack:
+    # Stopped, it ends all that it has started.
+    stop = lambda *_: sys.exit(128 + signal.SIGTERM)
+    old = signal.signal(signal.SIGTERM, stop)
+    stack.callback(signal.signal, signal.SIGTERM, old)
     pool = stack.enter_context(futures.ThreadPoolExecutor(args.jobs))
     popen = subprocess.Popen
     if todo and not args.cold:
