@@ -20,7 +20,7 @@ FILES = ("big_vision_metrics.txt", "big_vision_initial_metrics.txt")
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """What differs between two runs.
+  """Differences between two runs.
 
   Attributes:
     leaves: arrays of the final state of which some bit differs.

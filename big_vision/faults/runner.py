@@ -41,7 +41,7 @@ _NOISE = re.compile(r"^\s|^$|.*\[Gloo\]|.*Traceback|\*\*\* |.*stack trace")
 
 @dataclasses.dataclass
 class Record:
-  """What happened in one life; times in seconds.
+  """The course of one life; times in seconds.
 
   Attributes:
     hosts, devices: of the life.

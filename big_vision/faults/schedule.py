@@ -71,7 +71,7 @@ class Fault:
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-  """What happens to a file of the newest checkpoint.
+  """A change of a file of the newest checkpoint.
 
   Attributes:
     kind: of `DAMAGES`.
@@ -113,7 +113,7 @@ class Schedule:
 
   @property
   def layout(self) -> str:
-    """What the lives have in common, of `LAYOUTS`.
+    """Tells what lives have in common, of `LAYOUTS`.
 
     `same`: processes and devices; `processes`: the number of devices in all;
     `devices`: nothing.
