@@ -149,6 +149,7 @@ def _siglip(config: Any) -> None:
     type="proj.image_text.contrastive",
     data=dict(name="shapes/tiny", split="validation"),
     pp_fn=_IMAGE + _TEXT,
+    use_global_batch=True,
     log_steps=EVAL_STEPS,
   )
 
