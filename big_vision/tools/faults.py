@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
   """Runs the schedules that have no result yet; prints the table."""
+  from big_vision import lookup
   from big_vision.faults import config, runner, schedule, trial, warm
 
   trainers = TRAINERS if args.trainer == "all" else (args.trainer,)
@@ -85,15 +86,20 @@ def _run(args: argparse.Namespace) -> int:
         popen=popen,
         say=say,
       )
-      result = trials.run(plans[seed])
+      try:
+        result = trials.run(plans[seed])
+      except lookup.ConfigError as e:  # The others go on.
+        say(f"{trainer} {seed}: {e}")
+        return False
       trial.write(result, args.workdir)
       say(f"{trainer} {seed}: {'; '.join(result.problems) or 'equal'}")
+      return True
 
-    list(pool.map(run, todo))  # Raises what a run has raised.
+    complete = all(list(pool.map(run, todo)))
   rows = trial.read(args.workdir)
   print(f"\n{trial.table(rows)}")
   asked = [r for r in rows if r["trainer"] in trainers and r["seed"] in plans]
-  return int(any(row["problems"] for row in asked))
+  return int(not complete or any(row["problems"] for row in asked))
 
 
 def _parser() -> argparse.ArgumentParser:
