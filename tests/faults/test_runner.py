@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from big_vision.faults import config, runner, schedule, trial, warm
+from big_vision.faults import compare, config, runner, schedule, trial, warm
 
 pytestmark = pytest.mark.tf
 S = schedule
@@ -78,6 +78,22 @@ def test_what_should_not_happen():
   ]  # fmt: skip
   died.hung = True
   assert of(died)[0] == "Life 1 hung."
+
+
+def test_what_may_differ():
+  """Bits of evaluators with other processes; rounding with other devices."""
+  metric = compare.Difference(metrics=((20, "val/loss"),), largest_metric=1e-7)
+  state = compare.Difference(("params/w",), 1, 1e-7)
+  far = compare.Difference(("params/w",), 1, 1e-3)
+  missing = compare.Difference(missing=((compare.FILES[0], 7),))
+  wrong = lambda found: [
+    bool(trial.differences(found, layout)) for layout in schedule.LAYOUTS
+  ]
+  assert schedule.LAYOUTS == ("same", "processes", "devices")
+  assert wrong(compare.Difference()) == [False, False, False]
+  assert wrong(metric) == [True, False, False]
+  assert wrong(state) == [True, True, False]
+  assert wrong(far) == wrong(missing) == [True, True, True]
 
 
 def test_last_words():
