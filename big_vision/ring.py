@@ -33,11 +33,14 @@ class Ring:
     mesh: Mesh; None is a single device.
     axes: names of the axes that split the batch, in the order in which they do.
     chunk: columns of logits that exist at a time.
+    ordered: whether sums over devices have a fixed order, for
+      `config.deterministic_reductions`.
   """
 
   mesh: Mesh | None = None
   axes: tuple[str, ...] = ()
   chunk: int = 256
+  ordered: bool = False
 
   @property
   def size(self) -> int:
@@ -99,6 +102,8 @@ class Ring:
     Returns:
       The mean, the same on all devices.
     """
+    if self.ordered:
+      return jax.tree.map(lambda x: x / self.size, self.sum(tree))
     return lax.pmean(tree, self.axes) if self.size > 1 else tree
 
   def sum(self, tree: PyTree) -> PyTree:
@@ -110,7 +115,17 @@ class Ring:
     Returns:
       The sum, the same on all devices.
     """
-    return lax.psum(tree, self.axes) if self.size > 1 else tree
+    if self.size == 1:
+      return tree
+    if not self.ordered:
+      return lax.psum(tree, self.axes)
+
+    def ordered(x):
+      every = lax.all_gather(x, self.axes)  # In the order of the circle.
+      add = lambda total, one: (total + one, None)
+      return lax.scan(add, jnp.zeros_like(x), every)[0]
+
+    return jax.tree.map(ordered, tree)
 
   def blocks(
     self,

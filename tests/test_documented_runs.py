@@ -75,7 +75,7 @@ CUT = {
   " --config.schedule.warmup_steps=1",
   r"uvim\.(vqvae|train) .*workdirs/panoptic": "--config.total_steps=4"
   " --config.schedule.warmup_steps=1 --config.ckpt_steps=4 --config.evals=None",
-  r"tools\.sweep |tools\.vtab ": "--dry_run",
+  r"tools\.(sweep|vtab|faults) ": "--dry_run",
   r"workdirs/linear_probe": "--config.model.depth=1 --config.model_init="
   " --config.evals.probe.sgd_steps=5 --config.evals.probe.max_iter=5",
   r"workdirs/dense_probe": "--config.model.depth=1 --config.evals.test.steps=5",

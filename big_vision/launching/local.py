@@ -156,6 +156,7 @@ def start(
   env: Mapping[str, str] | None = None,
   write: Callable[[str], Any] | None = None,
   grace: float = 60.0,
+  popen: Callable[..., Any] = subprocess.Popen,
 ) -> Group:
   """Starts processes that form one run.
 
@@ -171,6 +172,7 @@ def start(
       the process before it, "[1] text\\n"; one call at a time. None prints them.
     grace: seconds between SIGTERM and SIGKILL when they are stopped; at most 10
       when one of them has failed.
+    popen: starts one process; called as `subprocess.Popen`.
 
   Returns:
     The Group.
@@ -195,7 +197,7 @@ def start(
       for i in range(hosts):
         share = gpus[i * devices : (i + 1) * devices]
         variables = _variables(i, hosts, devices, share, port)
-        process = subprocess.Popen(
+        process = popen(
           command,
           env={**os.environ, **variables, **(env or {})},
           stdin=subprocess.DEVNULL,

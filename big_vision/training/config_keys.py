@@ -28,6 +28,7 @@ def _durations(*prefixes: str) -> Types:
 RUN: Types = {
   "batch_size_eval": int,
   "ckpt_timeout": float,
+  "deterministic_reductions": object,
   "ema_decay": float,
   "ema_warmup": object,
   "evals": dict,

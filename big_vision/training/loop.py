@@ -22,6 +22,7 @@ from big_vision.training import (
   adapters,
   console,
   preemption,
+  reductions,
   resuming,
   shape_check,
   throughput,
@@ -56,7 +57,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
   """
   config, writer, chrono = setup.config, setup.writer, setup.chrono
   total_steps = setup.total_steps
-  recipe = adapters.adapt(recipe, setup)  # Where there is `config.lora`.
+  recipe = reductions.adapt(adapters.adapt(recipe, setup), config, setup.mesh)
   plan = state_lib.plan(recipe, setup)
   evaluators = _Evaluators(setup, recipe, plan.frozen)
   _, rng_loop = state_lib.seed_keys(config.get("seed", 0))
@@ -223,8 +224,7 @@ class _Evaluators:
     results = {}
     with chrono.log_timing(f"z/secs/eval/{name}"):
       for key, value in evaluator.run(state):
-        value = jax.device_get(value)
-        results[key] = writer.measure(f"{prefix}{key}", value)
+        results[key] = writer.measure(f"{prefix}{key}", jax.device_get(value))
     console.results(name, results)
 
 

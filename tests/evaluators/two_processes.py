@@ -5,13 +5,16 @@ import os
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from big_vision import devices as bv_devices
 from big_vision.evaluators import (
   classification,
+  classification_with_labelmap,
   common,
+  dense_probe,
   fewshot_lsr,
   knn,
   linear_probe,
@@ -20,11 +23,13 @@ from big_vision.evaluators import (
   regression,
   save,
 )
+from big_vision.evaluators.proj.distill import cka, distance
 from big_vision.pipeline import evaluation
 
 N, CLASSES, BATCH_SIZE = 21, 4, 8
 IMAGE = np.random.RandomState(0).randn(N, 6).astype(np.float32)
 LABEL = (np.arange(N) % CLASSES).astype(np.int32)
+MAP = (IMAGE > 0).astype(np.int32).reshape(N, 2, 3)
 ONEHOT = np.eye(CLASSES, dtype=np.float32)[LABEL]
 W = np.random.RandomState(1).randn(6, CLASSES).astype(np.float32)
 
@@ -50,6 +55,7 @@ def pipeline(data, pp_fn, batch_size, devices, **kw):
         "image": batch_of(IMAGE),
         "labels": batch_of(ONEHOT),
         "label": batch_of(LABEL),
+        "map": batch_of(MAP),
         "_mask": batch_of(np.ones(N, bool)),
       }
 
@@ -66,6 +72,19 @@ def predict_out(state, batch):
 
 def predict_top(state, batch):
   return {"top": predict(state, batch)[0].max(axis=1)}
+
+
+def predict_both(state, batch):
+  """Outputs of a student and of a teacher."""
+  x = batch["image"]
+  return (None, {"logits": x @ state["w"]}), (None, {"logits": x[:, 1:5]})
+
+
+def predict_patches(state, batch):
+  """Six patches of two features."""
+  x = jnp.stack([batch["image"], state["w"][0, 0] * batch["image"]], axis=-1)
+  out = dict(stem=x.reshape(-1, 2, 3, 2), encoder=dict(block00={"+mlp": x}))
+  return x.mean(axis=1), out
 
 
 def main(folder):
@@ -109,6 +128,25 @@ def main(folder):
       **kw_two,
     )
     result |= {f"probe/{k}": v for k, v in probe.run(w)}
+    outputs = classification_with_labelmap.Evaluator(
+      predict, "softmax_xent", (3, -1, 0, 1), **kw
+    )
+    result |= {f"map/{k}": v for k, v in outputs.run(w)}
+    distances = distance.Evaluator(
+      predict_both, distances=[dict(kind="kl", t=2)], **kw
+    )
+    result |= {
+      f"distance/{k}": np.asarray(v).tolist() for k, v in distances.run(w)
+    }
+    # Which examples are compared depends on the number of processes.
+    result["cka"] = bool(
+      0 < dict(cka.Evaluator(predict_both, **kw).run(w))["cka"]
+    )
+    dense = dense_probe.Evaluator(
+      predict_patches, task="segmentation", num_classes=2, steps=5, **kw_two
+    )
+    vit = {**w, "params": {"Transformer": {}}}
+    result |= {f"dense/{k}": v for k, v in dense.run(vit)}
     result["labels"] = fewshot._features(w, "toy", "train", "")[1].tolist()
     path = os.path.join(folder, "saved.npz")
     list(save.Evaluator(predict, outfile=path, **kw).run(w))

@@ -44,7 +44,8 @@ def build(setup: Setup) -> Recipe:
     of the perturbed loss and the loss.
 
   Raises:
-    ValueError: the config accumulates gradients, or has several schedules.
+    ValueError: the config accumulates gradients, has several schedules, or asks
+      for sums in a fixed order and for a perturbation of each device.
   """
   config = setup.config
   if config.get("grad_accum_steps"):
@@ -55,6 +56,11 @@ def build(setup: Setup) -> Recipe:
   kw = config.gsam.to_dict()
   radius_kw = {name: kw.pop(name) for name in _RADIUS}
   per_device = kw.pop("per_device", False)
+  if per_device and config.get("deterministic_reductions"):
+    raise ValueError(
+      "config.gsam.per_device sums over devices in no fixed order. Remove it, or "
+      "config.deterministic_reductions."
+    )
   schedule = _schedule(setup)
 
   def grad_fn(loss_fn, params, batch, rng, state, *static):

@@ -64,6 +64,7 @@ def build(setup: Setup, default_loss: str = "sigmoid") -> Recipe:
     setup.mesh,
     sharding.batch_axes(config, setup.mesh.shape),
     config.get("loss_chunk", 256),
+    ordered=bool(config.get("deterministic_reductions")),
   )
   model, load = setup.make_model()
 

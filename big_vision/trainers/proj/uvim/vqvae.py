@@ -29,7 +29,7 @@ from big_vision.models.proj.uvim import quantizers
 from big_vision.models.proj.uvim.vit import STATISTICS
 from big_vision.trainers.proj.uvim import common
 from big_vision.trainers.proj.uvim.common import batch_shapes  # noqa: F401  (To plan runs.)
-from big_vision.training import cli
+from big_vision.training import cli, reductions
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
 from big_vision.training.state import seed_keys
@@ -51,7 +51,8 @@ def build(setup: Setup) -> Recipe:
   model, load = made  # `load` returns the dictionary, too.
   updates = not config.get("freeze_dict", True)
   w_commitment = config.get("w_commitment", 0.25)
-  micro_batches = config.get("grad_accum_steps") or 1
+  parts = reductions.num_groups(config, setup.mesh)
+  parts *= config.get("grad_accum_steps") or 1
   rng_init, rng_loop = seed_keys(config.get("seed", 0))
 
   def variables(rng, batch):
@@ -109,7 +110,7 @@ def build(setup: Setup) -> Recipe:
     new["measurements"] = quantizers.usage(statistics["counts"])
     if updates and "dictionary" in statistics:
       step = bv_optax.get_count(old["opt"], jittable=True)
-      total = jax.tree.map(lambda x: x * micro_batches, statistics)
+      total = jax.tree.map(lambda x: x * parts, statistics)
       rng = jax.random.fold_in(rng_loop, step)
       new["state"] = model.updated(old["state"], total, rng)
     return new

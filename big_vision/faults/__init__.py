@@ -1,0 +1,1 @@
+"""Faults on purpose: kills, stops and damages runs, and compares them."""
