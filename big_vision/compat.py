@@ -8,12 +8,12 @@ the newest release (`tests/newest/run.sh`).
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from absl import logging
-from jax._src import xla_bridge
+from jax._src import distributed, xla_bridge
 from jax.extend import core
 from jax.interpreters import partial_eval, pxla
 from jax.sharding import AbstractMesh, AxisType, Mesh
@@ -71,6 +71,45 @@ def active_mesh() -> Mesh | AbstractMesh | None:
 def backends_are_initialized() -> bool:
   """Tells whether JAX has started a backend in this process."""
   return xla_bridge.backends_are_initialized()
+
+
+# --- Several hosts.
+
+
+def join_hosts(reach: Callable[[str, int], str], **kw: Any) -> None:
+  """Calls `jax.distributed.initialize`, which finds out the coordinator's address.
+
+  Args:
+    reach: (address of the coordinator, index of this process) -> the address that
+      its client connects to.
+    **kw: arguments of `jax.distributed.initialize`.
+  """
+  library = getattr(distributed, "_jax")  # noqa: B009
+  make = library.get_distributed_runtime_client
+
+  def make_client(address: str, index: int, *args: Any, **kw: Any) -> Any:
+    return make(reach(address, index), index, *args, **kw)
+
+  library.get_distributed_runtime_client = make_client
+  try:
+    jax.distributed.initialize(**kw)
+  finally:
+    library.get_distributed_runtime_client = make
+
+
+def distributed_client() -> Any:
+  """Returns the client of the coordination service: keys, values and barriers."""
+  return distributed.global_state.client
+
+
+def wait_for_hosts(name: str, seconds: float) -> None:
+  """Waits for all processes, without their devices.
+
+  Args:
+    name: of the barrier, used once.
+    seconds: after which an error is raised.
+  """
+  distributed_client().wait_at_barrier(name, int(1000 * seconds))
 
 
 # --- Traced functions.

@@ -35,9 +35,9 @@ from big_vision.training import (
   hosts,
   logs,
   loop,
+  peers,
   run_help,
   summary,
-  user_errors,
 )
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
@@ -67,7 +67,7 @@ def main_for(
       raise SystemExit(
         "--config is required, for example configs/quickstart.py"
       )
-    with user_errors.one_line(), user_errors.interruptible(args.workdir):
+    with peers.running(args.workdir):
       config_flag.check_method(args["config"].override_values, build)
       start_jax()
       kw = {k: args[k].value for k in ("cleanup", "profile", "config_changed")}
@@ -140,6 +140,7 @@ def train(
         "mesh_allow_split_physical_axes", False
       ),
     )
+    peers.connect(mesh)
     checkpoint_io.check_place(workdir or "")
     config_changes.check(config, workdir, config_changed)
     with contextlib.ExitStack() as stack:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from big_vision import workdir as workdir_lib
+from big_vision.training import peers
 
 
 def join() -> None:
@@ -17,9 +18,8 @@ def join() -> None:
   """
   if not os.environ.get("BV_JAX_INIT"):
     return
-  jax.config.update("jax_enable_preemption_service", True)
   env = lambda name: int(os.environ[name]) if name in os.environ else None
-  jax.distributed.initialize(
+  peers.initialize(
     num_processes=env("JAX_NUM_PROCESSES"), process_id=env("JAX_PROCESS_ID")
   )
 
