@@ -74,7 +74,6 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
   measured, prof = {}, None
 
   def save(step: int, keep: bool = False, as_best: bool = False) -> None:
-    stop.saving(step)
     if manager and ckpt_prefix:
       if chrono.pause_start is None:  # Else an evaluation is given up.
         chrono.pause(wait_for=state)
@@ -83,6 +82,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
       if best and as_best:
         best.save(manager, state, step, chrono)
       else:
+        stop.saving(step)
         resuming.save(manager, state, ckpt_prefix, step, chrono, keep)
       chrono.resume()
 

@@ -65,7 +65,7 @@ class Preemption:
     """Says that the state after `step` is being saved, which takes its time."""
     self._saved = step
     self._enter(watchdog.BUSY, step)
-    if self._listener and self._listener.noticed:
+    if self._listener:
       self._listener.saving()
 
   def leave(self, step: int) -> Preempted:

@@ -66,18 +66,16 @@ class Listener:
     self.farewell: Callable[[str], None] | None = None
     self._leave = leave
     self._patience = float(os.environ.get("BV_STOP_TIMEOUT") or 20)
-    self._begun = self._ending = False
+    self._begun = self._saves = self._ending = False
     self._heard_at = 0.0
-    self._deadline: float | None = None
+    self._deadline = 0.0  # Counts once there is a notice.
     self._after: float | None = None  # Seconds until a wait is interrupted.
     self._interrupts = 0
-    self._pid = os.getpid()
     self._read, self._write = os.pipe()
     os.set_blocking(self._write, False)
     handled = (*SIGNALS, _POKE)
     self._old = {s: signal.signal(s, self._in_main) for s in handled}
     self._old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=self._forget)
     thread = threading.Thread(target=self._watch, name="signals", daemon=True)
     self._thread = thread
     thread.start()
@@ -87,14 +85,18 @@ class Listener:
   def begin(self) -> None:
     """Says that there is something to save, and that `noticed` is looked at."""
     self._begun = True
+    if self._saves:
+      self._saves = False
+      self._deadline = time.monotonic() + self._patience
 
   def saving(self) -> None:
-    """Says that the main thread is at it: from now on it has all the time."""
-    self._begun, self._deadline = True, None
+    """Says that the main thread is at it: it has all the time, until `begin`."""
+    self._begun = self._saves = True
 
   def done(self) -> None:
     """Says that all is saved; what is left of the program is soon cut short."""
     self._begun = self._ending = True
+    self._saves = False
     self._deadline = time.monotonic() + _ENDING
 
   @contextlib.contextmanager
@@ -179,7 +181,9 @@ class Listener:
     if not self._begun:
       text = f"Stopped on request ({self.noticed}) with nothing to save"
       self._end(f"{text}: no step has ended since the start.", PREEMPTED)
-    elif self._deadline is not None and now > self._deadline:
+    elif self._saves:
+      return
+    elif now > self._deadline:
       text = (
         f"Stopped on request ({self.noticed}) without saving: the step has not "
         f"ended for {self._patience:g} s (BV_STOP_TIMEOUT). {_GOES_ON}"
@@ -204,12 +208,11 @@ class Listener:
       self._after = None
       raise Interrupted
 
-  def _forget(self) -> None:
+  def forget(self) -> None:
     """In a forked process: its signals are not those of the run."""
-    if signal.getsignal(signal.SIGTERM) == self._in_main:
-      signal.set_wakeup_fd(-1)
-      for number in self._old:
-        signal.signal(number, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    for number in self._old:
+      signal.signal(number, signal.SIG_DFL)
 
 
 _GOES_ON = "The same command goes on from the last checkpoint."
@@ -247,3 +250,12 @@ def listening() -> Iterator[Listener | None]:
 def active() -> Listener | None:
   """Returns the Listener of the process, if there is one."""
   return _active
+
+
+def _forget() -> None:
+  if _active is not None:
+    _active.forget()
+
+
+if hasattr(os, "register_at_fork"):
+  os.register_at_fork(after_in_child=_forget)
