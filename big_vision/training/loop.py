@@ -66,7 +66,6 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
   )
   state, first_step, batches = state_lib.start(setup, recipe, plan)
   schedules = [devices.jit_cpu()(fn) for fn in plan.schedules]
-  log_every = setup.get_steps("log_training")
   ckpt_prefix = setup.checkpoint_prefix
   manager = checkpoints.CheckpointManager() if ckpt_prefix else None
   best = best_lib.start(config, setup.workdir, first_step)
@@ -75,8 +74,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
 
   def save(step: int, keep: bool = False, as_best: bool = False) -> None:
     if manager and ckpt_prefix:
-      if chrono.pause_start is None:  # Else an evaluation is given up.
-        chrono.pause(wait_for=state)
+      chrono.pause(wait_for=state)
       # Nothing that is broken may replace the last good checkpoint.
       _check_finite(jax.device_get(measured), step, log_every)
       if best and as_best:
@@ -123,6 +121,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
           stop.computing(step, static)
           state, measured = update(state, batch, plan.frozen, rng_loop, static)
 
+      log_every = setup.get_steps("log_training")
       if jax.process_index() == 0:
         prof = profiler.startstop_prof(prof, step, first_step, log_every)
 
@@ -156,9 +155,8 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
           evaluated = True
           chrono.pause(wait_for=state)
           chrono.tick(step)
-          with stop.evaluating(step):
+          with stop.evaluating(step, chrono.resume):
             evaluators.measure(name, evaluator, prefix, state)
-          chrono.resume()
       if evaluated and best and best.improves(writer):
         save(step, as_best=True)
       writer.step_end()

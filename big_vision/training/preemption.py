@@ -42,10 +42,21 @@ class Preemption:
       return next(batches)
 
   @contextlib.contextmanager
-  def evaluating(self, step: int) -> Iterator[None]:
-    """Raises Preempted, if the body takes too long to finish after a request."""
+  def evaluating(self, step: int, end: Callable[[], None]) -> Iterator[None]:
+    """Raises Preempted, if the body takes too long to finish after a request.
+
+    Args:
+      step: after which the body evaluates.
+      end: called after the body, before anything is saved.
+
+    Yields:
+      Nothing.
+    """
     with self._waiting(watchdog.BUSY, step, _EVALUATION, step):
-      yield
+      try:
+        yield
+      finally:
+        end()
 
   def computing(self, step: int, static: Hashable) -> None:
     """Says that a step begins; new static arguments make it compile first."""

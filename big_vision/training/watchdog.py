@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from absl import logging
+
 from big_vision.training import signals
 from big_vision.training.keep_going import PEER_LOST
 
@@ -215,13 +217,16 @@ class Watchdog:
   def _talk(self) -> None:
     while not self._stopped.is_set():
       self._exchange_safely()
-      self._stopped.wait(self.interval)
+      hurry = 4 if self._verdict.asked else 1
+      self._stopped.wait(self.interval / hurry)
 
   def _exchange_safely(self) -> None:
     try:
       self.exchange()
-    except Exception:  # The service is gone, which `_answered` tells in time.
-      self._stopped.wait(self.interval)
+    except (
+      Exception
+    ) as e:  # The service is gone, which `_answered` tells in time.
+      logging.debug("The coordination service does not answer: %s", e)
 
   def exchange(self) -> None:
     """Reports to the service and hears what host 0 has decided."""
