@@ -50,7 +50,7 @@ from big_vision.training import (
   config_flag,
   console,
   label_check,
-  user_errors,
+  peers,
 )
 from big_vision.training import params as params_lib
 from big_vision.types import ConfigLike, LoadFn, Params, TrainState
@@ -269,10 +269,10 @@ def main(argv: Any) -> None:
   args = flags.FLAGS
   if args.config is None:
     raise SystemExit("--config is required: a config with model and evals.")
-  cli.start_jax()
-  if args.profile and args.workdir:
-    profiler.configure(fs.join(args.workdir, "profile"))
-  with user_errors.one_line():
+  with peers.running(args.workdir):
+    cli.start_jax()
+    if args.profile and args.workdir:
+      profiler.configure(fs.join(args.workdir, "profile"))
     evaluate(args.config, args.workdir)
   workdir.maybe_cleanup_workdir(args.workdir, args.cleanup, logging.info)
 

@@ -6,6 +6,7 @@ all of them stop on request. All of that happens in threads, whatever the main
 threads wait for.
 """
 
+import atexit
 import dataclasses
 import json
 import os
@@ -185,6 +186,9 @@ class Watchdog:
         host, the others are told that it fails, and this returns.
     """
     text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SystemExit):
+      is_text = isinstance(error.code, str)
+      text = str(error.code) if is_text else f"exit status {error.code}"
     if re.search(_OF_OTHERS, text):
       self._me.suspects = True
       self._stopped.wait(
@@ -200,17 +204,22 @@ class Watchdog:
     """
     with self._changed:
       self._me.error = " ".join(why.split())[:300] or "an error"
-    talk = threading.Thread(target=self._exchange_safely, daemon=True)
-    talk.start()
-    talk.join(_LINGER)
+    self._last_words()
     if self.index == 0:
       time.sleep(_LINGER)  # The service dies with this process.
 
   def stop(self) -> None:
     """Says that this host has done its part; silence means nothing from now on."""
-    self.enter(DONE, self._me.step)
-    self._stopped.set()
-    self._exchange_safely()
+    if not self._stopped.is_set():
+      self.enter(DONE, self._me.step)
+      self._stopped.set()
+      self._last_words()
+
+  def _last_words(self) -> None:
+    """Reports once more; not for long, as the service may be gone."""
+    talk = threading.Thread(target=self._exchange_safely, daemon=True)
+    talk.start()
+    talk.join(_LINGER)
 
   # In threads.
 
@@ -313,7 +322,7 @@ class Watchdog:
       return ""  # All stop on request, within the time of `signals`.
     if self._verdict.lost:
       return self._verdict.lost
-    if self.index == 0:
+    if self.index == 0 or self._verdict.leader.phase == DONE:
       return ""
     quiet = now - self._answered
     if self._link_lost():
@@ -400,6 +409,7 @@ def watch(store: Any, index: int, count: int, **kw: Any) -> None:
   global _active
   _active = Watchdog(store, index, count, **kw)
   _active.start()
+  atexit.register(_active.stop)  # Before JAX waits for all hosts to end.
   listener = signals.active()
   if listener:
     listener.farewell = _active.fail

@@ -222,7 +222,7 @@ def get_config():
     "|onehot(2, key='label', key_result='labels')|keep('image', 'labels')"
   )
   c.input = dict(
-    data=dict(name="folder", path="", split="all"), batch_size=8, pp=pp
+    data=dict(name="bv:folder", path="", split="all"), batch_size=8, pp=pp
   )
   c.model_name = "vit"
   c.model = dict(

@@ -1,6 +1,6 @@
 """The watchdog over hosts: fakes for what they tell each other, and one real group."""
 
-import json
+import contextlib
 import pathlib
 import signal
 import socket
@@ -247,16 +247,13 @@ def test_link_forwards_and_keeps_quiet_when_the_other_side_ends():
   assert link.lost
 
 
-@pytest.mark.parametrize(
-  "victim, number",
-  [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)],
-)
-def test_real_hosts(tmp_path, victim, number):
-  """The one that is left names the other in a line and ends; none hangs."""
+@contextlib.contextmanager
+def real_hosts(limit):
+  """Starts two hosts, and yields them at the third step."""
   script = pathlib.Path(__file__).with_name("watched_host.py")
   with process_groups.coordinator_address() as address:
     env = {
-      "BV_JAX_INIT": "1", "BV_HOST_TIMEOUT": "15",
+      "BV_JAX_INIT": "1", "BV_HOST_TIMEOUT": limit,
       "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2",
       "JAX_NUM_CPU_DEVICES": "1",
     }  # fmt: skip
@@ -267,21 +264,39 @@ def test_real_hosts(tmp_path, victim, number):
       for host in hosts:
         while "step 3" not in host.stdout.readline():
           assert host.poll() is None
-      at = time.monotonic()
-      hosts[victim].send_signal(number)
-      out = hosts[1 - victim].communicate(timeout=120)[0]
-      took = time.monotonic() - at
+      yield hosts
     finally:
       for host in hosts:
         host.kill()
         host.wait()
+
+
+@pytest.mark.parametrize(
+  "victim, number",
+  [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)],
+)
+def test_real_hosts(victim, number):
+  """The one that is left names the other in a line and ends; none hangs."""
+  with real_hosts("15") as hosts:
+    at = time.monotonic()
+    hosts[victim].send_signal(number)
+    out = hosts[1 - victim].communicate(timeout=120)[0]
+    took = time.monotonic() - at
   assert hosts[1 - victim].returncode == 75, out
   lines = [line for line in out.splitlines() if line.startswith("Error: ")]
   assert len(lines) == 1, out
   assert f"Host {victim} of 2 (" in lines[0] and "(in a step)" in lines[0]
   assert "***" not in out and len(out.splitlines()) < 40, out
-  (tmp_path / "took.json").write_text(json.dumps(took))
   assert took < 60
+
+
+def test_real_hosts_agree_on_the_last_step():
+  with real_hosts("60") as hosts:
+    hosts[1].send_signal(signal.SIGTERM)
+    outs = [host.communicate(timeout=120)[0] for host in hosts]
+  assert [host.returncode for host in hosts] == [143, 143], outs
+  saved = [[x for x in out.splitlines() if "saved" in x] for out in outs]
+  assert len(saved[0]) == 1 and saved[0] == saved[1], outs
 
 
 def test_a_coordinator_that_does_not_come():

@@ -10,15 +10,19 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from big_vision.training import hosts, peers, watchdog
+from big_vision.training import hosts, peers, preemption, watchdog
 
 with peers.running(None):
   hosts.join()
   dog = watchdog.active()
   assert dog is not None
+  stop = preemption.Preemption(lambda step: None)
   for step in range(1, 1000):
     dog.enter(watchdog.STEP, step)
     total = multihost_utils.process_allgather(np.float32(step)).sum()
     assert total == step * jax.process_count()
     print("step", step, flush=True)
+    if stop.reached(step):
+      print("saved", step, flush=True)
+      raise stop.leave(step)
     time.sleep(0.3)
