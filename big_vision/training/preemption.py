@@ -92,6 +92,8 @@ class Preemption:
     self._stack.close()
 
   def _enter(self, phase: str, step: int) -> None:
+    if self._listener:
+      self._listener.saving(False)
     if self._watchdog:
       self._watchdog.enter(phase, step)
 

@@ -85,13 +85,17 @@ class Listener:
   def begin(self) -> None:
     """Says that there is something to save, and that `noticed` is looked at."""
     self._begun = True
-    if self._saves:
+
+  def saving(self, is_it: bool = True) -> None:
+    """Says that the main thread begins to save, or does something else again.
+
+    While it saves, it has all the time.
+    """
+    if is_it:
+      self._begun = self._saves = True
+    elif self._saves:
       self._saves = False
       self._deadline = time.monotonic() + self._patience
-
-  def saving(self) -> None:
-    """Says that the main thread is at it: it has all the time, until `begin`."""
-    self._begun = self._saves = True
 
   def done(self) -> None:
     """Says that all is saved; what is left of the program is soon cut short."""

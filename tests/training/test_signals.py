@@ -85,6 +85,16 @@ def test_saving_has_time():
   assert (process.returncode, out, err) == (0, "saved\n", "")
 
 
+def test_after_saving_a_step_has_its_limit_again():
+  process = start(
+    "listener.begin(); listener.saving(); listener.saving(False); hang()",
+    BV_STOP_TIMEOUT="0.2",
+  )
+  process.send_signal(TERM)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == 143 and "without saving" in err
+
+
 @pytest.mark.parametrize(
   "first, second, status",
   [(TERM, TERM, 143), (TERM, INT, 143), (INT, INT, 130)],
