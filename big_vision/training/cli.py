@@ -77,15 +77,15 @@ def main_for(
 
 
 def start_jax() -> None:
-  """Joins the other hosts (BV_JAX_INIT), logging, compilation cache."""
+  """Logging, compilation cache, joins the other hosts (BV_JAX_INIT)."""
   if flags.FLAGS["verbosity"].using_default_value:
     logging.set_verbosity(logging.INFO)
   logs.set_up()
-  hosts.join()
   # An attribute that JAX makes at run time.
   if not getattr(jax.config, "jax_compilation_cache_dir"):  # noqa: B009
     cache = os.path.expanduser("~/.cache/big_vision/jax")
     jax.config.update("jax_compilation_cache_dir", cache)
+  hosts.join()  # It compiles, so after that.
 
 
 @guards.transfers  # But for the loop, which disallows them.
