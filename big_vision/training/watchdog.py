@@ -191,9 +191,8 @@ class Watchdog:
       text = str(error.code) if is_text else f"exit status {error.code}"
     if re.search(_OF_OTHERS, text):
       self._me.suspects = True
-      self._stopped.wait(
-        2 * _SILENT
-      )  # A thread of this object ends the process.
+      # If it is so, a thread of this object ends the process.
+      self._stopped.wait(2 * _SILENT)
     self.fail(text)
 
   def fail(self, why: str) -> None:
@@ -232,9 +231,7 @@ class Watchdog:
   def _exchange_safely(self) -> None:
     try:
       self.exchange()
-    except (
-      Exception
-    ) as e:  # The service is gone, which `_answered` tells in time.
+    except Exception as e:  # The service may be gone: see `_answered`.
       logging.debug("The coordination service does not answer: %s", e)
 
   def exchange(self) -> None:
@@ -286,8 +283,7 @@ class Watchdog:
     passed = [r.passed for r in running if r.passed is not None]
     if last is None and len(passed) == len(running) == self.count:
       last = max(passed) + 1
-    # Hosts that end on request are not lost.
-    lost = self._verdict.lost or ("" if asked else self._lost(reports, now))
+    lost = self._verdict.lost or self._lost(reports, now, bool(asked))
     return Verdict(
       beat=self._verdict.beat + 1,
       leader=dataclasses.replace(self._me),
@@ -296,19 +292,25 @@ class Watchdog:
       lost=lost,
     )
 
-  def _lost(self, reports: Mapping[int, Report], now: float) -> str:
-    """Says which host is lost, if one is."""
+  def _lost(
+    self, reports: Mapping[int, Report], now: float, asked: bool
+  ) -> str:
+    """Says which host is lost, if one is.
+
+    Hosts that end on request are not; but who is still there after the time for
+    that waits for them, to save.
+    """
     for host, report in reports.items():
-      if report.error and report.phase != DONE:
+      if report.error and report.phase != DONE and not asked:
         where = f"stopped {report.place()}: {report.error}"
         return f"Host {host} of {self.count} ({report.name}) {where}"
     suspicious = any(r.suspects for r in reports.values())
-    limit = _SILENT if suspicious else self.limit
+    limit = _SILENT if suspicious and not asked else self.limit
     for host, (report, at) in self._heard.items():
       limit_here = max(limit, 3 * self.interval)
       if now - at > limit_here and report.phase != DONE:
         return silent(host, self.count, report, now - at)
-    return stuck(reports, self.count, self.limit)
+    return "" if asked else stuck(reports, self.count, self.limit)
 
   def _judge(self) -> None:
     while not self._stopped.wait(0.2):
@@ -318,19 +320,18 @@ class Watchdog:
   def verdict(self) -> str:
     """Says why this process has to end, or ""."""
     now = self._clock()
-    if self._verdict.asked:
-      return ""  # All stop on request, within the time of `signals`.
+    asked = bool(self._verdict.asked)
     if self._verdict.lost:
       return self._verdict.lost
     if self.index == 0 or self._verdict.leader.phase == DONE:
       return ""
     quiet = now - self._answered
-    if self._link_lost():
+    if self._link_lost() and not asked:
       # It may have ended as all do, and this process is about to.
       self._link_lost_at = self._link_lost_at or now
       if now - self._link_lost_at > _LINGER:
         return silent(0, self.count, self._verdict.leader, quiet)
-    limit = _SILENT if self._me.suspects else self.limit
+    limit = _SILENT if self._me.suspects and not asked else self.limit
     if quiet > max(limit, 3 * self.interval):
       return silent(0, self.count, self._verdict.leader, quiet)
     return ""
