@@ -56,7 +56,7 @@ def timeout() -> float:
 
 @dataclasses.dataclass
 class Report:
-  """What a host says of itself.
+  """Holds what a host says of itself.
 
   Attributes:
     beat: number of the report.
@@ -89,7 +89,7 @@ class Report:
 
 @dataclasses.dataclass
 class Verdict:
-  """What host 0 tells all.
+  """Holds what host 0 tells all hosts.
 
   Attributes:
     beat: its number.
