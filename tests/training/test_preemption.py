@@ -206,7 +206,7 @@ def test_an_image_that_is_a_pipe(tmp_path):
   step = rows.count("\n")
   assert last(workdir) == f"{step:09d}-tmp"
   assert f"Stopped on request (SIGTERM) after step {step}" in err
-  assert took < 30
+  assert took < 60  # 15 if the machine has nothing else to do.
 
 
 FIFO_CONFIG = """
