@@ -233,20 +233,26 @@ def test_link_forwards_and_keeps_quiet_when_the_other_side_ends():
   host, port = link.local.split(":")
   client = socket.create_connection((host, int(port)))
   client.sendall(b"hello")
+  time.sleep(0.2)
   assert not link.found
   server = socket.create_server(address)
   there, _ = server.accept()
-  assert there.recv(5) == b"hello" and link.found
+  assert there.recv(5) == b"hello"
   there.sendall(b"x" * 100_000)
   got = 0
   while got < 100_000:
     got += len(client.recv(1 << 16))
-  assert not link.lost
+  assert link.found and not link.lost
   there.close()
   client.settimeout(0.3)
   with pytest.raises(TimeoutError):  # It is not told.
     client.recv(1)
-  assert link.lost
+  while not link.lost:
+    time.sleep(0.01)
+  link.close()
+  assert client.recv(1) == b""
+  server.close()
+  client.close()
 
 
 @contextlib.contextmanager
@@ -295,7 +301,9 @@ def test_real_hosts(victim, number):
 def test_real_hosts_agree_on_the_last_step():
   with real_hosts("60") as hosts:
     hosts[1].send_signal(signal.SIGTERM)
+    at = time.monotonic()
     outs = [host.communicate(timeout=120)[0] for host in hosts]
+    assert time.monotonic() - at < 50  # They do not wait at exit.
   assert [host.returncode for host in hosts] == [143, 143], outs
   saved = [[x for x in out.splitlines() if "saved" in x] for out in outs]
   assert len(saved[0]) == 1 and saved[0] == saved[1], outs
