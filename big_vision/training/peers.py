@@ -120,10 +120,13 @@ def running(workdir: str | None) -> Iterator[None]:
         yield
     except BaseException as e:
       dog = watchdog.active()
-      if dog is None:
-        raise
       if isinstance(e, SystemExit) and e.code in (None, 0, signals.PREEMPTED):
-        dog.stop()
+        if dog:
+          dog.stop()
+        if e.code == signals.PREEMPTED:
+          signals.leave_now()
+        raise
+      if dog is None:
         raise
       dog.blame(e)
       _show(e)

@@ -9,6 +9,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -221,13 +222,26 @@ class Listener:
 
 _GOES_ON = "The same command goes on from the last checkpoint."
 _active: Listener | None = None
+_until_the_end = False
 
 
 def listen() -> None:
   """Listens until the end of the process, the first thing that trainers do."""
-  global _active
+  global _active, _until_the_end
   if _active is None:
-    _active = Listener()
+    _active, _until_the_end = Listener(), True
+
+
+def leave_now() -> None:
+  """Ends a process that has stopped on request and has closed its files.
+
+  Python's own exit may take long: libraries collect garbage, and wait for threads
+  that read what never comes. Does nothing unless `listen` was called.
+  """
+  if _until_the_end:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    leave("", PREEMPTED)
 
 
 @contextlib.contextmanager

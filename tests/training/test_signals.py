@@ -146,3 +146,20 @@ def test_signals_of_forked_processes_are_their_own():
   )
   out, _ = process.communicate(timeout=60)
   assert out == "-15\n''\n"
+
+
+@pytest.mark.parametrize("listen, status", [("", 0), ("signals.listen()", 143)])
+def test_a_command_does_not_wait_for_the_exit_of_python(listen, status):
+  body = (
+    f"import atexit\nfrom big_vision.training import signals\n{listen}\n"
+    "print('files are closed', end='')\natexit.register(print, ' slowly')\n"
+    "signals.leave_now()"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", body],
+    env={"PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == status
+  assert done.stdout.strip() == "files are closed" + " slowly" * (not status)

@@ -10,7 +10,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from big_vision.training import hosts, peers, preemption, watchdog
+from big_vision.training import hosts, peers, preemption, signals, watchdog
+
+signals.listen()
 
 with peers.running(None):
   hosts.join()
