@@ -37,6 +37,8 @@ _OF_OTHERS = (
 )
 # Seconds that a host lives on after its last words, so that others hear them.
 _LINGER = 3.0
+# Seconds that host 0 waits for the others to end, when all stop on request.
+_FAREWELL = 8.0
 
 
 class Store(Protocol):
@@ -211,6 +213,12 @@ class Watchdog:
     """Says that this host has done its part; silence means nothing from now on."""
     if not self._stopped.is_set():
       self.enter(DONE, self._me.step)
+      end = time.monotonic() + _FAREWELL
+      # What all stop after is known from host 0, which may be the first to stop.
+      while self.index == 0 and self._verdict.asked and time.monotonic() < end:
+        if all(report.phase == DONE for report, _ in self._heard.values()):
+          break
+        time.sleep(0.1)
       self._stopped.set()
       self._last_words()
 
