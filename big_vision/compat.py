@@ -9,7 +9,7 @@ the newest release (`tests/newest/run.sh`).
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -74,6 +74,30 @@ def backends_are_initialized() -> bool:
   return xla_bridge.backends_are_initialized()
 
 
+# --- Several hosts.
+
+
+def join_hosts(reach: Callable[[str, int], str], **kw: Any) -> None:
+  """Calls `jax.distributed.initialize`, which finds out the coordinator's address.
+
+  Args:
+    reach: (address of the coordinator, index of this process) -> the address that
+      its client connects to.
+    **kw: arguments of `jax.distributed.initialize`.
+  """
+  library = getattr(distributed, "_jax")  # noqa: B009
+  make = library.get_distributed_runtime_client
+
+  def make_client(address: str, index: int, *args: Any, **kw: Any) -> Any:
+    return make(reach(address, index), index, *args, **kw)
+
+  library.get_distributed_runtime_client = make_client
+  try:
+    jax.distributed.initialize(**kw)
+  finally:
+    library.get_distributed_runtime_client = make
+
+
 def coordination_client() -> Any:
   """Returns the client of the service that the processes of a run share.
 
@@ -84,6 +108,16 @@ def coordination_client() -> Any:
     The client of `jax.distributed`; None before `jax.distributed.initialize`.
   """
   return distributed.global_state.client
+
+
+def wait_for_hosts(name: str, seconds: float) -> None:
+  """Waits for all processes, without their devices.
+
+  Args:
+    name: of the barrier, used once.
+    seconds: after which an error is raised.
+  """
+  coordination_client().wait_at_barrier(name, int(1000 * seconds))
 
 
 # --- The compilation cache.

@@ -18,6 +18,35 @@ def coordinator_address():
     yield f"localhost:{port}"
 
 
+def environment():
+  """The environment of the processes: no accelerators, modules of this clone."""
+  return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": ROOT}
+
+
+def start(commands, envs, **kw):
+  """Starts Python commands at the same time.
+
+  Args:
+    commands: list of argument lists for Python.
+    envs: list of dicts with further environment variables.
+    **kw: for `subprocess.Popen`.
+
+  Returns:
+    List of Popen, whose stdout has stderr, too.
+  """
+  return [
+    subprocess.Popen(
+      [sys.executable, *command],
+      env={**environment(), **env},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      **kw,
+    )
+    for command, env in zip(commands, envs, strict=True)
+  ]
+
+
 def run(commands, *, envs=None, timeout=300, **kw):
   """Runs Python commands at the same time and checks that all succeed.
 
@@ -30,18 +59,7 @@ def run(commands, *, envs=None, timeout=300, **kw):
   Returns:
     List of outputs (stdout and stderr), in the order of the commands.
   """
-  envs = envs or [{}] * len(commands)
-  processes = [
-    subprocess.Popen(
-      [sys.executable, *command],
-      env={**os.environ, "JAX_PLATFORMS": "cpu", **env},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-      **kw,
-    )
-    for command, env in zip(commands, envs, strict=True)
-  ]
+  processes = start(commands, envs or [{}] * len(commands), **kw)
   try:
     logs = [p.communicate(timeout=timeout)[0] for p in processes]
   finally:

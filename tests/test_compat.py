@@ -1,6 +1,7 @@
 """What JAX moves between releases, on the release that is installed."""
 
 import contextlib
+import inspect
 import pathlib
 import re
 import subprocess
@@ -337,3 +338,30 @@ def test_compression_with_a_checksum(monkeypatch):
 def test_coordination_client():
   """Of several processes it is tested by `training/test_agreement.py`."""
   assert compat.coordination_client() is None
+
+
+def test_hosts_are_joined_by_way_of_another_address(monkeypatch):
+  """What `jax.distributed.initialize` finds out reaches its client changed."""
+  made, library = [], compat.distributed._jax
+  make = lambda *args, **kw: made.append((args, kw))
+  monkeypatch.setattr(library, "get_distributed_runtime_client", make)
+
+  def initialize(**kw):
+    library.get_distributed_runtime_client("far:1", 3, init_timeout=kw["time"])
+
+  monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  compat.join_hosts(lambda address, index: f"near {address} {index}", time=5)
+  assert made == [(("near far:1 3", 3), {"init_timeout": 5})]
+  assert library.get_distributed_runtime_client is make
+
+
+def test_what_initialize_takes_and_the_client_offers():
+  """By the names that `training/peers.py` and `watchdog.py` use."""
+  taken = inspect.signature(jax.distributed.initialize).parameters
+  assert {
+    "num_processes", "process_id", "initialization_timeout",
+    "heartbeat_timeout_seconds", "shutdown_timeout_seconds",
+  } <= set(taken)  # fmt: skip
+  client = compat.distributed._jax.DistributedRuntimeClient
+  for name in ("key_value_set", "key_value_dir_get", "wait_at_barrier"):
+    assert callable(getattr(client, name))

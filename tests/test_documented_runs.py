@@ -50,6 +50,7 @@ NOT_RUN = {
   r"my_project|workdirs/mine$": "files of the user, see tests/test_extend_page.py",
   r"clip-vit-base-patch32": "network, weights",
   r"workdirs/uvim/": "two stages of training, see tests/test_notebooks_uvim.py",
+  r"--keep_going 3": "as without it, see tests/training/test_keep_going.py",
   r"my_siglip\.py": "a file of the user, see tests/tools/test_convert_hf.py",
 }
 

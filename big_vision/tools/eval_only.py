@@ -51,7 +51,7 @@ from big_vision.training import (
   config_flag,
   console,
   label_check,
-  user_errors,
+  peers,
 )
 from big_vision.training import params as params_lib
 from big_vision.types import ConfigLike, LoadFn, Params, TrainState
@@ -270,7 +270,7 @@ def main(argv: Any) -> None:
   args = flags.FLAGS
   if args.config is None:
     raise SystemExit("--config is required: a config with model and evals.")
-  with user_errors.one_line():
+  with peers.running(args.workdir):
     cli.start_jax()
     agreement.check(args.config, args.workdir)
     if args.profile and args.workdir:

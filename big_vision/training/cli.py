@@ -36,9 +36,9 @@ from big_vision.training import (
   hosts,
   logs,
   loop,
+  peers,
   run_help,
   summary,
-  user_errors,
 )
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
@@ -68,7 +68,7 @@ def main_for(
       raise SystemExit(
         "--config is required, for example configs/quickstart.py"
       )
-    with user_errors.one_line(), user_errors.interruptible(args.workdir):
+    with peers.running(args.workdir):
       config_flag.check_method(args["config"].override_values, build)
       start_jax()
       kw = {k: args[k].value for k in ("cleanup", "profile", "config_changed")}
@@ -78,12 +78,12 @@ def main_for(
 
 
 def start_jax() -> None:
-  """Joins the other hosts, sets up logging and the compilation cache."""
+  """Sets up logging and the compilation cache, joins the other hosts."""
   if flags.FLAGS["verbosity"].using_default_value:
     logging.set_verbosity(logging.INFO)
   logs.set_up()
-  hosts.join()
   compat.use_compilation_cache("~/.cache/big_vision/jax")
+  hosts.join()  # It compiles, so after that.
 
 
 @guards.transfers  # But for the loop, which disallows them.
@@ -135,6 +135,7 @@ def train(
         "mesh_allow_split_physical_axes", False
       ),
     )
+    peers.connect(mesh)
     checkpoint_io.check_place(workdir or "")
     config_changes.check(config, workdir, config_changed)
     with contextlib.ExitStack() as stack:

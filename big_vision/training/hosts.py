@@ -10,6 +10,7 @@ from absl import logging
 from big_vision import lookup
 from big_vision import workdir as workdir_lib
 from big_vision.launching import clusters, gpus
+from big_vision.training import peers
 
 
 def join() -> None:
@@ -25,7 +26,6 @@ def join() -> None:
   place = clusters.detect(env)
   if place is None:
     return
-  jax.config.update("jax_enable_preemption_service", True)
   places, takes = {}, None
   if place.is_known:
     num_gpus = len(gpus.find(env)) if place.num_local > 1 else 0
@@ -38,7 +38,7 @@ def join() -> None:
       cluster_detection_method="deactivate",  # It has other rules for devices.
     )
   try:
-    jax.distributed.initialize(**places)
+    peers.initialize(**places)
   except ValueError as e:
     if place.is_known:
       raise

@@ -31,13 +31,10 @@ from big_vision.training import best as best_lib
 from big_vision.training import params as params_lib
 from big_vision.training import state as state_lib
 from big_vision.training import step as step_lib
+from big_vision.training.preemption import Preempted as Preempted
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
 from big_vision.types import Evaluator, Measurements, Params, TrainState
-
-
-class Preempted(SystemExit):
-  """The run stopped early on request, with its state in a checkpoint."""
 
 
 def run(setup: Setup, recipe: Recipe) -> TrainState:
@@ -53,7 +50,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
   Raises:
     ValueError: an evaluator asks for a function that the recipe does not have.
     RuntimeError: a loss or a norm is not finite. Raised on every host.
-    Preempted: SIGTERM came; the state is in a checkpoint if the run has any.
+    Preempted: SIGTERM or SIGUSR1 came; the state is in a checkpoint, if any is.
   """
   config, writer, chrono = setup.config, setup.writer, setup.chrono
   total_steps = setup.total_steps
@@ -74,9 +71,22 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
   manager = checkpoints.CheckpointManager() if ckpt_prefix else None
   best = best_lib.start(config, setup.workdir, first_step)
   progress = console.Progress(total_steps)
-  stop = preemption.Preemption()
-  prof = None
+  measured, prof = {}, None
 
+  def save(step: int, keep: bool = False, as_best: bool = False) -> None:
+    if manager and ckpt_prefix:
+      chrono.pause(wait_for=state)
+      # Nothing that is broken may replace the last good checkpoint.
+      _check_finite(jax.device_get(measured), step, log_every)
+      if best and as_best:
+        best.save(manager, state, step, chrono)
+      else:
+        stop.saving(step)
+        writer.secure()
+        resuming.save(manager, state, ckpt_prefix, step, chrono, keep)
+      chrono.resume()
+
+  stop = preemption.Preemption(save)
   with contextlib.ExitStack() as stack:
     stack.enter_context(setup.context())
     stack.enter_context(jax.transfer_guard("disallow"))
@@ -105,7 +115,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
     for step in range(first_step + 1, total_steps + 1):
       assert batches is not None  # There are steps left.
       with progress.waiting_for_data():
-        batch = next(batches)
+        batch = stop.next(batches, step)
       writer.step_start(step)
       with jax.profiler.StepTraceAnnotation("train_step", step_num=step):
         later = step > first_step + 1
@@ -114,6 +124,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
           progress.busy("compiling the train step", noop=later),
         ):
           static = recipe.static_args(step) if recipe.static_args else ()
+          stop.computing(step, static)
           state, measured = update(state, batch, plan.frozen, rng_loop, static)
 
       log_every = setup.get_steps("log_training")
@@ -140,20 +151,11 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
           manager.check()
         progress.update(step, throughput.of_step(setup, measured, utilization))
 
-      preempted = stop.reached(step)
-      keep = _keep(setup, step)
-      due = _checkpoint(setup, step, keep) or preempted
-      if manager and ckpt_prefix and due:
-        chrono.pause(wait_for=state)
-        # Nothing that is broken may replace the last good checkpoint.
-        _check_finite(jax.device_get(measured), step, log_every)
-        writer.secure()
-        resuming.save(manager, state, ckpt_prefix, step, chrono, keep)
-        chrono.resume()
-      if preempted:
-        writer.step_end()
-        console.note(f"Stopped on request (SIGTERM) after step {step}.")
-        raise Preempted(128 + 15)
+      stopping, keep = stop.reached(step), _keep(setup, step)
+      if stopping or _checkpoint(setup, step, keep):
+        save(step, keep)
+      if stopping:
+        raise stop.leave(step)
 
       evaluated = False
       for name, evaluator, log_steps, prefix in evaluators.get():
@@ -161,13 +163,10 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
           evaluated = True
           chrono.pause(wait_for=state)
           chrono.tick(step)
-          evaluators.measure(name, evaluator, prefix, state)
-          chrono.resume()
-      if evaluated and best and manager and best.improves(writer):
-        chrono.pause(wait_for=state)
-        _check_finite(jax.device_get(measured), step, log_every)
-        best.save(manager, state, step, chrono)
-        chrono.resume()
+          with stop.evaluating(step, chrono.resume):
+            evaluators.measure(name, evaluator, prefix, state)
+      if evaluated and best and best.improves(writer):
+        save(step, as_best=True)
       writer.step_end()
 
     profiler.startstop_prof(prof)

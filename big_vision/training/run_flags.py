@@ -27,6 +27,13 @@ flags.DEFINE_enum(
   "What to do if the workdir holds a run of another model, optimizer, seed, data "
   "or batch size.",
 )
+flags.DEFINE_integer(
+  "keep_going",
+  0,
+  "How often to restart the run in place after a crash, a signal such as SIGKILL "
+  "or the loss of a host.",
+  lower_bound=0,
+)
 flags.DEFINE_boolean(
   "profile", False, "Trace a few steps into <workdir>/profile."
 )

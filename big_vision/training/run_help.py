@@ -22,7 +22,7 @@ from absl import app, flags
 
 import big_vision
 from big_vision import command_line, lookup
-from big_vision.training import config_flag, run_flags
+from big_vision.training import config_flag, keep_going, run_flags, signals
 
 # What arguments of many configs mean, unless the docstring says it.
 _ARGUMENTS = {
@@ -64,16 +64,19 @@ def define(names: Sequence[str] | None = None) -> None:
 def answer(doc: str | None) -> None:
   """Prints the help and ends the program if the command line asks for it.
 
-  The first thing that trainers do, before they import jax.
+  The first thing that trainers do, before they import jax. If they go on, signals
+  are listened to from here on, and `--keep_going` runs the rest in a child.
 
   Args:
     doc: docstring of the command's module.
   """
   for arg in sys.argv[1:]:
     if arg == "--":
-      return
+      break
     if arg in ("--help", "-help", "-h", "-?", "--help=true"):
       _answer(doc, None)
+  keep_going.supervise()
+  signals.listen()
 
 
 def _answer(doc: str | None, names: Sequence[str] | None) -> None:
