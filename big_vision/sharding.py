@@ -22,11 +22,11 @@ import flax.linen as nn
 import jax
 from absl import logging
 from flax.linen import spmd
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from big_vision import lookup, rules, trees
 from big_vision.pp.registry import Registry
-from big_vision.types import ConfigLike, PyTree
+from big_vision.types import Batch, ConfigLike, PyTree
 
 _KEY = "config.sharding_strategy"
 
@@ -157,6 +157,46 @@ def batch_axes(config: ConfigLike, mesh: Mapping[str, int]) -> tuple[str, ...]:
       "the rule."
     )
   return axes
+
+
+def example_axes(
+  config: ConfigLike, mesh: Mesh | AbstractMesh
+) -> tuple[str, ...]:
+  """Returns the axes of the mesh that split examples; all, if no rule says so.
+
+  Args:
+    config: ConfigDict of the run.
+    mesh: the mesh of the run.
+
+  Returns:
+    Tuple of the axes of the rule `act_batch` that the mesh has.
+  """
+  to = dict(axis_rules(config)).get("act_batch")
+  return tuple(a for a in _axes(to) if a in mesh.shape) or mesh.axis_names
+
+
+def batch_splitter(
+  config: ConfigLike, mesh: Mesh | AbstractMesh
+) -> Callable[[Batch], Batch]:
+  """Makes the function that splits a batch for the step as activations are.
+
+  Batches come split over all devices, so that each host reads its own examples.
+  Devices along an axis that splits heads, hidden units or tokens work on the
+  same examples.
+
+  Args:
+    config: ConfigDict of the run.
+    mesh: the mesh of the run.
+
+  Returns:
+    Function of a batch, to be called under `jax.jit`; does nothing on a mesh
+    whose axes all split examples.
+  """
+  axes = example_axes(config, mesh)
+  if all(a in axes or n == 1 for a, n in mesh.shape.items()):
+    return lambda batch: batch
+  split = NamedSharding(mesh, PartitionSpec(axes))
+  return lambda batch: jax.lax.with_sharding_constraint(batch, split)
 
 
 def _parse_rule(rule):
@@ -363,6 +403,56 @@ def shard_dim(
     i = dim % x.ndim
     if cur_spec[i] is not None:
       raise ValueError(f"Dimension {dim} is sharded already: {cur_spec}.")
+    return (*cur_spec[:i], axis, *cur_spec[i + 1 :])
+
+  return apply
+
+
+# Parameters of transformers, and which of their dimensions has heads or hidden
+# units. Of two layers the first is split by its outputs and the second by its
+# inputs, so that all between them stays on one device (Shoeybi et al. 2019,
+# Megatron-LM, https://arxiv.org/abs/1909.08053, section 3). The names are those
+# of `models/`; in the last rows those of BERT, which has no dimension of heads.
+_TENSOR_PARALLEL = [
+  (r"(.*/)?(MlpBlock_\d+|MLP|mlp)/(Dense_0|up)/(kernel|bias)", -1),
+  (r"(.*/)?(MlpBlock_\d+|MLP|mlp)/Dense_1/kernel", -2),
+  (r"(.*/)?attention_layer/(query|key|value)/(kernel|bias)", -1),
+  (r"(.*/)?(query|key|value)/(kernel|bias)", -2),
+  (r"(.*/)?out/kernel", -3),
+  (r"(.*/)?mlp_block/mlp/dense_layer/(kernel|bias)", -1),
+  (r"(.*/)?(attention|mlp)_block/dense_layer/kernel", -2),
+]
+
+
+@Registry.register("shardings.tensor_parallel")
+def tensor_parallel(axis: str | Sequence[str]) -> Op:
+  """Splits heads and hidden units of transformers, known by their names.
+
+  Other leaves stay as they are, and so do those whose dimension the axis does
+  not divide. `config.sharding_rules` should split activations alike:
+  `("act_mlp", axis)` and `("act_heads", axis)`.
+
+  Args:
+    axis: name of a mesh axis, or several.
+
+  Returns:
+    The op.
+  """
+  axis = _entry(axis)
+
+  def apply(cur_spec, mesh, name, x):
+    num = _axis_size(mesh, axis)
+    dims = [d for regex, d in _TENSOR_PARALLEL if re.fullmatch(regex, name)]
+    # Optimizers have statistics of fewer dimensions.
+    if not dims or x.ndim < -dims[0] or cur_spec[dims[0]] is not None:
+      return cur_spec
+    i = dims[0] % x.ndim
+    if x.shape[i] % num:
+      logging.warning(
+        "tensor_parallel: dimension %d of %s with shape %s stays whole: it does "
+        "not split over %s (%d devices).", i, name, x.shape, axis, num,
+      )  # fmt: skip
+      return cur_spec
     return (*cur_spec[:i], axis, *cur_spec[i + 1 :])
 
   return apply
