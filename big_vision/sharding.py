@@ -24,7 +24,7 @@ from absl import logging
 from flax.linen import spmd
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from big_vision import lookup, rules, trees
+from big_vision import lookup, rules, tensor_dims, trees
 from big_vision.pp.registry import Registry
 from big_vision.types import Batch, ConfigLike, PyTree
 
@@ -128,10 +128,25 @@ def axis_rules(config: ConfigLike) -> list[tuple[Any, ...]]:
     config: ConfigDict of the run.
 
   Returns:
-    List of pairs (logical axis, mesh axes), for `nn.logical_axis_rules`.
+    List of pairs (logical axis, mesh axes), for `nn.logical_axis_rules`. By
+    default "data" splits examples, and what `tensor_parallel` splits in the
+    parameters is split in activations.
+
+  Raises:
+    ValueError: `config.sharding_strategy` cannot be read.
   """
-  pairs = config.get("sharding_rules") or [("act_batch", "data")]
-  return [tuple(rule) for rule in pairs]
+  if pairs := config.get("sharding_rules"):
+    return [tuple(rule) for rule in pairs]
+  pairs = [("act_batch", "data")]
+  for rule in config.get("sharding_strategy") or ():
+    _, tactic, _ = _parse_rule(rule)
+    for op in map(ast.parse, _split_tactic(tactic)):
+      call = op.body[0].value
+      if getattr(getattr(call, "func", None), "id", None) == "tensor_parallel":
+        axis = [*call.args, *(k.value for k in call.keywords)][0]
+        axis = _entry(ast.literal_eval(axis))
+        return [*pairs, ("act_mlp", axis), ("act_heads", axis)]
+  return pairs
 
 
 def batch_axes(config: ConfigLike, mesh: Mapping[str, int]) -> tuple[str, ...]:
@@ -408,29 +423,13 @@ def shard_dim(
   return apply
 
 
-# Parameters of transformers, and which of their dimensions has heads or hidden
-# units. Of two layers the first is split by its outputs and the second by its
-# inputs, so that all between them stays on one device (Shoeybi et al. 2019,
-# Megatron-LM, https://arxiv.org/abs/1909.08053, section 3). The names are those
-# of `models/`; in the last rows those of BERT, which has no dimension of heads.
-_TENSOR_PARALLEL = [
-  (r"(.*/)?(MlpBlock_\d+|MLP|mlp)/(Dense_0|up)/(kernel|bias)", -1),
-  (r"(.*/)?(MlpBlock_\d+|MLP|mlp)/Dense_1/kernel", -2),
-  (r"(.*/)?attention_layer/(query|key|value)/(kernel|bias)", -1),
-  (r"(.*/)?(query|key|value)/(kernel|bias)", -2),
-  (r"(.*/)?out/kernel", -3),
-  (r"(.*/)?mlp_block/mlp/dense_layer/(kernel|bias)", -1),
-  (r"(.*/)?(attention|mlp)_block/dense_layer/kernel", -2),
-]
-
-
 @Registry.register("shardings.tensor_parallel")
 def tensor_parallel(axis: str | Sequence[str]) -> Op:
   """Splits heads and hidden units of transformers, known by their names.
 
   Other leaves stay as they are, and so do those whose dimension the axis does
-  not divide. `config.sharding_rules` should split activations alike:
-  `("act_mlp", axis)` and `("act_heads", axis)`.
+  not divide. Rules that split activations alike are the default of
+  `config.sharding_rules`: `("act_mlp", axis)` and `("act_heads", axis)`.
 
   Args:
     axis: name of a mesh axis, or several.
@@ -442,11 +441,11 @@ def tensor_parallel(axis: str | Sequence[str]) -> Op:
 
   def apply(cur_spec, mesh, name, x):
     num = _axis_size(mesh, axis)
-    dims = [d for regex, d in _TENSOR_PARALLEL if re.fullmatch(regex, name)]
+    dim = tensor_dims.find(name)
     # Optimizers have statistics of fewer dimensions.
-    if not dims or x.ndim < -dims[0] or cur_spec[dims[0]] is not None:
+    if dim is None or x.ndim < -dim or cur_spec[dim] is not None:
       return cur_spec
-    i = dims[0] % x.ndim
+    i = dim % x.ndim
     if x.shape[i] % num:
       logging.warning(
         "tensor_parallel: dimension %d of %s with shape %s stays whole: it does "
