@@ -278,7 +278,11 @@ def _run(setup, recipe, batch):
   local = lambda x: x.addressable_shards[0].data.shape
   host = jax.device_get(named)
   params = {k: v for k, v in host.items() if k.startswith("params/")}
-  grads = {re.sub(r"opt/(\d+/)*", "params/", k): v for k, v in host.items()}
+  grads = {
+    re.sub(r"opt/(\d+/)*", "params/", k): v
+    for k, v in host.items()
+    if k.startswith("opt/")
+  }
   return Step(
     loss=float(measured["training_loss"]),
     grads={k: grads[k] for k in params},
