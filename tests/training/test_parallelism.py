@@ -11,7 +11,8 @@ import pytest
 from jax.sharding import Mesh
 
 import toy
-from big_vision import devices, losses, trees
+from big_vision import devices, losses, sharding, trees
+from big_vision.evaluators import outputs
 from big_vision.models import vit
 from big_vision.models.proj.flaxformer import bert
 from big_vision.models.proj.flexi import vit as flexi
@@ -347,6 +348,46 @@ def test_families(family):
 
 def test_micro_batches_scan_and_rematerialization():
   check(step("scan", "all", accum=2), step("scan"))
+
+
+def test_evaluators_see_the_rows_of_one_device():
+  """They have a mesh of their own, on which batches are split over all."""
+  apply = lambda state, batch: vit.Model(
+    CLASSES, patch_size=(4, 4), depth=1, pool_type="map", **SIZE
+  ).apply({"params": state["params"]}, batch["image"])
+  flat = step("vit").params
+  params = trees.recover_tree(
+    [k.removeprefix("params/") for k in flat], list(flat.values())
+  )
+
+  def rows(layout, mesh):
+    config = config_of(layout)
+    setup = dataclasses.replace(toy.setup(config), mesh=mesh)
+    where = sharding.infer_sharding(
+      {"params": params}, config.get("sharding_strategy"), mesh
+    )
+    state = devices.reshard({"params": params}, where)
+    fn = outputs.get_rows_fn(
+      apply, "softmax_xent", Mesh(setup.devices, ("devices",))
+    )
+    batch = {"image": IMAGE, "labels": LABELS, "_mask": np.arange(B) < 13}
+    batch = {
+      k: devices.make_fsarray_from_local_slice(v, setup.devices)
+      for k, v in batch.items()
+    }
+    with setup.context():
+      found = fn(state, batch, batch["labels"], batch["_mask"])
+    assert all(x.is_fully_replicated for x in jax.tree.leaves(found))
+    return jax.device_get(found)
+
+  mesh = devices.mesh_of(LAYOUTS["tensor"])
+  one = Mesh(np.asarray(jax.devices()[:1]), ("data",))
+  (logits, labels, loss), mask = rows("tensor", mesh)
+  (want, _, want_loss), _ = rows(None, one)
+  np.testing.assert_allclose(logits, want, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(loss, want_loss, rtol=1e-5)
+  np.testing.assert_array_equal(labels, LABELS)
+  assert mask.sum() == 13
 
 
 @pytest.mark.slow
