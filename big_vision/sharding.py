@@ -140,8 +140,8 @@ def axis_rules(config: ConfigLike) -> list[tuple[Any, ...]]:
   pairs = [("act_batch", "data")]
   for rule in config.get("sharding_strategy") or ():
     _, tactic, _ = _parse_rule(rule)
-    for op in map(ast.parse, _split_tactic(tactic)):
-      call = op.body[0].value
+    for op in _split_tactic(tactic):
+      call: Any = ast.parse(op, mode="eval").body
       if getattr(getattr(call, "func", None), "id", None) == "tensor_parallel":
         axis = [*call.args, *(k.value for k in call.keywords)][0]
         axis = _entry(ast.literal_eval(axis))
