@@ -60,6 +60,17 @@ LAYOUTS = {
 }
 
 
+# Shape of the weights of attention on a device, but for the last dimension.
+WEIGHTS = {
+  "data": (2, 4, 16),
+  "fsdp": (2, 4, 16),
+  "tensor": (4, 2, 16),
+  "tensor_and_tokens": (4, 2, 16),
+  "sequence": (8, 4, 4),
+  "all": (8, 2, 8),
+}
+
+
 def normal(*shape, seed=0):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
@@ -308,7 +319,13 @@ def check(got, want):
   assert distance(want.grads, want.params) > 1e-3  # It has a gradient.
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+  "layout",
+  [
+    pytest.param(x, marks=[pytest.mark.slow] * (x in ("data", "fsdp")))
+    for x in LAYOUTS
+  ],
+)
 def test_vit(layout):
   got = step("vit", layout)
   check(got, step("vit"))
@@ -331,6 +348,10 @@ def test_vit(layout):
     "all": [(16, 32), (32, 16), (16, 2, 8), (2, 8, 16), *halves[4:]],
   }
   assert [got.shapes[name] for name in names] == want.get(layout, whole)
+  # Of attention, a device has its examples, heads and queries only.
+  b, h, t = WEIGHTS[layout]
+  assert f"f32[{b},{h},{t},{T}]" in got.hlo
+  assert (h, t) == (4, T) or f"f32[{b},4,{T},{T}]" not in got.hlo
 
 
 @pytest.mark.parametrize("family", ["naflex", "vtt", "siglip"])
