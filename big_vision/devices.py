@@ -13,16 +13,37 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from big_vision import trees
-from big_vision.types import Array, Devices, PyTree
+from big_vision import meshes, trees
+from big_vision.types import Array, ConfigLike, Devices, PyTree
+
+
+def mesh_of(config: ConfigLike) -> Mesh:
+  """Makes the mesh that a config asks for, by default one axis `data`.
+
+  Args:
+    config: ConfigDict of a run: its keys `mesh*`, see `create_device_mesh`.
+
+  Returns:
+    jax.sharding.Mesh.
+
+  Raises:
+    ValueError: as `create_device_mesh`.
+  """
+  return create_device_mesh(
+    config.get("mesh", [("data", jax.device_count())]),
+    dcn=config.get("mesh_dcn"),
+    allow_split_physical_axes=config.get(
+      "mesh_allow_split_physical_axes", False
+    ),
+  )
 
 
 def create_device_mesh(
   config_mesh: Sequence[tuple[str, int]],
   *,
+  dcn: Sequence[tuple[str, int]] | None = None,
   allow_split_physical_axes: bool = False,
 ) -> Mesh:
   """Makes a mesh over all devices, laid out for their network.
@@ -30,6 +51,8 @@ def create_device_mesh(
   Args:
     config_mesh: sequence of (axis name, size), for example [("data", -1)]. One
       size may be -1, which is then all the remaining devices.
+    dcn: sequence of (axis name, number), how many slices an axis spans, see
+      `meshes.arrange`.
     allow_split_physical_axes: whether a physical axis of the network may
       be divided among several mesh axes.
 
@@ -37,43 +60,13 @@ def create_device_mesh(
     jax.sharding.Mesh.
 
   Raises:
-    ValueError: the sizes do not fit the number of devices, or the axes are not
-      pairs with distinct names.
+    ValueError: the sizes do not fit the number of devices or of slices, or the
+      axes are not pairs with distinct names.
   """
   devices = jax.devices()
-  names, sizes = _parse_mesh(config_mesh, len(devices))
-  grid = mesh_utils.create_device_mesh(
-    sizes, devices, allow_split_physical_axes=allow_split_physical_axes
-  )
+  names, sizes = meshes.parse(config_mesh, len(devices))
+  grid = meshes.arrange(devices, names, sizes, dcn, allow_split_physical_axes)
   return Mesh(grid, names)
-
-
-def _parse_mesh(config_mesh, num_devices):
-  """Returns names and sizes of the axes, with -1 resolved."""
-  hint = 'it is a list of (name, size), for example [("data", -1)].'
-  try:
-    axes = [(name, int(size)) for name, size in config_mesh]
-  except (TypeError, ValueError):
-    raise ValueError(f"config.mesh = {config_mesh!r}: {hint}") from None
-  names, sizes = [n for n, _ in axes], [s for _, s in axes]
-  if not axes or len(set(names)) < len(names):
-    raise ValueError(
-      f"config.mesh = {config_mesh!r} needs distinct names: {hint}"
-    )
-  if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
-    raise ValueError(
-      f"config.mesh = {config_mesh!r}: sizes are positive, one can be -1; "
-      f"{hint}"
-    )
-  known = int(np.prod([s for s in sizes if s != -1]))
-  fits = num_devices % known == 0 if -1 in sizes else num_devices == known
-  if not fits:
-    raise ValueError(
-      f"config.mesh = {config_mesh!r} does not fit the {num_devices} devices: "
-      "their number must be the product of the sizes, or a multiple if one of "
-      "them is -1."
-    )
-  return names, [num_devices // known if s == -1 else s for s in sizes]
 
 
 def _no_mesh():

@@ -22,11 +22,11 @@ import flax.linen as nn
 import jax
 from absl import logging
 from flax.linen import spmd
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from big_vision import lookup, rules, trees
+from big_vision import lookup, rules, tensor_dims, trees
 from big_vision.pp.registry import Registry
-from big_vision.types import ConfigLike, PyTree
+from big_vision.types import Batch, ConfigLike, PyTree
 
 _KEY = "config.sharding_strategy"
 
@@ -128,10 +128,25 @@ def axis_rules(config: ConfigLike) -> list[tuple[Any, ...]]:
     config: ConfigDict of the run.
 
   Returns:
-    List of pairs (logical axis, mesh axes), for `nn.logical_axis_rules`.
+    List of pairs (logical axis, mesh axes), for `nn.logical_axis_rules`. By
+    default "data" splits examples, and what `tensor_parallel` splits in the
+    parameters is split in activations.
+
+  Raises:
+    ValueError: `config.sharding_strategy` cannot be read.
   """
-  pairs = config.get("sharding_rules") or [("act_batch", "data")]
-  return [tuple(rule) for rule in pairs]
+  if pairs := config.get("sharding_rules"):
+    return [tuple(rule) for rule in pairs]
+  pairs = [("act_batch", "data")]
+  for rule in config.get("sharding_strategy") or ():
+    _, tactic, _ = _parse_rule(rule)
+    for op in _split_tactic(tactic):
+      call: Any = ast.parse(op, mode="eval").body
+      if getattr(getattr(call, "func", None), "id", None) == "tensor_parallel":
+        axis = [*call.args, *(k.value for k in call.keywords)][0]
+        axis = _entry(ast.literal_eval(axis))
+        return [*pairs, ("act_mlp", axis), ("act_heads", axis)]
+  return pairs
 
 
 def batch_axes(config: ConfigLike, mesh: Mapping[str, int]) -> tuple[str, ...]:
@@ -157,6 +172,46 @@ def batch_axes(config: ConfigLike, mesh: Mapping[str, int]) -> tuple[str, ...]:
       "the rule."
     )
   return axes
+
+
+def example_axes(
+  config: ConfigLike, mesh: Mesh | AbstractMesh
+) -> tuple[str, ...]:
+  """Returns the axes of the mesh that split examples; all, if no rule says so.
+
+  Args:
+    config: ConfigDict of the run.
+    mesh: the mesh of the run.
+
+  Returns:
+    Tuple of the axes of the rule `act_batch` that the mesh has.
+  """
+  to = dict(axis_rules(config)).get("act_batch")
+  return tuple(a for a in _axes(to) if a in mesh.shape) or mesh.axis_names
+
+
+def batch_splitter(
+  config: ConfigLike, mesh: Mesh | AbstractMesh
+) -> Callable[[Batch], Batch]:
+  """Makes the function that splits a batch for the step as activations are.
+
+  Batches come split over all devices, so that each host reads its own examples.
+  Devices along an axis that splits heads, hidden units or tokens work on the
+  same examples.
+
+  Args:
+    config: ConfigDict of the run.
+    mesh: the mesh of the run.
+
+  Returns:
+    Function of a batch, to be called under `jax.jit`; does nothing on a mesh
+    whose axes all split examples.
+  """
+  axes = example_axes(config, mesh)
+  if all(a in axes or n == 1 for a, n in mesh.shape.items()):
+    return lambda batch: batch
+  split = NamedSharding(mesh, PartitionSpec(axes))
+  return lambda batch: jax.lax.with_sharding_constraint(batch, split)
 
 
 def _parse_rule(rule):
@@ -363,6 +418,40 @@ def shard_dim(
     i = dim % x.ndim
     if cur_spec[i] is not None:
       raise ValueError(f"Dimension {dim} is sharded already: {cur_spec}.")
+    return (*cur_spec[:i], axis, *cur_spec[i + 1 :])
+
+  return apply
+
+
+@Registry.register("shardings.tensor_parallel")
+def tensor_parallel(axis: str | Sequence[str]) -> Op:
+  """Splits heads and hidden units of transformers, known by their names.
+
+  Other leaves stay as they are, and so do those whose dimension the axis does
+  not divide. Rules that split activations alike are the default of
+  `config.sharding_rules`: `("act_mlp", axis)` and `("act_heads", axis)`.
+
+  Args:
+    axis: name of a mesh axis, or several.
+
+  Returns:
+    The op.
+  """
+  axis = _entry(axis)
+
+  def apply(cur_spec, mesh, name, x):
+    num = _axis_size(mesh, axis)
+    dim = tensor_dims.find(name)
+    # Optimizers have statistics of fewer dimensions.
+    if dim is None or x.ndim < -dim or cur_spec[dim] is not None:
+      return cur_spec
+    i = dim % x.ndim
+    if x.shape[i] % num:
+      logging.warning(
+        "tensor_parallel: dimension %d of %s with shape %s stays whole: it does "
+        "not split over %s (%d devices).", i, name, x.shape, axis, num,
+      )  # fmt: skip
+      return cur_spec
     return (*cur_spec[:i], axis, *cur_spec[i + 1 :])
 
   return apply

@@ -91,9 +91,11 @@ clipping: clip_adaptively
 
 devices: create_device_mesh batch_sharding reshard make_fsarray_from_local_slice
   get_local_slice_from_fsarray put_cpu jit_cpu sync pad_shard_unpad
-  prefetch_scalar
+  prefetch_scalar mesh_of
+meshes: arrange
 sharding: infer_sharding axis_rules batch_axes Leaf
 @shardings
+models.activations: constrain tokens hidden heads
 
 ## Trees with names
 

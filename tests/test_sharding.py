@@ -72,6 +72,89 @@ def test_size_threshold_counts_bytes(mesh):
   assert infer_one((2049, 1024), tactic, mesh, jnp.bfloat16) == P(None, "data")
 
 
+@pytest.mark.parametrize(
+  "name, shape, expected",
+  [
+    ("MlpBlock_0/Dense_0/kernel", (8, 32), P(None, "model")),
+    ("MlpBlock_0/Dense_0/bias", (32,), P("model")),
+    ("MlpBlock_0/up/kernel", (3, 8, 32), P(None, None, "model")),
+    ("MlpBlock_0/Dense_1/kernel", (32, 8), P("model", None)),
+    ("MlpBlock_0/Dense_1/bias", (8,), P(None)),
+    ("MultiHeadDotProductAttention_0/query/kernel", (8, 4, 2),
+     P(None, "model", None)),
+    ("MultiHeadDotProductAttention_0/key/bias", (3, 4, 2),
+     P(None, "model", None)),
+    ("SelfAttn/value/kernel", (3, 8, 4, 2), P(None, None, "model", None)),
+    ("CrossAttn/out/kernel", (4, 2, 8), P("model", None, None)),
+    ("cross_attention/out/bias", (8,), P(None)),
+    ("attention_block/attention_layer/query/kernel", (8, 8), P(None, "model")),
+    ("attention_block/dense_layer/kernel", (8, 8), P("model", None)),
+    ("mlp_block/mlp/dense_layer/kernel", (8, 32), P(None, "model")),
+    ("mlp_block/mlp/dense_layer/bias", (32,), P("model")),
+    ("mlp_block/dense_layer/kernel", (32, 8), P("model", None)),
+    # Three heads do not split; statistics of optimizers have fewer dimensions.
+    ("MultiHeadDotProductAttention_0/query/kernel", (6, 3, 2),
+     P(None, None, None)),
+    ("MultiHeadDotProductAttention_0/out/kernel", (8, 8), P(None, None)),
+    ("MlpBlock_0/Dense_1/kernel", (), P()),
+    ("embedding/kernel", (8, 8), P(None, None)),
+    ("query_norm/scale", (8,), P(None)),
+    ("head/kernel", (8, 8), P(None, None)),
+  ],
+)  # fmt: skip
+def test_tensor_parallel(mesh, name, shape, expected):
+  block = f"params/Transformer/encoderblock_0/{name}"
+  tree = shapes(**{block: shape, f"opt/0/mu/{block}": shape})
+  out = sharding.infer_sharding(
+    tree, [(".*", "tensor_parallel('model')")], mesh
+  )
+  assert [x.spec for x in out.values()] == [expected] * 2
+
+
+def test_tensor_parallel_with_others(mesh):
+  tree = shapes(**{"MlpBlock_0/Dense_0/kernel": (8, 32), "embedding": (6, 8)})
+  tactic = "tensor_parallel('model') | fsdp('data', 0)"
+  out = sharding.infer_sharding(tree, [(".*", tactic)], mesh)
+  assert [x.spec for x in out.values()] == [P("data", "model"), P(None, "data")]
+  # What another op has split stays as it is.
+  out = sharding.infer_sharding(
+    tree, [(".*", "shard_dim('data', -1)|tensor_parallel('model')")], mesh
+  )
+  assert [x.spec for x in out.values()] == [P(None, "data")] * 2
+  with pytest.raises(ValueError, match="no axis 'tensor'"):
+    sharding.infer_sharding(tree, [(".*", "tensor_parallel('tensor')")], mesh)
+
+
+def test_activations_are_split_as_the_tactic_splits_parameters():
+  batch = ("act_batch", "data")
+  assert sharding.axis_rules({}) == [batch]
+  strategy = [("opt/.*", "replicate"), (".*", "fsdp('data')|TACTIC")]
+  for tactic in ("tensor_parallel('m')", "tensor_parallel(axis='m')"):
+    config = {"sharding_strategy": [
+      (regex, t.replace("TACTIC", tactic)) for regex, t in strategy
+    ]}  # fmt: skip
+    want = [batch, ("act_mlp", "m"), ("act_heads", "m")]
+    assert sharding.axis_rules(config) == want
+    config["sharding_rules"] = [("act_batch", "x")]  # Those of the user.
+    assert sharding.axis_rules(config) == [("act_batch", "x")]
+  with pytest.raises(ValueError, match=r"config\.sharding_strategy"):
+    sharding.axis_rules({"sharding_strategy": ["tensor_parallel('m')"]})
+
+
+def test_batches_are_split_like_activations(mesh):
+  """Over the axes of examples, where other axes split other things."""
+  x = jax.device_put(np.arange(16.0), NamedSharding(mesh, P(("data", "model"))))
+  split = jax.jit(sharding.batch_splitter({}, mesh))({"x": x})["x"]
+  assert split.sharding.spec == P("data")
+  np.testing.assert_array_equal(split, x)
+  both = {"sharding_rules": [("act_batch", ("data", "model"))]}
+  other = {"sharding_rules": [("act_batch", "fsdp")]}
+  for config in (both, other):  # Nothing is to be done.
+    batch = {"x": x}
+    assert sharding.batch_splitter(config, mesh)(batch) is batch
+    assert sharding.example_axes(config, mesh) == ("data", "model")
+
+
 def test_first_match_wins_and_rest_is_replicated(mesh):
   tree = {"params": {"a": {"kernel": np.ones((8, 4)), "bias": np.ones(8)}},
           "opt": (np.ones((8, 4)), {"count": np.ones(())})}  # fmt: skip

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision.models import fields
+from big_vision.models import activations, fields
 from big_vision.types import Array, Params
 
 
@@ -91,6 +91,8 @@ class CachedAttention(nn.Module):
     else:
       key = dense(heads, name="key")(source)
       value = dense(heads, name="value")(source)
+    query = activations.heads(query)
+    key, value = (activations.heads(x, "act_keys") for x in (key, value))
     if cache_length is not None:
       key, value, mask = self._append(key, value, mask, cache_length)
     drops = self.dropout_rate > 0 and not deterministic

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision import lookup
-from big_vision.models import fields, rope
+from big_vision.models import activations, fields, rope
 from big_vision.types import Array
 
 ACTIVATIONS = {
@@ -100,11 +100,6 @@ def _one_of(module, key, table):
   return table[name]
 
 
-def _constrain(x):
-  """Hints at the sharding of activations [B, T, D], if there are axis rules."""
-  return nn.with_logical_constraint(x, ("act_batch", "act_len", "act_emb"))
-
-
 class MlpBlock(Options):
   """Two dense layers with an activation between them.
 
@@ -142,10 +137,10 @@ class MlpBlock(Options):
     act = _one_of(self, "act", ACTIVATIONS)
     d = x.shape[-1]
     mlp_dim = self.mlp_dim or 4 * d
-    y = _constrain(dense(mlp_dim)(x))
+    y = activations.hidden(dense(mlp_dim)(x))
     y = act(y)
     if self.glu:
-      y = y * _constrain(dense(mlp_dim, name="up")(x))
+      y = y * activations.hidden(dense(mlp_dim, name="up")(x))
     y = nn.Dropout(rate=self.dropout)(y, deterministic)
     return dense(d)(y)
 
@@ -211,6 +206,8 @@ class Attention(Options):
       k = norm(epsilon=self.norm_eps, name="key_norm")(k)
     if rotations is not None:
       q, k = rope.rotate(q, rotations), rope.rotate(k, rotations)
+    q = activations.heads(q)
+    k, v = (activations.heads(x, "act_keys") for x in (k, v))
     x = nn.dot_product_attention(q, k, v, mask=mask, dtype=self.dtype_mm)
     return layer(d, axis=(-2, -1), use_bias="o" in self.attn_bias, name="out")(
       x
@@ -260,7 +257,7 @@ class Encoder1DBlock(Options):
     """
     out = {}
     more = self.options()
-    x = _constrain(x)
+    x = activations.tokens(x)
     y = self.normalize()(x)
     y = out["sa"] = Attention(
       num_heads=self.num_heads,
@@ -268,7 +265,7 @@ class Encoder1DBlock(Options):
       name=_ATTENTION,
       **more,
     )(y, y, None if mask is None else mask[:, None], rotations)
-    y = _constrain(y)
+    y = activations.tokens(y)
     y = nn.Dropout(rate=self.dropout)(y, deterministic)
     x = out["+sa"] = x + self._scaled(y, "ls1", deterministic, drop_rate)
 
@@ -279,10 +276,10 @@ class Encoder1DBlock(Options):
       dtype_mm=self.dtype_mm,
       **more,
     )(y, deterministic)
-    y = _constrain(y)
+    y = activations.tokens(y)
     y = nn.Dropout(rate=self.dropout)(y, deterministic)
     x = out["+mlp"] = x + self._scaled(y, "ls2", deterministic, drop_rate)
-    return _constrain(x), out
+    return activations.tokens(x), out
 
   def _scaled(self, y, name, deterministic, drop_rate):
     """Scales what a part of the block adds, or leaves it out."""
@@ -394,13 +391,23 @@ class Encoder(Options):
     return np.linspace(0, self.drop_path, self.depth, dtype=np.float32)
 
 
+# Others of `jax.checkpoint_policies` only make policies, from arguments.
+_REMAT_POLICIES = (
+  "nothing_saveable",
+  "everything_saveable",
+  "dots_saveable",
+  "checkpoint_dots",
+  "dots_with_no_batch_dims_saveable",
+  "checkpoint_dots_with_no_batch_dims",
+)
+
+
 def _remat_policy(name):
   """Finds the function in `jax.checkpoint_policies`; None saves nothing."""
   if name in (None, "none"):
     return None
-  known = [n for n in dir(jax.checkpoint_policies) if not n.startswith("_")]
-  if name not in known:
-    raise lookup.unknown("policy", name, known, "model.remat_policy")
+  if name not in _REMAT_POLICIES:
+    raise lookup.unknown("policy", name, _REMAT_POLICIES, "model.remat_policy")
   return getattr(jax.checkpoint_policies, name)
 
 

@@ -165,12 +165,7 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
     ValueError: the config is wrong. It is checked before the model is loaded.
   """
   _refuse_keys_of_training(config)
-  mesh = devices.create_device_mesh(
-    config.get("mesh", [("data", jax.device_count())]),
-    allow_split_physical_axes=config.get(
-      "mesh_allow_split_physical_axes", False
-    ),
-  )
+  mesh = devices.mesh_of(config)
   flat = mesh.devices.flatten()
   lookup.preprocessing(config)
   kw = {"num_classes": config.num_classes} if "num_classes" in config else {}

@@ -129,12 +129,7 @@ def train(
     opened: dict[str, Any] = {}
     with sources.shared(opened):
       labels = config_check.check(config, model)
-    mesh = devices.create_device_mesh(
-      config.get("mesh", [("data", jax.device_count())]),
-      allow_split_physical_axes=config.get(
-        "mesh_allow_split_physical_axes", False
-      ),
-    )
+    mesh = devices.mesh_of(config)
     peers.connect(mesh)
     checkpoint_io.check_place(workdir or "")
     config_changes.check(config, workdir, config_changed)

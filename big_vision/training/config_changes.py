@@ -25,7 +25,7 @@ FREE = (
   "total_*", "log_*", "ckpt_*", "keep_ckpt_*", "keep_best", "ema_*", "evals", "evals.*",
   "lr", "wd",
   "batch_size_eval", "resume", "pp_modules",
-  "mesh", "mesh_allow_split_physical_axes", "sharding_*", "prefetch_to_device",
+  "mesh", "mesh_*", "sharding_*", "prefetch_to_device",
   "grad_accum_steps", "*.remat_policy",
   "input.*cache_raw", "input.*num_parallel_calls", "input.*skip_errors",
   "input.prefetch", "input.thread_pool_size",

@@ -46,6 +46,7 @@ RUN: Types = {
   "lr_mults": object,
   "mesh": object,
   "mesh_allow_split_physical_axes": bool,
+  "mesh_dcn": object,
   "optax": dict,
   "optax_name": str,
   "optim_name": str,

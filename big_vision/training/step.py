@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from big_vision import optax as bv_optax
+from big_vision import sharding
 from big_vision.grads import accumulate
 from big_vision.training import ema
 from big_vision.training.recipe import Recipe
@@ -180,7 +181,7 @@ def make_update(
   tx: optax.GradientTransformation,
   config: ConfigLike,
   shardings: PyTree,
-  replicated: jax.sharding.Sharding,
+  replicated: jax.sharding.NamedSharding,
 ) -> Callable[..., tuple[TrainState, Measurements]]:
   """Makes the jitted update; the state given to it is donated.
 
@@ -204,8 +205,10 @@ def make_update(
     average=ema.settings(config),
   )
 
+  split = sharding.batch_splitter(config, replicated.mesh)
+
   def step(state, batch, frozen, rng_loop, static=()):
-    return fn(state, batch, frozen, rng_loop, static=static)
+    return fn(state, split(batch), frozen, rng_loop, static=static)
 
   return jax.jit(
     step,

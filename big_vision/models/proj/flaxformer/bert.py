@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from big_vision import checkpoints, fs, lookup, trees
-from big_vision.models import common, load_errors
+from big_vision.models import activations, common, load_errors
 from big_vision.types import Array, ConfigLike, Params
 
 
@@ -116,6 +116,8 @@ class Attention(nn.Module):
       _dense(c.width, name)(x).reshape(*x.shape[:2], c.num_heads, -1)
       for name in ("query", "key", "value")
     )  # [B, L, H, K]
+    query = activations.heads(query)
+    key, value = (activations.heads(x, "act_keys") for x in (key, value))
     use_dropout = c.dropout > 0 and not deterministic
     x = nn.dot_product_attention(
       query,

@@ -24,7 +24,7 @@ from absl import app
 from jax.sharding import PartitionSpec
 
 from big_vision import optax as bv_optax
-from big_vision import train
+from big_vision import sharding, train
 from big_vision.trainers.proj.gsam import gsam
 from big_vision.training import cli
 from big_vision.training.recipe import Recipe, value_and_grad
@@ -78,7 +78,7 @@ def build(setup: Setup) -> Recipe:
 
     if not per_device:
       return gradient(params, batch)
-    axes = setup.mesh.axis_names
+    axes = sharding.example_axes(config, setup.mesh)
     of_device = lambda p, b: jax.lax.pmean(gradient(p, b), axes)
     replicated, split = PartitionSpec(), PartitionSpec(axes)
     return jax.shard_map(
@@ -86,6 +86,7 @@ def build(setup: Setup) -> Recipe:
       mesh=setup.mesh,
       in_specs=(replicated, split),
       out_specs=replicated,
+      axis_names=set(axes),
       check_vma=False,
     )(params, batch)
 

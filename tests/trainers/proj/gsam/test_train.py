@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import toy
-from big_vision import losses
+from big_vision import devices, losses, sharding
 from big_vision import optax as bv_optax
 from big_vision.trainers.proj.gsam import gsam, train
 
@@ -22,8 +22,13 @@ BATCH = {
 BATCH = {k: v.astype(np.float32) for k, v in BATCH.items()}
 
 
-def make(devices=None, **kw):
+def make(on=None, **kw):
   """(recipe, params, state) of a tiny ViT after 3 of 8 steps."""
+  return make_setup(on, **kw)[1:]
+
+
+def make_setup(on=None, **kw):
+  """What `make` returns, after its setup."""
   default = dict(
     lr=0.02,
     loss="softmax_xent",
@@ -36,8 +41,10 @@ def make(devices=None, **kw):
     gsam=GSAM,
   )
   config = toy.config(**default | kw)
-  setup = toy.setup(config, devices=devices)
+  setup = toy.setup(config, devices=on)
   setup = dataclasses.replace(setup, batch_shapes=jax.eval_shape(lambda: BATCH))
+  if "mesh" in config:
+    setup = dataclasses.replace(setup, mesh=devices.mesh_of(config))
   recipe = train.build(setup)
   params = jax.jit(recipe.init)(jax.random.key(0), BATCH)
   sched_kw = dict(total_steps=8, batch_size=16, data_size=64)
@@ -45,7 +52,7 @@ def make(devices=None, **kw):
   opt = tx.init(params)
   for _ in range(3):
     _, opt = tx.update(jax.tree.map(jnp.zeros_like, params), opt, params)
-  return recipe, params, {"params": params, "opt": opt}
+  return setup, recipe, params, {"params": params, "opt": opt}
 
 
 def gradient(recipe, params, state, batch=BATCH):
@@ -96,11 +103,11 @@ def test_gradient_of_the_whole_batch(made):
 @pytest.mark.multidevice
 def test_devices_perturb_together_or_each_for_itself(made):
   recipe, params, _ = made
-  devices = jax.devices()[:4]
-  _, together = gradient(*make(devices))
+  four = jax.devices()[:4]
+  _, together = gradient(*make(four))
   assert_close(together, expected(recipe, params, BATCH)[1])
   (loss, measured), alone = gradient(
-    *make(devices, gsam={**GSAM, "per_device": True})
+    *make(four, gsam={**GSAM, "per_device": True})
   )
   parts = [
     expected(recipe, params, {k: v[i : i + 4] for k, v in BATCH.items()})
@@ -112,6 +119,24 @@ def test_devices_perturb_together_or_each_for_itself(made):
   assert measured["gsam_gap"] > 0
   difference = jax.tree.map(lambda a, b: np.abs(a - b).max(), alone, together)
   assert max(jax.tree.leaves(difference)) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.multidevice
+def test_devices_that_work_on_the_same_examples_perturb_together():
+  """And the hints of the model are left out where examples are split already."""
+  per_device = {**GSAM, "per_device": True}
+  (loss, _), want = gradient(*make(jax.devices()[:4], gsam=per_device))
+  strategy = [("params/.*", "tensor_parallel('model')")]
+  mesh = [("data", 4), ("model", 2)]
+  config = dict(gsam=per_device, mesh=mesh, sharding_strategy=strategy)
+  setup, recipe, params, state = make_setup(**config)
+  where = sharding.infer_sharding({"params": params}, strategy, setup.mesh)
+  params = devices.reshard({"params": params}, where)["params"]
+  with setup.context():
+    (got_loss, _), got = gradient(recipe, params, {**state, "params": params})
+  assert_close(got, want)
+  assert got_loss == pytest.approx(float(loss), rel=1e-5)
 
 
 @pytest.mark.slow
