@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # below, also within functions.
 LAYERS = (
   # Functions that stand alone.
-  "types compat command_line extras lookup rules partial fs hub remote_stores tf transfer download trees schedules exported"
+  "types compat command_line extras lookup untrusted rules partial fs hub remote_stores tf transfer download trees schedules exported"
   " losses panoptic segment_colors class_weights mixup cutmix views ring contrastive grads clipping profiler workdir guards config_history pictures drawing decoding resizing plots predictions",
   # Labels and names of classes: facts.
   "datasets.imagenet.class_names datasets.imagenet.label_maps",

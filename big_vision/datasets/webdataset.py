@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from big_vision import fs, lookup
+from big_vision import fs, lookup, untrusted
 from big_vision.datasets import (
   bad_examples,
   concatenation,
@@ -271,10 +270,10 @@ class _Feature:
     if self.is_file:
       return content
     try:
-      value = json.loads(content)
+      value = untrusted.json_value(content)
       for key in self.json_path:
         value = value[key]
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, LookupError, TypeError) as e:
       raise ValueError(f"No value {self.text!r} in {where}: {e!r}") from e
     if type(value) not in _JSON_TYPES:
       raise ValueError(

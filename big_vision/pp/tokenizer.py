@@ -236,7 +236,9 @@ def get_tokenizer(name: str) -> Tokenizer:
     try:
       known = Registry.knows(full_name)
     except SyntaxError as e:
-      raise ValueError(f"Syntax error in the tokenizer {name!r}") from e
+      raise ValueError(
+        f"Syntax error in the tokenizer {name!r:.200}: {e.msg}"
+      ) from e
     if not known:
       _import_home(parse_name(name)[0])
     if not Registry.knows(full_name):

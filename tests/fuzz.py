@@ -1,0 +1,192 @@
+"""Damages inputs of all readers, many times: crashes, hangs, unnamed errors.
+
+  python tests/fuzz.py --seed 0 --inputs 10000
+
+`untrusted_readers.py` lists the readers and `docs/untrusted.md` the results. The
+same seed makes the same inputs. Each is read in a process of its own kind, with
+limits of memory and time; what breaks them, or ends in an error that does not say
+what is wrong, is kept in `--out`.
+"""
+
+import argparse
+import collections
+import contextlib
+import logging
+import multiprocessing
+import os
+import pathlib
+import random
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+
+ROOT = pathlib.Path(__file__).parent.parent
+# The child, which is spawned, finds them in the same way.
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import untrusted_readers as readers  # noqa: E402
+
+MAX_PIXELS = 1 << 24
+
+
+def make_input(name, seed, number):
+  """Makes the damaged content with a number, of a reader."""
+  reader = readers.READERS[name]
+  rng = random.Random(f"{seed}/{name}/{number}")
+  return readers.mutate(rng.choice(reader.seeds()), reader.words, rng)
+
+
+def _work(pipe, memory):
+  """Reads inputs: (name, seed, number) -> (what happened, details, seconds)."""
+  os.environ["BV_MAX_IMAGE_PIXELS"] = str(MAX_PIXELS)
+  os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+  logging.disable(logging.ERROR)
+  warnings.simplefilter("ignore")
+  folder = pathlib.Path(tempfile.mkdtemp())
+  warm = set()
+  while (job := pipe.recv()) is not None:
+    name, seed, number = job
+    reader, place = readers.READERS[name], folder / f"in{number}"
+    if name not in warm:  # Imports, and what is made once, are not measured.
+      warm.add(name)
+      resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+      path = readers.write(reader, reader.seeds()[0], folder / "seed")
+      with contextlib.suppress(Exception):
+        reader.read(path)
+      limit = _virtual_memory() + memory
+      resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    path = readers.write(reader, make_input(name, seed, number), place)
+    begin = time.process_time()
+    what, details = "read", ""
+    try:
+      reader.read(path)
+    except BaseException as e:
+      what = "refused"
+      if reason := readers.problem(e, path, reader):
+        what = "memory" if isinstance(e, MemoryError) else "unnamed"
+        details = f"{reason}\n{''.join(traceback.format_exception(e))[-3000:]}"
+    pipe.send((what, details, time.process_time() - begin))
+    shutil.rmtree(place, ignore_errors=True)
+  shutil.rmtree(folder, ignore_errors=True)
+
+
+def _virtual_memory():
+  pages = pathlib.Path("/proc/self/statm").read_text().split()[0]
+  return int(pages) * resource.getpagesize()
+
+
+class Child:
+  """A process that reads inputs; it is started again when it has died."""
+
+  def __init__(self, memory, seconds):
+    self._memory, self._seconds = memory, seconds
+    self._process = None
+
+  def read(self, job):
+    """Returns (what happened, details, CPU seconds)."""
+    if self._process is None:
+      context = multiprocessing.get_context("spawn")
+      self._pipe, other = context.Pipe()
+      self._process = context.Process(
+        target=_work, args=(other, self._memory), daemon=True
+      )
+      self._process.start()
+      other.close()
+    self._pipe.send(job)
+    try:
+      if self._pipe.poll(self._seconds):
+        return self._pipe.recv()
+      self.close()
+      return "hang", f"no answer within {self._seconds} seconds", self._seconds
+    except (EOFError, ConnectionError):
+      self._process.join()
+      code = self._process.exitcode
+      self._process = None
+      return "crash", f"the process ended with status {code}", 0.0
+
+  def close(self):
+    """Ends the process."""
+    if self._process is not None:
+      self._process.kill()
+      self._process.join()
+      self._process = None
+
+
+def run(names, seed, inputs, *, first=0, memory=2 << 30, seconds=120, out=None):
+  """Reads damaged inputs, of one reader after the other.
+
+  Args:
+    names: of readers.
+    seed: int.
+    inputs: how many in all.
+    first: number of the first one.
+    memory: bytes that reading one may take.
+    seconds: that it may take; of the wall clock, and so as to forgive much.
+    out: folder for the inputs that went wrong, or None.
+
+  Returns:
+    (dict of reader -> Counter of "read", "refused", "crash", "hang", "memory",
+    "unnamed"; the largest number of CPU seconds of each; list of (reader, number,
+    what, details) of those that went wrong).
+  """
+  counts = {name: collections.Counter() for name in names}
+  slowest = dict.fromkeys(names, 0.0)
+  wrong = []
+  child = Child(memory, seconds)
+  per_reader = -(-inputs // len(names))
+  try:
+    for name in names:
+      for number in range(first, first + per_reader):
+        what, details, taken = child.read((name, seed, number))
+        counts[name][what] += 1
+        slowest[name] = max(slowest[name], taken)
+        if what in ("read", "refused"):
+          continue
+        wrong.append((name, number, what, details))
+        if out is not None:
+          out.mkdir(parents=True, exist_ok=True)
+          file = out / f"{name}-{seed}-{number}"
+          file.write_bytes(make_input(name, seed, number))
+          file.with_name(f"{file.name}.txt").write_text(f"{what}: {details}")
+  finally:
+    child.close()
+  return counts, slowest, wrong
+
+
+def main(argv=None):
+  """Runs what the command line asks for; 1 if something went wrong."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--inputs", type=int, default=10_000, help="in all")
+  parser.add_argument(
+    "--first", type=int, default=0, help="number of the first"
+  )
+  parser.add_argument("--readers", help="names, with commas; default: all")
+  parser.add_argument("--out", type=pathlib.Path, help="for what goes wrong")
+  args = parser.parse_args(argv)
+  names = args.readers.split(",") if args.readers else list(readers.READERS)
+  kinds = ("read", "refused", "crash", "hang", "memory", "unnamed")
+  print("| reader |", " | ".join(kinds), "| slowest, CPU s |", flush=True)
+  failed, total = 0, collections.Counter()
+  share = -(-args.inputs // len(names))
+  for name in names:
+    counts, slowest, wrong = run(
+      [name], args.seed, share, first=args.first, out=args.out
+    )
+    figures = [str(counts[name][kind]) for kind in kinds]
+    print(f"| {name} |", " | ".join(figures), f"| {slowest[name]:.2f} |")
+    for _, number, what, details in wrong[:5]:
+      print(f"  {name} {number}: {what}: {details}", file=sys.stderr)
+    sys.stdout.flush()
+    total += counts[name]
+    failed += len(wrong)
+  print("| all |", " | ".join(str(total[kind]) for kind in kinds), "| |")
+  return 1 if failed else 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
