@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import io
 import json
+import os
 import pathlib
 import struct
 import tarfile
@@ -85,6 +86,13 @@ def write(reader: Reader, data: bytes, folder: pathlib.Path) -> str:
 
 def _text(path):
   return pathlib.Path(path).read_bytes().decode("utf-8", "surrogateescape")
+
+
+def _tell(text, error):
+  """Fails as what calls a reader does, where that adds what the input was."""
+  from big_vision import lookup
+
+  raise lookup.ConfigError(text) from error
 
 
 # Numbers and tensors.
@@ -224,7 +232,7 @@ def _named(fn):
     except ValueError as e:
       if "\n" in str(e) or not str(e):
         raise
-      raise ValueError(f"{path}: {e}") from e
+      _tell(f"{path}: {e}", e)
 
   return read
 
@@ -246,7 +254,7 @@ def _decode_image(data):
   try:
     decoder(data)
   except tf.errors.InvalidArgumentError as e:
-    raise ValueError(e.message.splitlines()[0]) from e
+    _tell(e.message.splitlines()[0], e)
   decoder.read_with_pillow(data)
 
 
@@ -467,7 +475,7 @@ def _read_word_pieces(path):
   try:
     wordpiece.WordPiece(bert_ops.read_vocab(path))("a re##d circle")
   except ValueError as e:
-    raise ValueError(f"{path}: {e}") from e
+    _tell(f"{path}: {e}", e)
 
 
 def _read_lookup(path):
@@ -582,10 +590,8 @@ def _read_name(path):
 
   try:
     registry.Registry.lookup(_text(path))
-  except KeyError as e:  # Callers name what they look for.
-    raise ValueError("unknown name") from e
-  except SyntaxError as e:
-    raise ValueError("syntax error") from e
+  except (KeyError, SyntaxError) as e:  # Callers name what they look for.
+    _tell(f"no such name: {e}", e)
 
 
 def _read_split(path):
@@ -651,7 +657,7 @@ def _read_request(path):
   except similarity.RequestError as e:
     if e.status >= 500:
       raise
-    raise ValueError(str(e)) from e
+    _tell(str(e), e)
 
 
 def _request_seeds():
@@ -803,6 +809,40 @@ READERS = {
     _read_lookup, _lines("a\nb\nc\n"), "x.txt", (b"\xff", b"\0"), tf=True
   ),
 }  # fmt: skip
+
+
+def _abort(path):
+  os.abort()
+
+
+def _spin(path):
+  while True:
+    pass
+
+
+def _fill(path):
+  bytearray(1 << 40)
+
+
+def _stumble(path):
+  {}[path]
+
+
+def _whisper(path):
+  from big_vision import lookup
+
+  raise lookup.ConfigError("something is wrong")
+
+
+# What goes wrong in each of the ways that the fuzzer tells apart.
+FAULTS = {
+  name: Reader(read, _lines("seed"), "x.txt")
+  for name, read in {
+    "crash": _abort, "hang": _spin, "memory": _fill, "unnamed": _stumble,
+    "nameless": _whisper,
+  }.items()
+}  # fmt: skip
+ALL = READERS | FAULTS
 
 
 def mutate(data: bytes, words: tuple[bytes, ...], rng: Any) -> bytes:

@@ -286,7 +286,9 @@ class _TFRecord:
 
   def _read(self, begin, length):
     if self._file is not None:
-      return os.pread(self._file.fileno(), length, begin)
+      fd = self._file.fileno()
+      length = min(length, os.fstat(fd).st_size)  # The index may be wrong.
+      return os.pread(fd, length, begin)
     return fs.read_range(self._path, begin, length)
 
 

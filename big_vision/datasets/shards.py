@@ -126,11 +126,15 @@ def _open(path, cache_dir):
     return local, _index(local, cache_dir)
   except (FileNotFoundError, tf.errors.NotFoundError):
     return f"The shard {path} is missing."
-  except (OSError, ValueError, tf.errors.OpError) as e:
+  except ImportError:  # Of what opens such paths: all shards need it.
+    raise
+  except Exception as e:  # Whatever is wrong with one, the others can be read.
     if local != path:  # Downloaded: the next time it is tried again.
       with contextlib.suppress(FileNotFoundError):
         os.unlink(local)
     text = str(e).replace(local, path)
+    if not isinstance(e, OSError | ValueError | tf.errors.OpError):
+      text = f"{type(e).__name__}: {text}"
     return text if path in text else f"The shard {path}: {text}"
 
 
