@@ -14,7 +14,7 @@ import fuzz
 import untrusted_readers as readers
 from big_vision import checkpoint_npz, lookup, untrusted
 from big_vision.datasets import tfds_files
-from big_vision.pp import registry
+from big_vision.pp import registry, tokenizer
 from big_vision.training import user_errors
 
 BROKEN = pathlib.Path(__file__).parent / "golden" / "broken"
@@ -36,7 +36,7 @@ _DEEP = {
   "surrogate": "f('\ud800')",
   "digits": "9" * 10_000,
   "hexadecimal": "0x" + "f" * 10_000,
-  "long": " " * 200_000 + "1",
+  "long": "[" + "1, " * 50_000 + "]",
 }
 
 
@@ -243,6 +243,13 @@ def test_features_of_tfds_import_nothing(tmp_path, monkeypatch):
     lookup.ConfigError, match="features.json is damaged.*deep"
   ):
     tfds_files.check(str(tmp_path))
+
+
+def test_sets_of_tokens_are_bounded():
+  assert len(tokenizer.get_extra_tokens(["loc", "seg(3)"])) == 1027
+  for name in ("loc(10 ** 3)", "loc(99999999999)", "seg(-1)", "seg('a')"):
+    with pytest.raises(ValueError):
+      tokenizer.get_extra_tokens([name])
 
 
 def test_mutations_reach_every_reader():
