@@ -178,7 +178,9 @@ def run(names, seed, inputs, *, first=0, memory=2 << 30, seconds=20, out=None):
           out.mkdir(parents=True, exist_ok=True)
           file = out / f"{name}-{seed}-{number}"
           file.write_bytes(make_input(name, seed, number))
-          file.with_name(f"{file.name}.txt").write_text(f"{what}: {details}")
+          file.with_name(f"{file.name}.txt").write_text(
+            f"{what}: {details}", errors="backslashreplace"
+          )
   finally:
     child.close()
   return counts, slowest, wrong
@@ -207,7 +209,7 @@ def main(argv=None):
     figures = [str(counts[name][kind]) for kind in kinds]
     print(f"| {name} |", " | ".join(figures), f"| {slowest[name]:.2f} |")
     for _, number, what, details in wrong[:5]:
-      print(f"  {name} {number}: {what}: {details}", file=sys.stderr)
+      print(ascii(f"{name} {number}: {what}: {details}"), file=sys.stderr)
     sys.stdout.flush()
     total += counts[name]
     failed += len(wrong)

@@ -65,7 +65,7 @@ def problem(error: BaseException, path: str, reader: Reader) -> str | None:
   if not stated and not isinstance(error, OSError):
     return f"is a {type(error).__name__} that Python or a library raised"
   text = user_errors.message(error)
-  if len(text) > 3000:
+  if len(text) > 4100:
     return f"has {len(text)} characters"
   names = (pathlib.Path(path).name, reader.name)
   if reader.names_file and not any(name in text for name in names):
@@ -589,9 +589,9 @@ def _read_name(path):
   from big_vision.pp import registry
 
   try:
-    registry.Registry.lookup(_text(path))
-  except (KeyError, SyntaxError) as e:  # Callers name what they look for.
-    _tell(f"no such name: {e}", e)
+    registry.parse_name(_text(path))
+  except (ValueError, SyntaxError) as e:  # Callers add what they look for.
+    _tell(str(e), e)
 
 
 def _read_split(path):

@@ -16,6 +16,7 @@ from big_vision import command_line, extras, fs, lookup
 
 # Of what a user supplies if a statement of this package raises it; from
 # anywhere else it may as well be a mistake in code, which needs its traceback.
+_LONGEST = 4000  # Characters of a message.
 _OF_THE_USER = (ValueError, FileNotFoundError, RuntimeError)
 
 
@@ -168,4 +169,7 @@ def message(error: BaseException) -> str:
       "big_vision.tools.plan says how much."
     )
   text = error.args[0] if isinstance(error, KeyError) and error.args else error
-  return " ".join(str(text).split()) or type(error).__name__
+  line = " ".join(str(text).split()) or type(error).__name__
+  if len(line) > _LONGEST:  # It quotes what a user gave.
+    return f"{line[:_LONGEST]}… ({len(line):,} characters)"
+  return line

@@ -147,7 +147,8 @@ class Pictures:
       return self.examples[number]
     shown = number if type(number) in (int, float, str) else "of this kind"
     raise RequestError(
-      404, f"There is no example {shown!s:.40}, only {len(self.examples)} of them."
+      404,
+      f"There is no example {shown!s:.40}, only {len(self.examples)} of them.",
     )
 
   def _prepare(self, data: bytes) -> Any:
