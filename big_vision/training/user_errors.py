@@ -16,8 +16,8 @@ from big_vision import command_line, extras, fs, lookup
 
 # Of what a user supplies if a statement of this package raises it; from
 # anywhere else it may as well be a mistake in code, which needs its traceback.
-_LONGEST = 4000  # Characters of a message.
 _OF_THE_USER = (ValueError, FileNotFoundError, RuntimeError)
+_LONGEST = 4000  # Characters of a message.
 
 
 @contextlib.contextmanager
