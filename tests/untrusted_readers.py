@@ -171,7 +171,9 @@ def _checkpoint():
 
   with tempfile.TemporaryDirectory() as folder:
     tree = {"params": {"w": np.ones([4, 3], np.float32), "b": np.zeros(3)}}
-    checkpoints.save_checkpoint_ts(None, tree, f"{folder}/ckpt", 3)
+    manager = checkpoints.CheckpointManager()
+    checkpoints.save_checkpoint_ts(manager, tree, f"{folder}/ckpt", 3)
+    manager.close()
     root = pathlib.Path(folder)
     files = [p for p in sorted(root.rglob("*")) if p.is_file()]
     return {str(p.relative_to(root)): p.read_bytes() for p in files}
@@ -652,8 +654,12 @@ def _read_request(path):
       return logits
 
   demo = similarity.Demo(Embedder())
+  try:  # As `server.Handler`.
+    request = untrusted.json_value(pathlib.Path(path).read_bytes())
+  except ValueError as e:
+    _tell("The request is not JSON.", e)
   try:
-    demo.answer(untrusted.json_value(pathlib.Path(path).read_bytes()))
+    demo.answer(request)
   except similarity.RequestError as e:
     if e.status >= 500:
       raise

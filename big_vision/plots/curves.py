@@ -80,7 +80,7 @@ def read_metrics(path: str) -> tuple[dict[str, Any], int]:
     Tuple (dict of metric name -> (steps, values), number of torn lines).
   """
   found, torn = {}, 0
-  with fs.open(path) as f:
+  with fs.open(path, "rb") as f:  # What is not UTF-8 is torn, too.
     for line in f:
       if not line.strip():
         continue
@@ -88,7 +88,7 @@ def read_metrics(path: str) -> tuple[dict[str, Any], int]:
       if record is None:
         torn += 1
         # A resumed run may have continued the torn line with its first one.
-        record = _parse(line[max(line.rfind('{"step"'), 0) :])
+        record = _parse(line[max(line.rfind(b'{"step"'), 0) :])
       if record is None:
         continue
       step = record.pop("step")

@@ -13,7 +13,6 @@ import json
 import os
 import threading
 import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -158,7 +157,7 @@ class Annotations:
       data = self._read(name)
       image_files.check_format(data, ("PNG", "PNG"))
       rgb = image_files.read(data, image_files.limit())
-    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as e:
+    except Exception as e:  # Damage gets to zipfile, zlib, seek and Pillow.
       raise ConfigError(f"{self._path}: {name} of image {image_id}: {e}") from e
     rgb = np.asarray(rgb.convert("RGB"))
     return Truth(panoptic.ids_of_rgb(rgb), segments)
@@ -194,7 +193,7 @@ class Annotations:
     if fs.exists(f"{folder}.zip"):
       try:
         archive = zipfile.ZipFile(fs.open(f"{folder}.zip", "rb"))
-      except zipfile.BadZipFile as e:
+      except (zipfile.BadZipFile, ValueError, NotImplementedError) as e:
         raise ConfigError(f"{folder}.zip is damaged: {e}.") from e
       members = {n.rpartition("/")[2]: n for n in archive.namelist()}
       return members.keys(), lambda name: _member(archive, members[name])
