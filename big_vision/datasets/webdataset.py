@@ -161,7 +161,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
           raise ValueError(message)
       if type(value) not in _TYPES_OF[self._dtypes[name]]:
         raise ValueError(
-          f"{name!r} of the sample {key!r} in {shard.path} is {value!r}, but in "
+          f"{name!r} of the sample {key!r} in {shard.path} is {value!r:.100}, but in "
           f"the first sample it was of the type {self._dtypes[name]}."
         )
     return [*values.values(), f"{shard.path}/{key}".encode()]
@@ -265,7 +265,7 @@ class _Feature:
         return int(content)
       except ValueError:
         raise ValueError(
-          f"The label {content!r} of {where} is not an int."
+          f"The label {content!r:.100} of {where} is not an int."
         ) from None
     if self.is_file:
       return content
@@ -277,7 +277,7 @@ class _Feature:
       raise ValueError(f"No value {self.text!r} in {where}: {e!r}") from e
     if type(value) not in _JSON_TYPES:
       raise ValueError(
-        f"The value {self.text!r} in {where} is {value!r}, but only numbers, "
+        f"The value {self.text!r} in {where} is {value!r:.100}, but only numbers, "
         "strings and booleans can be features."
       )
     return value.encode() if isinstance(value, str) else value
