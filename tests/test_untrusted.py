@@ -3,7 +3,6 @@
 import ast
 import json
 import pathlib
-import random
 import sys
 
 import hypothesis
@@ -20,7 +19,7 @@ from big_vision.training import user_errors
 BROKEN = pathlib.Path(__file__).parent / "golden" / "broken"
 # Few examples, the same in every run; `fuzz.py` tries many.
 few = hypothesis.settings(
-  max_examples=60, derandomize=True, deadline=None, database=None
+  max_examples=25, derandomize=True, deadline=None, database=None
 )
 literals = st.recursive(
   st.none() | st.booleans() | st.integers() | st.text() | st.binary(),
@@ -164,14 +163,16 @@ def test_broken_files(name):
 
 def _some(names, num, tmp_path):
   """Reads damaged inputs in this process."""
-  outcomes = set()
+  outcomes, changed = set(), 0
   for name in names:
     reader = readers.READERS[name]
     reader.read(
       readers.write(reader, reader.seeds()[0], tmp_path / name / "seed")
     )
+    seeds = reader.seeds()
     for number in range(num):
       data = fuzz.make_input(name, 1, number)
+      changed += data not in seeds
       path = readers.write(reader, data, tmp_path / name / str(number))
       try:
         reader.read(path)
@@ -179,7 +180,7 @@ def _some(names, num, tmp_path):
       except Exception as e:
         assert readers.problem(e, path, reader) is None, (name, number)
         outcomes.add("refused")
-  assert outcomes == {"read", "refused"}
+  assert outcomes == {"read", "refused"} and changed > 0.9 * num * len(names)
 
 
 @pytest.fixture
@@ -249,12 +250,3 @@ def test_sets_of_tokens_are_bounded():
   for name in ("loc(10 ** 3)", "loc(99999999999)", "seg(-1)", "seg('a')"):
     with pytest.raises(ValueError):
       tokenizer.get_extra_tokens([name])
-
-
-def test_mutations_reach_every_reader():
-  for reader in readers.READERS.values():
-    if not reader.tf:
-      seeds = reader.seeds()
-      rng = random.Random(0)
-      some = {readers.mutate(seeds[0], reader.words, rng) for _ in range(30)}
-      assert len(some - set(seeds)) > 10

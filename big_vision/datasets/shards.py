@@ -172,8 +172,10 @@ def _load(path, size):
     return None
   try:
     data: Any = checkpoint_npz.npload(path)
-    ends = np.cumsum(data["key_lengths"])[:-1]
-    keys = [k.tobytes().decode() for k in np.split(data["keys"], ends)]
+    ends = np.cumsum(data["key_lengths"])
+    if ends[-1] != len(data["keys"]):
+      raise ValueError("it has more or fewer letters than its keys")
+    keys = [k.tobytes().decode() for k in np.split(data["keys"], ends[:-1])]
     fields = [str(name) for name in data["fields"]]
     index = tar_index.Index(keys, fields, data["positions"], data["sizes"])
     index.check(size)
