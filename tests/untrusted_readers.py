@@ -510,7 +510,7 @@ READERS = {
     _read_records, seeds.records_seeds, "x.tfrecord", _BINARY, tf=True
   ),
   "records.index": Reader(
-    _read_records_index, seeds.records_index_seeds, "index.npz", _BINARY, tf=True,
+    _read_records_index, seeds.records_index_seeds, "big_vision_index.npz", _BINARY, tf=True,
     around=lambda folder: None,
   ),
   "features.json": Reader(
