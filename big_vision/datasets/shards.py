@@ -12,6 +12,7 @@ import hashlib
 import http.client
 import io
 import itertools
+import math
 import os
 import re
 import time
@@ -70,13 +71,13 @@ def expand(
 def _braces(pattern, key):
   """Expands `{a,b}` and `{08..11}`, from the left."""
   paths = [pattern]
-  while _BRACES.search(paths[0]):  # Then all of them have as many.
-    matches = [_BRACES.search(path) for path in paths]
-    choices = [_choices(match[1]) for match in matches]
-    if sum(map(len, choices)) > _MAX_SHARDS:
+  while braces := _BRACES.findall(paths[0]):  # All of them have as many.
+    if len(paths) * math.prod(len(_choices(b)) for b in braces) > _MAX_SHARDS:
       raise ValueError(
         f"config.{key}: {pattern!r:.200} means more than {_MAX_SHARDS:,} shards."
       )
+    matches = [_BRACES.search(path) for path in paths]
+    choices = [_choices(match[1]) for match in matches]
     paths = [
       path[: match.start()] + choice + path[match.end() :]
       for path, match, of_path in zip(paths, matches, choices, strict=True)
