@@ -53,7 +53,7 @@ def literal(node: ast.expr | str) -> Any:
     The value.
 
   Raises:
-    ValueError: it is no literal.
+    ValueError: it is not a literal.
     SyntaxError: as `expression`.
   """
   try:

@@ -314,7 +314,7 @@ def _stored_index(data_path):
         or not len(bounds)
         or bounds[0] < 0
       ):
-        raise ValueError(f"{name!r} are no positions of records")
+        raise ValueError(f"{name!r} are not positions of records")
     return index
   except (OSError, ValueError, AttributeError) as e:
     raise ConfigError(

@@ -176,7 +176,7 @@ def _decompressed(data, path):
     raise ValueError(f"{path} is damaged: {e}. Download it again.") from e
   if len(unpacked) > _MAX_BYTES:
     raise ValueError(
-      f"{path} has more than {_MAX_BYTES:,} bytes: it is no font."
+      f"{path} has more than {_MAX_BYTES:,} bytes: it is not a font."
     )
   return unpacked
 
