@@ -195,7 +195,7 @@ def test_some_damaged_inputs(tmp_path, quiet):
 
 
 @pytest.mark.tf
-def test_some_damaged_inputs_with_tensorflow(tmp_path, quiet):
+def test_some_damaged_inputs_with_tensorflow(tmp_path, quiet, tfds_data_dir):
   names = [n for n, r in readers.READERS.items() if r.tf]
   _some(names, 4, tmp_path)
 

@@ -114,14 +114,16 @@ def image_seeds():
 def tar_bytes(kind, pax=None):
   f = io.BytesIO()
   with tarfile.open(fileobj=f, mode="w", format=kind) as tar:
-    for name, data in {
-      "a/0.jpg": b"picture", "a/0.cls": b"3", "a/0.json": b'{"x": [1]}',
-      "é/" + "b" * 110 + ".jpg": b"long", "c.cls": b"1",
-    }.items():  # fmt: skip
+    contents = {"jpg": b"picture", "cls": b"3", "json": b'{"x": [1]}'}
+    names = [
+      f"{key}.{ext}" for key in ("a/0", "é/" + "b" * 110) for ext in contents
+    ]
+    for name in names:
+      data = contents[name.rpartition(".")[2]]
       info = tarfile.TarInfo(name)
       info.size, info.pax_headers = len(data), pax or {}
       tar.addfile(info, io.BytesIO(data))
-  return f.getvalue()[:8192]
+  return f.getvalue()
 
 
 def tar_seeds():
@@ -173,11 +175,9 @@ def tfds_seed():
 
 @functools.cache
 def tfds_folder():
-  import tempfile
+  from big_vision.datasets import embedded, tfds
 
-  from big_vision.datasets import tfds
-
-  builder = tfds.get_builder("digits", tempfile.mkdtemp())
+  builder = tfds.get_builder("digits", embedded.default_data_dir())
   return pathlib.Path(builder.data_dir)
 
 

@@ -197,9 +197,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
       for feature in () if shard.problem else self._features.values():
         _, sizes = shard.index.column(feature.extensions)
         for i in np.nonzero(sizes < 0)[0]:
-          text = ";".join(feature.extensions)
-          what = f"the sample {shard.index.keys[i]!r} has no {text!r}"
-          yield place, int(i), f"The shard {shard.path}: {what}."
+          yield place, int(i), shard.lacks(int(i), feature)
 
 
 def _only(patterns):
@@ -313,12 +311,20 @@ class _Shard:
       return None
     return self.read(number, {"label": feature})["label"]
 
+  def lacks(self, number, feature):
+    """Says that a sample does not have a feature."""
+    what = ";".join(feature.extensions)
+    key = self.index.keys[number]
+    return f"The shard {self.path}: the sample {key!r} has no {what!r}."
+
   def read(self, number, features):
     """Reads the features of a sample, all from one stretch of the file."""
     spans = {}
     for name, feature in features.items():
       positions, sizes = self.column(feature)
       spans[name] = int(positions[number]), int(sizes[number])
+      if spans[name][1] < 0:
+        raise ValueError(self.lacks(number, feature))
     begin = min(p for p, _ in spans.values())
     end = max(p + s for p, s in spans.values())
     data = fs.read_range(self._local, begin, end - begin)

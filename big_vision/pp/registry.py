@@ -136,7 +136,7 @@ def _parse(lookup_string):
   try:
     return parse_name(lookup_string)
   except ValueError as e:
-    raise ValueError(f"Error parsing:\n{lookup_string:.1000}\n{e}") from e
+    raise ValueError(f"Error parsing:\n{lookup_string:.1000}") from e
 
 
 @contextlib.contextmanager
