@@ -107,7 +107,8 @@ def _work(pipe, memory):
       resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
       path = readers.write(reader, reader.seeds()[0], folder / "seed")
       with contextlib.suppress(Exception):
-        reader.read(path)
+        if name in readers.READERS:  # The others are faults.
+          reader.read(path)
       limit = _virtual_memory() + memory
       resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     path = readers.write(reader, make_input(name, seed, number), place)
