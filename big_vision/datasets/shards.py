@@ -29,6 +29,7 @@ from big_vision.tf import tf
 _NUM_THREADS = 16
 _NUM_TRIES = 3  # Of a download.
 _MAX_SHARDS = 1_000_000  # That one pattern may mean.
+_MAX_CHARACTERS = 1 << 28  # Of their names, together.
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _VERSION = 2  # Of the format of stored indices.
 _WEB = ("http://", "https://")
@@ -72,9 +73,11 @@ def _braces(pattern, key):
   """Expands `{a,b}` and `{08..11}`, from the left."""
   paths = [pattern]
   while braces := _BRACES.findall(paths[0]):  # All of them have as many.
-    if len(paths) * math.prod(len(_choices(b)) for b in braces) > _MAX_SHARDS:
+    num = len(paths) * math.prod(len(_choices(b)) for b in braces)
+    if num > _MAX_SHARDS or num * len(pattern) > _MAX_CHARACTERS:
       raise ValueError(
-        f"config.{key}: {pattern!r:.200} means more than {_MAX_SHARDS:,} shards."
+        f"config.{key}: {pattern!r:.200} means more than {_MAX_SHARDS:,} shards, "
+        "or has too long names for so many."
       )
     matches = [_BRACES.search(path) for path in paths]
     choices = [_choices(match[1]) for match in matches]
