@@ -26,7 +26,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision import fs, lookup
+from big_vision import fs, lookup, untrusted
 
 _KEY = "big_vision_crc32"
 _METADATA, _ATTRIBUTES, _PIECE = ".zarray", ".zattrs", ".crc32-"
@@ -141,7 +141,9 @@ def collect(folder: str) -> None:
   pieces = [n for n in fs.listdir(folder) if n.startswith(_PIECE)]
   sums: dict[str, dict[str, str]] = {}
   for piece in pieces:
-    for name, files in json.loads(_read(fs.join(folder, piece))).items():
+    for name, files in untrusted.json_value(
+      _read(fs.join(folder, piece))
+    ).items():
       sums.setdefault(name, {}).update(files)
 
   def write(name):
@@ -279,7 +281,7 @@ def _read_attributes(path):
   if not fs.exists(path):
     return None
   try:
-    content = json.loads(_read(path))
+    content = untrusted.json_value(_read(path))
     if _KEY not in content and _similar(_KEY, content):
       raise ValueError("the key of the checksums is misspelled")
     sums = content.get(_KEY)
@@ -307,7 +309,7 @@ def _similar(key, found):
 def _parse(content, leaf, checksums):
   """Reads the content of a `.zarray`."""
   try:
-    meta: Any = json.loads(content)
+    meta: Any = untrusted.json_value(content)
     return Stored(
       shape=tuple(map(int, meta["shape"])),
       dtype=jnp.dtype(meta["dtype"]),

@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any
 
-from big_vision import fs
+from big_vision import fs, untrusted
 
 CURRENT = "config.json"
 _OLD = re.compile(r"config-(\d+)\.json")
@@ -101,6 +101,6 @@ def _read(workdir, name):
 def _parse(text):
   """Parses a config; None if it is none."""
   try:
-    return json.loads(text)
+    return untrusted.json_value(text)
   except ValueError:  # Written by hand, or torn.
     return None

@@ -8,14 +8,13 @@
 Needs JAX for StableHLO, onnxruntime for ONNX, TensorFlow for a SavedModel.
 """
 
-import json
 import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from big_vision import extras, lookup
+from big_vision import extras, lookup, untrusted
 
 INFO = "export.json"
 
@@ -97,7 +96,7 @@ def load(folder: str | os.PathLike[str]) -> Exported:
     )
   with open(path, encoding="utf-8") as f:
     try:
-      info = json.load(f)
+      info = untrusted.json_value(f.read())
       run = _LOADERS[info["format"]]
     except (ValueError, KeyError, TypeError) as e:
       raise lookup.ConfigError(

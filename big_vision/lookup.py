@@ -81,7 +81,9 @@ def unknown(
     The exception, to be raised by the caller.
   """
   where = f"config.{key}: " if key else ""
-  return error(f"{where}unknown {kind} {name!r}{did_you_mean(name, known)}")
+  return error(
+    f"{where}unknown {kind} {name!r:.200}{did_you_mean(name, known)}"
+  )
 
 
 def check_keys(

@@ -19,6 +19,7 @@ from big_vision import (
   pictures,
   tensorboard,
   trackers,
+  untrusted,
 )
 from big_vision.types import ConfigLike
 
@@ -305,7 +306,7 @@ def read_rows(path: str) -> list[dict[str, Any]]:
 
 def _parse(line):
   try:
-    row = json.loads(line)
+    row = untrusted.json_value(line)
   except ValueError:
     return None
   return row if isinstance(row, dict) and "step" in row else None

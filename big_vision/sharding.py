@@ -24,7 +24,7 @@ from absl import logging
 from flax.linen import spmd
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from big_vision import lookup, rules, tensor_dims, trees
+from big_vision import lookup, rules, tensor_dims, trees, untrusted
 from big_vision.pp.registry import Registry
 from big_vision.types import Batch, ConfigLike, PyTree
 
@@ -254,19 +254,19 @@ def _split_tactic(tactic: str) -> list[str]:
 
   A tactic is a Python expression, so that arguments may contain a `|`.
   """
+  ops = []
   try:
-    node = ast.parse(tactic.strip(), mode="eval").body
-  except (SyntaxError, AttributeError) as e:
+    node = untrusted.expression(tactic.strip())
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+      ops.append(node.right)
+      node = node.left
+    ops.append(node)
+    return [ast.unparse(op) for op in reversed(ops)]
+  except (SyntaxError, AttributeError, RecursionError) as e:
     raise ValueError(
-      f"{_KEY}: cannot read {tactic!r}; a tactic is a chain of ops like "
+      f"{_KEY}: cannot read {tactic!r:.200}; a tactic is a chain of ops like "
       "\"shard_dim('model', -1)|fsdp('data')\"."
     ) from e
-  ops = []
-  while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-    ops.append(node.right)
-    node = node.left
-  ops.append(node)
-  return [ast.unparse(op) for op in reversed(ops)]
 
 
 def _apply_rules(

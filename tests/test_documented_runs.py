@@ -45,6 +45,7 @@ NOT_RUN = {
   r"srun |scontrol |^exit ": "Slurm, see tests/launching/test_clusters_page.py",
   r"mpirun ": "Open MPI",
   r"setup\.sh pytest": "would run this test",
+  r"tests/fuzz\.py": "takes long, see tests/test_untrusted.py",
   r"tools\.demo ": "serves until it is stopped, see tests/tools/test_demo.py",
   r"m\.captions\(": "a run with config.captioning, see tests/pretrained/test_captions.py",
   r"my_project|workdirs/mine$": "files of the user, see tests/test_extend_page.py",

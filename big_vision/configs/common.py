@@ -66,13 +66,16 @@ def parse_arg(
       result[name] = convert(value)
     except (TypeError, ValueError) as e:
       raise ValueError(
-        f"Config arg {name}={value!r} is not of type {convert.__name__}."
+        f"Config arg {name}={value!r:.200} is not of type {convert.__name__}."
       ) from e
 
   if given and not lazy:
-    hints = [f"{k!r}{lookup.did_you_mean(k, spec)}" for k in given]
+    hints = [
+      f"{k!r:.200}{lookup.did_you_mean(k, spec)}" for k in list(given)[:5]
+    ]
     raise ValueError(
-      f"Unhandled config args remain: {given}. Not known: {' '.join(hints)}"
+      f"Unhandled config args remain: {given!s:.500}. Not known: "
+      f"{' '.join(hints)}"
     )
   for name, value in given.items():
     result[name] = autotype(value)

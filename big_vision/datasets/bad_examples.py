@@ -108,7 +108,7 @@ def label_message(
     A message; None if the label is an integer in [0, num_classes).
   """
   if isinstance(label, str | bytes):
-    return f"The label {label!r} of {where} is text, not an integer."
+    return f"The label {label!r:.100} of {where} is text, not an integer."
   if isinstance(label, float) and not label.is_integer():
     return f"The label {label} of {where} is not an integer."
   if abs(label) >= 2**63:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import collections
 import contextlib
 import fnmatch
-import json
 import os
 import re
 import types
 from collections.abc import Mapping
 from typing import Any
 
-from big_vision import fs, lookup
+from big_vision import fs, lookup, untrusted
 from big_vision.datasets import slices
 
 _SHARD = re.compile(r"(?P<base>.+?)-(?P<n>\d+)-of-(?P<total>\d+)")
@@ -90,8 +89,7 @@ def open_splits(
     )
   in_folder = lambda name: os.path.join(path, name)
   if os.path.exists(in_folder("dataset_dict.json")):
-    with fs.open(in_folder("dataset_dict.json")) as f:
-      names = _names(split, json.load(f)["splits"])
+    names = _names(split, _splits(in_folder("dataset_dict.json")))
     parts = {n: _saved(in_folder(n), f"{n}/") for n in names}
   elif os.path.exists(in_folder("state.json")):
     names = _names(split, [])
@@ -127,8 +125,7 @@ def split_names(path: str) -> list[str]:
   """
   datasets, saved = library(), os.path.join(path, "dataset_dict.json")
   if os.path.exists(saved):
-    with fs.open(saved) as f:
-      return json.load(f)["splits"]
+    return _splits(saved)
   if os.path.exists(os.path.join(path, "state.json")):
     return []
   if files := _find(path):
@@ -137,6 +134,25 @@ def split_names(path: str) -> list[str]:
     return [n for n in _by_split(files, path) if n != slices.ALL]
   with _errors_of_config(path, path):
     return datasets.get_dataset_split_names(path)
+
+
+def _splits(path):
+  return _listed(path, "splits", lambda name: name)
+
+
+def _listed(path, key, name_of):
+  """Reads names of files or folders beside a JSON file out of it."""
+  try:
+    with fs.open(path) as f:
+      names = [name_of(x) for x in untrusted.json_value(f.read())[key]]
+    if bad := [n for n in names if n != os.path.basename(n)]:
+      raise ValueError(f"{bad[0]!r:.100} is not in its folder")
+  except (ValueError, TypeError, LookupError) as e:
+    raise ValueError(
+      f"config.input.data.path: {path} is damaged: {type(e).__name__}: {e}. Copy "
+      "the dataset again."
+    ) from e
+  return names
 
 
 def _names(split, known):
@@ -164,8 +180,7 @@ def _saved(folder, prefix):
     raise ValueError(
       f"config.input.data.path: {state} is missing. Copy the dataset again."
     )
-  with fs.open(state) as f:
-    names = [entry["filename"] for entry in json.load(f)["_data_files"]]
+  names = _listed(state, "_data_files", lambda entry: entry["filename"])
   return [_arrow(os.path.join(folder, name), prefix + name) for name in names]
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import functools
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from big_vision import fs, lookup
+from big_vision import fs, lookup, untrusted
 from big_vision.datasets import (
   bad_examples,
   label_sets,
@@ -427,8 +426,8 @@ def _parse(line, i, fname, may_be_lists, strict):
   Other values are left out unless `strict`.
   """
   try:
-    row = json.loads(line)
-  except json.JSONDecodeError as e:
+    row = untrusted.json_value(line)
+  except ValueError as e:
     raise ValueError(f"Invalid JSON in line {i} of {fname}: {e}") from e
   if not isinstance(row, dict):
     raise ValueError(f"Invalid JSON in line {i} of {fname}: not an object")

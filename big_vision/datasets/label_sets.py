@@ -6,13 +6,13 @@ a class and has 0 or 1 for an example; of any other feature, each has a number.
 
 from __future__ import annotations
 
-import ast
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from big_vision import untrusted
 from big_vision.lookup import ConfigError
 from big_vision.tf import tf
 
@@ -106,7 +106,7 @@ def split_cells(cells: Sequence[str]) -> list[list[str]]:
   given = [cell for cell in cells if cell]
   if given and all(cell[0] == "[" and cell[-1] == "]" for cell in given):
     try:
-      lists = [ast.literal_eval(cell) if cell else [] for cell in cells]
+      lists = [untrusted.literal(cell) if cell else [] for cell in cells]
       return [[str(label) for label in labels] for labels in lists]
     except (ValueError, SyntaxError):
       pass  # Names of classes may have brackets.

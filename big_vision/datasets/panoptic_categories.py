@@ -6,12 +6,11 @@ the dataset's labels, `panoptic_objects/label`.
 
 import functools
 import importlib.resources
-import json
 import os
 import re
 from typing import Any, NamedTuple
 
-from big_vision import fs
+from big_vision import fs, untrusted
 from big_vision.lookup import ConfigError
 
 
@@ -114,7 +113,7 @@ def of_file(path: str) -> Categories:
   """
   try:
     with fs.open(path) as f:
-      found = json.loads(f.read())
+      found = untrusted.json_value(f.read())
   except (OSError, ValueError) as e:
     raise ConfigError(f"{os.fspath(path)}: cannot read categories: {e}") from e
   return of_json(found, os.fspath(path))
@@ -138,14 +137,16 @@ def of_json(found: Any, where: str) -> Categories:
     categories = tuple(
       Category(int(c["id"]), str(c["name"]), bool(c["isthing"])) for c in rows
     )
-  except (TypeError, KeyError, ValueError) as e:
+  except (TypeError, KeyError, ValueError, OverflowError) as e:
     raise ConfigError(
       f"{where} should be a list of categories such as "
       f'{{"id": 1, "name": "person", "isthing": 1}}: {type(e).__name__}: {e}.'
     ) from e
   ids = [c.id for c in categories]
   if not ids or len(set(ids)) < len(ids):
-    raise ConfigError(f"{where}: ids of categories should be distinct: {ids}.")
+    raise ConfigError(
+      f"{where}: ids of categories should be distinct: {ids!s:.200}."
+    )
   return categories
 
 

@@ -18,14 +18,13 @@ import os
 import struct
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from big_vision import fs
+from big_vision import checkpoint_npz, fs
 from big_vision.datasets.crc32c import masked_crc32c
 from big_vision.lookup import ConfigError
 from big_vision.tf import tf
@@ -287,7 +286,9 @@ class _TFRecord:
 
   def _read(self, begin, length):
     if self._file is not None:
-      return os.pread(self._file.fileno(), length, begin)
+      fd = self._file.fileno()
+      length = min(length, os.fstat(fd).st_size)  # The index may be wrong.
+      return os.pread(fd, length, begin)
     return fs.read_range(self._path, begin, length)
 
 
@@ -304,9 +305,18 @@ def _stored_index(data_path):
   if not fs.exists(path):
     return None
   try:
-    with fs.open(path, "rb") as f, np.load(f) as index:
-      return dict(index)
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    index: Any = checkpoint_npz.npload(path)
+    for name, bounds in index.items():
+      if (
+        bounds.ndim != 1
+        or bounds.dtype != np.int64
+        or np.any(np.diff(bounds) < 0)
+        or not len(bounds)
+        or bounds[0] < 0
+      ):
+        raise ValueError(f"{name!r} are not positions of records")
+    return index
+  except (OSError, ValueError, AttributeError) as e:
     raise ConfigError(
       f"The index {path} cannot be read ({e}). Delete it, or make it anew with "
       "big_vision.tools.convert_dataset."

@@ -12,21 +12,25 @@ import hashlib
 import http.client
 import io
 import itertools
+import math
 import os
 import re
 import time
-import zipfile
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
 
-from big_vision import download, fs
+from big_vision import checkpoint_npz, download, fs
 from big_vision.datasets import tar_index
 from big_vision.tf import tf
 
 _NUM_THREADS = 16
 _NUM_TRIES = 3  # Of a download.
+_MAX_SHARDS = 1_000_000  # That one pattern may mean.
+_MAX_CHARACTERS = 1 << 28  # Of their names, together.
+_BRACES = re.compile(r"\{([^{}]*)\}")
 _VERSION = 2  # Of the format of stored indices.
 _WEB = ("http://", "https://")
 
@@ -52,7 +56,7 @@ def expand(
   )
   out = []
   for pattern in patterns:
-    for path in _braces(os.fspath(pattern)):
+    for path in _braces(os.fspath(pattern), key):
       if path.startswith(_WEB) or not re.search(r"[*?\[]", path):
         out.append(path)
         continue
@@ -65,23 +69,38 @@ def expand(
   return out
 
 
-def _braces(pattern):
+def _braces(pattern, key):
   """Expands `{a,b}` and `{08..11}`, from the left."""
-  match = re.search(r"\{([^{}]*)\}", pattern)
-  if not match:
-    return [pattern]
-  span = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
-  if span:
-    first, last = int(span[1]), int(span[2])
-    width = len(span[1]) if span[1].startswith("0") else 0
-    step = 1 if last >= first else -1
-    choices = [f"{i:0{width}d}" for i in range(first, last + step, step)]
-  else:
-    choices = match[1].split(",")
-  head, tail = pattern[: match.start()], pattern[match.end() :]
-  return list(
-    itertools.chain.from_iterable(_braces(head + c + tail) for c in choices)
-  )
+  paths = [pattern]
+  while braces := _BRACES.findall(paths[0]):  # All of them have as many.
+    num = len(paths) * math.prod(len(_choices(b)) for b in braces)
+    if num > _MAX_SHARDS or num * len(pattern) > _MAX_CHARACTERS:
+      raise ValueError(
+        f"config.{key}: {pattern!r:.200} means more than {_MAX_SHARDS:,} shards, "
+        "or has too long names for so many."
+      )
+    matches = [_BRACES.search(path) for path in paths]
+    choices = [_choices(match[1]) for match in matches]
+    paths = [
+      path[: match.start()] + choice + path[match.end() :]
+      for path, match, of_path in zip(paths, matches, choices, strict=True)
+      for choice in of_path
+    ]
+  return paths
+
+
+def _choices(text):
+  """Returns what stands between braces, as a list or a range."""
+  span = re.fullmatch(r"(\d{1,12})\.\.(\d{1,12})", text)
+  if not span:
+    return text.split(",")
+  first, last = int(span[1]), int(span[2])
+  width = len(span[1]) if span[1].startswith("0") else 0
+  step = 1 if last >= first else -1
+  numbers = range(first, last + step, step)
+  if len(numbers) > _MAX_SHARDS:
+    return numbers  # Too many to be written out.
+  return [f"{i:0{width}d}" for i in numbers]
 
 
 def open_all(
@@ -111,11 +130,15 @@ def _open(path, cache_dir):
     return local, _index(local, cache_dir)
   except (FileNotFoundError, tf.errors.NotFoundError):
     return f"The shard {path} is missing."
-  except (OSError, ValueError, tf.errors.OpError) as e:
+  except ImportError:  # Of what opens such paths: all shards need it.
+    raise
+  except Exception as e:  # Whatever is wrong with one, the others can be read.
     if local != path:  # Downloaded: the next time it is tried again.
       with contextlib.suppress(FileNotFoundError):
         os.unlink(local)
     text = str(e).replace(local, path)
+    if not isinstance(e, OSError | ValueError | tf.errors.OpError):
+      text = f"{type(e).__name__}: {text}"
     return text if path in text else f"The shard {path}: {text}"
 
 
@@ -135,26 +158,33 @@ def _download(url, cache_dir):
 def _index(path, cache_dir):
   """Returns the index of a shard; from the cache if that is up to date."""
   path = fs.absolute(path)
-  name = repr((_VERSION, path, *fs.stamp(path)))
+  stamp = fs.stamp(path)
+  name = repr((_VERSION, path, *stamp))
   name = hashlib.sha256(name.encode()).hexdigest()[:32] + ".npz"
   stored = fs.join(cache_dir, "index", name)
-  index = _load(stored)
+  # Some stores only say whether a file has changed, not how large it is.
+  size = stamp[0] if isinstance(stamp[0], int) else float("inf")
+  index = _load(stored, size)
   if index is None:
     index = tar_index.make(path)
     _store(stored, index)
   return index
 
 
-def _load(path):
+def _load(path, size):
   if not fs.exists(path):
     return None
   try:
-    with fs.open(path, "rb") as f, np.load(io.BytesIO(f.read())) as data:
-      ends = np.cumsum(data["key_lengths"])[:-1]
-      keys = [k.tobytes().decode() for k in np.split(data["keys"], ends)]
-      fields = data["fields"].tolist()
-      return tar_index.Index(keys, fields, data["positions"], data["sizes"])
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+    data: Any = checkpoint_npz.npload(path)
+    ends = np.cumsum(data["key_lengths"])
+    if ends[-1] != len(data["keys"]):
+      raise ValueError("it has more or fewer letters than its keys")
+    keys = [k.tobytes().decode() for k in np.split(data["keys"], ends[:-1])]
+    fields = [str(name) for name in data["fields"]]
+    index = tar_index.Index(keys, fields, data["positions"], data["sizes"])
+    index.check(size)
+    return index
+  except Exception as e:  # Whatever is wrong, it can be made anew.
     logging.warning("Making the damaged index %s anew: %s", path, e)
     return None
 

@@ -23,6 +23,7 @@ _BLOCK = 512  # Bytes: all positions in a tar file are multiples.
 _REGULAR = (b"0", b"\0", b"7")
 _FOLDER, _LONG_NAME, _LONG_LINK = b"5", b"L", b"K"
 _PAX, _PAX_GLOBAL = b"x", b"g"
+_MAX_SPECIAL = 1 << 20  # Bytes of a long name, or of pax records.
 # Folders may have dots: the extensions begin at the first dot of the name.
 _KEY = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 
@@ -58,6 +59,9 @@ def members(
       raise _damaged(path, position, f"the size of the member {name!r}")
     if start + length > size:
       raise _cut_off(path, name)
+    if kind in (_PAX, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK):
+      if length > _MAX_SPECIAL:
+        raise _damaged(path, position, f"a header of {length:,} bytes")
     position = start + -(-length // _BLOCK) * _BLOCK
     if kind in (_PAX, _PAX_GLOBAL):
       records = _pax(read(start, length))
@@ -199,6 +203,25 @@ class Index:
     self.fields = fields
     self.positions = positions
     self.sizes = sizes
+
+  def check(self, size: float) -> None:
+    """Checks that it can be the index of a file: it may have been damaged.
+
+    Args:
+      size: bytes of the shard; infinite if that is not known.
+
+    Raises:
+      ValueError: it cannot.
+    """
+    shape = len(self.keys), len(self.fields)
+    for array in (self.positions, self.sizes):
+      if array.shape != shape or array.dtype != np.int64:
+        raise ValueError(f"it has {array.dtype}{array.shape}, not int64{shape}")
+    # Each of them, too: their sum may overflow.
+    good = (0 <= self.positions) & (self.positions <= size)
+    good &= (-1 <= self.sizes) & (self.sizes <= size - self.positions)
+    if not good.all():
+      raise ValueError("it has members beyond the end of the shard")
 
   def column(self, extensions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Finds the first of some extensions in each sample.

@@ -91,17 +91,18 @@ def read_table(
   """
   text = read(path, key)
   where = f"config.{key}: {path}"
-  header = next(csv.reader(io.StringIO(text, newline="")), [])
+  header = _header(csv.reader(io.StringIO(text, newline="")), where)
   for delimiter in _DELIMITERS:
     # Quotes may have line breaks between them.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    names = [name.strip() for name in next(reader, [])]
+    names = [name.strip() for name in _header(reader, where)]
     if set(columns) <= set(names):
       break
   else:
     raise ConfigError(
       f"config.{key}: the first line of {path} has to name the columns "
-      f"{' and '.join(columns)}; it has {[name.strip() for name in header]}."
+      f"{' and '.join(columns)}; it has "
+      f"{[name.strip()[:60] for name in header[:40]]}."
     )
   places, rows = [names.index(c) for c in columns], []
   places += [names.index(c) if c in names else None for c in optional]
@@ -115,6 +116,14 @@ def read_table(
   except csv.Error as e:
     raise ConfigError(f"{where}, line {reader.line_num}: {e}.") from None
   return rows
+
+
+def _header(reader, where):
+  """Reads the first row; empty if there is none."""
+  try:
+    return next(reader, [])
+  except csv.Error as e:  # A field of more than 128 KiB.
+    raise ConfigError(f"{where}, line {reader.line_num}: {e}.") from None
 
 
 def _check_quotes(text, delimiter):

@@ -21,6 +21,7 @@ from big_vision.datasets import (
   python_reader,
   records,
   source,
+  tfds_files,
 )
 from big_vision.datasets.classes import Classes
 from big_vision.datasets.ids import hash_id
@@ -298,8 +299,16 @@ def _get_builder(name, data_dir, key):
         "input.data.name='from_data_dir' needs input.data.data_dir, the folder "
         "with the dataset's files (it has a dataset_info.json)."
       )
-    return tfds.builder_from_directory(data_dir)
+    tfds_files.check(data_dir)
+    try:
+      return tfds.builder_from_directory(data_dir)
+    except Exception as e:  # Damaged files get to protos, classes and shapes.
+      raise lookup.ConfigError(
+        f"config.{key}: TFDS cannot read {data_dir}: {type(e).__name__}: "
+        f"{e!s:.500}"
+      ) from e
   base = re.split("[/:]", name)[0]
+  tfds_files.check_all(data_dir, base)
   try:
     if base in embedded.NAMES:
       return _embedded_builder(name, base, data_dir)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from big_vision import fs, lookup
+from big_vision import fs, lookup, untrusted
 from big_vision.datasets import (
   bad_examples,
   concatenation,
@@ -162,7 +161,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
           raise ValueError(message)
       if type(value) not in _TYPES_OF[self._dtypes[name]]:
         raise ValueError(
-          f"{name!r} of the sample {key!r} in {shard.path} is {value!r}, but in "
+          f"{name!r} of the sample {key!r} in {shard.path} is {value!r:.100}, but in "
           f"the first sample it was of the type {self._dtypes[name]}."
         )
     return [*values.values(), f"{shard.path}/{key}".encode()]
@@ -198,9 +197,7 @@ class DataSource(python_reader.Reader, source.IndexedDataSource):
       for feature in () if shard.problem else self._features.values():
         _, sizes = shard.index.column(feature.extensions)
         for i in np.nonzero(sizes < 0)[0]:
-          text = ";".join(feature.extensions)
-          what = f"the sample {shard.index.keys[i]!r} has no {text!r}"
-          yield place, int(i), f"The shard {shard.path}: {what}."
+          yield place, int(i), shard.lacks(int(i), feature)
 
 
 def _only(patterns):
@@ -266,19 +263,19 @@ class _Feature:
         return int(content)
       except ValueError:
         raise ValueError(
-          f"The label {content!r} of {where} is not an int."
+          f"The label {content!r:.100} of {where} is not an int."
         ) from None
     if self.is_file:
       return content
     try:
-      value = json.loads(content)
+      value = untrusted.json_value(content)
       for key in self.json_path:
         value = value[key]
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, LookupError, TypeError) as e:
       raise ValueError(f"No value {self.text!r} in {where}: {e!r}") from e
     if type(value) not in _JSON_TYPES:
       raise ValueError(
-        f"The value {self.text!r} in {where} is {value!r}, but only numbers, "
+        f"The value {self.text!r} in {where} is {value!r:.100}, but only numbers, "
         "strings and booleans can be features."
       )
     return value.encode() if isinstance(value, str) else value
@@ -314,12 +311,20 @@ class _Shard:
       return None
     return self.read(number, {"label": feature})["label"]
 
+  def lacks(self, number, feature):
+    """Says that a sample does not have a feature."""
+    what = ";".join(feature.extensions)
+    key = self.index.keys[number]
+    return f"The shard {self.path}: the sample {key!r} has no {what!r}."
+
   def read(self, number, features):
     """Reads the features of a sample, all from one stretch of the file."""
     spans = {}
     for name, feature in features.items():
       positions, sizes = self.column(feature)
       spans[name] = int(positions[number]), int(sizes[number])
+      if spans[name][1] < 0:
+        raise ValueError(self.lacks(number, feature))
     begin = min(p for p, _ in spans.values())
     end = max(p + s for p, s in spans.values())
     data = fs.read_range(self._local, begin, end - begin)

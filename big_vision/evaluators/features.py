@@ -6,8 +6,6 @@ Shapes: N examples, B batch, D features.
 import dataclasses
 import functools
 import hashlib
-import io
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +14,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from big_vision import fs
+from big_vision import checkpoint_npz, fs
 from big_vision.evaluators import iteration, layers
 from big_vision.types import Batch, Devices, PredictFn, TrainState
 
@@ -249,9 +247,8 @@ def _read(
 ) -> Features | None:
   """Reads features; None if they are of another model or of other data."""
   try:
-    with fs.open(path, "rb") as f:
-      stored = dict(np.load(io.BytesIO(f.read()), allow_pickle=False))
-  except (OSError, ValueError, zipfile.BadZipFile) as e:  # Torn by a crash.
+    stored: Any = dict(checkpoint_npz.npload(path))
+  except (OSError, ValueError) as e:  # Torn by a crash.
     logging.warning("%s cannot be read (%s): computed again.", path, e)
     return None
   (parts, labels), mask = first

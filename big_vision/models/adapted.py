@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_vision import checkpoints, fs, lookup, lora, trees
+from big_vision import checkpoints, fs, lookup, lora, trees, untrusted
 from big_vision.models import common, load_errors
 from big_vision.types import ConfigLike, Params
 
@@ -173,7 +173,7 @@ def _read(path: str | None) -> dict[str, Any] | None:
     return None
   leaf: Any = checkpoints.tsload(folder, regex=f"{LEAF}$", shardings="host")
   try:
-    return json.loads(bytes(trees.tree_get(leaf, LEAF)))
+    return untrusted.json_value(bytes(trees.tree_get(leaf, LEAF)))
   except ValueError as e:
     raise lookup.ConfigError(
       f"{folder}: the leaf {LEAF} is damaged ({e})."

@@ -5,13 +5,12 @@ Needs neither TensorFlow nor jax.
 
 import dataclasses
 import functools
-import json
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from big_vision import config_history, fs
+from big_vision import config_history, fs, untrusted
 from big_vision import pictures as pictures_lib
 from big_vision.plots import sweep_curves, x_axes
 
@@ -81,7 +80,7 @@ def read_metrics(path: str) -> tuple[dict[str, Any], int]:
     Tuple (dict of metric name -> (steps, values), number of torn lines).
   """
   found, torn = {}, 0
-  with fs.open(path) as f:
+  with fs.open(path, "rb") as f:  # What is not UTF-8 is torn, too.
     for line in f:
       if not line.strip():
         continue
@@ -89,7 +88,7 @@ def read_metrics(path: str) -> tuple[dict[str, Any], int]:
       if record is None:
         torn += 1
         # A resumed run may have continued the torn line with its first one.
-        record = _parse(line[max(line.rfind('{"step"'), 0) :])
+        record = _parse(line[max(line.rfind(b'{"step"'), 0) :])
       if record is None:
         continue
       step = record.pop("step")
@@ -106,10 +105,23 @@ def read_metrics(path: str) -> tuple[dict[str, Any], int]:
 def _parse(line):
   """Parses the record of a line; None if it is not a record."""
   try:
-    record = json.loads(line)  # Knows NaN and Infinity.
+    record = untrusted.json_value(line)  # Knows NaN and Infinity.
   except ValueError:
     return None
-  return record if isinstance(record, dict) and "step" in record else None
+  step = record.get("step") if isinstance(record, dict) else None
+  return record if type(step) in (int, float) else None
+
+
+def _config(text, path):
+  """Parses the config of a run."""
+  try:
+    config = untrusted.json_value(text)
+    if isinstance(config, dict):
+      return config
+    reason = f"it is a {type(config).__name__}"
+  except ValueError as e:
+    reason = str(e)
+  raise ValueError(f"{path} is not the config of a run: {reason}.")
 
 
 def read_runs(workdirs: Sequence[str]) -> list[Run]:
@@ -148,7 +160,7 @@ def read_runs(workdirs: Sequence[str]) -> list[Run]:
     config, config_file = {}, fs.join(os.path.dirname(path), "config.json")
     if fs.exists(config_file):
       with fs.open(config_file) as f:
-        config = config_history.flatten(json.load(f))
+        config = config_history.flatten(_config(f.read(), config_file))
     series = x_axes.with_learning_rates(series, config)
     workdir = os.path.dirname(path) or "."
     changes = config_history.changes(workdir)

@@ -111,7 +111,8 @@ def _build(section, following):
     make_op = Registry.lookup(_PREFIX + section)
     name = parse_name(section)[0]
   except SyntaxError as e:
-    raise ValueError(f"Syntax error on: {section}") from e
+    reason = "" if e.lineno else f" ({e.msg})"  # Python's are about places.
+    raise ValueError(f"Syntax error on: {section:.200}{reason}") from e
   except KeyError as e:
     raise KeyError(_unknown_op(e.args[0].removeprefix(_PREFIX))) from e
   extra = {}

@@ -218,7 +218,9 @@ def _load(path, stamp):
     ) from e
   try:
     model = tokenizers.Tokenizer.from_file(path)
-  except Exception as e:  # It raises nothing more specific.
+  except BaseException as e:  # It raises Exceptions, and panics beside them.
+    if isinstance(e, KeyboardInterrupt | SystemExit):
+      raise
     raise lookup.ConfigError(
       f"{path} is not a tokenizer.json, or one for another release of the package "
       f"tokenizers than {tokenizers.__version__}: {e}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from big_vision import fs, lookup, trees
+from big_vision import checkpoint_npz, fs, lookup, trees
 from big_vision.pp import labels as label_lib
 from big_vision.pp import utils
 from big_vision.pp.ops_choice import get_choice, get_choice_no_replacement
@@ -118,15 +118,18 @@ def get_lookup(
 def _read_table(path, npzkey, sep):
   """Reads the (list of str, integer array) of a file for `get_lookup`."""
   if path.endswith(".npz"):
-    with fs.open(path, "rb") as f, np.load(f, allow_pickle=False) as npz:
-      if npzkey not in npz:
-        raise ValueError(f"lookup: no array {npzkey!r} in {path}: {npz.files}")
-      keys = npz[npzkey].tolist()
+    npz: Any = checkpoint_npz.npload(path)
+    if npzkey not in npz:
+      raise ValueError(f"lookup: no array {npzkey!r} in {path}: {[*npz]}")
+    keys = npz[npzkey].tolist()
     return keys, np.arange(len(keys), dtype=np.int64)
   with fs.open(path, "rb") as f:
     content = f.read().removeprefix(codecs.BOM_UTF8)
   # Of bytes: in text, U+2028 and the like would end a line, too.
-  lines = [line.decode("utf-8") for line in content.splitlines()]
+  try:
+    lines = [line.decode("utf-8") for line in content.splitlines()]
+  except UnicodeDecodeError as e:
+    raise ValueError(f"lookup: {path} is not UTF-8: {e}") from e
   if sep is None:
     return lines, np.arange(len(lines), dtype=np.int64)
   keys, values = [], []

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from big_vision import lookup
+from big_vision import lookup, untrusted
 
 _Item = TypeVar("_Item")
 
@@ -35,11 +35,11 @@ def parse_name(
       is not a literal.
     SyntaxError: the string is not an expression of Python.
   """
-  expr = ast.parse(string_to_parse, mode="eval").body
+  expr = untrusted.expression(string_to_parse)
   if isinstance(expr, ast.Call):
     name = _dotted_name(expr.func, string_to_parse)
-    args = tuple(ast.literal_eval(arg) for arg in expr.args)
-    kwargs = {kw.arg: ast.literal_eval(kw.value) for kw in expr.keywords}
+    args = tuple(untrusted.literal(arg) for arg in expr.args)
+    kwargs = {kw.arg: untrusted.literal(kw.value) for kw in expr.keywords}
     return name, args, kwargs
   _dotted_name(expr, string_to_parse)
   return string_to_parse, (), {}
@@ -54,7 +54,7 @@ def _dotted_name(node, string):
   if not isinstance(node, ast.Name):
     raise ValueError(
       f"Expected a name or a call of a name, such as 'a.b' or 'a.b(1, k=2)', "
-      f"but found {type(node).__name__} in {string!r}."
+      f"but found {type(node).__name__} in {string!r:.200}."
     )
   return ".".join([node.id, *reversed(parts)])
 
@@ -136,7 +136,7 @@ def _parse(lookup_string):
   try:
     return parse_name(lookup_string)
   except ValueError as e:
-    raise ValueError(f"Error parsing:\n{lookup_string}") from e
+    raise ValueError(f"Error parsing:\n{lookup_string:.1000}") from e
 
 
 @contextlib.contextmanager

@@ -25,6 +25,8 @@ from big_vision.pp import registry, string_ops
 from big_vision.pp.registry import Registry, parse_name
 from big_vision.tf import tf
 
+_MAX_EXTRA = 1_000_000  # Tokens of a set.
+
 
 class Tokenizer(Protocol):
   """The methods of all tokenizers."""
@@ -236,7 +238,9 @@ def get_tokenizer(name: str) -> Tokenizer:
     try:
       known = Registry.knows(full_name)
     except SyntaxError as e:
-      raise ValueError(f"Syntax error in the tokenizer {name!r}") from e
+      raise ValueError(
+        f"Syntax error in the tokenizer {name!r:.200}: {e.msg}"
+      ) from e
     if not known:
       _import_home(parse_name(name)[0])
     if not Registry.knows(full_name):
@@ -279,7 +283,7 @@ def get_loc_tokens(n: int = 1024) -> list[str]:
   Returns:
     List of str.
   """
-  return [f"<loc{i:04d}>" for i in range(n)]
+  return [f"<loc{i:04d}>" for i in range(_checked("loc", n))]
 
 
 @Registry.register("tokensets.seg")
@@ -292,7 +296,15 @@ def get_seg_tokens(n: int = 128) -> list[str]:
   Returns:
     List of str.
   """
-  return [f"<seg{i:03d}>" for i in range(n)]
+  return [f"<seg{i:03d}>" for i in range(_checked("seg", n))]
+
+
+def _checked(name, n):
+  if not isinstance(n, int) or not 0 <= n <= _MAX_EXTRA:
+    raise lookup.ConfigError(
+      f"{name}({n!r:.40}): the number of tokens should be at most {_MAX_EXTRA:,}."
+    )
+  return n
 
 
 def _import_home(name):

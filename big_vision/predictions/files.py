@@ -105,7 +105,11 @@ def _in_tar(path):
         for m in tar
         if m.isfile() and _is_picture(m.name)
       ]
-  except (tarfile.TarError, EOFError) as e:
+  except OSError as e:
+    if e.filename or isinstance(e, FileNotFoundError):
+      raise
+    raise ValueError(f"{path} is not a tar file that can be read: {e}") from e
+  except Exception as e:  # Damaged headers get to numbers, codecs and zlib.
     raise ValueError(f"{path} is not a tar file that can be read: {e}") from e
 
 

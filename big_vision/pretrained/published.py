@@ -4,14 +4,13 @@
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from big_vision import fs, lookup
+from big_vision import fs, lookup, untrusted
 from big_vision.models.proj.image_text import preprocessing as text_pp
 from big_vision.models.weights import native, processors, sources
 from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS
@@ -160,23 +159,23 @@ def _beside(source):
     return None
   with fs.open(path) as f:
     try:
-      data = json.load(f)
+      data = untrusted.json_value(f.read())
       config = ConfigDict({**data["config"], "model_init": source})
       found = native.describe(source)
-    except (ValueError, KeyError, TypeError) as e:
+      texts: Any = config.get("embed") or {}
+      return Published(
+        config,
+        data["pp"],
+        texts.get("pp_txt"),
+        data["class_names"],
+        found.image_size,
+        found.text_length,
+      )
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
       raise lookup.ConfigError(
         f"{path} is not what tools.convert has written ({e!r}): delete it, or "
         "convert again."
       ) from e
-  texts: Any = config.get("embed") or {}
-  return Published(
-    config,
-    data["pp"],
-    texts.get("pp_txt"),
-    data["class_names"],
-    found.image_size,
-    found.text_length,
-  )
 
 
 # Size of the vocabulary -> its name in the public SigLIPs.

@@ -1,12 +1,11 @@
 """Reads what a run has written into its workdir for those who use its model."""
 
-import json
 import os
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from big_vision import checkpoints, fs, lookup
+from big_vision import checkpoints, fs, lookup, untrusted
 
 DATA_FILE = "data.json"  # Written by `training/data_file.py`.
 
@@ -75,7 +74,7 @@ def read_data(workdir: str | os.PathLike[str]) -> dict[str, Any]:
 def _read_json(path):
   with fs.open(path) as f:
     try:
-      content = json.load(f)
+      content = untrusted.json_value(f.read())
       if isinstance(content, dict):
         return content
       e = f"found a {type(content).__name__}"

@@ -13,7 +13,6 @@ Parts of the config change as everywhere: --config.input.batch_size 1024.
 docs/plan.md says how figures are made and how far they agree with XLA's own.
 """
 
-import ast
 import importlib
 import json
 import math
@@ -23,7 +22,7 @@ from collections.abc import Sequence
 import ml_collections as mlc
 from absl import app, flags, logging
 
-from big_vision import command_line
+from big_vision import command_line, untrusted
 from big_vision.planning import chips
 from big_vision.training import config_keys, run_help
 
@@ -143,11 +142,11 @@ def image_size(
   pp = config.input.get("pp")
   size = None
   for op, arguments in _OP.findall(pp if isinstance(pp, str) else ""):
-    call = ast.parse(op + arguments, mode="eval").body
+    call = untrusted.expression(op + arguments)
     named = {k.arg: k.value for k in call.keywords}
     node = call.args[0] if call.args else named.get(_SIZES[op])
     if node is not None:
-      size = ast.literal_eval(node)
+      size = untrusted.literal(node)
   if not size:
     raise ValueError(
       f"config.input.pp = {pp!r} does not tell the size of images, by one of "

@@ -17,6 +17,7 @@ from big_vision import command_line, disk_space, extras, fs, lookup
 # Of what a user supplies if a statement of this package raises it; from
 # anywhere else it may as well be a mistake in code, which needs its traceback.
 _OF_THE_USER = (ValueError, FileNotFoundError, RuntimeError)
+_LONGEST = 4000  # Characters of a message.
 
 
 @contextlib.contextmanager
@@ -171,4 +172,7 @@ def message(error: BaseException) -> str:
   if why and isinstance(error, OSError) and error.filename:
     return str(disk_space.error(error.filename, why))
   text = error.args[0] if isinstance(error, KeyError) and error.args else error
-  return " ".join(str(text).split()) or type(error).__name__
+  line = " ".join(str(text).split()) or type(error).__name__
+  if len(line) > _LONGEST:  # It quotes what a user gave.
+    return f"{line[:_LONGEST]}… ({len(line):,} characters)"
+  return line

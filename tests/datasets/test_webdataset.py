@@ -248,6 +248,63 @@ def test_index_is_kept_until_the_shard_changes(folder, cache, monkeypatch):
   assert len(made) == 5
 
 
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda a: a.pop("positions"),
+    lambda a: a.update(positions=a["positions"][:-1]),
+    lambda a: a.update(positions=a["positions"] + 10**9),
+    lambda a: a.update(positions=-a["positions"]),
+    lambda a: a.update(sizes=a["sizes"].astype(np.float32)),
+    lambda a: a.update(sizes=a["sizes"] + 2**62),
+    lambda a: a.update(key_lengths=a["key_lengths"] * 9),
+    lambda a: a.update(keys=a["keys"] | 0x80),
+    lambda a: a.update(fields=a["fields"][:1]),
+  ],
+  ids="missing fewer beyond negative floats overflow lengths bytes fields".split(),
+)
+def test_damaged_indexes_are_made_anew(folder, cache, caplog, change):
+  """With one message, and the samples are those of the shard."""
+  shard = str(folder / "s-08.tar")
+  expected = numbers(rows(shard))
+  (stored,) = (cache / "webdataset" / "index").iterdir()
+  good = dict(np.load(stored))
+  arrays = dict(good)
+  change(arrays)
+  np.savez(stored, **arrays)
+  logging.set_verbosity(logging.INFO)
+  assert numbers(rows(shard)) == expected
+  said = [r.getMessage() for r in caplog.records if "anew" in r.getMessage()]
+  assert len(said) == 1 and str(stored) in said[0]
+  again = np.load(stored)
+  for name, value in good.items():
+    np.testing.assert_array_equal(again[name], value)
+
+
+def test_one_bad_shard_does_not_take_others_down(folder, monkeypatch):
+  """Whatever goes wrong with it: an error that nobody has thought of, too."""
+  make, bad = tar_index.make, str(folder / "s-08.tar")
+
+  def fail(path):
+    if path == bad:
+      raise IndexError("list index out of range")
+    return make(path)
+
+  monkeypatch.setattr(tar_index, "make", fail)
+  source = webdataset.DataSource(str(folder / "s-*.tar"))
+  (problem,) = source.bad_examples()
+  assert problem == f"The shard {bad}: IndexError: list index out of range"
+  assert source.total_examples > 5
+
+
+@pytest.mark.parametrize(
+  "pattern", ["{0..99999999999}", "{a,b}" * 40, "{1..999}{1..999}{1..999}"]
+)
+def test_patterns_of_too_many_shards(pattern):
+  with pytest.raises(ValueError, match="data.path.*more than 1,000,000 shards"):
+    shards.expand(pattern + ".tar")
+
+
 @pytest.mark.parametrize("store", ["ram", "memory"])
 def test_remote_shards(folder, store):
   """File systems in memory, of TensorFlow and of fsspec, stand in for gs://."""

@@ -14,14 +14,13 @@ towers.
 
 import contextlib
 import dataclasses
-import json
 import re
 from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
-from big_vision import download, fs, lookup
+from big_vision import download, fs, lookup, untrusted
 from big_vision.models import common
 from big_vision.models.weights import families, tensor_files
 from big_vision.models.weights.family import (
@@ -364,8 +363,8 @@ def _read_json(path, name=None):
   name = name or path
   try:
     with fs.open(path, "rb") as f:
-      content = json.loads(f.read(_MAX_JSON))
-  except (ValueError, RecursionError) as e:  # Of JSON or UTF-8.
+      content = untrusted.json_value(f.read(_MAX_JSON))
+  except ValueError as e:  # Of JSON or UTF-8.
     raise ValueError(f"{name} is not JSON: {e}") from e
   if not isinstance(content, dict):
     raise ValueError(f"{name} is not a dict: {content!r:.60}")

@@ -10,14 +10,13 @@ Nothing in a file is executed, and before memory is taken, the sizes that a file
 states are compared with its own.
 """
 
-import json
 import os
 from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
-from big_vision import checkpoint_npz, lookup, trees
+from big_vision import checkpoint_npz, lookup, trees, untrusted
 from big_vision.models.weights import safetensors_file, torch_file
 
 _INDEX = ".index.json"
@@ -159,8 +158,8 @@ def _weight_map(path):
   with open(path, "rb") as f:
     content = f.read()
   try:
-    index = json.loads(content)
-  except (ValueError, RecursionError) as e:
+    index = untrusted.json_value(content)
+  except ValueError as e:
     said = (
       checkpoint_npz.what_stands_for(content[:64])
       or f"is not JSON: {e!s:.200}."

@@ -23,6 +23,7 @@ import time
 import traceback
 from typing import Any
 
+from big_vision import untrusted
 from big_vision.tools.demo import similarity
 
 MAX_BODY_BYTES = 28_000_000  # An image in base64, and prompts.
@@ -182,8 +183,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         415, "The content type should be application/json."
       )
     try:
-      request = json.loads(body)
-    except (ValueError, RecursionError):
+      request = untrusted.json_value(body)
+    except ValueError:
       raise similarity.RequestError(400, "The request is not JSON.") from None
     return _json(self.server.demo.answer(request))
 

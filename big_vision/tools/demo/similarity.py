@@ -145,8 +145,10 @@ class Pictures:
     # True is an int, and -1 would be the last one.
     if type(number) is int and 0 <= number < len(self.examples):
       return self.examples[number]
+    shown = number if type(number) in (int, float, str) else "of this kind"
     raise RequestError(
-      404, f"There is no example {number}, only {len(self.examples)} of them."
+      404,
+      f"There is no example {shown!s:.40}, only {len(self.examples)} of them.",
     )
 
   def _prepare(self, data: bytes) -> Any:
@@ -166,7 +168,9 @@ class Pictures:
       )
     data = None  # If only the hash is known.
     if given == ["hash"]:
-      return self._computed(data, str(request["hash"]))
+      if not isinstance(request["hash"], str):
+        raise RequestError(400, '"hash" should be a text.')
+      return self._computed(data, request["hash"])
     if given == ["example"]:
       data = self.example(request["example"]).data
     else:

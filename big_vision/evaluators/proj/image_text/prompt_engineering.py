@@ -128,8 +128,11 @@ def _tfds_names(
 
 def _names_in_file(path: str) -> list[str]:
   """Reads the lines of a text file, without empty ones at its end."""
-  with open(download.fetch(path), encoding="utf-8-sig") as f:
-    text = f.read().rstrip()
+  try:
+    with open(download.fetch(path), encoding="utf-8-sig") as f:
+      text = f.read().rstrip()
+  except UnicodeDecodeError as e:
+    raise ValueError(f"class_names='file:{path}' is not UTF-8: {e}.") from e
   # `splitlines` would also split names with U+2028 and the like.
   names = [line.strip() for line in text.split("\n")] if text else []
   if not names or not all(names):

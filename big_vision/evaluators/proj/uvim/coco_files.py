@@ -21,11 +21,12 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from big_vision import fs, panoptic, segment_colors
+from big_vision import fs, panoptic, segment_colors, untrusted
 from big_vision.datasets import panoptic_categories
 from big_vision.datasets.panoptic_categories import Categories
 from big_vision.evaluators import files
 from big_vision.lookup import ConfigError
+from big_vision.pp import image_files
 
 CATEGORIES = "panoptic_coco_categories.json"
 DATASET = "coco/2017_panoptic"
@@ -33,6 +34,7 @@ DATASET = "coco/2017_panoptic"
 FEATURES = ("image/id", "panoptic_image", "panoptic_objects")
 FOLDER_VARIABLE = "COCO_DATA_DIR"
 # What COCO calls the splits of TFDS.
+_MAX_PNG = 1 << 28  # Bytes.
 _PARTS = {"train": "train2017", "validation": "val2017"}
 
 
@@ -151,7 +153,13 @@ class Annotations:
       raise ConfigError(f"{self._path} has no image {image_id}.")
     name, segments = self._segments[image_id]
     self._check_png(image_id, name)
-    rgb = np.asarray(Image.open(io.BytesIO(self._read(name))).convert("RGB"))
+    try:
+      data = self._read(name)
+      image_files.check_format(data, ("PNG", "PNG"))
+      rgb = image_files.read(data, image_files.limit())
+    except Exception as e:  # Damage gets to zipfile, zlib, seek and Pillow.
+      raise ConfigError(f"{self._path}: {name} of image {image_id}: {e}") from e
+    rgb = np.asarray(rgb.convert("RGB"))
     return Truth(panoptic.ids_of_rgb(rgb), segments)
 
   def check(self, num: int = 5) -> None:
@@ -185,10 +193,10 @@ class Annotations:
     if fs.exists(f"{folder}.zip"):
       try:
         archive = zipfile.ZipFile(fs.open(f"{folder}.zip", "rb"))
-      except zipfile.BadZipFile as e:
+      except (zipfile.BadZipFile, ValueError, NotImplementedError) as e:
         raise ConfigError(f"{folder}.zip is damaged: {e}.") from e
       members = {n.rpartition("/")[2]: n for n in archive.namelist()}
-      return members.keys(), lambda name: archive.read(members[name])
+      return members.keys(), lambda name: _member(archive, members[name])
     if not fs.isdir(folder):
       raise ConfigError(f"Neither {folder}.zip nor the folder {folder} exists.")
 
@@ -197,6 +205,14 @@ class Annotations:
         return f.read()
 
     return set(fs.listdir(folder)), read
+
+
+def _member(archive, name):
+  """Reads a member of a zip file, whose size is checked before."""
+  size = archive.getinfo(name).file_size
+  if size > _MAX_PNG:
+    raise ValueError(f"it has {size:,} bytes, at most {_MAX_PNG:,} can be")
+  return archive.read(name)
 
 
 def _stamp(path):
@@ -210,7 +226,7 @@ def _load(path, stamp, categories):
   del stamp  # Another file is read anew.
   try:
     with fs.open(path) as f:
-      found = json.loads(f.read())
+      found = untrusted.json_value(f.read())
   except (OSError, ValueError) as e:
     raise ConfigError(f"{path}: cannot read annotations: {e}") from e
   label = {c.id: i for i, c in enumerate(categories)}
@@ -219,7 +235,7 @@ def _load(path, stamp, categories):
       int(a["image_id"]): (a["file_name"], _segments(a["segments_info"], label))
       for a in found["annotations"]
     }
-  except (TypeError, KeyError) as e:
+  except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as e:
     raise ConfigError(
       f"{path} should have annotations with image_id, file_name and "
       f"segments_info, of known categories: {type(e).__name__}: {e}."

@@ -17,7 +17,7 @@ import ml_dtypes  # noqa: F401 (gives NumPy its bfloat16, which files may have)
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 
-from big_vision import download, fs, types
+from big_vision import download, fs, types, untrusted
 from big_vision.models import common
 from big_vision.models.proj.image_text import huggingface
 from big_vision.models.weights import sources, tensor_files
@@ -169,7 +169,7 @@ def _fetch(path, name):
 def _read_json(path, name):
   with open(_fetch(path, name), encoding="utf-8") as f:
     try:
-      return json.load(f)
+      return untrusted.json_value(f.read())
     except ValueError as e:  # Of JSON or UTF-8.
       raise ValueError(f"{path}/{name} is not JSON: {e}") from e
 

@@ -16,14 +16,17 @@ Versions differ in some glyphs; 2. and 4. have the version of CLIPPO's models.
 import dataclasses
 import functools
 import gzip
+import io
 import os
 import pathlib
+import zlib
 
 import numpy as np
 from absl import logging
 
 from big_vision import download
 
+_MAX_BYTES = 1 << 27  # Unpacked; Unifont has 1 << 23.
 HEIGHT = 16  # Pixels; also the largest width.
 ENV = "BV_UNIFONT"
 ASCII = "ascii"
@@ -148,7 +151,7 @@ def _read_hex(path):
   """Parses lines `<hex>:<hex bitmap>`: {code point: 32 bytes, two per row}."""
   data = pathlib.Path(path).read_bytes()
   if data.startswith(b"\x1f\x8b"):
-    data = gzip.decompress(data)
+    data = _decompressed(data, path)
   glyphs = {}
   for number, line in enumerate(data.decode("ascii", "replace").split("\n"), 1):
     if not (line := line.strip()):
@@ -162,6 +165,20 @@ def _read_hex(path):
         f"digits>`, all hexadecimal, as in the files of Unifont ({e})."
       ) from e
   return glyphs
+
+
+def _decompressed(data, path):
+  """Unpacks a file of gzip, which may be made to fill memory."""
+  try:
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as f:
+      unpacked = f.read(_MAX_BYTES + 1)
+  except (OSError, EOFError, zlib.error) as e:
+    raise ValueError(f"{path} is damaged: {e}. Download it again.") from e
+  if len(unpacked) > _MAX_BYTES:
+    raise ValueError(
+      f"{path} has more than {_MAX_BYTES:,} bytes: it is not a font."
+    )
+  return unpacked
 
 
 def _code_point(text):

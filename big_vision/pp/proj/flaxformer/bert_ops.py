@@ -22,10 +22,13 @@ def read_vocab(path: str) -> list[str]:
     List of str.
 
   Raises:
-    ValueError: the file does not exist.
+    ValueError: the file does not exist, or is not UTF-8.
   """
-  with open(download.fetch(path), encoding="utf-8", newline="\n") as f:
-    lines = f.read().split("\n")
+  try:
+    with open(download.fetch(path), encoding="utf-8", newline="\n") as f:
+      lines = f.read().split("\n")
+  except UnicodeDecodeError as e:
+    raise ValueError(f"The vocabulary {path} is not UTF-8: {e}.") from e
   if lines[-1] == "":  # After the end of the last line.
     lines.pop()
   return [line.removesuffix("\r") for line in lines]
