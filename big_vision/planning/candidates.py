@@ -13,6 +13,7 @@ from typing import Any
 
 import ml_collections as mlc
 
+from big_vision.models import vit
 from big_vision.planning.chips import Chip
 from big_vision.training import config_keys
 
@@ -117,6 +118,7 @@ def _tensor(config: mlc.ConfigDict, n: int, chip: Chip) -> Iterator[Layout]:
   del chip
   if config.get("model_name") != "vit":
     return
+  heads = vit.Model(**(config.get("model") or {})).num_heads
   split = lambda dim: f'shard_dim("model", {dim})|fsdp(axis="data")'
   rules = (
     (".*(query|key|value)/kernel", split(-2)),
@@ -126,7 +128,7 @@ def _tensor(config: mlc.ConfigDict, n: int, chip: Chip) -> Iterator[Layout]:
     *_FSDP,
   )
   for m in _TENSOR:
-    if m < n and n % m == 0:
+    if m < n and n % m == 0 and heads % m == 0:
       mesh = (("data", n // m), ("model", m))
       yield Layout(f"tensor parallel by {m}", mesh, rules)
 

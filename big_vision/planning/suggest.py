@@ -249,7 +249,7 @@ def search(
   n = count * chip.devices
   found = _Search(build, config, image_size, chip)
   accums = candidates.accums(config, n)
-  first, *_ = candidates.layouts(config, n, chip)
+  first, *_ = candidates.layouts(config, n, chip, candidates.SIMPLE)
   once = found.estimate(Candidate(first, candidates.without_remat(config), 1))
   options = []
   for kinds in (candidates.SIMPLE, candidates.SPLIT):
@@ -258,9 +258,10 @@ def search(
     options = found.rank(options)
     if options and not _wants_more(options[0], found.config):
       break
+  smallest = min(found.tried, key=lambda o: o.bytes)
   return Suggestion(
     options=options,
-    smallest=min(found.tried, key=lambda o: o.bytes),
+    smallest=smallest,
     product_flops=once.product_flops,
     num_params=sum(
       math.prod(shape) for _, shape, *_ in trace.leaves(once.program, "params")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 import sys
 
 import ml_collections as mlc
@@ -16,14 +15,14 @@ from big_vision.tools import plan
 from big_vision.training import config_flag
 from plans import make_config
 
-N, SIZE = 8, (32, 32)
-# One layer with kernels that fsdp splits: 4 MiB and more.
+# Activations are what matters, of one layer with kernels that fsdp splits.
+N, SIZE = 8, (1024, 1024)
 MODEL = dict(width=1024, depth=1, mlp_dim=2048, num_heads=4)
 
 
 def toy_chip(hbm, link_speed=1000.0, **kw):
   """A chip of so many GiB."""
-  default = dict(kind="TPU", tflops=10, hbm_speed=100, group=N)
+  default = dict(kind="TPU", tflops=10, hbm_speed=50, group=N)
   return chips.Chip("toy", hbm=hbm, link_speed=link_speed, **{**default, **kw})
 
 
@@ -76,7 +75,7 @@ def times(everything, config, chip, split=True):
   }
 
 
-@pytest.mark.parametrize("link_speed", [0.5, 5, 1000])
+@pytest.mark.parametrize("link_speed", [0.05, 0.5, 1000])
 def test_optimum(everything, known, config, link_speed):
   """The best of all that fit, for devices of all sizes that matter."""
   needs = sorted({x.bytes("TPU") for x in everything.values()})
@@ -201,7 +200,7 @@ def test_groups(config):
     f"fsdp in groups of {g}" for g in (8, 64, 256)
   ]
   layout = candidates.layouts(config, 512, chips.CHIPS["v5e"])[-1]
-  assert layout.mesh == (("data", 64), ("model", 8))
+  assert layout.mesh == (("data", 128), ("model", 4))
   c = Candidate(
     candidates.layouts(config, 64, chips.CHIPS["h100"])[2],
     candidates.remats(config)[0],
@@ -228,7 +227,7 @@ def test_models_without_recomputation():
 def test_more_chips_or_none(config, everything):
   """Twice as many until it fits, of those that divide the batch."""
   least = min(x.bytes("TPU") for c, x in everything.items() if c.accum == 2)
-  chip = toy_chip(least * 0.99 / (1 - costs.RESERVE) / 2**30, group=2 * N)
+  chip = toy_chip(least * 0.999 / (1 - costs.RESERVE) / 2**30, group=2 * N)
   got = suggest.figures(train.build, config, SIZE, chip, N)
   assert got["options"] == [] and got["flags"] is None
   assert got["chips_needed"] == 2 * N
@@ -241,7 +240,7 @@ def test_more_chips_or_none(config, everything):
   assert "take chips with more memory" in suggest_text.show(got, config)
 
 
-def test_what_a_trainer_refuses(config):
+def test_what_a_trainer_refuses():
   """It is told, and the rest is tried."""
 
   def build(setup):
@@ -249,13 +248,19 @@ def test_what_a_trainer_refuses(config):
       raise ValueError("config.grad_accum_steps: not with this loss.")
     return train.build(setup)
 
-  one = make_config(4, MODEL)
-  got = suggest.search(build, one, SIZE, toy_chip(1e-3), 1)
-  assert got.options == []
-  small = suggest.search(build, one, SIZE, toy_chip(0.2), 1)
-  assert {"micro-batches"} >= set(small.refused)
-  everywhere = {"config.grad_accum_steps: not with this loss."}
-  assert set(got.refused.values()) | set(small.refused.values()) <= everywhere
+  one = make_config(2, MODEL)
+  got = suggest.search(build, one, SIZE, toy_chip(100), 1)
+  assert got.refused == {} and len(got.options) == 3
+  # Half of the activations have room.
+  least = min(got.options, key=lambda o: o.bytes)
+  room = least.bytes - least.activations / 2
+  small = toy_chip(room / (1 - costs.RESERVE) / 2**30)
+  got = suggest.figures(build, one, SIZE, small, 1)
+  assert got["options"] == []
+  text = suggest_text.show(got, one)
+  assert text.endswith(
+    "Not possible here: micro-batches. config.grad_accum_steps: not with this loss."
+  )
 
   def broken(setup):
     raise ValueError("config.lr is wrong")
@@ -302,7 +307,7 @@ def test_batches_that_cannot_be_split(batch, chip, count, message):
   config = mlc.ConfigDict(dict(input=dict(batch_size=batch)))
   with pytest.raises(ValueError, match=message):
     suggest.check_batch(config, chips.CHIPS[chip], count)
-  suggest.check_batch(config, chips.CHIPS[chip], math.gcd(batch, 2) // 2 or 1)
+  suggest.check_batch(config, chips.CHIPS["h100"], 1)
 
 
 def test_text(known, config):
