@@ -227,7 +227,8 @@ def apply(config: mlc.ConfigDict, candidate: Candidate) -> mlc.ConfigDict:
   for path, value in _values(candidate).items():
     node, (*parts, key) = plain, path.split(".")
     for part in parts:
-      node = node[part] = dict(node.get(part) or {})
+      node[part] = dict(node.get(part) or {})
+      node = node[part]
     node[key] = value
   return mlc.ConfigDict(plain)
 

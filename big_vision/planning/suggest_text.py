@@ -9,7 +9,6 @@ from big_vision.planning.costs import RESERVE
 from big_vision.planning.report import GIB
 from big_vision.training import config_keys
 
-_MOST_ROWS = 6
 _BOUNDS = {"memory": "memory traffic"}
 _HEADER = (
   "layout", "computed again", "micro-batches", "examples at a time",
@@ -37,7 +36,10 @@ def show(figures: dict[str, Any], config: mlc.ConfigDict) -> str:
     "faster."
   ]
   if f["options"]:
-    rows = [_row(o) for o in f["options"][:_MOST_ROWS]]
+    best = {}  # Of each layout; the first is the best of all.
+    for o in f["options"]:
+      best.setdefault(o["layout"], o)
+    rows = [_row(o) for o in best.values()]
     text.append(report.table(rows, _HEADER))
     flags = "\n".join(f"  {flag}" for flag in f["flags"])
     text.append(

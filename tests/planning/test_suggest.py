@@ -112,6 +112,9 @@ def test_the_simplest_of_equals(known, config):
     1,
   )
   assert candidates.flags(config, best) == []
+  assert candidates.apply(config, best).model.to_dict() == {
+    **config.model.to_dict(), "scan": False,
+  }  # fmt: skip
   assert not any("model" in c.mesh for c in known)
   # All layouts are in the table, once for each kind of recomputation.
   rows = [
@@ -211,6 +214,18 @@ def test_groups(config):
     r"""'--config.sharding_strategy=[(".*", "fsdp(axis=\"data\")")]'""",
     """'--config.sharding_rules=[("act_batch", ("replica", "data"))]'""",
   ]
+
+
+def test_apply(config):
+  layout = candidates.layouts(config, N, toy_chip(1))[-1]
+  c = Candidate(layout, candidates.remats(config)[1], 4)
+  got = candidates.apply(config, c)
+  assert got.mesh == [("data", -1), ("model", 4)]
+  assert got.grad_accum_steps == 4
+  assert got.sharding_rules == [("act_batch", "data")]
+  assert dict(got.sharding_strategy)[".*"] == 'fsdp(axis="data")'
+  assert got.model.scan and got.model.remat_policy.startswith("dots")
+  assert got.model.width == 1024 and "scan" not in config.model
 
 
 def test_models_without_recomputation():
