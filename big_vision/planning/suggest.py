@@ -305,7 +305,14 @@ def figures(
   chip: Chip,
   count: int,
 ) -> dict[str, Any]:
-  """Suggests how to run a config; see `search` for arguments and errors.
+  """Suggests how to run a config.
+
+  Args:
+    build: as for `search`, which says what it raises; so are the others.
+    config: ConfigDict of the run.
+    image_size: (height, width) in pixels.
+    chip: Chip.
+    count: number of chips.
 
   Returns:
     dict as `--json` writes it: bytes are per device.
