@@ -75,7 +75,7 @@ def times(everything, config, chip, split=True):
   }
 
 
-@pytest.mark.parametrize("link_speed", [0.05, 0.5, 1000])
+@pytest.mark.parametrize("link_speed", [0.01, 0.5, 1000])
 def test_optimum(everything, known, config, link_speed):
   """The best of all that fit, for devices of all sizes that matter."""
   needs = sorted({x.bytes("TPU") for x in everything.values()})
@@ -339,7 +339,7 @@ def test_text(known, config):
   assert 0.9 < best["mfu"] <= 1 and row[5] == f"{best['mfu']:.0%}"
   assert best["images_per_second"] == 2 * N / best["step_seconds"]
 
-  slow = toy_chip(100, link_speed=0.1)
+  slow = toy_chip(100, link_speed=0.01)
   got = suggest.figures(train.build, config, SIZE, slow, N)
   text = suggest_text.show(got, config)
   assert suggest_text.limit(got["options"][0]) == "network"
