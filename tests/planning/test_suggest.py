@@ -15,9 +15,10 @@ from big_vision.tools import plan
 from big_vision.training import config_flag
 from plans import make_config
 
-# Activations are what matters, of one layer with kernels that fsdp splits.
+# Activations are what matters, of layers with kernels that fsdp splits; so many
+# layers that it saves memory to compute them again.
 N, SIZE = 8, (1024, 1024)
-MODEL = dict(width=1024, depth=1, mlp_dim=2048, num_heads=4)
+MODEL = dict(width=1024, depth=3, mlp_dim=2048, num_heads=4)
 
 
 def toy_chip(hbm, link_speed=1000.0, **kw):
