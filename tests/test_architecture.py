@@ -26,7 +26,8 @@ LAYERS = (
   # One run.
   "training",
   # What a paper computes; many runs; what a run would cost.
-  "export train trainers sweeps faults planning.trace planning.costs planning.advice planning.report",
+  "export train trainers sweeps faults planning.trace planning.costs planning.advice planning.report"
+  " planning.candidates planning.suggest planning.suggest_text",
   "configs benchmarks tools __main__",
 )
 # Modules at old paths, which import what has moved up.

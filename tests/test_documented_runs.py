@@ -97,9 +97,9 @@ AFTER = {
 }
 # Pages with commands that take long, and those whose Python needs what these made.
 SLOW = {
-  "README.md", "benchmarks.md", "clusters.md", "datasets.md", "export.md", "finetune.md",
-  "image_text.md", "optimizers.md", "predict.md", "probing.md", "uvim.md",
-  "weights.md",
+  "README.md", "benchmarks.md", "clusters.md", "datasets.md", "export.md",
+  "finetune.md", "image_text.md", "optimizers.md", "predict.md", "probing.md",
+  "recipes.md", "uvim.md", "weights.md",
 }  # fmt: skip
 NEEDS_RUNS = {
   "export.md", "finetune.md", "image_text.md", "predict.md", "uvim.md",

@@ -112,6 +112,7 @@ def estimate(
   config: mlc.ConfigDict,
   mesh: dict[str, int],
   image_size: tuple[int, int],
+  traces: trace.Traces | None = None,
 ) -> Costs:
   """Traces a step and counts its costs.
 
@@ -120,7 +121,7 @@ def estimate(
     config: of a run.
     mesh: axis name -> size.
     image_size: (height, width) in pixels.
-
+    traces: see `trace.trace`.
 
   Returns:
     Costs.
@@ -129,7 +130,7 @@ def estimate(
     ValueError: as `trace.trace`; or the planner does not know an operation of
       the step and cannot assume that it is elementwise.
   """
-  program = trace.trace(build, config, mesh, image_size)
+  program = trace.trace(build, config, mesh, image_size, traces=traces)
   assumed = primitives.assumed(program.graph)
   parts = partition.Partition(program.mesh, program.batch_axes)
   parts.run(program.graph)

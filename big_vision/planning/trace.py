@@ -21,7 +21,7 @@ import numpy as np
 from big_vision import compat, schedules, sharding, trees
 from big_vision.planning import graph as graph_lib
 from big_vision.planning import jaxpr as jaxpr_lib
-from big_vision.planning import passes
+from big_vision.planning import passes, primitives
 from big_vision.planning.partition import spec_of
 from big_vision.training import ema
 from big_vision.training import recipe as recipe_lib
@@ -34,6 +34,11 @@ _NUM_EXAMPLES = 10**9
 
 # `build` of a trainer.
 Build = Callable[[setup_lib.Setup], recipe_lib.Recipe]
+# Traced steps by what they depend on, for plans that differ in the layout only.
+Traces = dict[tuple[Any, ...], compat.ClosedJaxpr]
+
+# Keys that say how arrays lie on devices.
+_LAYOUT = ("mesh", "sharding_strategy", "sharding_rules")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +111,7 @@ def trace(
   image_size: tuple[int, int],
   *,
   channels: int = 3,
+  traces: Traces | None = None,
 ) -> Program:
   """Traces the update step of a config.
 
@@ -115,6 +121,8 @@ def trace(
     mesh: dict of axis name -> size.
     image_size: (height, width) in pixels.
     channels: int, of the images.
+    traces: what earlier calls have traced, with the same `build`, `image_size`
+      and `channels`, and batches split over some of the same axes; is added to.
 
   Returns:
     The Program.
@@ -172,9 +180,7 @@ def trace(
   accum = config.get("grad_accum_steps") or 1
   update = functools.partial(
     step_lib.update,
-    recipe=dataclasses.replace(
-      recipe, grad_fn=_marked(recipe.grad_fn, plan.shardings["params"])
-    ),
+    recipe=dataclasses.replace(recipe, grad_fn=_marked(recipe.grad_fn)),
     tx=plan.tx,
     schedule=config.get("schedule", {}),
     accum_steps=accum,
@@ -188,9 +194,13 @@ def trace(
     return update(state, batch, frozen, key)
 
   key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
-  with setup.context():
-    closed = jax.make_jaxpr(fn)(plan.shapes, batch, plan.frozen, key)
-  graph = jaxpr_lib.from_jaxpr(closed)
+  traces = {} if traces is None else traces
+  known = _what_decides(config, share, mesh, axes)
+  if known not in traces:
+    with setup.context():
+      traces[known] = jax.make_jaxpr(fn)(plan.shapes, batch, plan.frozen, key)
+  graph = jaxpr_lib.from_jaxpr(traces[known])
+  _set_specs(graph, jax.tree.leaves(plan.shardings["params"]))
   passes.place_communication(graph)
   where = jax.tree.leaves(plan.shardings)
   frozen = [x.sharding for x in jax.tree.leaves(plan.frozen)]
@@ -234,20 +244,41 @@ def _share(config, mesh, axes):
   return batch // math.prod(mesh[a] for a in axes)
 
 
-def _marked(grad_fn, shardings):
+def _what_decides(config, share, mesh, axes):
+  """What the traced operations depend on.
+
+  If all axes split the batch, the layout does not: it is in the marks alone,
+  which `_set_specs` completes.
+  """
+  plain = config.to_dict()
+  if set(mesh) <= set(axes):
+    plain = {k: v for k, v in plain.items() if k not in _LAYOUT}
+    mesh = {}
+  return share, repr(plain), tuple(mesh.items())
+
+
+def _marked(grad_fn):
   """`grad_fn` with marks on the parameters it reads and the gradients."""
 
   def marked(loss_fn, params, *args):
     params = jax.tree.map(jaxpr_lib.gather_p.bind, params)
     out, grads = grad_fn(loss_fn, params, *args)
-    grads = jax.tree.map(
-      lambda g, s: jaxpr_lib.scatter_p.bind(g, spec=spec_of(s, g.ndim)),
-      grads,
-      shardings,
-    )
-    return out, grads
+    leaves, structure = jax.tree.flatten(grads)
+    leaves = [jaxpr_lib.scatter_p.bind(g, leaf=i) for i, g in enumerate(leaves)]
+    return out, structure.unflatten(leaves)
 
   return marked
+
+
+def _set_specs(graph, shardings):
+  """Tells the marks of gradients how their parameters are split."""
+  for op in graph.ops:
+    for body in op.bodies:
+      _set_specs(body, shardings)
+    if op.name == primitives.SCATTER:
+      (out,) = op.outputs
+      where = shardings[op.params["leaf"]]
+      op.params = {"spec": spec_of(where, len(out.shape))}
 
 
 def leaves(

@@ -9,6 +9,12 @@ each kind of collective moves; upper bounds of images per second on TPUs and
 GPUs; on which of them the run does not fit, why, and what would help. Nothing
 is allocated and no data is read.
 
+  python -m big_vision.tools.plan \
+    --config big_vision/configs/vit_i1k.py:variant=B/16 --suggest --chips v5p=256
+
+looks for the mesh, the sharding of parameters, recomputation and micro-batches
+with which a step is fastest, and prints the flags of the config for them.
+
 Parts of the config change as everywhere: --config.input.batch_size 1024.
 docs/plan.md says how figures are made and how far they agree with XLA's own.
 """
@@ -41,6 +47,15 @@ flags.DEFINE_list(
   "chip",
   list(chips.USUAL),
   f"For which chips, of {', '.join(chips.CHIPS)}.",
+)
+flags.DEFINE_bool(
+  "suggest",
+  False,
+  "Look for the fastest way to run it on --chips, which does not change what is "
+  "trained.",
+)
+flags.DEFINE_string(
+  "chips", None, "Chip and how many there are, v5p=256, for --suggest."
 )
 flags.DEFINE_integer(
   "image_size",
@@ -172,6 +187,40 @@ def trainer_of(config: mlc.ConfigDict) -> str:
   return "big_vision.train"
 
 
+def _build_of(args, config):
+  """Imports the trainer, which takes seconds: after flags have been checked."""
+  trainer = args.trainer or trainer_of(config)
+  return importlib.import_module(trainer).build
+
+
+def _plan(args, config):
+  """Prints the plan of one mesh; returns its figures."""
+  from big_vision.planning import report
+
+  mesh = parse_mesh(args.mesh, config.get("mesh"), args.devices)
+  size = image_size(config, args.image_size)
+  build = _build_of(args, config)
+  costs, figures = report.plan(build, config, mesh, size, args.chip)
+  print(report.show(figures), flush=True)
+  if args.advice and not all(c["fits"] for c in figures["chips"].values()):
+    print("\nLooking for what would help …\n", flush=True)
+    report.advise(build, config, costs, figures)
+    print(report.show_advice(figures))
+  return figures
+
+
+def _suggest(args, config):
+  """Prints the best way to run on some chips; returns the figures."""
+  from big_vision.planning import suggest, suggest_text
+
+  chip, count = suggest.parse_chips(args.chips)
+  size = image_size(config, args.image_size)
+  build = _build_of(args, config)
+  figures = suggest.figures(build, config, size, chip, count)
+  print(suggest_text.show(figures, config))
+  return figures
+
+
 def main(argv: Sequence[str]) -> None:
   """Plans what the flags ask for.
 
@@ -183,23 +232,14 @@ def main(argv: Sequence[str]) -> None:
   if args.config is None:
     raise SystemExit("--config is required: the config of a training.")
   logging.set_verbosity(logging.WARNING)
-  from big_vision.planning import report
   from big_vision.training import flat_config
 
   config = flat_config.modern(args.config)
   if "input" not in config:
     raise SystemExit("config.input is required: --config is of no training.")
   try:
-    mesh = parse_mesh(args.mesh, config.get("mesh"), args.devices)
-    size = image_size(config, args.image_size)
-    trainer = args.trainer or trainer_of(config)
-    build = importlib.import_module(trainer).build
-    costs, figures = report.plan(build, config, mesh, size, args.chip)
-    print(report.show(figures), flush=True)
-    if args.advice and not all(c["fits"] for c in figures["chips"].values()):
-      print("\nLooking for what would help …\n", flush=True)
-      report.advise(build, config, costs, figures)
-      print(report.show_advice(figures))
+    run = _suggest if args.suggest else _plan
+    figures = run(args, config)
   except ValueError as e:
     if command_line.wants_debug():
       raise

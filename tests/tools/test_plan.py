@@ -264,6 +264,7 @@ def test_errors_on_the_command_line(monkeypatch, capsys):
     default = dict(
       config=make_config(), mesh="data=8", devices=None, image_size=None,
       trainer="big_vision.train", chip=[], advice=True, json=None,
+      suggest=False, chips=None,
     )  # fmt: skip
     args = types.SimpleNamespace(**{**default, **kw})
     monkeypatch.setattr(plan.flags, "FLAGS", args)
@@ -277,3 +278,7 @@ def test_errors_on_the_command_line(monkeypatch, capsys):
   assert "--config.input.batch_size=" in run(mesh="data=33")
   assert "--mesh='8'" in run(mesh="8")
   assert "unknown chip 'h10'" in run(chip=["h10"])
+  assert "--chips v5p=256" in run(suggest=True)
+  assert "unknown chip 'h10'" in run(suggest=True, chips="h10=8")
+  text = run(suggest=True, chips="h100=48")
+  assert "=64 is not divisible by the 48 devices of --chips=h100=48" in text
