@@ -1,4 +1,4 @@
-"""What a plan may change in a config without changing what is trained.
+"""Lists layouts that a plan may choose without changing what is trained.
 
 A candidate is a layout (a mesh, and how parameters are split over it), a kind of
 recomputation, and a number of micro-batches; all are values of config keys. A

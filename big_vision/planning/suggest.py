@@ -52,13 +52,13 @@ class Option:
 
   @property
   def bound(self) -> str:
-    """What this time is spent on."""
+    """The part of the machine that this time is spent on."""
     return max(self.seconds, key=lambda k: self.seconds[k])
 
 
 @dataclasses.dataclass
 class Suggestion:
-  """What a search has found.
+  """The result of a search.
 
   Attributes:
     options: those that fit: the best one, then the others, the fastest first.

@@ -245,7 +245,7 @@ def _share(config, mesh, axes):
 
 
 def _what_decides(config, share, mesh, axes):
-  """What the traced operations depend on.
+  """Returns all that the traced operations depend on.
 
   If all axes split the batch, the layout does not: it is in the marks alone,
   which `_set_specs` completes.
