@@ -18,7 +18,6 @@ from big_vision.models.proj.flaxformer import bert
 from big_vision.models.proj.flexi import vit as flexi
 from big_vision.models.proj.image_text import captioner, naflex_vit
 from big_vision.models.proj.mae import mae
-from big_vision.models.proj.uvim import vit as vqvae
 from big_vision.models.proj.uvim import vtt
 from big_vision.trainers.proj.image_text import siglip
 from big_vision.training import recipe as recipe_lib
@@ -178,28 +177,6 @@ def of_mae():
   return init, loss_fn, {"image": IMAGE, "noise": noise}
 
 
-def of_vqvae():
-  model = vqvae.Model(
-    inputs={"x": (12,)},
-    outputs={"x": (12,)},
-    input_size=(32, 32),
-    code_len=4,
-    enc_depth=1,
-    dec_depth=1,
-    dict_size=8,
-    bottleneck_resize=False,
-    **SIZE,
-  )
-  batch = {"x": normal(B, 16, 12)}
-
-  def loss_fn(params, batch, rng, state):
-    codes = model.apply({"params": params}, batch, method=model.encode)
-    return jnp.mean(jnp.square(codes)), {}
-
-  init = lambda rng, b: model.init({"params": rng, "state": rng}, b)["params"]
-  return init, loss_fn, batch
-
-
 FAMILIES = {
   "vit": of_vit,
   "scan": of_scan,
@@ -209,7 +186,6 @@ FAMILIES = {
   "captioner": of_captioner,
   "bert": of_bert,
   "mae": of_mae,
-  "vqvae": of_vqvae,
 }
 TOWERS = dict(
   model_name="proj.image_text.two_towers",
