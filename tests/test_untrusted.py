@@ -190,13 +190,13 @@ def quiet(monkeypatch):
 
 
 def test_some_damaged_inputs(tmp_path, quiet):
-  names = [n for n, r in readers.READERS.items() if not r.tf]
+  names = [n for n, r in readers.READERS.items() if not r.needs_tf]
   _some(names, 8, tmp_path)
 
 
 @pytest.mark.tf
 def test_some_damaged_inputs_with_tensorflow(tmp_path, quiet, tfds_data_dir):
-  names = [n for n, r in readers.READERS.items() if r.tf]
+  names = [n for n, r in readers.READERS.items() if r.needs_tf]
   _some(names, 4, tmp_path)
 
 

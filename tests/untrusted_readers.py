@@ -33,7 +33,7 @@ class Reader:
     seeds: () -> list of valid contents.
     name: of the file.
     words: what is put into contents, among other things.
-    tf: whether it needs TensorFlow.
+    needs_tf: whether it needs TensorFlow.
     around: makes the files beside it: folder -> None. The reader then gets the
       path of the folder.
     names_file: whether errors have to name the file; those of strings name what
@@ -44,7 +44,7 @@ class Reader:
   seeds: Callable[[], list[bytes]]
   name: str
   words: tuple[bytes, ...] = ()
-  tf: bool = False
+  needs_tf: bool = False
   around: Callable[[pathlib.Path], None] | None = None
   names_file: bool = True
 
@@ -482,66 +482,66 @@ READERS = {
   "checkpoint": Reader(
     _read_checkpoint, seeds.checkpoint_seeds, "damaged", _JSON, around=seeds.around_checkpoint,
   ),
-  "decode": Reader(_decode_image, seeds.image_seeds, "x.jpg", _BINARY, tf=True),
+  "decode": Reader(_decode_image, seeds.image_seeds, "x.jpg", _BINARY, needs_tf=True),
   "pp": Reader(
     _read_pp,
     seeds.lines("decode|resize(8)|value_range(-1, 1)|keep('image', \"label\")"),
-    "string", _CODE, tf=True, names_file=False,
+    "string", _CODE, needs_tf=True, names_file=False,
   ),
   "split": Reader(
     _read_split, seeds.lines("train[:50%]+val", "train[10:-3]"), "string",
-    (b"9" * 5000, b"[", b"]", b"%", b":", b"-", b"+", b"all"), tf=True,
+    (b"9" * 5000, b"[", b"]", b"%", b":", b"-", b"+", b"all"), needs_tf=True,
     names_file=False,
   ),
   "braces": Reader(
     _read_braces, seeds.lines("a/{000..012}.tar", "{a,b}{1..3}"), "string",
     (b"{", b"}", b"..", b",", b"9" * 12, b"{1..999}", b"{0..99999999999}"),
-    tf=True, names_file=False,
+    needs_tf=True, names_file=False,
   ),
   "webdataset": Reader(
-    _read_webdataset, seeds.tar_seeds, "x.tar", _TAR, tf=True,
+    _read_webdataset, seeds.tar_seeds, "x.tar", _TAR, needs_tf=True,
     around=lambda folder: None,
   ),
   "index": Reader(
-    _read_index, seeds.index_seeds, "index.npz", _BINARY, tf=True,
+    _read_index, seeds.index_seeds, "index.npz", _BINARY, needs_tf=True,
     around=seeds.around_index,
   ),
   "records": Reader(
-    _read_records, seeds.records_seeds, "x.tfrecord", _BINARY, tf=True
+    _read_records, seeds.records_seeds, "x.tfrecord", _BINARY, needs_tf=True
   ),
   "records.index": Reader(
-    _read_records_index, seeds.records_index_seeds, "big_vision_index.npz", _BINARY, tf=True,
+    _read_records_index, seeds.records_index_seeds, "big_vision_index.npz", _BINARY, needs_tf=True,
     around=lambda folder: None,
   ),
   "features.json": Reader(
     _read_tfds, seeds.tfds_seed, "features.json", (*_JSON, b"antigravity.X"),
-    tf=True, around=seeds.around_tfds,
+    needs_tf=True, around=seeds.around_tfds,
   ),
   "jsonl": Reader(
     _read_jsonl, seeds.lines('{"image": "a.jpg", "label": 1}\n' * 3), "x.jsonl",
-    _JSON, tf=True,
+    _JSON, needs_tf=True,
   ),
   "csv": Reader(
     _read_csv, seeds.lines("image,label\na.jpg,\"x;y\"\nb.jpg,['u']\n"), "x.csv",
     (b'"', b"\0", b"\xff", b"a" * 200000, b",", b";", b"[" * 9000, b"\n"),
-    tf=True,
+    needs_tf=True,
   ),
   "sentencepiece": Reader(
-    _read_sentencepiece, seeds.sentencepiece_seeds, "x.model", _BINARY, tf=True
+    _read_sentencepiece, seeds.sentencepiece_seeds, "x.model", _BINARY, needs_tf=True
   ),
   "tokenizer.json": Reader(
-    _read_tokenizer, seeds.tokenizer_seeds, "tokenizer.json", _JSON, tf=True
+    _read_tokenizer, seeds.tokenizer_seeds, "tokenizer.json", _JSON, needs_tf=True
   ),
   "vocab": Reader(
     _read_word_pieces, seeds.lines("[UNK]\n[CLS]\na\nred\n##d\n"), "vocab.txt",
-    (b"\xff", b"\0", b"\n\n"), tf=True,
+    (b"\xff", b"\0", b"\n\n"), needs_tf=True,
   ),
   "lookup.npz": Reader(
     _read_lookup, lambda: [seeds.npz_bytes(False, fnames=np.array(["a", "b"]))],
-    "x.npz", _BINARY, tf=True,
+    "x.npz", _BINARY, needs_tf=True,
   ),
   "lookup.txt": Reader(
-    _read_lookup, seeds.lines("a\nb\nc\n"), "x.txt", (b"\xff", b"\0"), tf=True
+    _read_lookup, seeds.lines("a\nb\nc\n"), "x.txt", (b"\xff", b"\0"), needs_tf=True
   ),
 }  # fmt: skip
 
