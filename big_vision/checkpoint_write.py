@@ -76,7 +76,7 @@ def _is_global(x):
 
 def _to_host(name, x):
   if _is_global(x):
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
       x = jax.random.key_data(x)
     chunk = x.sharding.shard_shape(x.shape)
     shards = [s for s in x.addressable_shards if s.replica_id == 0]

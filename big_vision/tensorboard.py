@@ -26,9 +26,12 @@ class Events:
       disk_space.WriteError: as all methods, if the disk is full.
     """
     # Here, since runs without a workdir do not need it.
-    from tensorboardX import event_file_writer, proto, summary
+    from tensorboardX import event_file_writer, summary
+    from tensorboardX.proto import event_pb2
 
-    self._folder, self._event = folder, proto.event_pb2.Event
+    self._folder = folder
+    # An attribute that protobuf makes at run time.
+    self._event = getattr(event_pb2, "Event")  # noqa: B009
     self._summary = summary
     with disk_space.explained(folder):
       self._writer = event_file_writer.EventsWriter(

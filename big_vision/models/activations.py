@@ -19,6 +19,7 @@ import math
 
 import flax.linen as nn
 import jax
+from flax.linen import spmd
 from jax.sharding import PartitionSpec
 
 from big_vision import compat, lookup
@@ -41,7 +42,7 @@ def constrain(x: Array, *names: str | None) -> Array:
   rules, mesh = nn.get_logical_axis_rules(), compat.active_mesh()
   if not rules or mesh is None:  # Also where code is that of one device.
     return x
-  axes = nn.logical_to_mesh_axes(names, rules) or ()
+  axes = spmd.logical_to_mesh_axes(names, rules) or ()
   spec = []
   for name, entry, size in zip(names, axes, x.shape, strict=True):
     num = _parts(name, entry, mesh.shape)
