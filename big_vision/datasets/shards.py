@@ -71,21 +71,23 @@ def expand(
 
 def _braces(pattern, key):
   """Expands `{a,b}` and `{08..11}`, from the left."""
+  too_many = ValueError(
+    f"config.{key}: {pattern!r:.200} means more than {_MAX_SHARDS:,} shards, "
+    "or has too long names for so many."
+  )
   paths = [pattern]
   while braces := _BRACES.findall(paths[0]):  # All of them have as many.
     num = len(paths) * math.prod(len(_choices(b)) for b in braces)
     if num > _MAX_SHARDS or num * len(pattern) > _MAX_CHARACTERS:
-      raise ValueError(
-        f"config.{key}: {pattern!r:.200} means more than {_MAX_SHARDS:,} shards, "
-        "or has too long names for so many."
-      )
-    matches = [_BRACES.search(path) for path in paths]
-    choices = [_choices(match[1]) for match in matches]
-    paths = [
-      path[: match.start()] + choice + path[match.end() :]
-      for path, match, of_path in zip(paths, matches, choices, strict=True)
-      for choice in of_path
-    ]
+      raise too_many
+    before, paths = paths, []
+    for path in before:
+      match = _BRACES.search(path)
+      choices = _choices(match[1])
+      if len(paths) + len(choices) > _MAX_SHARDS:  # Braces within braces.
+        raise too_many
+      head, tail = path[: match.start()], path[match.end() :]
+      paths += [f"{head}{choice}{tail}" for choice in choices]
   return paths
 
 

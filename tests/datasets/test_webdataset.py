@@ -298,7 +298,13 @@ def test_one_bad_shard_does_not_take_others_down(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  "pattern", ["{0..99999999999}", "{a,b}" * 40, "{1..999}{1..999}{1..999}"]
+  "pattern",
+  [
+    "{0..99999999999}",
+    "{a,b}" * 40,
+    "{1..999}{1..999}{1..999}",
+    "{{1..999}00..012}",
+  ],
 )
 def test_patterns_of_too_many_shards(pattern):
   with pytest.raises(ValueError, match="data.path.*more than 1,000,000 shards"):
