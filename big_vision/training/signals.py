@@ -32,6 +32,32 @@ class Interrupted(BaseException):
   """The main thread waits for what may never come, and the run has to stop."""
 
 
+def seconds(variable: str, default: float) -> float:
+  """Reads a time limit.
+
+  Args:
+    variable: name of the environment variable.
+    default: if that is unset or empty.
+
+  Returns:
+    Seconds.
+
+  Raises:
+    SystemExit: the value is something else than a positive number.
+  """
+  text = os.environ.get(variable) or str(default)
+  try:
+    value = float(text)
+  except ValueError:
+    value = 0.0
+  if not 0 < value < float("inf"):
+    raise SystemExit(
+      f"Error: {variable}={text!r} should be a positive number of seconds, such as "
+      f"{default:g}."
+    )
+  return value
+
+
 def leave(text: str, status: int) -> None:
   """Ends the process at once, without what libraries do at exit.
 
@@ -66,7 +92,7 @@ class Listener:
     self.noticed = ""
     self.farewell: Callable[[str], None] | None = None
     self._leave = leave
-    self._patience = float(os.environ.get("BV_STOP_TIMEOUT") or 20)
+    self._patience = seconds("BV_STOP_TIMEOUT", 20)
     self._begun = self._saves = self._ending = False
     self._heard_at = 0.0
     self._deadline = 0.0  # Counts once there is a notice.

@@ -53,7 +53,7 @@ class Store(Protocol):
 
 def timeout() -> float:
   """Returns BV_HOST_TIMEOUT in seconds, 120 by default."""
-  return float(os.environ.get("BV_HOST_TIMEOUT") or 120)
+  return signals.seconds("BV_HOST_TIMEOUT", 120)
 
 
 @dataclasses.dataclass

@@ -163,3 +163,19 @@ def test_a_command_does_not_wait_for_the_exit_of_python(listen, status):
   )
   assert done.returncode == status
   assert done.stdout.strip() == "files are closed" + " slowly" * (not status)
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "0", "nan", "inf"])
+def test_time_limits_are_positive_numbers(monkeypatch, text):
+  monkeypatch.setenv("BV_STOP_TIMEOUT", text)
+  with pytest.raises(
+    SystemExit, match=f"BV_STOP_TIMEOUT='{text}' .*such as 20"
+  ):
+    signals.seconds("BV_STOP_TIMEOUT", 20)
+
+
+def test_time_limits_by_default(monkeypatch):
+  monkeypatch.setenv("BV_STOP_TIMEOUT", "")
+  assert signals.seconds("BV_STOP_TIMEOUT", 20) == 20
+  monkeypatch.setenv("BV_STOP_TIMEOUT", "0.5")
+  assert signals.seconds("BV_STOP_TIMEOUT", 20) == 0.5
