@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from big_vision.training import signals
+
 ROOT = pathlib.Path(__file__).parents[2]
 TERM, USR1, INT = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
 
