@@ -2,11 +2,10 @@
 
 import logging
 
-import jax
 import pytest
 
 from big_vision import lookup
-from big_vision.training import hosts
+from big_vision.training import hosts, peers
 
 VARIABLES = ("BV_JAX_INIT", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 SLURM = {
@@ -25,11 +24,9 @@ SLURM = {
 
 @pytest.fixture
 def told(monkeypatch):
-  """What `jax.distributed.initialize` was called with."""
+  """What `jax.distributed.initialize` would be called with, but for times."""
   calls = []
-  monkeypatch.setattr(
-    jax.distributed, "initialize", lambda **kw: calls.append(kw)
-  )
+  monkeypatch.setattr(peers, "initialize", lambda **kw: calls.append(kw))
   for name in (*VARIABLES, *SLURM):
     monkeypatch.delenv(name, raising=False)
   return calls
@@ -79,7 +76,7 @@ def test_jax_finds_nothing(told, monkeypatch):
   def initialize():
     raise ValueError("coordinator_address should be defined.")
 
-  monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  monkeypatch.setattr(peers, "initialize", initialize)
   monkeypatch.setenv("BV_JAX_INIT", "1")
   with pytest.raises(lookup.ConfigError, match="BV_JAX_INIT=1, but nothing te"):
     hosts.join()

@@ -257,7 +257,7 @@ def test_link_forwards_and_keeps_quiet_when_the_other_side_ends():
 
 @contextlib.contextmanager
 def real_hosts(limit):
-  """Starts two hosts, and yields them at the third step."""
+  """Starts two hosts, and yields them when both have reported steps."""
   script = pathlib.Path(__file__).with_name("watched_host.py")
   with process_groups.coordinator_address() as address:
     env = {
@@ -270,7 +270,7 @@ def real_hosts(limit):
     )
     try:
       for host in hosts:
-        while "step 3" not in host.stdout.readline():
+        while "step 9" not in host.stdout.readline():
           assert host.poll() is None
       yield hosts
     finally:

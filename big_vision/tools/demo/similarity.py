@@ -145,7 +145,9 @@ class Pictures:
     # True is an int, and -1 would be the last one.
     if type(number) is int and 0 <= number < len(self.examples):
       return self.examples[number]
-    shown = number if type(number) in (int, float, str) else "of this kind"
+    shown = (
+      number if type(number) in (bool, int, float, str) else "of this kind"
+    )
     raise RequestError(
       404,
       f"There is no example {shown!s:.40}, only {len(self.examples)} of them.",
