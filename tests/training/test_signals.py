@@ -103,6 +103,7 @@ def test_after_saving_a_step_has_its_limit_again():
 )
 def test_asked_twice_it_stops_at_once(first, second, status):
   process = start("listener.begin(); hang()", BV_STOP_TIMEOUT="100")
+  time.sleep(0.5)  # It says that it is ready, then it hangs.
   process.send_signal(first)
   time.sleep(1.1)  # Launchers may repeat a signal sooner than that.
   process.send_signal(second)
