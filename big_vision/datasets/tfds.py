@@ -279,7 +279,7 @@ def get_builder(
 
   Args:
     name: as in `DataSource`.
-    data_dir: the TFDS folder.
+    data_dir: the TFDS folder; None is that of `embedded.default_data_dir`.
     key: the config key that holds the name, for the error.
 
   Returns:
@@ -288,7 +288,10 @@ def get_builder(
   Raises:
     ValueError: unknown or unprepared dataset; says how to prepare it.
   """
-  return _get_builder(name, data_dir and os.fspath(data_dir), key)
+  data_dir = data_dir and os.fspath(data_dir)
+  if name != "from_data_dir":  # Which has no default.
+    data_dir = embedded.default_data_dir(data_dir)
+  return _get_builder(name, data_dir, key)
 
 
 @functools.cache

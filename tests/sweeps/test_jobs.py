@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 
 import pytest
 
@@ -14,6 +15,9 @@ from big_vision.sweeps import jobs
 @pytest.mark.filterwarnings("error")
 def test_an_interruption_within_the_garbage_collector_is_not_lost(tmp_path):
   """An exception raised there would be printed and ignored."""
+  with warnings.catch_warnings():  # About what other tests have left open.
+    warnings.simplefilter("ignore")
+    gc.collect()
   command = (sys.executable, "-c", "import time; time.sleep(600)")
   job = jobs.Job("j", str(tmp_path), command, {}, "f")
 

@@ -17,6 +17,9 @@ START = """
 import ctypes, os, signal, sys, threading, time
 from big_vision.training import signals
 
+# Shells start what runs in the background with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def hang():  # As in C++: not even a signal's handler gets Python's attention.
   mutex = ctypes.create_string_buffer(64)
   libc = ctypes.CDLL(None)

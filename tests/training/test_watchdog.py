@@ -242,7 +242,9 @@ def test_link_forwards_and_keeps_quiet_when_the_other_side_ends():
   got = 0
   while got < 100_000:
     got += len(client.recv(1 << 16))
-  assert link.found and not link.lost
+  while not link.found:  # Its thread reads that.
+    time.sleep(0.01)
+  assert not link.lost
   there.close()
   client.settimeout(0.3)
   with pytest.raises(TimeoutError):  # It is not told.
