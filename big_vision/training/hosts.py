@@ -92,13 +92,13 @@ def from_first(read: Callable[[], str]) -> str:
   from jax.experimental import multihost_utils
 
   text = read().encode() if jax.process_index() == 0 else b""
-  length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-  buffer = np.zeros(length, np.uint8)
-  if jax.process_index() == 0:
-    buffer[:] = np.frombuffer(text, np.uint8)
-  return (
-    np.asarray(multihost_utils.broadcast_one_to_all(buffer)).tobytes().decode()
-  )
+  with jax.transfer_guard("allow"):  # Also within the loop.
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    buffer = np.zeros(length, np.uint8)
+    if jax.process_index() == 0:
+      buffer[:] = np.frombuffer(text, np.uint8)
+    sent = np.asarray(multihost_utils.broadcast_one_to_all(buffer))
+  return sent.tobytes().decode()
 
 
 def first_problem(problem: str) -> str:
@@ -117,7 +117,8 @@ def first_problem(problem: str) -> str:
   text = problem.encode()[:2000]
   buffer = np.zeros(2000, np.uint8)
   buffer[: len(text)] = np.frombuffer(text, np.uint8)
-  texts = np.asarray(multihost_utils.process_allgather(buffer))
+  with jax.transfer_guard("allow"):
+    texts = np.asarray(multihost_utils.process_allgather(buffer))
   every = [bytes(t).rstrip(b"\0").decode(errors="replace") for t in texts]
   return next(filter(None, every), "")
 
