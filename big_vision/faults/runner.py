@@ -376,24 +376,30 @@ def newest(workdir: str) -> str | None:
   Returns:
     The folder; None without.
   """
-  names = os.listdir(workdir) if os.path.isdir(workdir) else []
-  found = [m for name in names if (m := _CHECKPOINT.fullmatch(name))]
-  last = max(found, key=lambda m: int(m[1]), default=None)
+  last = max(_checkpoints(workdir), key=lambda m: int(m[1]), default=None)
   return os.path.join(workdir, last[0]) if last else None
 
 
+def _checkpoints(workdir):
+  names = os.listdir(workdir) if os.path.isdir(workdir) else []
+  return [m for name in names if (m := _CHECKPOINT.fullmatch(name))]
+
+
 def damage(workdir: str, how: schedule.Damage) -> str:
-  """Damages a file of the newest checkpoint.
+  """Damages a file of the newest checkpoint, if an earlier one was kept.
+
+  Without, a run cannot go on and says so: there is nothing to compare.
 
   Args:
     workdir: of the run.
     how: the Damage.
 
   Returns:
-    What was done, "flip: <file>"; empty if there is no checkpoint.
+    What was done, "flip: <file>"; empty if nothing was.
   """
   folder = newest(workdir)
-  if folder is None:
+  kept = {m[0] for m in _checkpoints(workdir) if not m[2]}
+  if folder is None or not kept - {os.path.basename(folder)}:
     return ""
   files = sorted(
     os.path.join(at, name)

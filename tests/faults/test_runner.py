@@ -143,3 +143,21 @@ def test_processes_of_the_server(tmp_path, monkeypatch):
     sleeping.kill()
     assert sleeping.wait() == -signal.SIGKILL
     assert time.monotonic() - begin < 50
+
+
+@pytest.mark.parametrize("kind", schedule.DAMAGES)
+def test_damage_only_where_a_run_can_go_back(tmp_path, kind):
+  how = schedule.Damage(kind, (0.0, 0.5))
+  assert runner.damage(str(tmp_path), how) == ""
+  new = tmp_path / "checkpoint.bv-000000009-tmp/w"
+  new.mkdir(parents=True)
+  (new / "0.0").write_bytes(b"0123")
+  assert runner.damage(str(tmp_path), how) == ""
+  (tmp_path / "checkpoint.bv-000000005").mkdir()
+  said = runner.damage(str(tmp_path), how)
+  assert said == f"{kind}: checkpoint.bv-000000009-tmp/w/0.0"
+  if kind == "remove":
+    assert list(new.iterdir()) == []
+  else:
+    want = {"truncate": b"01", "flip": b"01" + bytes([ord("2") ^ 16]) + b"3"}
+    assert (new / "0.0").read_bytes() == want[kind]
