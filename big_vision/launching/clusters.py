@@ -56,7 +56,8 @@ def detect(env: Mapping[str, str]) -> Place | None:
 
   Returns:
     The Place; None for a process that runs alone, which has nobody to wait for:
-    BV_JAX_INIT is empty or 0, or nothing speaks of other processes.
+    BV_JAX_INIT is empty or 0, or nothing speaks of other processes. With
+    BV_JAX_INIT=1 and an address, a single process has a place, too.
 
   Raises:
     lookup.ConfigError: variables that contradict each other, or too few of them;
@@ -83,7 +84,8 @@ def detect(env: Mapping[str, str]) -> Place | None:
       process_id=_integer(explicit, ID, place.process_id),
       coordinator=explicit.get(ADDRESS, place.coordinator),
     )
-  if place.num_processes == 1:
+  # Asked for, one process joins itself: its devices then add up as those of several.
+  if place.num_processes == 1 and not (switch and ADDRESS in explicit):
     return None
   _check(place)
   return place

@@ -120,6 +120,14 @@ def test_slurm():
   assert port.coordinator == "gpu03:99"
 
 
+def test_one_process_joins_itself_where_that_is_asked_for():
+  """Its devices are connected as those of several processes are."""
+  one = {**EXPLICIT, "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
+  assert clusters.detect(one) is None
+  place = clusters.detect({**one, "BV_JAX_INIT": "1"})
+  assert (place.num_processes, place.process_id) == (1, 0)
+
+
 def test_explicit_variables_win():
   place = clusters.detect({**SLURM, "JAX_COORDINATOR_ADDRESS": "a:1"})
   assert place.found == "JAX_COORDINATOR_ADDRESS, and Slurm"
