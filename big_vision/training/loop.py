@@ -102,6 +102,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
         skip = config.evals[name].get("skip_first")
         if not skip or first_step == total_steps:
           evaluators.measure(name, evaluator, prefix, state)
+    resuming.complete_last_row(setup, first_step)
     # Rows of training start at step 1; what came before has its own file.
     writer.step_end(initial=first_step < total_steps)
     if resuming.evaluate_again(setup, evaluators, state, first_step):

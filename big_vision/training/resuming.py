@@ -191,6 +191,20 @@ def begin(setup: Setup, first_step: int) -> None:
     setup.log.begin()
 
 
+def complete_last_row(setup: Setup, first_step: int) -> None:
+  """Adds to the evaluations of a run that was at its end what its last step measured.
+
+  The last line of a step has all of its values.
+
+  Args:
+    setup: the Setup.
+    first_step: number of finished steps.
+  """
+  if first_step == setup.total_steps:
+    before = setup.writer.row_of(first_step) or {}
+    setup.writer.step_metrics = before | setup.writer.step_metrics
+
+
 def evaluate_again(
   setup: Setup, evaluators: Any, state: TrainState, first_step: int
 ) -> bool:

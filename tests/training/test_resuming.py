@@ -226,6 +226,28 @@ def test_kill_between_a_checkpoint_and_its_evaluation(
     assert (tmp_path / "w" / name).read_text() == (whole[0] / name).read_text()
 
 
+def test_kill_before_the_last_evaluation(whole, tmp_path, monkeypatch):
+  """The last line of the last step has what was measured before and after."""
+
+  def kill(self, *args):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as m:
+    m.setattr(loop._Evaluators, "measure", kill)
+    with pytest.raises(KeyboardInterrupt):
+      run(
+        tmp_path / "w",
+        evals=dict(val=dict(type="bvbias", log_steps=100, skip_first=True)),
+      )
+  assert (tmp_path / "w/checkpoint.bv-LAST").read_text().startswith("000000008")
+  run(tmp_path / "w")
+  last = metrics.read_rows(f"{tmp_path}/w/big_vision_metrics.txt")[-1]
+  want = metrics.read_rows(f"{whole[0]}/big_vision_metrics.txt")[-1]
+  assert last["step"] == want["step"] == 8
+  for name in (*NAMES, "val/score"):
+    assert last[name] == want[name]
+
+
 def test_problems_of_any_process(monkeypatch):
   assert hosts.first_problem("") == "" and hosts.first_problem("x") == "x"
   from jax.experimental import multihost_utils
