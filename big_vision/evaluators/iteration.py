@@ -41,6 +41,11 @@ class Layout(Protocol):
     """Devices that the batches are split over, in their order."""
     ...
 
+  @property
+  def by_rows(self) -> bool:
+    """Whether the rows of batches are in the order of the dataset."""
+    ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
@@ -55,6 +60,8 @@ class Batches:
     devices: devices that the batches are split over, in their order.
     one_label: names of features that an op `onehot` made of one label per
       example, as opposed to sets of labels such as ReaL's.
+    by_rows: whether the rows of batches, one batch after the other, are in the
+      order of the dataset; otherwise those of each host are, see `host_order`.
   """
 
   get_iter: Callable[[], Iterator[Batch]]
@@ -62,6 +69,7 @@ class Batches:
   batch_size: int
   devices: Devices
   one_label: frozenset[str] = frozenset()
+  by_rows: bool = False
 
   def __iter__(self) -> Iterator[Batch]:
     """Yields each batch as a new dict, which the caller may change."""
@@ -97,7 +105,8 @@ def open_batches(
       data, pp_fn, batch_size, devices, **kw
     )
   one_label = frozenset(u.key_result for u in uses if u.rank == 0)
-  return Batches(get_iter, steps, batch_size, devices, one_label)
+  by_rows = getattr(get_iter, "by_rows", False)
+  return Batches(get_iter, steps, batch_size, devices, one_label, by_rows)
 
 
 def take(batch: Batch, key: str, argument: str = "label_key") -> Any:
@@ -200,7 +209,9 @@ def rows(
         f"predict_fn must return one row per example: {name!r} has shape "
         f"{np.shape(value)} for a batch of {layout.batch_size}."
       )
-  order = host_order(layout.devices, layout.batch_size, len(batches))
+  order = np.arange(len(batches) * layout.batch_size)
+  if not layout.by_rows:
+    order = host_order(layout.devices, layout.batch_size, len(batches))
   order = order[np.concatenate(masks)[order].astype(bool)]
   return jax.tree.map(lambda *parts: np.concatenate(parts)[order], *values)
 
@@ -239,7 +250,8 @@ def warn_once(owner: Any, num: float, data: Any, consequence: str) -> None:
 def host_order(devices: Devices, batch_size: int, steps: int) -> np.ndarray:
   """Orders all evaluated rows as in the dataset.
 
-  Every process reads a contiguous part of the dataset into its block of each
+  Of a source without random access, and of examples that an evaluator makes,
+  every process reads a contiguous part of the dataset into its block of each
   global batch. Sorting by process restores the order of the dataset, so that
   results do not depend on the number of processes.
 

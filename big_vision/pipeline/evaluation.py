@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from big_vision.datasets import core, ids
 from big_vision.datasets.source import DataSource
 from big_vision.devices import check_batch_size
 from big_vision.lookup import ConfigError
-from big_vision.pipeline import failures, order, to_devices
+from big_vision.pipeline import failures, indexed, order, stream, to_devices
 from big_vision.pipeline.examples import Preprocess
 from big_vision.pipeline.training import (
   DEFAULT_NUM_PARALLEL_CALLS,
@@ -26,6 +27,24 @@ from big_vision.types import Batch, Devices
 
 # What is kept from one run of an evaluator to the next.
 CACHES = ("none", "pipeline", "raw_data", "final_data")
+
+
+@dataclasses.dataclass(frozen=True)
+class Passes:
+  """Called, it returns an iterator of batches, see `evaluation`.
+
+  Attributes:
+    start: what is called.
+    by_rows: whether the hosts read the rows of one sequence of global batches,
+      so that these are the same for any number of hosts. Otherwise each reads a
+      contiguous part of the dataset, and a batch has examples of all parts.
+  """
+
+  start: Callable[[], Iterator[Batch]]
+  by_rows: bool = False
+
+  def __call__(self) -> Iterator[Batch]:
+    return self.start()
 
 
 def evaluation(
@@ -40,8 +59,12 @@ def evaluation(
   memory_gb: float = 1.0,
   cache_raw: bool = False,
   cache_final: bool = False,
-) -> tuple[Callable[[], Iterator[Batch]], int]:
+) -> tuple[Passes, int]:
   """Opens a dataset for evaluation: every example once, in order, padded.
+
+  Batches are those of a single host for any number of hosts, if the source reads
+  examples by their number. Others are read in parts: each host delivers, in its
+  rows of each batch, a contiguous part of the dataset.
 
   Args:
     data: arguments of `datasets.core.get`, for example `name` and `split`.
@@ -59,7 +82,8 @@ def evaluation(
     cache_raw, cache_final: see `cache_mode`.
 
   Returns:
-    `(get_iter, steps)`: one evaluation takes `steps` batches of `get_iter()`.
+    `(get_iter, steps)`: one evaluation takes `steps` batches of `get_iter()`, see
+    `Passes`.
 
   Raises:
     ConfigError: unknown `cache`.
@@ -68,13 +92,24 @@ def evaluation(
   mode = cache_mode(cache, cache_raw=cache_raw, cache_final=cache_final)
   check_batch_size(batch_size, devices)
   source = core.get(**data)
+  layout = order.Layout(batch_size, jax.process_index(), jax.process_count())
+  by_rows = layout.num_hosts > 1 and (
+    source.random_access or source.can_read_by_index
+  )
+  if by_rows:
+    raw = _rows_of_host(source, layout)
+    counts = layout.split(source.total_examples)
+  else:
+    raw = source.get_tfdata(ordered=True, allow_cache=mode != "none")
+    counts = source.num_examples_per_process()
   make = functools.partial(
     make_for_inference,
-    source.get_tfdata(ordered=True, allow_cache=mode != "none"),
+    raw,
     builder.get_preprocess_fn(pp_fn, log_data=str(data)),
     batch_size,
-    num_ex_per_process=source.num_examples_per_process(),
+    num_ex_per_process=counts,
     source=source,
+    by_rows=by_rows,
   )
   dataset, steps = make()
   if mode in ("raw_data", "final_data") and _fits(
@@ -90,11 +125,23 @@ def evaluation(
     )
 
   if mode == "none":
-    return start, steps
+    return Passes(start, by_rows), steps
   # The dataset repeats after exactly `steps` batches, so that every run of an
   # evaluation finds the iterator at the first example.
   persistent = start()
-  return lambda: persistent, steps
+  return Passes(lambda: persistent, by_rows), steps
+
+
+def _rows_of_host(source: Any, layout: order.Layout) -> tf.data.Dataset:
+  """Reads, by their numbers, the examples that a host delivers."""
+  whole = indexed.IndexedStream(source, "evaluation", seed=0)
+  elements, complete = whole.open(
+    0,
+    lambda s: stream.rows_of_host(s.take(source.total_examples), layout),
+  )
+  return elements.map(
+    lambda _, x: complete(*x[1]), tf.data.AUTOTUNE, deterministic=True
+  )
 
 
 # Its name among evaluators.
@@ -162,6 +209,7 @@ def make_for_inference(
   num_parallel_calls: int | None = DEFAULT_NUM_PARALLEL_CALLS,
   prefetch: int | None = 1,
   source: DataSource | None = None,
+  by_rows: bool = False,
 ) -> tuple[tf.data.Dataset, int]:
   """Makes batches for evaluation: every example once per pass, in order.
 
@@ -176,6 +224,8 @@ def make_for_inference(
     num_parallel_calls: examples preprocessed in parallel.
     prefetch: batches to hold ready; falsy for none.
     source: where `data` comes from, to find a damaged file.
+    by_rows: whether `data` is what this process delivers of global batches,
+      otherwise a contiguous part of the dataset.
 
   Returns:
     (dataset, num_batches): an endless dataset that repeats the same
@@ -193,7 +243,14 @@ def make_for_inference(
       "the evaluator, or config.input.batch_size."
     )
   num_batches = math.ceil(max(num_ex_per_process) / local)
-  raw = data.cache() if cache_raw else data
+  host = jax.process_index()
+  layout = order.Layout(batch_size, host, jax.process_count())
+
+  def number(examples):
+    """Adds the position in the dataset, which no host changes."""
+    before = sum(num_ex_per_process[:host])
+    place = layout.position if by_rows else lambda i: before + i
+    return examples.enumerate().map(lambda i, example: (place(i), example))
 
   def prepare(index, example):
     zero = tf.zeros([], tf.int64)
@@ -205,7 +262,8 @@ def make_for_inference(
       out = preprocess_fn(dict(example))
     return {**extra, **out}
 
-  ds = raw.enumerate().map(prepare, num_parallel_calls, deterministic=True)
+  raw = data.cache() if cache_raw else data
+  ds = number(raw).map(prepare, num_parallel_calls, deterministic=True)
   padding = tf.nest.map_structure(_padding, ds.element_spec)
   ds = ds.concatenate(tf.data.Dataset.from_tensors(padding).repeat())
   ds = ds.ragged_batch(local, drop_remainder=True).take(num_batches)
@@ -218,7 +276,7 @@ def make_for_inference(
     first = num_done % num_batches * local
 
     def examples(record):
-      part = data.enumerate().skip(first).take(local)
+      part = number(data).skip(first).take(local)
       epoch = tf.data.Dataset.from_tensors(tf.zeros([], tf.int64)).repeat()
       named = tf.data.Dataset.zip(epoch, part).enumerate()
       named = named.map(functools.partial(record.begin, "evaluation"))

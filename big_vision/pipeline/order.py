@@ -96,6 +96,33 @@ class Layout:
     """
     return position // self.local_batch_size % self.num_hosts == self.host
 
+  def position(self, number: Any) -> Any:
+    """Finds the position in the stream of what this host delivers.
+
+    Args:
+      number: how many examples this host delivers before; int or integers.
+
+    Returns:
+      int, array or tensor.
+    """
+    local = self.local_batch_size
+    batch, row = number // local, number % local
+    return batch * self.batch_size + self.host * local + row
+
+  def split(self, num_examples: int) -> list[int]:
+    """Counts what each host delivers of a finite stream.
+
+    Args:
+      num_examples: length of the stream.
+
+    Returns:
+      Number of examples of each host.
+    """
+    whole, rest = divmod(num_examples, self.batch_size)
+    local = self.local_batch_size
+    rows = lambda host: min(max(rest - host * local, 0), local)
+    return [whole * local + rows(p) for p in range(self.num_hosts)]
+
 
 def local_batch_size(batch_size: int | None, num_hosts: int) -> int:
   """Divides a global batch size among the hosts.

@@ -170,3 +170,65 @@ def test_one_word_says_what_is_cached():
   for error in (ValueError, AssertionError):  # Callers catch either.
     with pytest.raises(error, match="'all', use one of none, pipeline"):
       evaluation.cache_mode("all")
+
+
+def batches_of(host, num_hosts, data, pp, batch_size, monkeypatch):
+  """One pass as a host sees it: (dict of [steps, local batch, ...], by_rows)."""
+  with monkeypatch.context() as m:
+    m.setattr(jax, "process_count", lambda: num_hosts)
+    m.setattr(jax, "process_index", lambda: host)
+    start = lambda ds, *args: ds.as_numpy_iterator()
+    m.setattr(to_devices, "start_global", start)
+    get_iter, steps = evaluation.evaluation(
+      data, pp, batch_size, jax.devices()[:1], cache="none"
+    )
+    got = [b for _, b in zip(range(steps), get_iter(), strict=False)]
+  return jax.tree.map(lambda *x: np.stack(x), *got), get_iter.by_rows
+
+
+@pytest.mark.parametrize("num_examples", [24, 21, 13, 3])
+def test_global_batches_of_any_number_of_hosts(
+  tfds_data_dir, ops, monkeypatch, num_examples
+):
+  """Each bit of each batch, of random ops and of padding too."""
+  data = {"name": "digits", "split": f"test[:{num_examples}]"}
+  pp = "decode(channels=1)|random_crop(5)|keep('image', 'label')"
+  one, _ = batches_of(0, 1, data, pp, 8, monkeypatch)
+  assert one["_mask"].sum() == num_examples
+  for num in (2, 4):
+    parts = [batches_of(i, num, data, pp, 8, monkeypatch) for i in range(num)]
+    assert all(by_rows for _, by_rows in parts)
+    got = jax.tree.map(
+      lambda *x: np.concatenate(x, axis=1), *(part for part, _ in parts)
+    )
+    jax.tree.map(np.testing.assert_array_equal, got, one)
+
+
+def test_hosts_read_parts_in_order(tfds_data_dir, ops, monkeypatch):
+  """Without random access; what random ops draw does not depend on hosts."""
+  data = {"name": "digits", "split": "test[:21]", "random_access": False}
+  pp = "decode(channels=1)|random_crop(5)|keep('image', 'label')"
+  of = lambda i, n: batches_of(i, n, data, pp, 8, monkeypatch)
+  one, _ = of(0, 1)
+  parts = [of(i, 2) for i in range(2)]
+  assert not any(by_rows for _, by_rows in parts)
+  rows = lambda b: jax.tree.map(lambda x: x[b["_mask"]], b)
+  got = jax.tree.map(
+    lambda *x: np.concatenate(x), *(rows(b) for b, _ in parts)
+  )
+  jax.tree.map(np.testing.assert_array_equal, got, rows(one))
+
+
+def test_numbers_of_examples_are_those_of_the_dataset(monkeypatch):
+  """Of both ways to share them: they are seeds, and names in errors."""
+  pp = lambda d: {"x": d["x"], "r": rng.next_seed()}
+  make = evaluation.make_for_inference
+  one = next(iter(make(numbers(6), pp, 6, [6])[0].as_numpy_iterator()))
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  for by_rows, mine in ((False, [3, 4, 5]), (True, [2, 3])):
+    data = tf.data.Dataset.from_tensor_slices({"x": np.int64(mine)})
+    args = (2 * (2 if by_rows else 3), [6 - len(mine), len(mine)])
+    ds, _ = make(data, pp, *args, by_rows=by_rows)
+    got = next(iter(ds.as_numpy_iterator()))
+    np.testing.assert_array_equal(got["r"], one["r"][mine])

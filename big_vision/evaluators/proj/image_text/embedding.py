@@ -212,7 +212,10 @@ class Batches:
   Attributes:
     batch_size: global batch size.
     devices: [num_devices] array.
+    by_rows: see `iteration.Batches`.
   """
+
+  by_rows = False  # Each process has a part.
 
   def __init__(
     self,
