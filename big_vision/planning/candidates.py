@@ -13,6 +13,7 @@ from typing import Any
 
 import ml_collections as mlc
 
+from big_vision import sharding
 from big_vision.models import vit
 from big_vision.planning.chips import Chip
 from big_vision.training import config_keys
@@ -67,16 +68,18 @@ class Candidate:
 
 # The defaults of the keys that candidates set.
 _REPLICATE: Strategy = ((".*", "replicate"),)
-_RULES = (("act_batch", "data"),)
 _DEFAULTS = {
   "mesh": (("data", -1),),
   "sharding_strategy": _REPLICATE,
-  "sharding_rules": _RULES,
+  "sharding_rules": (),  # As the strategy needs them.
   "grad_accum_steps": 1,
   "scan": False,
   "remat_policy": "nothing_saveable",
 }
 _FSDP: Strategy = ((".*", 'fsdp(axis="data")'),)
+_TENSOR_PARALLEL: Strategy = (
+  (".*", 'tensor_parallel(axis="model")|fsdp(axis="data")'),
+)
 # Devices that share the parameters, where not all can or should.
 _GROUPS = (8, 64)
 _TENSOR = (2, 4, 8)
@@ -119,18 +122,10 @@ def _tensor(config: mlc.ConfigDict, n: int, chip: Chip) -> Iterator[Layout]:
   if config.get("model_name") != "vit":
     return
   heads = vit.Model(**(config.get("model") or {})).num_heads
-  split = lambda dim: f'shard_dim("model", {dim})|fsdp(axis="data")'
-  rules = (
-    (".*(query|key|value)/kernel", split(-2)),
-    (".*out/kernel", split(-3)),
-    (".*MlpBlock_0/Dense_0/kernel", split(-1)),
-    (".*MlpBlock_0/Dense_1/kernel", split(-2)),
-    *_FSDP,
-  )
   for m in _TENSOR:
     if m < n and n % m == 0 and heads % m == 0:
       mesh = (("data", n // m), ("model", m))
-      yield Layout(f"tensor parallel by {m}", mesh, rules)
+      yield Layout(f"tensor parallel by {m}", mesh, _TENSOR_PARALLEL)
 
 
 # Functions (config, number of devices, chip) -> layouts, the simplest first.
@@ -251,7 +246,11 @@ def flags(config: mlc.ConfigDict, candidate: Candidate) -> list[str]:
       node = node.get(part) or {}
     now = node.get(key)
     now = _DEFAULTS[key] if now is None else now
-    if _plain(now) != _plain(value):
+    if key == "sharding_rules":
+      is_same = _rules(now, candidate) == _rules(value, candidate)
+    else:
+      is_same = _plain(now) == _plain(value)
+    if not is_same:
       out.append(shlex.quote(f"--config.{path}={_literal(value)}"))
   return out
 
@@ -264,10 +263,17 @@ def _values(candidate):
   return {
     "mesh": [(first, -1), *rest],
     "sharding_strategy": [*layout.strategy],
-    "sharding_rules": [("act_batch", axes[0] if len(axes) == 1 else axes)],
+    "sharding_rules": [] if axes == ("data",) else [("act_batch", axes)],
     **{f"model.{key}": value for key, value in candidate.remat.model},
     "grad_accum_steps": candidate.accum,
   }
+
+
+def _rules(value, candidate):
+  """The rules of activations that a value of `sharding_rules` means."""
+  strategy = candidate.layout.strategy
+  rules = dict(sharding_rules=value, sharding_strategy=strategy)
+  return _plain(sharding.axis_rules(rules))
 
 
 def _plain(value):

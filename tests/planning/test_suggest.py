@@ -8,7 +8,7 @@ import ml_collections as mlc
 import pytest
 from absl import flags
 
-from big_vision import train
+from big_vision import sharding, train
 from big_vision.planning import candidates, chips, costs, suggest, suggest_text
 from big_vision.planning.candidates import Candidate
 from big_vision.tools import plan
@@ -225,8 +225,12 @@ def test_apply(config):
   got = candidates.apply(config, c)
   assert got.mesh == [("data", -1), ("model", 4)]
   assert got.grad_accum_steps == 4
-  assert got.sharding_rules == [("act_batch", "data")]
-  assert dict(got.sharding_strategy)[".*"] == 'fsdp(axis="data")'
+  # Of examples, hidden units and heads, as the strategy needs them.
+  assert sharding.axis_rules(got) == [
+    ("act_batch", "data"), ("act_mlp", "model"), ("act_heads", "model"),
+  ]  # fmt: skip
+  (rule,) = got.sharding_strategy
+  assert rule == (".*", 'tensor_parallel(axis="model")|fsdp(axis="data")')
   assert got.model.scan and got.model.remat_policy.startswith("dots")
   assert got.model.width == 1024 and "scan" not in config.model
 
