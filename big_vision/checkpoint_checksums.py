@@ -4,9 +4,11 @@ The folder of an array has a file for its metadata (`.zarray`) and one for each
 chunk (`0.1`). The CRC-32 of each of them is in its attributes, `.zattrs`:
 
   {"big_vision_crc32": {".zarray": "1c291ca3", ".zattrs": "5e6f7a8b",
-                        "0.0": "9a0b3c4d", "0.1": "2f3a4b5c"}}
+                        "0.0": "9a0b3c4d", "0.1": "2f3a4b5c",
+                        "arrays": "00000029"}}
 
-where the one of `.zattrs` is that of the other entries, see `_own`.
+where the one of `.zattrs` is that of the other entries, see `_own`, and `arrays` is
+the number of arrays of the checkpoint: of what is lost as a whole nothing else tells.
 
 Each process computes those of the files that it has written, from what the
 store gives back. It leaves them in one file in the folder of the checkpoint,
@@ -30,6 +32,7 @@ from big_vision import fs, lookup, untrusted
 
 _KEY = "big_vision_crc32"
 _METADATA, _ATTRIBUTES, _PIECE = ".zarray", ".zattrs", ".crc32-"
+_COUNT = "arrays"
 _BLOCK = 4 << 20  # Bytes that are read at once.
 _THREADS = 32  # Remote look-ups are slow.
 
@@ -145,10 +148,12 @@ def collect(folder: str) -> None:
       _read(fs.join(folder, piece))
     ).items():
       sums.setdefault(name, {}).update(files)
+  count = _hex(sum(not n.startswith(".") for n in fs.listdir(folder)))
 
   def write(name):
     leaf = fs.join(folder, on_disk(name))
     files = {_METADATA: _crc32(fs.join(leaf, _METADATA)), **sums[name]}
+    files[_COUNT] = count
     files[_ATTRIBUTES] = _own(files)
     with fs.open(fs.join(leaf, _ATTRIBUTES), "w") as f:
       json.dump({_KEY: files}, f, separators=(",", ":"), sort_keys=True)
@@ -180,6 +185,34 @@ def check_complete(folder: str, missing: Iterable[str]) -> None:
       raise damaged(fs.join(leaf, _METADATA), "it is missing")
 
 
+def check_all_there(
+  folder: str, stored: Sequence[str], wanted: Sequence[str]
+) -> None:
+  """Checks that a checkpoint has as many arrays as were written.
+
+  Args:
+    folder: folder of the checkpoint.
+    stored: names of the leaves that it has, one or more.
+    wanted: names of leaves that the reader expects.
+
+  Raises:
+    Damaged: some are missing; names one, if it is among those that are expected.
+  """
+  path = fs.join(folder, on_disk(stored[0]), _ATTRIBUTES)
+  count = (_read_attributes(path) or {}).get(_COUNT, "0")
+  try:
+    lost = int(count, 16) - len(stored)
+  except (ValueError, TypeError) as e:
+    raise damaged(path, f"{count!r:.80} is no number of arrays") from e
+  if lost > 0:
+    missing = sorted(set(wanted) - set(stored))
+    check_complete(folder, missing)
+    if not missing:
+      raise damaged(folder, f"{lost} of its arrays are missing")
+    path = fs.join(folder, on_disk(missing[0]))
+    raise damaged(path, "it is missing", more=lost - 1)
+
+
 def describe(folder: str, names: Sequence[str]) -> list[Stored]:
   """Reads shapes, types and checksums of stored leaves.
 
@@ -204,11 +237,8 @@ def describe(folder: str, names: Sequence[str]) -> list[Stored]:
       if problem:
         raise damaged(path, problem)
     stored = _parse(content, leaf, sums)
-    if sums is not None and set(sums) != {
-      _METADATA,
-      _ATTRIBUTES,
-      *stored.all_files(),
-    }:
+    listed = {_METADATA, _ATTRIBUTES, *stored.all_files()}
+    if sums is not None and set(sums) - {_COUNT} != listed:
       raise damaged(
         fs.join(leaf, _ATTRIBUTES), "it does not list the files of the array"
       )

@@ -79,6 +79,8 @@ def test_attributes_have_the_crc32_of_all_files(written):
     parent, name = os.path.split(path)
     with open(parent + "/.zattrs", encoding="utf-8") as f:
       recorded = json.load(f)["big_vision_crc32"]
+    count = len(os.listdir(written[0]))
+    assert recorded.pop("arrays") == f"{count:08x}"
     assert sorted(recorded) == sorted(os.listdir(parent))
     if name != ".zattrs":
       with open(path, "rb") as f:

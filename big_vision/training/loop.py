@@ -102,12 +102,14 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
         skip = config.evals[name].get("skip_first")
         if not skip or first_step == total_steps:
           evaluators.measure(name, evaluator, prefix, state)
-    resuming.complete_last_row(setup, first_step)
-    # Rows of training start at step 1; what came before has its own file.
-    writer.step_end(initial=first_step < total_steps)
-    if resuming.evaluate_again(setup, evaluators, state, first_step):
-      if best and manager and best.improves(writer):
-        best.save(manager, state, first_step, chrono)
+    made_up = resuming.complete_last_row(setup, first_step)
+    if first_step < total_steps:
+      # Rows of training start at step 1; what came before has its own file.
+      writer.step_end(initial=True)
+      made_up = resuming.evaluate_again(setup, evaluators, state, first_step)
+    if made_up and best and manager and best.improves(writer):
+      best.save(manager, state, first_step, chrono)
+    if made_up or first_step == total_steps:
       writer.step_end()
 
     if first_step < total_steps:

@@ -26,6 +26,10 @@ from big_vision.training.setup import Setup
 from big_vision.types import TrainState
 
 
+# Each evaluation that has ended has its time in the metrics.
+_EVALUATION = "z/secs/eval/"
+
+
 def find(setup: Setup) -> str | None:
   """Finds a checkpoint of the workdir, else `config.resume`, else None.
 
@@ -149,6 +153,9 @@ def restore(
   stored = checkpoints.leaf_names(path)
   if not stored:
     raise checkpoint_checksums.Damaged(f"Checkpoint {path!r} is empty.")
+  leaves, _ = checkpoint_npz.named_leaves(tree)
+  names = [name for name, _ in leaves]
+  checkpoint_checksums.check_all_there(path, stored, names)
   in_checkpoint = any(name.startswith(f"{AVERAGE}/") for name in stored)
   begins = AVERAGE in tree and not in_checkpoint
   if begins:
@@ -191,7 +198,7 @@ def begin(setup: Setup, first_step: int) -> None:
     setup.log.begin()
 
 
-def complete_last_row(setup: Setup, first_step: int) -> None:
+def complete_last_row(setup: Setup, first_step: int) -> bool:
   """Adds to the evaluations of a run that was at its end what its last step measured.
 
   The last line of a step has all of its values.
@@ -199,10 +206,27 @@ def complete_last_row(setup: Setup, first_step: int) -> None:
   Args:
     setup: the Setup.
     first_step: number of finished steps.
+
+  Returns:
+    Whether an interruption had cut off any of the evaluations; the same on all
+    hosts.
   """
-  if first_step == setup.total_steps:
-    before = setup.writer.row_of(first_step) or {}
-    setup.writer.step_metrics = before | setup.writer.step_metrics
+  if not 0 < first_step == setup.total_steps:
+    return False
+  before, row = _row_of(setup, first_step), setup.writer.step_metrics
+  setup.writer.step_metrics = (before or {}) | row
+  is_evaluation = lambda name: name.startswith(_EVALUATION)
+  new = set(filter(is_evaluation, row)) - set(before or ())
+  return (
+    before is not None and hosts.from_first(lambda: str(bool(new))) == "True"
+  )
+
+
+def _row_of(setup: Setup, step: int) -> dict[str, Any] | None:
+  """Reads the last row of a step; None if the run began in another workdir."""
+  return json.loads(
+    hosts.from_first(lambda: json.dumps(setup.writer.row_of(step)))
+  )
 
 
 def evaluate_again(
@@ -223,14 +247,13 @@ def evaluate_again(
   """
   if not 0 < first_step < setup.total_steps:
     return False
-  read = lambda: json.dumps(setup.writer.row_of(first_step))
-  row = json.loads(hosts.from_first(read))
-  if row is None:  # It began in another workdir.
+  row = _row_of(setup, first_step)
+  if row is None:
     return False
   again = False
   for name, evaluator, every, prefix in evaluators.get():
     due = itstime(first_step, every, setup.total_steps, first=False)
-    if due and f"z/secs/eval/{name}" not in row:
+    if due and f"{_EVALUATION}{name}" not in row:
       evaluators.measure(name, evaluator, prefix, state)
       again = True
   if again:  # The last line of a step has all of its values.

@@ -213,9 +213,7 @@ def test_hosts_read_parts_in_order(tfds_data_dir, ops, monkeypatch):
   parts = [of(i, 2) for i in range(2)]
   assert not any(by_rows for _, by_rows in parts)
   rows = lambda b: jax.tree.map(lambda x: x[b["_mask"]], b)
-  got = jax.tree.map(
-    lambda *x: np.concatenate(x), *(rows(b) for b, _ in parts)
-  )
+  got = jax.tree.map(lambda *x: np.concatenate(x), *(rows(b) for b, _ in parts))
   jax.tree.map(np.testing.assert_array_equal, got, rows(one))
 
 

@@ -123,6 +123,29 @@ def test_a_run_that_was_interrupted(evaluator, tmp_path):
   assert kept(tmp_path) == [4, 6]
 
 
+def test_killed_before_the_last_evaluation(evaluator, tmp_path, monkeypatch):
+  """What the next start measures is ranked; another start has nothing to add."""
+  wanted = dict(metric="val/score", num=2, mode="max")
+  monkeypatch.setitem(VALUES, 12, KeyboardInterrupt)
+  get_value, kill = VALUES.__getitem__, KeyboardInterrupt
+
+  class Values(dict):
+    def __getitem__(self, step):
+      if get_value(step) is kill:
+        raise kill
+      return get_value(step)
+
+  monkeypatch.setitem(globals(), "VALUES", Values(VALUES))
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path, keep_best=wanted)
+  assert kept(tmp_path) == [4, 6]
+  monkeypatch.setitem(globals(), "VALUES", VALUES | {12: 0.95})
+  run(tmp_path, keep_best=wanted)
+  assert kept(tmp_path) == [4, 12]
+  monkeypatch.setattr(best.Best, "save", None)
+  run(tmp_path, keep_best=wanted)
+
+
 def test_nothing_without_a_workdir():
   assert best.start(config(keep_best="val/score"), None, 0) is None
   assert best.start(config(), "w", 0) is None

@@ -98,6 +98,11 @@ def empty(path):
   path.parents[1].mkdir()
 
 
+def without_moments(path):
+  for folder in path.parents[1].glob("opt~*"):
+    shutil.rmtree(folder)
+
+
 DAMAGES = {
   "flipped": flip,
   "cut": lambda path: os.truncate(path, 9),
@@ -105,6 +110,8 @@ DAMAGES = {
   "no metadata": lambda path: (path.parent / ".zarray").unlink(),
   "no checksums": lambda path: (path.parent / ".zattrs").write_text(""),
   "empty": empty,
+  "one array less": lambda path: shutil.rmtree(path.parent),
+  "many arrays less": without_moments,
 }
 
 
@@ -118,6 +125,18 @@ def test_goes_on_from_an_earlier_checkpoint(whole, workdir, said, damage):
   assert f"{last}" in line and "000000006 instead" in line and "\n" not in line
   assert (workdir / "checkpoint.bv-LAST").read_text() == "000000008"
   checkpoints.load_checkpoint_ts(f"{workdir}/checkpoint.bv")  # It is sound.
+
+
+def test_an_average_that_is_lost(tmp_path, said):
+  """It does not begin anew, as that of a run which gets one on its way does."""
+  kw = dict(ema_decay=0.5, total_steps=6)
+  want = jax.device_get(run(tmp_path, **kw)["params_ema"])
+  for folder in tmp_path.glob("checkpoint.bv-000000006/params_ema~*"):
+    shutil.rmtree(folder)
+  got = run(tmp_path, **kw)["params_ema"]
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+  (line,) = [x for x in said if "Continuing from" in x]
+  assert "params_ema~head~bias' is damaged: it is missing (and 3 more" in line
 
 
 def test_several_are_damaged(whole, workdir, said):
