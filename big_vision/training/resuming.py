@@ -25,7 +25,6 @@ from big_vision.training import console, ema, hosts
 from big_vision.training.setup import Setup
 from big_vision.types import TrainState
 
-
 # Each evaluation that has ended has its time in the metrics.
 _EVALUATION = "z/secs/eval/"
 
