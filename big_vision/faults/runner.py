@@ -126,7 +126,7 @@ class Run:
       The Record.
     """
     record = Record(life.hosts, life.devices)
-    before = self._last_step()
+    before, saved = self._last_step(), last_saved(self.workdir)
     old_size = _whole_lines(self._metrics)
     lines = _Lines(self._log)
     start = time.monotonic()
@@ -160,7 +160,9 @@ class Run:
     watch.look()
     record.says = lines.last_words(record.statuses)
     record.last_step = self._last_step()
-    if before and record.first_step:
+    # At the end of a run its last step is evaluated, not computed, again.
+    at_end = saved == before == record.first_step == config.TOTAL_STEPS
+    if before and record.first_step and not at_end:
       record.lost_steps = max(before - record.first_step + 1, 0)
     if life.damage and not record.finished:
       record.damage = damage(self.workdir, life.damage)
@@ -378,6 +380,19 @@ def newest(workdir: str) -> str | None:
   """
   last = max(_checkpoints(workdir), key=lambda m: int(m[1]), default=None)
   return os.path.join(workdir, last[0]) if last else None
+
+
+def last_saved(workdir: str) -> int:
+  """Finds the step of the last checkpoint that is complete.
+
+  Args:
+    workdir: of the run.
+
+  Returns:
+    The step; 0 without.
+  """
+  steps = [int(m[1]) for m in _checkpoints(workdir) if not m[2]]
+  return max(steps, default=0)
 
 
 def _checkpoints(workdir):

@@ -211,9 +211,8 @@ def differences(found: compare.Difference, layout: str) -> list[str]:
 
   Args:
     found: the Difference from the undisturbed run.
-    layout: see `schedule.Schedule`. With the same processes and devices each bit
-      has to be the same; with other processes, which read other examples
-      together, metrics of evaluators may differ in the last bits.
+    layout: see `schedule.Schedule`. With the same number of devices each bit has
+      to be the same, however many processes they belong to.
 
   Returns:
     List of sentences.
@@ -223,8 +222,7 @@ def differences(found: compare.Difference, layout: str) -> list[str]:
     out.append(f"Rows are missing: {found.missing[:3]}.")
   if found.torn:
     out.append(f"{found.torn} lines of metrics files are torn.")
-  exact = layout == "same" and (found.leaves or found.metrics)
-  if exact or (layout == "processes" and found.leaves):
+  if layout != "devices" and (found.leaves or found.metrics):
     out.append(
       f"{found.values} numbers of the state and {len(found.metrics)} metrics "
       f"differ, by up to {found.largest:.1e} and {found.largest_metric:.1e}."

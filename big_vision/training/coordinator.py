@@ -65,7 +65,8 @@ def _start(target: Callable[..., None], *args: object) -> None:
 
 
 def _say(what: bytes) -> None:
-  os.write(sys.stdout.fileno(), what)
+  with contextlib.suppress(BrokenPipeError):  # Nobody is there to be told.
+    os.write(sys.stdout.fileno(), what)
 
 
 def _accept(server: socket.socket, address: tuple[str, int]) -> None:
