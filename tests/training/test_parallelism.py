@@ -18,6 +18,7 @@ from big_vision.models.proj.flaxformer import bert
 from big_vision.models.proj.flexi import vit as flexi
 from big_vision.models.proj.image_text import captioner, naflex_vit
 from big_vision.models.proj.mae import mae
+from big_vision.models.proj.uvim import vit as uvim_vit
 from big_vision.models.proj.uvim import vtt
 from big_vision.trainers.proj.image_text import siglip
 from big_vision.training import recipe as recipe_lib
@@ -148,6 +149,41 @@ def of_vtt():
   return init, loss_fn, {"image": IMAGE, "labels": text}
 
 
+def of_vqvae():
+  """Without codewords: which is nearest may hang on the last bit."""
+  channels = {"color": (3, 16)}
+  model = uvim_vit.Model(
+    channels,
+    channels,
+    input_size=(16, 16),
+    patch_size=(4, 4),
+    code_len=8,
+    enc_depth=1,
+    dec_depth=1,
+    codeword_dim=8,
+    quantize=False,
+    with_encoder_ctx=True,
+    with_decoder_ctx=True,
+    **SIZE,
+  )
+  batch = {"image": IMAGE, "labels": normal(B, T, 3, 16)}
+  args = lambda b: dict(x={"color": b["labels"]}, ctx=b["image"])
+
+  def variables(rng, b):
+    return model.init({"params": rng, "dropout": rng}, **args(b))
+
+  dictionary = jax.eval_shape(variables, jax.random.key(0), batch)["state"]
+  dictionary = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), dictionary)
+
+  def loss_fn(params, batch, rng, state):
+    of_model = {"params": params, "state": dictionary}
+    logits, _ = model.apply(of_model, **args(batch))
+    square = jnp.square(logits["color"] - batch["labels"])
+    return square.mean(axis=(1, 2, 3)).mean(), {}
+
+  return lambda rng, b: variables(rng, b)["params"], loss_fn, batch
+
+
 def of_captioner():
   model = captioner.Model(16, depth=1, **SIZE)
   batch = {"image": normal(B, T, 24), "labels": ints(16, B, 8)}
@@ -183,6 +219,7 @@ FAMILIES = {
   "naflex": of_naflex,
   "vtt": of_vtt,
   "flexi": of_flexi,
+  "vqvae": of_vqvae,
   "captioner": of_captioner,
   "bert": of_bert,
   "mae": of_mae,
