@@ -113,7 +113,7 @@ def evaluation(
   )
   dataset, steps = make()
   if mode in ("raw_data", "final_data") and _fits(
-    source, dataset, mode, memory_gb, data
+    source, max(counts), dataset, mode, memory_gb, data
   ):
     dataset, _ = make(
       cache_raw=mode == "raw_data", cache_final=mode == "final_data"
@@ -176,13 +176,13 @@ def cache_mode(
 
 def _fits(
   source: DataSource,
+  num: int,
   batches: tf.data.Dataset,
   mode: str,
   memory_gb: float,
   data: Mapping[str, Any],
 ) -> bool:
-  """Tells whether what `mode` asks to cache fits into memory; logs if not."""
-  num = max(source.num_examples_per_process())
+  """Tells whether what `mode` asks to cache of `num` examples fits; logs if not."""
   if mode == "raw_data":
     each = source.bytes_per_example
   else:

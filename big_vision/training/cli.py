@@ -146,6 +146,7 @@ def train(
       stack.callback(writer.close)
       with sources.shared(opened):
         setup = _set_up(config, workdir, mesh, writer, log)
+      data = agreement.facts_of_data(opened)
       opened.clear()
       note = config_changes.batch_size_note(config, workdir, setup.num_examples)
       if note:
@@ -153,6 +154,7 @@ def train(
       if profile and workdir:
         profiler.configure(fs.join(workdir, "profile"))
       recipe = build(setup)
+      agreement.check_opened(data)
       state = loop.run(setup, recipe)
     devices.sync()
     if jax.process_index() == 0:

@@ -13,6 +13,8 @@ import ml_collections as mlc
 import pytest
 
 import big_vision
+from big_vision.datasets import core
+from big_vision.datasets.classes import Classes
 from big_vision.launching import local
 from big_vision.training import agreement
 
@@ -20,7 +22,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 # Compares twice: with configs that are the same, then with those of the test.
 SCRIPT = """
-import os, sys
+import importlib, os, sys, tempfile
 import ml_collections as mlc
 from big_vision import lookup
 from big_vision.training import agreement, hosts
@@ -39,6 +41,24 @@ try:
   agreement.check(config, f"/w{me // 2}")
 except lookup.ConfigError as e:
   print("Error:", e)
+
+def check(data):
+  try:
+    agreement.check_opened(data)
+    print("also same")
+  except lookup.ConfigError as e:
+    print("Later:", e)
+
+check({"number of examples": "7"})
+check({"number of examples": str(me // 2)})
+with tempfile.TemporaryDirectory() as folder:
+  sys.path.insert(0, folder)
+  for name, same in (("mine", 0), ("mine_too", 1)):
+    if not (same and me):  # One process alone may import a module.
+      with open(f"{folder}/{name}.py", "w") as f:
+        f.write(f"x = {0 if same else me}")
+      importlib.import_module(name)
+  check({})
 """
 
 
@@ -71,6 +91,33 @@ def test_processes_that_differ():
     "config.seed = 1 (process 0: 0), config.more.a = null (process 0: none). Give"
   )
   assert "Process 2 on " in two and want in two
+  for i in range(3):
+    later = [line for line in of(i) if line.startswith(("also", "Later"))]
+    assert later[0] == "also same\n" and len(later) == 3
+    assert re.search(
+      r"Process 2 on \S+ has number of examples = 1 \(process 0: 0\)", later[1]
+    )
+    assert re.search(
+      r"Process 1 on \S+ has hash of module mine = \w+ \(.*\)\.", later[2]
+    )
+    assert "mine_too" not in later[2] and later[2].count("hash") == 1
+
+
+def test_facts_of_data(tfds_data_dir, monkeypatch):
+  opened = {
+    "a": core.get("digits", split="test"),
+    "b": core.get("bv:dummy", spec=dict(x=dict(shape=(), dtype="int32"))),
+  }
+  assert agreement.facts_of_data(opened) == {}  # A process alone.
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  found = agreement.facts_of_data(opened)
+  assert found["number of examples of a"] == "297"
+  assert found["classes of a"].startswith("10 (hash ")
+  assert "classes of b" not in found
+  # Names in another order are other classes.
+  opened["a"].classes_of = lambda feature: Classes(10, tuple("9876543210"))
+  other = agreement.facts_of_data(opened)
+  assert list(agreement.differences(found, other)) == ["classes of a"]
 
 
 def test_alone_nothing_is_done(monkeypatch):
