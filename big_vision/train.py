@@ -64,7 +64,7 @@ def build(setup: Setup) -> Recipe:
     init=init,
     load=load,
     loss_fn=loss_fn,
-    augment=cutmix.make_augment(config, setup.devices.size),
+    augment=cutmix.make_augment(config, setup.mix_parts),
     predict_fns={"predict": predict, "loss": predict_loss},
   )
 

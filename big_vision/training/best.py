@@ -22,9 +22,9 @@ import jax
 
 from big_vision import checkpoints, fs, lookup
 from big_vision import metrics as metrics_lib
-from big_vision.chrono import Chrono
 from big_vision.evaluators import build as eval_build
 from big_vision.training import console, hosts, resuming
+from big_vision.training.setup import Setup
 from big_vision.types import ConfigLike, TrainState
 
 _EXAMPLE = 'for example config.keep_best = "val/prec@1"'
@@ -183,7 +183,7 @@ class Best:
     manager: checkpoints.CheckpointManager,
     state: TrainState,
     step: int,
-    chrono: Chrono,
+    setup: Setup,
   ) -> None:
     """Starts writing the checkpoint of a step that `improves`.
 
@@ -191,7 +191,7 @@ class Best:
       manager: writes in the background.
       state: the state.
       step: number of finished steps.
-      chrono: the Chrono.
+      setup: the Setup.
     """
     ranking = self._ranking()
     what = f", of which {self._prefix}:{checkpoints.AVERAGE} was measured"
@@ -202,7 +202,7 @@ class Best:
     )
     manager.wait_until_finished()
     checkpoints.collect_orphans(self._prefix)
-    tree = resuming.with_clock(state, chrono)
+    tree = resuming.with_clock(state, setup)
     checkpoints.save_ranked(manager, tree, self._prefix, step, ranking)
     if jax.process_index() == 0:
       values = {str(s): self.values[s] for s in ranking}

@@ -5,6 +5,7 @@ the `main` of its module. `train` is a whole run, from top to bottom.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ from big_vision.training import (
   logs,
   loop,
   peers,
+  resuming,
   run_help,
   summary,
 )
@@ -209,7 +211,7 @@ def _set_up(
     it: Any = input_pipeline.start_global(ds, flat, ahead, warmup=True)
     return it
 
-  return Setup(
+  setup = Setup(
     config=config,
     workdir=workdir,
     mesh=mesh,
@@ -221,3 +223,4 @@ def _set_up(
     chrono=chrono,
     log=log,
   )
+  return dataclasses.replace(setup, started_on=resuming.started_on(setup))

@@ -67,23 +67,22 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
   )
   state, first_step, batches = state_lib.start(setup, recipe, plan)
   schedules = [devices.jit_cpu()(fn) for fn in plan.schedules]
-  ckpt_prefix = setup.checkpoint_prefix
-  manager = checkpoints.CheckpointManager() if ckpt_prefix else None
+  manager = checkpoints.CheckpointManager() if setup.workdir else None
   best = best_lib.start(config, setup.workdir, first_step)
   progress = console.Progress(total_steps)
   measured, prof = {}, None
 
   def save(step: int, keep: bool = False, as_best: bool = False) -> None:
-    if manager and ckpt_prefix:
+    if manager:
       chrono.pause(wait_for=state)
       # Nothing that is broken may replace the last good checkpoint.
       _check_finite(jax.device_get(measured), step, log_every)
       if best and as_best:
-        best.save(manager, state, step, chrono)
+        best.save(manager, state, step, setup)
       else:
         stop.saving(step)
         writer.secure()
-        resuming.save(manager, state, ckpt_prefix, step, chrono, keep)
+        resuming.save(manager, state, setup, step, keep)
       chrono.resume()
 
   stop = preemption.Preemption(save)
@@ -108,7 +107,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
       writer.step_end(initial=True)
       made_up = resuming.evaluate_again(setup, evaluators, state, first_step)
     if made_up and best and manager and best.improves(writer):
-      best.save(manager, state, first_step, chrono)
+      best.save(manager, state, first_step, setup)
     if made_up or first_step == total_steps:
       writer.step_end()
 

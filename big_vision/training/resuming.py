@@ -3,6 +3,7 @@
 A checkpoint of the loop holds the state and, under `chrono`, the clock.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from big_vision.types import TrainState
 
 # Each evaluation that has ended has its time in the metrics.
 _EVALUATION = "z/secs/eval/"
+_PARTS = "num_devices"
 
 
 def find(setup: Setup) -> str | None:
@@ -51,6 +53,32 @@ def find(setup: Setup) -> str | None:
       f"config.resume={resume!r} should be the path of a checkpoint."
     )
   return found or (os.fspath(resume) if resume else None)
+
+
+def started_on(setup: Setup) -> int:
+  """Reads on how many devices the run was started that is to be continued.
+
+  Args:
+    setup: the Setup.
+
+  Returns:
+    The number; 0 if there is no run, or one of an earlier version.
+  """
+  path, name = find(setup), f"chrono/{_PARTS}"
+
+  def read() -> str:
+    assert path
+    first = checkpoints.latest(path) or path
+    for folder in [first, *json.loads(_others(first, setup))]:
+      # What is wrong with a checkpoint is said when it is read as a whole.
+      with contextlib.suppress(OSError, lookup.ConfigError):
+        if name not in checkpoints.leaf_names(folder):
+          return "0"
+        tree = checkpoints.tsload(folder, regex=f"{name}$", shardings="host")
+        return str(int(tree["chrono"][_PARTS]))
+    return "0"
+
+  return int(hosts.from_first(read)) if path else 0
 
 
 def resume(
@@ -213,12 +241,13 @@ def complete_last_row(setup: Setup, first_step: int) -> bool:
   if not 0 < first_step == setup.total_steps:
     return False
   before, row = _row_of(setup, first_step), setup.writer.step_metrics
-  setup.writer.step_metrics = (before or {}) | row
-  is_evaluation = lambda name: name.startswith(_EVALUATION)
-  new = set(filter(is_evaluation, row)) - set(before or ())
-  return (
-    before is not None and hosts.from_first(lambda: str(bool(new))) == "True"
-  )
+  if before is None:
+    return False
+  # Sizes of models stand where a run begins.
+  row = {k: v for k, v in row.items() if not k.startswith("num_params")}
+  setup.writer.step_metrics = before | row
+  new = any(k.startswith(_EVALUATION) and k not in before for k in row)
+  return hosts.from_first(lambda: str(new)) == "True"
 
 
 def _row_of(setup: Setup, step: int) -> dict[str, Any] | None:
@@ -290,9 +319,8 @@ def _remedy(path):
 def save(
   manager: checkpoints.CheckpointManager,
   state: TrainState,
-  prefix: str,
+  setup: Setup,
   step: int,
-  chrono: Chrono,
   keep: bool,
 ) -> None:
   """Starts writing a checkpoint; returns once the state is safe on the host.
@@ -300,28 +328,30 @@ def save(
   Args:
     manager: writes in the background.
     state: the state.
-    prefix: path that names of checkpoints start with.
+    setup: the Setup, with a workdir.
     step: number of finished steps.
-    chrono: the Chrono.
     keep: whether the checkpoint is permanent.
   """
-  tree = with_clock(state, chrono)
-  checkpoints.save_checkpoint_ts(manager, tree, prefix, step, keep)
+  assert setup.checkpoint_prefix
+  tree = with_clock(state, setup)
+  checkpoints.save_checkpoint_ts(
+    manager, tree, setup.checkpoint_prefix, step, keep
+  )
 
 
-def with_clock(state: TrainState, chrono: Chrono) -> TrainState:
+def with_clock(state: TrainState, setup: Setup) -> TrainState:
   """Makes the tree that a checkpoint holds.
 
   Args:
     state: the state.
-    chrono: the Chrono.
+    setup: the Setup.
 
   Returns:
-    The state and, under `chrono`, the clock.
+    The state and, under `chrono`, the clock and `Setup.mix_parts`.
   """
   # Host-side in 64 bits: more than 2³¹ examples, sub-second times.
   clock = {
     k: np.int64(v) if isinstance(v, int) else np.float64(v)
-    for k, v in chrono.save().items()
+    for k, v in setup.chrono.save().items()
   }
-  return {**state, "chrono": clock}
+  return {**state, "chrono": {**clock, _PARTS: np.int64(setup.mix_parts)}}

@@ -31,6 +31,7 @@ class Setup:
     total_steps: length of the training.
     chrono: the clock.
     log: the file of the run's log, if there is one.
+    started_on: number of devices of the first start of the run; 0: this is it.
     abstract: whether only shapes matter, to plan a run: models that are not
       trained may be trees of ShapeDtypeStruct.
   """
@@ -45,6 +46,7 @@ class Setup:
   total_steps: int
   chrono: chrono_lib.Chrono = chrono_lib.chrono
   log: logs.File | None = None
+  started_on: int = 0
   abstract: bool = False
   # Made once, although several parts of a method may ask for them.
   _models: dict[Any, tuple[Any, LoadFn | None]] = dataclasses.field(
@@ -79,6 +81,15 @@ class Setup:
   def devices(self) -> np.ndarray:
     """[num_devices] array in mesh order, the one order used everywhere."""
     return np.asarray(self.mesh.devices).flatten()
+
+  @property
+  def mix_parts(self) -> int:
+    """Consecutive parts of a batch within which examples are mixed, one a device.
+
+    A run that goes on with another number of devices keeps them.
+    """
+    whole = self.started_on and self.batch_size % self.started_on == 0
+    return self.started_on if whole else self.devices.size
 
   @property
   def checkpoint_prefix(self) -> str | None:

@@ -62,6 +62,20 @@ def test_other_leaves(reference, tmp_path):
   assert not found.within(1.0)
 
 
+def test_what_rounding_or_devices_decide(reference, tmp_path):
+  """It differs, but says nothing about how far the runs are apart."""
+  of = lambda x: {"params": {"attention": {"key": {"bias": np.float32([x])}}}}
+  rows = [dict(ROWS[0], **{"train/local_loss": 1.0})]
+  other = [dict(ROWS[0], **{"train/local_loss": 2.0})]
+  found = compare.runs(
+    write(tmp_path / "run2", of(1), rows),
+    write(tmp_path / "run3", of(-1), other),
+  )
+  assert found.leaves == ("params/attention/key/bias",)
+  assert found.metrics == ((1, "train/local_loss"),)
+  assert found.largest == found.largest_metric == 0 and not found.nothing
+
+
 def test_metrics(reference, tmp_path):
   rows = [dict(ROWS[0], training_loss=1.001), {"step": 3, "training_loss": 0.0}]
   found = compare.runs(

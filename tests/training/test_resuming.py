@@ -1,5 +1,6 @@
 """Runs that go on after damage, a full disk, a kill at a bad moment."""
 
+import dataclasses
 import errno
 import os
 import pathlib
@@ -12,8 +13,14 @@ import numpy as np
 import pytest
 
 import toy
-from big_vision import checkpoint_checksums, checkpoints, disk_space, metrics
-from big_vision.training import console, hosts, loop
+from big_vision import (
+  checkpoint_checksums,
+  checkpoints,
+  cutmix,
+  disk_space,
+  metrics,
+)
+from big_vision.training import console, hosts, loop, resuming
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -265,6 +272,59 @@ def test_kill_before_the_last_evaluation(whole, tmp_path, monkeypatch):
   assert last["step"] == want["step"] == 8
   for name in (*NAMES, "val/score"):
     assert last[name] == want[name]
+
+
+@pytest.mark.multidevice
+def test_pairs_of_mixup_on_other_devices(tmp_path):
+  """A run mixes within the parts that it has begun with; so does what resumes it."""
+
+  def train(workdir, num_devices, known=True, **kw):
+    config = toy.config(
+      mixup=dict(p=1.0), keep_ckpt_steps=4, ckpt_steps=4, **kw
+    )
+    os.makedirs(workdir, exist_ok=True)
+    setup = toy.setup(config, workdir, jax.devices()[:num_devices])
+    if known:
+      begun = resuming.started_on(setup)
+      setup = dataclasses.replace(setup, started_on=begun)
+    augment = cutmix.make_augment(config, setup.mix_parts)
+    try:
+      loop.run(setup, toy.make(augment=augment))
+    finally:
+      setup.writer.close()
+    rows = toy.rows(workdir)
+    return [rows[step]["training_loss"] for step in range(5, 9)]
+
+  want = train(tmp_path / "on4", 4)
+  middle = str(tmp_path / "on4/checkpoint.bv-000000004")
+  for num in (1, 2, 8):
+    got = train(tmp_path / f"on{num}", num, resume=middle)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    # Also if it is stopped again: its own checkpoint says so.
+    last = checkpoints.load_checkpoint_ts(f"{tmp_path}/on{num}/checkpoint.bv")
+    assert last["chrono"]["num_devices"] == 4
+  other = train(tmp_path / "other", 2, known=False, resume=middle)
+  assert abs(other[0] / want[0] - 1) > 1e-3
+
+
+def test_how_a_run_has_begun(tmp_path):
+  """Of a checkpoint of an earlier version, or a damaged one, nothing is known."""
+  of = lambda **kw: resuming.started_on(toy.setup(toy.config(**kw), tmp_path))
+  assert of() == 0
+  assert of(resume=str(tmp_path / "nothing")) == 0
+  run(tmp_path)
+  assert of() == 1
+  last, kept = (tmp_path / f"checkpoint.bv-00000000{i}" for i in (8, 6))
+  flip(last / "chrono~num_devices/0")
+  assert of() == 1  # By the other one.
+  flip(kept / "chrono~num_devices/0")
+  flip(tmp_path / "checkpoint.bv-000000003/chrono~num_devices/0")
+  assert of() == 0
+  shutil.rmtree(last / "chrono~num_devices")
+  assert of() == 0
+  setup = toy.setup(toy.config(), devices=jax.devices()[:2])
+  parts = lambda n: dataclasses.replace(setup, started_on=n).mix_parts
+  assert [parts(n) for n in (0, 4, 3)] == [2, 4, 2]  # 3 do not divide 16.
 
 
 def test_problems_of_any_process(monkeypatch):

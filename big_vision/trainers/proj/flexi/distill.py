@@ -32,7 +32,7 @@ def build(setup: Setup) -> Recipe:
     The Recipe.
   """
   config = setup.config
-  base = distill.build(setup, mixup_shards=setup.devices.size)
+  base = distill.build(setup, mixup_shards=setup.mix_parts)
 
   fns = base.predict_fns
   flexi = common.settings(config)
