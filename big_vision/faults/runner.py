@@ -206,8 +206,17 @@ class Run:
     return now
 
   def _last_step(self) -> int:
-    """Returns the step of the last row of metrics, 0 without."""
-    return max(compare.read(self._metrics)[0], default=0)
+    """Returns the step of the last whole row of metrics, 0 without.
+
+    Earlier rows may be of later steps, which are repeated.
+    """
+    size = _whole_lines(self._metrics)
+    if not size:
+      return 0
+    with open(self._metrics, "rb") as f:
+      lines = f.read(size).splitlines()
+    found = re.search(rb'"step": (\d+)', lines[-1])
+    return int(found[1]) if found else 0
 
 
 class _Lines:
@@ -391,8 +400,7 @@ def last_saved(workdir: str) -> int:
   Returns:
     The step; 0 without.
   """
-  steps = [int(m[1]) for m in _checkpoints(workdir) if not m[2]]
-  return max(steps, default=0)
+  return max((int(m[1]) for m in _checkpoints(workdir)), default=0)
 
 
 def _checkpoints(workdir):

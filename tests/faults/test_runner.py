@@ -57,6 +57,18 @@ def test_two_kills(trials):
   assert "| train | 1 | 2 | 0 |" in trial.table([row])
 
 
+def test_last_step(tmp_path):
+  """Of a life that repeats steps; half a line does not count."""
+  run = runner.Run("train", str(tmp_path), shared=str(tmp_path))
+  assert run._last_step() == runner.last_saved(str(tmp_path)) == 0
+  lines = "".join(json.dumps({"step": i, "x": 1}) + "\n" for i in (38, 39, 36))
+  (tmp_path / compare.FILES[0]).write_text(lines + '{"step": 4')
+  assert run._last_step() == 36
+  for name in ("35", "40.partial", "37-tmp", "38-tmp.old"):
+    (tmp_path / f"checkpoint.bv-0000000{name}").mkdir()
+  assert runner.last_saved(str(tmp_path)) == 37
+
+
 def test_what_should_not_happen():
   """Problems of records that are made here."""
   step = dict(first_step=1, last_step=20)
