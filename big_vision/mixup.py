@@ -60,7 +60,7 @@ def get_mixup(
       if not np.ndim(x):
         raise ValueError(
           f"mixup got {x!r} as {jax.tree_util.keystr(path)}, which is not a "
-          "batch of examples. config.mixup has two settings, p and n."
+          "batch of examples. config.mixup has the settings p, n and num_shards."
         )
     return (rng, *jax.tree.map(mix, (things, more_things)))
 

@@ -26,7 +26,7 @@ KEYS = {
   "label_smoothing", "loss", "mixup", "model", "model_init", "model_load", "model_name", "num_classes",
 }  # fmt: skip
 REQUIRED = ("input", "input.batch_size", "lr", "optax_name")
-MIXUP_KEYS = ("p", "n")
+MIXUP_KEYS = ("p", "n", "num_shards")
 # Some published configs have it; nobody has ever read it.
 MIXUP_UNREAD = ("fold_in",)
 # To suggest; JAX knows more.
@@ -120,7 +120,7 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
   lookup.module("models", config[name], kind="model", key=name, needs="Model")
   if isinstance(config.get("loss"), str):
     losses.get(config.loss, "loss")
-  _check_mixup(config.get("mixup") or {})
+  _check_mixup(config.get("mixup") or {}, config.input.get("batch_size"))
   cutmix.check(config.get("cutmix"))
   train_loss.check(config)
   _check_num_classes(config.get("num_classes"))
@@ -197,7 +197,7 @@ def _check_lengths(config: ConfigLike) -> None:
   bv_optax.check_lengths(config, kw)
 
 
-def _check_mixup(mixup: ConfigLike) -> None:
+def _check_mixup(mixup: ConfigLike, batch_size: Any = None) -> None:
   """Refuses keys of `config.mixup` that nobody reads."""
   lookup.check_keys(mixup, (*MIXUP_KEYS, *MIXUP_UNREAD), "mixup")
   if mixup and "p" not in mixup:
@@ -219,4 +219,14 @@ def _check_mixup(mixup: ConfigLike) -> None:
   if n is not None and not (isinstance(n, int) and n >= 2):
     raise lookup.ConfigError(
       f"config.mixup.n = {n!r} must be the number of examples to mix, 2 or more."
+    )
+  num = mixup.get("num_shards")
+  is_count = type(num) is int and num > 0
+  if num is not None and not (
+    is_count and (not isinstance(batch_size, int) or batch_size % num == 0)
+  ):
+    raise lookup.ConfigError(
+      f"config.mixup.num_shards = {num!r} must divide config.input.batch_size = "
+      f"{batch_size}: examples are mixed within so many parts of a batch. 1 mixes "
+      "all of it, alike on any number of devices."
     )

@@ -190,7 +190,7 @@ ORACLE: Types = {
 }
 PARTS: dict[str, Types] = {
   "cutmix": {"p": float, "switch_prob": float},
-  "mixup": {"p": float, "n": int},
+  "mixup": {"p": float, "n": int, "num_shards": int},
   "lora": {"rank": int, "alpha": float, "targets": object, "train": object},
   "schedule": SCHEDULE,
   "gsam": {

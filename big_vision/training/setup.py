@@ -84,10 +84,13 @@ class Setup:
 
   @property
   def mix_parts(self) -> int:
-    """Consecutive parts of a batch within which examples are mixed, one a device.
+    """Consecutive parts of a batch within which examples are mixed.
 
-    A run that goes on with another number of devices keeps them.
+    `config.mixup.num_shards`, else one for each device. A run that goes on with
+    another number of devices keeps them.
     """
+    if given := (self.config.get("mixup") or {}).get("num_shards"):
+      return given
     whole = self.started_on and self.batch_size % self.started_on == 0
     return self.started_on if whole else self.devices.size
 

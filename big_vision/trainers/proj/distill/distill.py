@@ -133,9 +133,9 @@ def build(setup: Setup, mixup_shards: int = 1) -> Recipe:
 
   def augment(batch, rng):
     mixed = [k for k in ("image", "labels", *names) if k in batch]
-    mix = mixup.get_mixup(
-      rng, config.mixup.p, mixup_shards, config.mixup.get("n", 2)
-    )
+    cfg = config.mixup
+    num_shards = cfg.get("num_shards") or mixup_shards
+    mix = mixup.get_mixup(rng, cfg.p, num_shards, cfg.get("n", 2))
     rng, _, out = mix(**{k: batch[k] for k in mixed})
     return {**batch, **out}, rng
 
