@@ -97,5 +97,7 @@ def test_bad_settings():
     get_mixup(jax.random.PRNGKey(0), -1)
   with pytest.raises(ValueError, match="mixup.n = 1: at least two"):
     get_mixup(jax.random.PRNGKey(0), 0.2, n=1)
-  with pytest.raises(ValueError, match=r"2 as \['m'\].*the settings p, n and num_shards"):
+  with pytest.raises(
+    ValueError, match=r"2 as \['m'\].*the settings p, n and num_shards"
+  ):
     mixup(jax.random.PRNGKey(0), jnp.arange(3.0), **dict(p=0.2, m=2))

@@ -15,8 +15,11 @@ _OF_THE_MACHINE = re.compile(
   r"z/secs/.*|y/.*|uptime|img/sec/core|core_hours.*|model_flops_utilization.*"
   r"|.*/sec/.*|.*per_sec.*"
 )
-# On other devices these are others: a part of the batch has other pairs.
-_OF_THE_DEVICES = re.compile(r".*/local_.*")
+# On other devices these are others: means over devices of what each has seen.
+_OF_THE_DEVICES = re.compile(r".*/local_.*|.*_(min|max)_logit")
+# Below, differences of metrics count as if the values were this large: some, such as
+# the gap of GSAM, are differences of larger numbers.
+_SMALL = 0.1
 # Attention does not depend on it: its gradient is what rounding leaves, and Adam
 # makes steps of it.
 _WITHOUT_GRADIENT = re.compile(r".*/key/bias")
@@ -33,8 +36,8 @@ class Difference:
     largest: largest |a - b| / max|b| over the arrays, without the biases of keys,
       which have no gradient.
     metrics: (step, name) of metrics that differ.
-    largest_metric: largest |a - b| / max(|a|, |b|) over all values of a metric,
-      without those of single devices.
+    largest_metric: largest |a - b| / max(|a|, |b|, 0.1) over all values of a
+      metric, without those of single devices.
     missing: (file, step) of rows that a run should have and has not.
     torn: lines of metrics files that cannot be read.
   """
@@ -120,7 +123,7 @@ def _compare_rows(workdir: str, reference: str) -> tuple[Any, ...]:
         if _OF_THE_DEVICES.fullmatch(name):
           continue
         if isinstance(a, float) and isinstance(b, float):
-          largest = max(largest, abs(a - b) / max(abs(a), abs(b)))
+          largest = max(largest, abs(a - b) / max(abs(a), abs(b), _SMALL))
         else:
           largest = np.inf
   return tuple(metrics), largest, tuple(missing), torn
