@@ -6,12 +6,15 @@ import os
 import tempfile
 import urllib.request
 
+import hosts_in_turn
 import jax
+import numpy as np
 import pytest
 
 from big_vision import input_pipeline
 from big_vision.datasets import jsonl
 from big_vision.datasets.classes import Classes
+from big_vision.pp import ops_general  # noqa: F401 (registers ops)
 from big_vision.tf import tf
 
 pytestmark = pytest.mark.tf
@@ -76,6 +79,17 @@ def test_processes_get_contiguous_parts(write, monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 6)
   with pytest.raises(AssertionError, match="5 examples for 6 processes"):
     source.num_examples_per_process()
+
+
+def test_hosts_evaluate_the_same_batches(write, monkeypatch):
+  """Also if there are fewer examples than hosts."""
+  path = write([{"n": i, "t": f"text {i}"} for i in range(7)])
+  data = dict(name="bv:jsonl", fname=path)
+  of = lambda n: hosts_in_turn.global_batches(
+    n, data, "keep('n', 't')", 8, monkeypatch
+  )
+  for hosts in (2, 8):
+    jax.tree.map(np.testing.assert_array_equal, of(hosts), of(1))
 
 
 def test_unordered_is_a_fixed_shuffle(write):

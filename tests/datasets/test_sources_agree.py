@@ -15,6 +15,7 @@ import sys
 import tarfile
 import time
 
+import hosts_in_turn
 import jax
 import jax.numpy as jnp
 import ml_collections as mlc
@@ -208,6 +209,16 @@ def test_hosts_share_the_evaluation(forms, kind, monkeypatch):
     ds = source.get_tfdata(ordered=True, allow_cache=False)
     parts += [int(e["label"]) for e in ds.as_numpy_iterator()]
   assert parts == [k for k in range(3) for _ in range(PER_CLASS)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hosts_share_global_batches(forms, kind, monkeypatch):
+  """In evaluation, with a random op that knows which example it has."""
+  pp = "decode|resize(12)|random_crop(8)|keep('image', 'label')"
+  args = forms[kind], pp, 6, monkeypatch
+  one, two = (hosts_in_turn.global_batches(n, *args) for n in (1, 2))
+  jax.tree.map(np.testing.assert_array_equal, two, one)
+  assert one["_mask"].sum() == N
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The data of evaluators: batches, padding, caches, bad arguments."""
 
+import hosts_in_turn
 import jax
 import numpy as np
 import pytest
@@ -172,20 +173,6 @@ def test_one_word_says_what_is_cached():
       evaluation.cache_mode("all")
 
 
-def batches_of(host, num_hosts, data, pp, batch_size, monkeypatch):
-  """One pass as a host sees it: (dict of [steps, local batch, ...], by_rows)."""
-  with monkeypatch.context() as m:
-    m.setattr(jax, "process_count", lambda: num_hosts)
-    m.setattr(jax, "process_index", lambda: host)
-    start = lambda ds, *args: ds.as_numpy_iterator()
-    m.setattr(to_devices, "start_global", start)
-    get_iter, steps = evaluation.evaluation(
-      data, pp, batch_size, jax.devices()[:1], cache="none"
-    )
-    got = [b for _, b in zip(range(steps), get_iter(), strict=False)]
-  return jax.tree.map(lambda *x: np.stack(x), *got), get_iter.by_rows
-
-
 @pytest.mark.parametrize("num_examples", [24, 21, 13, 3])
 def test_global_batches_of_any_number_of_hosts(
   tfds_data_dir, ops, monkeypatch, num_examples
@@ -193,22 +180,18 @@ def test_global_batches_of_any_number_of_hosts(
   """Each bit of each batch, of random ops and of padding too."""
   data = {"name": "digits", "split": f"test[:{num_examples}]"}
   pp = "decode(channels=1)|random_crop(5)|keep('image', 'label')"
-  one, _ = batches_of(0, 1, data, pp, 8, monkeypatch)
+  of = lambda n: hosts_in_turn.global_batches(n, data, pp, 8, monkeypatch)
+  one = of(1)
   assert one["_mask"].sum() == num_examples
   for num in (2, 4):
-    parts = [batches_of(i, num, data, pp, 8, monkeypatch) for i in range(num)]
-    assert all(by_rows for _, by_rows in parts)
-    got = jax.tree.map(
-      lambda *x: np.concatenate(x, axis=1), *(part for part, _ in parts)
-    )
-    jax.tree.map(np.testing.assert_array_equal, got, one)
+    jax.tree.map(np.testing.assert_array_equal, of(num), one)
 
 
 def test_hosts_read_parts_in_order(tfds_data_dir, ops, monkeypatch):
   """Without random access; what random ops draw does not depend on hosts."""
   data = {"name": "digits", "split": "test[:21]", "random_access": False}
   pp = "decode(channels=1)|random_crop(5)|keep('image', 'label')"
-  of = lambda i, n: batches_of(i, n, data, pp, 8, monkeypatch)
+  of = lambda i, n: hosts_in_turn.batches(i, n, data, pp, 8, monkeypatch)
   one, _ = of(0, 1)
   parts = [of(i, 2) for i in range(2)]
   assert not any(by_rows for _, by_rows in parts)
