@@ -92,16 +92,9 @@ def evaluation(
   mode = cache_mode(cache, cache_raw=cache_raw, cache_final=cache_final)
   check_batch_size(batch_size, devices)
   source = core.get(**data)
-  layout = order.Layout(batch_size, jax.process_index(), jax.process_count())
-  by_rows = layout.num_hosts > 1 and (
-    source.random_access or source.can_read_by_index
+  raw, counts, by_rows = raw_of_host(
+    source, batch_size, allow_cache=mode != "none"
   )
-  if by_rows:
-    raw = _rows_of_host(source, layout)
-    counts = layout.split(source.total_examples)
-  else:
-    raw = source.get_tfdata(ordered=True, allow_cache=mode != "none")
-    counts = source.num_examples_per_process()
   make = functools.partial(
     make_for_inference,
     raw,
@@ -132,20 +125,34 @@ def evaluation(
   return Passes(lambda: persistent, by_rows), steps
 
 
-def _rows_of_host(source: Any, layout: order.Layout) -> tf.data.Dataset:
-  """Reads, by their numbers, the examples that a host delivers."""
-  whole = indexed.IndexedStream(source, "evaluation", seed=0)
-  elements, complete = whole.open(
-    0,
-    lambda s: stream.rows_of_host(s.take(source.total_examples), layout),
+def raw_of_host(
+  source: DataSource, batch_size: int, allow_cache: bool = True
+) -> tuple[tf.data.Dataset, Sequence[int], bool]:
+  """Opens the raw examples that this host delivers in its rows of the batches.
+
+  Args:
+    source: the DataSource.
+    batch_size: global batch size.
+    allow_cache: as for `DataSource.get_tfdata`.
+
+  Returns:
+    (finite dataset, number of examples of each host, `Passes.by_rows`).
+  """
+  layout = order.Layout(batch_size, jax.process_index(), jax.process_count())
+  by_number = source.random_access or source.can_read_by_index
+  if layout.num_hosts == 1 or not by_number:
+    ds = source.get_tfdata(ordered=True, allow_cache=allow_cache)
+    return ds, source.num_examples_per_process(), False
+  indexed_source: Any = source
+  elements, complete = indexed.IndexedStream(
+    indexed_source, "evaluation", seed=0
+  ).open(
+    0, lambda s: stream.rows_of_host(s.take(source.total_examples), layout)
   )
-  return elements.map(
+  ds = elements.map(
     lambda _, x: complete(*x[1]), tf.data.AUTOTUNE, deterministic=True
   )
-
-
-# Its name among evaluators.
-eval_input_pipeline = evaluation
+  return ds, layout.split(source.total_examples), True
 
 
 def cache_mode(

@@ -86,11 +86,14 @@ class Setup:
   def mix_parts(self) -> int:
     """Consecutive parts of a batch within which examples are mixed.
 
-    `config.mixup.num_shards`, else one for each device. A run that goes on with
-    another number of devices keeps them.
+    `config.mixup.num_shards`, or the number of `config.deterministic_reductions`,
+    else one for each device. A run that goes on with another number of devices
+    keeps them.
     """
-    if given := (self.config.get("mixup") or {}).get("num_shards"):
-      return given
+    groups = self.config.get("deterministic_reductions")
+    groups = groups if type(groups) is int else 0
+    if num := (self.config.get("mixup") or {}).get("num_shards") or groups:
+      return num
     whole = self.started_on and self.batch_size % self.started_on == 0
     return self.started_on if whole else self.devices.size
 

@@ -22,6 +22,7 @@ from big_vision import partial
 from big_vision.datasets import core
 from big_vision.evaluators import iteration
 from big_vision.lookup import ConfigError
+from big_vision.pipeline import evaluation
 from big_vision.types import AnyArray, Batch, Devices, PredictFn, PyTree
 
 
@@ -154,7 +155,9 @@ class ProcessDataset:
       ConfigError: the dataset lacks a feature.
     """
     source = core.get(**self.data)
-    ds = source.get_tfdata(ordered=True, allow_cache=False)
+    ds, _, _ = evaluation.raw_of_host(
+      source, self.batches.batch_size, allow_cache=False
+    )
     missing = [name for name in features if name not in ds.element_spec]
     if missing:
       has = ", ".join(sorted(ds.element_spec))
