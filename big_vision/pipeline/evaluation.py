@@ -155,6 +155,10 @@ def raw_of_host(
   return ds, layout.split(source.total_examples), True
 
 
+# Its name among evaluators.
+eval_input_pipeline = evaluation
+
+
 def cache_mode(
   cache: str | None, *, cache_raw: bool = False, cache_final: bool = False
 ) -> str:
