@@ -325,12 +325,10 @@ def test_how_a_run_has_begun(tmp_path):
   setup = toy.setup(toy.config(), devices=jax.devices()[:2])
   parts = lambda n: dataclasses.replace(setup, started_on=n).mix_parts
   assert [parts(n) for n in (0, 4, 3)] == [2, 4, 2]  # 3 do not divide 16.
-  setup.config.deterministic_reductions = True
-  assert parts(0) == 2
-  setup.config.deterministic_reductions = 8
-  assert parts(4) == 8
-  setup.config.mixup = dict(p=0.5, num_shards=1)
-  assert parts(4) == 1
+  of = lambda **kw: toy.setup(toy.config(**kw), devices=jax.devices()[:2])
+  assert of(deterministic_reductions=True).mix_parts == 2
+  assert of(deterministic_reductions=8).mix_parts == 8
+  assert of(mixup=dict(p=0.5, num_shards=1)).mix_parts == 1
 
 
 def test_problems_of_any_process(monkeypatch):
