@@ -3,7 +3,6 @@
 A checkpoint of the loop holds the state and, under `chrono`, the clock.
 """
 
-import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -28,7 +27,8 @@ from big_vision.types import TrainState
 
 # Each evaluation that has ended has its time in the metrics.
 _EVALUATION = "z/secs/eval/"
-_PARTS = "num_devices"
+# In the workdir: the number of devices of the first start of the run.
+_DEVICES = "num_devices.txt"
 
 
 def find(setup: Setup) -> str | None:
@@ -64,19 +64,16 @@ def started_on(setup: Setup) -> int:
   Returns:
     The number; 0 if there is no run, or one of an earlier version.
   """
-  path, name = find(setup), f"chrono/{_PARTS}"
+  path = find(setup)
 
   def read() -> str:
     assert path
-    first = checkpoints.latest(path) or path
-    for folder in [first, *json.loads(_others(first, setup))]:
-      # What is wrong with a checkpoint is said when it is read as a whole.
-      with contextlib.suppress(OSError, lookup.ConfigError):
-        if name not in checkpoints.leaf_names(folder):
-          return "0"
-        tree = checkpoints.tsload(folder, regex=f"{name}$", shardings="host")
-        return str(int(tree["chrono"][_PARTS]))
-    return "0"
+    file = fs.join(fs.dirname(path) or ".", _DEVICES)
+    if not fs.exists(file):
+      return "0"
+    with fs.open(file) as f:
+      text = f.read(20).strip()
+    return text if text.isdecimal() else "0"
 
   return int(hosts.from_first(read)) if path else 0
 
@@ -220,6 +217,10 @@ def begin(setup: Setup, first_step: int) -> None:
   """
   if setup.checkpoint_prefix:  # First: it may make room on a full disk.
     checkpoints.collect_orphans(setup.checkpoint_prefix)
+  file = fs.join(setup.workdir, _DEVICES) if setup.workdir else ""
+  if file and jax.process_index() == 0 and not fs.exists(file):
+    with fs.open(file, "w") as f:
+      f.write(str(setup.started_on or setup.devices.size))
   setup.writer.begin(first_step)
   if setup.log:
     setup.log.begin()
@@ -347,11 +348,11 @@ def with_clock(state: TrainState, setup: Setup) -> TrainState:
     setup: the Setup.
 
   Returns:
-    The state and, under `chrono`, the clock and `Setup.mix_parts`.
+    The state and, under `chrono`, the clock.
   """
   # Host-side in 64 bits: more than 2³¹ examples, sub-second times.
   clock = {
     k: np.int64(v) if isinstance(v, int) else np.float64(v)
     for k, v in setup.chrono.save().items()
   }
-  return {**state, "chrono": {**clock, _PARTS: np.int64(setup.mix_parts)}}
+  return {**state, "chrono": clock}

@@ -5,7 +5,7 @@ day in their names: a ViT, four steps of Adam. Each has its checkpoint, the conf
 
   2026-11-21  arrays without checksums
   2026-11-29  arrays with checksums
-  2026-11-30  with their number, and the number of devices at the start
+  2026-11-30  with their number
 """
 
 import dataclasses
