@@ -71,9 +71,9 @@ def started_on(setup: Setup) -> int:
     file = fs.join(fs.dirname(path) or ".", _DEVICES)
     if not fs.exists(file):
       return "0"
-    with fs.open(file) as f:
-      text = f.read(20).strip()
-    return text if text.isdecimal() else "0"
+    with fs.open(file, "rb") as f:
+      text = f.read(20)
+    return text.decode() if text.isdigit() else "0"
 
   return int(hosts.from_first(read)) if path else 0
 
@@ -217,10 +217,12 @@ def begin(setup: Setup, first_step: int) -> None:
   """
   if setup.checkpoint_prefix:  # First: it may make room on a full disk.
     checkpoints.collect_orphans(setup.checkpoint_prefix)
-  file = fs.join(setup.workdir, _DEVICES) if setup.workdir else ""
-  if file and jax.process_index() == 0 and not fs.exists(file):
-    with fs.open(file, "w") as f:
-      f.write(str(setup.started_on or setup.devices.size))
+  if setup.workdir and jax.process_index() == 0:
+    file = fs.join(setup.workdir, _DEVICES)
+    # A start that has left no checkpoint does not count.
+    if first_step == 0 or not fs.exists(file):
+      with fs.open(file, "w") as f:
+        f.write(str(setup.started_on or setup.devices.size))
   setup.writer.begin(first_step)
   if setup.log:
     setup.log.begin()

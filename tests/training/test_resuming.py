@@ -306,6 +306,13 @@ def test_pairs_of_mixup_on_other_devices(tmp_path):
   assert abs(other[0] / want[0] - 1) > 1e-3
 
 
+def test_a_start_that_has_left_no_checkpoint(tmp_path):
+  """The run begins with the next one, on the devices of that."""
+  (tmp_path / "num_devices.txt").write_text("4")
+  run(tmp_path)
+  assert (tmp_path / "num_devices.txt").read_text() == "1"
+
+
 def test_how_a_run_has_begun(tmp_path):
   """Of a run of an earlier version, or without a checkpoint, nothing is known."""
   of = lambda **kw: resuming.started_on(toy.setup(toy.config(**kw), tmp_path))
@@ -313,8 +320,8 @@ def test_how_a_run_has_begun(tmp_path):
   assert of(resume=str(tmp_path / "nothing")) == 0
   run(tmp_path)
   assert of() == 1
-  for text in ("", "x", "-3"):
-    (tmp_path / "num_devices.txt").write_text(text)
+  for content in (b"", b"x", b"-3", b"\xff\xfe"):
+    (tmp_path / "num_devices.txt").write_bytes(content)
     assert of() == 0
   (tmp_path / "num_devices.txt").unlink()
   assert of() == 0
