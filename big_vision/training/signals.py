@@ -23,6 +23,7 @@ _POKE = (
   signal.SIGURG
 )  # To the main thread; harmless to whoever does not know it.
 _REPEATED = 1.0  # Seconds in which launchers may deliver one signal twice.
+_AGAIN = 3.0  # Seconds after which an interruption was without effect.
 _ENDING = (
   10.0  # Seconds for closing files and for the exit functions of Python.
 )
@@ -220,7 +221,11 @@ class Listener:
         f"ended for {self._patience:g} s (BV_STOP_TIMEOUT). {_GOES_ON}"
       )
       self._end("" if self._ending else text, PREEMPTED)
-    elif self._after is not None and now > self._heard_at + self._after:
+    elif (
+      self.noticed
+      and self._after is not None
+      and now > self._heard_at + self._after
+    ):
       main = threading.main_thread().ident
       assert main is not None
       signal.pthread_kill(main, _POKE)
@@ -233,10 +238,23 @@ class Listener:
   # Handlers.
 
   def _in_main(self, number: int, frame: object) -> None:
-    """Python's handler: Python calls it in the main thread, once it can."""
+    """Python's handler: Python calls it in the main thread, once it can.
+
+    The exception is lost where it comes in a callback of the garbage collector or
+    in `__del__`; then it is raised again, as long as the wait goes on.
+    """
     del frame
-    if number == _POKE and self._after is not None:
-      self._after = None
+    now = time.monotonic()
+    if number in SIGNALS:
+      # The main thread sees it from here on, however late the listener's runs.
+      while not self.noticed and time.monotonic() < now + _REPEATED:
+        time.sleep(0.001)
+    elif (
+      self.noticed
+      and self._after is not None
+      and now > self._heard_at + self._after
+    ):
+      self._after = now - self._heard_at + _AGAIN
       raise Interrupted
 
   def forget(self) -> None:

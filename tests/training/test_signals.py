@@ -137,6 +137,37 @@ def test_a_wait_is_given_up():
   assert (process.returncode, out, err) == (0, "given up after SIGUSR1\n", "")
 
 
+def test_an_interruption_that_is_lost_comes_again():
+  process = start(
+    "class Closing:\n"
+    "  def __del__(self):\n"
+    "    print('ready', flush=True)\n"
+    "    time.sleep(1.5)\n"
+    "listener.begin()\n"
+    "try:\n"
+    "  with listener.interruptible(after=0.3):\n"
+    "    Closing()\n"
+    "    threading.Event().wait()\n"
+    "except signals.Interrupted:\n"
+    "  print('given up after', listener.noticed)"
+  )
+  process.send_signal(TERM)
+  out, err = process.communicate(timeout=60)
+  assert (process.returncode, out) == (0, "given up after SIGTERM\n")
+  assert err.startswith("Exception ignored in: <function Closing.__del__"), err
+
+
+def test_a_signal_is_noticed_by_the_next_instruction():
+  process = start(
+    "sys.setswitchinterval(5)\n"
+    "listener.begin()\n"
+    "print('ready', flush=True)\n"
+    "os.kill(os.getpid(), signal.SIGTERM)\n"
+    "print(listener.noticed)"
+  )
+  assert process.communicate(timeout=60)[0] == "SIGTERM\n"
+
+
 def test_signals_of_forked_processes_are_their_own():
   process = start(
     "print('ready', flush=True)\n"
