@@ -26,16 +26,17 @@ class PrefetchIterator:
 
   Args:
     it: iterable.
-    n: how many elements to hold ready, at least 1.
+    n: how many elements to hold ready; 0: each is fetched when it is wanted, in
+      the thread all the same, so that a signal can end the wait.
     start: whether to begin right away instead of at the first `next`.
 
   Raises:
-    ValueError: `n` is less than 1, with which it would wait for ever.
+    ValueError: `n` is negative.
   """
 
   def __init__(self, it: Iterable[Any], n: int, start: bool = False):
-    if n < 1:
-      raise ValueError(f"Cannot fetch {n} elements ahead: 1 is the least.")
+    if n < 0:
+      raise ValueError(f"Cannot fetch {n} elements ahead: 0 is the least.")
     self._worker = _Worker(it, n)
     self._done = False
     # The thread must not keep the iterator alive, so it only has the worker.
@@ -70,12 +71,17 @@ class _Worker:
   def __init__(self, it: Iterable[Any], n: int):
     self._it = it
     self._n = n
+    self._wanted = False
     self._ready: collections.deque[Any] = collections.deque()
     self._changed = threading.Condition()
     self._stopped = False
     self._thread: threading.Thread | None = None
 
   def start(self) -> None:
+    """Wants an element, and starts the thread if there is none."""
+    with self._changed:
+      self._wanted = True
+      self._changed.notify_all()
     if self._thread is None and not self._stopped:
       self._thread = threading.Thread(
         target=self._run, name="prefetch", daemon=True
@@ -104,7 +110,7 @@ class _Worker:
     """Waits for room; False if nobody wants more."""
     with self._changed:
       self._changed.wait_for(
-        lambda: self._stopped or len(self._ready) < self._n
+        lambda: self._stopped or len(self._ready) < max(self._n, self._wanted)
       )
       return not self._stopped
 
@@ -119,6 +125,7 @@ class _Worker:
       if self._stopped:
         return _END, None
       out = self._ready.popleft()
+      self._wanted = False
       self._changed.notify_all()
       return out
 

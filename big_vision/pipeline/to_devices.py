@@ -64,9 +64,7 @@ def start_global(
     for batch in failures.iterate(data):
       yield trees.tree_map_with_names(put, batch)
 
-  if n_prefetch:
-    return prefetch.PrefetchIterator(batches(), n_prefetch, start=warmup)
-  return prefetch.threadstart_iterator(batches()) if warmup else batches()
+  return prefetch.PrefetchIterator(batches(), n_prefetch, start=warmup)
 
 
 def tf_to_numpy(x: Any) -> np.ndarray:

@@ -66,6 +66,23 @@ def test_warmup_fetches_before_next():
     assert len(list(it)) == 5 and len(seen) == 5
 
 
+def test_nothing_ahead_is_fetched_by_the_thread_when_it_is_wanted():
+  for warmup in (False, True):
+    seen = []
+
+    def element(i, seen=seen):
+      seen.append(threading.current_thread())
+      return i
+
+    it = prefetch.PrefetchIterator(map(element, range(4)), 0, warmup)
+    for i in range(3):
+      assert next(it) == i
+      time.sleep(0.05)  # It would take the next one.
+      assert len(seen) == i + 1
+    assert list(it) == [3]
+    assert threading.current_thread() not in seen
+
+
 def test_prefetch_thread_ends_with_its_iterator():
   def alive():
     return sum(t.name == "prefetch" for t in threading.enumerate())
