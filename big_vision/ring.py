@@ -35,12 +35,15 @@ class Ring:
     chunk: columns of logits that exist at a time.
     ordered: whether sums over devices have a fixed order, for
       `config.deterministic_reductions`.
+    abstract: whether arrays are those of one device, which stands for all of them:
+      to count operations without devices.
   """
 
   mesh: Mesh | None = None
   axes: tuple[str, ...] = ()
   chunk: int = 256
   ordered: bool = False
+  abstract: bool = False
 
   @property
   def size(self) -> int:
@@ -48,6 +51,11 @@ class Ring:
     if self.mesh is None:
       return 1
     return math.prod(self.mesh.shape[a] for a in self.axes)
+
+  @property
+  def _alone(self) -> bool:
+    """Whether nothing is exchanged."""
+    return self.abstract or self.size == 1
 
   def run(
     self,
@@ -67,7 +75,7 @@ class Ring:
     Returns:
       The result of `fn`; what is split has the leading axis B.
     """
-    if self.size == 1:
+    if self._alone:
       return fn(*split, *scalars)
     batch, everywhere = PartitionSpec(self.axes), PartitionSpec()
     return jax.shard_map(
@@ -88,7 +96,7 @@ class Ring:
     Returns:
       The arrays of the next device.
     """
-    if self.size == 1:
+    if self._alone:
       return tree
     to = [(i, (i - 1) % self.size) for i in range(self.size)]
     return jax.tree.map(lambda x: lax.ppermute(x, self.axes, to), tree)
@@ -104,7 +112,7 @@ class Ring:
     """
     if self.ordered:
       return jax.tree.map(lambda x: x / self.size, self.sum(tree))
-    return lax.pmean(tree, self.axes) if self.size > 1 else tree
+    return tree if self._alone else lax.pmean(tree, self.axes)
 
   def sum(self, tree: PyTree) -> PyTree:
     """Sums over devices.
@@ -115,7 +123,7 @@ class Ring:
     Returns:
       The sum, the same on all devices.
     """
-    if self.size == 1:
+    if self._alone:
       return tree
     if not self.ordered:
       return lax.psum(tree, self.axes)

@@ -86,6 +86,10 @@ class _Setup(setup_lib.Setup):
     """One stand-in: augmentations mix within the share of a device."""
     return np.empty(1, dtype=object)
 
+  @property
+  def mix_parts(self):
+    return 1
+
   @contextlib.contextmanager
   def context(self):
     rules = sharding.axis_rules(self.config)
@@ -141,7 +145,6 @@ def trace(
   axes = sharding.batch_axes(config, mesh)
   share = _share(config, mesh, axes)
   config = config.copy_and_resolve_references().unlock()
-  config.input.batch_size = share
   if batch_shapes:
     batch = batch_shapes(config, share, image_size)
   else:
@@ -180,7 +183,7 @@ def trace(
   accum = config.get("grad_accum_steps") or 1
   update = functools.partial(
     step_lib.update,
-    recipe=dataclasses.replace(recipe, grad_fn=_marked(recipe.grad_fn)),
+    recipe=_marked(recipe),
     tx=plan.tx,
     schedule=config.get("schedule", {}),
     accum_steps=accum,
@@ -257,17 +260,25 @@ def _what_decides(config, share, mesh, axes):
   return share, repr(plain), tuple(mesh.items())
 
 
-def _marked(grad_fn):
-  """`grad_fn` with marks on the parameters it reads and the gradients."""
+def _marked(recipe):
+  """`recipe` with marks on the parameters it reads and the gradients."""
 
-  def marked(loss_fn, params, *args):
-    params = jax.tree.map(jaxpr_lib.gather_p.bind, params)
-    out, grads = grad_fn(loss_fn, params, *args)
+  def marked(fn, params):
+    out, grads = fn(jax.tree.map(jaxpr_lib.gather_p.bind, params))
     leaves, structure = jax.tree.flatten(grads)
     leaves = [jaxpr_lib.scatter_p.bind(g, leaf=i) for i, g in enumerate(leaves)]
     return out, structure.unflatten(leaves)
 
-  return marked
+  def grad_fn(loss_fn, params, *args):
+    return marked(lambda p: recipe.grad_fn(loss_fn, p, *args), params)
+
+  def accumulate(params, *args, **kw):
+    return marked(lambda p: recipe.accumulate(p, *args, **kw), params)
+
+  changes = {"grad_fn": grad_fn}
+  if recipe.accumulate:
+    changes["accumulate"] = accumulate
+  return dataclasses.replace(recipe, **changes)
 
 
 def _set_specs(graph, shardings):

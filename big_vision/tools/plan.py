@@ -66,7 +66,7 @@ flags.DEFINE_string(
   "trainer",
   None,
   "Module with `build`; by default the one that alone reads keys of the config, "
-  "else big_vision.train.",
+  "or trains its model, else big_vision.train.",
 )
 flags.DEFINE_bool(
   "advice",
@@ -83,6 +83,10 @@ _SIZES = {
   "decode_jpeg_and_inception_crop": "size",
   "random_crop": "crop_size",
   "central_crop": "crop_size",
+}
+# Trainers of models that others cannot train.
+_OF_MODELS = {
+  "proj.image_text.two_towers": "big_vision.trainers.proj.image_text.siglip"
 }
 _OP = re.compile(rf"\b({'|'.join(_SIZES)})\s*(\((?:[^()]|\([^()]*\))*\))")
 
@@ -177,14 +181,14 @@ def trainer_of(config: mlc.ConfigDict) -> str:
     config: ConfigDict.
 
   Returns:
-    The module which alone reads one of its keys, `big_vision.train` if there is
-    none.
+    The module which alone reads one of its keys, else that of its model,
+    `big_vision.train` if there is none.
   """
   for key in config:
     path, *others = config_keys.READERS.get(key, ("",))
     if path.startswith("trainers/") and path.endswith(".py") and not others:
       return f"big_vision.{path.removesuffix('.py').replace('/', '.')}"
-  return "big_vision.train"
+  return _OF_MODELS.get(config.get("model_name"), "big_vision.train")
 
 
 def _build_of(args, config):

@@ -10,12 +10,15 @@ import ml_collections as mlc
 import pytest
 
 from big_vision import train
+from big_vision.configs.proj.clippo import train_clippo
+from big_vision.configs.proj.image_text import siglip_pretrain
 from big_vision.configs.proj.uvim import (
   train_nyu_depth_pretrained,
   vqvae_nyu_depth,
 )
 from big_vision.planning import chips, report
 from big_vision.tools import plan
+from big_vision.trainers.proj.image_text import siglip
 from big_vision.trainers.proj.uvim import train as stage_2
 from big_vision.trainers.proj.uvim import vqvae
 
@@ -100,6 +103,69 @@ def test_trainer_of_a_config():
     (dict(oracle=dict(task="x")), f"{uvim}.train"),
   ):
     assert plan.trainer_of(mlc.ConfigDict(keys)) == want
+
+
+def pairs_config(arg="path=coco_captions", batch_size=32, **kw):
+  config = siglip_pretrain.get_config(arg)
+  config.model.image = dict(
+    width=16, depth=1, mlp_dim=16, num_heads=2, patch_size=(16, 16)
+  )
+  config.model.text = dict(
+    width=16, depth=1, mlp_dim=16, num_heads=2, vocab_size=50
+  )
+  config.model.out_dim = (None, 16)
+  config.input.batch_size = batch_size
+  config.loss_chunk = 5
+  config.update(kw)
+  return config
+
+
+@pytest.mark.parametrize("loss, products", [("sigmoid", 3), ("softmax", 1 + 3)])
+def test_pairs_of_image_and_text(loss, products):
+  config = pairs_config(loss_fn=loss)
+  size = plan.image_size(config)
+  assert plan.trainer_of(config) == siglip.__name__ and size == (224, 224)
+  one, got = report.plan(siglip.build, config, {"data": 1}, size)
+  assert got["bytes"]["batch"] == 4 * 32 * (224**2 * 3 + 64)
+  # With 4 devices each has a quarter of the towers, and compares its images with
+  # all texts; blocks of 5 columns cover 8 texts in 2, and 32 in 7.
+  four, got = report.plan(siglip.build, config, {"data": 4}, size)
+  assert got["bytes"]["batch"] == 4 * 8 * (224**2 * 3 + 64)
+  pairs = lambda rows, columns: products * rows * columns * 2 * 16
+  towers = one.product_flops - pairs(32, 7 * 5)
+  assert four.product_flops == towers / 4 + pairs(8, 4 * 2 * 5)
+  # Gradients of all parameters are summed once.
+  (sums,) = got["collectives"]
+  assert sums["kind"] == "all-reduce" and sums["devices"] == 4
+  assert sums["payload"] == pytest.approx(4 * got["num_params"], rel=0.01)
+
+
+def test_micro_batches_of_pairs_embed_twice():
+  size = (224, 224)
+  one, _ = report.plan(siglip.build, pairs_config(), {"data": 2}, size)
+  config = pairs_config(grad_accum_steps=4)
+  four, got = report.plan(siglip.build, config, {"data": 2}, size)
+  # A step is three times the forward pass, without a gradient of the pixels.
+  pairs = 3 * 16 * 2 * 4 * 5 * 2 * 16
+  pixels = 16 * 14**2 * (16**2 * 3) * 2 * 16
+  forward = (one.product_flops - pairs + pixels) / 3
+  more = four.product_flops - one.product_flops
+  assert more == pytest.approx(forward, rel=0.01)
+  (sums,) = got["collectives"]
+  assert sums["payload"] == pytest.approx(4 * got["num_params"], rel=0.01)
+
+
+def test_pairs_that_are_not_planned():
+  clippo = train_clippo.get_config()
+  shapes = siglip.batch_shapes(clippo, 4, (224, 224))
+  assert shapes["labels"] == shapes["image"]  # Texts are pictures.
+  for config, message in (
+    (pairs_config("path=coco_captions,captioning"), "config.captioning is not"),
+    (pairs_config(self_distill=dict()), "config.self_distill is not planned"),
+    (pairs_config(input=dict(pp="decode|resize(8)")), "the length of texts"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      report.plan(siglip.build, config, {"data": 1}, (224, 224))
 
 
 def test_stage_1_of_uvim():

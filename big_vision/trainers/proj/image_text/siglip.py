@@ -28,6 +28,7 @@ from absl import app
 
 from big_vision import contrastive, grads, lookup, sharding
 from big_vision.trainers.proj.image_text import siglip2
+from big_vision.trainers.proj.image_text.pairs import batch_shapes  # noqa: F401  (To plan runs.)
 from big_vision.training import cli
 from big_vision.training.recipe import Recipe
 from big_vision.training.setup import Setup
@@ -65,6 +66,7 @@ def build(setup: Setup, default_loss: str = "sigmoid") -> Recipe:
     sharding.batch_axes(config, setup.mesh.shape),
     config.get("loss_chunk", 256),
     ordered=bool(config.get("deterministic_reductions")),
+    abstract=setup.abstract,
   )
   model, load = setup.make_model()
 
