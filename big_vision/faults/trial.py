@@ -128,7 +128,7 @@ class Trials:
       The Trial.
     """
     first = plan.lives[0]
-    reference = self.reference(first.hosts, first.devices)
+    self.reference(first.hosts, first.devices)  # For its pace.
     folder = os.path.join(self.workdir, f"{self.trainer}-{plan.seed:04d}")
     runner.clear(folder)
     pace = self._pace[f"{self.trainer}-{first.hosts}x{first.devices}"]
@@ -142,6 +142,8 @@ class Trials:
     found = problems(lives)
     difference = None
     if lives[-1].finished:
+      first = plan.lives[beginning(lives)]
+      reference = self.reference(first.hosts, first.devices)
       difference = compare.runs(folder, reference)
       found += differences(difference, plan.layout)
     if not found:
@@ -171,6 +173,19 @@ class Trials:
       self.trainer, folder, shared=self.workdir, changes=self._changes,
       patience=self._patience, popen=self._popen, log=log, **kw,
     )  # fmt: skip
+
+
+def beginning(lives: Sequence[runner.Record]) -> int:
+  """Finds the life in which the run began: the last one that had no checkpoint.
+
+  Args:
+    lives: the Records.
+
+  Returns:
+    Its index.
+  """
+  fresh = (i for i, life in enumerate(lives) if life.first_step == 1)
+  return max(fresh, default=0)
 
 
 def problems(lives: Sequence[runner.Record]) -> list[str]:

@@ -92,6 +92,17 @@ def test_what_should_not_happen():
   assert of(died)[0] == "Life 1 hung."
 
 
+def test_where_a_run_begins():
+  """What was killed before its first checkpoint counts for nothing."""
+  of = lambda *first_steps: trial.beginning(
+    [runner.Record(1, 2, first_step=step) for step in first_steps]
+  )
+  assert of(1, 16, 0, 36) == 0
+  assert of(0, 1, 16) == 1  # Killed while it compiled.
+  assert of(1, 0, 1, 0, 11) == 2  # Killed before it saved.
+  assert of(0, 0) == 0
+
+
 def test_what_may_differ():
   """With the same number of devices nothing; else what rounding does."""
   metric = compare.Difference(metrics=((20, "val/loss"),), largest_metric=1e-7)
