@@ -160,10 +160,7 @@ class Run:
     watch.look()
     record.says = lines.last_words(record.statuses)
     record.last_step = self._last_step()
-    # At the end of a run its last step is evaluated, not computed, again.
-    at_end = saved == before == record.first_step == config.TOTAL_STEPS
-    if before and record.first_step and not at_end:
-      record.lost_steps = max(before - record.first_step + 1, 0)
+    record.lost_steps = _lost(before, saved, record.first_step)
     if life.damage and not record.finished:
       record.damage = damage(self.workdir, life.damage)
     return record
@@ -355,6 +352,24 @@ def environment(shared: str) -> dict[str, str]:
     env["PYTHONPYCACHEPREFIX"] = os.path.join(shared, "bytecode")
   os.makedirs(env["TFDS_DATA_DIR"], exist_ok=True)
   return env
+
+
+def _lost(before: int, saved: int, first: int) -> int:
+  """Counts steps that are computed again.
+
+  Args:
+    before: the last step of the life before.
+    saved: that of its last checkpoint.
+    first: of the first row of this life; 0: there is none.
+
+  Returns:
+    The number.
+  """
+  if not before or not first:
+    return 0
+  if first == saved:  # It is evaluated again, not computed.
+    first += 1
+  return max(before - first + 1, 0)
 
 
 def _size(path: str) -> int:

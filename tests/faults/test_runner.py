@@ -69,6 +69,16 @@ def test_last_step(tmp_path):
   assert runner.last_saved(str(tmp_path)) == 37
 
 
+def test_steps_that_are_computed_again():
+  assert runner._lost(before=22, saved=20, first=21) == 2
+  # The row of the checkpoint's own step is an evaluation that is made up for.
+  assert runner._lost(before=20, saved=20, first=20) == 0
+  assert runner._lost(before=22, saved=20, first=20) == 2
+  assert runner._lost(before=7, saved=0, first=1) == 7
+  assert runner._lost(before=0, saved=0, first=1) == 0
+  assert runner._lost(before=7, saved=5, first=0) == 0  # Nothing is computed.
+
+
 def test_what_should_not_happen():
   """Problems of records that are made here."""
   step = dict(first_step=1, last_step=20)
