@@ -56,6 +56,16 @@ def tokens(x: Array) -> Array:
   return constrain(x, "act_batch", "act_len", "act_emb")
 
 
+def patches(x: Array) -> Array:
+  """Hints at how devices split embedded patches [B, h, w, D]: rows are whole.
+
+  XLA would split the convolution before them as the tokens after them. Its
+  gradient was then a multiple of the right one, where features are split, too
+  (jaxlib 0.10.2; `tests/training/test_parallelism.py` has the case).
+  """
+  return constrain(x, "act_batch", None, None, "act_emb")
+
+
 def hidden(x: Array) -> Array:
   """Hints at how devices split the hidden units [B, T, M] of an MLP."""
   name = "act_mlp" if _ruled("act_mlp") else "act_emb"

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from big_vision import lookup
-from big_vision.models import common, fields, positions
+from big_vision.models import activations, common, fields, positions
 from big_vision.types import Array, ConfigLike, Params
 
 
@@ -155,6 +155,7 @@ class MlpMixer(nn.Module):
       dtype=self.dtype_mm,
       name="stem",
     )(image)
+    x = activations.patches(x)
     x = out["input_tokens"] = x.reshape(x.shape[0], -1, self.hidden_dim)
 
     for i in range(self.num_blocks):

@@ -18,7 +18,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from big_vision import lookup
-from big_vision.models import fields, positions, rope, transformer
+from big_vision.models import (
+  activations,
+  fields,
+  positions,
+  rope,
+  transformer,
+)
 from big_vision.models.positions import (
   ImageGrid,
   get_posemb,
@@ -133,6 +139,7 @@ class _Model(transformer.Options):
       name="embedding",
       dtype=self.dtype_mm,
     )(image)  # [B, h, w, D]
+    x = activations.patches(x)
     _, h, w, d = x.shape
     if replace is not None:
       where, token = replace

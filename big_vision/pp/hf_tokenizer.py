@@ -8,6 +8,7 @@ batches is not applied: ops have arguments for that.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -68,7 +69,7 @@ class HuggingFaceTokenizer(tokenizer.Base):
         that is named here.
       ImportError: the library is missing.
     """
-    path = download.fetch(file)
+    path = self._file = download.fetch(file)
     self._model, padding = _load(path, fs.stamp(path))
     extra = tokenizer.get_extra_tokens(tokensets)
     if extra:
@@ -110,10 +111,14 @@ class HuggingFaceTokenizer(tokenizer.Base):
 
     Returns:
       List of int.
+
+    Raises:
+      ConfigError: the file has no way to encode it.
     """
     if isinstance(text, bytes):
       text = text.decode(errors="replace")
-    return self._model.encode(text, add_special_tokens=False).ids
+    with self._named(f"encode {text[:40]!r}"):
+      return self._model.encode(text, add_special_tokens=False).ids
 
   def decode(self, ids: Sequence[int]) -> str:
     """Decodes ids, see `tokenizer.Base`.
@@ -127,7 +132,19 @@ class HuggingFaceTokenizer(tokenizer.Base):
     for i in ids:
       if not 0 <= i < self._vocab_size:
         raise IndexError(f"Token id {i} is not in [0, {self._vocab_size}).")
-    return self._model.decode(ids)
+    with self._named("decode"):
+      return self._model.decode(ids)
+
+  @contextlib.contextmanager
+  def _named(self, what):
+    """Names the file in errors: the library's are bare Exceptions."""
+    try:
+      yield
+    except Exception as e:
+      raise lookup.ConfigError(
+        f"{self._file} cannot {what}: {e}. Is it damaged, or its `model` without "
+        "the token that stands for what is unknown?"
+      ) from e
 
   def to_piece(self, idx: int) -> str:
     """Looks up the token with this id.

@@ -37,7 +37,13 @@ class SentencepieceTokenizer(tokenizer.Base):
     }
     extra = tokenizer.get_extra_tokens(tokensets)
     data, ids = sentencepiece_model.add_pieces(data, extra)
-    self._model = sentencepiece_model.processor(data)
+    try:
+      self._model = sentencepiece_model.processor(data)
+    except RuntimeError as e:
+      raise ValueError(
+        f"{model} cannot have the tokens of {', '.join(tokensets)} beside its own: "
+        f"{e}"
+      ) from e
     self.extras = dict(zip(ids, extra, strict=True))
     # A control token that becomes an extra token is no longer special to the
     # model, but its id still is the one to append, or to stop at.

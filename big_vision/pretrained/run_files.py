@@ -32,7 +32,10 @@ def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
       "models of others are hf://org/repo, timm/NAME, folders or files, see "
       "docs/weights.md."
     )
-  return ConfigDict(_read_json(path))
+  try:
+    return ConfigDict(_read_json(path))
+  except (TypeError, ValueError) as e:  # For example, names with dots.
+    raise lookup.ConfigError(f"{path} is not the config of a run: {e}") from e
 
 
 def workdir_of(checkpoint: str) -> str | None:

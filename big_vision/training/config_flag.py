@@ -265,7 +265,9 @@ def _split(key: str) -> Sequence[Any]:
   """Splits a dotted key; parts may be indices: "a.b[0].c"."""
   try:
     return config_path.split(key)
-  except (KeyError, SyntaxError, ValueError, RecursionError, MemoryError) as e:
+  except (
+    KeyError, SyntaxError, TypeError, ValueError, RecursionError, MemoryError
+  ) as e:  # fmt: skip
     raise lookup.ConfigError(
       f"config.{key:.200} is not a key, which looks like config.evals.val.log_steps; "
       "names with other characters like config.evals['my-val'].log_steps."

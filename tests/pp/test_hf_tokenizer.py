@@ -1,6 +1,7 @@
 """tokenizer.json: same ids as the library, and as sentencepiece for its models."""
 
 import io
+import json
 import random
 import sys
 
@@ -274,6 +275,21 @@ def test_file_of_the_hub(corpus, tmp_path, monkeypatch):
     assert out["labels"].numpy().tolist() == [
       *tok.to_int("a red", eos=True), 0, 0
     ]  # fmt: skip
+
+
+def test_text_that_a_file_cannot_encode(tmp_path):
+  """The library raises bare Exceptions."""
+  model = models.WordPiece({"a": 0, "[UNK]": 1}, unk_token="[UNK]")
+  data = json.loads(tokenizers.Tokenizer(model).to_str())
+  data["model"]["vocab"] = {"a": 0}
+  path = tmp_path / "tokenizer.json"
+  path.write_text(json.dumps(data))
+  tok = hf_tokenizer.HuggingFaceTokenizer(str(path))
+  assert tok.encode("a") == [0]
+  with pytest.raises(
+    lookup.ConfigError, match=r"tokenizer.json cannot encode 'é'.*UNK"
+  ):
+    tok.encode("é")
 
 
 def test_errors(tmp_path, monkeypatch):

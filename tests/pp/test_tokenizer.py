@@ -189,18 +189,22 @@ def test_add_pieces_twice_the_same():
   assert sentencepiece_model.processor(new).GetPieceSize() == SIZE + 2
 
 
-def test_missing_special_tokens(tmp_path):
+def train(path, **kw):
   out = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(["ab ba", "a b"]),
     model_writer=out,
     vocab_size=10,
     hard_vocab_limit=False,
-    bos_id=-1,
     minloglevel=2,
+    **kw,
   )
-  path = tmp_path / "plain.model"
   path.write_bytes(out.getvalue())
+  return path
+
+
+def test_missing_special_tokens(tmp_path):
+  path = train(tmp_path / "plain.model", bos_id=-1)
   tok = SentencepieceTokenizer(str(path))
   assert tok.bos_token == tok.pad_token == -1
   with pytest.raises(ValueError, match="bos=True: .* has no bos token"):
@@ -212,7 +216,15 @@ def test_missing_special_tokens(tmp_path):
   assert more.pad_token == tok.vocab_size == more.vocab_size - 1
 
 
-def test_wrong_files(tmp_path):
+def test_wrong_files(tmp_path, monkeypatch):
+  # Damaged files are known that lose their unknown token to the new pieces.
+  monkeypatch.setattr(
+    sentencepiece_model, "add_pieces", lambda *_: (b"junk", [])
+  )
+  with pytest.raises(
+    ValueError, match=r"shapes cannot have the tokens of loc\(4\)"
+  ):
+    SentencepieceTokenizer("shapes", tokensets=["loc(4)"])
   with pytest.raises(ValueError, match="'shape'.*no such file.*'shapes'"):
     SentencepieceTokenizer("shape")
   (tmp_path / "x.model").write_bytes(b"junk")

@@ -295,6 +295,9 @@ def test_where_preprocessing_is_from():
 def test_what_is_no_model_of_images_and_texts(tmp_path, workdir):
   with pytest.raises(ValueError, match="not a workdir of a run.*config.json"):
     embedder.load(str(tmp_path))
+  (tmp_path / "config.json").write_text('{"model.name": "vit"}')
+  with pytest.raises(lookup.ConfigError, match="config.json is not the config"):
+    embedder.load(str(tmp_path))
   (tmp_path / "config.json").write_text('{"model_name": "vit"}')
   with pytest.raises(
     ValueError, match="'vit' is not a model of images and texts"

@@ -161,6 +161,10 @@ def test_an_evaluator_may_be_left_out(monkeypatch):
     ("--config.dtype_mm=float16", "'model.dtype_mm'"),
     ("--config.evals.a-b.log_steps=4", "not a key"),
     ("--config.=4", "config. is not a key"),
+    (
+      "--config.a[{[]: 1}]=4",
+      "config.* is not a key",
+    ),  # No dict has such keys.
     ("--config.lr=fast", "config.lr=fast must be a number"),
     ("--config.total_steps=1.5", "config.total_steps=1.5 .*whole number"),
     ("--config.input.skip_errors=maybe", "skip_errors=maybe .*true or false"),

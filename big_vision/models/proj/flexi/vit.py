@@ -18,6 +18,7 @@ from absl import logging
 
 from big_vision import checkpoints, guards, lookup
 from big_vision.models import (
+  activations,
   common,
   fields,
   positions,
@@ -161,13 +162,14 @@ class Patchify(nn.Module):
         seqhw, h, w, *patch, h // patch[0], w // patch[1],
       )  # fmt: skip
     kernel = resample_patchemb(kernel, patch)
-    return jnp.reshape(bias, (1, 1, 1, -1)) + jax.lax.conv_general_dilated(
+    x = jax.lax.conv_general_dilated(
       image,
       kernel,
       window_strides=patch,
       padding="VALID",
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+    return activations.patches(jnp.reshape(bias, (1, 1, 1, -1)) + x)
 
 
 class _Model(vit._Model):

@@ -13,7 +13,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision.models import common, positions, transformer, vit
+from big_vision.models import (
+  activations,
+  common,
+  positions,
+  transformer,
+  vit,
+)
 from big_vision.types import Array, ConfigLike, Params
 
 
@@ -60,9 +66,8 @@ class _Model(transformer.Options):
       dtype=self.dtype_mm,
       name="embedding",
     )
-    x = conv(jnp.asarray(image, self.dtype_mm)).reshape(
-      image.shape[0], -1, self.width
-    )
+    x = activations.patches(conv(jnp.asarray(image, self.dtype_mm)))
+    x = x.reshape(image.shape[0], -1, self.width)
     pos = positions.get_posemb(
       self, "learn", grid.stored, self.width, "pos_embedding", x.dtype
     )

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision import checkpoints, lookup
-from big_vision.models import common, vit
+from big_vision.models import activations, common, vit
 from big_vision.models.proj.uvim import quantizers
 from big_vision.models.proj.uvim.quantizers import (
   PERTURB,
@@ -257,7 +257,7 @@ class Model(nn.Module):
     }
     tokens = sum(out["stem"].values())
     if self.with_encoder_ctx:
-      tokens = tokens + self._tokens(self.ctx_enc_embedding(self._image(ctx)))
+      tokens = tokens + self._patches(self.ctx_enc_embedding, ctx)
     tokens, _ = self.encoder(tokens + self.pos_embedding_encoder, not train)
 
     if self.bottleneck_resize:
@@ -356,7 +356,7 @@ class Model(nn.Module):
     else:
       tokens = jnp.einsum("bnc,nt->btc", tokens, self.bottleneck_upsample)
     if self.with_decoder_ctx:
-      tokens = tokens + self._tokens(self.ctx_dec_embedding(self._image(ctx)))
+      tokens = tokens + self._patches(self.ctx_dec_embedding, ctx)
     tokens, _ = self.decoder(tokens + self.pos_embedding_decoder, True)
     logits = {
       name: getattr(self, f"head_{name}")(tokens) for name in self.outputs
@@ -409,8 +409,9 @@ class Model(nn.Module):
       )
     return ctx
 
-  def _tokens(self, x):
-    """Flattens [B, h, w, D] to [B, N, D]."""
+  def _patches(self, embedding, ctx):
+    """Embeds the patches of an image, [B, N, D]."""
+    x = activations.patches(embedding(self._image(ctx)))
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
   def _resize(self, x, old, new):

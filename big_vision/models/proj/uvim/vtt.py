@@ -20,7 +20,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from big_vision import lookup
-from big_vision.models import cached_attention, common, positions, vit
+from big_vision.models import (
+  activations,
+  cached_attention,
+  common,
+  positions,
+  vit,
+)
 from big_vision.models.cached_attention import CachedAttention, Memory
 from big_vision.models.proj.uvim.vtt_checkpoints import (
   Patches,
@@ -290,7 +296,7 @@ class Model(nn.Module):
     Raises:
       ConfigError: the images have another number of patches than the model.
     """
-    x = self.embedding(image)
+    x = activations.patches(self.embedding(image))
     if x.shape[1:3] != self.grid:
       raise lookup.ConfigError(
         f"config.model.input_size={self.input_size}, but the images have "
