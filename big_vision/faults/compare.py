@@ -23,6 +23,9 @@ _SMALL = 0.1
 # Attention does not depend on it: its gradient is what rounding leaves, and Adam
 # makes steps of it.
 _WITHOUT_GRADIENT = re.compile(r".*/key/bias")
+# A gradient is what is left of larger terms. A small difference of parameters makes
+# a larger one of it: so many times as large is as good.
+_OF_GRADIENTS, _LARGER = re.compile(r"opt/.*|l2_(grads|updates)"), 100
 FILES = ("big_vision_metrics.txt", "big_vision_initial_metrics.txt")
 
 
@@ -34,10 +37,11 @@ class Difference:
     leaves: arrays of the final state of which some bit differs.
     values: numbers in them that differ.
     largest: largest |a - b| / max|b| over the arrays, without the biases of keys,
-      which have no gradient.
+      which have no gradient; a hundredth of it for averages of gradients.
     metrics: (step, name) of metrics that differ.
     largest_metric: largest |a - b| / max(|a|, |b|, 0.1) over all values of a
-      metric, without those of single devices.
+      metric, without those of single devices; a hundredth of it for norms of
+      gradients.
     missing: (file, step) of rows that a run should have and has not.
     torn: lines of metrics files that cannot be read.
   """
@@ -92,9 +96,14 @@ def runs(workdir: str, reference: str) -> Difference:
         continue
       scale = float(np.max(np.abs(b.astype(np.float64)))) or 1.0
       distance = np.abs(a.astype(np.float64) - b.astype(np.float64))
-      largest = max(largest, float(np.max(distance)) / scale)
+      largest = max(largest, float(np.max(distance)) / scale / _times(name))
   rows = _compare_rows(workdir, reference)
   return Difference(tuple(leaves), values, largest, *rows)
+
+
+def _times(name):
+  """How many times as large as others a relative difference may be."""
+  return _LARGER if _OF_GRADIENTS.fullmatch(name) else 1
 
 
 def _state(workdir: str) -> dict[str, np.ndarray]:
@@ -123,7 +132,8 @@ def _compare_rows(workdir: str, reference: str) -> tuple[Any, ...]:
         if _OF_THE_DEVICES.fullmatch(name):
           continue
         if isinstance(a, float) and isinstance(b, float):
-          largest = max(largest, abs(a - b) / max(abs(a), abs(b), _SMALL))
+          distance = abs(a - b) / max(abs(a), abs(b), _SMALL)
+          largest = max(largest, distance / _times(name))
         else:
           largest = np.inf
   return tuple(metrics), largest, tuple(missing), torn

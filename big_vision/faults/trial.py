@@ -199,6 +199,7 @@ def problems(lives: Sequence[runner.Record]) -> list[str]:
   """
   found = []
   before = None
+  damaged = False  # Since steps were last computed.
   for number, life in enumerate(lives, 1):
     ending = next((f for f in life.faults if _ends(f)), "")
     if life.hung:
@@ -207,7 +208,9 @@ def problems(lives: Sequence[runner.Record]) -> list[str]:
       found.append(
         f"Life {number} ended by itself, {life.statuses}: {life.says}"
       )
-    if before is not None and not before.damage:
+    if before is not None:
+      damaged = bool(before.damage) or (damaged and not before.first_step)
+    if before is not None and not damaged:
       # The next one may be on its way to the disk.
       allowed = 2 * config.CKPT_STEPS - 1
       if any(f.startswith(schedule.TERM) for f in before.faults):

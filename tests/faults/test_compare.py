@@ -76,6 +76,18 @@ def test_what_rounding_or_devices_decide(reference, tmp_path):
   assert found.largest == found.largest_metric == 0 and not found.nothing
 
 
+def test_gradients_may_differ_by_more(reference, tmp_path):
+  of = lambda x: {"opt": {"m": np.float32([2, 1, x])}}
+  rows = lambda x: [dict(ROWS[0], l2_grads=x)]
+  found = compare.runs(
+    write(tmp_path / "run2", of(1.001), rows(4.0)),
+    write(tmp_path / "run3", of(1), rows(4.004)),
+  )
+  assert found.leaves == ("opt/m",)
+  assert found.largest == pytest.approx(0.0005 / 100, rel=1e-3)
+  assert found.largest_metric == pytest.approx(0.001 / 100, rel=1e-2)
+
+
 def test_metrics(reference, tmp_path):
   rows = [dict(ROWS[0], training_loss=1.001), {"step": 3, "training_loss": 0.0}]
   found = compare.runs(

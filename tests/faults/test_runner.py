@@ -91,6 +91,11 @@ def test_what_should_not_happen():
   assert of(killed, done) == ["Life 2 lost 10 steps."]
   killed.damage = "flip: a"  # Then an older checkpoint is the newest.
   assert of(killed, done) == []
+  # Nor has one that was ended before it computed a step.
+  stuck = runner.Record(2, 2, ["kill_one@start:20"], statuses=[-9, 1])
+  assert of(killed, stuck, done) == []
+  killed.damage = ""
+  assert of(killed, stuck, done) == ["Life 3 lost 10 steps."]
   told = runner.Record(1, 2, ["term@step:20"], statuses=[143], **step)
   done.lost_steps = 1
   assert of(told, done) == ["Life 2 lost 1 steps."]
