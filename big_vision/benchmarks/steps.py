@@ -16,7 +16,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from big_vision import contrastive, losses, models
 from big_vision import optax as bv_optax
-from big_vision.models import vit
 from big_vision.training import recipe as recipe_lib
 from big_vision.training import step as step_lib
 
@@ -116,16 +115,10 @@ def _make_model(args):
     model = {"dtype_mm": args.dtype, **_sizes(args.variant), **kw}
     config = {"model_name": args.model, "model": model}
     return models.build(config, num_classes=args.classes)[0]
-  size = args.variant.partition("/")[0]
-  image = {"variant": args.variant, "dtype_mm": args.dtype, "pool_type": "map"}
-  text = {"variant": size, "vocab_size": _VOCABULARY}
-  model = dict(
-    image=image,
-    text=text,
-    out_dim=(None, vit.decode_variant(size)["width"]),
-    temperature_init=10.0,
-    bias_init=-10.0,
-  )
+  from big_vision.configs.proj.image_text import common
+
+  model = common.siglip_model(args.variant, _VOCABULARY)
+  model["image"]["dtype_mm"] = args.dtype
   config = {"model_name": args.model, "model": {**model, **kw}}
   return models.build(config)[0]
 

@@ -23,7 +23,7 @@ from big_vision.types import Batch, Devices
 def start_global(
   data: tf.data.Dataset,
   global_devices: Devices,
-  n_prefetch: int = 1,
+  n_prefetch: int | None = 1,
   keep_on_cpu: Collection[str] = frozenset(),
   warmup: bool = False,
 ) -> Iterator[Batch]:
@@ -33,7 +33,7 @@ def start_global(
     data: dataset of this process' part of each batch.
     global_devices: [num_devices], in the order in which they get the rows of a
       batch.
-    n_prefetch: batches to transfer ahead; 0 for none.
+    n_prefetch: batches to transfer ahead; 0 and None for none.
     keep_on_cpu: names ('/'-joined paths) of features that stay on this host, as
       NumPy arrays; strings and ragged features have to.
     warmup: start fetching now instead of when the first batch is wanted.
@@ -64,7 +64,7 @@ def start_global(
     for batch in failures.iterate(data):
       yield trees.tree_map_with_names(put, batch)
 
-  return prefetch.PrefetchIterator(batches(), n_prefetch, start=warmup)
+  return prefetch.PrefetchIterator(batches(), n_prefetch or 0, start=warmup)
 
 
 def tf_to_numpy(x: Any) -> np.ndarray:

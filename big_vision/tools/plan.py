@@ -86,7 +86,8 @@ _SIZES = {
 }
 # Trainers of models that others cannot train.
 _OF_MODELS = {
-  "proj.image_text.two_towers": "big_vision.trainers.proj.image_text.siglip"
+  "proj.image_text.two_towers": "big_vision.trainers.proj.image_text.siglip",
+  "proj.clippo.one_tower": "big_vision.trainers.proj.image_text.contrastive",
 }
 _OP = re.compile(rf"\b({'|'.join(_SIZES)})\s*(\((?:[^()]|\([^()]*\))*\))")
 

@@ -221,14 +221,19 @@ class Listener:
         f"ended for {self._patience:g} s (BV_STOP_TIMEOUT). {_GOES_ON}"
       )
       self._end("" if self._ending else text, PREEMPTED)
-    elif (
-      self.noticed
-      and self._after is not None
-      and now > self._heard_at + self._after
-    ):
+    elif self._gives_up(now):
       main = threading.main_thread().ident
       assert main is not None
       signal.pthread_kill(main, _POKE)
+
+  def _gives_up(self, now: float) -> bool:
+    """Tells whether the main thread is to end its wait."""
+    after = self._after
+    return (
+      bool(self.noticed)
+      and after is not None
+      and (now > self._heard_at + after)
+    )
 
   def _end(self, text: str, status: int) -> None:
     if self.farewell:
@@ -249,11 +254,8 @@ class Listener:
       # The main thread sees it from here on, however late the listener's runs.
       while not self.noticed and time.monotonic() < now + _REPEATED:
         time.sleep(0.001)
-    elif (
-      self.noticed
-      and self._after is not None
-      and now > self._heard_at + self._after
-    ):
+    elif number == _POKE and self._gives_up(now):
+      # More time for what ends the wait, from now on.
       self._after = now - self._heard_at + _AGAIN
       raise Interrupted
 

@@ -19,7 +19,7 @@ def test_start_global_splits_over_devices():
   devices = np.array(jax.devices()[:8])
   ds = tf.data.Dataset.range(32).batch(16)
   ds = ds.map(lambda x: {"a": {"x": x}, "s": tf.strings.as_string(x)})
-  for ahead in (0, 2):
+  for ahead in (0, None, 2):
     for warmup in (False, True):
       it = ip.start_global(ds, devices, ahead, {"s"}, warmup)
       batches = list(it)

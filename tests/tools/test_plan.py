@@ -159,6 +159,7 @@ def test_pairs_that_are_not_planned():
   clippo = train_clippo.get_config()
   shapes = siglip.batch_shapes(clippo, 4, (224, 224))
   assert shapes["labels"] == shapes["image"]  # Texts are pictures.
+  assert plan.trainer_of(clippo).endswith("image_text.contrastive")
   for config, message in (
     (pairs_config("path=coco_captions,captioning"), "config.captioning is not"),
     (pairs_config(self_distill=dict()), "config.self_distill is not planned"),
