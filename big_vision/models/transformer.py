@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision import lookup
-from big_vision.models import activations, fields, rope
+from big_vision.models import activations, attention, fields, rope
 from big_vision.types import Array
 
 ACTIVATIONS = {
@@ -208,7 +208,7 @@ class Attention(Options):
       q, k = rope.rotate(q, rotations), rope.rotate(k, rotations)
     q = activations.heads(q)
     k, v = (activations.heads(x, "act_keys") for x in (k, v))
-    x = nn.dot_product_attention(q, k, v, mask=mask, dtype=self.dtype_mm)
+    x = attention.dot_product_attention(q, k, v, mask, dtype=self.dtype_mm)
     return layer(d, axis=(-2, -1), use_bias="o" in self.attn_bias, name="out")(
       x
     )
