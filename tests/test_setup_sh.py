@@ -129,6 +129,15 @@ def test_installs_once(clone):
   assert len(clone.installs()) == 1
 
 
+def test_an_install_compiles_what_runs_import(clone):
+  clone.run("shows")
+  clone.run("shows")
+  asked = clone.log.read_text().splitlines()
+  assert asked.count("-m big_vision.bytecode") == 1
+  first = asked.index("-m big_vision.bytecode")
+  assert first > asked.index(clone.installs()[-1])
+
+
 def test_changed_requirements_install_again(clone):
   clone.run()
   requirements = clone.home / "requirements.txt"

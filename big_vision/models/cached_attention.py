@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision.models import activations, fields
+from big_vision.models import activations, attention, fields
 from big_vision.types import Array, Params
 
 
@@ -96,15 +96,13 @@ class CachedAttention(nn.Module):
     if cache_length is not None:
       key, value, mask = self._append(key, value, mask, cache_length)
     drops = self.dropout_rate > 0 and not deterministic
-    x = nn.dot_product_attention(
+    x = attention.dot_product_attention(
       query,
       key,
       value,
-      mask=mask,
+      mask,
       dropout_rng=self.make_rng("dropout") if drops else None,
       dropout_rate=self.dropout_rate,
-      broadcast_dropout=False,
-      deterministic=not drops,
     )
     return dense(d, axis=(-2, -1), name="out")(x)
 

@@ -28,7 +28,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from big_vision import command_line
+from big_vision import command_line, malloc
 from big_vision.benchmarks.measure import num_cpus, peak_memory, timed_rounds
 
 PARTS = ("step", "input", "checkpoint", "source")
@@ -269,6 +269,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     Dict of part -> figures.
   """
   args = parse_args(argv)
+  malloc.keep()
   results = {"machine": {}}
   for part in args.parts:
     print(f"Measuring {part} ...", file=sys.stderr)

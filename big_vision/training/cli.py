@@ -18,6 +18,7 @@ from big_vision import (
   devices,
   fs,
   guards,
+  malloc,
   metrics,
   profiler,
   schedules,
@@ -80,7 +81,8 @@ def main_for(
 
 
 def start_jax() -> None:
-  """Sets up logging and the compilation cache, joins the other hosts."""
+  """Sets up memory, logging and the compilation cache, joins the other hosts."""
+  malloc.keep()
   if flags.FLAGS["verbosity"].using_default_value:
     logging.set_verbosity(logging.INFO)
   logs.set_up()

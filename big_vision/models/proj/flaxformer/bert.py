@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from big_vision import checkpoints, fs, lookup, trees
-from big_vision.models import activations, common, load_errors
+from big_vision.models import activations, attention, common, load_errors
 from big_vision.types import Array, ConfigLike, Params
 
 
@@ -119,15 +119,13 @@ class Attention(nn.Module):
     query = activations.heads(query)
     key, value = (activations.heads(x, "act_keys") for x in (key, value))
     use_dropout = c.dropout > 0 and not deterministic
-    x = nn.dot_product_attention(
+    x = attention.dot_product_attention(
       query,
       key,
       value,
-      mask=mask,
-      broadcast_dropout=False,
+      mask,
       dropout_rng=self.make_rng("dropout") if use_dropout else None,
       dropout_rate=c.dropout,
-      deterministic=deterministic,
     )
     return x.reshape(*x.shape[:2], c.width)
 

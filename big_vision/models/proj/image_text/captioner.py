@@ -17,6 +17,7 @@ of the image tokens, `V` vocabulary. The names of the modules are the names in
 checkpoints.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision.models import fields, vit
+from big_vision.models import fields, transformer, vit
 from big_vision.types import Array
 
 
@@ -68,22 +69,16 @@ class DecoderBlock(nn.Module):
     fields.check_heads(self.num_heads, x.shape[-1], "captioning")
     drop = nn.Dropout(rate=self.dropout)
 
-    def attention(name):
-      return nn.MultiHeadDotProductAttention(
-        num_heads=self.num_heads,
-        kernel_init=nn.initializers.xavier_uniform(),
-        deterministic=deterministic,
-        dtype=self.dtype_mm,
-        name=name,
-      )
-
+    attention = functools.partial(
+      transformer.Attention, num_heads=self.num_heads, dtype_mm=self.dtype_mm
+    )
     y = nn.LayerNorm(name="self_norm")(x)
-    y = attention("self_attention")(y, y, mask=mask[:, None])
+    y = attention(name="self_attention")(y, y, mask[:, None])
     x = x + drop(y, deterministic)
 
     y = nn.LayerNorm(name="cross_norm")(x)
     exists = None if image_mask is None else image_mask[:, None, None]
-    y = attention("cross_attention")(y, encoded, mask=exists)
+    y = attention(name="cross_attention")(y, encoded, exists)
     x = x + drop(y, deterministic)
 
     y = nn.LayerNorm(name="mlp_norm")(x)
