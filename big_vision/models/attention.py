@@ -1,19 +1,20 @@
 """Attention of heads: the numbers of `nn.dot_product_attention`, in less time.
 
 XLA multiplies batches of matrices faster, on CPUs two to three times, if they
-come one after the other: heads before tokens. And in float32 the weights are
-divided by their sum after they have been multiplied with the values, which are
-fewer numbers. With fewer bits they are divided before, and so rounded as by flax.
-See docs/benchmarks.md.
+come one after the other: heads before tokens. See docs/benchmarks.md. It does not
+pay for short sequences, which get exactly the numbers of flax.
 
 Shapes: `T` queries, `S` keys and values, `H` heads, `K` size of a head.
 """
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import dtypes
 
 from big_vision.types import Array
+
+_SHORT = 64  # Keys.
 
 
 def dot_product_attention(
@@ -42,23 +43,28 @@ def dot_product_attention(
   Returns:
     [..., T, H, K].
   """
+  if key.shape[-3] < _SHORT:
+    return nn.dot_product_attention(
+      query,
+      key,
+      value,
+      mask=mask,
+      dtype=dtype,
+      dropout_rng=dropout_rng,
+      dropout_rate=dropout_rate,
+      broadcast_dropout=False,
+      deterministic=dropout_rng is None,
+    )
   query, key, value = dtypes.promote_dtype(query, key, value, dtype=dtype)
   q, k, v = (jnp.swapaxes(x, -3, -2) for x in (query, key, value))
   q = q / jnp.sqrt(q.shape[-1]).astype(q.dtype)
   logits = jnp.einsum("...tk,...sk->...ts", q, k)
   if mask is not None:
     logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-  # It cancels out, also in the gradient.
-  largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-  weights = jnp.exp(logits - largest)
-  sums = jnp.sum(weights, axis=-1, keepdims=True)
-  divides_first = weights.dtype.itemsize < 4
-  if divides_first:
-    weights = weights / sums
+  weights = jax.nn.softmax(logits)
   if dropout_rng is not None:
     keep = 1 - dropout_rate
     kept = jax.random.bernoulli(dropout_rng, keep, weights.shape)
-    weights = jnp.where(kept, weights / jnp.asarray(keep, weights.dtype), 0)
+    weights *= kept / jnp.asarray(keep, weights.dtype)
   x = jnp.einsum("...ts,...sk->...tk", weights, v)
-  x = x if divides_first else x / sums
   return jnp.swapaxes(x, -3, -2)

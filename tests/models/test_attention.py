@@ -8,7 +8,7 @@ import pytest
 
 from big_vision.models import attention
 
-T, S, H, K = 5, 7, 3, 4
+T, S, H, K = 5, 70, 3, 4
 
 
 def arrays(dtype="float32"):
@@ -87,6 +87,14 @@ def test_bfloat16_is_that_of_flax(rate):
   expected = nn.dot_product_attention(*arrays(), **kw, broadcast_dropout=False)
   np.testing.assert_allclose(
     got.astype("float32"), expected.astype("float32"), rtol=2**-7, atol=2**-7
+  )
+
+
+def test_short_sequences_are_those_of_flax():
+  q, k, v = arrays()
+  args = q, k[:, :63], v[:, :63]
+  np.testing.assert_array_equal(
+    attention.dot_product_attention(*args), nn.dot_product_attention(*args)
   )
 
 
