@@ -13,7 +13,7 @@ import numpy as np
 
 from big_vision import fs, remote_stores
 from big_vision.datasets.source import Example
-from big_vision.tf import tf
+from big_vision.tf import plain, tf
 
 _BLOCK = 16  # Examples per call. More gain nothing, measured with JPEGs.
 
@@ -46,12 +46,14 @@ class Reader:
     """Makes a raw example from its rows of what was fetched; see `unpack`."""
     raise RuntimeError(f"{type(self).__name__} must override complete")
 
+  @plain
   def read(self, index: tf.Tensor) -> Example:
     """See `source.IndexedDataSource`."""
     fetched = self.fetch(tf.reshape(index, [1]))
     return self.complete(index, [x[0] for x in fetched])
 
 
+@plain
 def fetch(
   fn: Callable[[int], Sequence[Any]],
   indices: tf.Tensor,

@@ -26,7 +26,7 @@ from big_vision.datasets import (
 from big_vision.datasets.classes import Classes
 from big_vision.datasets.ids import hash_id
 from big_vision.pp import decoding
-from big_vision.tf import tf
+from big_vision.tf import plain, tf
 
 
 class DataSource(python_reader.Reader, source.DataSource):
@@ -86,6 +86,7 @@ class DataSource(python_reader.Reader, source.DataSource):
     """See `python_reader.Reader`."""
     return self._records[index]
 
+  @plain
   def complete(
     self, index: tf.Tensor, fetched: Sequence[tf.Tensor]
   ) -> source.Example:

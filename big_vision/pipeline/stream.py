@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from big_vision.datasets.source import Example
 from big_vision.pipeline import order, skipping
-from big_vision.tf import tf
+from big_vision.tf import plain, tf
 
 Stream: TypeAlias = "tf.data.Dataset"
 # Picks what a host needs of a stream.
@@ -127,6 +127,7 @@ def locate(stream: Stream, size: int, *, seed: int, shuffle: bool) -> Stream:
   return stream.map(one)
 
 
+@plain
 def permuted(
   index: tf.Tensor,
   size: int | tf.Tensor,

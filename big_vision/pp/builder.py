@@ -17,7 +17,7 @@ from big_vision import lookup
 from big_vision.pp import registry, rng
 from big_vision.pp.registry import Registry, parse_name
 from big_vision.pp.types import ExampleFn
-from big_vision.tf import tf
+from big_vision.tf import plain, tf
 
 _PREFIX = "preprocess_ops."
 
@@ -88,7 +88,7 @@ def get_preprocess_fn(
     nonlocal log_data
     if log_data:
       logging.info("Data before pre-processing (%s):\n%s", label, data)
-    for i, (section, name, op) in enumerate(ops):
+    for i, (section, name, op, _) in enumerate(ops):
       if log_steps:
         logging.info("Pre-processing step %s (%s):\n%s", name, section, data)
       with tf.name_scope(name), rng.op_scope(i):
@@ -102,11 +102,12 @@ def get_preprocess_fn(
     log_data = False
     return data
 
-  return preprocess
+  ours = all(is_ours for *_, is_ours in ops)
+  return plain(preprocess) if ours else preprocess
 
 
 def _build(section, following):
-  """Makes the (name, op) of one section; some want to know the next one."""
+  """Makes (name, op, whether it is ours); some want to know the next one."""
   try:
     make_op = Registry.lookup(_PREFIX + section)
     name = parse_name(section)[0]
@@ -122,11 +123,9 @@ def _build(section, following):
     op = make_op(**extra)
   except TypeError as e:
     raise TypeError(f"{section}: {e}.{_usage(name, make_op.func)}") from e
-  # AutoGraph rewrites the source of functions for the sake of `if` and `for` on
-  # tensors, which takes seconds. Ops of this package have none; others may.
-  if make_op.func.__module__.split(".")[0] == "big_vision":
-    op = tf.autograph.experimental.do_not_convert(op)
-  return name, op
+  # Ops of this package have no `if` or loop on tensors; others may.
+  ours = make_op.func.__module__.split(".")[0] == "big_vision"
+  return name, plain(op) if ours else op, ours
 
 
 def _looks_ahead(factory):
