@@ -16,8 +16,9 @@ def write() -> None:
 
   for name in ("train", "input_pipeline", "evaluators.classification"):
     importlib.import_module(f"big_vision.{name}")
-  # They are imported when something is asked for.
-  print(f"TensorFlow {tf.__version__}, TFDS {tfds.__version__}")
+  # They are imported when something is asked for, datasets when one is.
+  num = len(tfds.list_builders())
+  print(f"TensorFlow {tf.__version__}, TFDS with {num} datasets")
 
 
 if __name__ == "__main__":

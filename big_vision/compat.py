@@ -133,6 +133,9 @@ def use_compilation_cache(folder: str) -> None:
   if not getattr(jax.config, "jax_compilation_cache_dir"):  # noqa: B009
     where = os.path.expanduser(folder)
     jax.config.update("jax_compilation_cache_dir", where)
+  # Also what compiles in less than JAX's default of a second: evaluators do.
+  if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   mend_compilation_cache()
 
 

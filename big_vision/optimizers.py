@@ -22,6 +22,7 @@ from big_vision.types import ConfigLike, DType
 
 # Updates to wait for one that is not zero: warm-ups start with 0.
 _MAX_TRIES = 20
+_climbing: dict[str, bool] = {}  # What has been tried.
 
 
 def make(config: ConfigLike) -> optax.GradientTransformation:
@@ -56,7 +57,10 @@ def make(config: ConfigLike) -> optax.GradientTransformation:
       f"config.optax_name={name!r} is not an optimizer but returns "
       f"{type(tx).__name__}; use for example 'scale_by_adam'."
     )
-  if _climbs(tx, name):
+  known = f"{name} {kw}"  # It is made to be checked, then to be used.
+  if known not in _climbing:
+    _climbing[known] = _climbs(tx, name)
+  if _climbing[known]:
     raise lookup.ConfigError(
       f"config.optax_name={name!r} already steps against the gradient, which "
       "the learning rate of config.lr would turn uphill. Use what only "

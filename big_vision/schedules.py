@@ -47,7 +47,8 @@ def given(prefix: str, config: ConfigLike, part: str = "") -> str | None:
       is above 1.
   """
   keys = [f"{prefix}_{unit}" for unit in _UNITS]
-  keys = [k for k in keys if config.get(k) is not None]
+  # Asked for in each step; `get` of a ConfigDict looks for similar keys first.
+  keys = [k for k in keys if k in config and config[k] is not None]
   # Negative is the same as absent, so that a sweep can disable an entry.
   keys = [k for k in keys if not _is_negative(f"{part}{k}", config[k])]
   if len(keys) > 1:

@@ -25,7 +25,7 @@ _NOISE = (
   r" *\[Op:\w+\].*",
 )
 _SEARCH_SECONDS = 60  # How long to look for the example behind an error.
-_RELEASE_SECONDS = 0.5  # How long to wait for the destructor of an iterator.
+_RELEASE_SECONDS = 0.1  # How long to wait for the destructor of an iterator.
 
 
 class Record:

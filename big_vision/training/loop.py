@@ -62,7 +62,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
   update = step_lib.make_update(
     recipe, plan.tx, config, plan.shardings, plan.replicated
   )
-  shape_check.check(
+  update = shape_check.check(
     setup, recipe, plan.shapes, plan.shardings, plan.frozen, update, rng_loop
   )
   state, first_step, batches = state_lib.start(setup, recipe, plan)

@@ -1,10 +1,13 @@
 """Traces a run's functions on shapes, before data is read or anything compiles.
 
 What does not fit, a model and the size of its images, say, would otherwise show
-after the first batches are read, or at the first evaluation.
+after the first batches are read, or at the first evaluation. The update step then
+compiles while parameters are initialized and evaluators run.
 """
 
+import concurrent.futures
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -29,11 +32,11 @@ def check(
   frozen: dict[str, Params],
   update: Callable[..., Any],
   rng: Key,
-) -> None:
-  """Traces the update step and what evaluators compute.
+) -> Callable[..., Any]:
+  """Traces the update step and what evaluators compute; compiles the update step.
 
   JAX keeps the traces, so that the first step does not repeat them. They depend
-  on the meshes of the arguments, too.
+  on the meshes of the arguments, too. It compiles in a thread of its own.
 
   Args:
     setup: the Setup.
@@ -44,14 +47,19 @@ def check(
     update: the jitted update of `step.make_update`.
     rng: random key of the run.
 
+  Returns:
+    `update`; its first call waits for the compilation.
+
   Raises:
     lookup.ConfigError: names the config keys that do not fit each other.
   """
-  state = devices.place_shapes(shapes, shardings)
+  state, first = devices.place_shapes(shapes, shardings), None
   with setup.context():
     with explained(setup):
       for static in _static_args(setup, recipe):
-        update.eval_shape(state, global_batch(setup), frozen, rng, static)  # pyright: ignore[reportFunctionMemberAccess]
+        args = state, global_batch(setup), frozen, rng, static
+        traced = update.trace(*args)  # pyright: ignore[reportFunctionMemberAccess]
+        first = first or traced.lower()
     state = step_lib.with_frozen(state, frozen)
     trial.check(
       setup.config,
@@ -60,6 +68,28 @@ def check(
       global_batch(setup),
       setup.devices,
     )
+  return _compile_ahead(update, first) if first else update
+
+
+def _compile_ahead(update, lowered):
+  """Compiles the first step in a thread; returns an update that waits for it.
+
+  JAX finds what is compiled by the trace, as long as that is alive.
+  """
+  pool = concurrent.futures.ThreadPoolExecutor(1, "compile")
+  compiled: Any = pool.submit(lowered.compile)
+  pool.shutdown(wait=False)
+
+  @functools.wraps(update)
+  def call(*args, **kw):
+    nonlocal compiled
+    if compiled is not None:
+      # An error comes again, where it belongs.
+      concurrent.futures.wait([compiled])
+      compiled = None
+    return update(*args, **kw)
+
+  return call
 
 
 def _static_args(setup: Setup, recipe: Recipe) -> Iterable[tuple[Any, ...]]:
