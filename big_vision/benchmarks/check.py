@@ -153,19 +153,20 @@ def verdict(measured: float, recorded: float) -> str:
 
 def check(
   runs: Mapping[str, Callable[[], tuple[Run, Run]]] | None = None,
-  path: pathlib.Path = FILE,
+  path: pathlib.Path | None = None,
   say: Callable[[str], Any] = print,
 ) -> bool:
   """Measures all ratios; what is slower is measured once more.
 
   Args:
     runs: name of a ratio -> function that makes both sides; None: all.
-    path: file with the recorded ratios, JSON: name -> ratio.
+    path: file with the recorded ratios, JSON: name -> ratio; None: `FILE`.
     say: receives lines of text.
 
   Returns:
     Whether none is slower than recorded, by more than `LIMIT`.
   """
+  path = path or FILE
   recorded = json.loads(path.read_text(encoding="utf-8"))
   slower = []
   for name, make in (runs or _RUNS).items():

@@ -22,12 +22,12 @@ def figures_of(results: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
     results: part -> figures, which may be nested.
 
   Returns:
-    Name ("step/images_per_second") -> (settings, as "vit S/16, 224, 8";
+    Name ("step/images_per_second") -> (settings, as "model vit S/16, batch 8";
     value). Settings and facts such as the number of parameters are left out.
   """
   out = {}
   for part, tree in results.items():
-    settings = ", ".join(str(tree[k]) for k in _SETTINGS if k in tree)
+    settings = ", ".join(f"{k} {tree[k]}" for k in _SETTINGS if k in tree)
     for name, value in _leaves(tree):
       known = name in _SETTINGS or _FACTS.search(name)
       number = isinstance(value, int | float) and not isinstance(value, bool)

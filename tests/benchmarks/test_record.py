@@ -160,8 +160,8 @@ def test_curves():
     "step/seconds/best",
   ]
   assert found["step/time_relative_to_plain_flax"] == {
-    "2 x A; vit S/16, 8": {"a": [1.0, 1.2], "b*": [0.9]},
-    "2 x B; vit S/16, 8": {"b": [2.0]},
+    "2 x A; model vit S/16, batch 8": {"a": [1.0, 1.2], "b*": [0.9]},
+    "2 x B; model vit S/16, batch 8": {"b": [2.0]},
   }
   assert list(plots.curves(rows, "images")) == ["step/images_per_second"]
   without = {k: v for k, v in row().items() if k != "commit"}
