@@ -117,8 +117,8 @@ def test_a_slower_step_is_found(tmp_path, monkeypatch):
       more, _ = recipe.loss_fn(params, other, rng, state)
       return loss + 1e-9 * more, aux
 
-    recipe = dataclasses.replace(recipe, loss_fn=loss_fn)
-    return make_update(recipe, *args, **kw)
+    changed = dataclasses.replace(recipe, loss_fn=loss_fn)
+    return make_update(changed, *args, **kw)
 
   monkeypatch.setattr(steps.step_lib, "make_update", make_slower)
   slower, _ = steps.make_trainer(small)
