@@ -82,6 +82,7 @@ class Chrono:
     self.warmup = 2
     self.note = "Chrono n/a"
     self._timings = collections.defaultdict(list)
+    self._seconds = collections.Counter()  # Of `log_timing`, by name.
     self.load()
 
   def reset(self) -> None:
@@ -245,9 +246,35 @@ class Chrono:
     if noop:
       return
     seconds = time.monotonic() - start
+    self._seconds[name] += seconds
     if self.measure:
       self.measure(name, seconds)
     logging.info("TIMING[%s]: %s", name, seconds)
+
+  def seconds(self, prefix: str) -> float:
+    """Adds up what `log_timing` has measured since the program began.
+
+    Args:
+      prefix: of the names, such as "z/secs/eval/".
+
+    Returns:
+      Seconds.
+    """
+    return sum(s for k, s in self._seconds.items() if k.startswith(prefix))
+
+  def share(self, prefix: str) -> str:
+    """Tells people what part of the program's time these were.
+
+    Args:
+      prefix: see `seconds`.
+
+    Returns:
+      For example "12.3% of the run (1m2s of 8m24s)".
+    """
+    seconds = self.seconds(prefix)
+    total = time.monotonic() - self.program_start_time
+    part = seconds / max(total, 1e-9)
+    return f"{part:.1%} of the run ({hms(seconds)} of {hms(total)})"
 
   @contextlib.contextmanager
   def log_timing_avg(self, name: str, *, noop: bool = False) -> Iterator[None]:

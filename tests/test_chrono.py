@@ -150,6 +150,21 @@ def test_save_and_load(clock):
   }
 
 
+def test_share(clock):
+  c, _, _ = _make()
+  for name, seconds in (("z/eval/a", 30), ("z/eval/b", 20), ("z/init", 5)):
+    with c.log_timing(name):
+      clock.now += seconds
+  with c.log_timing("z/eval/a"):
+    clock.now += 10
+  clock.now += 415
+  assert c.seconds("z/eval/") == 60 and c.seconds("z/other") == 0
+  assert c.share("z/eval/") == "12.5% of the run (1m0s of 8m0s)"
+  c.reset()
+  assert c.seconds("z/eval/") == 0
+  assert c.share("z/eval/") == "0.0% of the run (0s of 0s)"
+
+
 def test_timings(clock):
   c, got, _ = _make()
   with c.log_timing("a"):

@@ -225,7 +225,8 @@ class Evaluator:
     Raises:
       ConfigError: a split takes more than `memory_gb`.
     """
-    train = self._patches(train_state, "train")
+    after = lambda: self._open("data").start()
+    train = self._patches(train_state, "train", after)
     test = self._patches(train_state, "data")
     yield from self._measure(train, test)
 
@@ -262,10 +263,8 @@ class Evaluator:
         errors.add(truth, predicted)
     return list(errors.metrics())
 
-  def _patches(
-    self, train_state: TrainState, key: str
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns patches [N, h, w, D] and maps [N, H, W] of a split."""
+  def _open(self, key: str) -> iteration.Batches:
+    """Opens a split once."""
     if key not in self._batches:
       self._batches[key] = iteration.open_batches(
         self._data[key],
@@ -274,10 +273,19 @@ class Evaluator:
         self._devices,
         cache="none",
       )
-    batches = self._batches[key]
+    return self._batches[key]
+
+  def _patches(
+    self,
+    train_state: TrainState,
+    key: str,
+    after: Callable[[], None] | None = None,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns patches [N, h, w, D] and maps [N, H, W] of a split."""
+    batches = self._open(key)
 
     def results():
-      for batch in batches:
+      for batch in iteration.followed_by(batches, after):
         labels = iteration.take(batch, self._keys[0])
         mask = iteration.take(batch, self._keys[1], "mask_key")
         result = self._fn(train_state, batch, labels, mask)

@@ -6,6 +6,7 @@ Shapes: N examples, B batch, D features.
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -187,12 +188,36 @@ class Extractor:
 
     return represent
 
+  def run_all(
+    self,
+    train_state: TrainState,
+    data: Sequence[Mapping[str, Any]],
+    pp_fn: str,
+    names: Sequence[str],
+  ) -> list[Features]:
+    """Computes the features of datasets; each is opened during the one before.
+
+    Args:
+      train_state: first argument of the predict function.
+      data: arguments of `datasets.core.get` for each.
+      pp_fn: preprocessing string.
+      names: of layers.
+
+    Returns:
+      The features of each, in the order of its examples.
+    """
+    return [
+      self.run(train_state, each, pp_fn, names, after)
+      for each, after in itertools.zip_longest(data, data[1:])
+    ]
+
   def run(
     self,
     train_state: TrainState,
     data: Mapping[str, Any],
     pp_fn: str,
     names: Sequence[str],
+    after: Mapping[str, Any] | None = None,
   ) -> Features:
     """Computes the features of a dataset.
 
@@ -201,16 +226,12 @@ class Extractor:
       data: arguments of `datasets.core.get`.
       pp_fn: preprocessing string.
       names: of layers.
+      after: the dataset of the next call, which is begun to be read.
 
     Returns:
       The features, in the order of the dataset.
     """
-    key = repr([dict(data), pp_fn, sorted(names), self.label_key])
-    if key not in self._batches:
-      self._batches[key] = iteration.open_batches(
-        dict(data), pp_fn, self.batch_size, self.devices, cache="none"
-      )
-    batches = self._batches[key]
+    key, batches = self._open(data, pp_fn, names)
     represent = self.fn(names)
     # Processes may see different files, and have to agree.
     keep = bool(self.folder) and jax.process_count() == 1
@@ -220,12 +241,27 @@ class Extractor:
       found = _read(path, key, jax.device_get(first), batches)
       if found is not None:
         return found
-    results = (represent(train_state, batch) for batch in batches)
+    start = after and (lambda: self._open(after, pp_fn, names)[1].start())
+    results = (
+      represent(train_state, batch)
+      for batch in iteration.followed_by(batches, start or None)
+    )
     parts, labels = iteration.rows(results, batches)
     features = Features(parts, np.asarray(labels))
     if path:
       _write(path, key, features)
     return features
+
+  def _open(
+    self, data: Mapping[str, Any], pp_fn: str, names: Sequence[str]
+  ) -> tuple[str, iteration.Batches]:
+    """Opens a dataset once; returns what its features are kept by, too."""
+    key = repr([dict(data), pp_fn, sorted(names), self.label_key])
+    if key not in self._batches:
+      self._batches[key] = iteration.open_batches(
+        dict(data), pp_fn, self.batch_size, self.devices, cache="none"
+      )
+    return key, self._batches[key]
 
 
 def _digest(key: str) -> str:

@@ -10,7 +10,10 @@ References: Dosovitskiy et al. 2020, section 4.1, Metrics,
   https://arxiv.org/abs/2010.11929.
 """
 
+import contextlib
 import functools
+import itertools
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from big_vision import devices as bv_devices
 from big_vision import trees
 from big_vision.evaluators import iteration
+from big_vision.pipeline import prefetch
 from big_vision.types import (
   AnyArray,
   Array,
@@ -41,6 +45,8 @@ _PARTS = ("train", "test")
 
 # Test images that are converted to float64 at a time.
 _CHUNK = 4096
+
+_Key = tuple[str, str, str]  # TFDS name, split, preprocessing string.
 
 
 def _precompute_cache(
@@ -304,7 +310,7 @@ class Evaluator:
       predict_fn, representation_layer, Mesh(np.asarray(devices), ("devices",))
     )
     # Batches by (TFDS name, split, preprocessing string).
-    self._batches: dict[tuple[str, str, str], iteration.Batches] = {}
+    self._batches: dict[_Key, iteration.Batches] = {}
 
   def run(self, train_state: TrainState) -> Iterator[tuple[str, float]]:
     """Computes all representations, then all regressions.
@@ -315,53 +321,84 @@ class Evaluator:
     Yields:
       (name, float): seeds outermost, then datasets, then shots.
     """
-    features = {}  # Representations of this state; shared between entries.
-    for seed in range(self.num_seeds):
-      for short, (name, train, test) in self.datasets.items():
-        for key in ((name, train, self.pp_train), (name, test, self.pp_eval)):
-          if key not in features:
-            features[key] = self._features(train_state, *key)
-        accuracies = self._regress(
-          features[name, train, self.pp_train],
-          features[name, test, self.pp_eval],
-          self._num_classes(name, train),
-          seed,
-        )
-        for shots, accuracy in zip(self.shots, accuracies, strict=True):
+    accuracies = {}
+    with contextlib.ExitStack() as stack:
+      for short, found in self._regressions(train_state):
+        accuracies[short] = found
+        stack.callback(found.close)
+      for seed in range(self.num_seeds):
+        for short, shots in itertools.product(self.datasets, self.shots):
           place = "a" if (short, shots) in self.display_first else "z"
-          yield f"{place}/{short}_{shots}shot-seed-{seed}", accuracy
+          name = f"{place}/{short}_{shots}shot-seed-{seed}"
+          yield name, next(accuracies[short])
+
+  def _regressions(
+    self, train_state: TrainState
+  ) -> Iterator[tuple[str, prefetch.PrefetchIterator]]:
+    """Yields each dataset with its accuracies, seeds outermost, then shots.
+
+    The host regresses in the background, while devices work on the next dataset.
+    """
+    uses: dict[str, list[_Key]] = {
+      short: [(name, train, self.pp_train), (name, test, self.pp_eval)]
+      for short, (name, train, test) in self.datasets.items()
+    }
+    keys = list(dict.fromkeys(itertools.chain(*uses.values())))
+    after = dict(zip(keys, keys[1:], strict=False))
+    features = {}  # Representations of this state; shared between entries.
+    one_at_a_time = threading.Lock()
+    for short, (train, test) in uses.items():
+      num_classes = self._num_classes(*train[:2])
+      for key in (train, test):
+        if key not in features:
+          features[key] = self._features(train_state, key, after.get(key))
+      accuracies = self._regress(
+        features[train], features[test], num_classes, one_at_a_time
+      )
+      num = self.num_seeds * len(self.shots)
+      yield short, prefetch.PrefetchIterator(accuracies, num, start=True)
 
   def _regress(
     self,
     train: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
     num_classes: int,
-    seed: int,
+    lock: threading.Lock,
   ) -> Iterator[float]:
-    """Yields the accuracy for each number of shots."""
+    """Yields the accuracy for each seed and number of shots."""
     x, y = train
-    order = _sample(y, num_classes, seed)
-    for shots in self.shots:
-      chosen = np.concatenate([indices[:shots] for indices in order])
-      cache = _precompute_cache(x[chosen], y[chosen], num_classes)
-      yield _eig_fewshot_acc_fn(cache, *test, self.l2_reg)
+    for seed in range(self.num_seeds):
+      order = _sample(y, num_classes, seed)
+      for shots in self.shots:
+        with lock:
+          chosen = np.concatenate([indices[:shots] for indices in order])
+          cache = _precompute_cache(x[chosen], y[chosen], num_classes)
+          accuracy = _eig_fewshot_acc_fn(cache, *test, self.l2_reg)
+        yield accuracy
 
-  def _features(
-    self, train_state: TrainState, name: str, split: str, pp_fn: str
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns representations [N, D] and labels [N] of a split, in order."""
-    if (name, split, pp_fn) not in self._batches:
-      self._batches[name, split, pp_fn] = iteration.open_batches(
+  def _open(self, key: _Key) -> iteration.Batches:
+    """Opens a split once."""
+    if key not in self._batches:
+      name, split, pp_fn = key
+      self._batches[key] = iteration.open_batches(
         self._data(name, split), pp_fn, self.batch_size, self.devices
       )
-    batches = self._batches[name, split, pp_fn]
+    return self._batches[key]
+
+  def _features(
+    self, train_state: TrainState, key: _Key, after: _Key | None
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns representations [N, D] and labels [N] of a split, in order."""
+    (name, split, _), batches = key, self._open(key)
 
     def represent(batch: Batch):
       labels = iteration.take(batch, self.label_key)
       mask = iteration.take(batch, self.mask_key, "mask_key")
       return self.representation_fn(train_state, batch, labels, mask)
 
-    x, y = iteration.rows(map(represent, batches), batches)
+    start = after and (lambda: self._open(after).start())
+    followed = iteration.followed_by(batches, start or None)
+    x, y = iteration.rows(map(represent, followed), batches)
     what = "in the test split they count as wrong"
     data = f"{name} ({split})"
     iteration.warn_once(self, int((np.asarray(y) < 0).sum()), data, what)

@@ -4,7 +4,8 @@ Every evaluator opens its data with `open_batches`, computes something from
 each batch on the devices, and reduces that with `totals` (sums over the
 dataset) or `rows` (one value per example). Both take an iterable that
 dispatches the next batch when it advances, so that the devices work while the
-host waits for earlier results.
+host waits for earlier results. What comes next is `start`ed by `followed_by`, so
+that it is being read while this is computed.
 
 Shapes: B global batch size, N examples of the dataset.
 """
@@ -70,11 +71,23 @@ class Batches:
   devices: Devices
   one_label: frozenset[str] = frozenset()
   by_rows: bool = False
+  _started: list[Iterator[Batch]] = dataclasses.field(
+    default_factory=list, init=False, repr=False, compare=False
+  )
 
   def __iter__(self) -> Iterator[Batch]:
     """Yields each batch as a new dict, which the caller may change."""
-    for _, batch in zip(range(self.steps), self.get_iter(), strict=False):
+    batches = self._started.pop() if self._started else self.get_iter()
+    for _, batch in zip(range(self.steps), batches, strict=False):
       yield dict(batch)
+
+  def start(self) -> None:
+    """Begins to read the next pass in the background, as far as it is buffered."""
+    if not self._started:
+      batches: Any = self.get_iter()
+      if hasattr(batches, "start"):
+        batches.start()
+      self._started.append(batches)
 
 
 def open_batches(
@@ -129,6 +142,26 @@ def take(batch: Batch, key: str, argument: str = "label_key") -> Any:
       f"{', '.join(sorted(batch))}: does pp_fn keep it?"
     )
   return batch.pop(key)
+
+
+def followed_by(
+  batches: Iterable[Batch], start: Callable[[], object] | None
+) -> Iterator[Batch]:
+  """Begins with what comes next while the first batch is computed.
+
+  Args:
+    batches: of a dataset.
+    start: called once, when the batch after the first one is wanted; None for
+      nothing.
+
+  Yields:
+    The same batches.
+  """
+  for batch in batches:
+    yield batch
+    if start is not None:
+      start()
+      start = None
 
 
 def fetch(

@@ -119,9 +119,8 @@ class Evaluator:
     Raises:
       ConfigError: there are fewer training images than neighbors.
     """
-    train, test = (
-      self._extractor.run(train_state, data, self._pp_fn, [self._layer])
-      for data in (self._train, self._data)
+    train, test = self._extractor.run_all(
+      train_state, (self._train, self._data), self._pp_fn, [self._layer]
     )
     if max(self._ks) > len(train.labels):
       raise ConfigError(

@@ -172,10 +172,10 @@ class Evaluator:
     names = self._layers
     if names is None:
       names = layers.default_layers(train_state, self._tower)
-    data = {
-      key: self._extractor.run(train_state, data, self._pp_fn, names)
-      for key, data in self._data.items()
-    }
+    found = self._extractor.run_all(
+      train_state, [*self._data.values()], self._pp_fn, names
+    )
+    data = dict(zip(self._data, found, strict=True))
     yield from linear.metrics(self._fit(data, names))
 
   @guards.transfers

@@ -59,6 +59,11 @@ class PrefetchIterator:
       raise StopIteration
     return element
 
+  def start(self) -> None:
+    """Begins to fetch in the background, if that has not begun."""
+    if not self._done:
+      self._worker.start()
+
   def close(self) -> None:
     """Stops fetching; what was fetched is dropped."""
     self._done = True

@@ -2,7 +2,7 @@
 
   python -m big_vision.tools.benchmark [--parts step,input,checkpoint]
     [--model vit --variant S/16 --res 224 --batch 8 --dtype float32]
-    [--pp STRING] [--json FILE]
+    [--pp STRING] [--json FILE] [--record [FILE]]
   python -m big_vision.tools.benchmark --parts source [--examples 20000]
 
 step        seconds per step and images/s of the model on synthetic data, next
@@ -11,8 +11,14 @@ step        seconds per step and images/s of the model on synthetic data, next
             PyTorch, for vit, mlp_mixer, bit_paper and proj.image_text.two_towers
 input       images/s of a preprocessing string on JPEGs of 500x375 pixels
 source      images/s, memory and time to resume for kinds of TFDS files
+evaluation  seconds per batch of an evaluator, next to its predict function alone
 checkpoint  how long the loop waits for a save, and how long saving and loading
             take, also relative to a plain file as large on the same disk
+
+--check compares step and input with recorded ratios to something plain in the same
+process (`benchmarks/check.py`), and fails if one is 15% slower; a minute.
+--record appends the figures to a file, one line with date, commit and machine;
+`tools.plot_benchmarks` draws it.
 
 The parts `step` and `checkpoint` need no TensorFlow, `step` no orbax either.
 docs/benchmarks.md has the method and figures.
@@ -21,7 +27,6 @@ docs/benchmarks.md has the method and figures.
 import argparse
 import importlib.util
 import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -29,9 +34,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from big_vision import command_line, malloc
-from big_vision.benchmarks.measure import num_cpus, peak_memory, timed_rounds
+from big_vision.benchmarks import record
+from big_vision.benchmarks.measure import peak_memory, timed_rounds
 
-PARTS = ("step", "input", "checkpoint", "source")
+PARTS = ("step", "input", "checkpoint", "source", "evaluation")
 DEFAULT_PARTS = ("step", "input", "checkpoint")
 DEFAULT_PP = (
   "decode_jpeg_and_inception_crop({res})|flip_lr|value_range(-1, 1)"
@@ -150,20 +156,24 @@ def benchmark_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
   }
 
 
-def describe_machine() -> dict[str, Any]:
-  """Returns the facts about the machine that figures depend on."""
-  machine = {
-    "platform": f"{platform.system()} {platform.machine()}",
-    "cpu_cores": num_cpus(),
-    "python": platform.python_version(),
-  }
-  if "jax" in sys.modules:
-    import jax
+def benchmark_evaluation(args: argparse.Namespace) -> dict[str, Any]:
+  """Times evaluation beside inference alone.
 
-    machine["devices"] = len(jax.devices())
-    machine["device_kind"] = jax.devices()[0].device_kind
-    machine["jax"] = jax.__version__
-  return machine
+  Args:
+    args: the arguments of the command line.
+
+  Returns:
+    Dict of figures.
+  """
+  from big_vision.benchmarks import evaluation
+
+  return {
+    "model": f"{args.model} {args.variant}",
+    "resolution": args.res,
+    "batch": args.batch,
+    "dtype": args.dtype,
+    **evaluation.measure(args),
+  }
 
 
 def format_table(results: dict[str, Any]) -> str:
@@ -229,6 +239,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add("--examples", type=int, default=20_000, help="Size of the dataset.")
   add("--dir", help="For what is written (default: the temporary folder).")
   add("--json", help="Also write the figures to this file.")
+  add("--record", nargs="?", const=record.FILE, metavar="FILE",
+      help=f"Also append them to this file, {record.FILE} if none is named.")  # fmt: skip
+  add("--check", action="store_true", help="Only compare with recorded ratios.")
   args = parser.parse_args(argv)
   args.parts = args.parts.split(",")
   for part in args.parts:
@@ -256,6 +269,7 @@ _BENCHMARKS = {
   "checkpoint": benchmark_checkpoint,
   "input": _input_part("benchmark_input"),
   "source": _input_part("benchmark_source"),
+  "evaluation": benchmark_evaluation,
 }
 
 
@@ -270,11 +284,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
   """
   args = parse_args(argv)
   malloc.keep()
-  results = {"machine": {}}
+  if args.check:
+    from big_vision.benchmarks import check
+
+    if not check.check():
+      raise SystemExit(1)
+    return {}
+  results = {}
   for part in args.parts:
     print(f"Measuring {part} ...", file=sys.stderr)
     results[part] = _BENCHMARKS[part](args)
-  results["machine"] = describe_machine()
+  if args.record:
+    record.append(args.record, record.make_row(results))
+  results = {"machine": record.machine() | record.versions(), **results}
   print(format_table(results))
   if args.json:
     with open(args.json, "w", encoding="utf-8") as f:

@@ -175,6 +175,8 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
     if first_step == total_steps:
       resuming.begin(setup, first_step)
   console.note(f"Done! {chrono.note.replace(chr(10), '  ')}")
+  if chrono.seconds("z/secs/eval/"):
+    console.note(f"Evaluation took {chrono.share('z/secs/eval/')}.")
   return state
 
 
@@ -226,6 +228,7 @@ class _Evaluators:
     with chrono.log_timing(f"z/secs/eval/{name}"):
       for key, value in evaluator.run(state):
         results[key] = writer.measure(f"{prefix}{key}", jax.device_get(value))
+    writer.measure("z/secs/eval_total", chrono.seconds("z/secs/eval/"))
     console.results(name, results)
 
 

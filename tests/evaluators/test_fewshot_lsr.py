@@ -1,10 +1,12 @@
 """Few-shot regression against a NumPy ridge solve in float64."""
 
+import threading
+
 import jax
 import numpy as np
 import pytest
 
-from big_vision.evaluators import fewshot_lsr
+from big_vision.evaluators import fewshot_lsr, iteration
 from big_vision.pipeline import evaluation
 
 
@@ -203,6 +205,63 @@ def test_splits_of_one_dataset_do_not_share_features(make, state):
   assert any(
     together[name.replace("/b", "/a")] != value for name, value in alone.items()
   )
+
+
+def test_regression_in_the_background(make, state, monkeypatch):
+  """The host regresses for one dataset while devices work on the next."""
+  fn, _ = make
+  both = {"a": ("toy", "train", "test"), "b": ("toy", "other", "test")}
+  want = list(fn(both).run(state))
+  main, next_one = threading.get_ident(), threading.Event()
+  solve, threads = fewshot_lsr._precompute_cache, []
+
+  def precompute(*args):
+    threads.append(threading.get_ident())
+    assert next_one.wait(timeout=30)
+    return solve(*args)
+
+  class Evaluator(fewshot_lsr.Evaluator):
+    def _features(self, train_state, key, after):
+      if key[1] == "other":  # Of the second dataset.
+        next_one.set()
+      return super()._features(train_state, key, after)
+
+  monkeypatch.setattr(fewshot_lsr, "_precompute_cache", precompute)
+  monkeypatch.setattr(fewshot_lsr, "Evaluator", Evaluator)
+  assert list(fn(both).run(state)) == want
+  assert len(threads) == 8 and main not in threads
+
+
+def test_an_error_of_the_regression_is_raised(make, state, monkeypatch):
+  def broken(*args):
+    raise FloatingPointError("no solution")
+
+  monkeypatch.setattr(fewshot_lsr, "_precompute_cache", broken)
+  fn, _ = make
+  with pytest.raises(FloatingPointError, match="no solution"):
+    list(fn({"a": ("toy", "train", "test")}).run(state))
+
+
+def test_the_next_split_is_read_ahead(make, state, monkeypatch):
+  opened, started = [], []
+  open_batches, start = iteration.open_batches, iteration.Batches.start
+
+  def note_open(data, *args, **kw):
+    opened.append(data["split"])
+    return open_batches(data, *args, **kw)
+
+  monkeypatch.setattr(iteration, "open_batches", note_open)
+  monkeypatch.setattr(
+    iteration.Batches, "start", lambda b: (started.append(b), start(b))
+  )
+  fn, _ = make
+  both = {"a": ("toy", "train", "test"), "b": ("toy", "other", "test")}
+  evaluator = fn(both)
+  first = list(evaluator.run(state))
+  assert opened == ["train", "test", "other"]
+  assert len(started) == 2  # All but the first.
+  assert list(evaluator.run(state)) == first
+  assert opened == ["train", "test", "other"]
 
 
 def test_features_are_new_at_every_run(make, state):

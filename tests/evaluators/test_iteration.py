@@ -39,6 +39,49 @@ def test_fetch():
   assert fetched == [0, 1, 2, 3, 4]
 
 
+def test_what_follows_starts_after_the_first_batch():
+  events = []
+
+  def results():
+    source = ({"x": i} for i in range(4))
+    for batch in iteration.followed_by(source, lambda: events.append("start")):
+      events.append(batch["x"])
+      yield jax.device_put(np.float32(batch["x"]))
+
+  assert iteration.totals(results(), lag=1) == 6
+  assert events == [0, "start", 1, 2, 3]
+  assert [*iteration.followed_by([{"x": 1}], None)] == [{"x": 1}]
+
+
+def test_a_started_pass_is_the_next_one():
+  started = []
+
+  class Reader:
+    def __init__(self):
+      self._it = iter([{"x": i} for i in range(3)])
+
+    def __next__(self):
+      return next(self._it)
+
+    def __iter__(self):
+      return self
+
+    def start(self):
+      started.append(self)
+
+  batches = iteration.Batches(Reader, 3, 8, jax.devices())
+  for _ in range(2):  # It is started once.
+    batches.start()
+  assert len(started) == 1
+  for _ in range(2):  # And read once.
+    assert [b["x"] for b in batches] == [0, 1, 2]
+  assert next(started[0], None) is None
+  # Iterators that cannot be started are read all the same.
+  plain = iteration.Batches(lambda: iter([{"x": 5}]), 1, 8, jax.devices())
+  plain.start()
+  assert [b["x"] for b in plain] == [5]
+
+
 def test_process_sum():
   tree = {"a": 1, "b": np.arange(3)}
   assert iteration.process_sum(tree) is tree

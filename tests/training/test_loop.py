@@ -1,6 +1,7 @@
 """The loop: what is logged, kept, resumed and refused."""
 
 import os
+import re
 import signal
 import sys
 import types
@@ -86,8 +87,10 @@ def test_checkpoints_kept_and_dropped(tmp_path):
 
 
 def test_checkpoints_stay_in_the_workdir_of_a_run_with_evaluators(
-  tmp_path, monkeypatch
+  tmp_path, monkeypatch, caplog
 ):
+  caplog.set_level("INFO", logger="absl")
+
   class Evaluator:
     def __init__(self, predict_fn, batch_size, devices):
       pass
@@ -107,7 +110,12 @@ def test_checkpoints_stay_in_the_workdir_of_a_run_with_evaluators(
   names = {f for f in os.listdir(tmp_path / "w") if "checkpoint" in f}
   assert names == {"checkpoint.bv-000000003", "checkpoint.bv-LAST"}
   assert os.listdir() == []
-  assert toy.rows(tmp_path / "w")[1]["val/count"] == 1.0
+  rows = toy.rows(tmp_path / "w")
+  assert rows[1]["val/count"] == 1.0
+  # The sum over the steps before, and the initial evaluation.
+  assert 0 < rows[1]["z/secs/eval_total"] < rows[3]["z/secs/eval_total"]
+  said = caplog.text
+  assert re.search(r"Evaluation took \d+\.\d% of the run \(\ds of ", said)
 
 
 @pytest.mark.parametrize("intervals", [{}, {"ckpt_steps": 0}])

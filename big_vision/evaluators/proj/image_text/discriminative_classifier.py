@@ -12,7 +12,8 @@ References: Radford et al. 2021, section 3.1.4, Prompt engineering and
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -404,9 +405,10 @@ class Evaluator:
     embed_fn = embedding.get_embed_fn(
       self._predict_fn, "labels", self._everywhere
     )
-    batches = self._batches[name][1]
+    images, batches = self._batches[name]
+    followed = iteration.followed_by(batches, images.start)
     texts = iteration.rows(
-      (embed_fn(train_state, batch) for batch in batches),
+      (embed_fn(train_state, batch) for batch in followed),
       batches,
       self.async_delay,
     )
@@ -429,6 +431,7 @@ class Evaluator:
     dataset_name: str,
     *,
     return_embeddings: bool = False,
+    after: str | None = None,
   ) -> dict[str, Any]:
     """Classifies the images of one dataset.
 
@@ -436,6 +439,7 @@ class Evaluator:
       train_state: first argument of the predict function.
       dataset_name: one of `dataset_names`.
       return_embeddings: whether to return them too.
+      after: the dataset of the next call, which is begun to be read.
 
     Returns:
       Dict of `accuracy` (float), `correct` and `count` (int). If
@@ -450,7 +454,9 @@ class Evaluator:
       self._predict_fn, return_embeddings, self._everywhere
     )
     batches = self._batches[dataset_name][0]
-    results = (classify_fn(train_state, batch, ztxt) for batch in batches)
+    start = self._batches[after][1].start if after else None
+    followed = iteration.followed_by(batches, start)
+    results = (classify_fn(train_state, batch, ztxt) for batch in followed)
     on_host = list(iteration.fetch(results, self.async_delay))
     sums = iteration.totals(sums for sums, _ in on_host)
     correct, count, without = map(int, sums)
@@ -482,6 +488,14 @@ class Evaluator:
       List of (name, float).
     """
     return [
-      (f"{name}_accuracy", self.evaluate(train_state, name)["accuracy"])
-      for name in self.datasets
+      (f"{name}_accuracy", result["accuracy"])
+      for name, result in self._evaluate_all(train_state)
     ]
+
+  def _evaluate_all(
+    self, train_state: TrainState
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the name and the result of each dataset."""
+    for name, after in itertools.pairwise([*self.datasets, None]):
+      assert name is not None  # That is the end.
+      yield name, self.evaluate(train_state, name, after=after)

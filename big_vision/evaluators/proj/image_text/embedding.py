@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from big_vision import devices as bv_devices
-from big_vision.pipeline import evaluation, to_devices
+from big_vision.pipeline import evaluation, prefetch, to_devices
 from big_vision.types import Array, Batch, Devices, PredictFn, TrainState
 
 
@@ -243,26 +243,51 @@ class Batches:
     # (tf.data.Dataset, number of batches of a pass)
     self._batched: tuple[Any, int] | None = None
     self._iterator: Iterator[Batch] | None = None  # At the first batch.
+    self._num: Iterator[int] | None = (
+      None  # Of this process, while it is counted.
+    )
+    if cache_final and int(ds.cardinality()) < 0:
+      # The cache is complete once they are counted.
+      self._ds, self._cache_final = ds.cache(), False
 
   def __iter__(self) -> Iterator[Batch]:
     """Yields dicts of arrays [batch_size, ...], `_mask` is False on padding."""
-    if self._batched is None:
-      self._batched = self._make_batches()
-    dataset, steps = self._batched
-    iterator = self._iterator
-    if iterator is None:
-      iterator = to_devices.start_global(dataset, self.devices)
+    steps, iterator = self._open()
     # Only after a full pass it is at the first batch again.
     self._iterator = None
     for _ in range(steps):
       yield next(iterator)
     self._iterator = iterator
 
+  def start(self) -> None:
+    """Begins to read in the background; every process has to call this.
+
+    What does not tell its number of examples is counted first.
+    """
+    if self._batched is None and int(self._ds.cardinality()) < 0:
+      self._num = self._num or prefetch.threadstart_iterator(self._counted())
+    else:
+      self._open()
+
+  def _counted(self) -> Iterator[int]:
+    """Yields the number of examples."""
+    yield _count(self._ds)
+
+  def _open(self) -> tuple[int, Iterator[Batch]]:
+    """Returns the number of batches and an iterator, which reads already."""
+    if self._batched is None:
+      self._batched = self._make_batches()
+    dataset, steps = self._batched
+    if self._iterator is None:
+      self._iterator = to_devices.start_global(
+        dataset, self.devices, warmup=True
+      )
+    return steps, self._iterator
+
   def _make_batches(self) -> tuple[Any, int]:
     ds, cache = self._ds, self._cache_final
-    if cache and int(ds.cardinality()) < 0:
-      ds, cache = ds.cache(), False  # It is complete once they are counted.
-    counts = _allgather(_count(ds))
+    counts = _allgather(next(self._num or self._counted()))
+    self._num = None
     if not max(counts):
       raise ValueError(
         "There are no examples: is the split empty, or does pre_filter_fn "

@@ -252,9 +252,11 @@ class Evaluator:
     train_state: TrainState,
     embed_fn: Callable,
     batches: embedding.Batches,
+    after: embedding.Batches | None = None,
   ) -> dict[str, np.ndarray]:
     """Embeds a whole dataset; returns the embeddings with ids."""
-    results = (embed_fn(train_state, batch) for batch in batches)
+    followed = iteration.followed_by(batches, after and after.start)
+    results = (embed_fn(train_state, batch) for batch in followed)
     result = iteration.rows(results, batches)
     result["embeddings"] = result["embeddings"].astype(np.float32)
     return result
@@ -270,7 +272,9 @@ class Evaluator:
       [T, E], the `id` [T] of their image and `caption_i` [T]), `img2txt` and
       `txt2img` (dicts of recalls, see `image_text_retrieval`).
     """
-    images = self._embed(train_state, self._embed_images, self._images)
+    images = self._embed(
+      train_state, self._embed_images, self._images, self._texts
+    )
     logging.info("Retrieval: %d images", len(images["id"]))
     texts = self._embed(train_state, self._embed_texts, self._texts)
     logging.info("Retrieval: %d texts", len(texts["id"]))

@@ -168,9 +168,9 @@ class Evaluator(discriminative_classifier.Evaluator):
       (name, float), at the end `mean_accuracy` over those that are there.
     """
     results = {}
-    for name in self.datasets:
-      results[name] = self.evaluate(train_state, name)
-      yield f"{name}_accuracy", results[name]["accuracy"]
+    for name, result in self._evaluate_all(train_state):
+      results[name] = result
+      yield f"{name}_accuracy", result["accuracy"]
     if results:
       mean = sum(r["accuracy"] for r in results.values()) / len(results)
       yield "mean_accuracy", mean

@@ -220,7 +220,8 @@ class Evaluator:
     """
     if self._moments is None:
       self._moments = moments(
-        self._features_fn(self._variables, batch) for batch in self.reference
+        self._features_fn(self._variables, batch)
+        for batch in iteration.followed_by(self.reference, self.colored.start)
       )
     colored = moments(
       self._eval_fn(train_state, self._variables, batch)

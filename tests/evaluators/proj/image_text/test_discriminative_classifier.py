@@ -1,5 +1,6 @@
 """Zero-shot classification with a model that looks embeddings up in tables."""
 
+import threading
 from types import SimpleNamespace
 from unittest import mock
 
@@ -198,6 +199,49 @@ def test_overrides(in_memory, state):
   assert templates.call_args.kwargs == {"canonicalize": False}
   names = [k for k, _ in evaluator.run(state)]
   assert names == ["a_accuracy", "b_accuracy"]
+
+
+@pytest.mark.multidevice
+def test_what_comes_next_is_read_ahead(in_memory, state, monkeypatch):
+  started, start = [], embedding.Batches.start
+  monkeypatch.setattr(
+    embedding.Batches, "start", lambda b: (started.append(b), start(b))
+  )
+  two = dict(dataset_names=("a", "b"), dataset_overrides={})
+  evaluator = make(prompt_templates="clip_best", **two)
+  results = evaluator.run(state)
+  images_a, _ = evaluator._batches["a"]
+  images_b, texts_b = evaluator._batches["b"]
+  assert started == [images_a, texts_b, images_b]
+  assert evaluator.run(state) == results
+  alone = make(prompt_templates="clip_best")
+  assert alone.run(state)[0][1] == results[0][1] == results[1][1]
+
+
+def test_examples_are_counted_in_the_background():
+  threads = []
+
+  def note(x):
+    threads.append(threading.get_ident())
+    return x
+
+  def batches(**kw):
+    ds = tf.data.Dataset.range(10).filter(lambda x: x % 2 == 0)
+    ds = ds.map(lambda x: {"x": tf.numpy_function(note, [x], tf.int64)})
+    ds = ds.map(lambda d: {"x": tf.ensure_shape(d["x"], [])})
+    return embedding.Batches(ds, 4, jax.devices()[:1], **kw)
+
+  want = [[0, 2, 4, 6], [8, 0, 0, 0]]
+  for cache in (False, True):
+    threads.clear()
+    b = batches(cache_final=cache)
+    b.start()
+    b.start()
+    for _ in range(2):
+      assert [x["x"].tolist() for x in b] == want
+    if cache:  # All is read once, to be counted.
+      assert len(threads) == 5
+    assert [x["x"].tolist() for x in batches(cache_final=cache)] == want
 
 
 def test_default_overrides(in_memory):
