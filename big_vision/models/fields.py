@@ -56,9 +56,9 @@ def with_dtype(
   except TypeError as e:
     make(**args)  # Raises if the dtype is not to blame.
     raise lookup.ConfigError(
-      f"config.precision = {dtype!r}: config.{where} = {name!r} has no dtype_mm, "
-      "the dtype of its computation. Give its Model that field, or leave "
-      "config.precision out."
+      f"config.precision (or dtype_mm) = {dtype!r}: config.{where} = {name!r} has "
+      "no dtype_mm, the dtype of its computation. Give its Model that field, or "
+      "leave config.precision out."
     ) from e
 
 
