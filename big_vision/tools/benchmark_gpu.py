@@ -28,8 +28,9 @@ from big_vision import command_line
 
 PARTS = ("sizes", "attention", "remat", "flags")
 SIZES = ("S/16", "B/16", "L/16", "So400m/14")
-# Images on a GPU with 80 GB or more; half as many where they do not fit.
-_BATCHES = {"S/16": 1024, "B/16": 512, "L/16": 256, "So400m/14": 128}
+# Images: tens of thousands of tokens, which by `tools.plan` fit into 80 GB. Where
+# they do not, half as many.
+_BATCHES = {"S/16": 512, "B/16": 256, "L/16": 128, "So400m/14": 64}
 # Images/s on one H100 or H200 that are the goal.
 GOALS = {"S/16": 9000, "B/16": 3300, "L/16": 1100}
 # Seconds that a row may take, as long as none of its kind has been measured.
@@ -250,7 +251,7 @@ def _middle(args):
 
 
 def _batch(args, variant):
-  return args.batch or _BATCHES.get(variant, 128)
+  return args.batch or _BATCHES.get(variant, 64)
 
 
 def _kw(args, rows):
