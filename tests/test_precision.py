@@ -194,9 +194,7 @@ def test_a_model_without_dtype():
   model, _ = models.build(
     {**config, "model": dict(image_model=__name__, text=TEXT)}
   )
-  with pytest.raises(
-    ValueError, match="model.image_model = 'test_precision' h"
-  ):
+  with pytest.raises(ValueError, match=f"model.image_model = '{__name__}' has"):
     jax.eval_shape(model.init, jax.random.key(0), IMAGE, TEXTS)
 
 
