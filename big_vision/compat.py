@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from absl import logging
 from jax._src import compilation_cache, distributed, lru_cache, xla_bridge
+from jax._src import lib as jax_lib
 from jax.extend import core
 from jax.interpreters import partial_eval, pxla
 from jax.sharding import AbstractMesh, AxisType, Mesh
@@ -72,6 +73,35 @@ def active_mesh() -> Mesh | AbstractMesh | None:
 def backends_are_initialized() -> bool:
   """Tells whether JAX has started a backend in this process."""
   return xla_bridge.backends_are_initialized()
+
+
+def cuda_versions() -> dict[str, str]:
+  """Finds the versions of the CUDA libraries that JAX has loaded.
+
+  Returns:
+    Of "cuda" and "cudnn" those that are known, for example {"cudnn": "9.10.2"}; {}
+    where JAX has no CUDA.
+  """
+  library: Any = getattr(jax_lib, "cuda_versions", None)
+  if library is None:
+    return {}
+  found = {}
+  # 12080 is 12.8 of CUDA; 91002 is 9.10.2 of cuDNN.
+  for name, get, units in (
+    ("cuda", "cuda_runtime_get_version", (1000, 10)),
+    ("cudnn", "cudnn_get_version", (10000, 100, 1)),
+  ):
+    try:
+      number = getattr(library, get)()
+    except Exception as e:  # A library that is not there.
+      logging.info("The version of %s is not known: %s", name, e)
+      continue
+    parts = []
+    for unit in units:
+      parts.append(str(number // unit))
+      number %= unit
+    found[name] = ".".join(parts)
+  return found
 
 
 # --- Several hosts.

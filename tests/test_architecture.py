@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
   # Functions that stand alone.
   "types compat meshes tensor_dims command_line launching extras lookup untrusted rules partial fs hub retries remote_stores tf transfer download trees schedules exported"
-  " losses panoptic segment_colors class_weights mixup cutmix views ring contrastive grads clipping profiler disk_space lease malloc workdir guards config_history pictures drawing decoding resizing plots predictions",
+  " losses precision xla_flags panoptic segment_colors class_weights mixup cutmix views ring contrastive grads clipping profiler disk_space lease malloc workdir guards config_history pictures drawing decoding resizing plots predictions",
   # Labels and names of classes: facts.
   "datasets.imagenet.class_names datasets.imagenet.label_maps",
   # Parts of a run.

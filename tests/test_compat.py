@@ -365,3 +365,18 @@ def test_what_initialize_takes_and_the_client_offers():
   client = compat.distributed._jax.DistributedRuntimeClient
   for name in ("key_value_set", "key_value_dir_get", "wait_at_barrier"):
     assert callable(getattr(client, name))
+
+
+def test_cuda_versions(monkeypatch):
+  """With the functions of JAX's plugins, which a CPU build does not have."""
+  monkeypatch.setattr(compat.jax_lib, "cuda_versions", None)
+  assert compat.cuda_versions() == {}
+
+  class Library:
+    cuda_runtime_get_version = staticmethod(lambda: 12080)
+    cudnn_get_version = staticmethod(lambda: 91002)
+
+  monkeypatch.setattr(compat.jax_lib, "cuda_versions", Library)
+  assert compat.cuda_versions() == {"cuda": "12.8", "cudnn": "9.10.2"}
+  del Library.cudnn_get_version
+  assert compat.cuda_versions() == {"cuda": "12.8"}

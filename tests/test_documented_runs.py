@@ -83,6 +83,7 @@ CUT = {
   r"workdirs/dense_probe": "--config.model.depth=1 --config.evals.test.steps=5",
   r"tools\.plan (?!.*uvim)": "--config.model.depth=1",
   r"tools\.average .*--last": "--last=1",
+  r"tools\.benchmark_gpu ": "--parts=sizes --sizes=mu/16 --batch=4 --res=32",
   r"tools\.benchmark ": "--variant=mu/16 --res=32 --steps=1 --rounds=1"
   " --images=8",
 }

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -167,6 +168,26 @@ def test_bfloat16_compute(tfds_data_dir, tmp_path):
   assert state["params"]["head"]["kernel"].dtype == "float32"
   assert state["params"]["pos_embedding"].dtype == "bfloat16"
   assert np.isfinite(list(toy.numbers(tmp_path / "w").values())).all()
+
+
+def test_precision(tfds_data_dir, tmp_path):
+  c = config(precision="bfloat16")
+  state = cli.train(train.build, c, str(tmp_path / "w"))
+  assert {x.dtype.name for x in jax.tree.leaves(state["params"])} == {"float32"}
+  low = toy.numbers(tmp_path / "w")
+  assert np.isfinite(list(low.values())).all()
+  # Nearly the numbers of float32, and not the same.
+  exact = cli.train(train.build, config(), str(tmp_path / "x"))
+  for a, b in zip(*map(jax.tree.leaves, (state, exact)), strict=True):
+    assert a.dtype == b.dtype and a.shape == b.shape
+  numbers = toy.numbers(tmp_path / "x")
+  np.testing.assert_allclose(
+    list(low.values()), list(numbers.values()), rtol=0.05
+  )
+  assert low != numbers
+  # It goes on in float32 only if that is asked for.
+  with pytest.raises(ValueError, match='config.precision = "bfloat16"'):
+    cli.train(train.build, config(), str(tmp_path / "w"))
 
 
 def test_start_from_weights(tfds_data_dir, tmp_path, finished):

@@ -4,7 +4,7 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -14,8 +14,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from big_vision import contrastive, losses, models
+from big_vision import contrastive, losses, models, precision
 from big_vision import optax as bv_optax
+from big_vision.planning import flops
 from big_vision.training import recipe as recipe_lib
 from big_vision.training import step as step_lib
 
@@ -46,14 +47,15 @@ class Trainer:
       args: of the command line.
     """
     self._start = time.perf_counter()
+    config = _Config(precision=args.dtype)
     mesh = Mesh(np.array(jax.devices()[: args.devices]), ("data",))
     replicated = NamedSharding(mesh, PartitionSpec())
-    self.batch = jax.device_put(
-      _make_batch(args), NamedSharding(mesh, PartitionSpec("data"))
-    )
+    self.where = NamedSharding(mesh, PartitionSpec("data"))
+    self.host_batch = _make_batch(args)
+    self.batch = jax.device_put(self.host_batch, self.where)
 
     def init(key, batch):
-      params = recipe.init(key, batch)
+      params = precision.parameters(recipe.init(key, batch), config)
       return {"params": params, "opt": tx(params).init(params)}
 
     shapes = jax.eval_shape(init, jax.random.key(0), self.batch)
@@ -66,30 +68,51 @@ class Trainer:
       int(np.prod(x.shape)) for x in jax.tree.leaves(shapes["params"])
     )
     self._jitted = step_lib.make_update(
-      recipe, tx(shapes["params"]), _Config(), shardings, replicated
+      recipe, tx(shapes["params"]), config, shardings, replicated
     )
 
-  def first_step(self) -> None:
-    """Compiles and runs one step; sets `flops`, `seconds_to_first_step`."""
+  def first_step(self, options: dict[str, Any] | None = None) -> None:
+    """Compiles and runs one step; sets `flops`, `seconds_to_first_step`.
+
+    Args:
+      options: more options for the compiler.
+    """
     # Counted before compilation: the same number on every platform.
     lowered = self._jitted.lower(self.state, self.batch, {}, self.rng)
     self.flops = (lowered.cost_analysis() or {}).get("flops")
-    self._step = lowered.compile()
+    self.compiled = lowered.compile(compiler_options=options)
     self.run(1)
     self.seconds_to_first_step = time.perf_counter() - self._start
 
-  def run(self, steps: int) -> None:
-    """Runs steps and waits for the last one."""
+  def run(self, steps: int, batches: Iterator[Any] | None = None) -> None:
+    """Runs steps and waits for the last one.
+
+    Args:
+      steps: how many.
+      batches: each step takes the next one; None: all have the same batch.
+    """
     for _ in range(steps):
-      self.state, out = self._step(self.state, self.batch, {}, self.rng)
+      batch = self.batch if batches is None else next(batches)
+      self.state, out = self.compiled(self.state, batch, {}, self.rng)
     out["training_loss"].block_until_ready()
+
+  def planned_flops(self) -> int:
+    """Counts the FLOPs of a step as `tools.plan` does."""
+    args = (self.state, self.batch, {}, self.rng)
+    shapes = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args
+    )
+    return flops.of_function(self._jitted, *shapes)
 
 
 def _make_batch(args):
   """Makes images, and one-hot labels or the tokens of texts."""
   rng = np.random.default_rng(0)
   shape = (args.batch, args.res, args.res, 3)
-  image = rng.uniform(-1, 1, shape).astype(np.float32)
+  if getattr(args, "uint8", False):
+    image = rng.integers(0, 256, shape, np.uint8)
+  else:
+    image = rng.uniform(-1, 1, shape).astype(np.float32)
   if args.model == TWO_TOWERS:
     labels = rng.integers(_VOCABULARY, size=(args.batch, TOKENS))
     return {"image": image, "labels": labels.astype(np.int32)}
@@ -98,6 +121,12 @@ def _make_batch(args):
     "image": image,
     "labels": np.eye(args.classes, dtype=np.float32)[labels],
   }
+
+
+def scaled(batch: dict[str, Any]) -> dict[str, Any]:
+  """Scales images from uint8 to [-1, 1], as the op `value_range(-1, 1)`."""
+  image = jnp.asarray(batch["image"], jnp.float32) / 127.5 - 1
+  return {**batch, "image": image}
 
 
 def _sizes(variant):
@@ -112,14 +141,15 @@ def _make_model(args):
   """Makes the model; `two_towers` is that of SigLIP."""
   kw = json.loads(args.model_kw)
   if args.model != TWO_TOWERS:
-    model = {"dtype_mm": args.dtype, **_sizes(args.variant), **kw}
+    model = {**_sizes(args.variant), **kw}
     config = {"model_name": args.model, "model": model}
+    config["precision"] = args.dtype
     return models.build(config, num_classes=args.classes)[0]
   from big_vision.configs.proj.image_text import common
 
   model = common.siglip_model(args.variant, _VOCABULARY)
-  model["image"]["dtype_mm"] = args.dtype
   config = {"model_name": args.model, "model": {**model, **kw}}
+  config["precision"] = args.dtype
   return models.build(config)[0]
 
 
@@ -127,7 +157,8 @@ def make_trainer(args: argparse.Namespace) -> tuple[Trainer, nn.Module]:
   """Makes the model with the trainer's update step, AdamW and clipping.
 
   Args:
-    args: the arguments of the command line.
+    args: the arguments of the command line; with `uint8` images are that, and
+      the step scales them.
 
   Returns:
     (Trainer, model).
@@ -164,7 +195,10 @@ def make_trainer(args: argparse.Namespace) -> tuple[Trainer, nn.Module]:
   )
   sched_kw = dict(total_steps=10_000, batch_size=args.batch, data_size=10**6)
   tx = lambda params: bv_optax.make(config, params, sched_kw=sched_kw)[0]
-  recipe = recipe_lib.Recipe(init=init, loss_fn=loss_fn)
+  augment = None
+  if getattr(args, "uint8", False):
+    augment = lambda batch, rng: (scaled(batch), rng)
+  recipe = recipe_lib.Recipe(init=init, loss_fn=loss_fn, augment=augment)
   return Trainer(recipe, tx, args), model
 
 

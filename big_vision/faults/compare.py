@@ -12,7 +12,7 @@ from big_vision import checkpoints, trees
 
 # Clocks and memory differ between any two runs.
 _OF_THE_MACHINE = re.compile(
-  r"z/secs/.*|y/.*|uptime|img/sec/core|core_hours.*|model_flops_utilization.*"
+  r"z/secs/.*|y/.*|uptime|img/sec|img/sec/core|mfu|core_hours.*|model_flops_utilization.*"
   r"|.*/sec/.*|.*per_sec.*"
 )
 # On other devices these are others: means over devices of what each has seen.

@@ -31,3 +31,17 @@ def find(env: Mapping[str, str]) -> list[str]:
     text=True,
   )
   return asked.stdout.split() if asked.returncode == 0 else []
+
+
+def driver() -> str | None:
+  """Returns the version of the NVIDIA driver; None without nvidia-smi."""
+  program = shutil.which("nvidia-smi")
+  if program is None:
+    return None
+  asked = subprocess.run(
+    [program, "--query-gpu=driver_version", "--format=csv,noheader"],
+    capture_output=True,
+    text=True,
+  )
+  found = asked.stdout.split()
+  return found[0] if asked.returncode == 0 and found else None

@@ -6,8 +6,8 @@ from typing import Any
 
 from absl import logging
 
-from big_vision import lookup
-from big_vision.models import adapted, load_errors, positions
+from big_vision import lookup, precision
+from big_vision.models import adapted, fields, load_errors, positions
 from big_vision.types import ConfigLike, LoadFn, Params
 
 _TWO_TOWERS = "proj.image_text.two_towers"
@@ -24,7 +24,8 @@ def build(
   """Builds the model `config.<key>_name` with the arguments `config.<key>`.
 
   Args:
-    config: mapping; reads `<key>_name`, `<key>`, `<key>_init`, `<key>_load`.
+    config: mapping; reads `<key>_name`, `<key>`, `<key>_init`, `<key>_load`,
+      `precision`.
     key: what the config calls the model, for example "model" or "teacher".
     image_size: (height, width) in pixels of the images, if they are known:
       `load` resamples positions to their grid.
@@ -38,7 +39,7 @@ def build(
 
   Raises:
     ValueError: unknown model, or arguments that it does not take, or images
-      that are too small for it.
+      that are too small for it, or it does not compute in `config.precision`.
   """
   name = config.get(f"{key}_name")
   if name is None:
@@ -48,7 +49,13 @@ def build(
   )
   args = config.get(key)
   try:
-    model = module.Model(**{**kw, **(args or {})})
+    model = fields.with_dtype(
+      module.Model,
+      {**kw, **(args or {})},
+      precision.dtype(config),
+      f"{key}_name",
+      name,
+    )
   except TypeError as e:
     raise ValueError(
       f"config.{key} does not fit config.{key}_name={name!r}: {e}"

@@ -41,12 +41,15 @@ class CachedAttention(nn.Module):
     dropout_rate: float, of the attention weights, independent for all of them.
     use_bias: bool, whether the four dense layers have biases.
     kernel_init: initializer of the four kernels.
+    dtype_mm: str, dtype of matrix products and of the cache; None is that of the
+      inputs.
   """
 
   num_heads: int
   dropout_rate: float = 0.0
   use_bias: bool = False
   kernel_init: Callable[..., Any] = nn.initializers.lecun_normal()
+  dtype_mm: str | None = None
 
   @nn.compact
   def __call__(
@@ -82,7 +85,10 @@ class CachedAttention(nn.Module):
     d = queries.shape[-1]
     fields.check_heads(self.num_heads, d, fields.key(self))
     dense = functools.partial(
-      nn.DenseGeneral, use_bias=self.use_bias, kernel_init=self.kernel_init
+      nn.DenseGeneral,
+      use_bias=self.use_bias,
+      kernel_init=self.kernel_init,
+      dtype=self.dtype_mm,
     )
     heads = (self.num_heads, d // self.num_heads)
     query = dense(heads, name="query")(queries)
@@ -135,16 +141,23 @@ class CachedAttention(nn.Module):
     )
 
 
-def memory(params: Params, source: Array) -> Memory:
+def memory(params: Params, source: Array, dtype: Any = None) -> Memory:
   """Computes keys and values of a layer of cross-attention, for many calls.
 
   Args:
     params: parameters of the CachedAttention.
     source: [B, S, E], what to attend to.
+    dtype: of the computation, that of the layer; None is that of parameters and
+      source.
 
   Returns:
     The Memory that stands for `source`.
   """
+
+  if dtype is not None:
+    source, params = jax.tree.map(
+      lambda x: jnp.asarray(x, dtype), (source, params)
+    )
 
   def project(layer):
     x = jnp.einsum("bse,ehk->bshk", source, layer["kernel"])

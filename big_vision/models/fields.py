@@ -1,5 +1,6 @@
 """Checks fields of models that configs set, with errors that name their key."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +23,43 @@ def key(module: nn.Module) -> str:
     "model", or for example "model.image" in a tower.
   """
   return _TOWERS.get(next(iter(module.path), ""), "model")
+
+
+def with_dtype(
+  make: Callable[..., Any],
+  args: Mapping[str, Any],
+  dtype: str | None,
+  where: str,
+  name: str,
+) -> Any:
+  """Makes a model that computes in a dtype.
+
+  Args:
+    make: makes the model.
+    args: its arguments; with a `dtype_mm` of their own that one stays.
+    dtype: `dtype_mm` otherwise; None leaves it out.
+    where: config key of the name of the model, for example "model_name".
+    name: of the model.
+
+  Returns:
+    The linen module.
+
+  Raises:
+    ConfigError: the model has no `dtype_mm`.
+    TypeError: it does not take the other arguments.
+  """
+  if dtype is None or args.get("dtype_mm") is not None:
+    return make(**args)
+  rest = {k: v for k, v in args.items() if k != "dtype_mm"}
+  try:
+    return make(**rest, dtype_mm=dtype)
+  except TypeError as e:
+    make(**args)  # Raises if the dtype is not to blame.
+    raise lookup.ConfigError(
+      f"config.precision (or dtype_mm) = {dtype!r}: config.{where} = {name!r} has "
+      "no dtype_mm, the dtype of its computation. Give its Model that field, or "
+      "leave config.precision out."
+    ) from e
 
 
 def check_heads(num_heads: Any, width: int, where: str) -> None:

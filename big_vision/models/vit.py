@@ -147,6 +147,7 @@ class _Model(transformer.Options):
       x = jnp.where(where[..., None], token, x)
     stored = positions.stored_size(self.posemb_size, (h, w), fields.key(self))
     posemb = get_posemb(self, self.posemb, stored, d, "pos_embedding", x.dtype)
+    posemb = posemb.astype(x.dtype)  # It may be stored in another one.
     if stored != (h, w):
       posemb = positions.resample(posemb.reshape(1, *stored, d), (h, w))
       posemb = posemb.reshape(1, h * w, d)
@@ -255,7 +256,7 @@ class _Model(transformer.Options):
     if self.registers:
       shape = (1, self.registers, d)
       tokens += [self.param("registers", random, shape, x.dtype)]
-    tokens = [jnp.tile(t, [x.shape[0], 1, 1]) for t in tokens]
+    tokens = [jnp.tile(t, [x.shape[0], 1, 1]).astype(x.dtype) for t in tokens]
     return jnp.concatenate([*tokens, x], axis=1) if tokens else x
 
   def _rotations(self, grid, prefix):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import ml_collections as mlc
 
+from big_vision import precision
 from big_vision.planning import costs as costs_lib
 from big_vision.planning import trace
 from big_vision.planning.chips import Chip
@@ -41,7 +42,8 @@ def changes(
     ("scan", True, ("vit",)),
     ("dtype_mm", "bfloat16", ("vit", "mlp_mixer")),
   ):
-    if config.model_name in models and model.get(key) != value:
+    value_now = precision.with_dtype(config, model).get(key)
+    if config.model_name in models and value_now != value:
       text = f"config.model.{key} = {value!r}"
       yield text, 1, changed(model={**model, key: value}), mesh
   accum = config.get("grad_accum_steps") or 1

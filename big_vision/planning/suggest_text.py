@@ -4,6 +4,7 @@ from typing import Any
 
 import ml_collections as mlc
 
+from big_vision import precision
 from big_vision.planning import report
 from big_vision.planning.costs import RESERVE
 from big_vision.planning.report import GIB
@@ -141,7 +142,9 @@ def _less_traffic(config):
   """How less would be read and written."""
   model = config.get("model") or {}
   takes = "dtype_mm" in (config_keys.keys_of(config, ["model"]) or {})
-  if takes and model.get("dtype_mm") in (None, "float32"):
+  parts = (model, model.get("image") or {}, model.get("text") or {})
+  exact = all(part.get("dtype_mm") in (None, "float32") for part in parts)
+  if takes and exact and precision.dtype(config) is None:
     return (
       "activations in --config.model.dtype_mm=bfloat16, which changes the numbers "
       "a little, take half of it."

@@ -18,7 +18,7 @@ import jax
 import ml_collections as mlc
 import numpy as np
 
-from big_vision import compat, schedules, sharding, trees
+from big_vision import compat, precision, schedules, sharding, trees
 from big_vision.planning import graph as graph_lib
 from big_vision.planning import jaxpr as jaxpr_lib
 from big_vision.planning import passes, primitives
@@ -103,9 +103,12 @@ class _Setup(setup_lib.Setup):
       )
     )
     rules = [(name, drop(to) or None) for name, to in rules]
-    with jax.sharding.use_abstract_mesh(self.mesh):
-      with nn.logical_axis_rules(rules):
-        yield
+    with (
+      jax.sharding.use_abstract_mesh(self.mesh),
+      nn.logical_axis_rules(rules),
+      precision.context(self.config),
+    ):
+      yield
 
 
 def trace(

@@ -11,7 +11,7 @@ GROUPS = (
   ("Loss", r"^training_loss$|(^|/)(\w+_)?loss(_\w+)?$"),
   ("Learning rate", r"^(lr|global_schedule)\d*$|(^|/)lr$"),
   ("Accuracy", r"prec@\d+$|(^|/)acc(uracy)?$|^a/.*shot"),
-  ("Speed", r"^img/sec/core$"),
+  ("Speed", r"^(img/sec(/core)?|mfu)$"),
 )
 
 

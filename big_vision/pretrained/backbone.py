@@ -261,7 +261,7 @@ def _load(
 ) -> tuple[Any, Params]:
   """Builds a model and reads its parameters."""
   # The run may have started from another checkpoint, which is not read.
-  own = {k: config[k] for k in (f"{key}_name", key) if k in config}
+  own = {k: config[k] for k in (f"{key}_name", key, "precision") if k in config}
   kw = {"num_classes": config.num_classes} if "num_classes" in config else {}
   model, _ = models.build(own, key, **kw)
   make = lambda: nn.unbox(model.init(jax.random.key(0), _stack([example])))

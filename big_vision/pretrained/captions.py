@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision import checkpoints, lookup
+from big_vision import checkpoints, lookup, precision
 from big_vision.models.proj.image_text import captioner
 from big_vision.pretrained.embedder import Embedder
 from big_vision.types import ConfigLike
@@ -44,7 +44,7 @@ class Captions:
     from big_vision.pp import tokenizer
 
     config = embedder.config
-    own = dict(config.captioning)
+    own = precision.with_dtype(config, dict(config.captioning))
     self.model: Any = captioner.Model(
       **{k: v for k, v in own.items() if k not in _OF_TRAINING}
     )

@@ -95,7 +95,9 @@ class Embedder:
     self.preprocess = Preprocess(pp_img, decode, config)
 
     # The run started from another checkpoint, which is not read.
-    own = {k: config[k] for k in ("model_name", "model") if k in config}
+    own = {
+      k: config[k] for k in ("model_name", "model", "precision") if k in config
+    }
     text = np.zeros(text_length, np.int32) if text_length else self._text("")
     inputs = self.preprocess.example(), text
     self.example_text = text

@@ -185,9 +185,8 @@ class _Changes:
     given: Any = config.get(key) or {}
     model: dict[str, Any] = {**given}
     if config[f"{key}_name"] == TWO_TOWERS:
-      model["image"] = {**(model.get("image") or {}), **new}
-      new.pop("dtype_mm", None)  # Texts do not have it.
-      model["text"] = {**(model.get("text") or {}), **new}
+      for tower in ("image", "text"):
+        model[tower] = {**(model.get(tower) or {}), **new}
     else:
       model |= new
     with config.unlocked():

@@ -45,7 +45,9 @@ class TextEncoder:
     """
     self.config, self.name, self.pp_txt = config, init, pp_txt
     kw = {"num_classes": config.get("num_classes")}
-    own = {k: config[k] for k in ("model_name", "model") if k in config}
+    own = {
+      k: config[k] for k in ("model_name", "model", "precision") if k in config
+    }
     self.model, load = models.build({**own, "model_init": init}, **kw)
     assert load is not None  # There is a checkpoint.
     tokens = np.zeros([1, text_length], np.int32)

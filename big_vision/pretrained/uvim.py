@@ -462,7 +462,8 @@ def unstacked(
 
 def _build(config):
   """Builds the model of a config."""
-  return models.build({k: config[k] for k in ("model_name", "model")})[0]
+  keys = ("model_name", "model", "precision")
+  return models.build({k: config[k] for k in keys if k in config})[0]
 
 
 def _fit(stored, shapes, name):

@@ -24,7 +24,16 @@ model, preprocess = open_clip.create_model_from_pretrained("local-dir:{path}")""
 model = pretrained.load("{path}")""",
 }
 # Of the many numbers of a run, those that say how good it is.
-_SKIPPED = ("chrono/", "img/sec", "lr", "l2_", "core_hours", "examples_", "z/")
+_SKIPPED = (
+  "chrono/",
+  "img/sec",
+  "lr",
+  "mfu",
+  "l2_",
+  "core_hours",
+  "examples_",
+  "z/",
+)
 _MAX_METRICS = 40
 
 

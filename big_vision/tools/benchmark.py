@@ -224,7 +224,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add("--batch", type=int, default=8, help="Images per step.")
   add("--devices", type=int, help="How many (default: all).")
   add("--classes", type=int, default=1000, help="Number of classes.")
-  add("--dtype", default="float32", help="Of matrix products: or bfloat16.")
+  add("--dtype", default="float32", help="As config.precision: or bfloat16.")
   add("--steps", type=int, default=5, help="Per round.")
   add("--rounds", type=int, default=3, help="The best one counts.")
   add(

@@ -7,8 +7,8 @@ checkpoint; without it the random initialization is evaluated), `model_load`,
 `evals`, in which `params="ema"` measures the average of the parameters that the
 checkpoint has; `init_shapes` and `init_types` of the model's inputs, by default one
 float32 [1, 224, 224, 3]; `eval_repeats` (1), which becomes the metrics' step;
-`mesh`, `sharding_rules`, `sharding_strategy`, `loss` and `pp_modules` as for
-training; `no_profile`, names of evaluators not to profile.
+`mesh`, `precision`, `sharding_rules`, `sharding_strategy`, `loss` and `pp_modules`
+as for training; `no_profile`, names of evaluators not to profile.
 
 Evaluators may use the predict functions `predict`, `loss` and `model`.
 """
@@ -35,6 +35,7 @@ from big_vision import (
   losses,
   metrics,
   models,
+  precision,
   profiler,
   sharding,
   trees,
@@ -119,7 +120,8 @@ def make_params(
   def init():
     pairs = zip(shapes, types, strict=True)
     zeros = [jnp.zeros(tuple(s), t) for s, t in pairs]
-    return nn.unbox(model.init(jax.random.PRNGKey(42), *zeros)["params"])
+    params = nn.unbox(model.init(jax.random.PRNGKey(42), *zeros)["params"])
+    return precision.parameters(params, config)
 
   params = init()
   if not load:
@@ -207,7 +209,11 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
       workdir=output_dir or "",
       get_step=lambda: chrono.prev_step,
     )
-    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+    with (
+      jax.set_mesh(mesh),
+      nn.logical_axis_rules(rules),
+      precision.context(config),
+    ):
       for repeat in range(config.get("eval_repeats", 1)):
         if repeat:
           writer.step_start(repeat)

@@ -35,6 +35,7 @@ _DEFAULTS = {
   "seed": 0,
   "grad_accum_steps": 1,
   "prefetch_to_device": 1,
+  "precision": "float32",
   "weight_decay_decouple": True,
 }
 _MAX_SHOWN = 12

@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from big_vision import cutmix, lookup, lora, losses, schedules, trackers
+from big_vision import (
+  cutmix,
+  lookup,
+  lora,
+  losses,
+  precision,
+  schedules,
+  trackers,
+)
 from big_vision import optax as bv_optax
 from big_vision.evaluators import validate as eval_validate
 from big_vision.training import (
@@ -130,6 +138,7 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
       f"{config.num_classes} leaves out."
     )
   _check_dtypes(config, "config")
+  precision.of(config)
   lora.settings(config)
   bv_optax.check(config)
   _check_lengths(config)

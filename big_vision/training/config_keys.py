@@ -51,6 +51,7 @@ RUN: Types = {
   "optax_name": str,
   "optim_name": str,
   "pp_modules": object,
+  "precision": str,
   "prefetch_to_device": int,
   "resume": str,
   "schedule": dict,

@@ -10,7 +10,14 @@ import jax
 import numpy as np
 
 from big_vision import chrono as chrono_lib
-from big_vision import lookup, metrics, models, schedules, sharding
+from big_vision import (
+  lookup,
+  metrics,
+  models,
+  precision,
+  schedules,
+  sharding,
+)
 from big_vision.training import logs
 from big_vision.types import Batches, ConfigLike, LoadFn
 
@@ -129,9 +136,13 @@ class Setup:
 
   @contextlib.contextmanager
   def context(self) -> Iterator[None]:
-    """Sets mesh and logical axis rules, around everything on devices."""
+    """Sets mesh, logical axis rules, precision, around all on devices."""
     rules: Any = sharding.axis_rules(self.config)
-    with jax.set_mesh(self.mesh), nn.logical_axis_rules(rules):
+    with (
+      jax.set_mesh(self.mesh),
+      nn.logical_axis_rules(rules),
+      precision.context(self.config),
+    ):
       yield
 
   def make_model(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from big_vision import guards, lookup, sharding, trees
+from big_vision import guards, lookup, precision, sharding, trees
 from big_vision import optax as bv_optax
 from big_vision.devices import place_shapes, reshard
 from big_vision.training import console, ema, resuming, shape_check
@@ -73,7 +73,8 @@ def plan(recipe: Recipe, setup: Setup) -> Plan:
 
   def make_params(rng):
     zeros = lambda s: jnp.zeros(s.shape, s.dtype)
-    return recipe.init(rng, jax.tree.map(zeros, setup.batch_shapes))
+    params = recipe.init(rng, jax.tree.map(zeros, setup.batch_shapes))
+    return precision.parameters(params, config)
 
   with shape_check.explained(setup):
     boxed = {"params": jax.eval_shape(make_params, rng_init)}

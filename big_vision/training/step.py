@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from big_vision import optax as bv_optax
-from big_vision import sharding
+from big_vision import sharding, xla_flags
 from big_vision.grads import accumulate
 from big_vision.training import ema
 from big_vision.training.recipe import Recipe
@@ -188,7 +188,8 @@ def make_update(
   Args:
     recipe: the Recipe.
     tx: the optimizer.
-    config: the run's config (`schedule`, `grad_accum_steps`, `ema_decay`).
+    config: the run's config (`schedule`, `grad_accum_steps`, `ema_decay`,
+      `deterministic_reductions`).
     shardings: tree of NamedSharding for the state.
     replicated: NamedSharding of the measurements.
 
@@ -215,4 +216,5 @@ def make_update(
     static_argnums=(4,),
     donate_argnums=(0,),
     out_shardings=(shardings, replicated),
+    compiler_options=xla_flags.options(config, replicated.mesh),
   )

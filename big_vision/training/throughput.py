@@ -1,4 +1,4 @@
-"""How fast a run is, for its progress line."""
+"""How fast a run is, for its metrics and its progress line."""
 
 from typing import Any
 
@@ -14,6 +14,9 @@ def of_step(
   setup: Setup, measured: Measurements, per_image: float | None
 ) -> dict[str, float]:
   """Computes for the progress line: loss, rates, time to go.
+
+  Writes the metrics `img/sec` of all devices and, where the chip is known, `mfu`:
+  the part of the peak of dense bfloat16 products that the step's FLOPs are.
 
   Args:
     setup: the Setup.
@@ -35,6 +38,9 @@ def of_step(
     shown["eta"] = left * setup.batch_size / shown["img/sec"]
     if per_image:
       shown["mfu"] = per_image * per_core
+    for name in ("img/sec", "mfu"):
+      if name in shown:
+        writer.measure(name, shown[name])
   return shown
 
 

@@ -30,3 +30,14 @@ def test_nvidia_smi(tmp_path):
   assert gpus.find(env) == ["0", "1"]
   program.write_text("#!/bin/sh\necho no devices were found\nexit 6\n")
   assert gpus.find(env) == []
+
+
+def test_driver(tmp_path, monkeypatch):
+  monkeypatch.setenv("PATH", str(tmp_path))
+  assert gpus.driver() is None
+  program = tmp_path / "nvidia-smi"
+  program.write_text("#!/bin/sh\necho 580.65.06\necho 580.65.06\n")
+  program.chmod(0o755)
+  assert gpus.driver() == "580.65.06"
+  program.write_text("#!/bin/sh\necho no devices were found\nexit 6\n")
+  assert gpus.driver() is None

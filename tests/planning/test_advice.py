@@ -45,6 +45,8 @@ def test_what_a_config_has_is_not_tried():
   assert texts == []  # 64 is not a multiple of 2 times 64 devices either.
   texts, _ = tried({"data": 1}, model_name="bit")
   assert not any("fsdp" in text or "model" in text for text, _ in texts)
+  texts, _ = tried({"data": 1}, precision="bfloat16")
+  assert not any("dtype_mm" in text for text, _ in texts)
   texts, _ = tried({"data": 1}, model_name="mlp_mixer")
   assert [t for t, _ in texts if "model" in t] == [
     "config.model.dtype_mm = 'bfloat16'"

@@ -360,6 +360,9 @@ def test_text(known, config):
   assert "--config.model.dtype_mm=bfloat16" in text
   half = make_config(2 * N, {**MODEL, "dtype_mm": "bfloat16"})
   assert "chips with faster memory" in suggest_text.further(got, half)
+  half = make_config(2 * N, MODEL)
+  half.precision = "bfloat16"
+  assert "chips with faster memory" in suggest_text.further(got, half)
 
 
 def test_text_of_little_room(known, config, everything):

@@ -13,6 +13,8 @@ def test_groups():
     "a/digits_10shot-seed-0",
     "z/digits_10shot-seed-0",
     "img/sec/core",
+    "mfu",
+    "img/sec",
     "l2_params",
     "y/hostmem/used",
   ]
@@ -20,7 +22,7 @@ def test_groups():
     ("Loss", ["training_loss", "val/loss"], True),
     ("Learning rate", ["global_schedule1"], True),
     ("Accuracy", ["a/digits_10shot-seed-0", "val/prec@1"], True),
-    ("Speed", ["img/sec/core"], True),
+    ("Speed", ["mfu", "img/sec", "img/sec/core"], True),
     ("Other", ["l2_params"], False),
     ("y/", ["y/hostmem/used"], False),
     ("z/", ["z/digits_10shot-seed-0"], False),

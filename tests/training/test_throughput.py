@@ -31,15 +31,22 @@ def test_utilization(monkeypatch):
 def test_of_step():
   s = setup(batch_size=10)
   s.total_steps, s.chrono = 50, types.SimpleNamespace(prev_step=30)
-  s.writer = types.SimpleNamespace(latest={"global_schedule": 0.25})
+  written = {}
+  s.writer = types.SimpleNamespace(
+    latest={"global_schedule": 0.25}, measure=written.__setitem__
+  )
   measured = {"training_loss": jnp.float32(2.0)}
   got = throughput.of_step(s, measured, None)
-  assert got == {"training_loss": 2.0, "lr": 0.125}
+  assert got == {"training_loss": 2.0, "lr": 0.125} and not written
   s.writer.latest["img/sec/core"] = 5.0
   got = throughput.of_step(s, measured, 0.08)
   rate = 5.0 * jax.device_count()
   assert got["img/sec"] == rate and got["eta"] == 20 * 10 / rate
   assert got["mfu"] == pytest.approx(0.4)
+  assert written == {"img/sec": rate, "mfu": got["mfu"]}
+  written.clear()
+  throughput.of_step(s, measured, None)  # Of a chip that is not known.
+  assert written == {"img/sec": rate}
 
 
 @pytest.mark.usefixtures("quick_compilation")
@@ -52,4 +59,8 @@ def test_a_run_says_it(monkeypatch, tmp_path, caplog):
     loop.run(s, toy.make())
     s.writer.close()
   (line,) = [m for m in caplog.messages if m.startswith("step 8/8")]
+  row = toy.rows(tmp_path)[8]
+  speed = row["img/sec/core"]
+  assert row["img/sec"] == pytest.approx(speed * jax.device_count())
+  assert row["mfu"] > 0
   assert "  lr " in line and "  MFU " in line and "  data wait " in line

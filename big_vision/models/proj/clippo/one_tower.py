@@ -9,12 +9,14 @@ References:
 Shapes: `B` batch, `E` size of the embeddings.
 """
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 
+from big_vision.models import fields
 from big_vision.models.proj.image_text import two_towers
 from big_vision.models.proj.image_text.two_towers import image_grid
 from big_vision.types import Array, ConfigLike, Params
@@ -32,12 +34,15 @@ class Model(nn.Module):
     image_model: str, module below `big_vision.models`, or a dotted path.
     out_dim: int, size of the embeddings.
     temperature_init: float, initial inverse temperature: factor of the logits.
+    dtype_mm: str, dtype of the tower's computation, unless `image` has its own;
+      None leaves it to the tower.
   """
 
   image: Mapping[str, Any] | None = None
   image_model: str = _IMAGE_MODEL
   out_dim: int = 768
   temperature_init: float = 10.0
+  dtype_mm: str | None = None
 
   @nn.compact
   def __call__(
@@ -62,7 +67,10 @@ class Model(nn.Module):
     out = {}
     config = {"num_classes": self.out_dim, **(self.image or {})}
     module = two_towers.tower_module("img", self.image_model)
-    tower = module.Model(**config, name="img")
+    make = functools.partial(module.Model, name="img")
+    tower = fields.with_dtype(
+      make, config, self.dtype_mm, "model.image_model", self.image_model
+    )
 
     zimg, ztxt = None, None
     if image is not None:

@@ -19,7 +19,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from big_vision import checkpoints, fs, lookup, trees
-from big_vision.models import activations, attention, common, load_errors
+from big_vision.models import (
+  activations,
+  attention,
+  common,
+  fields,
+  load_errors,
+)
 from big_vision.types import Array, ConfigLike, Params
 
 
@@ -36,6 +42,7 @@ class Config:
     max_len: int, number of positions.
     num_segments: int, kinds of sentences; the model uses only the first.
     dropout: float, rate of all dropout layers.
+    dtype_mm: str, dtype of the dense layers; None is that of their inputs.
   """
 
   width: int
@@ -46,6 +53,7 @@ class Config:
   max_len: int = 512
   num_segments: int = 2
   dropout: float = 0.1
+  dtype_mm: str | None = None
 
 
 # "tiny" is the one of Turc et al. 2019, https://arxiv.org/abs/1908.08962.
@@ -59,8 +67,8 @@ CONFIGS = {
 _INIT = nn.initializers.truncated_normal(stddev=0.02)
 
 
-def _dense(features, name):
-  return nn.Dense(features, kernel_init=_INIT, name=name)
+def _dense(config, features, name):
+  return nn.Dense(features, dtype=config.dtype_mm, kernel_init=_INIT, name=name)
 
 
 def _layer_norm():
@@ -113,7 +121,7 @@ class Attention(nn.Module):
     """
     c = self.config
     query, key, value = (
-      _dense(c.width, name)(x).reshape(*x.shape[:2], c.num_heads, -1)
+      _dense(c, c.width, name)(x).reshape(*x.shape[:2], c.num_heads, -1)
       for name in ("query", "key", "value")
     )  # [B, L, H, K]
     query = activations.heads(query)
@@ -151,7 +159,7 @@ class AttentionBlock(nn.Module):
     """
     c = self.config
     y = Attention(c, name="attention_layer")(x, mask, deterministic)
-    y = _dense(c.width, "dense_layer")(y)
+    y = _dense(c, c.width, "dense_layer")(y)
     y = nn.Dropout(c.dropout)(y, deterministic)
     return _layer_norm()(x + y)
 
@@ -171,7 +179,7 @@ class Mlp(nn.Module):
     Returns:
       [B, L, mlp_dim].
     """
-    return nn.gelu(_dense(self.config.mlp_dim, "dense_layer")(x))
+    return nn.gelu(_dense(self.config, self.config.mlp_dim, "dense_layer")(x))
 
 
 class MlpBlock(nn.Module):
@@ -192,7 +200,7 @@ class MlpBlock(nn.Module):
     """
     c = self.config
     y = Mlp(c, name="mlp")(x)
-    y = _dense(c.width, "dense_layer")(y)
+    y = _dense(c, c.width, "dense_layer")(y)
     # All tokens of a text lose the same features.
     y = nn.Dropout(c.dropout, broadcast_dims=(-2,))(y, deterministic)
     return _layer_norm()(x + y)
@@ -312,11 +320,14 @@ class Model(nn.Module):
     config: str, one of `CONFIGS`: "tiny", "base" or "large".
     num_classes: int, outputs of the head; None or 0 leaves out the head.
     head_zeroinit: bool, initializes the kernel of the head with zeros.
+    dtype_mm: str, dtype of the layers before the head; None is that of their
+      inputs. Parameters are float32.
   """
 
   config: str
   num_classes: int | None = None
   head_zeroinit: bool = True
+  dtype_mm: str | None = None
 
   @nn.compact
   def __call__(
@@ -338,7 +349,9 @@ class Model(nn.Module):
     if self.config not in CONFIGS:
       raise lookup.unknown("BERT", self.config, CONFIGS, "model.text.config")
     out = {}
-    encoder = BertEncoder(CONFIGS[self.config])
+    fields.check_dtype(self.dtype_mm, f"{fields.key(self)}.dtype_mm")
+    config = dataclasses.replace(CONFIGS[self.config], dtype_mm=self.dtype_mm)
+    encoder = BertEncoder(config)
     x = out["transformed"] = encoder(text, deterministic=not train)
     x = out["pre_logits"] = x[:, 0]
     if self.num_classes:

@@ -161,7 +161,8 @@ class Patchify(nn.Module):
         "%dx%d make a grid of %dx%d.",
         seqhw, h, w, *patch, h // patch[0], w // patch[1],
       )  # fmt: skip
-    kernel = resample_patchemb(kernel, patch)
+    # Parameters may be stored in another dtype.
+    kernel = resample_patchemb(kernel, patch).astype(image.dtype)
     x = jax.lax.conv_general_dilated(
       image,
       kernel,
@@ -169,7 +170,7 @@ class Patchify(nn.Module):
       padding="VALID",
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return activations.patches(jnp.reshape(bias, (1, 1, 1, -1)) + x)
+    return activations.patches(bias.astype(x.dtype).reshape(1, 1, 1, -1) + x)
 
 
 class _Model(vit._Model):
@@ -210,7 +211,7 @@ class _Model(vit._Model):
     _, h, w, d = x.shape
     posemb = vit.get_posemb(
       self, self.posemb, self.posemb_size, d, "pos_embedding", x.dtype
-    )
+    ).astype(x.dtype)  # It may be stored in another one.
     if posemb.shape[1] != h * w:
       posemb = posemb.reshape(1, *self.posemb_size, d)
       posemb = positions.resample(posemb, (h, w))

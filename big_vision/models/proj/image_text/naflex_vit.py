@@ -93,7 +93,8 @@ class _Model(transformer.Options):
     out["stem"] = x  # [B, T, D]
     if self.patchln_post:
       x = nn.LayerNorm(name="patchln_post")(x)
-    x = out["with_posemb"] = x + self._positions(is_patch, yabs, xabs)
+    posemb = self._positions(is_patch, yabs, xabs)
+    x = out["with_posemb"] = x + posemb.astype(x.dtype)
 
     x = nn.Dropout(rate=self.dropout)(x, not train)
     x, out["encoder"] = vit.Encoder(

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from big_vision import checkpoints, lookup
-from big_vision.models import common, load_errors, transformer, vit
+from big_vision.models import common, fields, load_errors, transformer, vit
 from big_vision.types import Array, ConfigLike, Params
 
 _POOL_TYPES = ("last", "first", "mean", "gap", "max", "gmp", "map", "eot")
@@ -41,6 +41,7 @@ class _Model(transformer.Options):
   causal: bool = False
   eot_token: int | None = None
   head_bias: bool = True
+  dtype_mm: str = "float32"
 
   @nn.compact
   def __call__(
@@ -69,6 +70,7 @@ class _Model(transformer.Options):
         )
       )
     out = {}
+    fields.check_dtype(self.dtype_mm, f"{fields.key(self)}.dtype_mm")
     exists = attend_to = pooled = None
     if self.pad_token is not None:
       exists = _not_padding(text, self.pad_token)  # [B, L]
@@ -81,6 +83,7 @@ class _Model(transformer.Options):
     x = x + vit.get_posemb(
       self, "learn", x.shape[1], self.width, "pos_embedding"
     )
+    x = jnp.asarray(x, self.dtype_mm)
     x, encoder_out = vit.Encoder(
       depth=self.depth,
       mlp_dim=self.mlp_dim,
@@ -88,6 +91,7 @@ class _Model(transformer.Options):
       dropout=self.dropout,
       scan=self.scan,
       remat_policy=self.remat_policy,
+      dtype_mm=self.dtype_mm,
       **self.options(),
     )(x, deterministic=not train, mask=attend_to)
     out.update({"transformed": x, **encoder_out})
@@ -143,7 +147,7 @@ def Model(
       causal: bool, whether tokens attend only to those before them.
       eot_token: id of the end of texts; None takes the highest id of each text.
       head_bias: bool, whether the head has a bias.
-      scan, remat_policy: see `vit.Encoder`; and the keywords of
+      scan, remat_policy, dtype_mm: see `vit.Encoder`; and the keywords of
         `transformer.Options`.
       pad_token: id of the padding, which attention and pooling then leave out;
         the default None treats it as any other token. The pool types "last" and
@@ -158,8 +162,8 @@ def Model(
     ValueError: the variant has a patch size.
     TypeError: unknown keyword.
   """
-  fields = vit.decode_size(variant, "model.text.variant", "which text does not")
-  return _Model(num_classes, **{**fields, **kw})
+  size = vit.decode_size(variant, "model.text.variant", "which text does not")
+  return _Model(num_classes, **{**size, **kw})
 
 
 def load(

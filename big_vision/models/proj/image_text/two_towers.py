@@ -9,6 +9,7 @@ References:
 Shapes: `B` batch, `E` size of the embeddings.
 """
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision import checkpoints, lookup
-from big_vision.models import common, load_errors, positions, vit
+from big_vision.models import common, fields, load_errors, positions, vit
 from big_vision.models.proj.image_text import huggingface_files
 from big_vision.types import AnyArray, Array, ConfigLike, Params
 
@@ -42,6 +43,8 @@ class Model(nn.Module):
       leaves out the head: the embedding is the pooled output of the tower.
     temperature_init: float, initial inverse temperature: factor of the logits.
     bias_init: float, initial bias of the logits; None leaves out the parameter.
+    dtype_mm: str, dtype of the computation of both towers, unless `image` or
+      `text` has its own; None leaves it to them.
   """
 
   image: Mapping[str, Any] | None = None
@@ -51,6 +54,7 @@ class Model(nn.Module):
   out_dim: int | Sequence[int | None] = 128
   temperature_init: float = 1.0
   bias_init: float | None = None
+  dtype_mm: str | None = None
 
   @nn.compact
   def __call__(
@@ -107,8 +111,10 @@ class Model(nn.Module):
     """Makes a tower and applies it, see `embed`."""
     config = {"num_classes": out_dim, **(config or {})}
     module = tower_module(name, model_name)
+    make = functools.partial(module.Model, name=name)
     try:
-      tower = module.Model(**config, name=name)
+      where = f"model.{_LONG_NAMES[name]}_model"
+      tower = fields.with_dtype(make, config, self.dtype_mm, where, model_name)
     except TypeError as e:
       kind = _LONG_NAMES[name]
       raise lookup.ConfigError(

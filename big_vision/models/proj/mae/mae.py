@@ -74,9 +74,10 @@ class _Model(transformer.Options):
     if noise is None:
       shape = x.shape[:2]
       noise = jax.random.uniform(self.make_rng("dropout"), shape)
-    x, restore = self._keep(x + pos, noise, out)
+    x, restore = self._keep(x + pos.astype(x.dtype), noise, out)
     cls = self.param("cls", nn.initializers.zeros, (1, 1, self.width), x.dtype)
-    x = jnp.concatenate([jnp.tile(cls, [x.shape[0], 1, 1]), x], axis=1)
+    cls = jnp.tile(cls, [x.shape[0], 1, 1]).astype(x.dtype)
+    x = jnp.concatenate([cls, x], axis=1)
     common_kw = dict(
       scan=self.scan,
       remat_policy=self.remat_policy,

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision import checkpoints, lookup
-from big_vision.models import activations, common, vit
+from big_vision.models import activations, common, fields, vit
 from big_vision.models.proj.uvim import quantizers
 from big_vision.models.proj.uvim.quantizers import (
   PERTURB,
@@ -80,6 +80,8 @@ class Model(nn.Module):
     quantizer: str, "vq" a dictionary that follows the vectors, or "fsq" rounding
       to `fsq_levels`, which has no state.
     fsq_levels: ints, whose product is `dict_size`; their number is c.
+    dtype_mm: str, dtype of the layers but those that make codes and the heads;
+      parameters are float32.
   """
 
   inputs: Mapping[str, Sequence[int]]
@@ -110,6 +112,7 @@ class Model(nn.Module):
   zero_decoder_seq: bool = False
   quantizer: str = "vq"
   fsq_levels: Sequence[int] = (8, 8, 8)
+  dtype_mm: str = "float32"
 
   @property
   def grid(self) -> tuple[int, int]:
@@ -118,6 +121,7 @@ class Model(nn.Module):
     return h // p, w // q
 
   def setup(self):
+    fields.check_dtype(self.dtype_mm, "model.dtype_mm")
     self._check()
     grid, num = self.grid, math.prod(self.grid)
     self.pos_embedding_encoder = vit.get_posemb(
@@ -147,7 +151,9 @@ class Model(nn.Module):
     )
     for name, shape in self.inputs.items():
       axes = tuple(range(-len(shape), 0))
-      layer = nn.DenseGeneral(self.width, axis=axes, name=f"embedding_{name}")
+      layer = nn.DenseGeneral(
+        self.width, axis=axes, dtype=self.dtype_mm, name=f"embedding_{name}"
+      )
       setattr(self, f"embedding_{name}", layer)
     for name, shape in self.outputs.items():
       layer = nn.DenseGeneral(tuple(shape), name=f"head_{name}", **kernel)
@@ -156,14 +162,21 @@ class Model(nn.Module):
     def of_image(name):
       patch = tuple(self.patch_size)
       return nn.Conv(
-        self.width, patch, strides=patch, padding="VALID", name=name
+        self.width,
+        patch,
+        strides=patch,
+        padding="VALID",
+        dtype=self.dtype_mm,
+        name=name,
       )
 
     if self.with_encoder_ctx:
       self.ctx_enc_embedding = of_image("ctx_enc_embedding")
     if self.with_decoder_ctx:
       self.ctx_dec_embedding = of_image("ctx_dec_embedding")
-    blocks = dict(mlp_dim=self.mlp_dim, num_heads=self.num_heads)
+    blocks = dict(
+      mlp_dim=self.mlp_dim, num_heads=self.num_heads, dtype_mm=self.dtype_mm
+    )
     self.encoder = vit.Encoder(
       depth=self.enc_depth, dropout=self.dropout, name="encoder", **blocks
     )
@@ -173,7 +186,7 @@ class Model(nn.Module):
     is_fsq = self.quantizer == "fsq"
     dim = len(self.fsq_levels) if is_fsq else self.codeword_dim or self.width
     self.encoder_head = nn.Dense(dim)
-    self.decoder_stem = nn.Dense(self.width)
+    self.decoder_stem = nn.Dense(self.width, dtype=self.dtype_mm)
 
   def _random_dictionary(self, size):
     """Draws the initial dictionary [K, c]."""
@@ -258,14 +271,16 @@ class Model(nn.Module):
     tokens = sum(out["stem"].values())
     if self.with_encoder_ctx:
       tokens = tokens + self._patches(self.ctx_enc_embedding, ctx)
-    tokens, _ = self.encoder(tokens + self.pos_embedding_encoder, not train)
+    tokens = self._with_positions(tokens, self.pos_embedding_encoder)
+    tokens, _ = self.encoder(tokens, not train)
 
     if self.bottleneck_resize:
       side = math.isqrt(self.code_len)
       tokens = self._resize(tokens, self.grid, (side, side))
     else:
-      tokens = jnp.einsum("btc,tn->bnc", tokens, self.bottleneck_downsample)
-    z = self.encoder_head(tokens)
+      tokens = self._combine("btc,tn->bnc", tokens, self.bottleneck_downsample)
+    # Rounding would change which code is nearest.
+    z = self.encoder_head(jnp.asarray(tokens, jnp.float32))
     if self.quantizer == "fsq":
       z, quantized, code = quantizers.fsq(z, self.fsq_levels)
     else:
@@ -354,10 +369,11 @@ class Model(nn.Module):
       side = math.isqrt(self.code_len)
       tokens = self._resize(tokens, (side, side), self.grid)
     else:
-      tokens = jnp.einsum("bnc,nt->btc", tokens, self.bottleneck_upsample)
+      tokens = self._combine("bnc,nt->btc", tokens, self.bottleneck_upsample)
     if self.with_decoder_ctx:
       tokens = tokens + self._patches(self.ctx_dec_embedding, ctx)
-    tokens, _ = self.decoder(tokens + self.pos_embedding_decoder, True)
+    tokens = self._with_positions(tokens, self.pos_embedding_decoder)
+    tokens, _ = self.decoder(tokens, True)
     logits = {
       name: getattr(self, f"head_{name}")(tokens) for name in self.outputs
     }
@@ -413,6 +429,15 @@ class Model(nn.Module):
     """Embeds the patches of an image, [B, N, D]."""
     x = activations.patches(embedding(self._image(ctx)))
     return x.reshape(x.shape[0], -1, x.shape[-1])
+
+  def _combine(self, spec, x, weights):
+    """Makes combinations of tokens."""
+    dtype = self.dtype_mm
+    return jnp.einsum(spec, jnp.asarray(x, dtype), jnp.asarray(weights, dtype))
+
+  def _with_positions(self, x, positions):
+    """Adds positions to tokens."""
+    return x + positions.astype(x.dtype)
 
   def _resize(self, x, old, new):
     """Resizes tokens [B, h * w, D] to another grid."""

@@ -24,6 +24,7 @@ from big_vision.models import (
   activations,
   cached_attention,
   common,
+  fields,
   positions,
   vit,
 )
@@ -72,6 +73,7 @@ class EncoderDecoderBlock(nn.Module):
     dropout_rate: float, inside all three parts and after the first two.
     decode: bool, whether self-attention has a cache.
     max_decode_length: int, L of the cache; None is the T of the first call.
+    dtype_mm: str, dtype of matrix products.
   """
 
   mlp_dim: int
@@ -79,6 +81,7 @@ class EncoderDecoderBlock(nn.Module):
   dropout_rate: float = 0.0
   decode: bool = False
   max_decode_length: int | None = None
+  dtype_mm: str = "float32"
 
   @nn.compact
   def __call__(
@@ -103,7 +106,7 @@ class EncoderDecoderBlock(nn.Module):
     length = self.max_decode_length or targets.shape[1]
     drop = lambda y: nn.Dropout(self.dropout_rate)(y, deterministic)
     attention = lambda name: CachedAttention(
-      self.num_heads, self.dropout_rate, name=name
+      self.num_heads, self.dropout_rate, dtype_mm=self.dtype_mm, name=name
     )
 
     x = nn.LayerNorm(name="LayerNorm1")(targets)
@@ -122,7 +125,10 @@ class EncoderDecoderBlock(nn.Module):
 
     y = nn.LayerNorm(name="LayerNorm3")(x)
     y = vit.MlpBlock(
-      mlp_dim=self.mlp_dim, dropout=self.dropout_rate, name="MLP"
+      mlp_dim=self.mlp_dim,
+      dropout=self.dropout_rate,
+      dtype_mm=self.dtype_mm,
+      name="MLP",
     )(y, deterministic)
     return x + y
 
@@ -136,6 +142,7 @@ class Decoder(nn.Module):
     dropout_rate: float, of the embedded tokens and inside the blocks.
     output_vocab_size: int, V.
     zero_decoder_seq: bool, hides the tokens, so that only positions are left.
+    dtype_mm: str, dtype of matrix products, but that of the logits.
   """
 
   emb_dim: int
@@ -145,6 +152,7 @@ class Decoder(nn.Module):
   dropout_rate: float = 0.0
   output_vocab_size: int = 32000
   zero_decoder_seq: bool = False
+  dtype_mm: str = "float32"
 
   @nn.compact
   def __call__(
@@ -190,6 +198,7 @@ class Decoder(nn.Module):
     y = common.AddPositionEmbs(decode=decode, name="PosEmbedTargets")(
       y, pos_emb
     )
+    y = jnp.asarray(y, self.dtype_mm)
     y = nn.Dropout(self.dropout_rate)(y, deterministic)
     for i in range(self.num_layers):
       name = f"EncDecBlock{i}"
@@ -199,6 +208,7 @@ class Decoder(nn.Module):
         self.dropout_rate,
         decode,
         max_decode_length,
+        self.dtype_mm,
         name=name,
       )(
         y,
@@ -227,6 +237,7 @@ class Model(nn.Module):
     input_size: (height, width) of the images in pixels.
     posemb_type: str, positions of both: "learn" or "sincos2d".
     zero_decoder_seq: bool, whether the decoder does not see the tokens.
+    dtype_mm: str, dtype of all before the logits; parameters are float32.
   """
 
   patches: Any
@@ -240,6 +251,7 @@ class Model(nn.Module):
   input_size: Sequence[int] = (256, 256)
   posemb_type: str = "sincos2d"
   zero_decoder_seq: bool = False
+  dtype_mm: str = "float32"
 
   def __post_init__(self):
     # So that equal models are equal to `jax.jit`, which hashes them.
@@ -248,6 +260,7 @@ class Model(nn.Module):
     super().__post_init__()
 
   def setup(self):
+    fields.check_dtype(self.dtype_mm, "model.dtype_mm")
     grid = positions.image_grid(self.input_size, self.patches.size).stored
     self.grid = grid
     self.pos_emb_for_encoder = vit.get_posemb(
@@ -265,6 +278,7 @@ class Model(nn.Module):
       mlp_dim=self.mlp_dim,
       num_heads=self.num_heads,
       dropout=self.dropout_rate,
+      dtype_mm=self.dtype_mm,
     )
     self.decoder = Decoder(
       emb_dim=self.emb_dim,
@@ -274,12 +288,14 @@ class Model(nn.Module):
       dropout_rate=self.dropout_rate,
       output_vocab_size=self.vocab_size,
       zero_decoder_seq=self.zero_decoder_seq,
+      dtype_mm=self.dtype_mm,
     )
     self.embedding = nn.Conv(
       self.emb_dim,
       self.patches.size,
       strides=self.patches.size,
       padding="VALID",
+      dtype=self.dtype_mm,
       name="EmbedPatches",
     )
 
@@ -303,7 +319,8 @@ class Model(nn.Module):
         f"{image.shape[1]}x{image.shape[2]} pixels. Write their size there, or "
         "resize them in the preprocessing."
       )
-    x = x.reshape(x.shape[0], -1, self.emb_dim) + self.pos_emb_for_encoder
+    x = x.reshape(x.shape[0], -1, self.emb_dim)
+    x = x + self.pos_emb_for_encoder.astype(x.dtype)
     return self.encoder(x, deterministic=not train)[0]
 
   def cross_memory(self, encoded: Array) -> dict[str, Memory]:
@@ -318,7 +335,9 @@ class Model(nn.Module):
     blocks = self.variables["params"]["decoder"]
     names = [f"EncDecBlock{i}" for i in range(self.num_layers)]
     return {
-      name: cached_attention.memory(blocks[name]["CrossAttn"], encoded)
+      name: cached_attention.memory(
+        blocks[name]["CrossAttn"], encoded, self.dtype_mm
+      )
       for name in names
     }
 

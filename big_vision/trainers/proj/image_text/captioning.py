@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from big_vision import losses
+from big_vision import losses, precision
 from big_vision.models.proj.image_text import captioner
 from big_vision.trainers.proj.image_text.aux_losses import AuxLoss
 from big_vision.training import settings
@@ -58,7 +58,7 @@ def make(setup: Setup, model: Any) -> AuxLoss:
     ValueError: a value of the config is wrong, or batches or the image model
       lack what is needed.
   """
-  config = dict(setup.config.captioning)
+  config = precision.with_dtype(setup.config, dict(setup.config.captioning))
   own = {k: config.pop(k) for k in ("weight", "parallel") if k in config}
   s = settings.make(Settings, own, "captioning")
   if not config.get("vocab_size"):
