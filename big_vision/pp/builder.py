@@ -14,7 +14,7 @@ import re
 from absl import logging
 
 from big_vision import lookup
-from big_vision.pp import registry, rng
+from big_vision.pp import batched, registry, rng
 from big_vision.pp.registry import Registry, parse_name
 from big_vision.pp.types import ExampleFn
 from big_vision.tf import tf
@@ -70,7 +70,9 @@ def get_preprocess_fn(
 
   Returns:
     `dict -> dict`, for eager use and for `tf.data.Dataset.map`. Most ops change
-    their argument. It raises ValueError if the result is not a dict.
+    their argument. It raises ValueError if the result is not a dict. Its
+    attribute `begin`, called with a `batched.Later` too, leaves the last steps of
+    the ops `waiting` to that.
 
   Raises:
     ValueError: an op cannot be parsed.
@@ -78,21 +80,25 @@ def get_preprocess_fn(
     TypeError: an op does not take these arguments.
   """
   sections = split_pipeline(pp_pipeline)
-  ops = [
-    (s, *_build(s, following))
-    for s, following in itertools.zip_longest(sections, sections[1:])
-  ]
+  names, ops = [], []
+  for section, following in itertools.zip_longest(sections, sections[1:]):
+    name, op = _build(section, following)
+    names.append(name)
+    ops.append(op)
+  begins = batched.waiting(ops)
   label = log_data
 
-  def preprocess(data):
+  def run(data, later=None):
     nonlocal log_data
     if log_data:
       logging.info("Data before pre-processing (%s):\n%s", label, data)
-    for i, (section, name, op) in enumerate(ops):
+    steps = zip(sections, names, ops, begins, strict=True)
+    for i, (section, name, op, begin) in enumerate(steps):
       if log_steps:
         logging.info("Pre-processing step %s (%s):\n%s", name, section, data)
       with tf.name_scope(name), rng.op_scope(i):
-        data = op(data)
+        waits = later is not None and begin
+        data = begin(data, later) if waits else op(data)
     if not isinstance(data, dict):
       raise ValueError(
         f"Argument `data` must be a dictionary, not {type(data)}"
@@ -102,6 +108,13 @@ def get_preprocess_fn(
     log_data = False
     return data
 
+  def preprocess(data):
+    return run(data)
+
+  preprocess.begin = run
+  preprocess.waiting = tuple(
+    section for section, begin in zip(sections, begins, strict=True) if begin
+  )
   return preprocess
 
 
@@ -125,7 +138,10 @@ def _build(section, following):
   # AutoGraph rewrites the source of functions for the sake of `if` and `for` on
   # tensors, which takes seconds. Ops of this package have none; others may.
   if make_op.func.__module__.split(".")[0] == "big_vision":
-    op = tf.autograph.experimental.do_not_convert(op)
+    plain = tf.autograph.experimental.do_not_convert
+    op = plain(op)
+    if hasattr(op, "begin"):
+      op.begin = plain(op.begin)
   return name, op
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from big_vision import lookup
-from big_vision.pp import fast_jpeg, image_files, registry, utils
+from big_vision.pp import fast_jpeg, image_files, raw_images, registry, utils
 from big_vision.tf import tf
 
 # JPEGs above this many pixels are decoded at a fraction of their resolution if
@@ -109,7 +109,7 @@ class Decoder:
     image = tf.cond(
       plain,
       lambda: self._plain(data, is_jpeg),
-      lambda: call(self.read, [data], [tf.uint8], [[None] * 3])[0],
+      lambda: self._other(data, most),
     )
     return tf.ensure_shape(image, [None, None, self.channels or None])
 
@@ -130,6 +130,13 @@ class Decoder:
     if not self.exif and self.background is None:
       return image
     return call(self._finish, [image, data], [tf.uint8], [[None] * 3])[0]
+
+  def _other(self, data, max_pixels):
+    read = lambda: call(self.read, [data], [tf.uint8], [[None] * 3])[0]
+    if self.channels not in (0, 3):
+      return read()
+    is_raw = raw_images.is_good(data, max_pixels)
+    return tf.cond(is_raw, lambda: raw_images.pixels(data), read)
 
   def _decode(self, data, channels, ratio=1):
     if ratio > 1 or (self.precise and channels < 4):
@@ -161,6 +168,8 @@ class Decoder:
     try:
       if name == "JPEG":
         image = self._read_jpeg(data, max_pixels)
+      elif raw_images.is_raw(data):
+        image = raw_images.read(data, max_pixels)
       elif not unsure:
         num = image_files.channels_for_tensorflow(data, channels, max_pixels)
         if num is not None:
@@ -198,6 +207,8 @@ class Decoder:
     if name == "JPEG" and not self.precise:
       most = min(max_pixels, HUGE_PIXELS)
       image = fast_jpeg.read(data, channels, most)
+    if raw_images.is_raw(data):
+      image = raw_images.read(data, max_pixels)
     if image is None:
       image = image_files.read(data, max_pixels)
       if name == "PNG" and channels == 1:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from big_vision.pp import decoding, image_files, resizing, rng, utils
+from big_vision.pp import (
+  decoding,
+  image_files,
+  raw_images,
+  resizing,
+  rng,
+  utils,
+)
 from big_vision.pp.registry import Registry
 from big_vision.pp.types import TensorFn
 from big_vision.tf import tf
@@ -120,12 +127,7 @@ def get_decode_jpeg_and_inception_crop(
     sides, image = tf.cond(
       plain,
       lambda: [tf.cast(sides, tf.int32), tf.zeros([0, 0, 3], tf.uint8)],
-      lambda: decoding.call(
-        decoder.sides_and_pixels,
-        [data],
-        [tf.int32, tf.uint8],
-        [[2], [None, None, 3]],
-      ),
+      lambda: _sides_and_pixels(data, decoder, most),
     )
     begin, extent = _inception_box(
       tf.concat([sides, [3]], 0),
@@ -137,25 +139,45 @@ def get_decode_jpeg_and_inception_crop(
     crop = tf.cond(
       plain,
       lambda: _decode_small(data, window, hw if dct_scale else None),
-      lambda: decoding.call(
-        lambda data, image, window: [_crop(data, image, window, hw)],
-        [data, image, window],
-        [tf.uint8],
-        [[None, None, 3]],
-      )[0],
+      lambda: _crop(data, image, window, hw),
     )
     return resizing.resize(crop, hw, method, antialias) if hw else crop
 
   return decode_jpeg_and_inception_crop
 
 
+def _sides_and_pixels(data, decoder, most):
+  """Decodes what is no JPEG; of huge JPEGs there are no pixels yet."""
+
+  def raw():
+    image = raw_images.pixels(data)
+    return [tf.shape(image)[:2], image]
+
+  def other():
+    shapes = [[2], [None, None, 3]]
+    types = [tf.int32, tf.uint8]
+    return decoding.call(decoder.sides_and_pixels, [data], types, shapes)
+
+  return tf.cond(raw_images.is_good(data, most), raw, other)
+
+
 def _crop(data, image, window, hw):
   """Cuts a window out of an image, or out of a huge JPEG."""
-  if not image.size:
+
+  def decode(data, window):
     ratio = decoding.largest_ratio(window[2:], hw) if hw else 1
-    return _decode_window(data, tf.constant(window), ratio).numpy()
-  top, left, height, width = window
-  return image[top : top + height, left : left + width]
+    return [_decode_window(data, tf.constant(window), ratio).numpy()]
+
+  def cut():
+    begin, extent = (
+      tf.pad(window[:2], [[0, 1]]),
+      tf.concat([window[2:], [3]], 0),
+    )
+    return tf.slice(image, begin, extent)
+
+  shape = [None, None, 3]
+  call = lambda: decoding.call(decode, [data, window], [tf.uint8], [shape])[0]
+  return tf.ensure_shape(tf.cond(tf.size(image) > 0, cut, call), shape)
 
 
 def _decode_small(data, window, hw):
