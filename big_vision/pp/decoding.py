@@ -147,7 +147,8 @@ class Decoder:
   def _finish(self, image, data, ratio=1):
     channels, background = self.channels, self.background
     image = image_files.finish(image, channels, background, ratio)
-    return [image_files.turn(image, data) if self.exif else image]
+    turns = self.exif and not raw_images.is_raw(data)
+    return [image_files.turn(image, data) if turns else image]
 
   def read(self, data: bytes) -> list[np.ndarray]:
     """Decodes one file outside of a graph; TensorFlow's decoders go first.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from big_vision.pp import (
   decoding,
@@ -20,8 +21,20 @@ from big_vision.tf import tf
 InKeyOutKey = utils.InKeyOutKey
 
 
-def _inception_box(shape, area_min, area_max, **kw):
-  """Draws a part of an image: (begin, size), each int32 [3]."""
+def inception_box(
+  shape: tf.Tensor, area_min: float, area_max: float, **kw: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Draws a part of an image.
+
+  Args:
+    shape: int32 [3] of the image.
+    area_min: least area, percent of the image.
+    area_max: largest area, percent of the image.
+    **kw: for `tf.image.stateless_sample_distorted_bounding_box`.
+
+  Returns:
+    (begin, size), each int32 [3].
+  """
   begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
     shape,
     tf.zeros([0, 0, 4], tf.float32),
@@ -65,7 +78,7 @@ def get_inception_crop(
 
   def inception_crop(image):
     image = tf.convert_to_tensor(image)
-    begin, extent = _inception_box(tf.shape(image), area_min, area_max)
+    begin, extent = inception_box(tf.shape(image), area_min, area_max)
     crop = tf.slice(image, begin, extent)
     crop = tf.ensure_shape(crop, [None, None, image.shape[-1]])
     if size:
@@ -129,7 +142,7 @@ def get_decode_jpeg_and_inception_crop(
       lambda: [tf.cast(sides, tf.int32), tf.zeros([0, 0, 3], tf.uint8)],
       lambda: _sides_and_pixels(data, decoder, most),
     )
-    begin, extent = _inception_box(
+    begin, extent = inception_box(
       tf.concat([sides, [3]], 0),
       area_min,
       area_max,
