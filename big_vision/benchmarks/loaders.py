@@ -94,7 +94,7 @@ def decoding_alone(images: Sequence[bytes], num_steps: int) -> Run:
     with rng.op_scope(0):  # The first op of the string draws them.
       shape = tf.image.extract_jpeg_shape(example["image"])
       begin, size = ops_crop.inception_box(
-        shape, 5, 100, aspect_ratio_range=(0.75, 1.33)
+        shape, 5, 100, rng.next_seed(), aspect_ratio_range=(0.75, 1.33)
       )
     window = tf.concat([begin[:2], size[:2]], 0)
     return {"image": example["image"], "window": window}

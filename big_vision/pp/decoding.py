@@ -237,25 +237,17 @@ class Decoder:
     sides = (max(self.wanted),) * 2 if self.exif else self.wanted
     return largest_ratio(size, [_MARGIN * side for side in sides])
 
-  def sides_and_pixels(self, data: bytes) -> list[np.ndarray]:
-    """Decodes what has to be decoded to know how large it is.
+  def check_jpeg(self, data: bytes) -> None:
+    """Refuses a JPEG that is too large.
 
     Args:
       data: content of the file.
 
-    Returns:
-      List of int32 [2], height and width, and uint8 [H, W, C]. Of JPEG, parts of
-      which can be decoded later, the second is [0, 0, C].
-
     Raises:
-      ValueError: it cannot be read, or has more than `max_pixels`.
+      ValueError: it has more than `max_pixels`.
     """
-    if image_files.format_of(data) == "JPEG":
-      sides = tf.image.extract_jpeg_shape(data)[:2].numpy()
-      if np.prod(sides, dtype=np.int64) <= image_files.limit(self.max_pixels):
-        return [sides, np.zeros([0, 0, self.channels], np.uint8)]
-    (image,) = self.read(data)
-    return [np.array(image.shape[:2], np.int32), image]
+    height, width = tf.image.extract_jpeg_shape(data)[:2].numpy().tolist()
+    image_files.check_size(width, height, image_files.limit(self.max_pixels))
 
   def tensor(self, data: bytes) -> tf.Tensor:
     """Decodes one file now, without a copy of large images.
@@ -305,6 +297,18 @@ def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   shape = _jpeg_shape(data, is_jpeg)
   size = tf.where(is_jpeg, shape[:2], words[5:3:-1])
   return tf.cast(size, tf.int64), is_jpeg, is_png
+
+
+def is_jpeg(data: tf.Tensor) -> tf.Tensor:
+  """Tells whether a file is a JPEG.
+
+  Args:
+    data: string scalar.
+
+  Returns:
+    bool scalar.
+  """
+  return tf.equal(tf.strings.substr(data, 0, 3), b"\xff\xd8\xff")
 
 
 def _words(data):
