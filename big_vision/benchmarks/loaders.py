@@ -87,6 +87,19 @@ def decoding_alone(images: Sequence[bytes], num_steps: int) -> Run:
   Returns:
     What decodes so many batches.
   """
+  return _taking(decoded_sizes(images, num_steps))
+
+
+def decoded_sizes(images: Sequence[bytes], num_steps: int) -> Any:
+  """Makes the dataset of `decoding_alone`, see there.
+
+  Args:
+    images: JPEGs.
+    num_steps: batches for which to draw boxes.
+
+  Returns:
+    Endless tf.data.Dataset of int32 [`BATCH`], the number of values of each crop.
+  """
   from big_vision.pp import ops_crop, rng
   from big_vision.tf import tf
 
@@ -108,7 +121,7 @@ def decoding_alone(images: Sequence[bytes], num_steps: int) -> Run:
       tf.image.decode_and_crop_jpeg(x["image"], x["window"], channels=3)
     )
 
-  return _taking(ds.map(decode, 16, deterministic=True).batch(BATCH))
+  return ds.map(decode, 16, deterministic=True).batch(BATCH)
 
 
 def _train(images, preprocess_fn):
@@ -145,21 +158,6 @@ def resized(images: Sequence[bytes], store: str) -> list[bytes]:
 
   resize = lib.Resizing(RESIZED, store)
   return [resize(image).numpy() for image in images]
-
-
-def others() -> dict[str, Callable[[Sequence[bytes], int], Run]]:
-  """Lists the loaders of other projects that are installed.
-
-  Returns:
-    name -> function of (JPEGs, side) that makes one.
-  """
-  found = lambda *packages: all(map(importlib.util.find_spec, packages))
-  out: dict[str, Callable[[Sequence[bytes], int], Run]] = {}
-  if found("torch", "torchvision"):
-    out["torch_dataloader"] = torch_dataloader
-  if found("grain"):
-    out["grain"] = grain_dataset
-  return out
 
 
 def torch_dataloader(images: Sequence[bytes], res: int) -> Run:
@@ -238,3 +236,23 @@ def grain_dataset(images: Sequence[bytes], res: int) -> Run:
 def _for_ever(loader):
   while True:
     yield from loader
+
+
+# Loaders of other projects: name -> (packages, function of JPEGs and side).
+OTHERS = {
+  "torch_dataloader": (("torch", "torchvision"), torch_dataloader),
+  "grain": (("grain",), grain_dataset),
+}
+
+
+def others() -> dict[str, Callable[[Sequence[bytes], int], Run]]:
+  """Lists the loaders of `OTHERS` that are installed.
+
+  Returns:
+    name -> function of (JPEGs, side) that makes one.
+  """
+  return {
+    name: make
+    for name, (packages, make) in OTHERS.items()
+    if all(map(importlib.util.find_spec, packages))
+  }
