@@ -80,7 +80,7 @@ def test_jpeg(folder, tmp_path):
   for a, b in zip(examples(raw), examples(jpeg), strict=True):
     assert b["image"][:3] == b"\xff\xd8\xff"
     one, two = (decoding.decode(x["image"]).astype(int) for x in (a, b))
-    assert 0 < np.abs(one - two).mean() < 3
+    assert 0 < np.abs(one - two).mean() < 5  # Of noise.
 
 
 def test_the_same_config_reads_it_in_the_same_order(folder, tmp_path):
