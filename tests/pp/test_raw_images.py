@@ -10,7 +10,10 @@ pytestmark = pytest.mark.tf
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 RAW = raw_images.encode(IMAGE)
-PNG = tf.io.encode_png(IMAGE).numpy()
+
+
+def png():
+  return tf.io.encode_png(IMAGE).numpy()
 
 
 def in_graph(fn, data):
@@ -58,7 +61,7 @@ def test_decoding_calls_no_python(monkeypatch):
   assert in_graph(lambda x: op({"x": x})["x"], RAW).shape == (8, 8, 3)
   assert in_graph(decoding.Decoder(), RAW).shape == (40, 50, 3)
   with pytest.raises(tf.errors.InvalidArgumentError, match="called Python"):
-    in_graph(lambda x: op({"x": x})["x"], PNG)
+    in_graph(lambda x: op({"x": x})["x"], png())
 
 
 @pytest.mark.parametrize("size", [None, 16])
@@ -69,7 +72,7 @@ def test_crop_is_that_of_the_same_image_in_another_format(size):
     with rng.example_seed([1, 2]), rng.op_scope(0):
       return op({"x": data})["x"]
 
-  raw, png = in_graph(crop, RAW), in_graph(crop, PNG)
+  raw, png = in_graph(crop, RAW), in_graph(crop, png())
   np.testing.assert_array_equal(raw, png)
   assert raw.size < IMAGE.size
 
