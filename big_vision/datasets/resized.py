@@ -30,7 +30,7 @@ _AT_ONCE = 8  # Images in work for each shard.
 
 @dataclasses.dataclass(frozen=True)
 class Resizing:
-  """What becomes of images.
+  """Makes images smaller, and says how they are stored.
 
   Attributes:
     size: pixels of the shorter side; smaller images stay as they are.
