@@ -80,6 +80,47 @@ def benchmark_input(args: argparse.Namespace) -> dict[str, Any]:
     # Also right on a machine with other load.
     "images_per_cpu_second": per_pass * passes * args.rounds / cpu_seconds,
     "peak_memory": peak_memory(),
+    "loaders": compare_loaders(jpegs, args.res, args.rounds),
+  }
+
+
+def compare_loaders(
+  jpegs: list[bytes], res: int, rounds: int
+) -> dict[str, Any]:
+  """Times ways to crop, resize and flip, next to decoding alone.
+
+  Args:
+    jpegs: images.
+    res: side of the crops.
+    rounds: number of rounds, in which they take turns.
+
+  Returns:
+    Dict of figures; "not_installed" names what could not be compared.
+  """
+  from big_vision.benchmarks import loaders
+
+  steps = -(-2 * len(jpegs) // loaders.BATCH)
+  pp = loaders.PP.format(res=res)
+  fns = {
+    "decode_and_crop_jpeg_alone": loaders.decoding_alone(jpegs, 4 * steps),
+    "big_vision": loaders.pipeline(jpegs, pp),
+    "big_vision_randaug": loaders.pipeline(
+      jpegs, loaders.PP_RANDAUG.format(res=res)
+    ),
+  }
+  for store in ("raw", "jpeg"):
+    files = loaders.resized(jpegs, store)
+    fns[f"big_vision_{store}_{loaders.RESIZED}"] = loaders.pipeline(files, pp)
+  installed = loaders.others()
+  fns |= {name: make(jpegs, res) for name, make in installed.items()}
+  seconds = loaders.cpu_seconds(fns, steps, rounds)
+  alone, own = seconds["decode_and_crop_jpeg_alone"], seconds["big_vision"]
+  missing = [name for name in loaders.OTHERS if name not in installed]
+  return {
+    "images_per_cpu_second": {k: loaders.BATCH / s for k, s in seconds.items()},
+    "speed_relative_to_decoding": {k: alone / s for k, s in seconds.items()},
+    "speed_relative_to_big_vision": {k: own / s for k, s in seconds.items()},
+    "not_installed": ", ".join(missing) or "none",
   }
 
 

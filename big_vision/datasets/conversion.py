@@ -1,7 +1,10 @@
 """Gives prepared TFDS datasets random access; see `tools/convert_dataset.py`."""
 
 import concurrent.futures
+import contextlib
 import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -42,8 +45,40 @@ def convert(
   """
   if replace and to == "index":
     raise ValueError("--replace: the index is one of the TFRecord files.")
+  builder, folder = open_tfrecord(name, embedded.default_data_dir(data_dir))
+  shards = [
+    (f.filename, f.examples_in_shard)
+    for split in builder.info.splits.values()
+    for f in split.file_instructions
+  ]
+  if to == "index":
+    write_index(folder, shards, num_workers)
+  else:
+    with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
+      for i, _ in enumerate(pool.map(lambda s: _copy(*s), shards), start=1):
+        logging.info("%s: %d of %d shards", name, i, len(shards))
+    _announce(builder, folder, replace)
+  if replace:
+    for path, _ in shards:
+      fs.remove(path)
+  bv_tfds.clear_cache()
+  return folder
+
+
+def open_tfrecord(name: str, data_dir: str | None) -> tuple[Any, str]:
+  """Opens a dataset that can be converted.
+
+  Args:
+    name: TFDS name.
+    data_dir: the TFDS folder.
+
+  Returns:
+    (TFDS builder, folder with the files).
+
+  Raises:
+    ValueError: it is not prepared, or not in TFRecord files.
+  """
   # Not through the cache: what is written here changes what is opened later.
-  data_dir = embedded.default_data_dir(data_dir)
   builder = bv_tfds.get_builder(name, data_dir, "NAME")
   folder = os.fspath(builder.data_path)
   builder = tfds.builder_from_directory(folder)
@@ -52,62 +87,86 @@ def convert(
       f"{name}: the files in {folder} have the format "
       f"{builder.info.file_format.value}; only tfrecord can be converted."
     )
-  shards = [
-    (f.filename, f.examples_in_shard)
-    for split in builder.info.splits.values()
-    for f in split.file_instructions
-  ]
-  with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
-    if to == "index":
-      _write_index(folder, list(pool.map(lambda s: _index_of(*s), shards)))
-    else:
-      for i, _ in enumerate(pool.map(lambda s: _copy(*s), shards), start=1):
-        logging.info("%s: %d of %d shards", name, i, len(shards))
-      _announce(builder, folder, replace)
-  if replace:
-    for path, _ in shards:
-      fs.remove(path)
-  bv_tfds.clear_cache()
-  return folder
+  return builder, folder
 
 
 def _index_of(path, num_examples):
   """Returns the name of a shard and the bounds of its records."""
-  _check_exists(path)
+  check_exists(path)
   bounds = records.record_bounds(path)
-  _check_count(path, len(bounds) - 1, num_examples)
+  check_count(path, len(bounds) - 1, num_examples)
   return os.path.basename(path), bounds
 
 
-def _write_index(folder, shards):
+def write_index(
+  folder: str, shards: Sequence[tuple[str, int]], num_workers: int
+) -> None:
+  """Writes the index of TFRecord files, which gives them random access.
+
+  Args:
+    folder: for the index.
+    shards: path and number of examples of each.
+    num_workers: shards at a time.
+
+  Raises:
+    ValueError: a shard is missing or damaged.
+  """
+  with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
+    bounds = dict(pool.map(lambda s: _index_of(*s), shards))
   path = fs.join(folder, records.INDEX_FILE)
   with fs.open(path + ".part", "wb") as f:
-    np.savez(f, **dict(shards))
+    np.savez(f, **bounds)
+  fs.rename(path + ".part", path)
+
+
+@contextlib.contextmanager
+def writer_of_shard(
+  path: str, to: str, options: str = ""
+) -> Iterator[Callable[[bytes], Any]]:
+  """Opens a shard to write, which has its name when all is written.
+
+  Args:
+    path: of the shard; what exists stays as it is.
+    to: "index" for TFRecord, or "array_record".
+    options: further ones of array_record.
+
+  Yields:
+    What writes a record.
+
+  Raises:
+    ValueError: the path is not local.
+  """
+  if not fs.is_local(path):
+    raise ValueError(
+      f"{path}: {'array_record' if to == _ARRAY_RECORD else 'resized'} files are "
+      "written locally only; use --format=index, or convert a local copy."
+    )
+  if to == _ARRAY_RECORD:
+    from array_record.python import array_record_module
+
+    # Group size 1: each record can be read without its neighbors.
+    writer = array_record_module.ArrayRecordWriter(
+      path + ".part", f"group_size:1{options}"
+    )
+  else:
+    writer = tf.io.TFRecordWriter(path + ".part")
+  yield writer.write
+  writer.close()
   fs.rename(path + ".part", path)
 
 
 def _copy(path, num_examples):
   """Writes the shard again as array_record, unless that file exists."""
-  from array_record.python import array_record_module
-
-  _check_exists(path)
+  check_exists(path)
   out = records.path_in_format(path, tfds.core.FileFormat(_ARRAY_RECORD))
   if fs.exists(out):
     return
-  if not fs.is_local(out):
-    raise ValueError(
-      f"{out}: array_record files are written locally only; use --format=index, "
-      "or convert a local copy."
-    )
-  # Group size 1: each record can be read without its neighbors.
-  writer = array_record_module.ArrayRecordWriter(out + ".part", "group_size:1")
   num = 0
-  for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
-    writer.write(record)
-    num += 1
-  writer.close()
-  _check_count(path, num, num_examples)
-  fs.rename(out + ".part", out)
+  with writer_of_shard(out, _ARRAY_RECORD) as write:
+    for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+      write(record)
+      num += 1
+    check_count(path, num, num_examples)
 
 
 def _announce(builder, folder, replace):
@@ -121,12 +180,14 @@ def _announce(builder, folder, replace):
   builder.info.write_dataset_info_json(folder)
 
 
-def _check_exists(path):
+def check_exists(path: str) -> None:
+  """Raises ValueError for a shard that is missing."""
   if not fs.exists(path):
     raise ValueError(f"The shard {path} is missing.")
 
 
-def _check_count(path, num, expected):
+def check_count(path: str, num: int, expected: int) -> None:
+  """Raises ValueError for a shard with another number of examples."""
   if num != expected:
     raise ValueError(
       f"The shard {path} has {num} examples, dataset_info.json says {expected}. "

@@ -21,10 +21,12 @@ from big_vision.pipeline.training import (
   DEFAULT_NUM_PARALLEL_CALLS,
   host_options,
 )
-from big_vision.pp import builder, rng
+from big_vision.pp import batched, builder, rng
 from big_vision.tf import tf
 from big_vision.types import Batch, Devices
 
+# Tells examples from padding, until batches are complete.
+_IS_REAL = "_is_real"
 # What is kept from one run of an evaluator to the next.
 CACHES = ("none", "pipeline", "raw_data", "final_data")
 
@@ -263,21 +265,36 @@ def make_for_inference(
     place = layout.position if by_rows else lambda i: before + i
     return examples.enumerate().map(lambda i, example: (place(i), example))
 
-  def prepare(index, example):
+  def prepare(index, example, preprocess=preprocess_fn):
     zero = tf.zeros([], tf.int64)
     number = ids.example_number(index, example)
     # The op may change the dict that it gets.
     extra = {"_mask": tf.constant(True)}
     extra |= {k: example[k] for k in ("_mask", "_id") if k in example}
     with rng.example_seed(tf.stack([zero, number]), zero):
-      out = preprocess_fn(dict(example))
+      out = preprocess(dict(example))
     return {**extra, **out}
 
+  later = batched.Later()
+  begin = batched.beginning(preprocess_fn, later)
+
+  def prepare_for_batch(index, example):
+    out = prepare(index, example, begin)
+    return {**out, _IS_REAL: tf.constant(True)} if later else out
+
+  def finish(batch):
+    is_real = batch.pop(_IS_REAL)
+    return later.finish(batch, is_real)
+
   raw = data.cache() if cache_raw else data
-  ds = number(raw).map(prepare, num_parallel_calls, deterministic=True)
+  ds = number(raw).map(
+    prepare_for_batch, num_parallel_calls, deterministic=True
+  )
   padding = tf.nest.map_structure(_padding, ds.element_spec)
   ds = ds.concatenate(tf.data.Dataset.from_tensors(padding).repeat())
   ds = ds.ragged_batch(local, drop_remainder=True).take(num_batches)
+  if later:
+    ds = ds.map(finish, 1, deterministic=True)
   ds = (ds.cache() if cache_final else ds).with_options(host_options())
   ds = ds.repeat()
   if prefetch:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from big_vision.datasets.source import Example
 from big_vision.pipeline import failures, order, packing, skipping, stream
 from big_vision.pipeline.indexed import IndexedStream
 from big_vision.pipeline.sequential import SequentialStream
-from big_vision.pp import labels, rng
+from big_vision.pp import batched, labels, rng
 from big_vision.tf import tf
 
 Preprocess: TypeAlias = Callable[[Example], Example]
@@ -39,6 +39,8 @@ class Examples:
       another kind of source come in the same order.
     layout: which rows of batches this host needs.
     num_parallel_calls, post_filter_fn, pack, skip_errors: as in `config.input`.
+    later: takes what of the preprocessing is done for a batch at once, None to do
+      all of it for each example; see `in_batches`.
   """
 
   stream: IndexedStream | SequentialStream
@@ -50,6 +52,7 @@ class Examples:
   post_filter_fn: Callable[[Example], Any] | None = None
   pack: Any = None
   skip_errors: bool = False
+  later: batched.Later | None = None
 
   @property
   def name(self) -> str:
@@ -122,7 +125,8 @@ class Examples:
     if record is not None:
       return self._preprocess_one_by_one(start, select, record)
     elements, complete = self.stream.open(start, select)
-    prepare = self._make_prepare(complete)
+    preprocess = batched.beginning(self.preprocess_fn, self.later)
+    prepare = self._make_prepare(complete, preprocess)
     calls = self.num_parallel_calls
     if self.exact:
       return elements.map(prepare, calls, deterministic=True)
@@ -178,14 +182,16 @@ class Examples:
 
     # Once it is read, an example may have a better name.
     ds = elements.map(begin).map(read).map(begin).enumerate()
-    prepare = self._make_prepare(lambda _, example: example)
+    prepare = self._make_prepare(lambda _, example: example, self.preprocess_fn)
     ds = ds.map(self._make_judge(prepare)).map(record.end)
     if self.post_filter_fn:
       ds = ds.filter(lambda number, keep, out: keep)
     return ds.map(lambda number, keep, out: out)
 
   def _make_prepare(
-    self, complete: Callable[[tf.Tensor, Any], Example]
+    self,
+    complete: Callable[[tf.Tensor, Any], Example],
+    preprocess: Preprocess,
   ) -> Callable[..., Example]:
     """Makes what preprocesses an element of the stream, under its seed."""
     high = order.hash_seed(self.seed, self.key, "example") << 31
@@ -197,7 +203,7 @@ class Examples:
       example = complete(index, example)
       seed = tf.stack([high + epoch, self.stream.number(index, example)])
       with rng.example_seed(seed, epoch, run_seed):
-        return self.preprocess_fn(example)
+        return preprocess(example)
 
     return prepare
 
@@ -213,3 +219,23 @@ class Examples:
       return place, keep, checks.run(keep, out)
 
     return judge
+
+
+def in_batches(
+  datasets: Sequence[Examples],
+) -> tuple[Sequence[Examples], batched.Later | None]:
+  """Lets steps of the preprocessing wait for batches, if they are all the same.
+
+  What filters, packs or leaves out examples has to see them complete.
+
+  Args:
+    datasets: what the batches are drawn from.
+
+  Returns:
+    (the datasets, what finishes their batches or None).
+  """
+  steps = {batched.steps(d.preprocess_fn) for d in datasets}
+  if not all(d.exact for d in datasets) or len(steps) > 1 or () in steps:
+    return datasets, None
+  later = batched.Later()
+  return [dataclasses.replace(d, later=later) for d in datasets], later

@@ -15,10 +15,10 @@ from big_vision.datasets import core
 from big_vision.datasets.source import Example, GivenDataSource
 from big_vision.lookup import ConfigError
 from big_vision.pipeline import balance, failures, mixture, order, validate
-from big_vision.pipeline.examples import Examples, Preprocess
+from big_vision.pipeline.examples import Examples, Preprocess, in_batches
 from big_vision.pipeline.indexed import IndexedStream
 from big_vision.pipeline.sequential import SequentialStream
-from big_vision.pp import builder
+from big_vision.pp import batched, builder
 from big_vision.tf import tf
 from big_vision.types import ConfigLike
 
@@ -77,6 +77,7 @@ def training(
   open_ = functools.partial(_open_dataset, seed=seed, layout=layout)
   if validate.is_single(config):
     dataset = open_(config, config.data.name, key="", memory_gb=MEMORY_GB)
+    ([dataset], later) = in_batches([dataset])
     datasets, examples = [dataset], dataset.from_step
   else:
     validate.check_no_dataset_keys(config)
@@ -89,10 +90,11 @@ def training(
       )
       datasets = list(pool.map(one, weights))
     mixture.log_shares(weights, datasets)
+    datasets, later = in_batches(datasets)
     draws = mixture.Draws(list(weights.values()), seed, layout)
     examples = functools.partial(mixture.mix, datasets, draws, layout)
   prefetch = config.get("prefetch", 2)
-  ds = _batches(datasets, examples, local, prefetch, start_step)
+  ds = _batches(datasets, examples, local, prefetch, start_step, later)
   return ds, sum(d.size or 0 for d in datasets)
 
 
@@ -163,7 +165,11 @@ def make_for_train(
     pack=pack,
     skip_errors=skip_errors,
   )
-  return _batches([examples], examples.from_step, local, prefetch, start_step)
+  later = None
+  if local:
+    ([examples], later) = in_batches([examples])
+  open_ = examples.from_step
+  return _batches([examples], open_, local, prefetch, start_step, later)
 
 
 def _open_dataset(
@@ -267,8 +273,7 @@ def _make_stream(
 def _keep_only(preprocess_fn, keys, name):
   """Reduces the results of `preprocess_fn` to `keys`."""
 
-  def fn(example):
-    out = preprocess_fn(example)
+  def select(out):
     if missing := [k for k in keys if k not in out]:
       raise ValueError(
         f"config.input.keep_only: {name!r} has no {missing} after its pp; it "
@@ -276,15 +281,17 @@ def _keep_only(preprocess_fn, keys, name):
       )
     return {k: out[k] for k in keys}
 
-  return fn
+  return batched.followed_by(preprocess_fn, select)
 
 
-def _batches(datasets, examples, local_batch_size, prefetch, start_step):
+def _batches(datasets, examples, local_batch_size, prefetch, start_step, later):
   """Makes batches of `examples(step, record=None)`, which starts anywhere."""
   exact = all(d.exact for d in datasets)
   ds = examples(start_step)
   if local_batch_size:
     ds = ds.batch(local_batch_size, drop_remainder=True)
+  if later is not None:
+    ds = ds.map(later.finish, 1, deterministic=True)  # Beside the next batch.
   ds = ds.with_options(host_options())
   if prefetch:
     ds = ds.prefetch(prefetch)

@@ -14,7 +14,7 @@ import re
 from absl import logging
 
 from big_vision import lookup
-from big_vision.pp import registry, rng
+from big_vision.pp import batched, registry, rng
 from big_vision.pp.registry import Registry, parse_name
 from big_vision.pp.types import ExampleFn
 from big_vision.tf import plain, tf
@@ -70,7 +70,9 @@ def get_preprocess_fn(
 
   Returns:
     `dict -> dict`, for eager use and for `tf.data.Dataset.map`. Most ops change
-    their argument. It raises ValueError if the result is not a dict.
+    their argument. It raises ValueError if the result is not a dict. Its
+    attribute `begin`, called with a `batched.Later` too, leaves the last steps of
+    the ops `waiting` to that.
 
   Raises:
     ValueError: an op cannot be parsed.
@@ -78,21 +80,26 @@ def get_preprocess_fn(
     TypeError: an op does not take these arguments.
   """
   sections = split_pipeline(pp_pipeline)
-  ops = [
-    (s, *_build(s, following))
-    for s, following in itertools.zip_longest(sections, sections[1:])
-  ]
+  names, ops, ours = [], [], True
+  for section, following in itertools.zip_longest(sections, sections[1:]):
+    name, op, is_ours = _build(section, following)
+    names.append(name)
+    ops.append(op)
+    ours = ours and is_ours
+  begins = batched.waiting(ops)
   label = log_data
 
-  def preprocess(data):
+  def run(data, later=None):
     nonlocal log_data
     if log_data:
       logging.info("Data before pre-processing (%s):\n%s", label, data)
-    for i, (section, name, op, _) in enumerate(ops):
+    steps = zip(sections, names, ops, begins, strict=True)
+    for i, (section, name, op, begin) in enumerate(steps):
       if log_steps:
         logging.info("Pre-processing step %s (%s):\n%s", name, section, data)
       with tf.name_scope(name), rng.op_scope(i):
-        data = op(data)
+        waits = later is not None and begin
+        data = begin(data, later) if waits else op(data)
     if not isinstance(data, dict):
       raise ValueError(
         f"Argument `data` must be a dictionary, not {type(data)}"
@@ -102,7 +109,13 @@ def get_preprocess_fn(
     log_data = False
     return data
 
-  ours = all(is_ours for *_, is_ours in ops)
+  def preprocess(data):
+    return run(data)
+
+  preprocess.begin = plain(run) if ours else run
+  preprocess.waiting = tuple(
+    section for section, begin in zip(sections, begins, strict=True) if begin
+  )
   return plain(preprocess) if ours else preprocess
 
 
@@ -125,7 +138,11 @@ def _build(section, following):
     raise TypeError(f"{section}: {e}.{_usage(name, make_op.func)}") from e
   # Ops of this package have no `if` or loop on tensors; others may.
   ours = make_op.func.__module__.split(".")[0] == "big_vision"
-  return name, plain(op) if ours else op, ours
+  if ours:
+    op = plain(op)
+    if hasattr(op, "begin"):
+      op.begin = plain(op.begin)
+  return name, op, ours
 
 
 def _looks_ahead(factory):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from big_vision import lookup
-from big_vision.pp import fast_jpeg, image_files, registry, utils
+from big_vision.pp import fast_jpeg, image_files, raw_images, registry, utils
 from big_vision.tf import tf
 
 # JPEGs above this many pixels are decoded at a fraction of their resolution if
@@ -109,7 +109,7 @@ class Decoder:
     image = tf.cond(
       plain,
       lambda: self._plain(data, is_jpeg),
-      lambda: call(self.read, [data], [tf.uint8], [[None] * 3])[0],
+      lambda: self._other(data, most),
     )
     return tf.ensure_shape(image, [None, None, self.channels or None])
 
@@ -131,6 +131,13 @@ class Decoder:
       return image
     return call(self._finish, [image, data], [tf.uint8], [[None] * 3])[0]
 
+  def _other(self, data, max_pixels):
+    read = lambda: call(self.read, [data], [tf.uint8], [[None] * 3])[0]
+    if self.channels not in (0, 3):
+      return read()
+    is_raw = raw_images.is_good(data, max_pixels)
+    return tf.cond(is_raw, lambda: raw_images.pixels(data), read)
+
   def _decode(self, data, channels, ratio=1):
     if ratio > 1 or (self.precise and channels < 4):
       method = "INTEGER_ACCURATE" if self.precise else ""
@@ -140,7 +147,8 @@ class Decoder:
   def _finish(self, image, data, ratio=1):
     channels, background = self.channels, self.background
     image = image_files.finish(image, channels, background, ratio)
-    return [image_files.turn(image, data) if self.exif else image]
+    turns = self.exif and not raw_images.is_raw(data)
+    return [image_files.turn(image, data) if turns else image]
 
   def read(self, data: bytes) -> list[np.ndarray]:
     """Decodes one file outside of a graph; TensorFlow's decoders go first.
@@ -161,6 +169,8 @@ class Decoder:
     try:
       if name == "JPEG":
         image = self._read_jpeg(data, max_pixels)
+      elif raw_images.is_raw(data):
+        image = raw_images.read(data, max_pixels)
       elif not unsure:
         num = image_files.channels_for_tensorflow(data, channels, max_pixels)
         if num is not None:
@@ -198,6 +208,8 @@ class Decoder:
     if name == "JPEG" and not self.precise:
       most = min(max_pixels, HUGE_PIXELS)
       image = fast_jpeg.read(data, channels, most)
+    if raw_images.is_raw(data):
+      image = raw_images.read(data, max_pixels)
     if image is None:
       image = image_files.read(data, max_pixels)
       if name == "PNG" and channels == 1:
@@ -225,25 +237,17 @@ class Decoder:
     sides = (max(self.wanted),) * 2 if self.exif else self.wanted
     return largest_ratio(size, [_MARGIN * side for side in sides])
 
-  def sides_and_pixels(self, data: bytes) -> list[np.ndarray]:
-    """Decodes what has to be decoded to know how large it is.
+  def check_jpeg(self, data: bytes) -> None:
+    """Refuses a JPEG that is too large.
 
     Args:
       data: content of the file.
 
-    Returns:
-      List of int32 [2], height and width, and uint8 [H, W, C]. Of JPEG, parts of
-      which can be decoded later, the second is [0, 0, C].
-
     Raises:
-      ValueError: it cannot be read, or has more than `max_pixels`.
+      ValueError: it has more than `max_pixels`.
     """
-    if image_files.format_of(data) == "JPEG":
-      sides = tf.image.extract_jpeg_shape(data)[:2].numpy()
-      if np.prod(sides, dtype=np.int64) <= image_files.limit(self.max_pixels):
-        return [sides, np.zeros([0, 0, self.channels], np.uint8)]
-    (image,) = self.read(data)
-    return [np.array(image.shape[:2], np.int32), image]
+    height, width = tf.image.extract_jpeg_shape(data)[:2].numpy().tolist()
+    image_files.check_size(width, height, image_files.limit(self.max_pixels))
 
   def tensor(self, data: bytes) -> tf.Tensor:
     """Decodes one file now, without a copy of large images.
@@ -293,6 +297,18 @@ def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   shape = _jpeg_shape(data, is_jpeg)
   size = tf.where(is_jpeg, shape[:2], words[5:3:-1])
   return tf.cast(size, tf.int64), is_jpeg, is_png
+
+
+def is_jpeg(data: tf.Tensor) -> tf.Tensor:
+  """Tells whether a file is a JPEG.
+
+  Args:
+    data: string scalar.
+
+  Returns:
+    bool scalar.
+  """
+  return tf.equal(tf.strings.substr(data, 0, 3), b"\xff\xd8\xff")
 
 
 def _words(data):

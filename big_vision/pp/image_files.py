@@ -206,13 +206,13 @@ def read(data: bytes, max_pixels: int) -> Image.Image:
     raise ValueError("This is not an image that can be read: it is empty.")
   name = format_of(data)
   if name == "WEBP" and (header := _webp_header(data)):
-    _check_size(*header[:2], max_pixels)  # Pillow makes room when it opens it.
+    check_size(*header[:2], max_pixels)  # Pillow makes room when it opens it.
   try:
     image = _open(data, [name] if name else _OTHER_FORMATS)
     if image is not None:
-      _check_size(*image.size, max_pixels)
+      check_size(*image.size, max_pixels)
       image.load()
-      _check_size(*image.size, max_pixels)  # An ICO may hold a larger PNG.
+      check_size(*image.size, max_pixels)  # An ICO may hold a larger PNG.
       image = _eight_bits(image)
   except TooLarge:
     raise
@@ -235,8 +235,17 @@ class TooLarge(ValueError):
   """An image has more pixels than it may have."""
 
 
-def _check_size(width, height, max_pixels):
-  """Raises TooLarge for an image of this size."""
+def check_size(width: int, height: int, max_pixels: int) -> None:
+  """Refuses images with too many pixels.
+
+  Args:
+    width: of the image.
+    height: of the image.
+    max_pixels: see `limit`.
+
+  Raises:
+    TooLarge: it has more.
+  """
   if width * height > max_pixels:
     raise TooLarge(
       f"This image has {width} x {height} = {width * height:,} pixels, at most "

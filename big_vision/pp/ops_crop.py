@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
-from big_vision.pp import decoding, image_files, resizing, rng, utils
+from big_vision.pp import (
+  decoding,
+  image_files,
+  raw_images,
+  resizing,
+  rng,
+  utils,
+)
 from big_vision.pp.registry import Registry
 from big_vision.pp.types import TensorFn
 from big_vision.tf import tf
@@ -13,12 +21,29 @@ from big_vision.tf import tf
 InKeyOutKey = utils.InKeyOutKey
 
 
-def _inception_box(shape, area_min, area_max, **kw):
-  """Draws a part of an image: (begin, size), each int32 [3]."""
+def inception_box(
+  shape: tf.Tensor,
+  area_min: float,
+  area_max: float,
+  seed: tf.Tensor,
+  **kw: Any,
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Draws a part of an image.
+
+  Args:
+    shape: int32 [3] of the image.
+    area_min: least area, percent of the image.
+    area_max: largest area, percent of the image.
+    seed: int64 [2].
+    **kw: for `tf.image.stateless_sample_distorted_bounding_box`.
+
+  Returns:
+    (begin, size), each int32 [3].
+  """
   begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
     shape,
     tf.zeros([0, 0, 4], tf.float32),
-    seed=rng.next_seed(),
+    seed=seed,
     area_range=(area_min / 100, area_max / 100),
     min_object_covered=0,  # There are no objects, do not enforce anything.
     use_image_if_no_bounding_boxes=True,
@@ -58,7 +83,9 @@ def get_inception_crop(
 
   def inception_crop(image):
     image = tf.convert_to_tensor(image)
-    begin, extent = _inception_box(tf.shape(image), area_min, area_max)
+    begin, extent = inception_box(
+      tf.shape(image), area_min, area_max, rng.next_seed()
+    )
     crop = tf.slice(image, begin, extent)
     crop = tf.ensure_shape(crop, [None, None, image.shape[-1]])
     if size:
@@ -111,51 +138,63 @@ def get_decode_jpeg_and_inception_crop(
 
   hw = tuple(utils.maybe_repeat(size, 2)) if size else None
   decoder = decoding.Decoder(max_pixels=max_pixels)
-  most = min(image_files.limit(max_pixels), decoding.HUGE_PIXELS)
 
   def decode_jpeg_and_inception_crop(data):
     data = tf.convert_to_tensor(data)
-    sides, is_jpeg, _ = decoding.read_header(data)
-    plain = is_jpeg & (tf.reduce_prod(sides) <= most)
-    sides, image = tf.cond(
-      plain,
-      lambda: [tf.cast(sides, tf.int32), tf.zeros([0, 0, 3], tf.uint8)],
-      lambda: decoding.call(
-        decoder.sides_and_pixels,
-        [data],
-        [tf.int32, tf.uint8],
-        [[2], [None, None, 3]],
-      ),
-    )
-    begin, extent = _inception_box(
-      tf.concat([sides, [3]], 0),
-      area_min,
-      area_max,
-      aspect_ratio_range=(ratio_min, ratio_max),
-    )
-    window = tf.concat([begin[:2], extent[:2]], 0)
+    seed = rng.next_seed()  # The same box for any format.
+
+    def box_of(shape):
+      ratios = (ratio_min, ratio_max)
+      return inception_box(
+        shape, area_min, area_max, seed, aspect_ratio_range=ratios
+      )
+
+    # Few ops: many small ones would take as long as to resize.
     crop = tf.cond(
-      plain,
-      lambda: _decode_small(data, window, hw if dct_scale else None),
-      lambda: decoding.call(
-        lambda data, image, window: [_crop(data, image, window, hw)],
-        [data, image, window],
-        [tf.uint8],
-        [[None, None, 3]],
-      )[0],
+      decoding.is_jpeg(data),
+      lambda: _of_jpeg(data, box_of, hw, dct_scale, decoder),
+      lambda: _of_other(data, box_of, decoder),
     )
     return resizing.resize(crop, hw, method, antialias) if hw else crop
 
   return decode_jpeg_and_inception_crop
 
 
-def _crop(data, image, window, hw):
-  """Cuts a window out of an image, or out of a huge JPEG."""
-  if not image.size:
+def _of_jpeg(data, box_of, hw, dct_scale, decoder):
+  """Decodes a box of a JPEG; a call of Python does so for huge ones."""
+  most = min(image_files.limit(decoder.max_pixels), decoding.HUGE_PIXELS)
+  shape = tf.image.extract_jpeg_shape(data)
+  begin, extent = box_of(shape)
+  window = tf.concat([begin[:2], extent[:2]], 0)
+
+  def huge(data, window):
+    decoder.check_jpeg(data)
     ratio = decoding.largest_ratio(window[2:], hw) if hw else 1
-    return _decode_window(data, tf.constant(window), ratio).numpy()
-  top, left, height, width = window
-  return image[top : top + height, left : left + width]
+    return [_decode_window(data, tf.constant(window), ratio).numpy()]
+
+  return tf.cond(
+    tf.reduce_prod(tf.cast(shape[:2], tf.int64)) <= most,
+    lambda: _decode_small(data, window, hw if dct_scale else None),
+    lambda: _call(huge, data, window),
+  )
+
+
+def _of_other(data, box_of, decoder):
+  """Decodes an image in full, and cuts out a box."""
+  most = image_files.limit(decoder.max_pixels)
+  image = tf.cond(
+    raw_images.is_good(data, most),
+    lambda: raw_images.pixels(data),
+    lambda: _call(decoder.read, data),
+  )
+  image = tf.ensure_shape(image, [None, None, 3])
+  crop = tf.slice(image, *box_of(tf.shape(image)))
+  return tf.ensure_shape(crop, [None, None, 3])
+
+
+def _call(fn, *args):
+  """Calls what makes an image in Python."""
+  return decoding.call(fn, args, [tf.uint8], [[None, None, 3]])[0]
 
 
 def _decode_small(data, window, hw):

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from big_vision import checkpoint_npz, fs, lookup, trees
+from big_vision.pp import batched, utils
 from big_vision.pp import labels as label_lib
-from big_vision.pp import utils
 from big_vision.pp.ops_choice import get_choice, get_choice_no_replacement
 from big_vision.pp.registry import Registry
 from big_vision.pp.types import ExampleFn, TensorFn
@@ -195,7 +195,7 @@ def get_onehot(
     data[key_result or key] = x
     return data
 
-  return onehot
+  return batched.touches(onehot, key, key_result or key)
 
 
 @Registry.register("preprocess_ops.keep")
@@ -208,7 +208,9 @@ def get_keep(*keys: str) -> ExampleFn:
   Returns:
     `dict -> dict`, a new one.
   """
-  return lambda data: {k: v for k, v in data.items() if k in keys}
+  return batched.touches(
+    lambda data: {k: v for k, v in data.items() if k in keys}
+  )
 
 
 @Registry.register("preprocess_ops.drop")
@@ -221,7 +223,9 @@ def get_drop(*keys: str) -> ExampleFn:
   Returns:
     `dict -> dict`, a new one.
   """
-  return lambda data: {k: v for k, v in data.items() if k not in keys}
+  return batched.touches(
+    lambda data: {k: v for k, v in data.items() if k not in keys}
+  )
 
 
 @Registry.register("preprocess_ops.copy")

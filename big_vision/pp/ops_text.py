@@ -5,6 +5,7 @@ Shapes: `B` texts, `T` tokens.
 
 from __future__ import annotations
 
+import functools
 import string
 from typing import Any
 
@@ -13,6 +14,7 @@ from absl import logging
 from big_vision import lookup
 from big_vision.datasets.imagenet import class_names
 from big_vision.pp import (
+  batched,
   hf_tokenizer,
   ops_general,
   sentencepiece_model,
@@ -163,7 +165,7 @@ def get_pp_tokenize(
     pad_value = tokenizer.piece_to_id(pad_value)
   choice = ops_general.get_choice(key="text", fewer_ok=True)
 
-  def pp_tokenize(text):
+  def choose(text):
     if not isinstance(text, tf.RaggedTensor):
       text = tf.convert_to_tensor(text, tf.string)
     if sample_if_multi and text.shape.rank:
@@ -176,16 +178,19 @@ def get_pp_tokenize(
       ragged = isinstance(text, tf.RaggedTensor)
       texts = text.flat_values if ragged else tf.reshape(text, [-1])
       text = choice({"text": texts})["text"]
-    return tokenize(
-      text,
-      tokenizer,
-      max_len,
-      pad_value=pad_value,
-      force_eos=eos == "sticky",
-      multi_text=not sample_if_multi,
-    )
+    if sample_if_multi:
+      text.shape.assert_has_rank(0)
+    return text
 
-  return pp_tokenize
+  encode = functools.partial(
+    tokenize,
+    tokenizer=tokenizer,
+    max_len=max_len,
+    pad_value=pad_value,
+    force_eos=eos == "sticky",
+    multi_text=True,
+  )
+  return batched.TwoSteps(choose, encode)
 
 
 @Registry.register("preprocess_ops.coco_captions")

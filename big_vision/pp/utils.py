@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from big_vision.pp import batched
 from big_vision.pp.types import ExampleFn
 
 
@@ -75,7 +76,17 @@ class InKeyOutKey:
         data[key or outkey] = fn(value, **extra)
         return data
 
-      return op
+      if with_data:
+        return op
+      if isinstance(fn, batched.TwoSteps):
+
+        def begin(data, later):
+          value = fn.first(data[key or inkey])
+          data[key or outkey] = later.put(key or outkey, value, fn.second)
+          return data
+
+        op.begin, op.key = begin, key or outkey
+      return batched.touches(op, key or inkey, key or outkey)
 
     own = inspect.signature(get_op).parameters
     functools.update_wrapper(get_op, get_fn)

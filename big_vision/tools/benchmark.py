@@ -9,7 +9,10 @@ step        seconds per step and images/s of the model on synthetic data, next
             to a plain flax step of the same ViT; time to the first step.
             --against timm: next to the same model, optimizer and precision in
             PyTorch, for vit, mlp_mixer, bit_paper and proj.image_text.two_towers
-input       images/s of a preprocessing string on JPEGs of 500x375 pixels
+input       images/s of a preprocessing string on JPEGs of 500x375 pixels; decoding,
+            cropping and flipping, in turns with decoding alone, with images that
+            are stored already resized and, where installed, with the loaders of
+            torch (with torchvision) and grain
 source      images/s, memory and time to resume for kinds of TFDS files
 evaluation  seconds per batch of an evaluator, next to its predict function alone
 checkpoint  how long the loop waits for a save, and how long saving and loading

@@ -18,6 +18,8 @@ from big_vision import devices as bv_devices
 from big_vision.pipeline import evaluation, prefetch, to_devices
 from big_vision.types import Array, Batch, Devices, PredictFn, TrainState
 
+_AT_ONCE = 256  # Texts to tokenize.
+
 
 def get_builder(dataset: str, data_dir: str | None = None) -> Any:
   """Makes a TFDS builder, whether or not the dataset is prepared.
@@ -105,28 +107,40 @@ def preprocess(ds: Any, pp: str, keep: Sequence[str]) -> Any:
     ValueError: `pp` does not give one of these entries.
   """
   from big_vision.datasets import ids
+  from big_vision.pp import batched, rng
   from big_vision.pp import builder as pp_builder
-  from big_vision.pp import rng
   from big_vision.tf import tf
 
-  fn = pp_builder.get_preprocess_fn(pp)
+  fn, later = pp_builder.get_preprocess_fn(pp), batched.Later()
   zero = tf.zeros([], tf.int64)
   found: set[str] = set()
 
-  def one(index, example):
+  def one(index, example, fn=fn):
     number = ids.example_number(index, example)
     with rng.example_seed(tf.stack([zero, number]), zero):
       out = fn(dict(example))
     found.update(out)
     return {k: out[k] for k in keep if k in out}
 
-  out = ds.enumerate().map(one, tf.data.AUTOTUNE, deterministic=True)
+  numbered, auto = ds.enumerate(), tf.data.AUTOTUNE
+  out = numbered.map(one, auto, deterministic=True)
   if missing := [k for k in keep if k not in found]:
     raise ValueError(
       f"The preprocessing {pp!r} gives no {missing}, only "
       f"{', '.join(sorted(found))}."
     )
-  return out
+  # Texts are small, and tokenizers are called once for many of them.
+  specs = tf.nest.flatten(out.element_spec)
+  if not (batched.steps(fn) and all(_is_fixed(spec) for spec in specs)):
+    return out
+  begin = functools.partial(one, fn=batched.beginning(fn, later))
+  first = numbered.map(begin, auto, deterministic=True)
+  return first.batch(_AT_ONCE).map(later.finish).unbatch()
+
+
+def _is_fixed(spec):
+  shape = getattr(spec, "shape", None)
+  return shape is not None and shape.is_fully_defined()
 
 
 def text_spec() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from big_vision import download
-from big_vision.pp import rng, string_ops, tokenizer, wordpiece
+from big_vision.pp import batched, rng, string_ops, tokenizer, wordpiece
 from big_vision.pp.registry import Registry
 from big_vision.pp.types import TensorFn
 from big_vision.pp.utils import InKeyOutKey
@@ -64,7 +64,7 @@ def get_pp_bert_tokenize(
   bert = BertTokenizer(vocab_path)
   encode = lambda text: [bert.bos_token, *bert.encode(text)]
 
-  def bert_tokenize(text):
+  def choose(text):
     if isinstance(text, tf.RaggedTensor):
       text = text.flat_values
     texts = tf.reshape(tf.convert_to_tensor(text, tf.string), [-1])
@@ -74,10 +74,12 @@ def get_pp_bert_tokenize(
       index = tf.random.stateless_uniform(
         [], rng.next_seed(), maxval=num_texts, dtype=tf.int32
       )
-    text = tf.concat([texts, [""]], 0)[index]
-    return string_ops.encode_padded(encode, text, max_len, pad_value=0)
+    return tf.concat([texts, [""]], 0)[index]
 
-  return bert_tokenize
+  return batched.TwoSteps(
+    choose,
+    lambda text: string_ops.encode_padded(encode, text, max_len, pad_value=0),
+  )
 
 
 @Registry.register("tokenizers.bert")

@@ -1,0 +1,150 @@
+"""Ops whose last step can be done for a whole batch at once.
+
+A call of Python from tf.data takes longer than to tokenize a text, so tokenizers
+are called once per batch. That is a matter of speed alone: the steps give the
+same values either way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+from big_vision.pp.types import Example, ExampleFn, TensorFn
+from big_vision.tf import tf
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoSteps:
+  """A function of a value, in two steps.
+
+  Attributes:
+    first: what has to be done for each example, such as random choices.
+    second: the rest. It has no state and draws no random numbers, and each
+      scalar has its own result: for tensors of shape [B] it gives [B, ...].
+  """
+
+  first: TensorFn
+  second: TensorFn
+
+  def __call__(self, value: tf.Tensor) -> tf.Tensor:
+    """Does both steps."""
+    return self.second(self.first(value))
+
+
+class Later(dict[str, TensorFn]):
+  """Second steps that wait until examples are batched, by name of the entry."""
+
+  def put(self, key: str, value: tf.Tensor, step: TensorFn) -> tf.Tensor:
+    """Notes a step, or does it now if the value is not a scalar.
+
+    Args:
+      key: the entry.
+      value: what the first step gave.
+      step: the second step.
+
+    Returns:
+      The entry for now.
+    """
+    if not isinstance(value, tf.Tensor) or value.shape.rank != 0:
+      self.pop(key, None)
+      return step(value)
+    self[key] = step
+    return value
+
+  def finish(self, batch: Example, is_real: tf.Tensor | None = None) -> Example:
+    """Does the steps for a batch.
+
+    Args:
+      batch: dict of tensors [B, ...].
+      is_real: bool [B], False for padding, whose results should be zeros.
+
+    Returns:
+      The batch, its entries in the same order.
+    """
+    out = dict(batch)
+    for key, step in self.items():
+      if key in out:
+        x = step(out[key])
+        if is_real is not None:
+          shape = [-1] + [1] * (x.shape.rank - 1)
+          x = tf.where(tf.reshape(is_real, shape), x, tf.zeros_like(x))
+        out[key] = x
+    return out
+
+
+def touches(op: ExampleFn, *keys: str) -> ExampleFn:
+  """Tells the builder which entries an op reads or writes, in place.
+
+  Args:
+    op: `dict -> dict`. It may drop any entry.
+    *keys: names of entries.
+
+  Returns:
+    The op.
+  """
+  op.entries = keys
+  return op
+
+
+def waiting(ops: list[ExampleFn]) -> list[Callable[..., Example] | None]:
+  """Finds the second steps that may wait: nothing after them needs the result.
+
+  Args:
+    ops: in the order of the preprocessing string.
+
+  Returns:
+    For each op, `(example, Later) -> example` that does its first step, or None.
+  """
+  out, used, known = [], set(), True
+  for op in reversed(ops):
+    may_wait = known and getattr(op, "key", None) not in used
+    out.append(getattr(op, "begin", None) if may_wait else None)
+    known = known and hasattr(op, "entries")
+    used.update(getattr(op, "entries", ()))
+  return out[::-1]
+
+
+def steps(preprocess: ExampleFn) -> tuple[str, ...]:
+  """Lists the ops whose second steps may wait.
+
+  Args:
+    preprocess: of `builder.get_preprocess_fn`, or any other function.
+
+  Returns:
+    Their sections of the preprocessing string.
+  """
+  return getattr(preprocess, "waiting", ())
+
+
+def beginning(preprocess: ExampleFn, later: Later | None) -> ExampleFn:
+  """Selects what of a preprocessing is done for each example.
+
+  Args:
+    preprocess: of `builder.get_preprocess_fn`, or any other function.
+    later: takes the steps that wait; None if there is nothing to take them.
+
+  Returns:
+    `dict -> dict`.
+  """
+  if later is None or not steps(preprocess):
+    return preprocess
+  return functools.partial(preprocess.begin, later=later)
+
+
+def followed_by(preprocess: ExampleFn, select: ExampleFn) -> ExampleFn:
+  """Adds a function that drops entries.
+
+  Args:
+    preprocess: of `builder.get_preprocess_fn`, or any other function.
+    select: `dict -> dict`, which changes no entry.
+
+  Returns:
+    `dict -> dict`, also with the attributes of `preprocess`.
+  """
+  fn = lambda example: select(preprocess(example))
+  if steps(preprocess):
+    fn.waiting = preprocess.waiting
+    fn.begin = lambda data, later: select(preprocess.begin(data, later))
+  return fn
