@@ -82,7 +82,7 @@ class Chrono:
     self.warmup = 2
     self.note = "Chrono n/a"
     self._timings = collections.defaultdict(list)
-    self._seconds = collections.Counter()  # Of `log_timing`, by name.
+    self._seconds: dict[str, float] = collections.defaultdict(float)  # By name.
     self.load()
 
   def reset(self) -> None:

@@ -66,7 +66,7 @@ TRIALS: dict[str, dict[str, Any]] = {
 
 
 def options(
-  config: ConfigLike, mesh: jax.sharding.Mesh
+  config: ConfigLike, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh
 ) -> dict[str, Any] | None:
   """Chooses the compiler options of a run's train step.
 
@@ -77,6 +77,8 @@ def options(
   Returns:
     Options for `jax.jit(compiler_options=...)`; None without any.
   """
+  if isinstance(mesh, jax.sharding.AbstractMesh):
+    return None
   devices = mesh.devices.flatten()
   if devices[0].platform not in ("gpu", "cuda"):
     return None

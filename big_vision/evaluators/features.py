@@ -241,10 +241,12 @@ class Extractor:
       found = _read(path, key, jax.device_get(first), batches)
       if found is not None:
         return found
-    start = after and (lambda: self._open(after, pp_fn, names)[1].start())
+    start = None
+    if after:
+      start = lambda: self._open(after, pp_fn, names)[1].start()
     results = (
       represent(train_state, batch)
-      for batch in iteration.followed_by(batches, start or None)
+      for batch in iteration.followed_by(batches, start)
     )
     parts, labels = iteration.rows(results, batches)
     features = Features(parts, np.asarray(labels))

@@ -83,8 +83,6 @@ def main_for(
 def start_jax() -> None:
   """Sets up memory, logging and the compilation cache, joins the other hosts."""
   malloc.keep()
-  if flags.FLAGS["verbosity"].using_default_value:
-    logging.set_verbosity(logging.INFO)
   logs.set_up()
   compat.use_compilation_cache("~/.cache/big_vision/jax")
   hosts.join()  # It compiles, so after that.

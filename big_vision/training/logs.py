@@ -12,7 +12,7 @@ import sys
 from logging import handlers
 
 import jax
-from absl import logging
+from absl import flags, logging
 
 from big_vision import fs
 
@@ -92,7 +92,9 @@ class _Plain(logging.PythonFormatter):
 
 
 def set_up() -> None:
-  """Makes the lines on stderr short; call it once per process."""
+  """Makes the lines on stderr short, with notes; call it once per process."""
+  if flags.FLAGS["verbosity"].using_default_value:
+    logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()
   handler.setFormatter(_Lines())
   handler.addFilter(no_chatter)

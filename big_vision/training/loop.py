@@ -70,7 +70,7 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
   manager = checkpoints.CheckpointManager() if setup.workdir else None
   best = best_lib.start(config, setup.workdir, first_step)
   progress = console.Progress(total_steps)
-  measured, prof = {}, None
+  measured, prof, utilization = {}, None, None
 
   def save(step: int, keep: bool = False, as_best: bool = False) -> None:
     if manager:
@@ -113,7 +113,6 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
 
     if first_step < total_steps:
       console.note("First step compilations...")
-    utilization = None
     for step in range(first_step + 1, total_steps + 1):
       assert batches is not None  # There are steps left.
       with progress.waiting_for_data():
@@ -174,9 +173,8 @@ def run(setup: Setup, recipe: Recipe) -> TrainState:
     profiler.startstop_prof(prof)
     if first_step == total_steps:
       resuming.begin(setup, first_step)
-  console.note(f"Done! {chrono.note.replace(chr(10), '  ')}")
-  if chrono.seconds("z/secs/eval/"):
-    console.note(f"Evaluation took {chrono.share('z/secs/eval/')}.")
+  done = f"Done! {chrono.note.replace(chr(10), '  ')}  Evaluation: "
+  console.note(done + chrono.share("z/secs/eval/"))
   return state
 
 

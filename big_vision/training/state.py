@@ -72,9 +72,8 @@ def plan(recipe: Recipe, setup: Setup) -> Plan:
   rng_init, _ = seed_keys(config.get("seed", 0))
 
   def make_params(rng):
-    zeros = lambda s: jnp.zeros(s.shape, s.dtype)
-    params = recipe.init(rng, jax.tree.map(zeros, setup.batch_shapes))
-    return precision.parameters(params, config)
+    batch = jax.tree.map(jnp.zeros_like, setup.batch_shapes)
+    return precision.parameters(recipe.init(rng, batch), config)
 
   with shape_check.explained(setup):
     boxed = {"params": jax.eval_shape(make_params, rng_init)}

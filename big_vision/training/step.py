@@ -188,8 +188,7 @@ def make_update(
   Args:
     recipe: the Recipe.
     tx: the optimizer.
-    config: the run's config (`schedule`, `grad_accum_steps`, `ema_decay`,
-      `deterministic_reductions`).
+    config: the run's config.
     shardings: tree of NamedSharding for the state.
     replicated: NamedSharding of the measurements.
 

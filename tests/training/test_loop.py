@@ -115,7 +115,7 @@ def test_checkpoints_stay_in_the_workdir_of_a_run_with_evaluators(
   # The sum over the steps before, and the initial evaluation.
   assert 0 < rows[1]["z/secs/eval_total"] < rows[3]["z/secs/eval_total"]
   said = caplog.text
-  assert re.search(r"Evaluation took \d+\.\d% of the run \(\ds of ", said)
+  assert re.search(r"Evaluation: \d+\.\d% of the run \(\ds of ", said)
 
 
 @pytest.mark.parametrize("intervals", [{}, {"ckpt_steps": 0}])
