@@ -291,6 +291,19 @@ def cache(tmp_path):
   compilation_cache.reset_cache()
 
 
+@pytest.mark.parametrize("given, expected", [(None, 0.1), ("7", 5.0)])
+def test_short_compilations_are_kept(cache, monkeypatch, given, expected):
+  """Unless the user has told JAX what to keep, before it was imported."""
+  name = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+  monkeypatch.delenv(name, raising=False)
+  if given:
+    monkeypatch.setenv(name, given)
+  jax.config.update("jax_compilation_cache_dir", None)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 5.0)
+  compat.use_compilation_cache(str(cache))
+  assert jax.config.jax_persistent_cache_min_compile_time_secs == expected
+
+
 def test_damaged_entries_of_the_compilation_cache_are_replaced(cache):
   def compute():  # As a process that has just started.
     jax.clear_caches()

@@ -31,10 +31,29 @@ def run(pp, data=None):
   return builder.get_preprocess_fn(pp)({} if data is None else data)
 
 
+def run_later(pp):
+  return builder.get_preprocess_fn(pp, log_data=False)
+
+
 def test_order_and_empty_sections():
   assert run("t_add(3)|t_add(1, k=10)||t_add(n=2)|", {"x": 1}) == {"x": 43}
   assert run("", {"x": 1}) == {"x": 1}
   assert run(None, {"x": 1}) == {"x": 1}
+
+
+def test_ops_of_users_may_branch_on_tensors():
+  def clip(most):
+    def op(data):
+      if data["x"] > most:
+        data["x"] = tf.constant(most, tf.int64)
+      return data
+
+    return op
+
+  with registry.temporary_ops(t_clip=clip):
+    fn = run_later("copy('x', 'y')|t_clip(1)|t_add(0)")
+    ds = tf.data.Dataset.from_tensor_slices({"x": tf.range(3, dtype=tf.int64)})
+    assert [int(d["x"]) for d in ds.map(fn)] == [0, 1, 1]
 
 
 def test_white_space_and_comments():

@@ -1,5 +1,8 @@
 """What does not fit is named before data is read or anything compiles."""
 
+import logging
+
+import jax
 import jax.numpy as jnp
 import ml_collections as mlc
 import pytest
@@ -138,6 +141,23 @@ def test_the_step_is_traced_once():
 
   loop.run(toy.setup(toy.config(total_steps=3)), toy.make(loss_fn=loss_fn))
   assert len(calls) == 1
+
+
+def test_the_step_compiles_in_a_thread_only(caplog):
+  caplog.set_level(logging.WARNING, "jax")
+  jax.config.update("jax_log_compiles", True)
+  try:
+    # Another program than that of other tests.
+    setup = toy.setup(toy.config(total_steps=3, lr=0.0123))
+    loop.run(setup, toy.make())
+  finally:
+    jax.config.update("jax_log_compiles", False)
+  threads = {  # Those of other tests may be at work, still.
+    record.threadName
+    for record in caplog.records
+    if "Finished XLA compilation of jit(step)" in record.getMessage()
+  }
+  assert threads == {"compile_0"}
 
 
 def test_errors_about_something_else_are_shown_as_they_are():
