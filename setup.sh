@@ -129,8 +129,11 @@ set_up() {
     # `import big_vision` works in bv_venv from any folder.
     local packages="$venv/lib/python${version%.*}/site-packages"
     mkdir -p "$packages" && echo "$root" >"$packages/big_vision.pth"
-    (cd "$root" && "$venv/bin/python" -m big_vision.bytecode >/dev/null 2>&1) ||
-      say "big_vision cannot be imported yet"
+    if [[ -d "$root/big_vision" ]]; then
+      # The first import of packages is slow, this one.
+      (cd "$root" && "$venv/bin/python" -m big_vision.bytecode >/dev/null 2>&1) ||
+        say "importing big_vision failed; its commands will say why"
+    fi
     echo "$wanted" >"$stamp" # Last: without it bv_venv is made anew.
     say "done in ${SECONDS}s"
   fi

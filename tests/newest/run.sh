@@ -58,6 +58,9 @@ make_env() {
   fi
   BV_PYTHON="$2" BV_JAX=cpu bash "$env/setup.sh"
   python="$env/bv_venv/bin/python"
+  local compiled="$env/bv_venv/.bytecode" # Else each test process would.
+  [[ -e "$compiled" ]] ||
+    { inside -m big_vision.bytecode >/dev/null 2>&1 && touch "$compiled"; } || true
 }
 
 forget_old() {
