@@ -147,7 +147,8 @@ def main(folder):
     )
     vit = {**w, "params": {"Transformer": {}}}
     result |= {f"dense/{k}": v for k, v in dense.run(vit)}
-    result["labels"] = fewshot._features(w, "toy", "train", "")[1].tolist()
+    key = ("toy", "train", "")
+    result["labels"] = fewshot._features(w, key, None)[1].tolist()
     path = os.path.join(folder, "saved.npz")
     list(save.Evaluator(predict, outfile=path, **kw).run(w))
     mine = jax.process_index() + 1

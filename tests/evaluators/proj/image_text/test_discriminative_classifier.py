@@ -219,13 +219,11 @@ def test_what_comes_next_is_read_ahead(in_memory, state, monkeypatch):
 
 
 def test_examples_are_counted_in_the_background():
-  threads = []
+  def batches(threads, **kw):
+    def note(x):
+      threads.append(threading.get_ident())
+      return x
 
-  def note(x):
-    threads.append(threading.get_ident())
-    return x
-
-  def batches(**kw):
     ds = tf.data.Dataset.range(10).filter(lambda x: x % 2 == 0)
     ds = ds.map(lambda x: {"x": tf.numpy_function(note, [x], tf.int64)})
     ds = ds.map(lambda d: {"x": tf.ensure_shape(d["x"], [])})
@@ -233,15 +231,15 @@ def test_examples_are_counted_in_the_background():
 
   want = [[0, 2, 4, 6], [8, 0, 0, 0]]
   for cache in (False, True):
-    threads.clear()
-    b = batches(cache_final=cache)
+    threads = []  # Of this dataset: others may still be read ahead.
+    b = batches(threads, cache_final=cache)
     b.start()
     b.start()
     for _ in range(2):
       assert [x["x"].tolist() for x in b] == want
     if cache:  # All is read once, to be counted.
       assert len(threads) == 5
-    assert [x["x"].tolist() for x in batches(cache_final=cache)] == want
+    assert [x["x"].tolist() for x in batches([], cache_final=cache)] == want
 
 
 def test_default_overrides(in_memory):
