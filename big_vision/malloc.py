@@ -3,8 +3,10 @@
 XLA allocates the intermediate results of a program anew in each call, hundreds of
 megabytes to gigabytes. By default the library returns them to the system after
 each call, which fills every page with zeros before the next one: 225,000 page
-faults in a step of ViT-S/16 with 8 images, a tenth of its time on two cores (see
-docs/benchmarks.md).
+faults in a step of ViT-S/16 with 8 images, a tenth of its time on two cores. But
+all threads then share one heap, which costs small models that read thousands of
+images a second more than it saves: runs do it with BV_KEEP_MEMORY=1 only. See
+docs/benchmarks.md.
 """
 
 import ctypes
@@ -14,8 +16,13 @@ import platform
 
 # From malloc.h of glibc.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-# All threads share one heap, and wait for each other if there are many.
+# Threads that share a heap wait for each other.
 _MOST_CORES = 16
+
+
+def keep_if_asked() -> bool:
+  """Calls `keep` if the variable BV_KEEP_MEMORY is 1; returns what it returns."""
+  return os.environ.get("BV_KEEP_MEMORY") == "1" and keep()
 
 
 def keep() -> bool:

@@ -12,7 +12,7 @@ import resource, threading
 import numpy as np
 from big_vision import malloc
 
-kept = malloc.keep()
+kept = malloc.keep_if_asked()
 
 def run():
   for _ in range(5):
@@ -33,6 +33,7 @@ def faults(**env):
   """(Whether it took effect, page faults per page of a freed allocation)."""
   names = ("MALLOC_", "GLIBC_TUNABLES", "JAX_PLATFORMS")
   inherited = {k: v for k, v in os.environ.items() if not k.startswith(names)}
+  inherited["BV_KEEP_MEMORY"] = "1"
   # Without huge pages, which NumPy asks for.
   inherited["NUMPY_MADVISE_HUGEPAGE"] = "0"
   run = subprocess.run(
@@ -57,6 +58,7 @@ def test_freed_pages_are_used_again():
   "env",
   [
     dict(JAX_PLATFORMS="cuda"),
+    dict(JAX_PLATFORMS="cpu", BV_KEEP_MEMORY="0"),
     dict(JAX_PLATFORMS="cpu", MALLOC_ARENA_MAX="2"),
     dict(JAX_PLATFORMS="cpu", GLIBC_TUNABLES="glibc.malloc.hugetlb=0"),
   ],

@@ -236,6 +236,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     default=True,
     help="Also measure a plain flax step of the same ViT.",
   )
+  add(
+    "--keep_memory",
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help="Keep what a step frees, as runs with BV_KEEP_MEMORY=1 do.",
+  )
   add("--against", choices=["timm"], help="Also measure a step of PyTorch.")
   add("--pp", default=DEFAULT_PP, help="{res} and {classes} are filled in.")
   add("--images", type=int, default=256, help="Number of JPEGs.")
@@ -286,7 +292,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     Dict of part -> figures.
   """
   args = parse_args(argv)
-  malloc.keep()
+  if args.keep_memory:
+    malloc.keep()
   if args.check:
     from big_vision.benchmarks import check
 

@@ -82,7 +82,7 @@ def main_for(
 
 def start_jax() -> None:
   """Sets up memory, logging and the compilation cache, joins the other hosts."""
-  malloc.keep()
+  malloc.keep_if_asked()
   logs.set_up()
   compat.use_compilation_cache("~/.cache/big_vision/jax")
   hosts.join()  # It compiles, so after that.
