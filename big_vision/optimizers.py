@@ -22,7 +22,7 @@ from big_vision.types import ConfigLike, DType
 
 # Updates to wait for one that is not zero: warm-ups start with 0.
 _MAX_TRIES = 20
-_climbing: dict[str, bool] = {}  # What has been tried.
+_climbing: dict[tuple[Any, str], bool] = {}  # What has been tried.
 
 
 def make(config: ConfigLike) -> optax.GradientTransformation:
@@ -57,7 +57,7 @@ def make(config: ConfigLike) -> optax.GradientTransformation:
       f"config.optax_name={name!r} is not an optimizer but returns "
       f"{type(tx).__name__}; use for example 'scale_by_adam'."
     )
-  known = f"{name} {kw}"  # It is made to be checked, then to be used.
+  known = factory, str(kw)  # It is made to be checked, then to be used.
   if known not in _climbing:
     _climbing[known] = _climbs(tx, name)
   if _climbing[known]:

@@ -10,9 +10,10 @@ import argparse
 import json
 import pathlib
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from big_vision.benchmarks import measure
 
 FILE = pathlib.Path(__file__).with_name("ratios.json")
 LIMIT = 1.15  # Times the recorded ratio.
@@ -27,30 +28,7 @@ _STEP = argparse.Namespace(
   classes=1000, dtype="float32", devices=1,
 )  # fmt: skip
 _STEPS = 4  # Of each turn.
-_IMAGES, _SIZE = 64, 224
-# Threads have finished when the process has used less CPU than this share of so
-# many seconds.
-_SETTLED, _WINDOW = 0.05, 0.05
-
-
-def cpu_seconds(run: Run) -> float:
-  """Measures the CPU time of all threads, also of those that work ahead.
-
-  Args:
-    run: what is measured.
-
-  Returns:
-    Seconds until the process has come to rest.
-  """
-  start = time.process_time()
-  run()
-  before, calm = time.process_time(), 0
-  while calm < 2:
-    time.sleep(_WINDOW)
-    now = time.process_time()
-    calm = calm + 1 if now - before < _SETTLED * _WINDOW else 0
-    before = now
-  return before - start
+_SIZE, _BOXES = 224, 8  # Batches of boxes, which repeat.
 
 
 def ratios(
@@ -58,7 +36,7 @@ def ratios(
   plain: Run,
   measurements: int = MEASUREMENTS,
   pairs: int = PAIRS,
-  seconds: Callable[[Run], float] = cpu_seconds,
+  seconds: Callable[[Run], float] = measure.cpu_seconds,
 ) -> list[float]:
   """Measures how much longer one function takes than the other, in turns.
 
@@ -91,46 +69,13 @@ def step_runs() -> tuple[Run, Run]:
 
 def input_runs() -> tuple[Run, Run]:
   """Makes the input pipeline and the decoding of its crops alone."""
-  from big_vision import input_pipeline
-  from big_vision.benchmarks import inputs
-  from big_vision.pp import builder
-  from big_vision.tf import tf
+  from big_vision.benchmarks import inputs, loaders
 
   inputs.import_ops()
-  jpegs = inputs.make_jpegs(_IMAGES)
-  labels = [i % 1000 for i in range(_IMAGES)]
-  data = tf.data.Dataset.from_tensor_slices({"image": jpegs, "label": labels})
-  pp = (
-    f"decode_jpeg_and_inception_crop({_SIZE})|flip_lr|value_range(-1, 1)"
-    '|onehot(1000, key="label", key_result="labels")|keep("image", "labels")'
-  )
-  fn = builder.get_preprocess_fn(pp)
-  batches = iter(input_pipeline.make_for_train(data, fn, _IMAGES // 4))
-
-  def decode(example):
-    window = _crop(tf, example["image"], example["label"])
-    image = tf.image.decode_and_crop_jpeg(example["image"], window, channels=3)
-    return tf.reduce_max(image[0, 0])  # One pixel needs all before it.
-
-  raw = data.repeat().map(decode, tf.data.AUTOTUNE).batch(_IMAGES // 4)
-  decoded = iter(raw.prefetch(1))
-  take = lambda iterator: [next(iterator) for _ in range(4)]
-  return lambda: take(batches), lambda: take(decoded)
-
-
-def _crop(tf: Any, jpeg: Any, number: Any) -> Any:
-  """Draws a window as the inception crop draws it, the same for each image."""
-  shape = tf.image.extract_jpeg_shape(jpeg)
-  begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-    shape,
-    tf.zeros([0, 0, 4], tf.float32),
-    seed=tf.stack([tf.cast(number, tf.int32), 0]),
-    area_range=(0.05, 1.0),
-    aspect_ratio_range=(0.75, 1.33),
-    min_object_covered=0,
-    use_image_if_no_bounding_boxes=True,
-  )
-  return tf.concat([begin[:2], size[:2]], axis=0)
+  jpegs = inputs.make_jpegs(loaders.BATCH)
+  batches = loaders.pipeline(jpegs, loaders.PP.format(res=_SIZE))
+  decoded = loaders.decoding_alone(jpegs, _BOXES)
+  return lambda: batches(1), lambda: decoded(1)
 
 
 _RUNS = {"step": step_runs, "input": input_runs}

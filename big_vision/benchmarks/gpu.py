@@ -21,8 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision.benchmarks import steps
+from big_vision.models import attention as model_attention
 from big_vision.pipeline import prefetch
 from big_vision.planning import chips, flops
+from big_vision.training import user_errors
 
 # What a round of a measurement takes at least, in seconds, and their number.
 ROUND_SECONDS, ROUNDS = 1.0, 3
@@ -69,11 +71,6 @@ def seconds(run: Callable[[int], Any], warmup: int = WARMUP) -> dict[str, Any]:
     run(num)
     found.append((time.perf_counter() - start) / num)
   return {"median": statistics.median(found), "best": min(found), "times": num}
-
-
-def is_out_of_memory(error: Exception) -> bool:
-  """Tells whether an error says that the device has too little memory."""
-  return "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)
 
 
 class Size:
@@ -130,7 +127,7 @@ class Size:
         self.trainer.first_step(options)
         break
       except Exception as e:
-        if not is_out_of_memory(e):
+        if not user_errors.is_out_of_memory(e):
           raise
       self.trainer = None
       gc.collect()  # Of what the error still holds.
@@ -234,7 +231,7 @@ def attention_rows(
   """
   for size, length in itertools.product(head_sizes, lengths):
     row = dict(length=length, head_size=size, padded=length)
-    for kind in ("flax", "xla", "cudnn"):
+    for kind in ("models", "flax", "xla", "cudnn"):
       yield {**row, "kind": kind}
     # Lengths that kernels have been made for, near to those of 14 x 14 patches.
     for padded in (200, 208, 256):
@@ -261,8 +258,9 @@ def attention(
   """Measures attention in bfloat16, forward and backward.
 
   Args:
-    kind: "flax" is `nn.dot_product_attention`, which models have by default; the
-      others are implementations of `jax.nn.dot_product_attention`.
+    kind: "models" is that of `models/attention.py`, "flax"
+      `nn.dot_product_attention`; the others are implementations of
+      `jax.nn.dot_product_attention`.
     length: T.
     head_size: H.
     padded: T of the arrays; what is beyond `length` is padding.
@@ -283,7 +281,9 @@ def attention(
     kw = dict(query_seq_lengths=same, key_value_seq_lengths=same)
 
   def loss(q, k, v):
-    if kind == "flax":
+    if kind == "models":
+      x = model_attention.dot_product_attention(q, k, v)
+    elif kind == "flax":
       x = nn.dot_product_attention(q, k, v)
     else:
       x = jax.nn.dot_product_attention(q, k, v, implementation=kind, **kw)

@@ -10,11 +10,12 @@ import importlib.util
 import io
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from big_vision.benchmarks import measure
 
 BATCH = 64
 PP = 'decode_jpeg_and_inception_crop({res})|flip_lr|keep("image")'
@@ -22,7 +23,6 @@ PP_RANDAUG = (
   'decode_jpeg_and_inception_crop({res})|flip_lr|randaug(2, 10)|keep("image")'
 )
 RESIZED = 256  # Shorter side of images that are stored already resized.
-_IDLE_SECONDS = 0.05
 
 # Makes what runs so many batches.
 Run = Callable[[int], object]
@@ -43,23 +43,12 @@ def cpu_seconds(
   """
   seconds: dict[str, list[float]] = {name: [] for name in fns}
   for fn in fns.values():
-    fn(2)  # Fills buffers.
-    _settle()
+    measure.cpu_seconds(lambda fn=fn: fn(2))  # Fills buffers.
   for _ in range(rounds):
     for name, fn in fns.items():
-      start = time.process_time()
-      fn(steps)
-      _settle()  # What it prepares ahead belongs to it.
-      seconds[name].append((time.process_time() - start) / steps)
+      taken = measure.cpu_seconds(lambda fn=fn: fn(steps))
+      seconds[name].append(taken / steps)
   return {name: statistics.median(s) for name, s in seconds.items()}
-
-
-def _settle():
-  """Waits until no thread of this process works."""
-  before = -1.0
-  while time.process_time() - before > 0.1 * _IDLE_SECONDS:
-    before = time.process_time()
-    time.sleep(_IDLE_SECONDS)
 
 
 def pipeline(images: Sequence[bytes], pp: str) -> Run:

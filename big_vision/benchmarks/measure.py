@@ -26,6 +26,33 @@ def peak_memory() -> dict[str, int]:
   return memory
 
 
+# Threads have finished when the process has used less CPU than this share of so
+# many seconds.
+_SETTLED, _WINDOW = 0.05, 0.05
+
+
+def cpu_seconds(run: Callable[[], object]) -> float:
+  """Measures the CPU time of all threads, also of those that work ahead.
+
+  Other load on the machine does not change it.
+
+  Args:
+    run: what is measured.
+
+  Returns:
+    Seconds until the process has come to rest.
+  """
+  start = time.process_time()
+  run()
+  before, calm = time.process_time(), 0
+  while calm < 2:
+    time.sleep(_WINDOW)
+    now = time.process_time()
+    calm = calm + 1 if now - before < _SETTLED * _WINDOW else 0
+    before = now
+  return before - start
+
+
 def timed_rounds(
   fns: Mapping[str, Callable[[int], object]], steps: int, rounds: int
 ) -> dict[str, dict[str, float]]:

@@ -396,8 +396,8 @@ class Evaluator:
       mask = iteration.take(batch, self.mask_key, "mask_key")
       return self.representation_fn(train_state, batch, labels, mask)
 
-    start = after and (lambda: self._open(after).start())
-    followed = iteration.followed_by(batches, start or None)
+    start = (lambda: self._open(after).start()) if after else None
+    followed = iteration.followed_by(batches, start)
     x, y = iteration.rows(map(represent, followed), batches)
     what = "in the test split they count as wrong"
     data = f"{name} ({split})"

@@ -6,8 +6,8 @@
 sizes      per size: the trainer's update step in bfloat16 with a batch on the
            device, the same step fed with batches of uint8 from the host, and the
            forward pass
-attention  forward and backward, by length and size of a head: flax, XLA, cuDNN,
-           and cuDNN with padding
+attention  forward and backward, by length and size of a head: that of models,
+           flax's, XLA's, cuDNN's, and cuDNN's with padding
 remat      a step with layers apart and with `scan`, per policy of recomputation
 flags      a short model with options of XLA that runs do not have, see
            big_vision/xla_flags.py

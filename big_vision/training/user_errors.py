@@ -116,7 +116,7 @@ def is_of_user(error: BaseException) -> bool:
   """
   if isinstance(error, lookup.ConfigError) or extras.advice(error):
     return True
-  if _out_of_memory(error) or disk_space.reason(error):
+  if is_out_of_memory(error) or disk_space.reason(error):
     return True
   # A KeyError may be a sentence, or the key that a dict lacks.
   told = isinstance(error, KeyError) and " " in str(error)
@@ -144,7 +144,7 @@ def raised_here(error: BaseException) -> bool:
   return stated or isinstance(error, OSError)
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
   """Tells whether XLA found no memory for a program or an array."""
   of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
   return of_jax and "RESOURCE_EXHAUSTED" in str(error)
@@ -161,7 +161,7 @@ def message(error: BaseException) -> str:
   """
   if advice := extras.advice(error):
     return advice
-  if _out_of_memory(error):
+  if is_out_of_memory(error):
     said = str(error).splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2]
     return (
       f"The device is out of memory: {said} A smaller config.input.batch_size, "

@@ -257,9 +257,8 @@ class Batches:
     # (tf.data.Dataset, number of batches of a pass)
     self._batched: tuple[Any, int] | None = None
     self._iterator: Iterator[Batch] | None = None  # At the first batch.
-    self._num: Iterator[int] | None = (
-      None  # Of this process, while it is counted.
-    )
+    # Of examples of this process, while they are counted.
+    self._num: Iterator[int] | None = None
     if cache_final and int(ds.cardinality()) < 0:
       # The cache is complete once they are counted.
       self._ds, self._cache_final = ds.cache(), False
