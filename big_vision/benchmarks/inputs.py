@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -49,6 +50,9 @@ def benchmark_input(args: argparse.Namespace) -> dict[str, Any]:
   Returns:
     Dict of figures.
   """
+  for package in ("torch", "torchvision"):  # After TensorFlow they crash.
+    if importlib.util.find_spec(package):
+      importlib.import_module(package)
   from big_vision import input_pipeline
   from big_vision.pp import builder
   from big_vision.tf import tf
