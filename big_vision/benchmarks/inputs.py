@@ -42,7 +42,10 @@ def make_jpegs(num: int, height: int = 375, width: int = 500) -> list[bytes]:
 
 
 def benchmark_input(args: argparse.Namespace) -> dict[str, Any]:
-  """Times the training input pipeline.
+  """Times the training input pipeline, in a process of its own.
+
+  The many threads of the pipeline would wait for each other where memory is kept,
+  see `malloc`, which a step is measured with.
 
   Args:
     args: the arguments of the command line.
@@ -50,16 +53,32 @@ def benchmark_input(args: argparse.Namespace) -> dict[str, Any]:
   Returns:
     Dict of figures.
   """
+  with multiprocessing.get_context("spawn").Pool(1) as pool:
+    return pool.apply(_input, (args,))
+
+
+def _input(args):
   for package in ("torch", "torchvision"):  # After TensorFlow they crash.
     if importlib.util.find_spec(package):
       importlib.import_module(package)
+  import_ops()
+  jpegs = make_jpegs(args.images)
+  return {
+    "images": f"{args.images} JPEGs of 500x375",
+    "mean_bytes": sum(map(len, jpegs)) / len(jpegs),
+    **_pipeline(args, jpegs),
+    "loaders": compare_loaders(jpegs, args.res, args.rounds),
+    "large": compare_dct_scale(args.res, args.images // 8, args.rounds),
+  }
+
+
+def _pipeline(args, jpegs):
+  """Times the pipeline of `--pp`, which is gone afterwards."""
   from big_vision import input_pipeline
   from big_vision.pp import builder
   from big_vision.tf import tf
 
-  import_ops()
   pp = args.pp.format(res=args.res, classes=args.classes)
-  jpegs = make_jpegs(args.images)
   labels = [i % args.classes for i in range(args.images)]
   data = tf.data.Dataset.from_tensor_slices({"image": jpegs, "label": labels})
   batches = iter(
@@ -77,14 +96,11 @@ def benchmark_input(args: argparse.Namespace) -> dict[str, Any]:
   cpu_seconds = time.process_time() - cpu_start
   return {
     "pp": pp,
-    "images": f"{args.images} JPEGs of 500x375",
-    "mean_bytes": sum(map(len, jpegs)) / len(jpegs),
     "images_per_second": per_pass / seconds["median"],
     "images_per_second_per_core": per_pass / seconds["median"] / num_cpus(),
     # Also right on a machine with other load.
     "images_per_cpu_second": per_pass * passes * args.rounds / cpu_seconds,
     "peak_memory": peak_memory(),
-    "loaders": compare_loaders(jpegs, args.res, args.rounds),
   }
 
 
@@ -115,6 +131,10 @@ def compare_loaders(
   for store in ("raw", "jpeg"):
     files = loaders.resized(jpegs, store)
     fns[f"big_vision_{store}_{loaders.RESIZED}"] = loaders.pipeline(files, pp)
+    if store == "raw":  # Nothing is left to resize.
+      fns[f"big_vision_raw_{loaders.RESIZED}_random_crop"] = loaders.pipeline(
+        files, loaders.PP_RANDOM_CROP.format(res=res)
+      )
   installed = loaders.others()
   fns |= {name: make(jpegs, res) for name, make in installed.items()}
   seconds = loaders.cpu_seconds(fns, steps, rounds)
@@ -126,6 +146,29 @@ def compare_loaders(
     "speed_relative_to_big_vision": {k: own / s for k, s in seconds.items()},
     "not_installed": ", ".join(missing) or "none",
   }
+
+
+def compare_dct_scale(res: int, num: int, rounds: int) -> dict[str, float]:
+  """Times JPEGs of twice and four times the size with and without `dct_scale`.
+
+  Args:
+    res: side of the crops.
+    num: images of each size.
+    rounds: number of rounds, in which they take turns.
+
+  Returns:
+    Images per CPU second.
+  """
+  from big_vision.benchmarks import loaders
+
+  pps = {"": loaders.PP, "_dct_scale": loaders.PP_DCT_SCALE}
+  fns = {}
+  for times in (2, 4):
+    jpegs = make_jpegs(num, times * res, times * res)
+    for name, pp in pps.items():
+      fns[f"{times}x{name}"] = loaders.pipeline(jpegs, pp.format(res=res))
+  seconds = loaders.cpu_seconds(fns, max(1, 4 * num // loaders.BATCH), rounds)
+  return {k: loaders.BATCH / s for k, s in seconds.items()}
 
 
 def import_ops() -> None:

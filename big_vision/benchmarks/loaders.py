@@ -22,6 +22,10 @@ PP = 'decode_jpeg_and_inception_crop({res})|flip_lr|keep("image")'
 PP_RANDAUG = (
   'decode_jpeg_and_inception_crop({res})|flip_lr|randaug(2, 10)|keep("image")'
 )
+PP_RANDOM_CROP = 'decode|random_crop({res})|flip_lr|keep("image")'
+PP_DCT_SCALE = (
+  'decode_jpeg_and_inception_crop({res}, dct_scale=True)|flip_lr|keep("image")'
+)
 RESIZED = 256  # Shorter side of images that are stored already resized.
 
 # Makes what runs so many batches.
@@ -43,7 +47,7 @@ def cpu_seconds(
   """
   seconds: dict[str, list[float]] = {name: [] for name in fns}
   for fn in fns.values():
-    measure.cpu_seconds(lambda fn=fn: fn(2))  # Fills buffers.
+    measure.cpu_seconds(lambda fn=fn: fn(steps))  # Fills buffers.
   for _ in range(rounds):
     for name, fn in fns.items():
       taken = measure.cpu_seconds(lambda fn=fn: fn(steps))

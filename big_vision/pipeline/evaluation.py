@@ -15,7 +15,14 @@ from big_vision.datasets import core, ids
 from big_vision.datasets.source import DataSource
 from big_vision.devices import check_batch_size
 from big_vision.lookup import ConfigError
-from big_vision.pipeline import failures, indexed, order, stream, to_devices
+from big_vision.pipeline import (
+  failures,
+  indexed,
+  order,
+  pixels,
+  stream,
+  to_devices,
+)
 from big_vision.pipeline.examples import Preprocess
 from big_vision.pipeline.training import (
   DEFAULT_NUM_PARALLEL_CALLS,
@@ -25,8 +32,6 @@ from big_vision.pp import batched, builder, rng
 from big_vision.tf import tf
 from big_vision.types import Batch, Devices
 
-# Tells examples from padding, until batches are complete.
-_IS_REAL = "_is_real"
 # What is kept from one run of an evaluator to the next.
 CACHES = ("none", "pipeline", "raw_data", "final_data")
 
@@ -199,7 +204,7 @@ def _fits(
   if mode == "raw_data":
     each = source.bytes_per_example
   else:
-    each = bytes_per_example(batches)
+    each = bytes_per_example(pixels.of(batches)[0])
   if each is None or num * each <= memory_gb * 2**30:
     return True
   logging.info(
@@ -275,15 +280,18 @@ def make_for_inference(
       out = preprocess(dict(example))
     return {**extra, **out}
 
-  later = batched.Later()
+  later = batched.Later(on_devices=pixels.wanted())
   begin = batched.beginning(preprocess_fn, later)
 
   def prepare_for_batch(index, example):
     out = prepare(index, example, begin)
-    return {**out, _IS_REAL: tf.constant(True)} if later else out
+    waits = later or later.of_bytes
+    return {**out, pixels.IS_REAL: tf.constant(True)} if waits else out
 
   def finish(batch):
-    is_real = batch.pop(_IS_REAL)
+    is_real = batch[pixels.IS_REAL]
+    if not later.of_bytes:
+      del batch[pixels.IS_REAL]
     return later.finish(batch, is_real)
 
   raw = data.cache() if cache_raw else data
@@ -295,10 +303,6 @@ def make_for_inference(
   ds = ds.ragged_batch(local, drop_remainder=True).take(num_batches)
   if later:
     ds = ds.map(finish, 1, deterministic=True)
-  ds = (ds.cache() if cache_final else ds).with_options(host_options())
-  ds = ds.repeat()
-  if prefetch:
-    ds = ds.prefetch(prefetch)
 
   def explain(num_done):
     first = num_done % num_batches * local
@@ -313,7 +317,15 @@ def make_for_inference(
     return failures.find_failure(examples, None)
 
   sources = [source] if source else []
-  return failures.explained_by(ds, explain, sources=sources), num_batches
+
+  def ready(ds):
+    ds = (ds.cache() if cache_final else ds).with_options(host_options())
+    ds = ds.repeat()
+    if prefetch:
+      ds = ds.prefetch(prefetch)
+    return failures.explained_by(ds, explain, sources=sources)
+
+  return pixels.in_both_forms(ds, later, ready), num_batches
 
 
 def bytes_per_example(batches: tf.data.Dataset) -> int | None:

@@ -8,7 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from big_vision.datasets.source import Example
-from big_vision.pipeline import failures, order, packing, skipping, stream
+from big_vision.pipeline import (
+  failures,
+  order,
+  packing,
+  pixels,
+  skipping,
+  stream,
+)
 from big_vision.pipeline.indexed import IndexedStream
 from big_vision.pipeline.sequential import SequentialStream
 from big_vision.pp import batched, labels, rng
@@ -234,8 +241,11 @@ def in_batches(
   Returns:
     (the datasets, what finishes their batches or None).
   """
-  steps = {batched.steps(d.preprocess_fn) for d in datasets}
-  if not all(d.exact for d in datasets) or len(steps) > 1 or () in steps:
+  if not all(d.exact for d in datasets):
     return datasets, None
-  later = batched.Later()
-  return [dataclasses.replace(d, later=later) for d in datasets], later
+  for on_devices in (True, False) if pixels.wanted() else (False,):
+    steps = {batched.steps(d.preprocess_fn, on_devices) for d in datasets}
+    if len(steps) == 1 and () not in steps:
+      later = batched.Later(on_devices)
+      return [dataclasses.replace(d, later=later) for d in datasets], later
+  return datasets, None

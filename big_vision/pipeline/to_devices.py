@@ -15,7 +15,7 @@ import numpy as np
 from big_vision import devices as devices_lib
 from big_vision import trees
 from big_vision.lookup import ConfigError
-from big_vision.pipeline import failures, prefetch
+from big_vision.pipeline import failures, pixels, prefetch
 from big_vision.tf import tf
 from big_vision.types import Batch, Devices
 
@@ -47,6 +47,12 @@ def start_global(
       batch does not divide evenly by the devices.
   """
   keep = frozenset(keep_on_cpu)
+  as_bytes, of_bytes = pixels.of(data)
+  if keep.isdisjoint(of_bytes):
+    data = as_bytes
+  else:
+    of_bytes = {}
+  look_up = {key: pixels.LookUp(fn) for key, fn in of_bytes.items()}
 
   def put(name, x):
     if name in keep:
@@ -62,7 +68,11 @@ def start_global(
 
   def batches():
     for batch in failures.iterate(data):
-      yield trees.tree_map_with_names(put, batch)
+      batch = trees.tree_map_with_names(put, batch)
+      is_real = batch.pop(pixels.IS_REAL, None)
+      for key in look_up.keys() & batch.keys():
+        batch[key] = look_up[key](batch[key], is_real)
+      yield batch
 
   return prefetch.PrefetchIterator(batches(), n_prefetch or 0, start=warmup)
 

@@ -14,7 +14,14 @@ from absl import logging
 from big_vision.datasets import core
 from big_vision.datasets.source import Example, GivenDataSource
 from big_vision.lookup import ConfigError
-from big_vision.pipeline import balance, failures, mixture, order, validate
+from big_vision.pipeline import (
+  balance,
+  failures,
+  mixture,
+  order,
+  pixels,
+  validate,
+)
 from big_vision.pipeline.examples import Examples, Preprocess, in_batches
 from big_vision.pipeline.indexed import IndexedStream
 from big_vision.pipeline.sequential import SequentialStream
@@ -290,11 +297,8 @@ def _batches(datasets, examples, local_batch_size, prefetch, start_step, later):
   ds = examples(start_step)
   if local_batch_size:
     ds = ds.batch(local_batch_size, drop_remainder=True)
-  if later is not None:
+  if later:
     ds = ds.map(later.finish, 1, deterministic=True)  # Beside the next batch.
-  ds = ds.with_options(host_options())
-  if prefetch:
-    ds = ds.prefetch(prefetch)
 
   def explain(num_batches):
     """Describes the example after whose failure only so many batches came."""
@@ -313,7 +317,14 @@ def _batches(datasets, examples, local_batch_size, prefetch, start_step, later):
     "config.input: no example is left: a pass over the data of "
     f"{' or '.join(repr(d.name) for d in datasets)} gave none."
   )
-  return failures.explained_by(ds, explain, ended, sources, remedy, exhausted)
+
+  def ready(ds):
+    ds = ds.with_options(host_options())
+    if prefetch:
+      ds = ds.prefetch(prefetch)
+    return failures.explained_by(ds, explain, ended, sources, remedy, exhausted)
+
+  return pixels.in_both_forms(ds, later, ready)
 
 
 def host_options() -> tf.data.Options:

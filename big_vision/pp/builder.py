@@ -71,8 +71,8 @@ def get_preprocess_fn(
   Returns:
     `dict -> dict`, for eager use and for `tf.data.Dataset.map`. Most ops change
     their argument. It raises ValueError if the result is not a dict. Its
-    attribute `begin`, called with a `batched.Later` too, leaves the last steps of
-    the ops `waiting` to that.
+    attribute `begin`, called with a `batched.Later` too, leaves to that what can
+    wait; `waiting` has these ops, (section, whether it is one `OfBytes`).
 
   Raises:
     ValueError: an op cannot be parsed.
@@ -114,7 +114,9 @@ def get_preprocess_fn(
 
   preprocess.begin = plain(run) if ours else run
   preprocess.waiting = tuple(
-    section for section, begin in zip(sections, begins, strict=True) if begin
+    (section, hasattr(op, "of_bytes"))
+    for section, op, begin in zip(sections, ops, begins, strict=True)
+    if begin
   )
   return plain(preprocess) if ours else preprocess
 

@@ -54,7 +54,7 @@ def get_value_range(
     x = vmin + x * (vmax - vmin)
     return tf.clip_by_value(x, vmin, vmax) if clip_values else x
 
-  return value_range
+  return batched.OfBytes(value_range)
 
 
 @Registry.register("preprocess_ops.standardize")

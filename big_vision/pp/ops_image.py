@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from big_vision.pp import (
+  batched,
   decoding,
   image_files,
   ops_augment,  # noqa: F401  (Registers its ops.)
@@ -250,7 +251,7 @@ def _standardize(mean, std):
     image = tf.cast(image, tf.float32) - tf.constant(mean, tf.float32)
     return image / tf.constant(std, tf.float32)
 
-  return standardize
+  return batched.OfBytes(standardize)
 
 
 @Registry.register("preprocess_ops.vgg_value_range")

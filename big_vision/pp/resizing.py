@@ -68,7 +68,8 @@ def resize(
 ) -> tf.Tensor:
   """Resizes an image without changing its dtype.
 
-  No method needs a copy of the image in float32: the kernels take any dtype.
+  The kernels take any dtype; that for `bilinear` takes half the time for a copy in
+  float32, and gives the same values.
 
   Args:
     image: [H, W, C].
@@ -90,7 +91,24 @@ def resize(
         resized = tf.clip_by_value(tf.round(resized), dtype.min, dtype.max)
       image = tf.cast(resized, dtype)
     return image
+  if method == "bilinear" and not antialias and dtype == tf.uint8:
+    return tf.cast(_bilinear(image, size), dtype)
   resized = tf.image.resize(image, size, method=method, antialias=antialias)
   if method not in _AVERAGING or dtype.name not in _SMALL_INTEGERS:
     resized = tf.clip_by_value(resized, dtype.min, dtype.max)
   return tf.cast(resized, dtype)
+
+
+def _bilinear(image, size):
+  """Resizes uint8 [H, W, C] to float32 [h, w, C]."""
+
+  def resize(x):
+    return tf.image.resize(x, size, method="bilinear")
+
+  # To copy a much larger image would take longer than it saves.
+  ratio = tf.shape(image, tf.int64)[:2] // tf.cast(size, tf.int64)
+  return tf.cond(
+    tf.reduce_prod(ratio) < 4,
+    lambda: resize(tf.cast(image, tf.float32)),
+    lambda: resize(image),
+  )

@@ -86,6 +86,14 @@ class InKeyOutKey:
           return data
 
         op.begin, op.key = begin, key or outkey
+      elif isinstance(fn, batched.OfBytes):
+
+        def begin_bytes(data, later):
+          value = data[key or inkey]
+          data[key or outkey] = later.put_bytes(key or outkey, value, fn)
+          return data
+
+        op.begin, op.key, op.of_bytes = begin_bytes, key or outkey, True
       return batched.touches(op, key or inkey, key or outkey)
 
     own = inspect.signature(get_op).parameters

@@ -292,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     Dict of part -> figures.
   """
   args = parse_args(argv)
-  if args.keep_memory:
+  if args.keep_memory and not args.check:
     malloc.keep()
   if args.check:
     from big_vision.benchmarks import check

@@ -51,6 +51,7 @@ def test_compared(jpegs):
   speeds = figures["images_per_cpu_second"]
   own = {"big_vision", "big_vision_randaug"}
   own |= {"big_vision_raw_256", "big_vision_jpeg_256"}
+  own |= {"big_vision_raw_256_random_crop"}
   assert {"decode_and_crop_jpeg_alone", *own} <= speeds.keys()
   assert min(speeds.values()) > 0
   assert figures["speed_relative_to_decoding"]["big_vision"] == pytest.approx(
@@ -60,3 +61,9 @@ def test_compared(jpegs):
     is_here = all(map(importlib.util.find_spec, packages))
     assert (name in speeds) == is_here
     assert (name in figures["not_installed"]) != is_here
+
+
+def test_large_images():
+  speeds = inputs.compare_dct_scale(res=16, num=4, rounds=1)
+  assert sorted(speeds) == ["2x", "2x_dct_scale", "4x", "4x_dct_scale"]
+  assert min(speeds.values()) > 0
