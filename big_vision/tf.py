@@ -51,7 +51,24 @@ def plain(fn: Callable[..., Any]) -> Callable[..., Any]:
   def as_written(*args, **kw):
     return tf.autograph.experimental.do_not_convert(fn)(*args, **kw)
 
+  as_written.is_plain = True
   return as_written
+
+
+def plain_with(
+  inner: Callable[..., Any], fn: Callable[..., Any]
+) -> Callable[..., Any]:
+  """Makes a function `plain` if another one is, which it calls.
+
+  Args:
+    inner: the other one, which may come from elsewhere.
+    fn: the function, plain itself.
+
+  Returns:
+    The function.
+  """
+  inner = getattr(inner, "func", inner)  # Of a partial.
+  return plain(fn) if hasattr(inner, "is_plain") else fn
 
 
 def _import(name: str) -> types.ModuleType:

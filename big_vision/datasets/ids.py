@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from big_vision.tf import tf
+from big_vision.tf import plain, tf
 
 _HASH_KEY = [3714561454027272724, 8800639020734831960]
 
@@ -26,6 +26,7 @@ def hash_id(tfds_id: tf.Tensor) -> tf.Tensor:
   return tf.bitcast(tf.cast(bucket, tf.uint32), tf.int32)
 
 
+@plain
 def example_number(index: tf.Tensor, example: Any) -> tf.Tensor:
   """Finds a number that identifies an example within its dataset.
 

@@ -193,6 +193,7 @@ class DataSource(python_reader.Reader, source.DataSource):
     )
     return ds.map(self._finish, num_parallel_calls=tf.data.AUTOTUNE)
 
+  @plain
   def _finish(self, example):
     """Checks the labels of a raw example and adds `_id`."""
     for name, feature in self.builder.info.features.items():

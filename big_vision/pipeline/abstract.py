@@ -10,7 +10,7 @@ import jax
 from big_vision.datasets import core
 from big_vision.pipeline import to_devices
 from big_vision.pp import builder, rng
-from big_vision.tf import tf
+from big_vision.tf import plain_with, tf
 
 
 def features(
@@ -46,6 +46,7 @@ def features(
     with rng.example_seed(tf.stack([zero, zero]), zero):
       return {**number, **preprocess_fn(dict(example))}
 
+  prepare = plain_with(preprocess_fn, prepare)
   out = dict(raw.map(prepare).element_spec)
   if known is not None:
     known[key] = out

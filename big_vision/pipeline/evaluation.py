@@ -29,7 +29,7 @@ from big_vision.pipeline.training import (
   host_options,
 )
 from big_vision.pp import batched, builder, rng
-from big_vision.tf import tf
+from big_vision.tf import plain, plain_with, tf
 from big_vision.types import Batch, Devices
 
 # What is kept from one run of an evaluator to the next.
@@ -268,7 +268,8 @@ def make_for_inference(
     """Adds the position in the dataset, which no host changes."""
     before = sum(num_ex_per_process[:host])
     place = layout.position if by_rows else lambda i: before + i
-    return examples.enumerate().map(lambda i, example: (place(i), example))
+    numbered = plain(lambda i, example: (place(i), example))
+    return examples.enumerate().map(numbered)
 
   def prepare(index, example, preprocess=preprocess_fn):
     zero = tf.zeros([], tf.int64)
@@ -296,13 +297,15 @@ def make_for_inference(
 
   raw = data.cache() if cache_raw else data
   ds = number(raw).map(
-    prepare_for_batch, num_parallel_calls, deterministic=True
+    plain_with(begin, prepare_for_batch),
+    num_parallel_calls,
+    deterministic=True,
   )
   padding = tf.nest.map_structure(_padding, ds.element_spec)
   ds = ds.concatenate(tf.data.Dataset.from_tensors(padding).repeat())
   ds = ds.ragged_batch(local, drop_remainder=True).take(num_batches)
   if later:
-    ds = ds.map(finish, 1, deterministic=True)
+    ds = ds.map(plain_with(begin, finish), 1, deterministic=True)
 
   def explain(num_done):
     first = num_done % num_batches * local

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from big_vision.pp import batched
-from big_vision.tf import tf
+from big_vision.tf import plain, tf
 from big_vision.types import Array
 
 # Tells examples from padding, until batches are complete.
@@ -47,6 +47,7 @@ def in_both_forms(
   if later is None or not later.of_bytes:
     return ready(ds)
 
+  @plain
   def finish(batch):
     is_real = batch.pop(IS_REAL, None)
     return later.finish_bytes(batch, is_real)

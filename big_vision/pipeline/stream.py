@@ -118,6 +118,7 @@ def locate(stream: Stream, size: int, *, seed: int, shuffle: bool) -> Stream:
     The stream, with the index in place of the example.
   """
 
+  @plain
   def one(position, _):
     epoch, index = position // size, position % size
     if shuffle:
