@@ -217,20 +217,27 @@ def _remat(args: argparse.Namespace, rows: Rows) -> None:
 def _flags(args: argparse.Namespace, rows: Rows) -> None:
   from big_vision import xla_flags
   from big_vision.benchmarks import gpu
+  from big_vision.models import attention
 
   variant, usual = _middle(args), None
-  for name, options in {"": {}, **xla_flags.TRIALS}.items():
+  cudnn = 'config.attention = "cudnn"'
+  for name, options in {"": {}, cudnn: {}, **xla_flags.TRIALS}.items():
     what = f"{variant}, {_SHORT['depth']} layers, {name or 'as runs have it'}"
     known = xla_flags.supported(options)
     if known != options:
       rows.add(what, {"left_out": "left out: unknown here, or in XLA_FLAGS"})
       continue
+    kernel = "cudnn" if name == cudnn else "xla"
+    if why := gpu.why_not(kernel):
+      rows.add(what, {"left_out": f"left out: {why}"})
+      continue
 
-    def step(options=options, usual=usual):
+    def step(options=options, usual=usual, kernel=kernel):
       kw = _kw(args, rows) | {"model_kw": json.dumps(_SHORT)}
-      size = gpu.Size(
-        variant, _batch(args, variant), options=options or None, **kw
-      )
+      with attention.context({attention.KEY: kernel}):
+        size = gpu.Size(
+          variant, _batch(args, variant), options=options or None, **kw
+        )
       found = size.step()
       if usual:
         found["relative_time"] = _per_image(found) / usual

@@ -45,7 +45,7 @@ from big_vision.chrono import chrono
 from big_vision.evaluators import build as eval_build
 from big_vision.evaluators import common as eval_common
 from big_vision.evaluators import validate as eval_validate
-from big_vision.models import load_errors
+from big_vision.models import attention, load_errors
 from big_vision.training import (
   agreement,
   cli,
@@ -213,6 +213,7 @@ def evaluate(config: ConfigLike, output_dir: str | None = None) -> None:
       jax.set_mesh(mesh),
       nn.logical_axis_rules(rules),
       precision.context(config),
+      attention.context(config),
     ):
       for repeat in range(config.get("eval_repeats", 1)):
         if repeat:

@@ -18,6 +18,7 @@ from big_vision import (
 )
 from big_vision import optax as bv_optax
 from big_vision.evaluators import validate as eval_validate
+from big_vision.models import attention
 from big_vision.training import (
   best,
   config_keys,
@@ -139,6 +140,7 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
     )
   _check_dtypes(config, "config")
   precision.of(config)
+  attention.of(config)
   lora.settings(config)
   bv_optax.check(config)
   _check_lengths(config)

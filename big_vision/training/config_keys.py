@@ -26,6 +26,7 @@ def _durations(*prefixes: str) -> Types:
 
 # `object` is any Python literal: lists of rules, and what may have several types.
 RUN: Types = {
+  "attention": str,
   "batch_size_eval": int,
   "ckpt_timeout": float,
   "deterministic_reductions": object,

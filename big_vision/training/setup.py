@@ -18,6 +18,7 @@ from big_vision import (
   schedules,
   sharding,
 )
+from big_vision.models import attention
 from big_vision.training import logs
 from big_vision.types import Batches, ConfigLike, LoadFn
 
@@ -136,12 +137,13 @@ class Setup:
 
   @contextlib.contextmanager
   def context(self) -> Iterator[None]:
-    """Sets mesh, logical axis rules, precision, around all on devices."""
+    """Sets mesh, axis rules, precision, kernels, around all on devices."""
     rules: Any = sharding.axis_rules(self.config)
     with (
       jax.set_mesh(self.mesh),
       nn.logical_axis_rules(rules),
       precision.context(self.config),
+      attention.context(self.config),
     ):
       yield
 

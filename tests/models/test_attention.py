@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from big_vision.models import attention
+from big_vision.models import attention, vit
 
 T, S, H, K = 5, 70, 3, 4
 
@@ -106,3 +106,110 @@ def test_products_come_with_heads_before_tokens():
     if e.primitive.name == "dot_general"
   ]
   assert products == [((0, 1), (0, 1))] * 2  # Batch and heads come first.
+
+
+@pytest.fixture
+def fused(monkeypatch):
+  """XLA in place of cuDNN, as on a GPU; the calls are collected."""
+  calls, real = [], jax.nn.dot_product_attention
+
+  def kernel(q, k, v, mask=None, implementation=None):
+    assert implementation == "cudnn" and q.ndim == k.ndim == v.ndim == 4
+    calls.append((q.shape, k.shape, None if mask is None else mask.shape))
+    return real(q, k, v, mask=mask, implementation="xla")
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  return calls
+
+
+def half(*lead, t=70, s=70, k=16):
+  rng = np.random.default_rng(0)
+  make = lambda n: jnp.asarray(rng.normal(size=(*lead, n, H, k)), "bfloat16")
+  return make(t), make(s), make(s)
+
+
+CUDNN = {"attention": "cudnn"}
+
+
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_cudnn_gets_one_batch_axis(fused, lead, masked):
+  q, k, v = half(*lead)
+  keys = np.random.default_rng(1).random((*lead, 1, 1, 70)) < 0.5
+  mask = jnp.asarray(keys) if masked else None
+  expected = attention.dot_product_attention(q, k, v, mask)
+  assert not fused
+  with attention.context(CUDNN):
+    got = attention.dot_product_attention(q, k, v, mask)
+  num = int(np.prod(lead))
+  shape = (num, H, 70, 70) if masked else None
+  assert fused == [((num, 70, H, 16), (num, 70, H, 16), shape)]
+  assert got.shape == expected.shape and got.dtype == jnp.bfloat16
+  np.testing.assert_allclose(
+    got.astype("float32"), expected.astype("float32"), atol=0.03
+  )
+
+
+def test_cudnn_takes_part_in_gradients_of_a_model(fused):
+  model = vit.Model(
+    num_classes=3, width=16, depth=2, mlp_dim=16, num_heads=2, patch_size=(2, 2),
+    dtype_mm="bfloat16",
+  )  # fmt: skip
+  image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 3)))
+  params = model.init(jax.random.key(0), image)["params"]
+
+  def grads(config):
+    with attention.context(config):
+      loss = lambda p: model.apply({"params": p}, image)[0].sum()
+      return jax.grad(loss)(params)
+
+  expected = grads({})
+  assert not fused
+  got = grads(CUDNN)
+  assert fused == 2 * [((2, 64, 2, 8), (2, 64, 2, 8), None)]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(
+      a, b, atol=0.02 * float(jnp.abs(b).max()) + 1e-6
+    ),
+    got,
+    expected,
+  )
+
+
+@pytest.mark.parametrize(
+  "change, reason",
+  [
+    (dict(dtype="float32"), "float32"),
+    (dict(k=12), "heads of 12"),
+    (dict(k=136), "heads of 136"),
+    (dict(mask=True, s=71), "70 queries and 71 keys"),
+    (dict(dropout=True), "dropout"),
+    (dict(backend="cpu"), "cpu"),
+  ],
+)
+def test_xla_computes_what_cudnn_cannot(fused, monkeypatch, change, reason):
+  change = dict(change)
+  dtype, masked = change.pop("dtype", None), change.pop("mask", False)
+  rng = jax.random.key(0) if change.pop("dropout", False) else None
+  if backend := change.pop("backend", None):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  q, k, v = half(2, **change)
+  mask = jnp.ones((1, 1, 1, k.shape[1]), bool) if masked else None
+  run = lambda: attention.dot_product_attention(
+    q, k, v, mask, dtype=dtype, dropout_rng=rng, dropout_rate=0.5
+  )
+  expected = run()
+  with attention.context(CUDNN):
+    got = run()
+  assert not fused
+  np.testing.assert_array_equal(got, expected)
+  why = attention.why_not_cudnn(
+    q, k, mask, jnp.dtype(dtype or q.dtype), rng is not None
+  )
+  assert why is not None and reason in why
+
+
+def test_unknown_kernel():
+  with pytest.raises(ValueError, match=r"config\.attention.*'cudn'.*'cudnn'"):
+    attention.of({"attention": "cudn"})

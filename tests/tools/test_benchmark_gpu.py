@@ -111,7 +111,8 @@ def test_options_and_recomputation(monkeypatch):
   monkeypatch.setattr(gpu, "RECOMPUTATION", only)
   more = ["--parts=remat,flags", "--minutes=60"]
   results = benchmark_gpu.main([*TINY, *more])
-  *remat, usual, one = results["rows"]
+  *remat, usual, fused, one = results["rows"]
+  assert "needs an NVIDIA GPU" in fused["left_out"]
   assert len(remat) == 3 and all(row["batch"] == 4 for row in remat)
   assert one["relative_time"] == pytest.approx(
     one["milliseconds"] / usual["milliseconds"]
