@@ -184,7 +184,7 @@ def waiting(ops: list[ExampleFn]) -> list[Callable[..., Example] | None]:
   """
   out, used, known = [], set(), True
   for op in reversed(ops):
-    may_wait = known and getattr(op, "key", None) not in used
+    may_wait = known and used.isdisjoint(getattr(op, "keys", ()))
     out.append(getattr(op, "begin", None) if may_wait else None)
     known = known and hasattr(op, "entries")
     used.update(getattr(op, "entries", ()))

@@ -85,7 +85,7 @@ class InKeyOutKey:
           data[key or outkey] = later.put(key or outkey, value, fn.second)
           return data
 
-        op.begin, op.key = begin, key or outkey
+        op.begin, op.keys = begin, (key or outkey,)
       elif isinstance(fn, batched.OfBytes):
 
         def begin_bytes(data, later):
@@ -93,7 +93,7 @@ class InKeyOutKey:
           data[key or outkey] = later.put_bytes(key or outkey, value, fn)
           return data
 
-        op.begin, op.key, op.of_bytes = begin_bytes, key or outkey, True
+        op.begin, op.keys, op.of_bytes = begin_bytes, (key or outkey,), True
       return batched.touches(op, key or inkey, key or outkey)
 
     own = inspect.signature(get_op).parameters

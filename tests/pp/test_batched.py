@@ -16,6 +16,7 @@ from big_vision.pp import (
   ops_text,  # noqa: F401
   string_ops,
 )
+from big_vision.pp.proj.image_text import ops_locca
 from big_vision.pp.registry import temporary_ops
 from big_vision.pp.utils import InKeyOutKey
 from big_vision.tf import tf
@@ -133,6 +134,39 @@ def test_random_choices_are_the_same(calls, each):
   got = two_texts(pp)
   assert set(calls) == {4}
   same(got, each(lambda: two_texts(pp)))
+
+
+def test_locca_is_the_same(each, monkeypatch):
+  sizes, run = [], tf.numpy_function
+
+  def counted(fn, args, *rest, **kw):
+    def count(*values):
+      sizes.append(np.size(values[0]))
+      return fn(*values)
+
+    return run(count, args, *rest, **kw)
+
+  monkeypatch.setattr(ops_locca.tf, "numpy_function", counted)
+  boxes = np.random.default_rng(0).random((N, 2, 4), np.float32)
+  phrases = [[t, t[::-1]] for t in TEXTS]
+
+  def batches():
+    data = tf.data.Dataset.from_tensor_slices(
+      {"text": TEXTS, "boxes": {"bbox": boxes, "expression": phrases}}
+    )
+    pp = 'locca(24, "byte")|drop("text", "boxes")'
+    fn = builder.get_preprocess_fn(pp, log_data=False)
+    ds = ip.make_for_train(data, fn, 4, num_parallel_calls=1)
+    it = ds.as_numpy_iterator()
+    return [next(it) for _ in range(6)]
+
+  got = batches()
+  assert set(sizes) == {4}
+  assert sorted(got[0]) == ["cap_mask", "cap_task", "cap_tokens"]
+  assert {*np.concatenate([b["cap_task"] for b in got])} == {0, 1, 2}
+  sizes.clear()
+  same(got, each(batches))
+  assert set(sizes) == {1}
 
 
 def test_several_texts_of_an_example_do_not_wait(calls):

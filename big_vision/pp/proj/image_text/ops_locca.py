@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from big_vision import lookup
-from big_vision.pp import rng
+from big_vision.pp import batched, rng
 from big_vision.pp import tokenizer as tokenizers
 from big_vision.pp.registry import Registry
 from big_vision.pp.types import ExampleFn
@@ -90,6 +90,7 @@ def get_locca(
   tok = tokenizers.get_tokenizer(tokenizer)
   if location == "loc":
     _check_location_tokens(tok, tokenizer, bins)
+  tok.to_int("", eos=True)  # Or an error.
   pad = max(tok.pad_token, 0)
   limits = np.cumsum(np.asarray(p, np.float64) / sum(p))[:-1]
   is_dense = p[1] > 0 or p[2] > 0
@@ -113,7 +114,7 @@ def get_locca(
     box = _box_as_text(every[index], location, bins)
     return num, box, tf.concat([said, [""]], 0)[index]
 
-  def locca(data):
+  def begin(data, later):
     draw = tf.random.stateless_uniform([], rng.next_seed())
     task = tf.reduce_sum(tf.cast(draw >= limits, tf.int32))
     num, box, phrase = region(data)
@@ -123,19 +124,24 @@ def get_locca(
     given = tf.stack([a, tf.strings.join([b, phrase, " : "]),
                       tf.strings.join([c, box, " : "])])[task]  # fmt: skip
     target = tf.stack([about, box, phrase])[task]
-    tokens, mask = _sequence(
-      tok.to_int_tf_op(tf.strings.strip(given)),
-      tok.to_int_tf_op(target, eos=True),
-      max_len,
-      pad,
-    )
+    # Nothing is to be predicted without regions if there are no captions.
     exists = tf.logical_or(task > 0, p[0] > 0)
-    data["cap_tokens"] = tokens
-    data["cap_mask"] = mask * tf.cast(exists, tf.int32)
+    both = _packed(tf.strings.strip(given), target, exists)
+    for i, key in enumerate(("cap_tokens", "cap_mask")):
+      step = lambda x, i=i: _sequences(x, tok, max_len, pad)[i]
+      data[key] = later.put(key, both, step)
     data["cap_task"] = task
     return data
 
-  return locca
+  def locca(data):
+    later = batched.Later()
+    return later.finish(begin(data, later))
+
+  locca.begin, locca.keys = begin, ("cap_tokens", "cap_mask")
+  read = [name.partition("/")[0] for name in (caption, boxes, phrases)]
+  return batched.touches(
+    locca, *read, caption, boxes, phrases, *locca.keys, "cap_task"
+  )
 
 
 def parse_box(text: str, bins: int = 500) -> tuple[float, ...] | None:
@@ -188,17 +194,48 @@ def _box_as_text(box, location, bins):
   return tf.strings.reduce_join(tf.strings.join(["<loc", numbers, ">"]))
 
 
-def _sequence(given, target, max_len, pad):
-  """Joins given ids and ids to be predicted: (tokens, mask), int32 [L]."""
-  room = tf.minimum(tf.size(target), (max_len + 1) // 2)
-  given = given[: max_len - room]
-  target = target[: max_len - tf.size(given)]
-  tokens = tf.concat([given, target], 0)
-  mask = tf.concat([tf.zeros_like(given), tf.ones_like(target)], 0)
-  fill = [[0, max_len - tf.size(tokens)]]
-  tokens = tf.pad(tokens, fill, constant_values=pad)
-  mask = tf.pad(mask, fill)
-  return tf.ensure_shape(tokens, [max_len]), tf.ensure_shape(mask, [max_len])
+def _packed(given, target, exists):
+  """Puts two texts, and whether the second is to be predicted, into one."""
+  head = tf.stack([tf.cast(exists, tf.int32), tf.strings.length(given)])
+  head = tf.strings.reduce_join(tf.strings.as_string(head), separator=" ")
+  return tf.strings.join([head, " ", given, target])
+
+
+def _sequences(packed, tok, max_len, pad):
+  """Joins given ids and ids to be predicted.
+
+  Args:
+    packed: string [...], results of `_packed`.
+    tok: Tokenizer.
+    max_len: L.
+    pad: id of the padding.
+
+  Returns:
+    (tokens, mask), each int32 [..., L].
+  """
+
+  def encode(packed):
+    packed = np.asarray(packed, object)
+    tokens = np.full([packed.size, max_len], pad, np.int32)
+    mask = np.zeros_like(tokens)
+    for i, text in enumerate(packed.ravel().tolist()):
+      exists, length, rest = text.split(b" ", 2)
+      given = tok.to_int(rest[: int(length)])
+      target = tok.to_int(rest[int(length) :], eos=True)
+      given = given[: max_len - min(len(target), (max_len + 1) // 2)]
+      target = target[: max_len - len(given)]
+      end = len(given) + len(target)
+      tokens[i, :end] = [*given, *target]
+      mask[i, len(given) : end] = int(exists)
+    shape = (*packed.shape, max_len)
+    return tokens.reshape(shape), mask.reshape(shape)
+
+  outputs = tf.numpy_function(
+    encode, [packed], (tf.int32, tf.int32), stateful=False
+  )
+  for x in outputs:
+    x.set_shape(packed.shape.concatenate([max_len]))
+  return outputs
 
 
 def _check_location_tokens(tok, name, bins):
