@@ -361,7 +361,7 @@ class Encoder(Options):
         Encoder1DBlock,
         prevent_cse=False,  # Scan itself prevents it.
         static_argnums=(2,),  # `deterministic`; 0 is self.
-        policy=_remat_policy(self.remat_policy),
+        policy=checkpoint_policy(self.remat_policy),
       )
       x, stacked = nn.scan(
         rematted,
@@ -402,8 +402,19 @@ _REMAT_POLICIES = (
 )
 
 
-def _remat_policy(name):
-  """Finds the function in `jax.checkpoint_policies`; None saves nothing."""
+def checkpoint_policy(name: str | None) -> Any:
+  """Finds a policy of `nn.remat`.
+
+  Args:
+    name: `remat_policy` of a model.
+
+  Returns:
+    The function of `jax.checkpoint_policies`; None, which saves nothing, for None
+    and "none".
+
+  Raises:
+    ConfigError: unknown name.
+  """
   if name in (None, "none"):
     return None
   if name not in _REMAT_POLICIES:

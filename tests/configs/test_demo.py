@@ -303,6 +303,10 @@ def expected_metrics(config):
         for n in cfg.shots
         for seed in range(cfg.num_seeds)
       }
+    elif cfg.type == "proj.cappa.perplexity":
+      names.add(f"{name}/perplexity")
+    elif cfg.type == "proj.cappa.scoring_classifier":
+      names.add(f"{name}/prec@1")
     elif cfg.type == "proj.image_text.contrastive":
       names |= {f"{name}/loss", f"{name}/ncorrect_minibatch"}
     elif cfg.type in (

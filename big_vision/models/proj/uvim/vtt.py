@@ -13,6 +13,7 @@ width, `V` vocabulary. The names of the modules are the names in checkpoints, an
 random keys derive from them and from the order of calls.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,19 +49,20 @@ __all__ = [
 ]
 
 
-def shift_right(x: Array, axis: int = 1) -> Array:
-  """Moves all entries up by one along an axis and puts 0 first.
+def shift_right(x: Array, axis: int = 1, constant_values: float = 0) -> Array:
+  """Moves all entries up by one along an axis and puts a value first.
 
   Args:
     x: array.
     axis: int, along which to move.
+    constant_values: the value.
 
   Returns:
     Array of the same shape; the last entry is lost.
   """
   widths = [(0, 0)] * x.ndim
   widths[axis] = (1, 0)
-  padded = jnp.pad(x, widths)
+  padded = jnp.pad(x, widths, constant_values=constant_values)
   return jnp.take(padded, jnp.arange(x.shape[axis]), axis=axis)
 
 
@@ -74,6 +76,7 @@ class EncoderDecoderBlock(nn.Module):
     decode: bool, whether self-attention has a cache.
     max_decode_length: int, L of the cache; None is the T of the first call.
     dtype_mm: str, dtype of matrix products.
+    use_bias: bool, of normalization and MLP. Attention has none.
   """
 
   mlp_dim: int
@@ -82,12 +85,13 @@ class EncoderDecoderBlock(nn.Module):
   decode: bool = False
   max_decode_length: int | None = None
   dtype_mm: str = "float32"
+  use_bias: bool = True
 
   @nn.compact
   def __call__(
     self,
     targets: Array,
-    encoded: Array | Memory,
+    encoded: Array | Memory | None,
     decoder_mask: Array | None = None,
     deterministic: bool = True,
   ) -> Array:
@@ -95,7 +99,8 @@ class EncoderDecoderBlock(nn.Module):
 
     Args:
       targets: [B, T, D].
-      encoded: [B, N, D], the image; or its Memory in this block.
+      encoded: [B, N, D], the image; or its Memory in this block; None leaves
+        attention to it out.
       decoder_mask: bool, broadcast to [B, H, T, T]: which targets each one
         attends to; None means all.
       deterministic: bool, turns dropout off.
@@ -109,7 +114,10 @@ class EncoderDecoderBlock(nn.Module):
       self.num_heads, self.dropout_rate, dtype_mm=self.dtype_mm, name=name
     )
 
-    x = nn.LayerNorm(name="LayerNorm1")(targets)
+    normalize = functools.partial(nn.LayerNorm, use_bias=self.use_bias)
+
+    targets = activations.tokens(targets)
+    x = normalize(name="LayerNorm1")(targets)
     x = attention("SelfAttn")(
       x,
       x,
@@ -117,20 +125,22 @@ class EncoderDecoderBlock(nn.Module):
       cache_length=length if self.decode else None,
       deterministic=deterministic,
     )
-    x = drop(x) + targets
+    x = activations.tokens(drop(x) + targets)
 
-    y = nn.LayerNorm(name="LayerNorm2")(x)
-    y = attention("CrossAttn")(y, encoded, deterministic=deterministic)
-    x = drop(y) + x
+    if encoded is not None:
+      y = normalize(name="LayerNorm2")(x)
+      y = attention("CrossAttn")(y, encoded, deterministic=deterministic)
+      x = activations.tokens(drop(y) + x)
 
-    y = nn.LayerNorm(name="LayerNorm3")(x)
+    y = normalize(name="LayerNorm3")(x)
     y = vit.MlpBlock(
       mlp_dim=self.mlp_dim,
       dropout=self.dropout_rate,
       dtype_mm=self.dtype_mm,
+      mlp_bias=self.use_bias,
       name="MLP",
     )(y, deterministic)
-    return x + y
+    return activations.tokens(x + y)
 
 
 class Decoder(nn.Module):
