@@ -117,7 +117,7 @@ def _forget_peak():
 def test_memory_is_at_most_one_and_a_half_times_the_state(tmp_path):
   """Noise, which does not get smaller by compression."""
   rng = np.random.default_rng(0)
-  tree = {f"l{i}": rng.integers(0, 2**62, 1 << 20) for i in range(12)}
+  tree = {f"l{i}": rng.integers(0, 2**62, 1 << 20) for i in range(24)}
   write(tmp_path / "first", {"x": tree["l0"]})  # What is loaded once.
   size = sum(x.nbytes for x in tree.values())
   before = None
