@@ -13,6 +13,10 @@ import re
 # Of parameters of `models/`, the first match counts. The rows with more of the
 # path are those of BERT, where heads do not have a dimension of their own.
 _DIMS = [
+  # Blocks of CapPa with `scan` are stacked along the second axis.
+  (r"(.*/)?EncDecBlock/MLP/Dense_0/bias", -2),
+  (r"(.*/)?EncDecBlock/MLP/Dense_1/kernel", -3),
+  (r"(.*/)?EncDecBlock/\w+/out/kernel", -4),
   (r"(.*/)?(MlpBlock_\d+|MLP|mlp)/(Dense_0|up)/(kernel|bias)", -1),
   (r"(.*/)?(MlpBlock_\d+|MLP|mlp)/Dense_1/kernel", -2),
   (r"(.*/)?attention_layer/(query|key|value)/(kernel|bias)", -1),

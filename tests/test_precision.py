@@ -53,6 +53,9 @@ FAMILIES = {
   "proj.clippo.one_tower": (dict(image=VIT, out_dim=8), (IMAGE,), 2),
   "proj.uvim.vit": (CODES, ({"a": np.zeros((2, 4, 3), np.float32)},), None),
   "proj.uvim.vtt": (VTT, (IMAGE, TEXTS), 1),
+  "proj.cappa.cappa": (
+    dict(num_heads=2, num_layers=1, mlp_dim=32, emb_dim=16, vocab_size=40,
+         seq_len=4, patches=(4, 4)), (IMAGE, TEXTS), 1),
 }  # fmt: skip
 
 

@@ -156,6 +156,30 @@ def _siglip(config: Any) -> None:
   )
 
 
+def _cappa(config: Any) -> None:
+  config.input.pp = _TRAIN + _TEXT
+  config.model_name = "proj.cappa.cappa"
+  config.model = dict(
+    num_heads=2,
+    num_layers=1,
+    mlp_dim=16,
+    emb_dim=16,
+    vocab_size=512,
+    seq_len=8,
+    patches=(PATCH, PATCH),
+    dec_dropout_rate=0.1,
+    masked_pred_prob=0.5,
+    masking_ratio=0.75,
+  )
+  config.evals.val = dict(
+    type="proj.cappa.perplexity",
+    pred="perplexity",
+    data=dict(name="shapes/tiny", split="validation"),
+    pp_fn=_IMAGE + _TEXT,
+    log_steps=EVAL_STEPS,
+  )
+
+
 def _uvim(config: Any) -> None:
   config.input.pp = (
     f'decode|resize({SIZE})|copy("image", "labels")'
@@ -204,5 +228,6 @@ METHODS = {
   "distill": ("big_vision.trainers.proj.distill.distill", _distill),
   "flexi": ("big_vision.trainers.proj.flexi.train", _flexi),
   "gsam": ("big_vision.trainers.proj.gsam.train", _gsam),
+  "cappa": ("big_vision.trainers.proj.cappa.generative", _cappa),
   "uvim": ("big_vision.trainers.proj.uvim.vqvae", _uvim),
 }

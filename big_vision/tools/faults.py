@@ -22,7 +22,7 @@ from concurrent import futures
 
 from big_vision import command_line
 
-TRAINERS = ("train", "siglip", "distill", "flexi", "gsam", "uvim")
+TRAINERS = ("train", "siglip", "distill", "flexi", "gsam", "cappa", "uvim")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

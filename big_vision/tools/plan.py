@@ -87,6 +87,7 @@ _SIZES = {
 # Trainers of models that others cannot train.
 _OF_MODELS = {
   "proj.image_text.two_towers": "big_vision.trainers.proj.image_text.siglip",
+  "proj.cappa.cappa": "big_vision.trainers.proj.cappa.generative",
   "proj.clippo.one_tower": "big_vision.trainers.proj.image_text.contrastive",
 }
 _OP = re.compile(rf"\b({'|'.join(_SIZES)})\s*(\((?:[^()]|\([^()]*\))*\))")

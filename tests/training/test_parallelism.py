@@ -14,6 +14,7 @@ import toy
 from big_vision import devices, losses, sharding, trees
 from big_vision.evaluators import outputs
 from big_vision.models import vit
+from big_vision.models.proj.cappa import cappa
 from big_vision.models.proj.flaxformer import bert
 from big_vision.models.proj.flexi import vit as flexi
 from big_vision.models.proj.image_text import captioner, naflex_vit
@@ -149,6 +150,23 @@ def of_vtt():
   return init, loss_fn, {"image": IMAGE, "labels": text}
 
 
+def of_cappa():
+  """With blocks that are stacked along the second axis."""
+  model = cappa.Model(
+    patches=(4, 4), num_layers=1, vocab_size=16, seq_len=8, emb_dim=32,
+    num_heads=4, mlp_dim=64, scan=True,
+  )  # fmt: skip
+  apply = lambda p, b: model.apply({"params": p}, b["image"], b["labels"])
+  text = 1 + ints(15, B, 8)
+
+  def loss_fn(params, batch, rng, state):
+    one_hot = jax.nn.one_hot(batch["labels"], 16)
+    return xent(apply(params, batch), one_hot), {}
+
+  init = lambda rng, b: model.init(rng, b["image"], b["labels"])["params"]
+  return init, loss_fn, {"image": IMAGE, "labels": text}
+
+
 def of_vqvae():
   """Without codewords: which is nearest may hang on the last bit."""
   channels = {"color": (3, 16)}
@@ -222,6 +240,7 @@ FAMILIES = {
   "scan": of_scan,
   "naflex": of_naflex,
   "vtt": of_vtt,
+  "cappa": of_cappa,
   "flexi": of_flexi,
   "vqvae": of_vqvae,
   "captioner": of_captioner,
@@ -371,7 +390,7 @@ def test_vit(layout):
   assert (h, t) == (4, T) or f"f32[{b},4,{T},{T}]" not in got.hlo
 
 
-@pytest.mark.parametrize("family", ["naflex", "vtt", "siglip"])
+@pytest.mark.parametrize("family", ["naflex", "cappa", "siglip"])
 def test_families(family):
   got = step(family, "all")
   check(got, step(family))
