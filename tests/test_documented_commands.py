@@ -175,7 +175,10 @@ NO_KEYS = set(
 
 
 # What errors say about keys of the past, and what tells of a fork's own.
-GONE = {"optim", "weight_decay", "input.filter_fn", "variant", "data"}
+GONE = {
+  "optim", "weight_decay", "input.filter_fn", "variant", "data",
+  "num_sharded_replicas",
+}  # fmt: skip
 SOURCES_OF_DATA = ("folder", "hf", "webdataset", "jsonl", "records")
 
 

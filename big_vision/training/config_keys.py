@@ -68,16 +68,16 @@ RUN: Types = {
 _LABELS = "train.py", "trainers/proj/gsam/", "trainers/proj/flexi/train.py"
 _DISTILL = "trainers/proj/distill/", "trainers/proj/flexi/distill.py"
 _UVIM = "trainers/proj/uvim/vqvae.py"
+_CAPPA = "trainers/proj/cappa/generative.py"
 # Of some methods, and of `tools/eval_only.py`: (paths of the readers, keys).
 _BY_READER: tuple[tuple[tuple[str, ...], Types], ...] = (
   ((*_LABELS, "tools/eval_only.py"), {"loss": str}),
   ((*_LABELS, *_DISTILL, "tools/eval_only.py"), {"num_classes": int}),
   ((*_LABELS, *_DISTILL, _UVIM), {"init_head_bias": float}),
   ((*_LABELS, *_DISTILL), {"mixup": dict}),
-  (
-    _LABELS,
-    {"class_weights": object, "cutmix": dict, "label_smoothing": float},
-  ),
+  (_LABELS, {"class_weights": object, "cutmix": dict}),
+  ((*_LABELS, _CAPPA), {"label_smoothing": float}),
+  ((_CAPPA,), {"pad_token": int}),
   (
     ("trainers/proj/image_text/",),
     {

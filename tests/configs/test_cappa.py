@@ -37,5 +37,5 @@ def test_demo():
   config = pretrain.get_config("demo")
   config_check.check(config)
   assert config.input.data.name == "shapes/closeup"
-  assert config.model.masked_pred_prob == 0.75
+  assert config.model.masked_pred_prob == 0.25
   assert sorted(config.evals) == ["scoring", "val"]

@@ -1,4 +1,4 @@
-"""What evaluators ask of captioners.
+"""Computes what evaluators ask of captioners.
 
 Shapes: `B` batch, `L` tokens of a caption, `V` vocabulary, `C` labels, `N` patches.
 """
