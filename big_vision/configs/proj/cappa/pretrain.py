@@ -174,3 +174,4 @@ def _shrink(config):
   config.evals = dict(val=config.evals.val_coco, scoring=scoring)
   for cfg in config.evals.values():
     demo.set_duration(cfg, "log", log_percent=0.5)
+    cfg.skip_first = False
