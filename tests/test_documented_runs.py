@@ -75,6 +75,7 @@ CUT = {
   r"image_text\.siglip .*workdirs/siglip$": "--config.total_steps=4 --config.evals=None",
   r"workdirs/pairs .*pairs\.csv": "--config.total_steps=4"
   " --config.schedule.warmup_steps=1",
+  r"cappa\.generative .*workdirs/cappa": "--config.total_steps=4 --config.evals=None",
   r"uvim\.(vqvae|train) .*workdirs/panoptic": "--config.total_steps=4"
   " --config.schedule.warmup_steps=1 --config.ckpt_steps=4 --config.evals=None",
   r"tools\.(sweep|vtab|faults) ": "--dry_run",
