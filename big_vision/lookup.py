@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -84,6 +84,31 @@ def unknown(
   return error(
     f"{where}unknown {kind} {name!r:.200}{did_you_mean(name, known)}"
   )
+
+
+def choice(
+  config: Mapping[str, Any], key: str, known: Sequence[str], kind: str
+) -> str:
+  """Reads a key that holds one of a few names.
+
+  Args:
+    config: mapping.
+    key: its key.
+    known: the names, the default first, which a missing key and None mean.
+    kind: what they are, for the error.
+
+  Returns:
+    One of `known`.
+
+  Raises:
+    ConfigError: it is none of them.
+  """
+  name = config.get(key)
+  if name is None:
+    return known[0]
+  if name not in known:
+    raise unknown(kind, name, known, key, ConfigError)
+  return name
 
 
 def check_keys(

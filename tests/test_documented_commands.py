@@ -175,10 +175,7 @@ NO_KEYS = set(
 
 
 # What errors say about keys of the past, and what tells of a fork's own.
-GONE = {
-  "optim", "weight_decay", "input.filter_fn", "variant", "data",
-  "num_sharded_replicas",
-}  # fmt: skip
+GONE = {"optim", "weight_decay", "input.filter_fn", "variant", "data"}
 SOURCES_OF_DATA = ("folder", "hf", "webdataset", "jsonl", "records")
 
 

@@ -45,12 +45,7 @@ def of(config: ConfigLike) -> str:
   Raises:
     ConfigError: it is none of them.
   """
-  name = config.get(KEY)
-  if name is None:
-    return NAMES[0]
-  if name not in NAMES:
-    raise lookup.unknown("kernel", name, NAMES, KEY, lookup.ConfigError)
-  return name
+  return lookup.choice(config, KEY, NAMES, "kernel")
 
 
 @contextlib.contextmanager

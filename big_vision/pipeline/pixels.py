@@ -9,10 +9,12 @@ B is the batch size, of one device where that is said.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from big_vision.pp import batched
 from big_vision.tf import plain, tf
@@ -71,37 +73,36 @@ def of(
   return getattr(ds, "as_bytes", (ds, {}))
 
 
-class LookUp:
-  """Computes on devices what `batched.OfBytes` computes on the host."""
+def look_up(x: Array, fn: batched.OfBytes, is_real: Array | None) -> Array:
+  """Computes `fn(x)` on devices; each does its part, without the others.
 
-  def __init__(self, fn: batched.OfBytes) -> None:
-    """Keeps the function, whose table is made when it is needed."""
-    self._fn = fn
-    self._compiled: dict[int, Callable[..., Array]] = {}
+  Args:
+    x: uint8 [B, ..., C].
+    fn: what the host would compute.
+    is_real: bool [B], split as `x`; rows where it is False become zeros.
 
-  def __call__(self, x: Array, is_real: Array | None) -> Array:
-    """Looks up; each device does its part, without the others.
-
-    Args:
-      x: uint8 [B, ..., C].
-      is_real: bool [B], split as `x`; rows where it is False become zeros.
-
-    Returns:
-      Array of the shape and sharding of `x`.
-    """
-    channels = x.shape[-1]
-    if channels not in self._compiled:
-      self._compiled[channels] = _looking_up(self._fn.table(channels))
-    fn, shards = self._compiled[channels], x.addressable_shards
-    real = [None] * len(shards)
-    if is_real is not None:
-      real = [shard.data for shard in is_real.addressable_shards]
-    parts = [fn(s.data, r) for s, r in zip(shards, real, strict=True)]
-    return jax.make_array_from_single_device_arrays(x.shape, x.sharding, parts)
+  Returns:
+    Array of the shape and sharding of `x`.
+  """
+  compiled, shards = _looking_up(fn, x.shape[-1]), x.addressable_shards
+  real = [None] * len(shards)
+  if is_real is not None:
+    real = [shard.data for shard in is_real.addressable_shards]
+  parts = [compiled(s.data, r) for s, r in zip(shards, real, strict=True)]
+  return jax.make_array_from_single_device_arrays(x.shape, x.sharding, parts)
 
 
-def _looking_up(table):
+@functools.lru_cache(32)
+def _looking_up(fn, channels):
+  """Makes `_compiled` of a function, whose table is computed once."""
+  table = fn.table(channels)
+  return _compiled(table.tobytes(), table.dtype.str, channels)
+
+
+@functools.lru_cache(32)  # One compilation for all runs of all evaluators.
+def _compiled(data, dtype, channels):
   """Compiles `(x, is_real) -> table[x]` for a table [256, C]."""
+  table = np.frombuffer(data, dtype).reshape(256, channels)
 
   @jax.jit
   def look_up(x, is_real):

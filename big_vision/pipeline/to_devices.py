@@ -52,7 +52,6 @@ def start_global(
     data = as_bytes
   else:
     of_bytes = {}
-  look_up = {key: pixels.LookUp(fn) for key, fn in of_bytes.items()}
 
   def put(name, x):
     if name in keep:
@@ -70,8 +69,8 @@ def start_global(
     for batch in failures.iterate(data):
       batch = trees.tree_map_with_names(put, batch)
       is_real = batch.pop(pixels.IS_REAL, None)
-      for key in look_up.keys() & batch.keys():
-        batch[key] = look_up[key](batch[key], is_real)
+      for key in of_bytes.keys() & batch.keys():
+        batch[key] = pixels.look_up(batch[key], of_bytes[key], is_real)
       yield batch
 
   return prefetch.PrefetchIterator(batches(), n_prefetch or 0, start=warmup)

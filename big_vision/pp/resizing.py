@@ -106,9 +106,9 @@ def _bilinear(image, size):
     return tf.image.resize(x, size, method="bilinear")
 
   # To copy a much larger image would take longer than it saves.
-  ratio = tf.shape(image, tf.int64)[:2] // tf.cast(size, tf.int64)
+  count = lambda hw: tf.reduce_prod(tf.cast(hw, tf.int64))
   return tf.cond(
-    tf.reduce_prod(ratio) < 4,
+    count(tf.shape(image)[:2]) < 4 * count(size),
     lambda: resize(tf.cast(image, tf.float32)),
     lambda: resize(image),
   )

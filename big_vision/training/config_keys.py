@@ -131,6 +131,7 @@ FLAT: Types = {
   "keep_checkpoint_steps": int,
   "log_eval_steps": int,
   "num_epochs": float,
+  "num_sharded_replicas": int,
   "pp_eval": str,
   "pp_train": str,
   "prefetch_to_host": int,

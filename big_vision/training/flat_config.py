@@ -39,13 +39,14 @@ def modern(config: ConfigLike) -> ConfigLike:
     config: ConfigDict of either layout.
 
   Returns:
-    `config` itself if it has `input`; else a ConfigDict, unlocked, with the same
-    values where they belong today, references resolved.
+    `config` itself if nothing has moved; else a ConfigDict, unlocked, with the
+    same values where they belong today, references resolved.
 
   Raises:
     ValueError: a key is there under both names, checkpoints to be kept are not
       among those that are written, or validation is half described.
   """
+  config = _with_mesh(config)
   if "input" in config or "dataset" not in config:
     return config
   old: dict[str, Any] = config.copy_and_resolve_references().to_dict()
@@ -61,6 +62,24 @@ def modern(config: ConfigLike) -> ConfigLike:
     for name, cfg in {**_validation(old), **old.get("evals", {})}.items()
   }
   return mlc.ConfigDict(new)
+
+
+def _with_mesh(config):
+  """Reads `num_sharded_replicas`, how CapPa's config says its mesh."""
+  num = config.get("num_sharded_replicas")
+  if num is None:
+    return config
+  if "mesh" in config:
+    raise ValueError(
+      "config.num_sharded_replicas is the old name of config.mesh: remove one of "
+      "them."
+    )
+  new = mlc.ConfigDict(config.copy_and_resolve_references().to_dict())
+  del new.num_sharded_replicas
+  new.mesh = [("replica", num), ("fsdp", -1)]
+  if "sharding_rules" not in new:
+    new.sharding_rules = [("act_batch", ("replica", "fsdp"))]
+  return new
 
 
 def _check(old: Mapping[str, Any]) -> None:

@@ -83,6 +83,23 @@ def test_training_is_the_same(wanted, op):
   )
 
 
+def test_another_iterator_compiles_nothing(wanted):
+  """Evaluators that cache nothing open one for each evaluation."""
+  wanted(True)
+  before = pixels._compiled.cache_info()
+  for _ in range(3):
+    on_devices(train("value_range(0, 0.37)"), 1)
+  after = pixels._compiled.cache_info()
+  assert after.misses - before.misses == 1
+
+
+def test_under_transfer_guard(wanted):
+  wanted(True)
+  with jax.transfer_guard("disallow"):
+    (batch,) = on_devices(train("vgg_value_range"), 1)
+  assert batch["image"].dtype == np.float32
+
+
 @pytest.mark.multidevice
 def test_several_devices(wanted):
   wanted(True)

@@ -316,6 +316,28 @@ def test_large_images_are_resized_without_floats(method, antialias):
   assert dtypes == [*small, "uint8"]
 
 
+@pytest.mark.parametrize(
+  "shape, dtype",
+  [
+    ((15, 15), "float32"),
+    ((7, 36), "float32"),
+    ((16, 16), "uint8"),
+    ((7, 37), "uint8"),  # Four times the pixels, by one side.
+    ((1000, 3), "uint8"),
+  ],
+)
+def test_only_small_images_become_floats(monkeypatch, shape, dtype):
+  found, run = [], tf.image.resize
+
+  def resize(image, *args, **kw):
+    found.append(image.dtype.name)
+    return run(image, *args, **kw)
+
+  monkeypatch.setattr(tf.image, "resize", resize)
+  ops_image.get_resize(8)({"image": tf.zeros([*shape, 3], tf.uint8)})
+  assert found == [dtype]
+
+
 @pytest.mark.parametrize("side", [3, 8, 15, 16, 17, 40])
 def test_small_and_large_images_are_resized_the_same(side):
   image = np.random.default_rng(side).integers(

@@ -117,3 +117,18 @@ def test_validation():
   del config["pp_eval"]
   with pytest.raises(ValueError, match="config.pp_eval is missing.*val_split"):
     flat_config.modern(config)
+
+
+def test_groups_of_devices():
+  """How CapPa's trainer was told its mesh."""
+  given = mlc.ConfigDict(
+    {"input": {"batch_size": 8}, "num_sharded_replicas": 2}
+  )
+  config = flat_config.modern(given)
+  assert "num_sharded_replicas" not in config
+  assert config.mesh == [("replica", 2), ("fsdp", -1)]
+  assert config.sharding_rules == [("act_batch", ("replica", "fsdp"))]
+  assert config.input.batch_size == 8 and "mesh" not in given
+  given.mesh = [("data", -1)]
+  with pytest.raises(ValueError, match=r"num_sharded_replicas.*config\.mesh"):
+    flat_config.modern(given)

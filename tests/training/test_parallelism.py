@@ -390,7 +390,7 @@ def test_vit(layout):
   assert (h, t) == (4, T) or f"f32[{b},4,{T},{T}]" not in got.hlo
 
 
-@pytest.mark.parametrize("family", ["naflex", "cappa", "siglip"])
+@pytest.mark.parametrize("family", ["naflex", "vtt", "cappa", "siglip"])
 def test_families(family):
   got = step(family, "all")
   check(got, step(family))

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision.evaluators import mean
-from big_vision.evaluators.proj.image_text import prompt_engineering
-from big_vision.lookup import ConfigError
+from big_vision.evaluators.proj.image_text import (
+  embedding,
+  prompt_engineering,
+)
 from big_vision.types import Array, Batch, PredictFn, TrainState
 
 API = "jit"
@@ -37,24 +39,16 @@ def label_tokens(names: tuple[str, ...], pp_txt: str) -> np.ndarray:
     int [C, L].
 
   Raises:
-    ConfigError: `pp_txt` gives no `labels`.
+    ValueError: `pp_txt` gives no `labels`.
   """
-  from big_vision.pp import builder
   from big_vision.tf import tf
 
-  preprocess_fn = builder.get_preprocess_fn(pp_txt, log_data=False)
-  rows = []
-  for name in names:
-    out = preprocess_fn({"label": tf.constant(name)})
-    if "labels" not in out:
-      raise ConfigError(
-        f"pp_txt: {pp_txt!r} gives no 'labels', only {', '.join(sorted(out))}."
-      )
-    rows.append(np.asarray(out["labels"]))
-  return np.stack(rows)
+  ds = tf.data.Dataset.from_tensor_slices({"label": list(names)})
+  ds = embedding.preprocess(ds, pp_txt, ("labels",))
+  return np.stack([x["labels"] for x in ds.as_numpy_iterator()])
 
 
-def class_names(cfg: Mapping[str, Any]) -> tuple[str, ...]:
+def names_of(cfg: Mapping[str, Any]) -> tuple[str, ...]:
   """Finds the names of the classes of an evaluator.
 
   Args:
@@ -100,7 +94,7 @@ def trial(
   cfg: Mapping[str, Any],
 ) -> Any:
   """Computes what `run` computes of one batch, see `evaluators.trial`."""
-  fn = _classify(predict_fn, class_names(cfg), cfg["pp_txt"])
+  fn = _classify(predict_fn, names_of(cfg), cfg["pp_txt"])
   return mean.trial(fn, train_state, batch, cfg)
 
 
@@ -131,9 +125,6 @@ class Evaluator(mean.Evaluator):
         imagenet2012, and those that the dataset has for `label` for others.
       **kw: further arguments of `evaluation.eval_input_pipeline`.
     """
-    names = _names(dict(data=data, class_names=class_names))
+    names = names_of(dict(data=data, class_names=class_names))
     fn = _classify(predict_fn, names, pp_txt)
     super().__init__(fn, data=data, pp_fn=pp_fn, **kw)
-
-
-_names = class_names

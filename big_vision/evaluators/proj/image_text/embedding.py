@@ -120,7 +120,8 @@ def preprocess(ds: Any, pp: str, keep: Sequence[str]) -> Any:
     with rng.example_seed(tf.stack([zero, number]), zero):
       out = fn(dict(example))
     found.update(out)
-    return {k: out[k] for k in keep if k in out}
+    # An example cannot be empty; the error comes below.
+    return {k: out[k] for k in keep if k in out} or {"index": index}
 
   numbered, auto = ds.enumerate(), tf.data.AUTOTUNE
   out = numbered.map(one, auto, deterministic=True)

@@ -22,7 +22,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision import lookup
 from big_vision.models import (
   cached_attention,
   common,
@@ -32,7 +31,11 @@ from big_vision.models import (
 )
 from big_vision.models.cached_attention import Memory
 from big_vision.models.proj.cappa.checkpoints import load
-from big_vision.models.proj.uvim.vtt import EncoderDecoderBlock, shift_right
+from big_vision.models.proj.uvim.vtt import (
+  EncoderDecoderBlock,
+  WithDecoder,
+  shift_right,
+)
 from big_vision.types import Array, Batch
 
 __all__ = ["Decoder", "Model", "load", "shift_right", "token_weights"]
@@ -210,7 +213,7 @@ class Decoder(nn.Module):
     return y, in_parallel if causal is None else causal | in_parallel
 
 
-class Model(nn.Module):
+class Model(WithDecoder):
   """Encoder of images and decoder of captions.
 
   Attributes:
@@ -327,57 +330,6 @@ class Model(nn.Module):
       return {_BLOCK: jax.vmap(make, _PARAMS_AXIS, 1)(stacked)}
     names = [name for name in blocks if name.startswith(_BLOCK)]
     return {name: make(blocks[name]["CrossAttn"]) for name in names}
-
-  def decode(
-    self,
-    encoded: Array | Mapping[str, Memory] | None,
-    targets: Array,
-    decode: bool = False,
-    train: bool = False,
-    max_decode_length: int | None = None,
-    prefill: bool = False,
-  ) -> Array:
-    """Computes the logits of tokens.
-
-    Args:
-      encoded: [B, N, D], from `encode`; or `cross_memory` of it; None leaves the
-        image out.
-      targets: [B, T] int, see `uvim.vtt.Model.decode`.
-      decode: bool, see there.
-      train: bool, turns dropout and parallel prediction on.
-      max_decode_length: see there.
-      prefill: bool, see there.
-
-    Returns:
-      [B, T, V].
-
-    Raises:
-      ConfigError: the caption is longer than `seq_len`.
-      ValueError: there is no cache to be filled.
-    """
-    length = max(targets.shape[1], max_decode_length or 0)
-    if length > self.seq_len:
-      raise lookup.ConfigError(
-        f"config.model.seq_len={self.seq_len} is the length of the longest "
-        f"caption, but one has {length} tokens."
-      )
-    if prefill and "cache" not in self.variables:
-      raise ValueError(
-        "prefill=True fills a cache: create it with decode=True first."
-      )
-    mask = None
-    if not (decode or prefill):
-      mask = nn.make_causal_mask(targets, dtype=bool)
-    return self.decoder(
-      encoded,
-      targets,
-      self.pos_emb_for_decoder,
-      decoder_mask=mask,
-      decode=decode,
-      deterministic=not train,
-      max_decode_length=max_decode_length,
-      prefill=prefill,
-    )
 
   def __call__(
     self,

@@ -7,22 +7,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_vision import lookup
-from big_vision.models import common, load_errors, vit
+from big_vision.models import common, vit
+from big_vision.models.proj.uvim.vtt_checkpoints import (
+  NOT_OF_ENCODER,
+  check_init_files,
+  load_vit,
+)
 from big_vision.models.vit_checkpoints import fit_posemb
 from big_vision.types import ConfigLike, Params
 
 _BLOCK = "EncDecBlock"
 _PARAMS_AXIS = 1  # Along which blocks of the decoder are stacked.
-# A ViT has these for its own task; one that does not, fits as well.
-_NOT_OF_ENCODER = ("head/kernel", "head/bias", "cls")
 
 
 def load(
   init_params: Params | None,
   init_files: Any,
   model_params: ConfigLike | None = None,
-  dont_load: str | Sequence[str] = _NOT_OF_ENCODER,
+  dont_load: str | Sequence[str] = NOT_OF_ENCODER,
 ) -> Params:
   """Loads the whole model, or a ViT into its encoder, at any resolution.
 
@@ -33,8 +35,8 @@ def load(
     init_params: parameters of the model, arrays or shapes; None returns all that
       a checkpoint of the whole model has.
     init_files: str, the path of a checkpoint of the whole model (or a Loaded);
-      or a mapping `{"encoder": x}`, where x is what `vit.load` takes. The decoder
-      keeps its initial values.
+      or a mapping `{"encoder": x}`, where x is what `vit.load` takes, or a
+      published ViT. The decoder keeps its initial values.
     model_params: mapping, `config.model`, or None.
     dont_load: regexes of parameters that keep their initial values or are left
       out; with `encoder` they are names of the ViT.
@@ -50,7 +52,7 @@ def load(
   scan = _is_stacked(init_params, model_params)
   if isinstance(init_files, str | os.PathLike | common.Loaded):
     source: Any = init_files
-    unused = () if dont_load == _NOT_OF_ENCODER else dont_load
+    unused = () if dont_load == NOT_OF_ENCODER else dont_load
     convert = lambda p: _restack(common.convert_pre_linen(p), scan)
     params = common.load(init_params, source, unused, convert)
     if init_params is None:
@@ -61,23 +63,16 @@ def load(
       new = fit_posemb(encoder["pos_embedding"], positions, source)
       params["encoder"] = {**encoder, "pos_embedding": new}
     return params
-  if not hasattr(init_files, "items") or set(init_files) != {"encoder"}:
-    raise lookup.ConfigError(
-      f"config.model_init={init_files!r} should be the path of a checkpoint of "
-      "the whole model, or {'encoder': the path of a ViT}."
-    )
+  check_init_files(init_files)
   if init_params is None:
     raise ValueError("Initial parameters are needed to load an encoder alone.")
-  init = dict(init_params["encoder"])
-  if dont_load == _NOT_OF_ENCODER:  # All of `dont_load` has to match something.
-    zero = np.zeros(())
-    init |= {"head": {"kernel": zero, "bias": zero}, "cls": zero}
-  with load_errors.within("encoder"):
-    loaded = vit.load(
-      init, init_files["encoder"], {"scan": scan}, dont_load=dont_load
-    )
-  names = init_params["encoder"]
-  return {**init_params, "encoder": {k: loaded[k] for k in names}}
+  encoder = load_vit(
+    init_params["encoder"],
+    init_files["encoder"],
+    {"scan": scan},
+    dont_load=dont_load,
+  )
+  return {**init_params, "encoder": encoder}
 
 
 def _is_stacked(init_params, model_params):

@@ -43,6 +43,7 @@ __all__ = [
   "EncoderDecoderBlock",
   "Model",
   "Patches",
+  "WithDecoder",
   "image_grid",
   "load",
   "shift_right",
@@ -234,7 +235,70 @@ class Decoder(nn.Module):
     )(y)
 
 
-class Model(nn.Module):
+class WithDecoder(nn.Module):
+  """What models have in common that decode texts.
+
+  Subclasses have the field `seq_len` and the attributes `decoder`, called as
+  `Decoder` is, and `pos_emb_for_decoder`.
+  """
+
+  def decode(
+    self,
+    encoded: Array | Mapping[str, Memory] | None,
+    targets: Array,
+    decode: bool = False,
+    train: bool = False,
+    max_decode_length: int | None = None,
+    prefill: bool = False,
+  ) -> Array:
+    """Computes the logits of tokens.
+
+    Args:
+      encoded: [B, N, D], from `encode`; or `cross_memory` of it; None for
+        decoders that can do without.
+      targets: [B, T] int, the tokens to be predicted, each from those before
+        it. With `decode`, the next tokens, from each of which the one after it
+        is predicted; with `prefill`, to be predicted again, but see there.
+      decode: bool, uses the collection `cache`, which must be mutable. The
+        first call creates it and has no meaning; `targets` are of its length.
+      train: bool, turns on what the decoder does in training, such as dropout.
+      max_decode_length: L of the cache to be created, if not that of `targets`.
+      prefill: bool, reads all but the last of `targets` into the cache at once,
+        after a 0; they must be at its beginning. Then it holds T tokens.
+
+    Returns:
+      [B, T, V].
+
+    Raises:
+      ConfigError: the text is longer than `seq_len`.
+      ValueError: there is no cache to be filled.
+    """
+    length = max(targets.shape[1], max_decode_length or 0)
+    if length > self.seq_len:
+      raise lookup.ConfigError(
+        f"config.model.seq_len={self.seq_len} is the length of the longest "
+        f"text, but one has {length} tokens."
+      )
+    if prefill and "cache" not in self.variables:
+      raise ValueError(
+        "prefill=True fills a cache: create it with decode=True first."
+      )
+    mask = None
+    if not (decode or prefill):
+      mask = nn.make_causal_mask(targets, dtype=bool)
+    return self.decoder(
+      encoded,
+      targets,
+      self.pos_emb_for_decoder,
+      decoder_mask=mask,
+      decode=decode,
+      deterministic=not train,
+      max_decode_length=max_decode_length,
+      prefill=prefill,
+    )
+
+
+class Model(WithDecoder):
   """Encoder of images and decoder of sequences.
 
   Attributes:
@@ -350,60 +414,6 @@ class Model(nn.Module):
       )
       for name in names
     }
-
-  def decode(
-    self,
-    encoded: Array | Mapping[str, Memory],
-    targets: Array,
-    decode: bool = False,
-    train: bool = False,
-    max_decode_length: int | None = None,
-    prefill: bool = False,
-  ) -> Array:
-    """Computes the logits of tokens.
-
-    Args:
-      encoded: [B, N, D], from `encode`; or `cross_memory` of it.
-      targets: [B, T] int, the tokens to be predicted, each from those before
-        it. With `decode`, the next tokens, from each of which the one after it
-        is predicted; with `prefill`, to be predicted again, but see there.
-      decode: bool, uses the collection `cache`, which must be mutable. The
-        first call creates it and has no meaning; `targets` are of its length.
-      train: bool, turns dropout on.
-      max_decode_length: L of the cache to be created, if not that of `targets`.
-      prefill: bool, reads all but the last of `targets` into the cache at once,
-        after a 0; they must be at its beginning. Then it holds T tokens.
-
-    Returns:
-      [B, T, V].
-
-    Raises:
-      ConfigError: the text is longer than `seq_len`.
-      ValueError: there is no cache to be filled.
-    """
-    length = max(targets.shape[1], max_decode_length or 0)
-    if length > self.seq_len:
-      raise lookup.ConfigError(
-        f"config.model.seq_len={self.seq_len} is the length of the longest "
-        f"text, but one has {length} tokens."
-      )
-    if prefill and "cache" not in self.variables:
-      raise ValueError(
-        "prefill=True fills a cache: create it with decode=True first."
-      )
-    mask = None
-    if not (decode or prefill):
-      mask = nn.make_causal_mask(targets, dtype=bool)
-    return self.decoder(
-      encoded,
-      targets,
-      self.pos_emb_for_decoder,
-      decoder_mask=mask,
-      decode=decode,
-      deterministic=not train,
-      max_decode_length=max_decode_length,
-      prefill=prefill,
-    )
 
   def __call__(
     self,

@@ -65,7 +65,7 @@ def image_grid(
 
 
 # A ViT has these for its own task; one that does not, fits as well.
-_NOT_OF_ENCODER = ("head/kernel", "head/bias", "cls")
+NOT_OF_ENCODER = ("head/kernel", "head/bias", "cls")
 
 # Name in a ViT -> name here.
 _OF_ENCODER = {
@@ -79,7 +79,7 @@ def load(
   init_params: Params | None,
   init_files: Any,
   model_params: ConfigLike | None = None,
-  dont_load: str | Sequence[str] = _NOT_OF_ENCODER,
+  dont_load: str | Sequence[str] = NOT_OF_ENCODER,
   encoder_load_kw: Mapping[str, Any] | None = None,
 ) -> Params:
   """Loads the whole model, or a ViT into its encoder.
@@ -105,7 +105,7 @@ def load(
   """
   if isinstance(init_files, str | os.PathLike | common.Loaded):
     source: Any = init_files
-    unused = () if dont_load == _NOT_OF_ENCODER else dont_load
+    unused = () if dont_load == NOT_OF_ENCODER else dont_load
     return common.load(init_params, source, unused, common.convert_pre_linen)
   return _load_encoder(
     init_params, init_files, model_params, dont_load, encoder_load_kw
@@ -116,16 +116,7 @@ def _load_encoder(
   init_params, init_files, model_params, dont_load, encoder_load_kw
 ):
   """Loads a ViT into the encoder; see `load`."""
-  if not isinstance(init_files, Mapping) and not hasattr(init_files, "items"):
-    raise lookup.ConfigError(
-      f"config.model_init={init_files!r} should be the path of a checkpoint of "
-      "the whole model, or {'encoder': the path of a ViT}."
-    )
-  if set(init_files) != {"encoder"}:
-    raise lookup.ConfigError(
-      f"config.model_init={dict(init_files)} should have one key, encoder: the "
-      "path of a ViT. For a checkpoint of the whole model give its path alone."
-    )
+  check_init_files(init_files)
   if "pos_embedding_encoder" not in init_params:
     raise lookup.ConfigError(
       "config.model_init.encoder has learned positions, which the model lacks: "
@@ -136,18 +127,59 @@ def _load_encoder(
     grid = image_grid(args, args["input_size"]).stored
     encoder_load_kw = {"grid": grid, **(encoder_load_kw or {})}
   init = {vit_name: init_params[name] for vit_name, name in _OF_ENCODER.items()}
-  # All of `dont_load` has to match something.
-  unused = {name: jnp.zeros(()) for name in _NOT_OF_ENCODER}
-  init |= trees.recover_tree(list(unused), list(unused.values()))
-  with load_errors.within("encoder_load_kw"):
-    loaded = vit.load(
-      init,
-      _published(init_files["encoder"]),
-      {},
-      **{"dont_load": dont_load, **(encoder_load_kw or {})},
-    )
+  kw = {"dont_load": dont_load, **(encoder_load_kw or {})}
+  loaded = load_vit(init, init_files["encoder"], {}, **kw)
   renamed = {name: loaded[old] for old, name in _OF_ENCODER.items()}
   return {**init_params, **renamed}
+
+
+def check_init_files(init_files: Any) -> None:
+  """Refuses what is neither a path nor `{"encoder": ...}`.
+
+  Args:
+    init_files: `config.model_init`, not the path of the whole model.
+
+  Raises:
+    ConfigError: it does not have the key `encoder`, and no other.
+  """
+  if not isinstance(init_files, Mapping) and not hasattr(init_files, "items"):
+    raise lookup.ConfigError(
+      f"config.model_init={init_files!r} should be the path of a checkpoint of "
+      "the whole model, or {'encoder': the path of a ViT}."
+    )
+  if set(init_files) != {"encoder"}:
+    raise lookup.ConfigError(
+      f"config.model_init={dict(init_files)} should have one key, encoder: the "
+      "path of a ViT. For a checkpoint of the whole model give its path alone."
+    )
+
+
+def load_vit(
+  init: Params, init_file: Any, model_cfg: ConfigLike, **kw: Any
+) -> Params:
+  """Loads a ViT that is to be the encoder of another model.
+
+  Args:
+    init: parameters of the encoder, by the names of a ViT.
+    init_file: what `vit.load` takes; or a published ViT, see
+      `models/weights/sources.py`.
+    model_cfg: as for `vit.load`.
+    **kw: further arguments of `vit.load`. What `dont_load` names may be missing
+      on either side.
+
+  Returns:
+    Nested dict with the names of `init`.
+
+  Raises:
+    ValueError: see `vit.load`.
+  """
+  more = {}
+  if kw.get("dont_load"):  # All of it has to match something.
+    unused = {name: jnp.zeros(()) for name in NOT_OF_ENCODER}
+    more = trees.recover_tree(list(unused), list(unused.values()))
+  with load_errors.within("encoder_load_kw"):
+    loaded = vit.load(init | more, _published(init_file), model_cfg, **kw)
+  return {name: loaded[name] for name in init}
 
 
 def _published(init_file):

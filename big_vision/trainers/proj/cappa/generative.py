@@ -45,16 +45,11 @@ def build(setup: Setup) -> Recipe:
     The Recipe.
 
   Raises:
-    ConfigError: the config asks for mixup, or has a key of the past.
+    ConfigError: the config asks for mixup.
   """
   config = setup.config
   if config.get("mixup"):
     raise lookup.ConfigError("config.mixup: captions are not mixed.")
-  if (num := config.get("num_sharded_replicas")) is not None:
-    raise lookup.ConfigError(
-      "config.num_sharded_replicas is a key of the past: write config.mesh = "
-      f'[("replica", {num}), ("fsdp", -1)], and config.sharding_strategy.'
-    )
   model, load = setup.make_model()
   pad, smoothing = config.get("pad_token", 0), config.get("label_smoothing", 0)
   in_parts = (config.get("grad_accum_steps") or 1) > 1

@@ -6,7 +6,6 @@ import pytest
 import scipy.special
 
 from big_vision.evaluators.proj.cappa import perplexity, scoring_classifier
-from big_vision.lookup import ConfigError
 from big_vision.pp import (
   ops_general,  # noqa: F401  (Registers its ops.)
   ops_image,  # noqa: F401
@@ -107,16 +106,16 @@ def test_scoring_classifier():
 
 
 def test_names_of_imagenet_are_those_of_clip():
-  names = scoring_classifier.class_names(
+  names = scoring_classifier.names_of(
     dict(data=dict(name="imagenet2012", split="validation"))
   )
   assert len(names) == 1000 and names[1] == "goldfish"
-  given = scoring_classifier.class_names(
+  given = scoring_classifier.names_of(
     dict(data=dict(name="other"), class_names=("a b", "C"))
   )
   assert given == ("a b", "C")
 
 
 def test_errors():
-  with pytest.raises(ConfigError, match="pp_txt.*no 'labels', only label"):
+  with pytest.raises(ValueError, match="gives no labels, only label"):
     scoring_classifier.label_tokens(("a",), "")
