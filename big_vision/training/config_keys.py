@@ -77,7 +77,7 @@ _BY_READER: tuple[tuple[tuple[str, ...], Types], ...] = (
   ((*_LABELS, *_DISTILL), {"mixup": dict}),
   (_LABELS, {"class_weights": object, "cutmix": dict}),
   ((*_LABELS, _CAPPA), {"label_smoothing": float}),
-  ((_CAPPA,), {"pad_token": int}),
+  ((_CAPPA,), {"num_sharded_replicas": int, "pad_token": int}),
   (
     ("trainers/proj/image_text/",),
     {
@@ -131,7 +131,6 @@ FLAT: Types = {
   "keep_checkpoint_steps": int,
   "log_eval_steps": int,
   "num_epochs": float,
-  "num_sharded_replicas": int,
   "pp_eval": str,
   "pp_train": str,
   "prefetch_to_host": int,
