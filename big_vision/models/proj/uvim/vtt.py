@@ -236,7 +236,7 @@ class Decoder(nn.Module):
 
 
 class WithDecoder(nn.Module):
-  """What models have in common that decode texts.
+  """Base of the models that decode texts.
 
   Subclasses have the field `seq_len` and the attributes `decoder`, called as
   `Decoder` is, and `pos_emb_for_decoder`.
