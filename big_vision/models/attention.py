@@ -168,3 +168,55 @@ def _cudnn(query, key, value, mask):
     mask = flat(mask.reshape((1,) * missing + mask.shape), shape)
   x = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=_CUDNN)
   return x.reshape(batch + x.shape[1:])
+
+
+# What Gemma's released code gives to keys that are not attended to.
+_MASKED = -2.3819763e38
+
+
+def grouped_attention(
+  query: Array,
+  key: Array,
+  value: Array,
+  mask: Array,
+  logits_softcap: float | None = None,
+) -> Array:
+  """Computes softmax(q k^T) v for heads of queries that share keys and values.
+
+  Head n of the queries uses head n // G of the G = N / H others.
+
+  Args:
+    query: [B, T, N, K], scaled already.
+    key: [B, S, H, K].
+    value: [B, S, H, K].
+    mask: bool [B, 1, T, S], which keys a query attends to.
+    logits_softcap: c for c * tanh(logits / c); 0 and None leave it out.
+
+  Returns:
+    [B, T, N, K] in the dtype of the keys. Softmax is in float32.
+  """
+  batch, length, num, size = query.shape
+  heads = key.shape[2]
+  if _kernel.get() == "cudnn":
+    reason = why_not_cudnn(query, key, mask, query.dtype, False)
+    reason = "logits are capped" if logits_softcap else reason
+    if reason is None:
+      return jax.nn.dot_product_attention(
+        query, key, value, mask=mask, scale=1.0, implementation=_CUDNN
+      )
+    logging.log_first_n(
+      logging.INFO, "Attention by XLA, not cuDNN: %s.", 3, reason
+    )
+  # All queries of the same keys are rows of one matrix.
+  q = query.reshape(batch, length, heads, num // heads, size)
+  q = q.transpose(0, 2, 3, 1, 4).reshape(batch, heads, -1, size)
+  k, v = (jnp.swapaxes(x, 1, 2) for x in (key, value))
+  logits = jnp.einsum("bhqk,bhsk->bhqs", q, k).astype(jnp.float32)
+  if logits_softcap:
+    logits = logits_softcap * jnp.tanh(logits / logits_softcap)
+  shape = (batch, heads, num // heads, length, key.shape[1])
+  logits = jnp.where(mask[:, :, None], logits.reshape(shape), _MASKED)
+  weights = jax.nn.softmax(logits).astype(key.dtype)
+  x = jnp.einsum("bhqs,bhsk->bhqk", weights.reshape(*q.shape[:3], -1), v)
+  x = x.reshape(*shape[:4], size).transpose(0, 3, 1, 2, 4)
+  return x.reshape(query.shape)
