@@ -311,6 +311,29 @@ def weighted_softmax_xent(
   return jnp.mean(loss) if reduction else loss
 
 
+def token_nats(
+  logits: Array, labels: Array, label_smoothing: float = 0.0
+) -> Array:
+  """Cross-entropy of each token, without making targets of the vocabulary's size.
+
+  Args:
+    logits: [B, L, V] float.
+    labels: [B, L] integers.
+    label_smoothing: total probability given to the wrong tokens.
+
+  Returns:
+    [B, L] float32.
+  """
+  logits = logits.astype(jnp.float32)
+  own = jnp.take_along_axis(logits, labels[:, :, None], axis=-1)[:, :, 0]
+  log_sum = jax.nn.logsumexp(logits, axis=-1)
+  if not label_smoothing:
+    return log_sum - own
+  off = label_smoothing / max(logits.shape[-1] - 1, 1)
+  rest = jnp.sum(logits, axis=-1) - own
+  return log_sum - (1 - label_smoothing) * own - off * rest
+
+
 def token_xent(logits: Array, tokens: Array, mask: Array) -> Array:
   """Negative log-likelihood of each predicted token, 0 elsewhere.
 

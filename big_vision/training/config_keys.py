@@ -69,6 +69,7 @@ _LABELS = "train.py", "trainers/proj/gsam/", "trainers/proj/flexi/train.py"
 _DISTILL = "trainers/proj/distill/", "trainers/proj/flexi/distill.py"
 _UVIM = "trainers/proj/uvim/vqvae.py"
 _CAPPA = "trainers/proj/cappa/generative.py"
+_PALIGEMMA = "trainers/proj/paligemma/train.py"
 # Of some methods, and of `tools/eval_only.py`: (paths of the readers, keys).
 _BY_READER: tuple[tuple[tuple[str, ...], Types], ...] = (
   ((*_LABELS, "tools/eval_only.py"), {"loss": str}),
@@ -76,7 +77,7 @@ _BY_READER: tuple[tuple[tuple[str, ...], Types], ...] = (
   ((*_LABELS, *_DISTILL, _UVIM), {"init_head_bias": float}),
   ((*_LABELS, *_DISTILL), {"mixup": dict}),
   (_LABELS, {"class_weights": object, "cutmix": dict}),
-  ((*_LABELS, _CAPPA), {"label_smoothing": float}),
+  ((*_LABELS, _CAPPA, _PALIGEMMA), {"label_smoothing": float}),
   ((_CAPPA,), {"num_sharded_replicas": int, "pad_token": int}),
   (
     ("trainers/proj/image_text/",),

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from big_vision import lookup
-from big_vision.models import common, load_errors
+from big_vision.models import common, load_errors, positions
 from big_vision.models.proj.paligemma.modules import (
   IMG_MODEL,
   LLM_MODEL,
@@ -61,6 +61,7 @@ def load(
   model_cfg: ConfigLike | None,
   img_load_kw: Mapping[str, Any] | None = None,
   llm_load_kw: Mapping[str, Any] | None = None,
+  grid: tuple[int, int] | None = None,
 ) -> Params:
   """Loads both parts from one checkpoint, or each from its own.
 
@@ -73,6 +74,8 @@ def load(
     model_cfg: mapping, `config.model`, or None.
     img_load_kw: mapping, further arguments of the image model's `load`.
     llm_load_kw: mapping, further arguments of the language model's `load`.
+    grid: (rows, columns) of the positions of images, for the image model's
+      `load`, which knows what to do without.
 
   Returns:
     Dict of parameters; leaves that are not loaded are those of `init_params`, and
@@ -93,8 +96,8 @@ def load(
     )
   params: Params = dict(init_params or {"img": None, "llm": None})
   for part, default, kw in (
-    ("img", IMG_MODEL, img_load_kw),
-    ("llm", LLM_MODEL, llm_load_kw),
+    ("img", IMG_MODEL, img_load_kw or {}),
+    ("llm", LLM_MODEL, llm_load_kw or {}),
   ):
     source = init_files.get(part)
     if not source:
@@ -103,8 +106,10 @@ def load(
     if not isinstance(source, common.Loaded):
       load_errors.check_path(module.load, source, f"config.model_init.{part}")
     with load_errors.within(f"{part}_load_kw"):
-      load_errors.check_arguments(module.load, kw or {})
+      load_errors.check_arguments(module.load, kw)
+      if part == "img":
+        kw = {**positions.grid_kw(module, grid), **kw}
       params[part] = module.load(
-        params[part], source, model_cfg.get(part), **(kw or {})
+        params[part], source, model_cfg.get(part), **kw
       )
   return params

@@ -24,6 +24,15 @@ _IF_GIVEN = (
   "final_logits_softcap",
   "attn_logits_softcap",
   "dtype_mm",
+  "width",
+  "depth",
+  "mlp_dim",
+  "num_heads",
+  "num_kv_heads",
+  "head_dim",
+  "post_norms",
+  "query_pre_attn_norm",
+  "sliding_window",
 )
 
 
@@ -33,8 +42,9 @@ class Model(nn.Module):
   Attributes:
     variant: str, name of the size, see `gemma.get_config`.
     scan, remat_policy, dropout, dropout_bdims, cache_dtype: see `gemma.Model`.
-    vocab_size, final_logits_softcap, attn_logits_softcap, dtype_mm: see there;
-      None is that of the variant.
+    vocab_size, final_logits_softcap, attn_logits_softcap, dtype_mm, width, depth,
+      mlp_dim, num_heads, num_kv_heads, head_dim, post_norms, query_pre_attn_norm,
+      sliding_window: see there; None is that of the variant.
   """
 
   variant: str = "gemma_2b"
@@ -47,6 +57,15 @@ class Model(nn.Module):
   final_logits_softcap: float | None = None
   attn_logits_softcap: float | None = None
   dtype_mm: str | None = None
+  width: int | None = None
+  depth: int | None = None
+  mlp_dim: int | None = None
+  num_heads: int | None = None
+  num_kv_heads: int | None = None
+  head_dim: int | None = None
+  post_norms: bool | None = None
+  query_pre_attn_norm: str | None = None
+  sliding_window: int | None = None
 
   def setup(self):
     config = dict(gemma.get_config(self.variant))
@@ -59,7 +78,7 @@ class Model(nn.Module):
   @property
   def embdim(self) -> int:
     """D, the width of the embeddings of tokens."""
-    return gemma.get_config(self.variant).width
+    return self.width or gemma.get_config(self.variant).width
 
   def embed_tokens(self, tokens: Array, train: bool = False) -> Array:
     """Embeds tokens.
@@ -128,8 +147,8 @@ class Model(nn.Module):
     """Reads the beginning of sequences into a new cache.
 
     Args:
-      x: [B, N, D], embedded tokens, those of each example first, then padding.
-      input_mask: bool [B, N], which are no padding.
+      x: [B, N, D], embedded tokens.
+      input_mask: bool [B, N], which are no padding, wherever that is.
       attn_mask: bool [B, N, N], which tokens one attends to; none is padding.
       cache_size: C, at least N and as many tokens as will follow.
 
@@ -140,7 +159,7 @@ class Model(nn.Module):
     lengths = jnp.sum(input_mask, axis=1, dtype=jnp.int32)
     # To the end, so that what follows is at the same place in all examples.
     x, input_mask, attn_mask = jax.vmap(_align_right)(
-      x, input_mask, attn_mask, lengths
+      x, input_mask.astype(bool), attn_mask
     )
     self._put(lengths, num - lengths, jnp.full_like(lengths, num))
     pad = ((0, 0), (0, 0), (0, cache_size - num))
@@ -191,7 +210,7 @@ class Model(nn.Module):
     return layers["0"]["attn"]["k_cache"].shape[1]
 
 
-def _align_right(x, input_mask, attn_mask, length):
-  """Rolls the tokens of an example to the end."""
-  roll = lambda a, *axes: jnp.roll(a, (-length,) * len(axes), axes)
-  return roll(x, 0), roll(input_mask, 0), roll(attn_mask, 0, 1)
+def _align_right(x, input_mask, attn_mask):
+  """Moves the tokens of an example to the end, in order, and padding before."""
+  order = jnp.argsort(input_mask, stable=True)
+  return x[order], input_mask[order], attn_mask[order][:, order]

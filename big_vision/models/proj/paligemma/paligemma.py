@@ -11,12 +11,13 @@ Shapes: `B` batch, `I` tokens of images, `T` of a text, `N` = I + T, `D` width o
 the language model, `V` vocabulary, `C` size of the cache.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
 from big_vision.models import fields
+from big_vision.models.positions import ImageGrid
 from big_vision.models.proj.paligemma.checkpoints import load
 from big_vision.models.proj.paligemma.modules import (
   IMG_MODEL,
@@ -24,9 +25,9 @@ from big_vision.models.proj.paligemma.modules import (
   module_of,
 )
 from big_vision.models.proj.paligemma.slow_cache import SlowCache
-from big_vision.types import Array
+from big_vision.types import Array, ConfigLike
 
-__all__ = ["Model", "load", "make_attn_mask"]
+__all__ = ["Model", "image_grid", "load", "make_attn_mask"]
 
 Embedded = tuple[Array, Array, Array]
 
@@ -191,7 +192,7 @@ class Model(SlowCache):
     """Reads the beginning of sequences into a new cache.
 
     Args:
-      x: [B, N, D], from `embed_image_and_text`, padding last.
+      x: [B, N, D], from `embed_image_and_text`.
       input_mask: bool [B, N], from there.
       mask_ar: int [B, N], from there.
       cache_size: C, at least N and as many tokens as will follow.
@@ -249,3 +250,26 @@ def _of_packs(image_ids, text_ids, text_positions, num_image_tokens):
   first = jnp.broadcast_to(first, (batch, num_image_tokens))
   positions = jnp.concatenate([first, text_positions + each], 1)
   return ids[:, :, None] == ids[:, None, :], positions
+
+
+def image_grid(
+  model_cfg: ConfigLike | None, size: Sequence[int], key: str = "model"
+) -> ImageGrid | None:
+  """Tells how the image model cuts images into patches.
+
+  Args:
+    model_cfg: mapping, `config.model`, or None.
+    size: (height, width) of the images in pixels.
+    key: config key of the model, for error messages.
+
+  Returns:
+    The ImageGrid, or None if the image model does not have such a grid.
+
+  Raises:
+    ConfigError: the patch is larger than the image.
+  """
+  model_cfg = model_cfg or {}
+  module = module_of("img", model_cfg.get("img_model") or IMG_MODEL)
+  if not hasattr(module, "image_grid"):
+    return None
+  return module.image_grid(model_cfg.get("img"), size, f"{key}.img")

@@ -1,0 +1,197 @@
+r"""PaliGemma 2 on your own data: a template to copy.
+
+Steiner et al. 2024, "PaliGemma 2: A Family of Versatile VLMs for Transfer",
+https://arxiv.org/abs/2412.03555
+
+  BV_GEMMA_DIR=ckpts/ python -m big_vision.trainers.proj.paligemma.train \
+    --config big_vision/configs/proj/paligemma/transfers/forkme.py \
+    --workdir workdirs/forkme
+
+The data are JSON lines with a path `image` and a text `suffix`; `size=''` is
+PaliGemma 1. Your own, with a `prefix` such as "answer en what is it?" or without, from a
+terminal, by adapters on one GPU:
+
+  --config big_vision/configs/proj/paligemma/transfers/forkme.py:train=data/train.jsonl,val=data/val.jsonl,lora=16
+
+Paths of images are relative to the file that names them. `:demo` trains a tiny model from
+scratch, in minutes on a CPU, on questions, captions and boxes of generated pictures, see
+`demo.py`.
+"""
+
+import os.path
+
+import ml_collections as mlc
+
+import big_vision.configs.common as bvcc
+from big_vision import lookup
+from big_vision.configs import demo
+from big_vision.configs.proj.paligemma import demo as paligemma_demo
+from big_vision.configs.proj.paligemma.transfers.common import (
+  TOKENIZER,
+  combine_and_keep_eval,
+  combine_and_keep_train,
+)
+
+_LLMS = {"3b": "gemma2_2b", "10b": "gemma2_9b", "28b": "gemma2_27b"}
+_OWN = ("train", "val", "lora")  # Not in the config.
+
+
+def _data(fname: str, folder: str | None = None) -> dict:
+  """Returns arguments of a data source."""
+  if folder is None:
+    folder = os.path.join(os.path.dirname(fname), "")
+  return dict(name="bv:jsonl", fname=fname, fopen_keys={"image": folder})
+
+
+def training_data(
+  res: int, text_len: int, before: list[str], data: dict, batch_size: int
+) -> dict:
+  """Makes `config.input`.
+
+  Args:
+    res: pixels.
+    text_len: tokens.
+    before: ops that make `prefix`.
+    data: arguments of a data source.
+    batch_size: examples of a batch.
+
+  Returns:
+    The dict.
+  """
+  return dict(
+    data=data,
+    cache_raw=True,
+    shuffle_buffer_size=1000,
+    batch_size=batch_size,
+    pp=combine_and_keep_train(text_len, before=[image_pp(res), *before]),
+  )
+
+
+def image_pp(res: int) -> str:
+  """Returns the preprocessing of images, of `res` pixels."""
+  return f"decode|resize({res}, antialias=True)|value_range(-1, 1)"
+
+
+def schedules(freeze_vit: bool, freeze_llm: bool) -> list:
+  """Makes `config.schedule`, in which None freezes a part.
+
+  Args:
+    freeze_vit: whether the image model stays as it is.
+    freeze_llm: whether the language model does.
+
+  Returns:
+    The list.
+  """
+  sched = dict(decay_type="cosine", warmup_percent=0.05)
+  return [
+    ("img/.*", None if freeze_vit else sched),
+    ("llm/.*", None if freeze_llm else sched),
+  ]
+
+
+def shared(config: mlc.ConfigDict) -> None:
+  """Sets what all configs with this model have, in place.
+
+  Args:
+    config: the config, with the arguments `freeze_vit` and `freeze_llm`.
+  """
+  config.grad_clip_norm = 1.0
+  config.label_smoothing = 0.0
+  config.schedule = schedules(config.freeze_vit, config.freeze_llm)
+  config.log_training_steps = 1
+  config.model_name = "proj.paligemma.paligemma"
+  config.model = dict(
+    img=dict(variant="So400m/14", pool_type="none", scan=True),
+    llm=dict(vocab_size=256_000 + 1024 + 128, dropout=0.0),
+  )
+  config.mesh = [("data", -1)]
+  config.sharding_strategy = [(".*", 'fsdp(axis="data")')]
+  config.sharding_rules = [("act_batch", ("data",))]
+  config.pp_modules = [
+    "ops_general", "ops_image", "ops_text", "proj.paligemma.ops"
+  ]  # fmt: skip
+  config.seed = 0
+
+
+def get_config(arg: str | None = None) -> mlc.ConfigDict:
+  """Makes the config.
+
+  Args:
+    arg: `res` pixels, `size` of PaliGemma 2 or '', `text_len` tokens, `batch_size`,
+      `freeze_vit`, `freeze_llm`, `run_local` to try it out; `train` and `val`, JSON
+      lines of your own; `lora`, the rank of adapters; `demo`.
+
+  Returns:
+    The config.
+  """
+  arg, is_demo = demo.split_arg(arg)
+  c = bvcc.parse_arg(
+    arg,
+    res=224,
+    size="3b",
+    text_len=128,
+    batch_size=32,
+    freeze_vit=False,
+    freeze_llm=False,
+    run_local=False,
+    train="",
+    val="",
+    lora=0,
+  )
+  own = {name: c[name] for name in _OWN}
+  for name in _OWN:
+    del c[name]
+  prefix = ['strfmt("caption en", outkey="prefix")']
+  train = _data("gs://longcap100/data_train90.jsonl")
+  val = _data("gs://longcap100/data_val10.jsonl")
+  if own["train"]:
+    prefix = ['setdefault("prefix", "caption en")']
+    train, val = _data(own["train"]), _data(own["val"] or own["train"])
+  c.input = training_data(c.res, c.text_len, prefix, train, c.batch_size)
+  c.total_epochs = 15
+  c.optax_name = "scale_by_adam"
+  c.lr = 1e-5
+  c.wd = 3e-7
+  c.ckpt_steps = 200
+  shared(c)
+  if c.size:
+    if c.size not in _LLMS:
+      raise lookup.unknown("size of PaliGemma 2", c.size, [*_LLMS, ""])
+    c.model.llm.variant = _LLMS[c.size]
+    c.model.llm.final_logits_softcap = 0.0
+    c.model_init = f"pt_{c.size}_{c.res}"
+  else:
+    c.model.llm.variant = "gemma_2b"
+    c.model_init = f"pt_{c.res}"
+  if own["lora"]:
+    c.lora = dict(rank=own["lora"])
+    c.lr = 1e-4  # Adapters begin with zeros.
+
+  before = [image_pp(c.res), *prefix]
+  c.evals = {}
+  c.evals["val/pplx"] = dict(
+    type="proj.paligemma.perplexity",
+    pred="logits",
+    key="text",
+    shift_labels=True,
+    log_percent=0.1,
+    data=val,
+    pp_fn=combine_and_keep_eval(c.text_len, before=before),
+  )
+  c.evals["val/store"] = dict(
+    type="proj.paligemma.transfers.storepreds",
+    pred="decode",
+    pred_kw=dict(max_decode_len=c.text_len),
+    log_percent=0.5,
+    data=val,
+    tokenizer=TOKENIZER,
+    pp_fn=combine_and_keep_eval(c.text_len, keep=("id",), before=before),
+  )
+  if own["train"] and not own["val"]:
+    del c.evals["val/pplx"], c.evals["val/store"]  # Nothing is held out.
+  if c.run_local:
+    c.input.update(batch_size=2, shuffle_buffer_size=None)
+    c.log_training_steps = 1
+  if is_demo:
+    paligemma_demo.apply(c)
+  return c
