@@ -4,7 +4,8 @@ The kernel W of a layer, as a matrix [I, O], becomes W + alpha / rank * A B with
 [I, rank] and B [rank, O]. A starts random and B with zeros, so that the model starts
 as it was. Beside `query/kernel` stand `query/lora_a` and `query/lora_b`; kernels of
 attention with an axis of heads count as matrices, blocks that `scan` stacks have one
-pair each.
+pair each, and so have the matrices that share an array in Gemma. Beside `mlp/linear`,
+which has no name of its own, stand `mlp/linear_lora_a` and `mlp/linear_lora_b`.
 
 References:
   Hu et al. 2021, https://arxiv.org/abs/2106.09685
@@ -14,7 +15,7 @@ import dataclasses
 import re
 import zlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,10 @@ from big_vision.types import AnyArray, Array, ConfigLike, Key, Params
 
 # Words for `config.lora.targets`, besides regexes.
 TARGETS = {
-  "attention": r"(.*/)?(query|key|value|out)/kernel",
-  "mlp": r"(.*/)?(MlpBlock_\d+|mlp|\w+_mixing)/(Dense_\d+|up)/kernel",
+  "attention": r"(.*/)?((query|key|value|out)/kernel"
+  r"|(q|kv|qkv|attn_vec)_einsum/w)",
+  "mlp": r"(.*/)?((MlpBlock_\d+|mlp|\w+_mixing)/(Dense_\d+|up)/kernel"
+  r"|mlp/(gating_einsum|linear))",
   **{w: rf"(.*/)?{w}/kernel" for w in ("query", "key", "value", "out")},
 }
 A, B = "lora_a", "lora_b"
@@ -138,9 +141,38 @@ def find(shapes: Mapping[str, Any], targets: Iterable[str]) -> list[str]:
   return [name for name in shapes if name in found]
 
 
-def matrix(
-  name: str, shape: tuple[int, ...]
-) -> tuple[tuple[int, ...], int, int] | None:
+class Matrix(NamedTuple):
+  """Tells how a kernel is a matrix.
+
+  Attributes:
+    front: sizes of the axes in front, each with a matrix.
+    num_in: I.
+    num_out: O.
+    axes: a letter for each axis of the kernel: b(atch), i(nput), o(utput).
+  """
+
+  front: tuple[int, ...]
+  num_in: int
+  num_out: int
+  axes: str
+
+  def kernel(self, product: Array, shape: tuple[int, ...]) -> Array:
+    """Brings a matrix into the layout of the kernel.
+
+    Args:
+      product: [..., I, O].
+      shape: of the kernel.
+
+    Returns:
+      The array of this shape.
+    """
+    # "oio" [N, D, H] is first [D, N, H].
+    order = sorted(range(len(shape)), key=lambda i: "bio".index(self.axes[i]))
+    product = product.reshape([shape[i] for i in order])
+    return jnp.transpose(product, np.argsort(order))
+
+
+def matrix(name: str, shape: tuple[int, ...]) -> Matrix | None:
   """Tells how a kernel is a matrix.
 
   Args:
@@ -148,15 +180,30 @@ def matrix(
     shape: of the kernel.
 
   Returns:
-    (sizes of the axes in front, each with a matrix; I; O). None if it is not one.
+    The Matrix; None if it is not one.
   """
   axes = muon.axes_of(name, len(shape))
-  if axes is None or not re.fullmatch("b*i+o+", axes):
+  if axes is None or not re.fullmatch("b*[io]+", axes):
     return None
   size = lambda letter: int(
     np.prod([n for n, a in zip(shape, axes, strict=True) if a == letter])
   )
-  return tuple(shape[: axes.count("b")]), size("i"), size("o")
+  front = tuple(shape[: axes.count("b")])
+  return Matrix(front, size("i"), size("o"), axes)
+
+
+def names_of(kernel: str) -> tuple[str, str]:
+  """Names the adapter of a kernel.
+
+  Args:
+    kernel: its name.
+
+  Returns:
+    Names of A and B.
+  """
+  folder, slash, last = kernel.rpartition("/")
+  own = "" if last in ("kernel", "w") else f"{last}_"
+  return f"{folder}{slash}{own}{A}", f"{folder}{slash}{own}{B}"
 
 
 def init(rng: Key, name: str, shape: tuple[int, ...], rank: int) -> Params:
@@ -176,19 +223,20 @@ def init(rng: Key, name: str, shape: tuple[int, ...], rank: int) -> Params:
   """
   found = matrix(name, shape)
   assert found is not None  # `find` has asked.
-  front, num_in, num_out = found
+  front, num_in, num_out, _ = found
   key = jax.random.fold_in(rng, zlib.crc32(name.encode()))
   bound = 1 / np.sqrt(num_in)
   a = jax.random.uniform(
     key, (*front, num_in, rank), minval=-bound, maxval=bound
   )
-  folder = name.removesuffix("kernel")
-  return {f"{folder}{A}": a, f"{folder}{B}": jnp.zeros((*front, rank, num_out))}
+  name_a, name_b = names_of(name)
+  return {name_a: a, name_b: jnp.zeros((*front, rank, num_out))}
 
 
 def is_adapter(name: str) -> bool:
   """Tells whether a parameter of this name belongs to an adapter."""
-  return name.rpartition("/")[2] in (A, B)
+  last = name.rpartition("/")[2]
+  return last in (A, B) or last.endswith((f"_{A}", f"_{B}"))
 
 
 def merge(base: Params, trained: Params, scale: float) -> Params:
@@ -205,21 +253,24 @@ def merge(base: Params, trained: Params, scale: float) -> Params:
   own = dict(trees.tree_flatten_with_names(trained)[0])
   every = dict(trees.tree_flatten_with_names(base)[0])
   every |= {n: x for n, x in own.items() if not is_adapter(n)}
-  for name, a in own.items():
-    folder, _, last = name.rpartition("/")
-    if last == A:
-      kernel = f"{folder}/kernel" if folder else "kernel"
-      b = own[kernel.removesuffix("kernel") + B]
-      every[kernel] = _sum(every[kernel], a, b, scale)
+  for kernel in list(every):
+    name_a, name_b = names_of(kernel)
+    if name_a in own:
+      every[kernel] = _sum(
+        kernel, every[kernel], own[name_a], own[name_b], scale
+      )
   return trees.tree_unflatten(every.items())
 
 
-def _sum(kernel: AnyArray, a: AnyArray, b: AnyArray, scale: float) -> Array:
+def _sum(
+  name: str, kernel: AnyArray, a: AnyArray, b: AnyArray, scale: float
+) -> Array:
   """Computes W + scale * A B, in float32."""
+  found = matrix(name, kernel.shape)
+  assert found is not None  # It has an adapter.
   product = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-  total = jnp.asarray(kernel, jnp.float32) + scale * product.reshape(
-    kernel.shape
-  )
+  product = found.kernel(product, kernel.shape)
+  total = jnp.asarray(kernel, jnp.float32) + scale * product
   return total.astype(kernel.dtype)
 
 

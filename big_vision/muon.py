@@ -32,6 +32,11 @@ RULES = (
   (r"(.*/)?stage\d+/block\d+/conv[23]/kernel", "iiig"),  # Of NFNet.
   (r"(.*/)?(query|key|value)/kernel", "ioo"),  # [D, heads, D / heads]
   (r"(.*/)?out/kernel", "iio"),  # [heads, D / heads, D]
+  (r"(.*/)?q_einsum/w", "oio"),  # Of Gemma: [heads, D, size of a head]
+  (r"(.*/)?(kv|qkv)_einsum/w", "boio"),
+  (r"(.*/)?attn_vec_einsum/w", "iio"),
+  (r"(.*/)?mlp/gating_einsum", "bio"),
+  (r"(.*/)?mlp/linear", "io"),
   (r"(.*/)?kernel", "io"),
   (r"(.*/)?kernel", "iiio"),  # Patches, convolutions: [h, w, C_in, C_out]
 )

@@ -19,8 +19,10 @@ from big_vision.pretrained.loading import load
 from big_vision.pretrained.regressor import Regressor
 from big_vision.pretrained.text_encoder import TextEncoder
 from big_vision.pretrained.uvim import UViM, UViMOracle
+from big_vision.pretrained.vision_language import Answer, VisionLanguage
 
 __all__ = [
+  "Answer",
   "Backbone",
   "Classifier",
   "ImageText",
@@ -29,6 +31,7 @@ __all__ = [
   "TextEncoder",
   "UViM",
   "UViMOracle",
+  "VisionLanguage",
   "list",
   "load",
 ]

@@ -85,10 +85,12 @@ class Backbone:
     flexi = (config.get("flexi") or {}).items()
     self.call = {k: max(value.v) for k, value in flexi}
     example = pp.example()
-    self.model, self.params = _load(config, key, init, example, dont_load)
+    self.model, self.params = load_network(
+      config, key, init, example, dont_load=dont_load
+    )
     self._forward = jax.jit(self._apply)
     self._encode = jax.jit(self._tokens)
-    shapes = jax.eval_shape(self._apply, self.params, _stack([example]))[0]
+    shapes = jax.eval_shape(self._apply, self.params, stacked([example]))[0]
     self._check_outputs(shapes, f"config.{key}_name={config[f'{key}_name']!r}")
 
   def _check_outputs(self, outputs: Any, model: str) -> None:
@@ -234,14 +236,25 @@ def in_batches(
   while batch := list(itertools.islice(inputs, batch_size or BATCH_SIZE)):
     size = batch_size or 1 << (len(batch) - 1).bit_length()
     padded = batch + batch[-1:] * (size - len(batch))
-    out = fn(_stack(padded))
+    out = fn(stacked(padded))
     results.append(jax.tree.map(lambda x: np.asarray(x)[: len(batch)], out))  # noqa: B023
   if not results:
     raise ValueError("There are no pictures: the list is empty.")
   return jax.tree.map(lambda *x: np.concatenate(x), *results)
 
 
-def _stack(inputs):
+def stacked(inputs: Sequence[Any]) -> Any:
+  """Makes a batch of inputs.
+
+  Args:
+    inputs: arrays or trees of them, all of one shape.
+
+  Returns:
+    The tree of arrays [B, ...].
+
+  Raises:
+    ValueError: they differ in size.
+  """
   try:
     return jax.tree.map(lambda *x: np.stack(x), *inputs)
   except ValueError as e:
@@ -252,19 +265,37 @@ def _stack(inputs):
     ) from e
 
 
-def _load(
+def load_network(
   config: ConfigLike,
   key: str,
   init: str,
   example: Any,
-  dont_load: Sequence[str],
+  *texts: Any,
+  dont_load: Sequence[str] = (),
 ) -> tuple[Any, Params]:
-  """Builds a model and reads its parameters."""
+  """Builds a model and reads its parameters.
+
+  Args:
+    config: reads the model's keys and `num_classes`.
+    key: what it calls the model.
+    init: a checkpoint of the model.
+    example: a preprocessed picture.
+    *texts: what else the model takes, with a batch axis.
+    dont_load: regexes of parameters that are initialized instead.
+
+  Returns:
+    (linen module, its parameters on the first device).
+
+  Raises:
+    ConfigError: the checkpoint does not fit the model.
+  """
   # The run may have started from another checkpoint, which is not read.
   own = {k: config[k] for k in (f"{key}_name", key, "precision") if k in config}
   kw = {"num_classes": config.num_classes} if "num_classes" in config else {}
   model, _ = models.build(own, key, **kw)
-  make = lambda: nn.unbox(model.init(jax.random.key(0), _stack([example])))
+  make = lambda: nn.unbox(
+    model.init(jax.random.key(0), stacked([example]), *texts)
+  )
   shapes = jax.eval_shape(make)["params"]
   # Positions of images of another size can be resampled.
   size = np.shape(example)[:2] if isinstance(example, np.ndarray) else None

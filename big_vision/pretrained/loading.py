@@ -21,6 +21,7 @@ from big_vision.pretrained import (
   uvim,
   uvim_files,
   uvim_loading,
+  vision_language,
 )
 from big_vision.pretrained.backbone import Backbone, model_key
 from big_vision.pretrained.captions import Captions
@@ -52,6 +53,7 @@ def load(
   | TextEncoder
   | uvim.UViM
   | uvim.UViMOracle
+  | vision_language.VisionLanguage
 ):
   """Loads a model, with its preprocessing and classes.
 
@@ -83,7 +85,7 @@ def load(
   Returns:
     A `Classifier`, a `Backbone` if the model has no head, a `Regressor`, an
     `ImageText`, or a `TextEncoder` for a text tower alone; a `UViM`, or a
-    `UViMOracle` of its stage I.
+    `UViMOracle` of its stage I; a `VisionLanguage`.
 
   Raises:
     ValueError: there is no such model or no checkpoint, or it does not fit.
@@ -142,6 +144,16 @@ def load(
         captioner = Captions(towers, init)
     return ImageText(towers, captioner)
   data = run_files.read_data(workdir)
+  if vision_language.is_vision_language(config):
+    changes.apply(config)
+    with lookup.stored_config(pp_modules):
+      lookup.preprocessing({"pp_modules": pp_modules or config.pp_modules})
+      pp = pp or vision_language.image_pp(config)
+      decode = preprocessing.decoding_of(config, pp, channels=True)[0]
+      pixels = Preprocess(changes.sized(pp), decode, config)
+      return vision_language.VisionLanguage(
+        config, init, pp=pixels, name=workdir
+      )
   with lookup.stored_config(pp_modules):
     if pp_modules:
       lookup.preprocessing({"pp_modules": pp_modules})

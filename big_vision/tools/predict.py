@@ -10,7 +10,9 @@ error. TensorFlow is not needed, unless for preprocessing ops of your own.
 
 For a model of images and texts, --text gives the classes; without it, one that was
 trained with captions describes the pictures. Stage II of UViM writes label maps, depth
-or colors as PNG files into the folder --out. docs/predict.md has more.
+or colors as PNG files into the folder --out. PaliGemma answers --prompt, or the `prefix`
+of each row of a file of JSON lines, which has the path `image`, too. docs/predict.md has
+more.
 """
 
 import argparse
@@ -21,9 +23,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from big_vision import command_line
-from big_vision.predictions import files, label_files, rows
+from big_vision.predictions import answers, files, label_files, rows
 
 BATCH_SIZE = 64
+_OF_ANSWERS = ("prompt", "max_len", "sampler", "beam_size", "only")
 TOPK = 5  # That of `pretrained`, which is slow to import.
 
 
@@ -88,6 +91,22 @@ def parser() -> argparse.ArgumentParser:
     "--oracle",
     metavar="WORKDIR",
     help="stage I of UViM, if it is not where stage II was trained with it",
+  )
+  add("--prompt", help="what to ask PaliGemma, such as 'caption en'")
+  add("--max_len", type=int, help="tokens of an answer (default: 64)")
+  add(
+    "--sampler",
+    help="of answers: greedy (default), temperature(0.8), nucleus(0.9)",
+  )
+  add(
+    "--beam_size",
+    type=int,
+    help="looks for the most probable answer, with so many at a time",
+  )
+  add(
+    "--only",
+    action="append",
+    help="set of tokens that alone may be in answers, such as loc",
   )
   add(
     "--features",
@@ -177,7 +196,7 @@ def run(args: argparse.Namespace) -> int:
   Raises:
     ValueError: the model cannot be loaded, or there are no pictures.
   """
-  for name in ("topk", "batch_size", "threads"):
+  for name in ("topk", "batch_size", "threads", "max_len", "beam_size"):
     given = getattr(args, name)
     if given is not None and given < 1:
       raise ValueError(f"--{name}={given} should be at least 1.")
@@ -193,8 +212,9 @@ def run(args: argparse.Namespace) -> int:
     )
   if args.features and not args.features.endswith(".npz"):
     raise ValueError(f"--features={args.features} must end in .npz.")
-  pictures = files.find(args.pictures, sys.stdin)
-  if not pictures:
+  asks = any(p.endswith(answers.JSON_LINES) for p in args.pictures)
+  pictures = [] if asks else files.find(args.pictures, sys.stdin)
+  if not pictures and not asks:
     raise ValueError(f"There are no pictures in {', '.join(args.pictures)}.")
 
   from big_vision import pretrained  # Takes JAX with it.
@@ -209,6 +229,18 @@ def run(args: argparse.Namespace) -> int:
   )
   if isinstance(model, pretrained.UViM | pretrained.UViMOracle):
     return _predict_labels(args, model, pictures)
+  if isinstance(model, pretrained.VisionLanguage):
+    return _answer(args, model)
+  for name in _OF_ANSWERS:
+    if getattr(args, name) is not None:
+      raise ValueError(
+        f"--{name} is for models that answer prompts, such as PaliGemma."
+      )
+  if asks:
+    raise ValueError(
+      f"Rows of JSON lines are for models that answer prompts; {args.source} does "
+      "not: give pictures."
+    )
   for name in ("seed", "temperature"):
     if getattr(args, name) is not None:
       raise ValueError(
@@ -306,6 +338,42 @@ def _write(predicted, write, out, num):
       file=sys.stderr,
     )
   return int(progress.failed > 0)
+
+
+def _answer(args, model):
+  """Answers prompts about pictures."""
+  for name in ("topk", "threshold", "text", "features", "temperature"):
+    if getattr(args, name) is not None:
+      raise ValueError(f"--{name} is not for models that answer prompts.")
+  questions = answers.find(args.pictures, args.prompt, sys.stdin)
+  given = {name: getattr(args, name) for name in (*_OF_ANSWERS, "seed")}
+  del given["prompt"]
+  predicted = answers.predict(
+    model,
+    questions,
+    batch_size=args.batch_size,
+    threads=args.threads,
+    **{k: v for k, v in given.items() if v is not None},
+  )
+  with contextlib.ExitStack() as stack:
+    out, kind = sys.stdout, _format(args, sys.stdout)
+    if args.out:
+      out = stack.enter_context(
+        open(args.out, "w", encoding="utf-8", newline="")
+      )
+      if not args.format and args.out.endswith(answers.JSON_LINES):
+        kind = "jsonl"
+    write = answers.writer(kind, out)
+    failed = 0
+    for question, answer, error in predicted:
+      write(question, answer, error)
+      failed += bool(error)
+  if failed:
+    print(
+      f"{failed} of {len(questions)} pictures have no answer: their rows say why.",
+      file=sys.stderr,
+    )
+  return int(failed > 0)
 
 
 def _predict_labels(args, model, pictures):
