@@ -22,6 +22,9 @@ _DIMS = [
   (r"(.*/)?attention_layer/(query|key|value)/(kernel|bias)", -1),
   (r"(.*/)?(query|key|value)/(kernel|bias)", -2),
   (r"(.*/)?out/kernel", -3),
+  (r"(.*/)?(q|kv|qkv|attn_vec)_einsum/w", -3),  # Of Gemma.
+  (r"(.*/)?mlp/gating_einsum", -1),
+  (r"(.*/)?mlp/linear", -2),
   (r"(.*/)?mlp_block/mlp/dense_layer/(kernel|bias)", -1),
   (r"(.*/)?(attention|mlp)_block/dense_layer/kernel", -2),
 ]

@@ -28,6 +28,8 @@ VTT = dict(
   mlp_dim=32, emb_dim=16, vocab_size=40, seq_len=4,
 )  # fmt: skip
 RESNET = dict(width=0.5, depth=(1,))
+GEMMA = dict(variant="gemma_2b", width=16, depth=1, mlp_dim=32, num_heads=2,
+             num_kv_heads=1, head_dim=8, vocab_size=40)
 # Model -> (its arguments, inputs, products that stay in float32: heads).
 FAMILIES = {
   "vit": (dict(VIT, num_classes=5), (IMAGE,), 2),
@@ -56,6 +58,12 @@ FAMILIES = {
   "proj.cappa.cappa": (
     dict(num_heads=2, num_layers=1, mlp_dim=32, emb_dim=16, vocab_size=40,
          seq_len=4, patches=(4, 4)), (IMAGE, TEXTS), 1),
+  "ppp.gemma": (dict(GEMMA, norm_eps=1e-6), (TEXTS,), 0),
+  "proj.paligemma.gemma_bv": (
+    GEMMA, (np.zeros((2, 4, 16), np.float32),), 0),
+  "proj.paligemma.paligemma": (
+    dict(img=dict(VIT, pool_type="none"), llm=GEMMA), (IMAGE, TEXTS, TEXTS),
+    2),
 }  # fmt: skip
 
 

@@ -32,6 +32,16 @@ _TEXT = (
   '|tokenize(max_len=8, eos="sticky", model="shapes", inkey="text", '
   'outkey="labels")|keep("image", "labels")'
 )
+_TOK = 'tok(model="gemma(model=\\"shapes\\")", '
+_PROMPT = (
+  '|choice(inkey="captions", outkey="suffix")'
+  f'|{_TOK}text="caption en", bos="yes", outkey="prefix")'
+  f'|{_TOK}key="suffix", eos="yes")'
+  '|masked_concat(["prefix", "suffix"], mask_ar=[0, 1], mask_loss=[0, 1])'
+  '|tolen(17, pad_value=0, key="text")|tolen(17, pad_value=1, key="mask_ar")'
+  '|tolen(17, pad_value=0, key="mask_loss")'
+  '|keep("image", "text", "mask_ar", "mask_loss")'
+)
 
 
 def get_config(arg: str | None = None) -> mlc.ConfigDict:
@@ -180,6 +190,28 @@ def _cappa(config: Any) -> None:
   )
 
 
+def _paligemma(config: Any) -> None:
+  config.input.pp = _TRAIN + _PROMPT
+  config.pp_modules = [
+    "ops_general", "ops_image", "ops_text", "proj.paligemma.ops"
+  ]  # fmt: skip
+  config.label_smoothing = 0.1
+  config.model_name = "proj.paligemma.paligemma"
+  config.model = dict(
+    img=dict(_VIT, pool_type="none"),
+    llm=dict(_SMALL, vocab_size=512, num_kv_heads=1, head_dim=8, dropout=0.1),
+  )
+  config.evals.val = dict(
+    type="proj.paligemma.perplexity",
+    pred="logits",
+    key="text",
+    shift_labels=True,
+    data=dict(name="shapes/tiny", split="validation"),
+    pp_fn=_IMAGE + _PROMPT,
+    log_steps=EVAL_STEPS,
+  )
+
+
 def _uvim(config: Any) -> None:
   config.input.pp = (
     f'decode|resize({SIZE})|copy("image", "labels")'
@@ -229,5 +261,6 @@ METHODS = {
   "flexi": ("big_vision.trainers.proj.flexi.train", _flexi),
   "gsam": ("big_vision.trainers.proj.gsam.train", _gsam),
   "cappa": ("big_vision.trainers.proj.cappa.generative", _cappa),
+  "paligemma": ("big_vision.trainers.proj.paligemma.train", _paligemma),
   "uvim": ("big_vision.trainers.proj.uvim.vqvae", _uvim),
 }

@@ -26,7 +26,6 @@ from big_vision.types import Batch, ConfigLike
 MODELS = ("proj.paligemma.paligemma",)
 MAX_LEN = 64
 BATCH_SIZE = 16
-_SMALLEST_PROMPT = 16  # Tokens; longer ones are padded to a power of two.
 # Of PaliGemma, where a config does not say it.
 _TOKENIZER = 'gemma(tokensets=("loc", "seg"))'
 _SEPARATOR = "\n"
@@ -68,7 +67,11 @@ class VisionLanguage:
     pp: preprocessing string of pictures.
     tokenizer: from text to tokens and back.
     name: where the parameters are from.
+    smallest_prompt: tokens, to which shorter prompts are padded; longer ones are to
+      a power of two.
   """
+
+  smallest_prompt = 16
 
   def __init__(
     self,
@@ -76,6 +79,7 @@ class VisionLanguage:
     init: str,
     *,
     pp: Preprocess,
+    pp_txt: str | None = None,
     name: str | None = None,
   ) -> None:
     """Builds the model and loads its parameters.
@@ -84,6 +88,8 @@ class VisionLanguage:
       config: reads the model's keys, and how prompts become tokens.
       init: a checkpoint of the model, or any that `config.model_init` may be.
       pp: preprocessing of pictures.
+      pp_txt: preprocessing of prompts, with the op `tok` for the text after them;
+        None is that of the config.
       name: None is `init`.
 
     Raises:
@@ -93,7 +99,9 @@ class VisionLanguage:
 
     self.config, self.name = config, name or init
     self.preprocess, self.pp = pp, pp.pp
-    tokens, self._separator = _texts_of(config)
+    tokens, self._separator = texts_of(
+      [pp_txt] if pp_txt else preprocessing.all_pps(config)
+    )
     self.tokenizer: Any = tokenizer.get_tokenizer(tokens)
     text = np.zeros((1, 1), np.int32)
     self.model, self.params = backbone.load_network(
@@ -106,7 +114,8 @@ class VisionLanguage:
     """Reads and preprocesses a picture, also in another thread.
 
     Args:
-      image: path, content of a file, image of Pillow, or uint8 [H, W, C].
+      image: path, content of a file, image of Pillow, or uint8 [H, W, C]; what is
+        prepared stays as it is.
 
     Returns:
       What `answers` takes.
@@ -114,6 +123,8 @@ class VisionLanguage:
     Raises:
       ValueError: it is not a picture.
     """
+    if isinstance(image, Prepared):
+      return image
     return Prepared(self.preprocess(image))
 
   def answer(
@@ -180,7 +191,7 @@ class VisionLanguage:
     batch_size = min(batch_size, len(prompts))
     # Of similar length together: fewer programs, less padding.
     tokens = [self.prompt(text) for text in prompts]
-    order = sorted(range(len(tokens)), key=lambda i: bucket(len(tokens[i])))
+    order = sorted(range(len(tokens)), key=lambda i: self._padded(tokens[i]))
     out: list[Any] = [None] * len(tokens)
     for first in range(0, len(order), batch_size):
       rows = order[first : first + batch_size]
@@ -242,6 +253,10 @@ class VisionLanguage:
     first = self.tokenizer.to_int(text, bos=True)
     return [*first, *self.tokenizer.to_int(self._separator)]
 
+  def _padded(self, tokens):
+    """Returns how many tokens a prompt is padded to."""
+    return max(self.smallest_prompt, 1 << (len(tokens) - 1).bit_length())
+
   def batch(
     self,
     prepared: Sequence[Prepared],
@@ -263,7 +278,7 @@ class VisionLanguage:
       one of few.
     """
     num = batch_size or len(prompts)
-    length = max(bucket(len(p)) for p in prompts)
+    length = max(map(self._padded, prompts))
     text = np.zeros((num, length), np.int32)
     mask = np.zeros((num, length), bool)
     for row, tokens in enumerate(prompts):
@@ -287,14 +302,16 @@ class VisionLanguage:
     """Returns which tokens are not of these sets, bool [V]."""
     from big_vision.pp import tokenizer
 
-    ids = [self.tokenizer.to_int(t) for t in tokenizer.get_extra_tokens(names)]
-    if not all(len(x) == 1 for x in ids):
+    texts = tokenizer.get_extra_tokens(names)
+    # The last one: some tokenizers put a space in front of every text.
+    ids = [self.tokenizer.to_int(text)[-1] for text in texts]
+    if self.tokenizer.to_str(ids) != "".join(texts):
       raise ValueError(
         f"only={names}: the tokenizer of {self.name} does not have these tokens."
       )
     logits = jax.eval_shape(self._logits, self.params).shape[-1]
     forbidden = np.ones(logits, bool)
-    forbidden[[x for (x,) in ids] + [self.tokenizer.eos_token]] = False
+    forbidden[[*ids, self.tokenizer.eos_token]] = False
     return forbidden
 
   def _logits(self, params):
@@ -329,18 +346,6 @@ class VisionLanguage:
     return Answer(text, tuple(tokens[:num]), logp)
 
 
-def bucket(num: int) -> int:
-  """Returns how many tokens a prompt is padded to.
-
-  Args:
-    num: how many it has.
-
-  Returns:
-    A power of two.
-  """
-  return max(_SMALLEST_PROMPT, 1 << (num - 1).bit_length())
-
-
 def is_vision_language(config: ConfigLike) -> bool:
   """Tells whether a config is of such a model."""
   return config.get("model_name") in MODELS
@@ -368,11 +373,18 @@ def image_pp(config: ConfigLike) -> str:
   return "|".join(ops)
 
 
-def _texts_of(config):
-  """Finds the tokenizer of a config, and the text after prompts."""
+def texts_of(pps: Iterable[str]) -> tuple[str, str]:
+  """Finds the tokenizer in preprocessing, and the text after prompts.
+
+  Args:
+    pps: preprocessing strings.
+
+  Returns:
+    (tokenizer, text); those of PaliGemma if they are not there.
+  """
   from big_vision.pp import builder, registry
 
-  for pp in preprocessing.all_pps(config):
+  for pp in pps:
     for section in builder.split_pipeline(pp):
       name, args, kw = registry.parse_name(section)
       if name.strip() != "tok":

@@ -22,7 +22,16 @@ from concurrent import futures
 
 from big_vision import command_line
 
-TRAINERS = ("train", "siglip", "distill", "flexi", "gsam", "cappa", "uvim")
+TRAINERS = (
+  "train",
+  "siglip",
+  "distill",
+  "flexi",
+  "gsam",
+  "cappa",
+  "paligemma",
+  "uvim",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

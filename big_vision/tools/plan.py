@@ -88,6 +88,7 @@ _SIZES = {
 _OF_MODELS = {
   "proj.image_text.two_towers": "big_vision.trainers.proj.image_text.siglip",
   "proj.cappa.cappa": "big_vision.trainers.proj.cappa.generative",
+  "proj.paligemma.paligemma": "big_vision.trainers.proj.paligemma.train",
   "proj.clippo.one_tower": "big_vision.trainers.proj.image_text.contrastive",
 }
 _OP = re.compile(rf"\b({'|'.join(_SIZES)})\s*(\((?:[^()]|\([^()]*\))*\))")

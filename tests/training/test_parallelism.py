@@ -19,6 +19,7 @@ from big_vision.models.proj.flaxformer import bert
 from big_vision.models.proj.flexi import vit as flexi
 from big_vision.models.proj.image_text import captioner, naflex_vit
 from big_vision.models.proj.mae import mae
+from big_vision.models.proj.paligemma import paligemma
 from big_vision.models.proj.uvim import vit as uvim_vit
 from big_vision.models.proj.uvim import vtt
 from big_vision.trainers.proj.image_text import siglip
@@ -167,6 +168,27 @@ def of_cappa():
   return init, loss_fn, {"image": IMAGE, "labels": text}
 
 
+def of_paligemma():
+  """Heads of queries are split, keys and values, of one head, are not."""
+  size = dict(width=32, depth=1, mlp_dim=64, num_heads=4)
+  model = paligemma.Model(
+    img=dict(patch_size=(4, 4), pool_type="none", head_zeroinit=False, **size),
+    llm=dict(vocab_size=16, num_kv_heads=1, head_dim=8, **size),
+  )
+  text = 1 + ints(15, B, 8)
+  mask_ar = np.tile(np.arange(8) >= 3, (B, 1)).astype(np.int32)
+  args = lambda b: (b["image"], b["labels"], b["mask_ar"])
+
+  def loss_fn(params, batch, rng, state):
+    logits, _ = model.apply({"params": params}, *args(batch))
+    one_hot = jax.nn.one_hot(batch["labels"], 16)
+    return xent(logits, one_hot), {}
+
+  init = lambda rng, b: model.init(rng, *args(b))["params"]
+  batch = {"image": IMAGE, "labels": text, "mask_ar": mask_ar}
+  return init, loss_fn, batch
+
+
 def of_vqvae():
   """Without codewords: which is nearest may hang on the last bit."""
   channels = {"color": (3, 16)}
@@ -241,6 +263,7 @@ FAMILIES = {
   "naflex": of_naflex,
   "vtt": of_vtt,
   "cappa": of_cappa,
+  "paligemma": of_paligemma,
   "flexi": of_flexi,
   "vqvae": of_vqvae,
   "captioner": of_captioner,
@@ -390,7 +413,9 @@ def test_vit(layout):
   assert (h, t) == (4, T) or f"f32[{b},4,{T},{T}]" not in got.hlo
 
 
-@pytest.mark.parametrize("family", ["naflex", "vtt", "cappa", "siglip"])
+@pytest.mark.parametrize(
+  "family", ["naflex", "vtt", "cappa", "paligemma", "siglip"]
+)
 def test_families(family):
   got = step(family, "all")
   check(got, step(family))
@@ -399,8 +424,9 @@ def test_families(family):
     for k, shape in got.shapes.items()
     if np.prod(shape) <= step(family).params[k].size / 4
   ]
-  # Over both axes: two kernels of MLPs and four of attention, in each block.
-  assert len(split) >= 6 * {"naflex": 1}.get(family, 2)
+  # Over both axes: two kernels of MLPs and four of attention, in each block; of
+  # Gemma two of attention.
+  assert len(split) >= {"naflex": 6, "paligemma": 10}.get(family, 12)
 
 
 def test_micro_batches_scan_and_rematerialization():

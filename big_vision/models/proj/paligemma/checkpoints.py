@@ -70,7 +70,8 @@ def load(
       the checkpoints have.
     init_files: str, a path or one of `VANITY_NAMES`; or a mapping with `img`,
       `llm` or both, each what `load` of its model takes. A part that is not
-      listed keeps its initial values.
+      listed keeps its initial values. A path may be a published checkpoint, see
+      `models/weights/sources.py`.
     model_cfg: mapping, `config.model`, or None.
     img_load_kw: mapping, further arguments of the image model's `load`.
     llm_load_kw: mapping, further arguments of the language model's `load`.
@@ -105,6 +106,7 @@ def load(
     module = module_of(part, model_cfg.get(f"{part}_model") or default)
     if not isinstance(source, common.Loaded):
       load_errors.check_path(module.load, source, f"config.model_init.{part}")
+      source = _published(source, part)
     with load_errors.within(f"{part}_load_kw"):
       load_errors.check_arguments(module.load, kw)
       if part == "img":
@@ -113,3 +115,16 @@ def load(
         params[part], source, model_cfg.get(part), **kw
       )
   return params
+
+
+def _published(source, part):
+  """Reads a part of a published checkpoint in place of its name."""
+  from big_vision.models.weights import sources
+
+  if not sources.is_source(source):
+    return source
+  path, given = sources.split(source)
+  checkpoint = sources.Checkpoint(path)
+  if given is None and checkpoint.is_whole:
+    given = part
+  return checkpoint.loaded(given)

@@ -68,12 +68,16 @@ class Model(nn.Module):
   sliding_window: int | None = None
 
   def setup(self):
+    self.model = gemma.Model(**self.arguments)
+    nn.share_scope(self, self.model)
+
+  @property
+  def arguments(self) -> dict[str, Any]:
+    """The arguments of `gemma.Model`, those of the variant written out."""
     config = dict(gemma.get_config(self.variant))
     config |= {k: getattr(self, k) for k in _ALWAYS}
     given = {k: getattr(self, k) for k in _IF_GIVEN}
-    config |= {k: v for k, v in given.items() if v is not None}
-    self.model = gemma.Model(**config)
-    nn.share_scope(self, self.model)
+    return config | {k: v for k, v in given.items() if v is not None}
 
   @property
   def embdim(self) -> int:

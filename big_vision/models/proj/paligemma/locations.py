@@ -1,7 +1,8 @@
-"""Boxes and masks of PaliGemma as text: `<loc0012><loc0000>… cat ; <loc0500>… dog`.
+"""Boxes and masks of PaliGemma as text: `<loc0012><loc0000>… cat ; <loc05…`.
 
-A box is (ymin, xmin, ymax, xmax) in [0, 1], four tokens of 1024. 16 tokens of 128
-may follow, `<seg000>`, the codes of a mask within the box, see `mask_codec.py`.
+A box is (ymin, xmin, ymax, xmax) in [0, 1], four tokens of 1024. 16 tokens of
+128 may follow, `<seg000>`, the codes of a mask within the box, see
+`mask_codec.py`.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ def load(model: str = "oi") -> dict[str, np.ndarray]:
   """Reads the weights, once per name.
 
   Args:
-    model: one of KNOWN_MODELS, or path or URL of an npz file, see `download.py`.
+    model: one of KNOWN_MODELS, or path or URL of an npz file, see
+      `download.py`.
 
   Returns:
     Dict of name -> array, as in the file; the same object for the same name.
@@ -55,7 +56,8 @@ def load(model: str = "oi") -> dict[str, np.ndarray]:
   stored = checkpoint_npz.npload(path)
   if isinstance(stored, np.ndarray):
     raise lookup.ConfigError(
-      f"{uri} is one array; the weights of a mask codec are named arrays (.npz)."
+      f"{uri} is one array; the weights of a mask codec are named arrays "
+      "(.npz)."
     )
   return stored
 
@@ -114,8 +116,8 @@ def get_reconstruct_masks(
 
   Returns:
     `codes -> masks`: int [B, 16] -> float32 [B, 64, 64, 1], of which what is
-    larger than 0 is inside of the object. It raises ConfigError for other shapes
-    and for codes that do not exist.
+    larger than 0 is inside of the object. It raises ConfigError for other
+    shapes and for codes that do not exist.
 
   Raises:
     ValueError: as `load`, or an array is missing.

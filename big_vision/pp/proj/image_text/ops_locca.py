@@ -160,6 +160,20 @@ def parse_box(text: str, bins: int = 500) -> tuple[float, ...] | None:
   return tuple((min(n, bins - 1) + 0.5) / bins for n in found)
 
 
+def location_tokens(numbers: tf.Tensor) -> tf.Tensor:
+  """Writes numbers as the tokens of `tokensets.loc`, within graphs, too.
+
+  Args:
+    numbers: int [..., N], in [0, 10000).
+
+  Returns:
+    string [...], "<loc0012><loc0000>…".
+  """
+  numbers = tf.strings.as_string(numbers, width=4, fill="0")
+  tokens = tf.strings.join(["<loc", numbers, ">"])
+  return tf.strings.reduce_join(tokens, axis=-1)
+
+
 def _entry(data, name):
   """Returns `data[name]`, or the entry of an entry."""
   if name in data:
@@ -190,8 +204,7 @@ def _box_as_text(box, location, bins):
   at = tf.clip_by_value(at, 0, bins - 1)
   if location == "text":
     return tf.strings.reduce_join(tf.strings.as_string(at), separator=" ")
-  numbers = tf.strings.as_string(at, width=4, fill="0")
-  return tf.strings.reduce_join(tf.strings.join(["<loc", numbers, ">"]))
+  return location_tokens(at)
 
 
 def _packed(given, target, exists):
