@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from big_vision.datasets import core
@@ -10,6 +12,37 @@ from big_vision.lookup import ConfigError
 from big_vision.pipeline import balance
 from big_vision.pipeline import labels as labels_lib
 from big_vision.types import ConfigLike
+
+
+class Total(int):
+  """A number of examples, which knows of which datasets they are.
+
+  Attributes:
+    parts: key of a mixture's dataset -> (its part of the batches, its number of
+      examples); empty for a single dataset.
+  """
+
+  parts: Mapping[str, tuple[float, int]] = {}
+
+
+def total(
+  sizes: Sequence[int | None], weights: Mapping[str, float] | None = None
+) -> Total:
+  """Adds numbers of examples.
+
+  Args:
+    sizes: of each dataset; None where it is not known, which counts as 0.
+    weights: of a mixture, in the order of `sizes`.
+
+  Returns:
+    The Total.
+  """
+  out = Total(sum(size or 0 for size in sizes))
+  if weights:
+    whole = sum(weights.values())
+    pairs = zip(weights.items(), sizes, strict=True)
+    out.parts = {k: (w / whole, size) for (k, w), size in pairs if size}
+  return out
 
 
 def of_classes(

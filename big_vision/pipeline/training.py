@@ -16,6 +16,7 @@ from big_vision.datasets.source import Example, GivenDataSource
 from big_vision.lookup import ConfigError
 from big_vision.pipeline import (
   balance,
+  counts,
   failures,
   mixture,
   order,
@@ -69,7 +70,7 @@ def training(
 
   Returns:
     (dataset, total_examples): endless dataset of batches; and the number of
-    examples of all datasets in use, before any filter.
+    examples of all datasets in use, before any filter, a `counts.Total`.
 
   Raises:
     ValueError: `batch_size` does not divide evenly; unknown or unprepared data;
@@ -82,6 +83,7 @@ def training(
   local = order.local_batch_size(config.batch_size, num_hosts)
   layout = order.Layout(config.batch_size, host, num_hosts)
   open_ = functools.partial(_open_dataset, seed=seed, layout=layout)
+  weights = None
   if validate.is_single(config):
     dataset = open_(config, config.data.name, key="", memory_gb=MEMORY_GB)
     ([dataset], later) = in_batches([dataset])
@@ -102,7 +104,7 @@ def training(
     examples = functools.partial(mixture.mix, datasets, draws, layout)
   prefetch = config.get("prefetch", 2)
   ds = _batches(datasets, examples, local, prefetch, start_step, later)
-  return ds, sum(d.size or 0 for d in datasets)
+  return ds, counts.total([d.size for d in datasets], weights)
 
 
 def make_for_train(

@@ -16,7 +16,8 @@ def of_step(
   """Computes for the progress line: loss, rates, time to go.
 
   Writes the metrics `img/sec` of all devices and, where the chip is known, `mfu`:
-  the part of the peak of dense bfloat16 products that the step's FLOPs are.
+  the part of the peak of dense bfloat16 products that the step's FLOPs are; and of
+  each dataset of a mixture `examples_seen_<key>` and `epoch_<key>`.
 
   Args:
     setup: the Setup.
@@ -27,6 +28,11 @@ def of_step(
     What `console.Progress.update` takes.
   """
   writer, chrono = setup.writer, setup.chrono
+  seen = (chrono.prev_step or 0) * setup.batch_size
+  parts = getattr(setup.num_examples, "parts", {})
+  for key, (share, size) in parts.items():
+    writer.measure(f"examples_seen_{key}", seen * share)
+    writer.measure(f"epoch_{key}", seen * share / size)
   shown = {"training_loss": float(measured["training_loss"])}
   mult = writer.latest.get("global_schedule")
   if isinstance(mult, float):

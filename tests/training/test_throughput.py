@@ -9,13 +9,16 @@ import pytest
 from absl import logging
 
 import toy
+from big_vision.pipeline import counts
 from big_vision.planning import chips
 from big_vision.training import loop, throughput
 
 
 def setup(batch_size=4):
   config = types.SimpleNamespace(lr=0.5)
-  return types.SimpleNamespace(config=config, batch_size=batch_size)
+  return types.SimpleNamespace(
+    config=config, batch_size=batch_size, num_examples=12
+  )
 
 
 def test_utilization(monkeypatch):
@@ -47,6 +50,21 @@ def test_of_step():
   written.clear()
   throughput.of_step(s, measured, None)  # Of a chip that is not known.
   assert written == {"img/sec": rate}
+
+
+def test_of_a_mixture():
+  s = setup(batch_size=10)
+  s.total_steps, s.chrono = 50, types.SimpleNamespace(prev_step=30)
+  # The size of the second one is not known.
+  s.num_examples = counts.total([60, None, 90], dict(a=1, b=2, c=3.0))
+  assert s.num_examples == 150
+  written = {}
+  s.writer = types.SimpleNamespace(latest={}, measure=written.__setitem__)
+  throughput.of_step(s, {"training_loss": jnp.float32(2.0)}, None)
+  assert written == pytest.approx({
+    "examples_seen_a": 300 / 6, "epoch_a": 300 / 6 / 60,
+    "examples_seen_c": 300 / 2, "epoch_c": 300 / 2 / 90,
+  })  # fmt: skip
 
 
 @pytest.mark.usefixtures("quick_compilation")
