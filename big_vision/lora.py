@@ -33,6 +33,7 @@ TARGETS = {
   **{w: rf"(.*/)?{w}/kernel" for w in ("query", "key", "value", "out")},
 }
 A, B = "lora_a", "lora_b"
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +46,15 @@ class Settings:
     targets: which kernels are adapted, words of `TARGETS` or regexes of names.
     train: regexes of further parameters that are trained, and stored, as a whole;
       so are all that the checkpoint does not have.
+    dtype: of the parameters that are not trained, such as "bfloat16"; None is that
+      of the model.
   """
 
   rank: int
   alpha: float | None = None
   targets: tuple[str, ...] = ("attention", "mlp")
   train: tuple[str, ...] = ("head/.*",)
+  dtype: str | None = None
 
   @property
   def scale(self) -> float:
@@ -89,6 +93,10 @@ def settings(config: ConfigLike) -> Settings | None:
     raise lookup.ConfigError(
       f"config.lora.alpha = {alpha!r} must be a positive number, for example "
       f"{rank}."
+    )
+  if kw.get("dtype") not in (None, *DTYPES):
+    raise lookup.unknown(
+      "dtype", kw["dtype"], DTYPES, "lora.dtype", lookup.ConfigError
     )
   for key in ("targets", "train"):
     if key in kw:

@@ -23,7 +23,7 @@ from big_vision.planning import graph as graph_lib
 from big_vision.planning import jaxpr as jaxpr_lib
 from big_vision.planning import passes, primitives
 from big_vision.planning.partition import spec_of
-from big_vision.training import ema
+from big_vision.training import adapters, ema
 from big_vision.training import recipe as recipe_lib
 from big_vision.training import setup as setup_lib
 from big_vision.training import state as state_lib
@@ -171,12 +171,7 @@ def trace(
     total_steps=min(int(total), 2**30),  # Schedules count in int32.
     abstract=True,
   )
-  if config.get("lora"):
-    raise ValueError(
-      "config.lora is not planned: plan the training of all parameters without "
-      "it, which takes more memory."
-    )
-  recipe = build(setup)
+  recipe = adapters.adapt(build(setup), setup)
   if any(hasattr(x, "nbytes") for x in jax.tree.leaves(recipe.frozen)):
     raise ValueError(
       f"Frozen models ({', '.join(recipe.frozen)}) are not planned: --trainer "

@@ -60,11 +60,18 @@ def adapt(recipe: Recipe, setup: Setup) -> Recipe:
   init = lambda rng: nn.unbox(recipe.init(rng, jax.tree.map(zeros, batch)))
   with shape_check.explained(setup):
     shapes = jax.eval_shape(init, jax.random.PRNGKey(0))
-  base, kernels, whole = _split(recipe.load(shapes), shapes, settings, key)
+  if setup.abstract:  # All of it is in the checkpoint, as far as a plan knows.
+    loaded = jax.tree.map(_NoValues, shapes)
+  else:
+    loaded = recipe.load(shapes)
+  base, kernels, whole = _split(loaded, shapes, settings, key)
   image = getattr(batch.get("image"), "shape", ())
   size = image[1:3] if len(image) == 4 else None
   scale = settings.scale
-  leaf = adapted.describe(setup.config, key, size, scale, shapes, base)
+  leaf = np.zeros(0, np.uint8)
+  if not setup.abstract:
+    kept = _with_dtypes(shapes, base)
+    leaf = adapted.describe(setup.config, key, size, scale, kept, base)
 
   def init_trained(rng, batch):
     every = dict(
@@ -92,6 +99,28 @@ def adapt(recipe: Recipe, setup: Setup) -> Recipe:
   )
 
 
+class _NoValues(jax.ShapeDtypeStruct):
+  """Stands for an array in a checkpoint that a plan does not read."""
+
+  def __init__(self, like: Any):
+    super().__init__(like.shape, like.dtype)
+
+
+def _cast(x, dtype):
+  """Changes the dtype of an array, or of what stands for one."""
+  if isinstance(x, _NoValues):
+    return jax.ShapeDtypeStruct(x.shape, dtype)
+  return np.asarray(x, dtype)
+
+
+def _with_dtypes(shapes: Params, base: Params) -> Params:
+  """Returns the shapes of all parameters, with the dtypes of those in `base`."""
+  dtypes = {n: x.dtype for n, x in trees.tree_flatten_with_names(base)[0]}
+  return trees.tree_map_with_names(
+    lambda n, s: jax.ShapeDtypeStruct(s.shape, dtypes.get(n, s.dtype)), shapes
+  )
+
+
 def _split(
   loaded: Params, shapes: Params, settings: lora.Settings, key: str
 ) -> tuple[Params, list[str], list[str]]:
@@ -105,7 +134,7 @@ def _split(
   have = {
     name: x
     for name, x in trees.tree_flatten_with_names(loaded)[0]
-    if not isinstance(x, jax.ShapeDtypeStruct)
+    if isinstance(x, _NoValues) or not isinstance(x, jax.ShapeDtypeStruct)
   }
   params_lib.check_shapes(have, shape_of, key)
   usual = lora.Settings(rank=1).train
@@ -117,7 +146,7 @@ def _split(
     if name not in have or any(re.fullmatch(t, name) for t in settings.train)
   ]
   base = {
-    name: np.asarray(x, shape_of[name].dtype)
+    name: _cast(x, settings.dtype or shape_of[name].dtype)
     for name, x in have.items()
     if name not in whole
   }

@@ -194,7 +194,13 @@ ORACLE: Types = {
 PARTS: dict[str, Types] = {
   "cutmix": {"p": float, "switch_prob": float},
   "mixup": {"p": float, "n": int, "num_shards": int},
-  "lora": {"rank": int, "alpha": float, "targets": object, "train": object},
+  "lora": {
+    "rank": int,
+    "alpha": float,
+    "targets": object,
+    "train": object,
+    "dtype": str,
+  },
   "schedule": SCHEDULE,
   "gsam": {
     "rho_max": float,

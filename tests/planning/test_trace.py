@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from big_vision import train
+from big_vision import train, trees
 from big_vision.planning import costs, trace
 from plans import CLASSES, FSDP, RES, TENSOR, make_config, names
 
@@ -162,3 +162,24 @@ def test_steps_within_a_shard_map_are_an_error():
 
   with pytest.raises(ValueError, match="'shard_map'"):
     of({"data": 2}, build)
+
+
+def test_adapters():
+  """The checkpoint is not read; what is not trained has no optimizer state."""
+  lora = dict(rank=2, dtype="bfloat16")
+  program = of({"data": 2}, lora=lora, model_init="nowhere.npz")
+  whole = of({"data": 2})
+  trained = [
+    n for n, _ in trees.tree_flatten_with_names(program.state["params"])[0]
+  ]
+  assert sum(name.endswith("lora_a") for name in trained) >= 6
+  assert {n for n in trained if "lora_" not in n} == {
+    "head/bias",
+    "head/kernel",
+  }
+  everything = trace.leaves(whole, "params")
+  frozen = sum(size for name, _, size, _ in everything if "head" not in name)
+  sizes = trace.argument_bytes(program)
+  assert sizes["frozen"] == frozen // 2  # Two bytes instead of four.
+  # Adam has two numbers for each that is trained; there may be counters.
+  assert 0 <= sizes["opt"] - 2 * sizes["params"] < 100

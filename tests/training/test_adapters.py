@@ -112,6 +112,27 @@ def test_the_run_starts_as_the_base(base, finished):
   assert np.abs(attention["value"]["lora_b"]).max() > 1e-3  # Trained.
 
 
+def test_dtype_of_the_base(base, tmp_path):
+  kw = dict(lora=dict(rank=2, alpha=4, dtype="bfloat16"), total_steps=2)
+  setup = make_setup(tmp_path / "a", base[1], **kw)
+  recipe = adapters.adapt(train.build(setup), setup)
+  kept = dict(trees.tree_flatten_with_names(recipe.frozen["base"])[0])
+  stored = dict(trees.tree_flatten_with_names(base[0])[0])
+  assert len(kept) > 10
+  for name, x in kept.items():
+    assert x.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(x, stored[name].astype(jnp.bfloat16))
+  # What is loaded is what was trained: rounded before the product is added.
+  state = run(tmp_path / "w", base[1], **kw)
+  got = models.load_params(f"{tmp_path}/w/checkpoint.bv")
+  rounded = {n: np.float32(x) for n, x in {**stored, **kept}.items()}
+  want = unmerged(state, trees.tree_unflatten(rounded.items()))
+  for name, x in trees.tree_flatten_with_names(got)[0]:
+    np.testing.assert_allclose(np.float32(x), want[name], rtol=4e-3, atol=1e-6)
+  name = "Transformer/encoder_norm/scale"
+  np.testing.assert_array_equal(trees.tree_get(got, name), kept[name])
+
+
 def test_resumes_bit_for_bit(base, finished, tmp_path):
   half = run(
     tmp_path / "w", base[1], total_steps=4,

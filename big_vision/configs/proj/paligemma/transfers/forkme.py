@@ -14,8 +14,8 @@ terminal, by adapters on one GPU:
   --config big_vision/configs/proj/paligemma/transfers/forkme.py:train=data/train.jsonl,val=data/val.jsonl,lora=16
 
 Paths of images are relative to the file that names them. `:demo` trains a tiny model from
-scratch, in minutes on a CPU, on questions, captions and boxes of generated pictures, see
-`demo.py`.
+scratch, in minutes on a CPU, on questions, captions and boxes of generated pictures of one
+object, see `../demo.py`; `:demo,data=shapes/64` on pictures of up to five.
 """
 
 import os.path
@@ -33,7 +33,7 @@ from big_vision.configs.proj.paligemma.transfers.common import (
 )
 
 _LLMS = {"3b": "gemma2_2b", "10b": "gemma2_9b", "28b": "gemma2_27b"}
-_OWN = ("train", "val", "lora")  # Not in the config.
+_OWN = ("train", "val", "lora", "data")  # Not in the config.
 
 
 def _data(fname: str, folder: str | None = None) -> dict:
@@ -119,7 +119,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   Args:
     arg: `res` pixels, `size` of PaliGemma 2 or '', `text_len` tokens, `batch_size`,
       `freeze_vit`, `freeze_llm`, `run_local` to try it out; `train` and `val`, JSON
-      lines of your own; `lora`, the rank of adapters; `demo`.
+      lines of your own; `lora`, the rank of adapters; `demo`, and its `data`.
 
   Returns:
     The config.
@@ -137,6 +137,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     train="",
     val="",
     lora=0,
+    data="shapes/closeup",
   )
   own = {name: c[name] for name in _OWN}
   for name in _OWN:
@@ -164,7 +165,9 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     c.model.llm.variant = "gemma_2b"
     c.model_init = f"pt_{c.res}"
   if own["lora"]:
-    c.lora = dict(rank=own["lora"])
+    # The projection of images is small, and is trained as a whole.
+    c.lora = dict(rank=own["lora"], train=["img/head/.*"], dtype="bfloat16")
+    c.precision = "bfloat16"
     c.lr = 1e-4  # Adapters begin with zeros.
 
   before = [image_pp(c.res), *prefix]
@@ -193,5 +196,6 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     c.input.update(batch_size=2, shuffle_buffer_size=None)
     c.log_training_steps = 1
   if is_demo:
-    paligemma_demo.apply(c)
+    size = {} if own["data"] == "shapes/closeup" else dict(size=64)
+    paligemma_demo.apply(c, data=own["data"], **size)
   return c
