@@ -30,6 +30,7 @@ SHARED = (
   "common",
   "common_fewshot",
   "demo",
+  "demo_masks",
   "demo_pp",
   "demo_tower",
   "frozen",
@@ -66,6 +67,8 @@ FLAGS = {
     "--config.flexi.seqhw.p=(1, 0, 1)",
   ],
   "proj.image_text.siglip_pretrain": ["--config.total_steps=60"],
+  "proj.paligemma.transfers.forkme": ["--config.total_steps=20"],
+  "proj.paligemma.transfers.vertexai_l4": ["--config.total_steps=20"],
   "proj.uvim.vqvae_nyu_depth": ["--config.total_steps=40"],
 }
 SLOW = (
@@ -89,6 +92,7 @@ SLOW = (
   "proj.image_text.siglip_lit_coco",
   "proj.image_text.siglip_pretrain",
   "proj.image_text.zeroshot_suite",
+  "proj.paligemma.transfers.vertexai_l4",
   "proj.scaling_laws.train_vit_g",
   "proj.uvim.train_coco_panoptic_pretrained",
   "proj.uvim.train_imagenet2012_colorization_pretrained",
@@ -100,6 +104,14 @@ SLOW = (
   "vit_i21k",
   "vtab",
 )
+# Metrics of PaliGemma's evaluators.
+ANSWERS = {
+  "coco_caption": ("cider",),
+  "detection": ("map", "map/0.5", "map/0.75", "miou", "invalid", "total"),
+  "segmentation": ("miou", "boxacc/0.5", "boxacc/0.75", "invalid", "total"),
+  "storepreds": ("num_examples",),
+  "vqa": ("acc", "acc_any", "anls", "num"),
+}
 EVAL_ONLY = (
   "dense_probe",
   "linear_probe",
@@ -307,6 +319,10 @@ def expected_metrics(config):
       names.add(f"{name}/perplexity")
     elif cfg.type == "proj.cappa.scoring_classifier":
       names.add(f"{name}/prec@1")
+    elif cfg.type == "proj.paligemma.perplexity":
+      names |= {f"{name}/avg", f"{name}/sum"}
+    elif cfg.type.startswith("proj.paligemma.transfers."):
+      names |= {f"{name}/{x}" for x in ANSWERS[cfg.type.rpartition(".")[2]]}
     elif cfg.type == "proj.image_text.contrastive":
       names |= {f"{name}/loss", f"{name}/ncorrect_minibatch"}
     elif cfg.type in (

@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -151,7 +150,11 @@ def test_page_and_its_files(httpd):
     assert "default-src 'none'" in response.headers["Content-Security-Policy"]
     assert "Access-Control-Allow-Origin" not in response.headers
   assert "<title>big_vision image-text demo</title>" in page
-  for name, content_type in (("page.css", "css"), ("page.js", "javascript")):
+  for name, content_type in (
+    ("page.css", "css"),
+    ("page.js", "javascript"),
+    ("questions.js", "javascript"),
+  ):
     assert name in page
     with urllib.request.urlopen(httpd.url + name, timeout=20) as response:
       assert response.headers.get_content_type() == f"text/{content_type}"
@@ -476,40 +479,6 @@ def test_command_serves_until_ctrl_c(tmp_path):
 
 
 # The page.
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-  names = ("chromium", "chromium-browser", "google-chrome")
-  chromium = next(filter(None, map(shutil.which, names)), None)
-  driver = shutil.which("chromedriver")
-  if not chromium or not driver:
-    pytest.skip("needs a browser: apt-get install chromium chromium-driver")
-  from selenium import webdriver
-
-  options = webdriver.ChromeOptions()
-  options.binary_location = chromium
-  for flag in (
-    "headless=new",
-    "no-sandbox",
-    "disable-gpu",
-    "disable-dev-shm-usage",
-    "disable-quic",
-    "no-first-run",
-    "disable-background-networking",
-    "disable-component-update",
-    "disable-sync",
-    "window-size=1200,1000",
-    f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
-  ):
-    options.add_argument(f"--{flag}")
-  options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-  # With both paths, selenium does not look for downloads.
-  service = webdriver.ChromeService(driver)
-  browser = webdriver.Chrome(options, service)
-  browser.set_script_timeout(20)
-  yield browser
-  browser.quit()
 
 
 class Page:

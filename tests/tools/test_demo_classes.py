@@ -144,7 +144,9 @@ def test_models_without_classes_are_refused(tmp_path, monkeypatch):
   (tmp_path / "config.json").write_text('{"model_name": "vit"}')
   monkeypatch.setattr(pretrained, "load", lambda *_, **__: object())
   args = argparse.Namespace(
-    **dict.fromkeys(["init", "images", "pp_img", "pp_txt", "pp_modules"]),
+    **dict.fromkeys(
+      ["init", "images", "mask_codec", "pp_img", "pp_txt", "pp_modules"]
+    ),
     workdir=str(tmp_path),
     num_examples=3,
   )

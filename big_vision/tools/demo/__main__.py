@@ -4,7 +4,8 @@
 
 Drop an image and see the classes that a classifier takes it for; or, of models of
 images and texts such as SigLIP, LiT and CLIPPO, type prompts and see how probable
-each is. Example images are those of the config's data, or of a folder
+each is; or ask PaliGemma about it, which answers with text, boxes and masks. Example
+images are those of the config's data, or of a folder
 (`--images`). The page comes from this process alone, and only to this machine
 unless `--host` says otherwise.
 """
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from big_vision import command_line, fs
-from big_vision.tools.demo import classes, server, similarity
+from big_vision.tools.demo import classes, questions, server, similarity
 
 TYPES = {  # File name extension -> content type.
   "jpg": "image/jpeg",
@@ -110,7 +111,7 @@ def load(args: argparse.Namespace) -> similarity.Pictures:
     args: the arguments.
 
   Returns:
-    A `similarity.Demo` or a `classes.Demo`.
+    A `similarity.Demo`, a `classes.Demo` or a `questions.Demo`.
 
   Raises:
     ValueError, FileNotFoundError: an argument is wrong.
@@ -124,29 +125,39 @@ def load(args: argparse.Namespace) -> similarity.Pictures:
   if args.images:
     examples = folder_examples(args.images, args.num_examples)
   own = args.pp_modules.split(",") if args.pp_modules else []
-  classifies = _classifies(args.workdir)
-  demo = (_of_classifier if classifies else _of_texts)(args, own, examples)
+  make = _maker(args.workdir)
+  if args.mask_codec and make is not _of_questions:
+    raise ValueError(
+      f"--mask_codec decodes masks of PaliGemma, which {args.workdir} is not: "
+      "leave it out."
+    )
+  demo = make(args, own, examples)
   if demo.examples:
-    request: dict[str, Any] = {"example": 0}
-    if isinstance(demo, similarity.Demo):
-      request["prompts"] = demo.prompts
     try:  # Compiles now, not when the first visitor waits.
-      demo.answer(request)
+      demo.warm_up()
     except similarity.RequestError as e:
       raise ValueError(f"Example {demo.examples[0].title!r} fails: {e}") from e
   return demo
 
 
-def _classifies(workdir):
-  """Tells whether a run trained anything but images and texts."""
-  from big_vision.pretrained import embedder, run_files  # Imports jax: seconds.
+def _maker(workdir):
+  """Finds which of the functions below makes the demo of a model."""
+  # Imports jax: seconds.
+  from big_vision.models.weights import sources
+  from big_vision.pretrained import embedder, published, run_files
+  from big_vision.pretrained import vision_language as vl
 
+  if sources.is_source(workdir):
+    config = published.describe(workdir).config
+    return _of_questions if vl.is_vision_language(config) else _of_texts
   if not fs.exists(fs.join(workdir, "config.json")):
-    return False
-  # A checkpoint of Hugging Face has a file of this name, too.
+    return _of_texts
   config = run_files.read_config(workdir)
+  if vl.is_vision_language(config):
+    return _of_questions
   named = config.get("model_name") or config.get("student_name")
-  return bool(named) and named not in embedder.MODELS
+  is_other = named and named not in embedder.MODELS
+  return _of_classifier if is_other else _of_texts
 
 
 def _of_classifier(args, own, examples):
@@ -172,6 +183,30 @@ def _of_classifier(args, own, examples):
       for image, name in found
     ]
   return classes.Demo(model, examples)
+
+
+def _of_questions(args, own, examples):
+  if args.pp_txt:
+    raise ValueError(f"{args.workdir} answers prompts: leave out --pp_txt.")
+  from big_vision import pretrained
+  from big_vision.models.proj.paligemma import mask_codec
+  from big_vision.pretrained import examples as examples_lib
+
+  masks = None
+  if args.mask_codec:
+    try:
+      masks = mask_codec.get_reconstruct_masks(args.mask_codec)
+    except ValueError as e:
+      raise ValueError(f"--mask_codec: {e}") from e
+  model: Any = pretrained.load(
+    args.workdir, init=args.init, pp=args.pp_img, pp_modules=own
+  )
+  prompts = []
+  if not args.images:
+    found = examples_lib.questions(model.config, args.num_examples)
+    examples = [_example(image, prompt or "example") for image, prompt in found]
+    prompts = caption_prompts(prompt for _, prompt in found)
+  return questions.Demo(model, examples, prompts or questions.PROMPTS, masks)
 
 
 def _example(image, title):
@@ -217,7 +252,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     "--workdir",
     required=True,
-    help="Of a run that trained the model, or hf://org/repo of the hub (SigLIP).",
+    help="Of a run that trained the model, or hf://org/repo of the hub (SigLIP, "
+    "PaliGemma).",
   )
   parser.add_argument(
     "--init", help="Another checkpoint than the last one of the workdir."
@@ -228,6 +264,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     "--pp_modules",
     help="Modules of your own that the config of the run may import, with "
     "commas between them.",
+  )
+  parser.add_argument(
+    "--mask_codec",
+    metavar="FILE.npz",
+    help="Decodes masks in answers of PaliGemma; 'oi' is the published one.",
   )
   parser.add_argument(
     "--images", metavar="FOLDER", help="Example images instead of the data's."

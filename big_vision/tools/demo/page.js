@@ -22,6 +22,7 @@ function tag(name, attrs, parent, text) {
 }
 
 const classifier = () => model.num_classes !== undefined;
+const answersPrompts = () => model.samplers !== undefined;
 const mode = () => document.querySelector("[name=mode]:checked").value;
 const setMode = value => {
   document.querySelector(`[name=mode][value=${value}]`).checked = true;
@@ -43,12 +44,15 @@ function askSoon() {
   timer = setTimeout(ask, WAIT);
 }
 
+const busy = on => document.body.setAttribute("aria-busy", String(on));
+
 async function ask() {
   clearTimeout(timer);
   saveState();
+  if (answersPrompts()) return askQuestion();
   if (asking) { again = true; return; }
   asking = true;
-  document.body.setAttribute("aria-busy", "true");
+  busy(true);
   do {
     again = false;
     const [of, lines] = [image, prompts()];
@@ -65,33 +69,39 @@ async function ask() {
     render();
   } while (again);
   asking = false;
-  document.body.setAttribute("aria-busy", "false");
+  busy(false);
 }
 
 async function send(of, path, more) {
+  const answer = await answered((await post(of, path, more)).json());
+  if (of.file) of.hash = answer.hash;
+  return answer;
+}
+
+// Asks about an image; what answers may be read in pieces.
+async function post(of, path, more, signal) {
   if (of.file && of.file.size > model.max_image_bytes)
     throw Error(`The image is too large: ${(of.file.size / 1e6).toFixed(1)} ` +
                 `MB, at most ${model.max_image_bytes / 1e6} MB can be.`);
   const source = of.hash ? {hash: of.hash}
     : of.file ? {image: await base64(of.file)} : {example: of.example};
-  const [status, answer] = await fetchJson(`api/${path}`, {
+  const response = await answered(fetch(`api/${path}`, {
     method: "POST",
     headers: {"Content-Type": "application/json"},
     body: JSON.stringify({...source, ...more}),
-  });
-  if (status === 410 && of.file) {  // The server forgot it or was restarted.
+    signal,
+  }));
+  if (response.status === 410 && of.file) {  // Forgotten, or a new server.
     of.hash = null;
-    return send(of, path, more);
+    return post(of, path, more, signal);
   }
-  if (status !== 200) throw Error(answer.error);
-  if (of.file) of.hash = answer.hash;
-  return answer;
+  if (!response.ok) throw Error((await answered(response.json())).error);
+  return response;
 }
 
-async function fetchJson(url, options) {
+async function answered(promise) {
   try {
-    const response = await fetch(url, options);
-    return [response.status, await response.json()];
+    return await promise;
   } catch {
     throw Error("The server does not answer: is it still running?");
   }
@@ -195,7 +205,8 @@ function chooseExample(i) {
 function saveState() {
   const state = new URLSearchParams();
   if (image && !image.file) state.set("example", image.example);
-  if (!classifier()) saveOptions(state);
+  if (answersPrompts()) saveQuestion(state);
+  else if (!classifier()) saveOptions(state);
   history.replaceState(null, "", "#" + state);
 }
 
@@ -214,7 +225,8 @@ function restoreOptions(state) {
 
 function restoreState() {
   const state = new URLSearchParams(location.hash.slice(1));
-  if (!classifier()) restoreOptions(state);
+  if (answersPrompts()) restoreQuestion(state);
+  else if (!classifier()) restoreOptions(state);
   const first = location.hash || !model.examples.length ? "" : "0";
   const example = state.get("example") ?? first;
   if (/^[0-9]{1,9}$/.test(example)) {  // The server says if there is none.
@@ -227,12 +239,12 @@ function restoreState() {
 }
 
 async function start() {
-  const [, answer] = await fetchJson("api/model");
-  model = answer;
-  $("model").textContent = classifier()
+  model = await answered((await answered(fetch("api/model"))).json());
+  $("model").textContent = answersPrompts() ? model.name : classifier()
     ? `${model.name}, ${model.num_classes} classes`
     : `${model.name}, trained with ${model.loss_fn} loss`;
   if (classifier()) showClasses();
+  if (answersPrompts()) showQuestions();
   model.examples.forEach((title, i) => {
     const button = tag("button", {type: "button", title}, $("examples"));
     tag("img", {src: `api/example/${i}`, alt: title, draggable: "false"},

@@ -1,18 +1,22 @@
 """Serves the page of the demo, and JSON for it.
 
-  GET /                  the page: page.html, page.css, page.js
+  GET /                  the page: page.html, page.css, page.js, questions.js
   GET /api/model         name, loss, titles of examples, first prompts, limits
   GET /api/example/3     image file of an example
   POST /api/similarity   JSON, see `similarity.Demo.similarity`; or of a classifier
-  POST /api/classes      JSON, see `classes.Demo.classify`
+  POST /api/classes      JSON, see `classes.Demo.classify`; or of PaliGemma
+  POST /api/answer       lines of JSON, see `questions.Demo.answer`
 
-A wrong request is answered with status 4xx and {"error": sentence}.
+A wrong request is answered with status 4xx and {"error": sentence}; what fails after
+the first line of several adds that as a line.
 """
 
+import contextlib
 import http.server
 import importlib.resources
 import io
 import ipaddress
+import itertools
 import json
 import queue
 import re
@@ -36,6 +40,7 @@ FILES = {
   "/": ("page.html", "text/html; charset=utf-8"),
   "/page.css": ("page.css", "text/css; charset=utf-8"),
   "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+  "/questions.js": ("questions.js", "text/javascript; charset=utf-8"),
 }
 # The page loads from here only, and no text of a user can become a script.
 POLICY = (
@@ -131,6 +136,8 @@ class _Patient(io.RawIOBase):
 class Handler(http.server.BaseHTTPRequestHandler):
   """Answers one request."""
 
+  disable_nagle_algorithm = True  # Short lines should not wait for others.
+
   def setup(self) -> None:
     """Opens the connection."""
     super().setup()
@@ -146,16 +153,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
     self._answer(self._post)
 
   def _answer(self, fn):
-    """Sends (content type, bytes) of `fn`, or its exception as an error."""
+    """Sends what `fn` returns, or its exception as an error.
+
+    That is (content type, bytes), or an iterator of what JSON can hold.
+    """
     try:
-      self._send(200, *fn())
-    except similarity.RequestError as e:
-      self.send_error(e.status, str(e))
+      answer = fn()
+      if isinstance(answer, tuple):
+        self._send(200, *answer)
+      else:
+        self._send_lines(answer)
     except (ConnectionError, TimeoutError):
       pass  # The browser has left.
     except Exception as e:
-      traceback.print_exc(file=sys.stderr)
-      self.send_error(500, f"The server failed: {type(e).__name__}: {e}")
+      self.send_error(*_error(e))
 
   def _get(self):
     self._check_host()
@@ -186,7 +197,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
       request = untrusted.json_value(body)
     except ValueError:
       raise similarity.RequestError(400, "The request is not JSON.") from None
-    return _json(self.server.demo.answer(request))
+    answer = self.server.demo.answer(request)
+    return _json(answer) if isinstance(answer, dict) else answer
 
   def _body(self):
     length = self.headers.get("Content-Length") or ""
@@ -217,14 +229,32 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
   def _send(self, status, content_type, data):
     self.connection.settimeout(SECONDS + len(data) / BYTES_PER_SECOND)
+    self._send_head(status, content_type, len(data))
+    self.wfile.write(data)
+
+  def _send_lines(self, values):
+    """Sends values as soon as they come; without a reader, none are made."""
+    with contextlib.closing(values):
+      first = next(values)  # Its error can still be a status.
+      self.connection.settimeout(SECONDS)  # Of each line.
+      self._send_head(200, "application/x-ndjson")
+      try:
+        for value in itertools.chain([first], values):
+          self.wfile.write(_json(value)[1] + b"\n")
+      except (ConnectionError, TimeoutError):
+        raise
+      except Exception as e:
+        self.wfile.write(_json({"error": _error(e)[1]})[1] + b"\n")
+
+  def _send_head(self, status, content_type, length=None):
     self.send_response(status)
     self.send_header("Content-Type", content_type)
-    self.send_header("Content-Length", str(len(data)))
+    if length is not None:  # Else the connection's end is that of the content.
+      self.send_header("Content-Length", str(length))
     self.send_header("Cache-Control", "no-store")
     self.send_header("Content-Security-Policy", POLICY)
     self.send_header("X-Content-Type-Options", "nosniff")
     self.end_headers()
-    self.wfile.write(data)
 
   def send_error(
     self, code: int, message: str | None = None, explain: str | None = None
@@ -247,6 +277,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
     Args:
       *args: not used.
     """
+
+
+def _error(e):
+  """Returns (HTTP status, sentence); prints what is not the request's fault."""
+  if isinstance(e, similarity.RequestError):
+    return e.status, str(e)
+  traceback.print_exception(e, file=sys.stderr)
+  return 500, f"The server failed: {type(e).__name__}: {e}"
 
 
 def _json(value):

@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,16 +119,21 @@ class Pictures:
       "max_image_bytes": MAX_IMAGE_BYTES,
     }
 
-  def answer(self, request: Any) -> dict[str, Any]:
+  def answer(self, request: Any) -> dict[str, Any] | Iterator[dict[str, Any]]:
     """Answers a request of the page.
 
     Args:
       request: what was sent as JSON.
 
     Returns:
-      What JSON can hold.
+      What JSON can hold; or an iterator, of an answer that comes in pieces. It
+      is closed when nobody wants the rest.
     """
     raise NotImplementedError
+
+  def warm_up(self) -> None:
+    """Asks about the first example: the model is compiled before visitors."""
+    self.answer({"example": 0})
 
   def example(self, number: Any) -> Example:
     """Returns an example.
@@ -247,6 +252,10 @@ class Demo(Pictures):
     """
     return self.similarity(request)
 
+  def warm_up(self) -> None:
+    """Asks about the first example: the model is compiled before visitors."""
+    self.answer({"example": 0, "prompts": self.prompts})
+
   def similarity(self, request: Any) -> dict[str, Any]:
     """Compares an image with prompts.
 
@@ -306,19 +315,31 @@ def _checked_prompts(prompts):
       400, f"There are {len(prompts)} prompts, at most {MAX_PROMPTS} can be."
     )
   for i, text in enumerate(prompts, 1):
-    if not isinstance(text, str) or not text.strip():
-      raise RequestError(400, f"Prompt {i} is not a text.")
-    if len(text) > MAX_PROMPT_CHARS:
-      raise RequestError(
-        400,
-        f"Prompt {i} has {len(text)} characters, at most {MAX_PROMPT_CHARS} "
-        "can be.",
-      )
-    try:
-      text.encode()
-    except UnicodeEncodeError:  # Half of a pair, such as "\ud800".
-      raise RequestError(400, f"Prompt {i} is not valid Unicode.") from None
+    check_prompt(text, f"Prompt {i}")
   return prompts
+
+
+def check_prompt(text: Any, name: str) -> None:
+  """Checks a prompt.
+
+  Args:
+    text: what was sent.
+    name: for the error, such as "Prompt 2".
+
+  Raises:
+    RequestError: 400 if it is not a text, empty or too long.
+  """
+  if not isinstance(text, str) or not text.strip():
+    raise RequestError(400, f"{name} is not a text.")
+  if len(text) > MAX_PROMPT_CHARS:
+    raise RequestError(
+      400,
+      f"{name} has {len(text)} characters, at most {MAX_PROMPT_CHARS} can be.",
+    )
+  try:
+    text.encode()
+  except UnicodeEncodeError:  # Half of a pair, such as "\ud800".
+    raise RequestError(400, f"{name} is not valid Unicode.") from None
 
 
 def too_large(num_bytes: float) -> str:
