@@ -76,13 +76,14 @@ CUT = {
   r"workdirs/pairs .*pairs\.csv": "--config.total_steps=4"
   " --config.schedule.warmup_steps=1",
   r"cappa\.generative .*workdirs/cappa": "--config.total_steps=4 --config.evals=None",
+  r"paligemma\.train .*workdirs/paligemma": "--config.total_steps=4 --config.evals=None",
   r"uvim\.(vqvae|train) .*workdirs/panoptic": "--config.total_steps=4"
   " --config.schedule.warmup_steps=1 --config.ckpt_steps=4 --config.evals=None",
   r"tools\.(sweep|vtab|faults) ": "--dry_run",
   r"workdirs/linear_probe": "--config.model.depth=1 --config.model_init="
   " --config.evals.probe.sgd_steps=5 --config.evals.probe.max_iter=5",
   r"workdirs/dense_probe": "--config.model.depth=1 --config.evals.test.steps=5",
-  r"tools\.plan (?!.*uvim)": "--config.model.depth=1",
+  r"tools\.plan (?!.*(uvim|paligemma))": "--config.model.depth=1",
   r"tools\.average .*--last": "--last=1",
   r"tools\.benchmark_gpu ": "--parts=sizes --sizes=mu/16 --batch=4 --res=32",
   r"tools\.benchmark ": "--variant=mu/16 --res=32 --steps=1 --rounds=1"

@@ -55,6 +55,43 @@ def combine_and_keep_train(
   )
 
 
+def combine_and_keep_packed(
+  size: int,
+  before: Sequence[str] = (),
+  sep: str = "\n",
+  tokenizer: str = TOKENIZER,
+) -> str:
+  """Writes preprocessing for sequences that several examples share.
+
+  Args:
+    size: pixels of the images.
+    before: as in `combine_and_keep_train`.
+    sep: as there.
+    tokenizer: as there.
+
+  Returns:
+    The ops, joined by `|`. They keep what `combine_and_keep_train` keeps, as long as
+    it is, and images as a sequence of one. `packs` has the lengths.
+  """
+  every = combine_and_keep_train(0, before, sep, tokenizer).split("|tolen(")
+  ops, keep = every[0], every[-1].partition("|")[2]
+  return f'{ops}|reshape([1, {size}, {size}, 3], key="image")|{keep}'
+
+
+def packs(text_len: int, images: int) -> dict[str, int]:
+  """Makes `config.input.pack`.
+
+  Args:
+    text_len: how many tokens the model predicts, of all examples of a sequence.
+    images: how many examples share a sequence at most.
+
+  Returns:
+    The dict.
+  """
+  texts = ("text", "mask_ar", "mask_loss")
+  return dict(image=images, **dict.fromkeys(texts, text_len + 1))
+
+
 def combine_and_keep_eval(
   text_len: int,
   keep: Sequence[str] = (),

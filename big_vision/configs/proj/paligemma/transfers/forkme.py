@@ -29,11 +29,13 @@ from big_vision.configs.proj.paligemma import demo as paligemma_demo
 from big_vision.configs.proj.paligemma.transfers.common import (
   TOKENIZER,
   combine_and_keep_eval,
+  combine_and_keep_packed,
   combine_and_keep_train,
+  packs,
 )
 
 _LLMS = {"3b": "gemma2_2b", "10b": "gemma2_9b", "28b": "gemma2_27b"}
-_OWN = ("train", "val", "lora", "data")  # Not in the config.
+_OWN = ("train", "val", "lora", "pack", "data")  # Not in the config.
 
 
 def _data(fname: str, folder: str | None = None) -> dict:
@@ -119,7 +121,8 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   Args:
     arg: `res` pixels, `size` of PaliGemma 2 or '', `text_len` tokens, `batch_size`,
       `freeze_vit`, `freeze_llm`, `run_local` to try it out; `train` and `val`, JSON
-      lines of your own; `lora`, the rank of adapters; `demo`, and its `data`.
+      lines of your own; `lora`, the rank of adapters; `pack`, how many examples share a
+      sequence of `text_len` tokens; `demo`, and its `data`.
 
   Returns:
     The config.
@@ -137,6 +140,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     train="",
     val="",
     lora=0,
+    pack=0,
     data="shapes/closeup",
   )
   own = {name: c[name] for name in _OWN}
@@ -149,6 +153,9 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     prefix = ['setdefault("prefix", "caption en")']
     train, val = _data(own["train"]), _data(own["val"] or own["train"])
   c.input = training_data(c.res, c.text_len, prefix, train, c.batch_size)
+  if own["pack"]:
+    c.input.pp = combine_and_keep_packed(c.res, [image_pp(c.res), *prefix])
+    c.input.pack = packs(c.text_len, own["pack"])
   c.total_epochs = 15
   c.optax_name = "scale_by_adam"
   c.lr = 1e-5
