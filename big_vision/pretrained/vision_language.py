@@ -391,5 +391,5 @@ def texts_of(pps: Iterable[str]) -> tuple[str, str]:
         continue
       model = args[0] if args else kw.get("model")
       if kw.get("text") is not None:
-        return model, kw["text"]
+        return str(model), str(kw["text"])
   return _TOKENIZER, _SEPARATOR

@@ -2,20 +2,22 @@
 
   python -m big_vision.tools.benchmark_decoding --batch 1,8
 
-The model is UViM's of stage II. Seconds, on the clock and of CPU time (which does
+The model is UViM's of stage II, or with `--model paligemma` PaliGemma. Seconds, on the clock and of CPU time (which does
 not depend on other load), are those of all tokens of one image:
 
   cached               the loop of `models/proj/uvim/decode.py`
   cached, image again  without keys and values of the image that are kept
   decoder again        the decoder on all tokens, for each token
-  model again          the encoder, too
+  model again          the encoder, too; of PaliGemma the ViT, too
 
 Results go to stdout as a table, with `--json` also to a file.
 """
 
+import functools
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from big_vision import command_line
 
@@ -33,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     "big_vision.tools.benchmark_decoding", __doc__
   )
   add = parser.add_argument
+  add("--model", choices=("uvim", "paligemma"), default="uvim")
   add("--batch", default="1,8", help="Images at a time, separated by commas.")
   add("--length", type=int, default=256, help="Tokens of a sequence.")
   add("--vocab", type=int, default=4097, help="Size of the vocabulary.")
@@ -51,25 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(argv)
   import jax
 
-  from big_vision.benchmarks import decoding
-
-  kw = dict(
-    patches=dict(size=(args.patch, args.patch)),
-    num_heads=max(args.width // 64, 1),
-    num_layers=args.layers,
-    mlp_dim=4 * args.width,
-    emb_dim=args.width,
-    vocab_size=args.vocab,
-    seq_len=args.length,
-    input_size=(args.res, args.res),
-  )
+  kw, measure = _paligemma(args) if args.model == "paligemma" else _uvim(args)
   print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {kw}")
   print(
     f"{'batch':>5} {'form':20} {'s/image':>8} {'CPU s':>8} {'CPU ratio':>9}"
   )
   rows = []
   for batch in map(int, args.batch.split(",")):
-    found = decoding.measure(kw, batch, args.tokens, args.rounds)
+    found = measure(batch=batch, tokens=args.tokens, rounds=args.rounds)
     for form, seconds in found.items():
       ratio = seconds["cpu"] / found["cached"]["cpu"]
       rows.append(dict(batch=batch, form=form, ratio=ratio, **seconds))
@@ -82,6 +74,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     with open(args.json, "w", encoding="utf-8") as f:
       json.dump(rows, f, indent=2)
   return 0
+
+
+def _uvim(args):
+  """Returns the fields of the model, and what measures it."""
+  from big_vision.benchmarks import decoding
+
+  kw = dict(
+    patches=dict(size=(args.patch, args.patch)),
+    num_heads=max(args.width // 64, 1),
+    num_layers=args.layers,
+    mlp_dim=4 * args.width,
+    emb_dim=args.width,
+    vocab_size=args.vocab,
+    seq_len=args.length,
+    input_size=(args.res, args.res),
+  )
+  return kw, functools.partial(decoding.measure, kw)
+
+
+def _paligemma(args):
+  """Returns the fields of the model, and what measures it."""
+  from big_vision.benchmarks import answers
+
+  size = dict(
+    width=args.width,
+    depth=args.layers,
+    mlp_dim=4 * args.width,
+    num_heads=max(args.width // 64, 1),
+  )
+  llm = dict(size, num_kv_heads=1, head_dim=64, vocab_size=args.vocab)
+  img = dict(
+    size, patch_size=(args.patch, args.patch), pool_type="none", scan=True
+  )
+  kw: dict[str, Any] = dict(img=img, llm=dict(llm, cache_dtype=None))
+  return kw, functools.partial(
+    answers.measure, kw, args.res, length=args.length
+  )
 
 
 if __name__ == "__main__":
