@@ -264,6 +264,36 @@ def test_token_xent():
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_token_nats(smoothing):
+  logits = _randn(3, 4, 7, scale=3)
+  tokens = np.random.default_rng(2).integers(7, size=(3, 4))
+  targets = np.full((3, 4, 7), smoothing / 6)
+  np.put_along_axis(targets, tokens[..., None], 1 - smoothing, -1)
+  want = -(targets * scipy.special.log_softmax(logits, -1)).sum(-1)
+  fn = jax.jit(losses.token_nats, static_argnums=2)
+  got = fn(_f32(logits), jnp.asarray(tokens), smoothing)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+  weights = _f32(np.random.default_rng(3).random((3, 4)))
+  other = losses.weighted_softmax_xent(
+    logits=_f32(logits), labels=jnp.asarray(tokens), weights=weights,
+    label_smoothing=smoothing, normalize=False, reduction=False,
+  )  # fmt: skip
+  np.testing.assert_allclose((got * weights).sum(1), other, rtol=1e-5)
+
+
+def test_token_nats_are_computed_in_float32():
+  logits = jnp.asarray(_randn(1, 2, 5), jnp.bfloat16)
+  tokens = jnp.array([[3, 0]])
+  got = losses.token_nats(logits, tokens)
+  assert got.dtype == jnp.float32
+  np.testing.assert_array_equal(
+    got, losses.token_nats(logits.astype(jnp.float32), tokens)
+  )
+  one = losses.token_nats(jnp.ones((1, 2, 1)), jnp.zeros((1, 2), int), 0.1)
+  assert np.isfinite(one).all()  # A vocabulary of one token.
+
+
 def test_self_distillation_xent():
   r = np.random.default_rng(0)
   student, teacher = r.uniform(-1, 1, size=(2, 4, 3, 7))

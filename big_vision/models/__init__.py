@@ -12,6 +12,11 @@ from big_vision.types import ConfigLike, LoadFn, Params
 
 _TWO_TOWERS = "proj.image_text.two_towers"
 _TEXT_MODEL = "proj.image_text.text_transformer"
+# Their `load` knows which part is to be from where.
+_WHOLE = (_TWO_TOWERS, "proj.paligemma.paligemma")
+# Of the models that are one part of several, all but those of images.
+_PARTS = {_TEXT_MODEL: "txt", "ppp.gemma": "llm"}
+_PARTS["proj.paligemma.gemma_bv"] = "llm"
 
 
 def build(
@@ -86,7 +91,7 @@ def build(
     where = f"config.{key}_init={load_errors.plain(init)!r}"
     try:
       with load_errors.within(f"config.{key}_load"):
-        source = adapted.in_place_of(init, build, name == _TWO_TOWERS)
+        source = adapted.in_place_of(init, build, name in _WHOLE)
         if source is init:
           source = read()
         loaded = module.load(params, source, args, **load_kw)
@@ -160,12 +165,12 @@ def _published(init, name, model):
   """
   from big_vision.models.weights import sources
 
-  if name == _TWO_TOWERS or not sources.is_source(init):
-    return init  # It knows which part is to be from where.
+  if name in _WHOLE or not sources.is_source(init):
+    return init
   path, part = sources.split(init)
   checkpoint = sources.Checkpoint(path, name)
-  if part is None and checkpoint.found.model_name == _TWO_TOWERS:
-    part = "txt" if name == _TEXT_MODEL else "img"
+  if part is None and checkpoint.is_whole:
+    part = _PARTS.get(name, "img")
   found = checkpoint.found.tower(part or "img")
   if differ := sources.differences(found, name, model):
     logging.warning("%s was trained with %s.", init, differ)

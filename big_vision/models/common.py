@@ -23,6 +23,7 @@ class Loaded(dict):
     path: the checkpoint.
     grid: (rows, columns) of its learned positions, None if they are unknown.
     resample: method of `positions.resample` for other grids.
+    num_tokens: how many embeddings of tokens are used, None is all.
   """
 
   def __init__(
@@ -31,6 +32,7 @@ class Loaded(dict):
     path: str,
     grid: tuple[int, int] | None = None,
     resample: str = "corners",
+    num_tokens: int | None = None,
   ) -> None:
     """Wraps parameters.
 
@@ -39,9 +41,11 @@ class Loaded(dict):
       path: the checkpoint, for error messages.
       grid: see above.
       resample: see above.
+      num_tokens: see above.
     """
     super().__init__(params)
     self.path, self.grid, self.resample = path, grid, resample
+    self.num_tokens = num_tokens
 
   def __repr__(self):
     return repr(self.path)

@@ -10,7 +10,12 @@ from ml_collections import ConfigDict
 
 from big_vision import checkpoints, lookup
 from big_vision.evaluators import build
-from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS
+from big_vision.models.weights.family import (
+  GEMMA,
+  PALIGEMMA,
+  TEXT_MODEL,
+  TWO_TOWERS,
+)
 from big_vision.pretrained import (
   embedder,
   embedder_sources,
@@ -29,6 +34,8 @@ from big_vision.pretrained.classifier import Classifier
 from big_vision.pretrained.image_text import ImageText
 from big_vision.pretrained.pixels import Preprocess
 from big_vision.pretrained.text_encoder import TextEncoder
+
+_PARTS = {TWO_TOWERS: ("image", "text"), PALIGEMMA: ("img", "llm")}
 
 
 def load(
@@ -196,11 +203,11 @@ class _Changes:
     key = model_key(config)
     given: Any = config.get(key) or {}
     model: dict[str, Any] = {**given}
-    if config[f"{key}_name"] == TWO_TOWERS:
-      for tower in ("image", "text"):
-        model[tower] = {**(model.get(tower) or {}), **new}
-    else:
+    parts = _PARTS.get(str(config[f"{key}_name"]))
+    if not parts:
       model |= new
+    for part in parts or ():
+      model[part] = {**(model.get(part) or {}), **new}
     with config.unlocked():
       config[key] = model
 
@@ -259,4 +266,21 @@ def _published(found, pp, pp_txt, changes):
       found, pp_img=changes.sized(pp), pp_txt=pp_txt
     )
     return ImageText(towers)
+  if vision_language.is_vision_language(config):
+    if changes.num_classes is not None:
+      raise ValueError(
+        f"num_classes={changes.num_classes}: {init} answers prompts; "
+        f"{init + ':img'!r} is its model of pictures."
+      )
+    changes.apply(config)
+    lookup.preprocessing({"pp_modules": published.PROMPT_MODULES})
+    pixels = Preprocess(changes.sized(pp), {}, config)
+    return vision_language.VisionLanguage(
+      config, init, pp=pixels, pp_txt=pp_txt or found.pp_txt
+    )
+  if config.model_name == GEMMA:
+    raise ValueError(
+      f"{init} is a model of texts alone, which pretrained.load does not run: "
+      f"config.model_name={GEMMA!r} with config.model_init={init!r} does."
+    )
   return _network(config, init, pp, {}, found.class_names, init, changes, found)

@@ -13,13 +13,20 @@ from ml_collections import ConfigDict
 from big_vision import fs, lookup, untrusted
 from big_vision.models.proj.image_text import preprocessing as text_pp
 from big_vision.models.weights import native, processors, sources
-from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS
+from big_vision.models.weights.family import (
+  GEMMA,
+  PALIGEMMA,
+  TEXT_MODEL,
+  TWO_TOWERS,
+)
 from big_vision.pp import builder, registry
 from big_vision.pretrained import pixels, preprocessing, run_files
 
 # Models whose processor is not stored: mean and standard deviation.
 _IMAGENET = ("dino", "deit", "vit_mae", "DINO", "MAE", "MoCo")
 
+_TEXTS = (TEXT_MODEL, GEMMA)
+PROMPT_MODULES = ("ops_general", "ops_image", "ops_text", "proj.paligemma.ops")
 HEAD = "head(_dist)?/.*"  # Parameters of heads.
 
 
@@ -121,9 +128,14 @@ def describe(source: str, pp: str | None = None) -> Published:
   if text.model_name == TEXT_MODEL:
     length = text.text_length or 0
     pp_txt = text_pp.of_texts(checkpoint.folder, text.model, length)
+  elif found.model_name == PALIGEMMA:
+    tokenizer = f"{checkpoint.folder}/tokenizer.json"
+    pp_txt = pp_of_prompts(
+      f'gemma(tokensets=("loc", "seg"), model="{tokenizer}")'
+    )
   return Published(
     config,
-    None if found.model_name == TEXT_MODEL else pp or _pp(checkpoint, found),
+    None if found.model_name in _TEXTS else pp or _pp(checkpoint, found),
     pp_txt,
     _class_names(checkpoint, found.num_classes),
     found.image_size,
@@ -131,6 +143,22 @@ def describe(source: str, pp: str | None = None) -> Published:
     # The heads of towers are projections.
     bool(found.num_classes) and part is None and "clip" not in kind,
     found.head,
+  )
+
+
+def pp_of_prompts(tokenizer: str, separator: str = "\n") -> str:
+  """Writes the preprocessing of PaliGemma's prompts.
+
+  Args:
+    tokenizer: such as 'gemma(tokensets=("loc", "seg"))'.
+    separator: text after them.
+
+  Returns:
+    Preprocessing of `prefix`, and of the constant `septok`.
+  """
+  return (
+    f'tok(key="prefix", bos="yes", model={tokenizer!r})'
+    f'|tok(key="septok", text={separator!r}, model={tokenizer!r})'
   )
 
 
@@ -147,6 +175,8 @@ def _config(found, source):
     config.num_classes = found.num_classes
   if found.model_name == TWO_TOWERS:
     config.pp_modules = list(text_pp.MODULES)
+  if found.model_name == PALIGEMMA:
+    config.pp_modules = list(PROMPT_MODULES)
   return config
 
 
@@ -205,7 +235,7 @@ def _describe_native(source):
   if image.model_name == native.NAFLEX:
     side = image.model["nposemb"]
     pp = text_pp.naflex(image.image_size[0] // side, side**2)
-  elif image.model_name != TEXT_MODEL:
+  elif image.model_name not in _TEXTS:
     height, width = image.image_size
     size = height if height == width else (height, width)
     pp = f"resize({size})|value_range(-1, 1)"

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from big_vision import __version__
+from big_vision.models.weights.family import GEMMA, PALIGEMMA
 from big_vision.publishing.source import Source
 
 _LIBRARY = dict(hf="transformers", timm="timm", open_clip="open_clip")
@@ -22,6 +23,23 @@ model, preprocess = open_clip.create_model_from_pretrained("local-dir:{path}")""
   "orbax": """from big_vision import pretrained
 
 model = pretrained.load("{path}")""",
+}
+# Models of texts -> (what the hub calls their task, how transformers loads them).
+_LANGUAGE = {
+  GEMMA: (
+    "text-generation",
+    """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{path}")
+model = AutoModelForCausalLM.from_pretrained("{path}")""",
+  ),
+  PALIGEMMA: (
+    "image-text-to-text",
+    """from transformers import AutoModelForImageTextToText, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("{path}")
+model = AutoModelForImageTextToText.from_pretrained("{path}")""",
+  ),
 }
 # Of the many numbers of a run, those that say how good it is.
 _SKIPPED = (
@@ -60,16 +78,21 @@ def make(
   task = "zero-shot-image-classification" if towers else "image-classification"
   if not towers and not found.num_classes:
     task = "image-feature-extraction"
+  use = _USE[form]
+  if found.model_name in _LANGUAGE:
+    task, own = _LANGUAGE[found.model_name]
+    use = own if form == "hf" else use
   header = ["---", f"library_name: {_LIBRARY.get(form, 'big_vision')}"]
   header += [f"pipeline_tag: {task}", "tags:", "- big_vision", "---"]
   out = [*header, "", f"# {name}", ""]
   out.append(
     f"A model `{found.model_name}`, written by big_vision {__version__}."
   )
-  use = _USE[form].format(path=name)
+  use = use.format(path=name)
   out += ["", "## Use", "", "```python", use, "```", ""]
-  out += [f"Images: {found.image_size[0]} x {found.image_size[1]} pixels, "]
-  out[-1] += f"preprocessed by `{source.pp}`."
+  if found.model_name != GEMMA:
+    out += [f"Images: {found.image_size[0]} x {found.image_size[1]} pixels, "]
+    out[-1] += f"preprocessed by `{source.pp}`."
   if source.pp_txt:
     out += ["", f"Texts: preprocessed by `{source.pp_txt}`."]
   if source.class_names:

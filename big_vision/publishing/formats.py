@@ -8,16 +8,27 @@ open_clip   a folder for open_clip
 """
 
 import json
+import math
 import os
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from safetensors import numpy as safetensors_numpy
-
 from big_vision import checkpoint_npz, checkpoints, fs, lookup
-from big_vision.models.weights import families, native, processors, sources
-from big_vision.models.weights.family import TWO_TOWERS
+from big_vision.models.weights import (
+  families,
+  native,
+  processors,
+  safetensors_file,
+  sources,
+  tables,
+)
+from big_vision.models.weights.family import (
+  GEMMA,
+  PALIGEMMA,
+  TWO_TOWERS,
+  Tensors,
+)
+from big_vision.pretrained import published, vision_language
 from big_vision.publishing import card
 from big_vision.publishing.source import Source
 
@@ -30,8 +41,11 @@ TOKENIZER_FILES = (
   "vocab.json",
   "merges.txt",
 )
+# Bytes of a file for transformers, as on the hub: more is split.
+_MAX_FILE = 5_000_000_000
 _LIBRARIES = dict(hf="transformers", timm="timm", open_clip="open_clip")
 FORMATS = ("npz", "orbax", *_LIBRARIES)
+_LANGUAGE = (GEMMA, PALIGEMMA)
 
 
 def write(source: Source, target: str, form: str) -> list[str]:
@@ -79,7 +93,11 @@ def config_of(source: Source) -> dict[str, Any]:
   config = {"model_name": found.model_name, "model": found.model}
   if found.num_classes:
     config |= {"num_classes": found.num_classes, "loss": source.loss}
-  if source.pp_txt:
+  if found.model_name == PALIGEMMA:
+    pps = [pp for pp in (source.pp, source.pp_txt) if pp]
+    config["input"] = {"pp": "|".join(pps)}
+    config["pp_modules"] = list(published.PROMPT_MODULES)
+  elif source.pp_txt:
     config["embed"] = {"pp_img": source.pp, "pp_txt": source.pp_txt}
     names = ("general", "image", "text")
     config["pp_modules"] = [f"ops_{name}" for name in names]
@@ -149,6 +167,12 @@ def _library(source: Source, form: str) -> Callable[[str], list[str]]:
     if steps:
       kind = str(config["model_type"])
       more["preprocessor_config.json"] = processors.to_transformers(steps, kind)
+    if steps and source.found.model_name == PALIGEMMA:
+      grid = source.found.tower("img").grid()
+      more["preprocessor_config.json"] |= {
+        "image_seq_length": math.prod(grid or ()),
+        "processor_class": "PaliGemmaProcessor",
+      }
   elif form == "timm":
     config.setdefault("pretrained_cfg", {})
     if steps:
@@ -157,19 +181,18 @@ def _library(source: Source, form: str) -> Callable[[str], list[str]]:
       config["label_names"] = list(names)
   elif steps:
     config["preprocess_cfg"] = processors.to_open_clip(steps)
-  tokenizer = _tokenizer(source) if source.found.text_length else {}
+  reads = source.found.text_length or source.found.model_name in _LANGUAGE
+  tokenizer = _tokenizer(source) if reads else {}
 
   def write_it(target):
     opens = form == "open_clip"
-    weights = fs.join(
-      target, "open_clip_model.safetensors" if opens else "model.safetensors"
-    )
-    _safetensors(weights, tensors)
+    name = "open_clip_model" if opens else "model"
+    written = _safetensors(target, name, tensors, split=form == "hf")
     settings = fs.join(
       target, "open_clip_config.json" if opens else "config.json"
     )
     _json(settings, config)
-    written = [weights, settings]
+    written.append(settings)
     for name, content in more.items():
       written.append(fs.join(target, name))
       _json(written[-1], content)
@@ -187,9 +210,9 @@ def _library(source: Source, form: str) -> Callable[[str], list[str]]:
 def _tokenizer(source):
   """Reads the files of the tokenizer, as far as there are any: name -> bytes."""
   out = {}
-  if source.folder:
+  if folder := source.folder or _folder_of_tokenizer(source):
     for name in TOKENIZER_FILES:
-      if path := sources.fetch_optional(source.folder, name):
+      if path := sources.fetch_optional(folder, name):
         out[name] = _bytes(path)
     return out
   from big_vision import download
@@ -214,18 +237,47 @@ def _tokenizer(source):
   return out
 
 
+def _folder_of_tokenizer(source):
+  """Finds where a run of PaliGemma has the tokenizer of transformers from."""
+  from big_vision.pp import registry
+
+  if source.found.model_name != PALIGEMMA or not source.pp_txt:
+    return None
+  tokenizer, _ = vision_language.texts_of([source.pp_txt])
+  file = str(registry.parse_name(tokenizer)[2].get("model"))
+  return fs.dirname(file) if file.endswith("/tokenizer.json") else None
+
+
 def _bytes(path):
   with open(path, "rb") as f:
     return f.read()
 
 
-def _safetensors(path: str, tensors: dict[str, np.ndarray]) -> None:
-  metadata = {"format": "pt"}  # Without it transformers refuses the file.
-  if fs.is_local(path):
-    safetensors_numpy.save_file(tensors, path, metadata)
-  else:
-    with fs.open(path, "wb") as f:
-      f.write(safetensors_numpy.save(tensors, metadata))
+def _safetensors(
+  folder: str, name: str, tensors: Tensors, split: bool
+) -> list[str]:
+  """Writes tensors one by one into files of limited size: their paths."""
+  shapes = tables.shapes_of(tensors)
+  files, size = [{}], 0
+  for key, shape in shapes.items():
+    size += 4 * math.prod(shape)
+    if split and size > _MAX_FILE and files[-1]:
+      files.append({})
+      size = 4 * math.prod(shape)
+    files[-1][key] = shape
+  written, where = [], {}
+  for i, part in enumerate(files, 1):
+    of = f"-{i:05}-of-{len(files):05}" if files[1:] else ""
+    written.append(fs.join(folder, f"{name}{of}.safetensors"))
+    with fs.open(written[-1], "wb") as f:
+      safetensors_file.write(f, tensors, part)
+    where |= dict.fromkeys(part, f"{name}{of}.safetensors")
+  if files[1:]:
+    total = sum(4 * math.prod(shape) for shape in shapes.values())
+    written.append(fs.join(folder, f"{name}.safetensors.index.json"))
+    about = {"metadata": {"total_size": total}, "weight_map": where}
+    _json(written[-1], about)
+  return written
 
 
 def _json(path, content):

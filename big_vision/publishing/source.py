@@ -9,9 +9,21 @@ from ml_collections import ConfigDict
 
 from big_vision import checkpoints, fs, lookup, models, trees
 from big_vision import metrics as metrics_lib
+from big_vision.models.proj.paligemma import gemma_bv
 from big_vision.models.weights import native, sources
-from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS, Found
-from big_vision.pretrained import preprocessing, published, run_files
+from big_vision.models.weights.family import (
+  PALIGEMMA,
+  TEXT_MODEL,
+  TWO_TOWERS,
+  Found,
+  instance,
+)
+from big_vision.pretrained import (
+  preprocessing,
+  published,
+  run_files,
+  vision_language,
+)
 from big_vision.pretrained.backbone import model_key
 from big_vision.pretrained.pixels import Preprocess
 from big_vision.types import Params
@@ -74,12 +86,13 @@ def read(
 
 
 def _of_checkpoint(name):
-  about, folder = published.describe(name), None
+  about, folder, image_token = published.describe(name), None, None
   config = about.config
   if sources.is_source(name):
     path, part = sources.split(name)
     checkpoint = sources.Checkpoint(path)
     params, folder = checkpoint.params(part), checkpoint.folder
+    image_token = checkpoint.found.image_token
   else:
     params = native.read(name)
   found = Found(
@@ -88,6 +101,7 @@ def _of_checkpoint(name):
     config.get("num_classes"),
     about.image_size,
     text_length=about.text_length,
+    image_token=image_token,
   )
   return Source(
     name,
@@ -114,6 +128,10 @@ def _of_run(workdir, init, params):
     pp, pp_txt = data.get("pp"), None
     if name == TWO_TOWERS:
       pp, pp_txt = preprocessing.preprocessing_of(config)
+    if name == PALIGEMMA:
+      pp = vision_language.image_pp(config)
+      texts = vision_language.texts_of(preprocessing.all_pps(config))
+      pp_txt = published.pp_of_prompts(*texts)
     pp = pp or preprocessing.evaluation_pp(config)
     example = Preprocess(pp, {}, config).example()
   size = (
@@ -146,7 +164,12 @@ def _of_run(workdir, init, params):
 
 def _written_out(name: str, model: dict[str, Any]) -> dict[str, Any]:
   """Replaces `variant` by what it stands for, and adds defaults."""
-  module = lookup.module("models", name, kind="model", needs="Model")
+  if name == PALIGEMMA:
+    text = dict(gemma_bv.Model(**(model.get("llm") or {})).arguments)
+    del text["norm_eps"]
+    image = dict(model.get("img") or {})
+    image.pop("num_classes", None)  # The width of the other.
+    return {**model, "img": _written_out("vit", image), "llm": text}
   if name == TWO_TOWERS:
     image = model.get("image_model") or "vit"
     text = model.get("text_model") or TEXT_MODEL
@@ -158,13 +181,13 @@ def _written_out(name: str, model: dict[str, Any]) -> dict[str, Any]:
       "image": _written_out(image, model.get("image") or {}),
       "text": _written_out(text, model.get("text") or {}),
     }
-  instance = module.Model(None, **model)
+  made = instance(name, None, model)
   skipped = ("parent", "name", "num_classes")
   if name == native.NAFLEX:
     skipped += ("posemb",)  # All that start with "learn_2d" are the same.
   return {
-    f.name: getattr(instance, f.name)
-    for f in dataclasses.fields(instance)
+    f.name: getattr(made, f.name)
+    for f in dataclasses.fields(made)
     if f.name not in skipped
   }
 

@@ -113,10 +113,10 @@ def fused(monkeypatch):
   """XLA in place of cuDNN, as on a GPU; the calls are collected."""
   calls, real = [], jax.nn.dot_product_attention
 
-  def kernel(q, k, v, mask=None, implementation=None):
+  def kernel(q, k, v, mask=None, scale=None, implementation=None):
     assert implementation == "cudnn" and q.ndim == k.ndim == v.ndim == 4
     calls.append((q.shape, k.shape, None if mask is None else mask.shape))
-    return real(q, k, v, mask=mask, implementation="xla")
+    return real(q, k, v, mask=mask, scale=scale, implementation="xla")
 
   monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -213,3 +213,75 @@ def test_xla_computes_what_cudnn_cannot(fused, monkeypatch, change, reason):
 def test_unknown_kernel():
   with pytest.raises(ValueError, match=r"config\.attention.*'cudn'.*'cudnn'"):
     attention.of({"attention": "cudn"})
+
+
+def grouped(heads=2, dtype="float32", t=T, s=S, k=K):
+  """Four heads of queries, fewer keys and values, and a mask."""
+  rng = np.random.default_rng(0)
+  make = lambda *shape: jnp.asarray(rng.normal(size=(2, *shape, k)), dtype)
+  mask = jnp.asarray(rng.random((2, 1, t, s)) < 0.5).at[..., 3].set(True)
+  return make(t, 4), make(s, heads), make(s, heads), mask
+
+
+def plain_grouped(q, k, v, mask, cap=None):
+  """One head and one query after the other, in float64."""
+  q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+  out = np.zeros(q.shape)
+  for b, t, n in np.ndindex(q.shape[:3]):
+    shared = n // (q.shape[2] // k.shape[2])
+    seen = np.asarray(mask[b, 0, t])
+    logits = k[b, seen, shared] @ q[b, t, n]
+    if cap:
+      logits = cap * np.tanh(logits / cap)
+    weights = np.exp(logits - logits.max())
+    out[b, t, n] = weights @ v[b, seen, shared] / weights.sum()
+  return out
+
+
+def run_grouped(*args, cap=None):
+  # Traced each time: the kernel is chosen there.
+  return jax.jit(lambda *x: attention.grouped_attention(*x, cap))(*args)
+
+
+@pytest.mark.parametrize(
+  "heads, cap, t",
+  [(1, None, T), (2, 0.0, T), (2, 0.7, T), (4, 0.7, T), (2, None, 1)],
+)
+def test_grouped_attention(heads, cap, t):
+  args = grouped(heads, t=t)
+  got = run_grouped(*args, cap=cap)
+  want = plain_grouped(*args, cap)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_grouped_attention_in_bfloat16():
+  args = grouped(dtype="bfloat16")
+  got = run_grouped(*args)
+  assert got.dtype == jnp.bfloat16
+  np.testing.assert_allclose(
+    got.astype("float32"), plain_grouped(*args), atol=0.03
+  )
+
+
+def test_grouped_attention_to_nothing_is_finite():
+  q, k, v, mask = grouped()
+  loss = lambda q: attention.grouped_attention(
+    q, k, v, jnp.zeros_like(mask), 5.0
+  ).sum()
+  value, gradient = jax.jit(jax.value_and_grad(loss))(q)
+  np.testing.assert_allclose(value, 4 / 2 * T * v.mean(1).sum(), rtol=1e-5)
+  np.testing.assert_allclose(gradient, 0, atol=1e-6)
+
+
+def test_grouped_attention_by_cudnn(fused):
+  args = grouped(dtype="bfloat16", t=6, k=16)
+  expected = run_grouped(*args)
+  with attention.context(CUDNN):
+    got = run_grouped(*args)
+    assert fused == [((2, 6, 4, 16), (2, S, 2, 16), (2, 1, 6, S))]
+    run_grouped(*args, cap=50.0)
+    run_grouped(*(x.astype("float32") for x in args[:3]), args[3])
+  assert len(fused) == 1  # Neither capped logits nor 32 bits.
+  np.testing.assert_allclose(
+    got.astype("float32"), expected.astype("float32"), atol=0.06
+  )

@@ -23,6 +23,7 @@ from big_vision.models.ppp.gemma_checkpoints import load
 from big_vision.types import Array
 
 __all__ = [
+  "VARIANTS",
   "Attention",
   "Block",
   "Einsum",
@@ -48,6 +49,7 @@ _SIZES = {
     {**_V2, "query_pre_attn_norm": "rsqrt_emb_per_head"},
   ),
 }  # fmt: skip
+VARIANTS = tuple(_SIZES)
 _CACHE = ("idx", "k_cache", "v_cache")
 _QUERY_NORMS = ("rsqrt_head_dim", "rsqrt_emb_per_head")
 
@@ -315,8 +317,12 @@ class Attention(nn.Module):
       )
     mask = attn_mask.astype(bool)
     if is_local is not None:
-      back = first + jnp.arange(x.shape[1])[:, None] - jnp.arange(k.shape[1])
-      mask &= ((back < self.window) | ~is_local)[None, None]
+      at, of_keys = positions, positions  # Examples may share a sequence.
+      if decode:
+        at = first + jnp.arange(x.shape[1])[None]
+        of_keys = jnp.arange(k.shape[1])[None]
+      back = at[:, :, None] - of_keys[:, None, :]
+      mask &= ((back < self.window) | ~is_local)[:, None]
     x = attention.grouped_attention(
       activations.heads(q),
       activations.heads(k, "act_keys"),
@@ -548,7 +554,8 @@ class Model(nn.Module):
     return self.dtype_mm or self.embed_dtype
 
   @property
-  def _window(self) -> int:
+  def window(self) -> int:
+    """How many tokens local layers look back; 0 if there are none."""
     if self.sliding_window is None:
       return _WINDOW if self.variant.startswith("gemma2") else 0
     return self.sliding_window
@@ -576,7 +583,7 @@ class Model(nn.Module):
       dropout=self.dropout,
       dropout_bdims=tuple(self.dropout_bdims),
       cache_dtype=self.cache_dtype,
-      window=self._window,
+      window=self.window,
       norm_eps=self.norm_eps,
     )
     if self.scan:
@@ -649,7 +656,7 @@ class Model(nn.Module):
         f"{length}, at least {length}]."
       )
     is_local = None
-    if 0 < self._window < mask.shape[-1]:
+    if 0 < self.window < mask.shape[-1]:
       is_local = jnp.arange(self.depth) % 2 == 0
     x, _ = self.layers(x, is_local, positions, mask, decode, deterministic)
     out = {"encoded": x}

@@ -18,7 +18,7 @@ _NEW_ROWS_STD = 0.02
 
 def load(
   init_params: Params | None,
-  init_file: str,
+  init_file: str | common.Loaded,
   model_cfg: ConfigLike | None = None,
   dont_load: str | Sequence[str] = (),
 ) -> Params:
@@ -28,7 +28,8 @@ def load(
     init_params: parameters of the model, arrays or shapes; None returns all that
       the checkpoint has.
     init_file: str, a path `<path>[:<sub/tree>]`: npz or folder of this package,
-      Google's npz, or its Orbax folder, with `transformer/layer_0/...`.
+      Google's npz, or its Orbax folder, with `transformer/layer_0/...`; or
+      `common.Loaded`, of another library.
     model_cfg: mapping, arguments of the model, or None. With a larger
       `vocab_size` than that of the checkpoint, the rows of new tokens are random,
       the same for each run.
@@ -85,7 +86,8 @@ def with_rows(table: Any, num: int, source: Any) -> Any:
   Args:
     table: [V, D], the embedding of tokens.
     num: of rows.
-    source: where it is from, for the error.
+    source: where it is from, for the error; with `num_tokens` of
+      `common.Loaded`, rows beyond these may be cut off.
 
   Returns:
     [num, D] in the dtype of `table`; new rows are normal with a standard
@@ -94,6 +96,9 @@ def with_rows(table: Any, num: int, source: Any) -> Any:
   Raises:
     ConfigError: it has more rows.
   """
+  used = source.num_tokens if isinstance(source, common.Loaded) else None
+  if used is not None and used <= num < len(table):
+    return table[:num]
   if len(table) > num:
     raise lookup.ConfigError(
       f"config.model.llm.vocab_size = {num} is less than the {len(table)} tokens "

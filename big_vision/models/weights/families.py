@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from big_vision.models.weights import (
   hf_bit,
   hf_clip,
   hf_dinov2,
   hf_dinov3,
+  hf_gemma,
   hf_mae,
+  hf_paligemma,
   hf_siglip,
   hf_vit,
   open_clip,
@@ -27,7 +27,7 @@ from big_vision.models.weights import (
   timm_vit,
   writing,
 )
-from big_vision.models.weights.family import Family, Found
+from big_vision.models.weights.family import Family, Found, Tensors
 from big_vision.types import Params
 
 # Of two families of a library that match, the first is taken.
@@ -39,6 +39,8 @@ _ALL = (
   hf_clip.FAMILY,
   hf_bit.FAMILY,
   hf_siglip.FAMILY,
+  hf_gemma.FAMILY,
+  hf_paligemma.FAMILY,
   timm_dinov3.FAMILY,
   timm_vit.FAMILY,
   timm_bit.FAMILY,
@@ -178,7 +180,7 @@ def find(
 
 def write(
   library: str, params: Params, found: Found
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+) -> tuple[Tensors, dict[str, Any]]:
   """Writes a model as one that a library has.
 
   Args:
@@ -187,7 +189,8 @@ def write(
     found: the model: what `Family.read` returns, or the model of a run.
 
   Returns:
-    (tensors, settings): name -> array, and the content of config.json.
+    (tensors, settings): name -> array, those of large models made when they are
+    looked up; and the content of config.json.
 
   Raises:
     ValueError: the library has no such model, or it is not known here; says

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from big_vision import lookup
 from big_vision.types import Params
 
 Tensors = Mapping[str, np.ndarray]
@@ -16,6 +17,8 @@ LIBRARIES = ("transformers", "timm", "open_clip", "original")
 
 TEXT_MODEL = "proj.image_text.text_transformer"
 TWO_TOWERS = "proj.image_text.two_towers"
+GEMMA = "ppp.gemma"
+PALIGEMMA = "proj.paligemma.paligemma"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +31,12 @@ class Found:
     num_classes: outputs of the head; None without one.
     image_size: (height, width) in pixels of the stored positions.
     resample: method of `positions.resample` for images of other sizes.
-    text_length: number of tokens of texts, if there are any.
+    text_length: number of tokens of texts, if it is fixed.
     architecture: name of the architecture in timm, if one is stored.
     head: arguments of the model that the library changes where it adds a head
       of classes.
+    image_token: token that stands for images in texts; neither it nor those that
+      follow have embeddings that are used. None without.
   """
 
   model_name: str
@@ -42,6 +47,7 @@ class Found:
   text_length: int | None = None
   architecture: str | None = None
   head: dict[str, Any] = dataclasses.field(default_factory=dict)
+  image_token: int | None = None
 
   def grid(self) -> tuple[int, int] | None:
     """Returns (rows, columns) of the positions; None if they are not patches'."""
@@ -55,11 +61,13 @@ class Found:
     """Describes one tower of two.
 
     Args:
-      part: "img" or "txt".
+      part: "img", or "txt", of PaliGemma "llm".
 
     Returns:
       What is found of it; itself if it is one model already.
     """
+    if self.model_name == PALIGEMMA:
+      return self._part_of_paligemma(part)
     if self.model_name != TWO_TOWERS:
       return self
     m, dims = self.model, self.model["out_dim"]
@@ -77,6 +85,37 @@ class Found:
       text_length=None,
     )
 
+  def _part_of_paligemma(self, part):
+    image, text = self.model["img"], self.model["llm"]
+    if part == "img":
+      name = self.model.get("img_model", "vit")
+      return dataclasses.replace(
+        self, model_name=name, model=image, num_classes=text["width"]
+      )
+    if part == "llm":
+      model = {"norm_eps": 1e-6, **text}
+      return dataclasses.replace(self, model_name=GEMMA, model=model)
+    return self
+
+
+def instance(
+  name: str, num_classes: int | None, args: Mapping[str, Any]
+) -> Any:
+  """Makes the model that is described.
+
+  Args:
+    name: `Found.model_name`.
+    num_classes: outputs of the head.
+    args: `Found.model`.
+
+  Returns:
+    The linen module.
+  """
+  module = lookup.module("models", name, kind="model", needs="Model")
+  if name in (TWO_TOWERS, GEMMA, PALIGEMMA):
+    return module.Model(**args)
+  return module.Model(num_classes, **args)
+
 
 @dataclasses.dataclass(frozen=True)
 class Family:
@@ -87,9 +126,11 @@ class Family:
     library: whose files they are, one of `LIBRARIES`.
     kinds: regular expression of what it reads, see `families.find`.
     read: (settings, name of tensor -> its shape) -> `Found`.
-    to_params: (tensors, `Found`) -> parameters.
+    to_params: (tensors, `Found`) -> parameters. Of large models it looks up one
+      tensor after the other, since that reads it.
     to_tensors: (parameters, `Found`) -> (tensors, settings).
-    prefixes: of two towers, "img" and "txt" -> how names of its tensors begin.
+    prefixes: of two towers, "img" and "txt", or "llm" -> how names of its tensors
+      begin.
     models: the `Found.model_name` that it has.
     written: `Found` -> (name of tensor -> its shape, settings) of what
       `to_tensors` writes; None if this can only be seen from its result.
@@ -100,9 +141,7 @@ class Family:
   kinds: str
   read: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], Found]
   to_params: Callable[[Tensors, Found], Params]
-  to_tensors: Callable[
-    [Params, Found], tuple[dict[str, np.ndarray], dict[str, Any]]
-  ]
+  to_tensors: Callable[[Params, Found], tuple[Tensors, dict[str, Any]]]
   prefixes: Mapping[str, tuple[str, ...]] = dataclasses.field(
     default_factory=dict
   )
@@ -116,7 +155,7 @@ class Family:
 
     Args:
       names: of all tensors.
-      part: "img" or "txt".
+      part: key of `prefixes`.
 
     Returns:
       Those of the tower.

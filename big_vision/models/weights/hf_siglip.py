@@ -10,6 +10,8 @@ References:
   Tschannen et al. 2025, SigLIP 2, https://arxiv.org/abs/2502.14786
 """
 
+from typing import Any
+
 import numpy as np
 
 from big_vision.models import vit
@@ -51,9 +53,19 @@ def _image_size(fields):
   return size, size
 
 
-def _fields(found):
-  """Returns (fields of the towers, see `huggingface_config`; parts)."""
-  m, fields, parts = found.model, {}, PARTS
+def fields_of(
+  found: Found,
+) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+  """Describes towers in the terms of `huggingface_config`.
+
+  Args:
+    found: both towers, or one of them.
+
+  Returns:
+    (fields of the towers, see there; parts).
+  """
+  m, parts = found.model, PARTS
+  fields: dict[str, dict[str, Any]] = {}
   image, text, name = m.get("image", {}), m.get("text", {}), None
   if found.model_name == TEXT_MODEL:
     image, text, dim, parts = None, m, found.num_classes, ("txt",)
@@ -96,7 +108,7 @@ def _grid(found, image):
 
 
 def _to_params(tensors, found):
-  fields, parts = _fields(found)
+  fields, parts = fields_of(found)
   prefix = huggingface_layout.PREFIXES[parts[0]]
   tensors = {
     name: x
@@ -112,7 +124,7 @@ def _to_params(tensors, found):
 
 
 def _to_tensors(params, found):
-  fields, parts = _fields(found)
+  fields, parts = fields_of(found)
   if len(parts) == 1:
     params = {parts[0]: params}
   else:

@@ -11,8 +11,15 @@ import numpy as np
 
 from big_vision import checkpoints, fs, lookup, trees
 from big_vision.models import bit_paper, mlp_mixer, vit
+from big_vision.models.ppp import gemma
 from big_vision.models.proj.image_text import two_towers
-from big_vision.models.weights.family import TEXT_MODEL, TWO_TOWERS, Found
+from big_vision.models.weights.family import (
+  GEMMA,
+  PALIGEMMA,
+  TEXT_MODEL,
+  TWO_TOWERS,
+  Found,
+)
 from big_vision.types import Params
 
 NAFLEX = "proj.image_text.naflex_vit"
@@ -226,6 +233,39 @@ def _two_towers(name, params):
   return Found(name, model, None, image.image_size, "corners", text.text_length)
 
 
+def _gemma(name, params):
+  """Takes what parameters do not tell from the size that is like it."""
+  scan = "0" not in params["layers"]
+  layers = params["layers"] if scan else params["layers"]["0"]
+  out, mlp = (
+    _size(layers, path) for path in ("attn/attn_vec_einsum/w", "mlp/linear")
+  )
+  heads, head_dim, width = out[-3:]
+  both = "kv_einsum" in layers["attn"]
+  sizes = dict(
+    width=width,
+    depth=out[0] if scan else len(params["layers"]),
+    mlp_dim=mlp[-2],
+    num_heads=heads,
+    num_kv_heads=_size(layers, "attn/kv_einsum/w")[-3] if both else heads,
+    head_dim=head_dim,
+  )
+  variant = "gemma2_2b" if "post_ffw_norm" in layers else "gemma_2b"
+  for known in gemma.VARIANTS:
+    if {k: gemma.get_config(known)[k] for k in sizes} == sizes:
+      variant = known
+  table = _size(params, "embedder/input_embedding")
+  model = dict(gemma.get_config(variant)) | sizes | {"vocab_size": table[0]}
+  return Found(name, model | {"scan": scan})
+
+
+def _paligemma(name, params):
+  image, text = _vit("vit", params["img"]), _gemma(GEMMA, params["llm"]).model
+  del text["norm_eps"]
+  model = dict(img=image.model | {"pool_type": "none"}, llm=text)
+  return Found(name, model, None, image.image_size, "corners")
+
+
 def _mixer(name, params):
   kernel = _size(params, "stem/kernel")
   tokens, hidden = _size(params, "MixerBlock_0/token_mixing/Dense_0/kernel")
@@ -267,6 +307,8 @@ def _nfnet(name, params):
 # Name -> (whether parameters are its own, what describes them).
 _MODELS: dict[str, tuple[Any, Any]] = {
   TWO_TOWERS: (lambda p: "img" in p and "txt" in p, _two_towers),
+  PALIGEMMA: (lambda p: "img" in p and "llm" in p, _paligemma),
+  GEMMA: (lambda p: "embedder" in p and "layers" in p, _gemma),
   NAFLEX: (lambda p: "Transformer" in p and _is_naflex(p), _vit),
   "vit": (lambda p: "Transformer" in p and "embedding" in p, _vit),
   TEXT_MODEL: (lambda p: "Encoder_0" in p, _text),

@@ -315,7 +315,9 @@ def to_transformers(steps: Steps, kind: str) -> dict[str, Any]:
   name = "ViT"
   if steps.crop:
     name = "Bit" if isinstance(steps.resize, int) else "DeiT"
-  for start, other in (("clip", "CLIP"), ("siglip", "Siglip")):
+  for start, other in (
+    ("clip", "CLIP"), ("siglip", "Siglip"), ("paligemma", "Siglip")
+  ):  # fmt: skip
     if kind.startswith(start):
       name = other
   out: dict[str, Any] = {

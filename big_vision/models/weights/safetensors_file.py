@@ -1,15 +1,16 @@
-"""Reads safetensors files, with every entry of the header checked by itself.
+"""Reads and writes safetensors files; each entry of a header is checked by itself.
 
 The file: eight bytes with the length of the header, the header, a JSON object
 name -> {dtype, shape, data_offsets}, and the data. The library `safetensors`
 checks the same, but its errors do not say which tensor is wrong.
 """
 
+import functools
 import json
 import math
 import os
-from collections.abc import Collection
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import IO, Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -84,9 +85,49 @@ def read(
   return out
 
 
+def write(
+  f: IO[bytes],
+  tensors: Mapping[str, np.ndarray],
+  shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+  """Writes a file for transformers and others.
+
+  Args:
+    f: file, open for writing bytes.
+    tensors: name -> float32 array, looked up one by one.
+    shapes: name -> shape, of those to write.
+
+  Raises:
+    ValueError: a tensor is of another shape or type.
+  """
+  # Without it transformers refuses the file.
+  header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+  end = 0
+  for name, shape in shapes.items():
+    begin, end = end, end + 4 * math.prod(shape)
+    header[name] = dict(
+      dtype="F32", shape=list(shape), data_offsets=[begin, end]
+    )
+  text = json.dumps(header).encode()
+  text += b" " * (-len(text) % 8)
+  f.write(len(text).to_bytes(8, "little") + text)
+  for name, shape in shapes.items():
+    x = tensors[name]
+    if x.dtype != np.float32 or x.shape != shape:
+      raise ValueError(f"{name} is {x.dtype} {x.shape}, not float32 {shape}.")
+    if x.size:
+      f.write(np.ascontiguousarray(x).data.cast("B"))
+
+
 def _header(path):
   """Reads and checks the header: name -> _Tensor."""
-  size = os.path.getsize(path)
+  stat = os.stat(path)
+  return _header_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(64)  # For those who read tensors one by one.
+def _header_of(path, size, changed):
+  del changed
   with open(path, "rb") as f:
     length = int.from_bytes(f.read(8), "little")
     if not 2 <= length <= min(size - 8, _MAX_HEADER):

@@ -9,7 +9,7 @@ A source is one of
 
 and has settings (config.json, or open_clip_config.json; files of original
 releases need none) beside the tensors. `:img` or `:txt` after it names one of two
-towers.
+towers, `:img` or `:llm` a part of PaliGemma.
 """
 
 import contextlib
@@ -18,16 +18,17 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
-
 from big_vision import download, fs, lookup, untrusted
 from big_vision.models import common
 from big_vision.models.weights import families, tensor_files
 from big_vision.models.weights.family import (
+  GEMMA,
+  PALIGEMMA,
   TEXT_MODEL,
   TWO_TOWERS,
   Family,
   Found,
+  instance,
 )
 
 CONFIGS = ("config.json", "open_clip_config.json")
@@ -46,8 +47,9 @@ FILES = (
 )  # fmt: skip
 _INDEX = ".index.json"
 _MAX_JSON = 1 << 24  # Bytes; more is cut off, and then not JSON.
-_PARTS = {TEXT_MODEL: "txt"}  # Of a model that is one tower.
-_PART = re.compile(r"(.+):(img|txt|t|b)")
+_PARTS = {TEXT_MODEL: "txt", GEMMA: "llm"}  # Of a model that is one tower.
+_WHOLE = (TWO_TOWERS, PALIGEMMA)
+_PART = re.compile(r"(.+):(img|txt|llm|t|b)")
 
 
 def is_source(path: Any) -> bool:
@@ -76,7 +78,7 @@ def split(source: str) -> tuple[str, str | None]:
     source: see the top of this file.
 
   Returns:
-    (source, "img", "txt", "t", "b" or None).
+    (source, "img", "txt", "llm", "t", "b" or None).
   """
   match = _PART.fullmatch(source)
   return match.groups() if match else (source, None)  # pyright: ignore[reportReturnType]
@@ -131,6 +133,11 @@ class Checkpoint:
       self.found: Found = self.family.read(self.config, self.shapes)
       _check_depths(self.found.model, len(self.shapes))
 
+  @property
+  def is_whole(self) -> bool:
+    """Whether it has several parts, see `params`."""
+    return self.found.model_name in _WHOLE
+
   def json(self, name: str) -> dict[str, Any]:
     """Reads one of its other files.
 
@@ -150,11 +157,12 @@ class Checkpoint:
     """Reads the parameters.
 
     Args:
-      part: "img", "txt", "t" or "b" of two towers; None means all.
+      part: "img", "txt", "t" or "b" of two towers, "img" or "llm" of PaliGemma;
+        None means all.
 
     Returns:
-      Nested dict of float32 arrays, as the model has them with scan=False; or an
-      array for "t" and "b".
+      Nested dict of float32 arrays, as the model has them with scan=False, Gemma
+      with scan=True; or an array for "t" and "b".
 
     Raises:
       ConfigError: a tensor is missing, unknown, or damaged; there is no such
@@ -162,21 +170,16 @@ class Checkpoint:
     """
     found = self.found
     with _naming(self.source):
-      if found.model_name != TWO_TOWERS:
+      if not self.is_whole:
         if part not in (None, _PARTS.get(found.model_name, "img")):
           raise ValueError(
             f"It is a {found.model_name!r}: it has no part {part!r}."
           )
         part = None
-      by_file: dict[str, list[str]] = {}
       names = list(self.files)
-      if part in ("img", "txt") and self.family.prefixes:
+      if part is not None and part in self.family.prefixes:
         found, names = found.tower(part), self.family.select(names, part)
-      for name in names:
-        by_file.setdefault(self.files[name], []).append(name)
-      tensors: dict[str, np.ndarray] = {}
-      for file, inside in by_file.items():
-        tensors |= tensor_files.read(file, inside)
+      tensors = tensor_files.Tensors({name: self.files[name] for name in names})
       params = self.family.to_params(tensors, found)
       if part is None or found is not self.found:
         return params
@@ -226,7 +229,9 @@ class Checkpoint:
     if not isinstance(params, dict):
       return params
     found = self.found if part is None else self.found.tower(part)
-    return common.Loaded(params, self.source, found.grid(), found.resample)
+    return common.Loaded(
+      params, self.source, found.grid(), found.resample, found.image_token
+    )
 
 
 def fetch_optional(folder: str, name: str) -> str | None:
@@ -373,7 +378,7 @@ def _read_json(path, name=None):
 
 def _check_depths(model, num):
   """Refuses more blocks than the file can have."""
-  for part in (model, model.get("image"), model.get("text")):
+  for part in (model, *map(model.get, ("image", "text", "img", "llm"))):
     depth = (part or {}).get("depth")
     if isinstance(depth, int) and depth > num:
       raise ValueError(
@@ -385,6 +390,7 @@ def _check_depths(model, num):
 # Fields of models that may differ between training and use.
 _FREE = ("num_classes", "dropout", "drop_path", "layerscale", "scan", "name")
 _FREE += ("remat_policy", "dtype_mm", "head_zeroinit", "parent", "seqhw")
+_FREE += ("vocab_size", "cache_dtype", "embed_dtype", "dropout_bdims")
 
 
 def differences(found: Found, name: str, model: Any) -> str:
@@ -400,8 +406,7 @@ def differences(found: Found, name: str, model: Any) -> str:
   """
   if name != found.model_name:
     return ""
-  module = lookup.module("models", name, kind="model", needs="Model")
-  same = module.Model(found.num_classes, **found.model)
+  same = instance(name, found.num_classes, found.model)
   pairs = {
     f.name: (getattr(same, f.name), getattr(model, f.name))
     for f in dataclasses.fields(same)

@@ -4,10 +4,11 @@ Shapes: `D` width, `M` hidden width of MLPs, `H` heads, `K` size of a head.
 """
 
 import dataclasses
+import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,11 @@ class Entry:
     shape: shape of the parameter, after dimensions are split or merged.
     part: (index, number) of the part, along the first dimension; the parts of a
       tensor come in their order in a table.
+    of: first dimensions of a parameter that is made of several tensors, such as
+      (layers,); `shape` is that of one of these.
+    at: where in them this one is.
+    split: shape of the part with dimensions split, to which `order` refers;
+      empty if none are.
   """
 
   name: str
@@ -38,6 +44,9 @@ class Entry:
   order: tuple[int, ...]
   shape: tuple[int, ...]
   part: tuple[int, int] = (0, 1)
+  of: tuple[int, ...] = ()
+  at: tuple[int, ...] = ()
+  split: tuple[int, ...] = ()
 
   def to_param(self, x: np.ndarray) -> np.ndarray:
     """Converts a tensor to the parameter.
@@ -50,6 +59,7 @@ class Entry:
     """
     index, number = self.part
     x = np.split(x, number)[index] if number > 1 else x
+    x = x.reshape(self.split or x.shape)
     return x.transpose(self.order).reshape(self.shape)
 
   def to_tensor(self, x: np.ndarray) -> np.ndarray:
@@ -65,8 +75,9 @@ class Entry:
       return x.reshape(())
     first, *rest = self.tensor
     there = (first // self.part[1], *rest)
-    x = x.reshape([there[i] for i in self.order])
-    return x.transpose(np.argsort(self.order))
+    split = self.split or there
+    x = x.reshape([split[i] for i in self.order])
+    return x.transpose(np.argsort(self.order)).reshape(there)
 
 
 Table = list[Entry]
@@ -89,6 +100,22 @@ def within(
   return [
     dataclasses.replace(e, name=prefix + e.name, path=path + e.path)
     for e in table
+  ]
+
+
+def stacked(table: Iterable[Entry], index: int, number: int) -> Table:
+  """Lists tensors whose parameters are stacked with those of others.
+
+  Args:
+    table: entries.
+    index: along the new first dimension of the parameters.
+    number: size of this dimension.
+
+  Returns:
+    The table.
+  """
+  return [
+    dataclasses.replace(e, of=(number, *e.of), at=(index, *e.at)) for e in table
   ]
 
 
@@ -223,6 +250,45 @@ def stages(names: Iterable[str], pattern: str) -> list[int]:
   return counts
 
 
+class Renamed(Mapping[str, np.ndarray]):
+  """Tensors by other names."""
+
+  def __init__(
+    self,
+    tensors: Mapping[str, np.ndarray],
+    rename: Callable[[str], str | None],
+  ):
+    """Renames tensors.
+
+    Args:
+      tensors: name -> array, looked up one by one.
+      rename: name there -> name here; None leaves it out.
+
+    Raises:
+      ValueError: two of them have the same name here.
+    """
+    self._tensors = tensors
+    self._names: dict[str, str] = {}
+    for name in tensors:
+      if (new := rename(name)) is None:
+        continue
+      if new in self._names:
+        raise ValueError(
+          f"The checkpoint has both {self._names[new]} and {name}."
+        )
+      self._names[new] = name
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    """Looks up a tensor by its name here."""
+    return self._tensors[self._names[name]]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._names)
+
+  def __len__(self) -> int:
+    return len(self._names)
+
+
 def to_params(
   table: Iterable[Entry],
   tensors: Mapping[str, np.ndarray],
@@ -233,7 +299,8 @@ def to_params(
 
   Args:
     table: all entries.
-    tensors: name -> array of floats; any others are refused.
+    tensors: name -> array of floats, looked up one by one; any others are
+      refused.
     source: what the tensors are from, for errors.
     model: whose they should be, for errors.
 
@@ -245,7 +312,7 @@ def to_params(
   """
   table = list(table)
   _check_names(tensors, [e.name for e in table], f"tensors in {source}", model)
-  out = []
+  out: dict[str, np.ndarray] = {}
   for e in table:
     x = tensors[e.name]
     if tuple(x.shape) != e.tensor:
@@ -258,8 +325,14 @@ def to_params(
         f"{e.name} in {source} is of type {x.dtype.name}, but should be one of "
         f"{', '.join(FLOATS)}: quantized weights cannot be loaded."
       )
-    out.append((e.path, e.to_param(np.asarray(x, np.float32))))
-  return trees.tree_unflatten(out)
+    param = e.to_param(np.asarray(x, np.float32))
+    if not e.of:
+      out[e.path] = param
+      continue
+    if e.path not in out:
+      out[e.path] = np.empty((*e.of, *e.shape), np.float32)
+    out[e.path][e.at] = param
+  return trees.tree_unflatten(out.items())
 
 
 def to_tensors(
@@ -278,22 +351,73 @@ def to_tensors(
   Raises:
     ValueError: a parameter is missing, unknown, or has another shape.
   """
-  table = list(table)
-  flat: dict[str, Any] = dict(trees.tree_flatten_with_names(params)[0])
-  _check_names(flat, [e.path for e in table], "parameters of the model", model)
-  pieces: dict[str, list[np.ndarray]] = {}
-  for e in table:
-    shape = tuple(np.shape(flat[e.path]))
-    if shape != e.shape:
-      raise ValueError(
-        f"The parameter {e.path} is {shape}, but in {model} {e.shape}."
-      )
-    x = np.asarray(flat[e.path]).astype(np.float32)
-    pieces.setdefault(e.name, []).append(e.to_tensor(x))
-  return {
-    name: np.array(np.concatenate(x) if len(x) > 1 else x[0], order="C")
-    for name, x in pieces.items()
-  }
+  return dict(Tensors(table, params, model))
+
+
+class Tensors(Mapping[str, np.ndarray]):
+  """The tensors of parameters, each made when it is looked up.
+
+  Attributes:
+    shapes: name -> shape.
+  """
+
+  def __init__(self, table: Iterable[Entry], params: Params, model: str):
+    """Takes parameters.
+
+    Args:
+      table: all entries.
+      params: nested mapping.
+      model: whose they should be, for errors.
+
+    Raises:
+      ValueError: a parameter is missing, unknown, or has another shape.
+    """
+    self._table: dict[str, Table] = {}
+    flat: dict[str, Any] = dict(trees.tree_flatten_with_names(params)[0])
+    paths = []
+    for e in table:
+      self._table.setdefault(e.name, []).append(e)
+      paths.append(e.path)
+    _check_names(flat, paths, "parameters of the model", model)
+    for e in itertools.chain.from_iterable(self._table.values()):
+      shape, expected = tuple(np.shape(flat[e.path])), (*e.of, *e.shape)
+      if shape != expected:
+        raise ValueError(
+          f"The parameter {e.path} is {shape}, but in {model} {expected}."
+        )
+    self._params = flat
+    self.shapes = {name: x[0].tensor for name, x in self._table.items()}
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    """Makes a tensor, a contiguous float32 array."""
+    pieces = []
+    for e in self._table[name]:
+      x = np.asarray(self._params[e.path])[e.at]
+      pieces.append(e.to_tensor(x.astype(np.float32, copy=False)))
+    whole = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+    return np.array(whole, order="C")
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._table)
+
+  def __len__(self) -> int:
+    return len(self._table)
+
+
+def shapes_of(
+  tensors: Mapping[str, np.ndarray],
+) -> dict[str, tuple[int, ...]]:
+  """Lists the shapes of tensors, without making them.
+
+  Args:
+    tensors: name -> array.
+
+  Returns:
+    Name -> shape.
+  """
+  if isinstance(tensors, Tensors):
+    return tensors.shapes
+  return {name: x.shape for name, x in tensors.items()}
 
 
 def _check_names(got, expected, what, model):

@@ -11,7 +11,7 @@ states are compared with its own.
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,48 @@ def read(
     hint = lookup.did_you_mean(name, shapes(path))
     raise lookup.ConfigError(f"{path} has no tensor {name!r:.200}{hint}")
   return out
+
+
+class Tensors(Mapping[str, np.ndarray]):
+  """Tensors of several files, read when they are looked up.
+
+  Those of files of torch are read together, when the first is looked up.
+  """
+
+  def __init__(self, files: Mapping[str, str]):
+    """Takes the names.
+
+    Args:
+      files: name of a tensor -> local file that has it.
+    """
+    self._files = files
+    self._together: dict[str, np.ndarray] = {}
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    """Reads a tensor.
+
+    Args:
+      name: of the tensor.
+
+    Returns:
+      The array, bfloat16 as that of ml_dtypes.
+
+    Raises:
+      ConfigError: as `read`.
+    """
+    file = self._files[name]
+    if file.endswith(".safetensors"):
+      return safetensors_file.read(file, [name])[name]
+    if name not in self._together:
+      names = [n for n, other in self._files.items() if other == file]
+      self._together |= read(file, names)
+    return self._together[name]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._files)
+
+  def __len__(self) -> int:
+    return len(self._files)
 
 
 def _reader(path):

@@ -6,14 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from big_vision import lookup
 from big_vision.models import mlp_mixer, positions, vit, vit_checkpoints
+from big_vision.models.ppp import gemma
+from big_vision.models.proj.paligemma import gemma_bv
 from big_vision.models.weights import vit_family, vit_layout
 from big_vision.models.weights.family import (
+  GEMMA,
+  PALIGEMMA,
   TEXT_MODEL,
   TWO_TOWERS,
   Family,
   Found,
+  Tensors,
+  instance,
 )
 from big_vision.types import Params
 
@@ -32,13 +37,16 @@ _IRRELEVANT = frozenset(
     "temperature_init",
   }
 )
+_IRRELEVANT_OF_GEMMA = (
+  "variant", "embed_dtype", "cache_dtype", "dropout_bdims"
+)  # fmt: skip
 # Models without images, or for images of any size.
-_ANY_SIZE = (TEXT_MODEL, "bit_paper", "nfnet")
+_ANY_SIZE = (TEXT_MODEL, GEMMA, "bit_paper", "nfnet")
 
 
 def write(
   family: Family, params: Params, found: Found
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+) -> tuple[Tensors, dict[str, Any]]:
   """Writes a model as a family has it.
 
   Args:
@@ -92,7 +100,7 @@ def _equal(key, a, b):
 
 def _options(found):
   """Returns what makes a difference: config key -> value."""
-  model = _instance(found.model_name, found.num_classes, found.model)
+  model = instance(found.model_name, found.num_classes, found.model)
   out: dict[str, Any] = {"config.model_name": found.model_name}
   if found.model_name == TWO_TOWERS:
     dims = vit_family.out_dims(found)
@@ -103,8 +111,15 @@ def _options(found):
       ("text", model.text_model, model.text, dims[1]),
     ):
       out[f"config.model.{key}_model"] = name
-      tower = _instance(name, dim, config or {})
+      tower = instance(name, dim, config or {})
       out |= _fields(tower, f"config.model.{key}")
+  elif found.model_name == PALIGEMMA:
+    out["config.model.img_model"] = model.img_model
+    out["config.model.llm_model"] = model.llm_model
+    image = instance("vit", None, model.img)
+    out |= _fields(image, "config.model.img")
+    text = gemma.Model(**gemma_bv.Model(**model.llm).arguments)
+    out |= _fields(text, "config.model.llm")
   else:
     out["num_classes"] = found.num_classes or None
     out |= _fields(model, "config.model")
@@ -115,13 +130,6 @@ def _options(found):
   return out
 
 
-def _instance(name, num_classes, config):
-  module = lookup.module("models", name, kind="model", needs="Model")
-  if name == TWO_TOWERS:
-    return module.Model(**config)
-  return module.Model(num_classes, **config)
-
-
 def _fields(model, key):
   """Lists the fields of a model, those that mean the same in one form."""
   out = {
@@ -130,6 +138,13 @@ def _fields(model, key):
     if f.name not in _IRRELEVANT
   }
   out.pop("num_classes", None)
+  if isinstance(model, gemma.Model):
+    out = {k: x for k, x in out.items() if k not in _IRRELEVANT_OF_GEMMA}
+    out["sliding_window"] = model.window
+    for name in ("final_logits_softcap", "attn_logits_softcap"):
+      out[name] = out[name] or 0.0
+    if model.head_dim == model.width // model.num_heads:  # Both are the same.
+      out["query_pre_attn_norm"] = "rsqrt_head_dim"
   if isinstance(model, mlp_mixer.MlpMixer):
     out.pop("model_name")  # Of old configs.
   if hasattr(model, "sizes"):  # Networks whose widths can be told in two ways.

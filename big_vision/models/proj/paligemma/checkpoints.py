@@ -90,7 +90,7 @@ def load(
   if isinstance(init_files, str | os.PathLike):
     path = path_of(os.fspath(init_files))
     init_files = {part: f"{path}:{part}" for part in ("img", "llm")}
-  unknown = sorted(init_files.keys() - {"img", "llm"})
+  unknown = sorted(set(init_files) - {"img", "llm"})
   if unknown:
     raise lookup.ConfigError(
       f"Unknown keys in config.model_init: {unknown}; a mapping has `img`, `llm`."

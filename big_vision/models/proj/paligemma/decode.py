@@ -242,7 +242,8 @@ def beam_search(
   *_, (tokens, live), (ended, best) = jax.lax.while_loop(goes_on, step, start)
   going = jnp.argmax(live, axis=1)[:, None, None]
   unended = jnp.take_along_axis(tokens, going, axis=1)[:, 0]
-  return jnp.where(jnp.isfinite(best)[:, None], ended, unended)
+  # The end itself may be forbidden.
+  return jnp.where((best > NEG_INF / 2)[:, None], ended, unended)
 
 
 def without(logits: Array, forbidden: Array | None) -> Array:

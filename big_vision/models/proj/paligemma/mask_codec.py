@@ -8,7 +8,7 @@ References:
   Ning et al. 2023, All in Tokens, https://arxiv.org/abs/2301.02229
   Beyer et al. 2024, PaliGemma, https://arxiv.org/abs/2407.07726
 
-Shapes: B masks.
+Shapes: B masks, D size of a code's vector.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision import checkpoint_npz, devices, download, guards, lookup
+from big_vision.types import Array
 
 KNOWN_MODELS = {"oi": "gs://big_vision/paligemma/vae-oid.npz"}
 SIDE = 64  # Pixels of a mask.
 _GRID = 4  # Codes along a side.
 
-_CODEBOOK = "_vq_vae._embedding"  # [number of codes, D]
+CODEBOOK = "_vq_vae._embedding"  # [number of codes, D]
 _BLOCK = ("0", "2", "4")  # Convolutions of a residual block.
 _DOWN = (0, 2, 4, 6)
 _UP = (4, 6, 8, 10)
@@ -125,7 +126,7 @@ def get_reconstruct_masks(
   checkpoint = load(model)
   check(checkpoint, "decoder", model)
   weights = devices.put_cpu(_weights(checkpoint, "decoder"))
-  num_codes = len(checkpoint[_CODEBOOK])
+  num_codes = len(checkpoint[CODEBOOK])
 
   def reconstruct_masks(codes):
     codes = np.asarray(codes)
@@ -140,6 +141,59 @@ def get_reconstruct_masks(
   return reconstruct_masks
 
 
+def embed(params: Mapping[str, Any], masks: Array) -> Array:
+  """Computes the vectors that codes stand for; differentiable.
+
+  Args:
+    params: float32 arrays of the encoder, by name.
+    masks: float32 [B, 64, 64, 1], 1 inside and 0 outside of the object.
+
+  Returns:
+    float32 [B, 16, D].
+  """
+  x = 2 * (masks - 0.5)
+  for i in _DOWN:
+    x = jax.nn.relu(_conv(params, f"encoder.{i}", x, stride=2))
+  for i in (8, 9):
+    x = _residual(params, f"encoder.{i}.net", x)
+  x = _conv(params, "encoder.10", x)
+  return x.reshape(len(x), _GRID**2, x.shape[-1])
+
+
+def nearest(params: Mapping[str, Any], vectors: Array) -> Array:
+  """Finds the code of each vector, the nearest one.
+
+  Args:
+    params: arrays by name, of which those of the codes are used.
+    vectors: float32 [B, 16, D].
+
+  Returns:
+    int32 [B, 16].
+  """
+  codes = params[CODEBOOK][None, None]
+  distance = jnp.square(vectors[:, :, None] - codes).sum(-1)
+  return jnp.argmin(distance, -1).astype(jnp.int32)
+
+
+def draw(params: Mapping[str, Any], vectors: Array) -> Array:
+  """Makes masks of vectors; differentiable.
+
+  Args:
+    params: float32 arrays of the decoder, by name.
+    vectors: float32 [B, 16, D].
+
+  Returns:
+    float32 [B, 64, 64, 1], larger than 0 inside of the object.
+  """
+  x = vectors.reshape(len(vectors), _GRID, _GRID, vectors.shape[-1])
+  x = jax.nn.relu(_conv(params, "decoder.0", x))
+  for i in (2, 3):
+    x = _residual(params, f"decoder.{i}.net", x)
+  for i in _UP:
+    x = jax.nn.relu(_transposed_conv(params, f"decoder.{i}", x))
+  return _conv(params, "decoder.12", x)
+
+
 def _arrays(part):
   """Lists the names of the arrays that a part needs."""
   if part == "encoder":
@@ -147,7 +201,7 @@ def _arrays(part):
   else:
     convs = [0, *(f"{i}.net.{j}" for i in (2, 3) for j in _BLOCK), *_UP, 12]
   kinds = ("weight", "bias")
-  return [_CODEBOOK, *(f"{part}.{i}.{kind}" for i in convs for kind in kinds)]
+  return [CODEBOOK, *(f"{part}.{i}.{kind}" for i in convs for kind in kinds)]
 
 
 def _weights(checkpoint, part):
@@ -158,28 +212,14 @@ def _weights(checkpoint, part):
 @devices.jit_cpu()
 def _encode(p, masks):
   """float32 [B, 64, 64, 1] -> int32 [B, 16]."""
-  x = 2 * (masks - 0.5)
-  for i in _DOWN:
-    x = jax.nn.relu(_conv(p, f"encoder.{i}", x, stride=2))
-  for i in (8, 9):
-    x = _residual(p, f"encoder.{i}.net", x)
-  x = _conv(p, "encoder.10", x)
-  x = x.reshape(len(x), -1, 1, x.shape[-1])
-  distance = jnp.square(x - p[_CODEBOOK][None, None]).sum(-1)
-  return jnp.argmin(distance, -1).astype(jnp.int32)
+  return nearest(p, embed(p, masks))
 
 
 @guards.transfers
 @devices.jit_cpu()
 def _decode(p, codes):
   """int32 [B, 16] -> float32 [B, 64, 64, 1]."""
-  x = p[_CODEBOOK][codes].reshape(len(codes), _GRID, _GRID, -1)
-  x = jax.nn.relu(_conv(p, "decoder.0", x))
-  for i in (2, 3):
-    x = _residual(p, f"decoder.{i}.net", x)
-  for i in _UP:
-    x = jax.nn.relu(_transposed_conv(p, f"decoder.{i}", x))
-  return _conv(p, "decoder.12", x)
+  return draw(p, p[CODEBOOK][codes])
 
 
 def _residual(p, name, x):

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from big_vision import lookup
 from big_vision.models import fields
 from big_vision.models.positions import ImageGrid
 from big_vision.models.proj.paligemma.checkpoints import load
@@ -133,6 +134,9 @@ class Model(SlowCache):
     Returns:
       ((embeddings [B, N, D], input_mask [B, N], mask_ar [B, N]), dict of named
       intermediates).
+
+    Raises:
+      ConfigError: images are not embedded with the width of texts.
     """
     zimg, out_img = self.embed_image(image, train=train)
     ztxt, out_txt = self.embed_text(text, train=train)
@@ -140,6 +144,11 @@ class Model(SlowCache):
       input_mask = jnp.ones(text.shape, bool)
     if mask_ar is None:
       mask_ar = jnp.ones(text.shape, jnp.int32)
+    if zimg.shape[-1] != ztxt.shape[-1]:
+      raise lookup.ConfigError(
+        f"config.model.img.num_classes = {zimg.shape[-1]} is not the width of "
+        f"the language model, {ztxt.shape[-1]}: leave it out."
+      )
     first = ((0, 0), (zimg.shape[1], 0))
     x = jnp.concatenate([zimg, ztxt.astype(zimg.dtype)], axis=1)
     input_mask = jnp.pad(input_mask, first, constant_values=True)
@@ -168,6 +177,8 @@ class Model(SlowCache):
     Returns:
       (logits [B, T, V], of the token after each; dict of named intermediates).
     """
+    if segments is not None:
+      mask_ar = _of_own_text(mask_ar, segments[2])
     (x, input_mask, mask_ar), out = self.embed_image_and_text(
       image, text, mask_ar=mask_ar, train=train
     )
@@ -243,13 +254,30 @@ def _of_packs(image_ids, text_ids, text_positions, num_image_tokens):
   Returns:
     (which tokens belong to the same example, bool [B, N, N]; positions [B, N]).
   """
-  batch, images = image_ids.shape
-  each = num_image_tokens // images
+  each = num_image_tokens // image_ids.shape[1]
   ids = jnp.concatenate([jnp.repeat(image_ids, each, 1), text_ids], 1)
-  first = jnp.tile(jnp.arange(each), images)[None]
-  first = jnp.broadcast_to(first, (batch, num_image_tokens))
-  positions = jnp.concatenate([first, text_positions + each], 1)
-  return ids[:, :, None] == ids[:, None, :], positions
+  same = image_ids[:, :, None] == image_ids[:, None, :]
+  before = jnp.sum(jnp.tril(same, -1), axis=2)  # Images of the same example.
+  first = before[:, :, None] * each + jnp.arange(each)[None, None]
+  num = jnp.sum(text_ids[:, :, None] == image_ids[:, None, :], axis=2)
+  positions = [first.reshape(len(ids), -1), text_positions + num * each]
+  return ids[:, :, None] == ids[:, None, :], jnp.concatenate(positions, 1)
+
+
+def _of_own_text(mask_ar, text_positions):
+  """Lets the blocks of each text begin with that of its image.
+
+  Args:
+    mask_ar: int [B, T].
+    text_positions: int [B, T].
+
+  Returns:
+    int [B, T], for `make_attn_mask`; its sums begin anew where a text does.
+  """
+  before = jnp.cumsum(mask_ar, axis=1) - mask_ar
+  start = jnp.arange(mask_ar.shape[1])[None] - text_positions
+  block = before + mask_ar - jnp.take_along_axis(before, start, axis=1)
+  return jnp.diff(block, axis=1, prepend=0)
 
 
 def image_grid(

@@ -6,6 +6,7 @@ registered as `paligemma_sampler.<name>`; further arguments are those in the str
 Shapes: `B` sequences, `V` vocabulary.
 """
 
+import inspect
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -35,6 +36,10 @@ def get(name: str) -> Callable[[Array, Key], Array]:
     known = [k.removeprefix(_PREFIX) for k in known]
     raise lookup.unknown("sampler", parse_name(name)[0], known)
   fn = Registry.lookup(_PREFIX + name)
+  try:
+    inspect.signature(fn.func).bind(None, None, *fn.args, **fn.keywords)
+  except TypeError as e:
+    raise ValueError(f"The sampler {name!r}: {e}.") from e
   return lambda logits, rng: fn.func(logits, rng, *fn.args, **fn.keywords)
 
 

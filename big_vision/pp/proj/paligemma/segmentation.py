@@ -1,6 +1,6 @@
 """RefCOCO: the mask of an object as text.
 
-Shapes: B masks, H height, W width.
+Shapes: B masks, H height, W width, N objects of an image.
 """
 
 from __future__ import annotations
@@ -43,6 +43,58 @@ def encode_to_codebook_indices(
   encode = functools.partial(codec.encode_to_codebook_indices, checkpoint)
   codes = tf.numpy_function(encode, [masks], tf.int32, stateful=False)
   return tf.ensure_shape(codes, [masks.shape[0], 16])
+
+
+@Registry.register("preprocess_ops.instance_masks")
+def get_instance_masks(
+  inkey: str = "panoptic",
+  objects_key: str = "boxes/bbox",
+  outkey: str = "boxes/mask",
+) -> ExampleFn:
+  """Makes masks of all objects of a map that numbers them, as that of `shapes`.
+
+  Of one object at random, with what is known of it, as `refcoco_mask2str` reads
+  it:
+
+    flatten|instance_masks|choice(inkey=["boxes/mask", "boxes/bbox",
+      "boxes/expression"], outkey=["objects/mask", "objects/bbox",
+      "objects/refs/sentence"])
+
+  Args:
+    inkey: str, entry with the map, integers [H, W, C]: its last channel is 1 at
+      the first object, 2 at the second one, and 0 where there is none.
+    objects_key: str, entry with one item for each object.
+    outkey: str, entry for the masks.
+
+  Returns:
+    `dict -> dict`, with uint8 [N, H, W, 3], 255 inside and 0 outside of the
+    object. Called with a map of another rank or type it raises ConfigError; an
+    object that the map has beyond the N is an error, too.
+  """
+
+  def instance_masks(data):
+    ids = tf.convert_to_tensor(data[inkey])
+    if not ids.dtype.is_integer or ids.shape.rank not in (3, None):
+      raise lookup.ConfigError(
+        f"instance_masks: {inkey!r} must have integers [H, W, C], not "
+        f"{ids.dtype.name} {ids.shape}. Set inkey."
+      )
+    ids = tf.cast(tf.ensure_shape(ids, [None] * 3)[..., -1:], tf.int32)
+    objects = tf.convert_to_tensor(data[objects_key])
+    num = tf.shape(objects)[0]
+    check = tf.debugging.assert_less_equal(
+      tf.reduce_max(ids),
+      num,
+      message=f"instance_masks: {inkey!r} has more objects than {objects_key!r}",
+    )
+    with tf.control_dependencies([check] if check is not None else []):
+      numbers = tf.reshape(tf.range(1, num + 1), [-1, 1, 1, 1])
+    masks = tf.repeat(tf.cast(ids == numbers, tf.uint8) * 255, 3, axis=-1)
+    shape = [*objects.shape[:1], *ids.shape[:2], 3]
+    data[outkey] = tf.ensure_shape(masks, shape)
+    return data
+
+  return batched.touches(instance_masks, inkey, objects_key, outkey)
 
 
 @Registry.register("preprocess_ops.refcoco_mask2str")

@@ -99,10 +99,10 @@ def is_example(batch: Batch) -> Array:
     batch: see `build`.
 
   Returns:
-    bool [B], or [B, F] if several share a sequence.
+    bool [B], or [B, F] if several share a sequence, at the first image of each.
   """
   if "image_segment_ids" in batch:
-    return batch["image_segment_ids"] > 0
+    return jnp.diff(batch["image_segment_ids"], axis=1, prepend=0) > 0
   return jnp.ones(batch["text"].shape[0], bool)
 
 
@@ -121,6 +121,7 @@ def of_examples(nats: Array, weights: Array, batch: Batch) -> tuple[Array, ...]:
     return nats, weights
   own = batch["text_segment_ids"][:, 1:]
   here = batch["image_segment_ids"][:, :, None] == own[:, None, :]
+  here &= is_example(batch)[:, :, None]
   # The first token of a text is not predicted from the text before it.
   here &= (batch["text_positions"][:, 1:] > 0)[:, None, :]
   return nats[:, None] * here, weights[:, None] * here

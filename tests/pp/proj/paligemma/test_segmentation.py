@@ -1,4 +1,4 @@
-"""The mask of an object as text."""
+"""Masks of objects, and the mask of one as text."""
 
 import re
 
@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from big_vision import lookup
+from big_vision.datasets import shapes
 from big_vision.models.proj.paligemma import locations, mask_codec
-from big_vision.pp import builder
+from big_vision.pp import builder, ops_choice  # noqa: F401
 from big_vision.pp.proj.paligemma import segmentation
 from big_vision.tf import tf
 
@@ -121,3 +122,98 @@ def test_weights_of_something_else(tmp_path):
     segmentation.get_refcoco_mask2str(str(tmp_path / "other.npz"))
   with pytest.raises(ValueError, match="model='oid'.*mean 'oi'"):
     segmentation.get_refcoco_mask2str("oid")
+
+
+def picture():
+  """A picture of `shapes` of several objects, flat."""
+  x = shapes.make_example("train", 7, image_size=48)
+  boxes = [[*b["bbox"]] for b in x["boxes"]]
+  assert len(boxes) > 2
+  return {
+    "panoptic": x["panoptic"],
+    "boxes/bbox": np.float32(boxes),
+    "boxes/expression": [b["expression"] for b in x["boxes"]],
+  }
+
+
+def preprocess(pp, data, num=1):
+  """Results in a graph, of sizes that are not known before."""
+  fn = builder.get_preprocess_fn(pp, log_data=False)
+  signature = {
+    k: tf.TensorSpec([None] * np.ndim(v), tf.constant(v).dtype)
+    for k, v in data.items()
+  }
+  ds = tf.data.Dataset.from_generator(
+    lambda: iter([data] * num), output_signature=signature
+  )
+  return list(ds.map(fn).as_numpy_iterator())
+
+
+def test_instance_masks():
+  data = picture()
+  want = np.stack(
+    [data["panoptic"][..., 1] == i + 1 for i in range(len(data["boxes/bbox"]))]
+  )
+  want = np.repeat(255 * want[..., None], 3, -1)
+  (got,) = preprocess("instance_masks", data)
+  assert got["boxes/mask"].dtype == np.uint8
+  np.testing.assert_array_equal(got["boxes/mask"], want)
+  # They are in their boxes, and fill them.
+  for mask, box in zip(want[..., 0], data["boxes/bbox"], strict=True):
+    y, x = np.nonzero(mask)
+    tight = [y.min(), x.min(), y.max() + 1, x.max() + 1]
+    np.testing.assert_allclose(tight, box * 48, atol=1e-4)
+  fn = builder.get_preprocess_fn("instance_masks", log_data=False)
+  eager = fn({k: tf.constant(v) for k, v in data.items()})["boxes/mask"]
+  np.testing.assert_array_equal(eager, want)
+  assert eager.shape == want.shape
+
+
+def test_instance_masks_by_hand():
+  ids = np.int32([[[0], [2]], [[2], [1]]])
+  pp = 'instance_masks("ids", "names", "out")'
+  (got,) = preprocess(pp, {"ids": ids, "names": ["a", "b", "hidden"]})
+  assert got["out"][..., 0].tolist() == [
+    [[0, 0], [0, 255]],
+    [[0, 255], [255, 0]],
+    [[0, 0], [0, 0]],
+  ]
+  (none,) = preprocess(pp, {"ids": 0 * ids, "names": np.zeros(0, np.int32)})
+  assert none["out"].shape == (0, 2, 2, 3)
+
+
+def test_one_object_at_random(path):
+  """Its mask, box and name are of the same one."""
+  data = picture()
+  pp = (
+    'instance_masks|choice(inkey=["boxes/mask", "boxes/bbox", '
+    '"boxes/expression"], outkey=["objects/mask", "objects/bbox", '
+    f'"objects/refs/sentence"])|refcoco_mask2str({path!r})'
+  )
+  names = set()
+  for got in preprocess(pp, data, 20):
+    name = got["prefix"].decode()
+    i = data["boxes/expression"].index(name)
+    names.add(name)
+    assert (
+      got["suffix"]
+      .decode()
+      .startswith(locations.format_box(data["boxes/bbox"][i]))
+    )
+    want = data["panoptic"][..., 1] == i + 1
+    np.testing.assert_array_equal(got["objects/mask"][..., 1] > 0, want)
+  assert len(names) > 1
+
+
+def test_maps_of_something_else():
+  fn = builder.get_preprocess_fn("instance_masks", log_data=False)
+  boxes = np.zeros((1, 4), np.float32)
+  for ids in (np.zeros((4, 4), np.int32), np.zeros((4, 4, 1), np.float32)):
+    with pytest.raises(lookup.ConfigError, match="'panoptic'.*Set inkey"):
+      fn({"panoptic": ids, "boxes/bbox": boxes})
+  data = {"panoptic": np.full((4, 4, 1), 2), "boxes/bbox": boxes}
+  error, match = tf.errors.InvalidArgumentError, "more objects than"
+  with pytest.raises(error, match=match):
+    fn(dict(data))
+  with pytest.raises(error, match=match):
+    preprocess("instance_masks", data)

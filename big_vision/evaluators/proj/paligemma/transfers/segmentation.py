@@ -60,7 +60,8 @@ class Evaluator(common.TextEvaluator):
     Raises:
       ConfigError: the tokenizer does not have these tokens.
     """
-    self._first = [_id_of(tokenizer, t) for t in ("<loc0000>", "<seg000>")]
+    self._space, first = _ids_of(tokenizer, "<loc0000>")
+    self._first = first, _ids_of(tokenizer, "<seg000>")[1]
     self._reconstruct_masks = get_reconstruct_masks(model)
     self._det_ious = tuple(det_ious)
     super().__init__(
@@ -101,6 +102,8 @@ class Evaluator(common.TextEvaluator):
 
   def _parse(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the box, relative to the image, and the codes; 0 if invalid."""
+    if tokens[: len(self._space)].tolist() == self._space:
+      tokens = tokens[len(self._space) :]
     num = locations.CODES_PER_MASK
     at = tokens[:4] - self._first[0]
     codes = tokens[4 : 4 + num] - self._first[1]
@@ -129,12 +132,16 @@ class Evaluator(common.TextEvaluator):
     return float(both / union) if union else 0.0, True
 
 
-def _id_of(tokenizer: str, token: str) -> int:
-  """Finds the id of a token that a tokenizer should have."""
-  ids = common.open_tokenizer(tokenizer).to_int(token)
-  if len(ids) != 1:
+def _ids_of(tokenizer: str, token: str) -> tuple[list[int], int]:
+  """Finds the id of a token that a tokenizer should have.
+
+  In front of it, lists ids of the space that some put before every text.
+  """
+  tok = common.open_tokenizer(tokenizer)
+  *space, found = tok.to_int(token)
+  if tok.to_str([found]) != token:
     raise ConfigError(
       f"tokenizer={tokenizer!r} has no token {token!r}: it needs "
       "tokensets=('loc', 'seg')."
     )
-  return ids[0]
+  return space, found

@@ -177,10 +177,34 @@ def test_file(tmp_path):
   ]
 
 
+@pytest.mark.parametrize("space", [True, False])
+def test_space_in_front_of_every_text(space):
+  """Sentencepiece may begin with one; answers that do not are as good."""
+  name = "gemma(tokensets=('loc', 'seg'), model='shapes')"
+  tok = answers.tokenizer.get_tokenizer(name)
+  tokens = tok.to_int(said(ALL) + " the ring", eos=True)
+  assert len(tokens) == 24 and tok.to_str(tokens[:1]) == ""
+  tokens = tokens[0 if space else 1 :]
+  tokens += [0] * (30 - len(tokens))
+
+  def decode(state, batch, **_):
+    del state
+    rows = np.tile(np.int32(tokens), (len(batch["_mask"]), 1))
+    return jax.device_put(rows, batch["_mask"].sharding)
+
+  with jax.transfer_guard("allow"):
+    evaluator = answers.make(
+      segmentation, [example("")], decode, tokenizer=name
+    )
+    got = dict(evaluator.run(answers.state()))
+  assert (got["miou"], got["invalid"]) == (1, 0)
+
+
 def test_tokenizer_without_tokens():
   for tokenizer, token in (
     ("byte", "loc0000"),
     ("byte(tokensets=('loc',))", "seg000"),
+    ("gemma(tokensets=('seg',), model='shapes')", "loc0000"),
   ):
     with pytest.raises(ConfigError, match=token):
       answers.make(segmentation, [example("")], tokenizer=tokenizer)
