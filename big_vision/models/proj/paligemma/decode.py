@@ -2,7 +2,7 @@
 
 `batch` has `image` [B, H, W, 3] or [B, F, H, W, 3], and for the text in front of
 the answer `text` int [B, T], `mask_ar` int [B, T], `mask_input` [B, T], which of
-these tokens are no padding. It may have `_mask` [B], which examples are real, and
+these tokens are not padding. It may have `_mask` [B], which examples are real, and
 `mask_logits`, which tokens are never drawn: bool [B, V], or the tokens int [B, K].
 
 All of it runs on devices, in one compiled program per shape; the loop ends when
@@ -266,7 +266,7 @@ def without(logits: Array, forbidden: Array | None) -> Array:
 
 
 def _real(batch):
-  """Returns which examples are no padding, bool [B]."""
+  """Returns which examples are not padding, bool [B]."""
   if "_mask" in batch:
     return jnp.asarray(batch["_mask"], bool)
   return jnp.ones(batch["text"].shape[:1], bool)

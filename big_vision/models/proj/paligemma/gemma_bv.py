@@ -152,7 +152,7 @@ class Model(nn.Module):
 
     Args:
       x: [B, N, D], embedded tokens.
-      input_mask: bool [B, N], which are no padding, wherever that is.
+      input_mask: bool [B, N], which are not padding, wherever that is.
       attn_mask: bool [B, N, N], which tokens one attends to; none is padding.
       cache_size: C, at least N and as many tokens as will follow.
 

@@ -37,7 +37,7 @@ def make_attn_mask(input_mask: Array, mask_ar: Array) -> Array:
   """Says which tokens one attends to.
 
   Args:
-    input_mask: bool [B, N], which tokens are no padding.
+    input_mask: bool [B, N], which tokens are not padding.
     mask_ar: int [B, N]: 1 starts a block, which those before it do not attend to;
       0 continues it. All 1 is causal; zeros are a prefix that sees all of itself.
 
@@ -127,7 +127,7 @@ class Model(SlowCache):
     Args:
       image: see `embed_image`.
       text: int [B, T].
-      input_mask: bool [B, T], which tokens are no padding; None is all.
+      input_mask: bool [B, T], which tokens are not padding; None is all.
       mask_ar: int [B, T], see `make_attn_mask`; None is all 1.
       train: bool, turns dropout on.
 

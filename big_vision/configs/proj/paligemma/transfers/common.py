@@ -1,4 +1,4 @@
-"""What the configs of PaliGemma's transfers share: how texts become tokens."""
+"""Shared by the configs of PaliGemma's transfers: how texts become tokens."""
 
 from collections.abc import Sequence
 from typing import Any

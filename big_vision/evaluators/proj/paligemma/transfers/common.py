@@ -45,7 +45,7 @@ class Example:
 
 
 class Result(NamedTuple):
-  """What comes of one example; consists of what JSON can say.
+  """The score of one example, and its record, of what JSON can say.
 
   Attributes:
     scores: by name; those that do not apply to the example are not there.

@@ -32,7 +32,7 @@ class Evaluator(common.TextEvaluator):
   `miou` is the mean over true boxes of the IoU of the best prediction of the
   same label, 0 if there is none. Without any true box there is neither `map`
   nor `miou`. `invalid` of the `total` number of examples have an answer of
-  which a part, between semicolons, is no box; its other parts count.
+  which a part, between semicolons, is not a box; its other parts count.
 
   Features: `objects/bbox` [number, 4], (ymin, xmin, ymax, xmax) relative to the
   image, and `objects/label` [number], texts.

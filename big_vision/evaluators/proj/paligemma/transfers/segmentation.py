@@ -27,7 +27,7 @@ class Evaluator(common.TextEvaluator):
   `miou` is the mean over examples of the intersection over union (IoU) of
   predicted and true mask, `boxacc/0.5` the part of them whose boxes have an IoU
   of 0.5 or more. `invalid` of the `total` number of examples have an answer
-  that is no mask, which counts as 0.
+  that is not a mask, which counts as 0.
 
   Features: `objects/bbox` [4], (ymin, xmin, ymax, xmax) relative to the image,
   and `objects/mask` [h, w, channels] in the size of the image, of which the
