@@ -38,6 +38,7 @@ def batch():
 
 @functools.cache
 def params():
+  """Answers are of all lengths, and differ."""
   data = batch()
   args = data["image"], data["text"], data["mask_ar"]
   init = lambda: MODEL.init(jax.random.key(0), *args)["params"]
@@ -109,10 +110,13 @@ def eos_of_first():
   return eos
 
 
+NOTHING = np.zeros((B, V), bool)  # Is forbidden.
+
+
 @pytest.mark.parametrize("ends", [False, True])
 def test_greedy(ends):
   eos = eos_of_first() if ends else -1
-  tokens, logp = sample(eos_token=eos)
+  tokens, logp = sample({**batch(), "mask_logits": NOTHING}, eos_token=eos)
   assert tokens.dtype == jnp.int32 and logp.dtype == jnp.float32
   for b, of_next in enumerate(log_probs()):
     answer, scores = greedy(of_next, eos)
@@ -165,7 +169,8 @@ def test_forbidden_tokens():
   """Two of each example, the first ones of its answer."""
   forbidden = [greedy(x, -1)[0][:2] for x in log_probs()]
   ids = np.array([x if len(set(x)) == 2 else (x[0], x[0]) for x in forbidden])
-  tokens, logp = sample({**batch(), "mask_logits": ids})
+  mask = (np.arange(V) == ids[:, :, None]).any(1)
+  tokens, logp = sample({**batch(), "mask_logits": mask})
   for b, of_next in enumerate(log_probs()):
     answer, scores = greedy(of_next, -1, ids[b])
     np.testing.assert_array_equal(tokens[b], answer)
@@ -217,8 +222,9 @@ def test_beam_search(size):
   """With enough beams nothing is overlooked."""
   lengths = set()
   search = jitted(decode.beam_search, beam_size=size)
+  data = {**batch(), "mask_logits": NOTHING}
   for eos in range(V):
-    got = search(batch(), eos)
+    got = search(data, eos)
     for logp, answer in zip(log_probs(), got, strict=True):
       want = plain_beam(logp, size, eos)
       if size == V**2:
@@ -231,7 +237,8 @@ def test_beam_search(size):
 def test_beam_search_with_forbidden_tokens():
   """Of the end, too: then the best answer is one that goes on."""
   ids = np.array([[1, 2], [0, 3], [4, 1]])
-  data = {**batch(), "mask_logits": ids, "_mask": np.array([1, 1, 1])}
+  mask = (np.arange(V) == ids[:, :, None]).any(1)
+  data = {**batch(), "mask_logits": mask}
   got = jitted(decode.beam_search, beam_size=V**2)(data, 1)
   for b, logp in enumerate(log_probs()):
     other = {}

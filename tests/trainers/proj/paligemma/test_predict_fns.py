@@ -79,24 +79,6 @@ def plain():
   return jax.jit(fn)(state()["params"], batch(), jax.random.PRNGKey(0))
 
 
-@pytest.fixture
-def traced(monkeypatch):
-  """Lists how often answers are traced, that is, compiled."""
-  calls = []
-
-  def counted(real):
-    @functools.wraps(real)
-    def fn(*args, **kw):
-      calls.append(kw)
-      return real(*args, **kw)
-
-    return fn
-
-  for name in ("sample", "beam_search"):
-    monkeypatch.setattr(decode, name, counted(getattr(decode, name)))
-  return calls
-
-
 def on(devices):
   """State and batch as a run has them."""
   put = functools.partial(
@@ -109,7 +91,11 @@ def on(devices):
 
 
 @pytest.mark.multidevice
-def test_answers_are_split_as_batches_are(traced):
+def test_answers_are_split_as_batches_are(monkeypatch):
+  want, traced, real = plain(), [], decode.sample
+  monkeypatch.setattr(
+    decode, "sample", lambda *args, **kw: traced.append(kw) or real(*args, **kw)
+  )
   fns = predict_fns.get_all(MODEL)
   devices = np.asarray(jax.devices()[:4])
   args, kw = on(devices), dict(devices=devices, **KW)
@@ -118,36 +104,33 @@ def test_answers_are_split_as_batches_are(traced):
     args[1].pop("id")  # Nothing is compiled again.
     again = fns["decode"](*args, **kw, seed=3)
   assert len(traced) == 1
-  np.testing.assert_array_equal(tokens, plain().tokens)
+  np.testing.assert_array_equal(tokens, want.tokens)
   np.testing.assert_array_equal(again, tokens)
-  np.testing.assert_allclose(logp, plain().logp, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(logp, want.logp, rtol=1e-5, atol=1e-6)
   assert tokens.sharding.device_set == set(devices)
   assert tokens.sharding.shard_shape(tokens.shape) == (B // 4, L)
-  assert not tokens[-1].any() and (plain().tokens[:-1] > 1).any()
+  assert not tokens[-1].any() and (want.tokens[:-1] > 1).any()
 
 
 @pytest.mark.multidevice
-def test_answers_that_devices_do_not_divide():
-  """All devices have all of them."""
-  devices = np.asarray(jax.devices()[:3])
-  tokens = FNS["decode"](state(), batch(), devices=devices, **KW)
-  np.testing.assert_array_equal(tokens, plain().tokens)
-  assert tokens.sharding.device_set == set(devices)
-  assert tokens.sharding.is_fully_replicated
+@pytest.mark.parametrize("num", [4, 3])
+def test_beams(monkeypatch, num):
+  """All devices have all answers if they do not divide them."""
+  traced = []
 
+  def search(params, batch, **kw):
+    traced.append(kw)
+    return 2 * batch["text"][:, :L]
 
-def test_beams(traced):
+  monkeypatch.setattr(decode, "beam_search", search)
   fns = predict_fns.get_all(MODEL)
-  devices = np.asarray(jax.devices()[:1])
-  args, kw = on(devices), dict(devices=devices, beam_size=2, **KW)
-  with jax.transfer_guard("disallow"):
-    got = fns["beam_decode"](*args, **kw)
-    again = fns["beam_decode"](*args, **kw)
-  np.testing.assert_array_equal(got, again)
-  assert len(traced) == 1
-  fn = functools.partial(decode.beam_search, model=MODEL, beam_size=2, **KW)
-  want = jax.jit(fn)(state()["params"], batch())
-  np.testing.assert_array_equal(got[:-1], want[:-1])
+  devices, data = np.asarray(jax.devices()[:num]), batch()
+  for _ in range(2):
+    got = fns["beam_decode"](state(), data, devices=devices, beam_size=2, **KW)
+  np.testing.assert_array_equal(got, 2 * data["text"][:, :L])
+  assert traced == [dict(model=MODEL, beam_size=2, **KW)]
+  assert got.sharding.device_set == set(devices)
+  assert got.sharding.is_fully_replicated == (num == 3)
 
 
 def test_what_is_drawn():

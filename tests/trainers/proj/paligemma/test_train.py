@@ -154,54 +154,73 @@ def test_packed_examples_are_those_that_are_not(images, llm):
     assert np.abs(got[1]["img"]["embedding"]["kernel"]).max() > 0.01
 
 
-def test_goes_on_with_the_same_numbers(tmp_path):
-  """Dropout included."""
-  kw = dict(
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  return tmp_path_factory.mktemp("runs")
+
+
+def trained(workdir, name, **kw):
+  """(recipe, final state); the image model is loaded and frozen."""
+  path = workdir / "it.npz"
+  if not path.exists():
+    flat = trees.tree_flatten_with_names(random()[1]["img"])[0]
+    np.savez(path, **{f"params/img/{k}": x for k, x in flat})
+  setup = make_setup(
+    workdir / name,
     model=dict(img=IMG, llm={**LLM, "dropout": 0.1}),
+    model_init={"img": f"{path}:img"},
+    schedule=[("img/.*", None), ("llm/.*", dict(decay_type="cosine"))],
     total_steps=4,
     ckpt_steps=2,
     keep_ckpt_steps=2,
+    wd=0.1,
+    **kw,
   )
-  whole = loop.run(s := make_setup(tmp_path / "a", **kw), train.build(s))
-  config = dict(kw, resume=str(tmp_path / "a" / "checkpoint.bv-000000002"))
-  again = loop.run(s := make_setup(tmp_path / "b", **config), train.build(s))
-  assert sorted(whole) == ["opt", "params"]
+  recipe = train.build(setup)
+  return recipe, loop.run(setup, recipe)
+
+
+@pytest.fixture(scope="module")
+def whole(workdir):
+  return trained(workdir, "a")
+
+
+def test_goes_on_with_the_same_numbers(whole, workdir):
+  path = workdir / "a" / "checkpoint.bv-000000002"
+  _, again = trained(workdir, "b", resume=str(path))
+  assert sorted(again) == ["opt", "params"]
   for (name, x), (_, y) in zip(
-    *(trees.tree_flatten_with_names(t)[0] for t in (whole, again)), strict=True
+    *(trees.tree_flatten_with_names(t)[0] for t in (whole[1], again)),
+    strict=True,
   ):
     np.testing.assert_array_equal(x, y, err_msg=name)
-  first, then = (toy.numbers(tmp_path / d) for d in "ab")
+  first, then = (toy.numbers(workdir / d) for d in "ab")
   assert sorted(then) == [3, 4] and all(first[i] == then[i] for i in then)
 
 
-def test_a_part_that_is_loaded_and_frozen(tmp_path):
+def test_a_part_that_is_loaded_and_frozen(whole, workdir):
   """The language model begins with random values and learns."""
-  img = random()[1]["img"]
-  flat = trees.tree_flatten_with_names(img)[0]
-  np.savez(tmp_path / "it.npz", **{f"params/img/{k}": x for k, x in flat})
-  (tmp_path / "w").mkdir()
-  setup = make_setup(
-    tmp_path / "w",
-    total_steps=1,
-    wd=0.1,
-    model_init={"img": f"{tmp_path}/it.npz:img"},
-    schedule=[("img/.*", None), ("llm/.*", dict(decay_type="cosine"))],
-  )
-  recipe = train.build(setup)
-  params = loop.run(setup, recipe)["params"]
+  recipe, state = whole
+  img, params = random()[1]["img"], state["params"]
   jax.tree.map(np.testing.assert_array_equal, params["img"], img)
-  start = jax.jit(recipe.init)(state_lib.seed_keys(0)[0], batch_fn(0))
+  rng_init, rng = state_lib.seed_keys(0)
+  start = jax.jit(recipe.init)(rng_init, batch_fn(0))
   for (name, x), y in zip(
     trees.tree_flatten_with_names(params["llm"])[0],
     jax.tree.leaves(start["llm"]),
     strict=True,
   ):
-    assert 1e-4 < np.abs(x - y).max() < 0.02, name
-  row = toy.rows(tmp_path / "w")[1]
-  loss, measured = make_loss()({**start, "img": img}, batch_fn(0))
-  assert row["training_loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert 1e-4 < np.abs(x - y).max() < 0.05, name
+  # As specified: dropout by the second key of the step's.
+  key = jax.random.split(jax.random.fold_in(rng, 0))[1]
+  loss = jax.jit(lambda p, key: recipe.loss_fn(p, batch_fn(0), key, {}))
+  total, measured = loss({**start, "img": img}, key)
+  row = toy.rows(workdir / "a")[1]
+  assert row["training_loss"] == pytest.approx(float(total), rel=1e-5)
   for name, x in measured.items():
     assert row[name] == pytest.approx(float(x))
+  other, _ = loss({**start, "img": img}, jax.random.key(1))
+  assert abs(other - total) > 1e-4
 
 
 def test_without_any_predicted_token():
@@ -217,16 +236,6 @@ def test_without_any_predicted_token():
   want, _ = run(params, first)
   assert one == pytest.approx(float(want) / B, rel=1e-5) and one < before
   assert measured["max_sup_seqlen"] == mask[0, 1:].sum()
-
-
-def test_dropout():
-  kw = dict(model=dict(img=IMG, llm={**LLM, "dropout": 0.5}))
-  recipe = train.build(make_setup(**kw))
-  loss = jax.jit(
-    lambda key: recipe.loss_fn(random()[1], batch_fn(0), key, {})[0]
-  )
-  one, other = (float(loss(jax.random.key(i))) for i in (1, 2))
-  assert abs(one - other) > 1e-3
 
 
 def test_bad_configs():
