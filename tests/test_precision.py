@@ -28,8 +28,16 @@ VTT = dict(
   mlp_dim=32, emb_dim=16, vocab_size=40, seq_len=4,
 )  # fmt: skip
 RESNET = dict(width=0.5, depth=(1,))
-GEMMA = dict(variant="gemma_2b", width=16, depth=1, mlp_dim=32, num_heads=2,
-             num_kv_heads=1, head_dim=8, vocab_size=40)
+GEMMA = dict(
+  variant="gemma_2b",
+  width=16,
+  depth=1,
+  mlp_dim=32,
+  num_heads=2,
+  num_kv_heads=1,
+  head_dim=8,
+  vocab_size=40,
+)
 # Model -> (its arguments, inputs, products that stay in float32: heads).
 FAMILIES = {
   "vit": (dict(VIT, num_classes=5), (IMAGE,), 2),

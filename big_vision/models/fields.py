@@ -20,9 +20,15 @@ def key(module: nn.Module) -> str:
     module: linen module, bound, the model or a part of it.
 
   Returns:
-    "model", or for example "model.image" in a tower.
+    "model", or for example "model.image" in a tower, "model.llm" in PaliGemma.
   """
-  return _TOWERS.get(next(iter(module.path), ""), "model")
+  part = next(iter(module.path), "")
+  root: Any = module
+  while isinstance(root.parent, nn.Module):
+    root = root.parent
+  if hasattr(root, "llm_model") and part in ("img", "llm"):
+    return f"model.{part}"
+  return _TOWERS.get(part, "model")
 
 
 def with_dtype(

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from big_vision import lookup
 from big_vision.models import mlp_mixer, vit
 from big_vision.models.proj.flexi import vit as flexi_vit
 from big_vision.models.proj.image_text import two_towers
+from big_vision.models.proj.paligemma import paligemma
 
 VIT = dict(width=8, depth=1, mlp_dim=8, num_heads=2, patch_size=(4, 4))
 IMAGE = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
@@ -52,3 +54,15 @@ def test_other_models_and_fields():
     init(vit.Model(3, **VIT, dtype_mm=dtype), IMAGE)
   with pytest.raises(ValueError, match="config.model.image does not fit.*wdth"):
     init(two_towers.Model(image=dict(VIT, wdth=3)), IMAGE)
+
+
+@pytest.mark.parametrize("part", ["img", "llm"])
+def test_key_of_a_part_of_paligemma(part):
+  sizes = dict(width=8, depth=1, mlp_dim=8, num_heads=1)
+  args = {
+    "img": dict(sizes, pool_type="none", patch_size=(4, 4)),
+    "llm": dict(sizes, num_kv_heads=1, head_dim=8, vocab_size=8),
+  }
+  args[part]["dtype_mm"] = "float31"
+  with pytest.raises(lookup.ConfigError, match=rf"config\.model\.{part}\."):
+    init(paligemma.Model(**args), IMAGE, TOKENS, TOKENS)

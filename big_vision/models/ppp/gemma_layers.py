@@ -274,7 +274,10 @@ class Attention(nn.Module):
     name = self.query_pre_attn_norm
     if name not in _QUERY_NORMS:
       raise lookup.unknown(
-        "query_pre_attn_norm", name, _QUERY_NORMS, f"{fields.key(self)}.llm"
+        "query_pre_attn_norm",
+        name,
+        _QUERY_NORMS,
+        f"{fields.key(self)}.query_pre_attn_norm",
       )
     if name == "rsqrt_head_dim":
       return self.head_dim**-0.5
