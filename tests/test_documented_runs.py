@@ -76,7 +76,8 @@ CUT = {
   r"workdirs/pairs .*pairs\.csv": "--config.total_steps=4"
   " --config.schedule.warmup_steps=1",
   r"cappa\.generative .*workdirs/cappa": "--config.total_steps=4 --config.evals=None",
-  r"paligemma\.train .*workdirs/paligemma": "--config.total_steps=4 --config.evals=None",
+  r"paligemma\.train .*workdirs/paligemma": "--config.total_steps=4 --config.evals=None"
+  " --config.input.batch_size=16",
   r"uvim\.(vqvae|train) .*workdirs/panoptic": "--config.total_steps=4"
   " --config.schedule.warmup_steps=1 --config.ckpt_steps=4 --config.evals=None",
   r"tools\.(sweep|vtab|faults) ": "--dry_run",

@@ -15,7 +15,8 @@ terminal, by adapters on one GPU:
 
 Paths of images are relative to the file that names them. `:demo` trains a tiny model from
 scratch, in minutes on a CPU, on questions, captions and boxes of generated pictures of one
-object, see `../demo.py`; `:demo,data=shapes/64` on pictures of up to five.
+object, see `../demo.py`; `:demo,data=shapes/64` on pictures of up to five, best from what
+the former has learned (docs/paligemma.md).
 """
 
 import os.path
@@ -203,6 +204,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     c.input.update(batch_size=2, shuffle_buffer_size=None)
     c.log_training_steps = 1
   if is_demo:
-    size = {} if own["data"] == "shapes/closeup" else dict(size=64)
-    paligemma_demo.apply(c, data=own["data"], **size)
+    larger = dict(size=64, total_steps=2000, lr=2e-3, optax=dict(b2=0.98))
+    kw = {} if own["data"] == "shapes/closeup" else larger
+    paligemma_demo.apply(c, data=own["data"], **kw)
   return c
