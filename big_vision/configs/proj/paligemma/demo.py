@@ -1,14 +1,16 @@
-"""The argument `demo` of PaliGemma's configs: three tasks on generated pictures.
+"""The argument `demo` of PaliGemma's configs: four tasks on generated pictures.
 
 A tiny model learns from scratch to answer questions, to describe pictures, and to say
-where objects are, on `shapes/closeup`, pictures of one object. Prompts are those of
-PaliGemma: "answer en what color is the ring?", "detect the red ring", "caption en".
+where objects are, by boxes and by masks, on `shapes/closeup`, pictures of one object.
+Prompts are those of PaliGemma: "answer en what color is the ring?", "detect the red
+ring", "segment the red ring", "caption en".
 """
 
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from big_vision.configs import demo
+from big_vision.configs import demo, demo_pp
 from big_vision.configs.proj.paligemma.transfers.common import (
   combine_and_keep_eval,
   combine_and_keep_train,
@@ -18,8 +20,12 @@ from big_vision.configs.proj.paligemma.transfers.common import (
 TOKENIZER = 'gemma(tokensets=("loc", "seg"), model="shapes")'
 VOCAB_SIZE = 512 + 1024 + 128
 SIZE = 32  # Pixels.
-TEXT_LEN = 32
+TEXT_LEN = 40
 ANSWER_LEN = 12
+# An answer with a mask: box, codes, what it is.
+MASK_LEN = 28
+# The codec of masks, see `demo_masks.py`.
+MASKS = str(pathlib.Path(__file__).parent / "masks.npz")
 
 _SIZES = dict(width=64, depth=3, mlp_dim=192, num_heads=4)
 IMG = dict(
@@ -51,13 +57,21 @@ TASKS = {
     'strfmt("detect {names}", outkey="prefix")',
     'boxes2str(inkey="objects/bbox", labels_key="objects/label")',
   ),
+  "segment": (
+    "instance_masks",
+    'choice(inkey=["boxes/bbox", "boxes/expression", "boxes/mask"], '
+    'outkey=["objects/bbox", "objects/refs/sentence", "objects/mask"])',
+    f"refcoco_mask2str({MASKS!r})",
+    'strfmt("segment {prefix}", outkey="prefix")',
+    'strfmt("{suffix} {objects/refs/sentence}", outkey="suffix")',
+  ),
   "caption": (
     'choice(inkey="captions", outkey="suffix")',
     'strfmt("caption en", outkey="prefix")',
   ),
 }
 # How often each is trained.
-WEIGHTS = dict(vqa=0.5, detect=0.3, caption=0.2)
+WEIGHTS = dict(vqa=0.4, detect=0.2, segment=0.2, caption=0.2)
 
 
 def before(task: str, size: int = SIZE) -> list[str]:
@@ -79,7 +93,7 @@ def apply(
   *,
   data: str = "shapes/closeup",
   size: int = SIZE,
-  total_steps: int = 3000,
+  total_steps: int = 1500,
   batch_size: int = 128,
   **changes: Any,
 ) -> None:
@@ -110,6 +124,7 @@ def apply(
     )
     config.model.img, config.model.llm = dict(IMG), dict(LLM)
     config.evals = _evals(source("validation"), size)
+    config.pp_modules = [*config.pp_modules, "proj.paligemma.segmentation"]
     del config.model_init
     for key in ("res", "size", "text_len", "batch_size", "run_local"):
       if key in config:
@@ -119,10 +134,59 @@ def apply(
     config.update(changes)
 
 
+def shrink_model(config: Any, **changes: Any) -> None:
+  """Makes the model of a config tiny, in place: trained from scratch, anywhere.
+
+  Data, images and lengths of texts stay as they are.
+
+  Args:
+    config: ConfigDict, complete; of images whose sides are multiples of 8 pixels.
+    **changes: other values to set, such as `lr`.
+  """
+  with config.ignore_type():
+    config.model.img, config.model.llm = dict(IMG), dict(LLM)
+    # Adapters would leave most of what is random as it is.
+    for key in ("model_init", "lora"):
+      if key in config:
+        del config[key]
+    config.update(changes)
+  set_tokenizer(config, TOKENIZER)
+
+
+def set_tokenizer(config: Any, tokenizer: str) -> None:
+  """Replaces the tokenizer of a config, in preprocessing and evaluators.
+
+  Args:
+    config: ConfigDict, complete, changed in place.
+    tokenizer: its name, see `pp.tokenizer.get_tokenizer`.
+  """
+  parts = [config.input, *config.get("evals", {}).values()]
+  if not isinstance(config.input.data.get("name"), str):  # A mixture.
+    parts += [config.input[key] for key in config.input.data]
+  for part in parts:
+    if "tokenizer" in part:
+      part.tokenizer = tokenizer
+    for key, value in part.items():
+      if key.split("_")[0] == "pp" and isinstance(value, str):
+        part[key] = _with_tokenizer(value, tokenizer)
+
+
+def _with_tokenizer(pp, tokenizer):
+  """Replaces the tokenizer in a preprocessing string."""
+  from big_vision.pp import builder  # The TensorFlow wing.
+
+  ops = [demo_pp.Op(section) for section in builder.split_pipeline(pp)]
+  for op in ops:
+    if op.name == "tok":
+      op.keys = ("model",)
+      op.set("model", tokenizer)
+  return "|".join(map(str, ops))
+
+
 def _evals(data, size):
   """Makes `config.evals`: one of each task, and the loss of answers."""
-  decode = dict(
-    pred="decode", pred_kw=dict(max_decode_len=ANSWER_LEN), tokenizer=TOKENIZER
+  decode = lambda length=ANSWER_LEN: dict(
+    pred="decode", pred_kw=dict(max_decode_len=length), tokenizer=TOKENIZER
   )
   prompt = lambda task, keep: combine_and_keep_eval(
     TEXT_LEN,
@@ -145,17 +209,23 @@ def _evals(data, size):
     "val/vqa": dict(
       type=f"{transfer}.vqa",
       pp_fn=prompt("vqa", ("question_id", "answer")),
-      **decode,
+      **decode(),
     ),
     "val/detect": dict(
       type=f"{transfer}.detection",
       pp_fn=prompt("detect", ("objects/bbox", "objects/label")),
-      **decode,
+      **decode(),
+    ),
+    "val/segment": dict(
+      type=f"{transfer}.segmentation",
+      model=MASKS,
+      pp_fn=prompt("segment", ("objects/bbox", "objects/mask")),
+      **decode(MASK_LEN),
     ),
     "val/caption": dict(
       type=f"{transfer}.coco_caption",
       pp_fn=prompt("caption", ("image/id", "captions")),
-      **decode,
+      **decode(),
     ),
   }
   for cfg in evals.values():

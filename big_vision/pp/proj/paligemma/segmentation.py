@@ -85,7 +85,7 @@ def get_instance_masks(
     check = tf.debugging.assert_less_equal(
       tf.reduce_max(ids),
       num,
-      message=f"instance_masks: {inkey!r} has more objects than {objects_key!r}",
+      message=f"instance_masks: {objects_key!r} lacks objects of {inkey!r}",
     )
     with tf.control_dependencies([check] if check is not None else []):
       numbers = tf.reshape(tf.range(1, num + 1), [-1, 1, 1, 1])

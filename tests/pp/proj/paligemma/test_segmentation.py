@@ -212,7 +212,7 @@ def test_maps_of_something_else():
     with pytest.raises(lookup.ConfigError, match="'panoptic'.*Set inkey"):
       fn({"panoptic": ids, "boxes/bbox": boxes})
   data = {"panoptic": np.full((4, 4, 1), 2), "boxes/bbox": boxes}
-  error, match = tf.errors.InvalidArgumentError, "more objects than"
+  error, match = tf.errors.InvalidArgumentError, "boxes/bbox.*lacks objects"
   with pytest.raises(error, match=match):
     fn(dict(data))
   with pytest.raises(error, match=match):
