@@ -154,14 +154,14 @@ def train(
       params, masks.astype(jnp.float32) / 255
     )
     updates, opt = tx.update(grads, opt, params)
-    params: Any = optax.apply_updates(params, updates)
+    moved: Any = optax.apply_updates(params, updates)
     unused = (unused + 1).at[codes].set(0)
     # A code that nothing is near to has no gradient: put it where vectors are.
     is_dead = unused > PATIENCE
     vectors = vectors.reshape(-1, DIM)
     some = jax.random.choice(rng, vectors, unused.shape, replace=False)
-    book = jnp.where(is_dead[:, None], some, params[mask_codec.CODEBOOK])
-    params = {**params, mask_codec.CODEBOOK: book}
+    book = jnp.where(is_dead[:, None], some, moved[mask_codec.CODEBOOK])
+    params = {**moved, mask_codec.CODEBOOK: book}
     return params, opt, jnp.where(is_dead, 0, unused)
 
   order = np.random.default_rng(seed)

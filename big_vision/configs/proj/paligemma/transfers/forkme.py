@@ -14,7 +14,7 @@ terminal, by adapters on one GPU:
   --config big_vision/configs/proj/paligemma/transfers/forkme.py:train=data/train.jsonl,val=data/val.jsonl,lora=16
 
 Paths of images are relative to the file that names them. `:demo` trains a tiny model from
-scratch, in minutes on a CPU, on questions, captions and boxes of generated pictures of one
+scratch, in minutes on a CPU, on questions, captions, boxes and masks of pictures of one
 object, see `../demo.py`; `:demo,data=shapes/64` on pictures of up to five, best from what
 the former has learned (docs/paligemma.md).
 """
