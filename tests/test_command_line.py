@@ -23,11 +23,12 @@ TRAINERS = [
   *(
     ".".join(p.relative_to(ROOT).with_suffix("").parts)
     for p in sorted((ROOT / "big_vision/trainers").rglob("*.py"))
-    if "__main__" in p.read_text(encoding="utf-8")
+    if "__main__" in p.read_text(encoding="utf-8") and p.stem != "run"
   ),
 ]
 COMMANDS = [
   *TRAINERS,
+  "big_vision.trainers.proj.paligemma.run",
   *TOOLS,
   "big_vision.tools",
   "big_vision.tools.demo",
