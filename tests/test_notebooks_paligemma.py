@@ -102,4 +102,4 @@ def test_finetune_paligemma(tmp_path, monkeypatch):
   ]  # fmt: skip
   assert num == len(figures) == 4
   assert all(min(x.shape[:2]) > 200 for x in figures)
-  assert area(figures[3], MAGENTA) > 0.01 > area(figures[0], MAGENTA)
+  assert area(figures[3], MAGENTA) > 0.003 > area(figures[0], MAGENTA)
