@@ -45,7 +45,7 @@ def run(tmp_path_factory):
   params = draw(towers.init, image, tokens, seed=0)
   width = config.model.image.width
   encoded = np.zeros([1, 16, width], np.float32)
-  own = draw(decoder.init, encoded, tokens, tokens, seed=1)
+  own = draw(decoder.init, encoded, tokens, tokens, seed=2)
 
   folder = tmp_path_factory.mktemp("run")
   (folder / "config.json").write_text(config.to_json_best_effort())

@@ -2,7 +2,7 @@
 
 It predicts tokens one after the other, or all in parallel from mask tokens. The
 preprocessing decides on the meaning of tokens; those before the first predicted
-one are given, like a prompt.
+one are given, like a prompt. Its blocks are those of CapPa, see `cappa.cappa`.
 
 References:
   Tschannen et al. 2023, CapPa (parallel prediction),
@@ -11,13 +11,10 @@ References:
   Tschannen et al. 2025, SigLIP 2 (section 2.2),
   https://arxiv.org/abs/2502.14786
 
-Shapes: `B` batch, `L` length of the text, `T` image tokens, `D` width, `E`
-  width
-of the image tokens, `V` vocabulary. The names of the modules are the names in
-checkpoints.
+Shapes: `B` batch, `L` length of the text, `T` image tokens, `E` their width, `V`
+vocabulary. The names of the modules are the names in checkpoints.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -25,67 +22,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision.models import fields, transformer, vit
+from big_vision.models import fields, vit
+from big_vision.models.proj.uvim.vtt import EncoderDecoderBlock, shift_right
 from big_vision.types import Array
-
-
-class DecoderBlock(nn.Module):
-  """Pre-norm block: self-attention, attention to the image, MLP.
-
-  Attributes:
-    mlp_dim: int, hidden width of the MLP; None means 4 times the width.
-    num_heads: int.
-    dropout: float, rate after each of the three, and inside the MLP.
-    dtype_mm: str, dtype of matrix products.
-  """
-
-  mlp_dim: int | None = None
-  num_heads: int = 12
-  dropout: float = 0.0
-  dtype_mm: str = "float32"
-
-  @nn.compact
-  def __call__(
-    self,
-    x: Array,
-    encoded: Array,
-    mask: Array,
-    image_mask: Array | None = None,
-    deterministic: bool = True,
-  ) -> Array:
-    """Applies the block.
-
-    Args:
-      x: [B, L, D] float.
-      encoded: [B, T, E] float, the image.
-      mask: [B, L, L] bool, which positions (last) each one attends to.
-      image_mask: [B, T] bool, which tokens of the image exist; None means all.
-      deterministic: bool, turns dropout off.
-
-    Returns:
-      [B, L, D].
-    """
-    fields.check_dtype(self.dtype_mm, "captioning.dtype_mm")
-    fields.check_heads(self.num_heads, x.shape[-1], "captioning")
-    drop = nn.Dropout(rate=self.dropout)
-
-    attention = functools.partial(
-      transformer.Attention, num_heads=self.num_heads, dtype_mm=self.dtype_mm
-    )
-    y = nn.LayerNorm(name="self_norm")(x)
-    y = attention(name="self_attention")(y, y, mask[:, None])
-    x = x + drop(y, deterministic)
-
-    y = nn.LayerNorm(name="cross_norm")(x)
-    exists = None if image_mask is None else image_mask[:, None, None]
-    y = attention(name="cross_attention")(y, encoded, exists)
-    x = x + drop(y, deterministic)
-
-    y = nn.LayerNorm(name="mlp_norm")(x)
-    y = vit.MlpBlock(self.mlp_dim, self.dropout, self.dtype_mm, name="mlp")(
-      y, deterministic
-    )
-    return x + drop(y, deterministic)
 
 
 class _Model(nn.Module):
@@ -125,6 +64,8 @@ class _Model(nn.Module):
     Returns:
       [B, L, V] float32.
     """
+    fields.check_dtype(self.dtype_mm, "captioning.dtype_mm")
+    fields.check_heads(self.num_heads, self.width, "captioning")
     num, length = tokens.shape
     if parallel is None:
       parallel = jnp.zeros([num], bool)
@@ -137,14 +78,15 @@ class _Model(nn.Module):
     x = nn.Dropout(rate=self.dropout)(x, not train)
     causal = jnp.tril(jnp.ones([1, length, length], bool))
     attend_to = causal | parallel[:, None, None]  # [B, L, L]
+    exists = None if image_mask is None else image_mask[:, None, None]
     for i in range(self.depth):
-      x = DecoderBlock(
-        mlp_dim=self.mlp_dim,
+      x = EncoderDecoderBlock(
+        mlp_dim=self.mlp_dim or 4 * self.width,
         num_heads=self.num_heads,
-        dropout=self.dropout,
+        dropout_rate=self.dropout,
         dtype_mm=self.dtype_mm,
-        name=f"block_{i}",
-      )(x, encoded, attend_to, image_mask, not train)
+        name=f"EncDecBlock{i}",
+      )(x, encoded, attend_to[:, None], not train, exists)
     x = nn.LayerNorm(name="norm")(x)
     logits = nn.Dense(self.vocab_size, dtype=self.dtype_mm, name="logits")(x)
     return jnp.asarray(logits, jnp.float32)
@@ -155,10 +97,9 @@ class _Model(nn.Module):
     # Padding after the first predicted token is hidden too: otherwise it would
     # tell the length of the text.
     hide = predicted(mask) & parallel[:, None]
-    x = jnp.concatenate([jnp.full_like(tokens[:, :1], begin), tokens], axis=1)
     # The token for the beginning stays if something is given after it.
-    hide = jnp.concatenate([hide[:, :1], hide], axis=1)
-    return jnp.where(hide, hidden, x)[:, :-1]
+    hide = jnp.concatenate([hide[:, :1], hide[:, :-1]], axis=1)
+    return jnp.where(hide, hidden, shift_right(tokens, constant_values=begin))
 
 
 def predicted(mask: Array) -> Array:

@@ -95,6 +95,7 @@ class EncoderDecoderBlock(nn.Module):
     encoded: Array | Memory | None,
     decoder_mask: Array | None = None,
     deterministic: bool = True,
+    encoded_mask: Array | None = None,
   ) -> Array:
     """Applies the block.
 
@@ -105,6 +106,8 @@ class EncoderDecoderBlock(nn.Module):
       decoder_mask: bool, broadcast to [B, H, T, T]: which targets each one
         attends to; None means all.
       deterministic: bool, turns dropout off.
+      encoded_mask: bool, broadcast to [B, H, T, N]: which tokens of the image
+        exist; None means all.
 
     Returns:
       [B, T, D].
@@ -130,7 +133,9 @@ class EncoderDecoderBlock(nn.Module):
 
     if encoded is not None:
       y = normalize(name="LayerNorm2")(x)
-      y = attention("CrossAttn")(y, encoded, deterministic=deterministic)
+      y = attention("CrossAttn")(
+        y, encoded, encoded_mask, deterministic=deterministic
+      )
       x = activations.tokens(drop(y) + x)
 
     y = normalize(name="LayerNorm3")(x)

@@ -58,11 +58,11 @@ def with_token(at):
 def test_names_and_shapes():
   params = model_and_params()[1]["params"]
   assert set(params) == {
-    "embedding", "pos_embedding", "block_0", "norm", "logits"
+    "embedding", "pos_embedding", "EncDecBlock0", "norm", "logits"
   }  # fmt: skip
   assert params["embedding"]["embedding"].shape == (V + 2, 16)
   assert params["pos_embedding"].shape == (1, L, 16)
-  assert params["block_0"]["cross_attention"]["key"]["kernel"].shape == (
+  assert params["EncDecBlock0"]["CrossAttn"]["key"]["kernel"].shape == (
     E, 2, 8
   )  # fmt: skip
   out = logits(tokens())
