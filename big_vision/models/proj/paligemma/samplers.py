@@ -37,9 +37,11 @@ def get(name: str) -> Callable[[Array, Key], Array]:
     raise lookup.unknown("sampler", parse_name(name)[0], known)
   fn = Registry.lookup(_PREFIX + name)
   try:
-    inspect.signature(fn.func).bind(None, None, *fn.args, **fn.keywords)
+    bound = inspect.signature(fn.func).bind(None, None, *fn.args, **fn.keywords)
   except TypeError as e:
     raise ValueError(f"The sampler {name!r}: {e}.") from e
+  if bound.arguments.get("t", 0) < 0:
+    raise ValueError(f"The sampler {name!r}: t should be 0 or more.")
   return lambda logits, rng: fn.func(logits, rng, *fn.args, **fn.keywords)
 
 

@@ -101,7 +101,8 @@ def image_avg_repr(
     key: which of the named intermediates.
 
   Returns:
-    ([B, width], dict of named intermediates).
+    ([B, width], dict of named intermediates); of examples with F images, [B * F,
+    width].
   """
   _, out = model.apply(
     {"params": train_state["params"]}, batch["image"], method=model.embed_image

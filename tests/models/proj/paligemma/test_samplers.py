@@ -79,7 +79,14 @@ def test_unknown_sampler(name):
 
 
 @pytest.mark.parametrize(
-  "name", ["temperature", "nucleus(0.9, 1, 2)", "nucleus(q=0.9)"]
+  "name",
+  [
+    "temperature",
+    "temperature(-1)",
+    "nucleus(0.9, t=-1)",
+    "nucleus(0.9, 1, 2)",
+    "nucleus(q=0.9)",
+  ],
 )
 def test_arguments(name):
   with pytest.raises(ValueError, match=re.escape(name)):
