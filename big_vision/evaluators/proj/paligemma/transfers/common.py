@@ -8,11 +8,12 @@ otherwise.
 Letters: B global batch size, L tokens of an answer, N examples.
 """
 
+import collections
 import dataclasses
 import functools
 import json
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -95,6 +96,29 @@ def means(results: Sequence[Result]) -> dict[str, float]:
     for name, value in result.scores.items():
       values.setdefault(name, []).append(value)
   return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def means_by_group(
+  results: Sequence[Result], groups: Iterable[str]
+) -> Iterator[tuple[str, float]]:
+  """Averages `acc`, and `acc/<group>` over the examples that have it.
+
+  Args:
+    results: of all examples.
+    groups: names of groups, in the order that is wanted.
+
+  Yields:
+    (name, value): `acc` over all examples that have it, then, of each group
+    that has examples, `acc/<group>` and their number, `num/<group>`.
+  """
+  found = means(results)
+  num = collections.Counter(name for r in results for name in r.scores)
+  if "acc" in found:
+    yield "acc", found["acc"]
+  for group in groups:
+    if f"acc/{group}" in found:
+      yield f"acc/{group}", found[f"acc/{group}"]
+      yield f"num/{group}", num[f"acc/{group}"]
 
 
 def open_tokenizer(name: str | None) -> Any:

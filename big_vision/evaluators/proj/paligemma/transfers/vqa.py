@@ -22,7 +22,12 @@ class Evaluator(common.TextEvaluator):
   `acc` is 1 if the answer is right; of several ones, if three people gave it,
   and a third for each if they are fewer. `acc_any` is 1 if one did. `anls` is
   that of the most similar one, see `anls.py`.
+
+  Attributes:
+    required: features that must be there.
   """
+
+  required = ("question_id",)
 
   def __init__(
     self,
@@ -55,7 +60,7 @@ class Evaluator(common.TextEvaluator):
       predict_fn,
       tokenizer,
       outfile,
-      needs=("question_id",),
+      needs=self.required,
       optional=("answer", "answers"),
       to_lower=to_lower,
       data=data,

@@ -75,6 +75,57 @@ def test_bleu():
   assert bleu(words("a cat"), [words("a cat")]) == pytest.approx(1e-3)
 
 
+# Candidate 1 of Papineni et al. 2002, example 1, and the references.
+GUIDE = (
+  "it is a guide to action which ensures that the military always obeys the"
+  " commands of the party"
+)
+GUIDES = (
+  "it is a guide to action that ensures that the military will forever heed"
+  " party commands",
+  "it is the guiding principle which guarantees the military forces always"
+  " being under the command of the party",
+  "it is the practical guide for the army always to heed the directions of the"
+  " party",
+)
+
+
+def test_published_bleu():
+  """Counts of the paper, and BLEU as NLTK computes it, in its documentation."""
+  bleu = caption_scores.bleu4
+  captions, references = words(GUIDE), [words(*GUIDES)]
+  # Of all words of the candidate but "obeys", section 2.1; of pairs 10 of 17.
+  count = 1
+  for n, (same, num) in enumerate([(17, 18), (10, 17), (7, 16), (4, 15)], 1):
+    grams = lambda x, n=n: [tuple(x[i : i + n]) for i in range(len(x) - n + 1)]
+    found = grams(captions[0])
+    most = {g: max(grams(r).count(g) for r in references[0]) for g in found}
+    assert sum(min(found.count(g), most[g]) for g in most) == same
+    assert len(found) == num
+    count *= same / num
+  assert bleu(captions, references) == pytest.approx(count**0.25)
+  assert bleu(captions, references) == pytest.approx(0.5045666840)
+  captions += words(
+    "he read the book because he was interested in world history"
+  )
+  references += [
+    words("he was interested in world history because he read the book")
+  ]
+  assert bleu(captions, references) == pytest.approx(0.5920778869)
+
+
+def test_published_rouge():
+  """The example of Lin 2004, section 3.1; any weight, as lengths are equal."""
+  reference = words("police killed the gunman")
+  for beta in (1.0, 1.2, 8.0):
+    rouge = lambda x, beta=beta: caption_scores.rouge_l(
+      words(x), [reference], beta
+    )
+    assert rouge("police kill the gunman") == pytest.approx(0.75)
+    assert rouge("the gunman kill police") == pytest.approx(0.5)
+    assert rouge("the gunman police killed") == pytest.approx(0.5)
+
+
 def test_rouge():
   rouge = caption_scores.rouge_l
   assert rouge(words("a b"), [words("a b")]) == pytest.approx(1)

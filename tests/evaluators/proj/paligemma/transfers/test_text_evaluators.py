@@ -22,7 +22,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 SCRIPT = os.path.join(HERE, "transfers_two_processes.py")
 ROOT = process_groups.ROOT
 
-NAMES = ("coco_caption", "detection", "segmentation", "storepreds", "vqa")
+NAMES = (
+  "chartqa", "coco_caption", "detection", "pope", "rsvqa", "science_qa",
+  "segmentation", "storepreds", "tallyqa", "vqa", "vqav2",
+)  # fmt: skip
 
 
 def config(name="vqa", examples=(), **kw):
@@ -140,6 +143,14 @@ def test_helpers():
   ]  # fmt: skip
   assert list(common.means(results).items()) == [("b", 0.5), ("a", 0.5)]
   assert common.means([]) == {}
+  results = [
+    result({"acc": 1.0, "acc/x": 1.0}, {}), result({"acc": 0.0}, {}),
+    result({"acc": 0.5, "acc/y": 0.5}, {}), result({}, {}),
+  ]  # fmt: skip
+  assert list(common.means_by_group(results, ("z", "y", "x"))) == [
+    ("acc", 0.5), ("acc/y", 0.5), ("num/y", 1), ("acc/x", 1), ("num/x", 1)
+  ]  # fmt: skip
+  assert list(common.means_by_group([result({}, {})], ("x",))) == []
   assert common.texts(np.array(["A", "b"]), str.lower) == ["a", "b"]
   assert common.texts(np.str_("A")) == ["A"] == common.texts("A")
   assert common.texts(()) == []
@@ -163,7 +174,7 @@ def test_two_processes(tmp_path):
   for i in range(2):
     assert json.loads((tmp_path / f"{i}.json").read_text()) == alone
   files = sorted(os.listdir(folder("one")))
-  assert len(files) == 6
+  assert len(files) == 10
   assert sorted(os.listdir(folder("two"))) == files  # No parts are left.
   for name in files:
     one, two = (

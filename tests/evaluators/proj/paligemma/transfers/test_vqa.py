@@ -49,6 +49,13 @@ def test_anls(target, prediction, value):
   assert anls.anls("ab", "ax", theta=0.6) == 0.5
 
 
+def test_anls_of_an_answer_to_a_misspelled_word():
+  """One letter of eleven; upper case and spaces are characters, too."""
+  assert anls.anls("Hello World", "Hello Wrld") == pytest.approx(0.9090909)
+  assert anls.anls("a b", "a  b") == pytest.approx(3 / 4)
+  assert anls.anls("A", "a") == 0
+
+
 def test_single_answer(tmp_path):
   examples = [
     dict(question_id=7, answer="cat", said="cat"),
@@ -126,6 +133,39 @@ def test_without_truth(tmp_path):
   assert json.loads(path.read_text()) == [
     {"question_id": i, "answer": "yes"} for i in range(3)
   ]
+
+
+@pytest.mark.parametrize(
+  "names, question_id",
+  [
+    (("questionId", "answer"), 57349),  # DocVQA, InfoVQA.
+    (("image", "answer"), "VizWiz_test_00000000.jpg"),  # VizWiz.
+    (("questionId", "prediction"), "201307251"),  # GQA, whose ids are texts.
+    (("question_id", "answer"), 2**40),  # Larger than devices hold.
+  ],
+)
+def test_file_of_a_server(tmp_path, names, question_id):
+  """Of a test set: two keys, and ids that are what they were."""
+  path = tmp_path / "x.json"
+  examples = [
+    dict(question_id=question_id, answers=np.array([], str), said="naïve 5")
+  ]
+  kw = dict(zip(("out_question_key", "out_answer_key"), names, strict=True))
+  answers.run(vqa, examples, outfile=str(path), **kw)
+  assert json.loads(path.read_text()) == [
+    dict(zip(names, (question_id, "naïve 5"), strict=True))
+  ]
+
+
+def test_repeated_questions_count_as_given(tmp_path):
+  examples = [
+    dict(question_id=i % 2, answer="ab"[i % 2], said="a") for i in range(11)
+  ]
+  path = tmp_path / "x.json"
+  got = answers.run(vqa, examples, outfile=str(path))
+  assert got["num"] == 11 and got["acc"] == pytest.approx(6 / 11)
+  ids = [r["question_id"] for r in json.loads(path.read_text())]
+  assert ids == [i % 2 for i in range(11)]
 
 
 def test_the_path_is_that_of_the_step_when_it_is_written(tmp_path):

@@ -10,8 +10,11 @@ import numpy as np
 from big_vision.evaluators.proj.paligemma.transfers import (
   coco_caption,
   detection,
+  rsvqa,
   storepreds,
+  tallyqa,
   vqa,
+  vqav2,
 )
 from big_vision.models.proj.paligemma import locations
 
@@ -34,6 +37,9 @@ def examples():
       "question_id": i,
       "image/id": 100 - i,
       "answers": np.array([said] * (i % 5), str),
+      "answer_type": ("yes/no", "number", "other")[i % 3],
+      "question_type": ("comp", "count", "presence")[i % 3],
+      "answer": said if i % 2 else str(i % 4),
       "captions": np.array(["a x0 there"] + ["x1"] * (i % 2), str),
       "objects/bbox": boxes,
       "objects/label": np.array(labels, str),
@@ -46,7 +52,12 @@ KEYS = {
   coco_caption: ("image/id", "captions"),
   storepreds: ("id",),
   detection: ("objects/bbox", "objects/label"),
+  rsvqa: ("question_id", "answers", "question_type"),
+  tallyqa: ("answer",),
+  vqav2: ("question_id", "answers", "answer_type"),
 }
+# These write no file.
+METRICS_ONLY = (detection, tallyqa)
 
 
 def replicated(state, batch, **kw):
@@ -67,7 +78,7 @@ def results(workdir):
       fn = replicated if by_index else answers.decode
       got = answers.run(
         module, rows, fn, by_index=by_index, batch_size=8,
-        **({} if module is detection else outfiles(module, workdir, by_index)),
+        **outfiles(module, workdir, by_index),
       )  # fmt: skip
       name = module.__name__.rpartition(".")[2]
       out |= {f"{name}/{by_index}/{k}": v for k, v in got.items()}
@@ -76,7 +87,9 @@ def results(workdir):
 
 def outfiles(module, workdir, by_index):
   path = f"{workdir}/{module.__name__}_{by_index}"
-  if module is vqa:
+  if module in METRICS_ONLY:
+    return {}
+  if module in (rsvqa, vqa, vqav2):
     return dict(outfile=f"{path}.json")
   if module is storepreds:
     return dict(preds_outfile=f"{path}.json")
