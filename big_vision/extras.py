@@ -9,6 +9,8 @@ _EXTRAS = {
     "datasets", "sentencepiece", "sklearn", "tensorflow", "tensorflow_datasets",
   ),
   "onnx": ("onnx", "onnxruntime"),
+  "video": ("av",),
+  "coco": ("pycocotools",),
 }  # fmt: skip
 
 
@@ -27,7 +29,7 @@ def load(name: str) -> Any:
   try:
     return importlib.import_module(name)
   except ModuleNotFoundError as e:
-    if e.name != name:  # Something that it needs.
+    if e.name != name.split(".")[0]:  # Something that it needs.
       raise
     raise ModuleNotFoundError(advice(e) or str(e), name=name) from e
 

@@ -48,6 +48,7 @@ NOT_RUN = {
   r"tests/fuzz\.py": "takes long, see tests/test_untrusted.py",
   r"BV_GEMMA_DIR=": "weights, network",
   r"paligemma\.run ": "reads from the terminal, see tests/trainers/proj/paligemma",
+  r"tools\.prepare (?!--list)": "datasets, downloaded by hand",
   r"tools\.demo ": "serves until it is stopped, see tests/tools/test_demo.py",
   r"m\.captions\(": "a run with config.captioning, see tests/pretrained/test_captions.py",
   r"my_project|workdirs/mine$": "files of the user, see tests/test_extend_page.py",

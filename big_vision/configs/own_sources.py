@@ -103,7 +103,7 @@ def find(arg: Any) -> OwnData | None:
     )
   own_labels.check(arg)
   parts = open_splits(arg)
-  train, held_out = _choose(arg, list(parts))
+  train, held_out = choose_splits(arg, list(parts))
   data = {
     name: data_of_split(arg, parts, split)
     for name, split in {"train": train, **held_out}.items()
@@ -145,7 +145,7 @@ def open_splits(arg: Any, target: str = "label") -> dict[str, dict[str, Any]]:
   Args:
     arg: parsed arguments, with `source`, `path`, `root`, `image` and one that is
       named as the target.
-    target: what comes with images, "label" or "text".
+    target: what comes with images, "label", "text" or "suffix".
 
   Returns:
     Dict of split -> arguments of the source, without the split; "all" is the
@@ -256,7 +256,7 @@ def _open_webdataset(arg, target):
     path=arg.path,
     features={
       "image": arg.image or "jpg;jpeg;png;webp",
-      target: arg[target] or {"label": "cls", "text": "txt"}[target],
+      target: arg[target] or ("cls" if target == "label" else "txt"),
     },
   )
   names = [_ALL]
@@ -328,8 +328,19 @@ def _by_split(folder, suffix):
   return found
 
 
-def _choose(arg, names):
-  """Chooses splits: for training, and a dict of those held out."""
+def choose_splits(arg: Any, names: list[str]) -> tuple[str, dict[str, str]]:
+  """Chooses what to train on and what to hold out.
+
+  Args:
+    arg: parsed arguments, with `path`, `split`, `val_split` and `val`.
+    names: of the splits that there are.
+
+  Returns:
+    (split for training, those held out by name: "val" and perhaps "test").
+
+  Raises:
+    ConfigError: it is not clear which; names the argument.
+  """
   known = {
     key: next((n for n in names if n.lower() in words), None)
     for key, words in dict(train=_TRAIN, val=_VAL, test=_TEST).items()

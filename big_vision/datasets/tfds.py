@@ -17,6 +17,7 @@ from absl import logging
 from big_vision import lookup
 from big_vision.datasets import (
   bad_examples,
+  building,
   embedded,
   python_reader,
   records,
@@ -319,7 +320,14 @@ def _get_builder(name, data_dir, key):
       return _embedded_builder(name, base, data_dir)
     builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
   except tfds.core.DatasetNotFoundError as e:
-    hint = lookup.did_you_mean(base, [*tfds.list_builders(), *embedded.NAMES])
+    if base in building.MODULES:
+      raise ValueError(
+        f"config.{key}: the dataset {name!r} is not prepared in "
+        f"{_folder(data_dir)}. What to download for it, and to prepare it: "
+        f"python -m big_vision.tools.prepare {name}"
+      ) from e
+    known = [*tfds.list_builders(), *embedded.NAMES, *building.MODULES]
+    hint = lookup.did_you_mean(base, known)
     raise ValueError(
       f"config.{key}: no dataset {name!r}, neither prepared in "
       f"{_folder(data_dir)} nor known to TFDS{hint} Prepare datasets with: "

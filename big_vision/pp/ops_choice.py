@@ -27,16 +27,16 @@ def _key_pairs(op, key, inkey, outkey):
 
 def _tensors_to_choose_from(op, data, inkeys, at_least):
   """Checks sizes, and returns (dict of tensors, number of items)."""
-  xs = {k: tf.convert_to_tensor(data[k]) for k in inkeys}
+  xs = {k: _tensor(data[k]) for k in inkeys}
   first = xs[inkeys[0]]
   if first.shape.rank == 0:
     raise lookup.ConfigError(
       f"{op}: {inkeys[0]!r} is a scalar, there is nothing to choose from"
     )
-  num = tf.shape(first)[0]
+  num = _num_rows(first)
   checks = [
     tf.debugging.assert_equal(
-      tf.shape(x)[0],
+      _num_rows(x),
       num,
       message=f"{op}: {k!r} and {inkeys[0]!r} differ in their leading dimension",
     )
@@ -50,6 +50,17 @@ def _tensors_to_choose_from(op, data, inkeys, at_least):
   # In eager mode they are None, since they have run already.
   with tf.control_dependencies([c for c in checks if c is not None]):
     return xs, tf.identity(num)
+
+
+def _tensor(x):
+  """Leaves ragged ones, such as lists of lists in TFDS, as they are."""
+  return x if isinstance(x, tf.RaggedTensor) else tf.convert_to_tensor(x)
+
+
+def _num_rows(x):
+  if isinstance(x, tf.RaggedTensor):
+    return x.nrows(tf.int32)
+  return tf.shape(x)[0]
 
 
 @Registry.register("preprocess_ops.choice")
@@ -108,9 +119,10 @@ def get_choice(
       )
     indices = tf.sort(order[:count])
     for i, o in pairs:
-      chosen = tf.gather(xs[i], indices)
-      size = _static_count(low, high, xs[i].shape[0], fewer_ok)
-      data[o] = tf.ensure_shape(chosen, [size, *xs[i].shape[1:]])
+      data[o] = tf.gather(xs[i], indices)
+      if not isinstance(data[o], tf.RaggedTensor):
+        size = _static_count(low, high, xs[i].shape[0], fewer_ok)
+        data[o] = tf.ensure_shape(data[o], [size, *xs[i].shape[1:]])
     return data
 
   return choice

@@ -1,5 +1,6 @@
 """The config of CapPa: as it is stored, and its tiny form."""
 
+import gzip
 import json
 import pathlib
 
@@ -8,11 +9,8 @@ import pytest
 from big_vision.configs.proj.cappa import pretrain
 from big_vision.training import config_check
 
-GOLDEN = json.loads(
-  (
-    pathlib.Path(__file__).parents[1] / "golden/configs_generative.json"
-  ).read_text()
-)["proj.cappa.pretrain"]
+FILE = pathlib.Path(__file__).parents[1] / "golden/configs_generative.json.gz"
+GOLDEN = json.loads(gzip.decompress(FILE.read_bytes()))["proj.cappa.pretrain"]
 
 
 def plain(config):

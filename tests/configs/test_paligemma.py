@@ -1,5 +1,6 @@
 """The configs of PaliGemma: as they are stored, their texts, their tiny form."""
 
+import gzip
 import importlib
 import json
 import pathlib
@@ -15,11 +16,8 @@ from big_vision.configs.proj.paligemma.transfers import (
 )
 from big_vision.training import config_check
 
-GOLDEN = json.loads(
-  (
-    pathlib.Path(__file__).parents[1] / "golden/configs_generative.json"
-  ).read_text()
-)
+FILE = pathlib.Path(__file__).parents[1] / "golden/configs_generative.json.gz"
+GOLDEN = json.loads(gzip.decompress(FILE.read_bytes()))
 CASES = [
   (name.removeprefix("proj.paligemma.transfers."), arg, want)
   for name, args in GOLDEN.items()

@@ -34,7 +34,7 @@ def test_only_sources_are_offered():
       core.get(f"bv:{name}")
   offered = set(lookup.known_modules("datasets", "DataSource"))
   assert offered - {"core", "source"} == {
-    "dummy", "folder", "hf", "jsonl", "tfds", "webdataset"
+    "dummy", "folder", "hf", "jsonl", "tfds", "video", "webdataset"
   }  # fmt: skip
 
 
