@@ -127,7 +127,8 @@ def fetch(builder: Any, download: bool = False) -> None:
     path = d.path
     if d.unpack:
       name = urllib.parse.unquote(d.url.rpartition("/")[2])
-      path = os.path.join(d.into, name)
+      # In `into`, an archive would be taken for its content.
+      path = os.path.join("" if d.path == d.into else d.into, name)
     path = os.path.join(builder.source, path)
     if not os.path.exists(path):
       if not download:
