@@ -77,7 +77,12 @@ def check_training(config: ConfigLike, model: str = "model") -> None:
   Raises:
     ValueError: names the key that is wrong.
   """
-  lookup.check_keys(config, KEYS, only_near=True)
+  known = KEYS
+  if isinstance(
+    config.get("mode"), str
+  ):  # An argument of PaliGemma's transfers.
+    known = KEYS | {"mode"}
+  lookup.check_keys(config, known, only_near=True)
   _check_parts(config)
   trackers.check(config)
   for key in (*REQUIRED, f"{model}_name"):

@@ -43,6 +43,7 @@ def test_good():
       "config.grad_clip_nrom.*Did you mean 'grad_clip_norm'",
     ),
     (dict(model_nam="vit"), "config.model_nam .*Did you mean 'model_name'"),
+    (dict(mode=dict(variant="B")), "config.mode .*Did you mean 'model'"),
     (dict(lr=None), "config.lr is required"),
     (dict(optax_name=None), "config.optax_name is required"),
     (dict(total_steps=None), "config.total_steps, config.total_examples"),

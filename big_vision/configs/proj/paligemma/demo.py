@@ -15,11 +15,14 @@ from big_vision.configs.proj.paligemma.transfers.common import (
   combine_and_keep_eval,
   combine_and_keep_train,
 )
+from big_vision.datasets.shapes import scene, text
 
 # The tokens of texts about `shapes`, and those of places and masks.
 TOKENIZER = 'gemma(tokensets=("loc", "seg"), model="shapes")'
 VOCAB_SIZE = 512 + 1024 + 128
 SIZE = 32  # Pixels.
+BATCH_SIZE = 128
+TOTAL_STEPS = 1500
 TEXT_LEN = 40
 ANSWER_LEN = 12
 # An answer with a mask: box, codes, what it is.
@@ -70,6 +73,25 @@ TASKS = {
     'strfmt("caption en", outkey="prefix")',
   ),
 }
+# Ops that make the features of a transfer out of those of `shapes`.
+QUESTIONS = (
+  "flatten",
+  'choice(inkey=["qa/question", "qa/answer", "qa/type"], '
+  'outkey=["question", "answer", "type"])',
+  'copy("id", "question_id")',
+  # As many as people gave in such datasets: all agree.
+  'reshape([1], inkey="answer", outkey="answers")',
+  f"concat({['answers'] * 10}, axis=0)",
+)
+# The same of one question, whose answer is the element `label` of `choices`.
+CHOICES = (
+  'strfmt("what shape is it?", outkey="question")',
+  f'setdefault("choices", {list(scene.SHAPES)})',
+  'getidx(inkey="choices", index_key="label", outkey="answer")',
+  'copy("id", "question_id")',
+)
+# Number of the question whether something is there.
+_PRESENCE = 5
 # How often each is trained.
 WEIGHTS = dict(vqa=0.4, detect=0.2, segment=0.2, caption=0.2)
 
@@ -93,8 +115,8 @@ def apply(
   *,
   data: str = "shapes/closeup",
   size: int = SIZE,
-  total_steps: int = 1500,
-  batch_size: int = 128,
+  total_steps: int = TOTAL_STEPS,
+  batch_size: int = BATCH_SIZE,
   **changes: Any,
 ) -> None:
   """Makes a config small, in place.
@@ -132,6 +154,84 @@ def apply(
     demo.shorten(config, total_steps)
     config.update(optax_name="scale_by_adam", lr=3e-3, wd=1e-4)
     config.update(changes)
+
+
+def on_shapes(
+  config: Any, task: Sequence[str], data: str = "shapes/closeup"
+) -> None:
+  """Makes a transfer small, in place: its texts and evaluators, on other pictures.
+
+  Args:
+    config: ConfigDict, complete, for images of `SIZE` pixels.
+    task: ops that make the features of the transfer out of those of `shapes`.
+    data: name of the dataset.
+  """
+  parts = [config.input]
+  if "name" not in config.input.data:  # A mixture.
+    parts = [config.input[key] for key in config.input.data]
+  for part in parts:
+    part.data = dict(name=data, split="train")
+  for cfg in config.evals.values():
+    cfg.data = dict(name=data, split="validation")
+    cfg.update(log_percent=0.5, batch_size=BATCH_SIZE)
+  for part in (*parts, *config.evals.values()):
+    key = "pp" if "pp" in part else "pp_fn"
+    part[key] = "|".join([*task, part[key]])
+    if part.get("shuffle_buffer_size"):
+      part.shuffle_buffer_size = 4096
+  config.input.batch_size = BATCH_SIZE
+  demo.shorten(config, TOTAL_STEPS)
+  shrink_model(config, optax_name="scale_by_adam", lr=3e-3, wd=1e-4)
+
+
+def question_types(other: str, **names: str) -> tuple[str, str]:
+  """Writes ops, behind `QUESTIONS`, that make `question_type`.
+
+  Args:
+    other: the name of what is not in `names`.
+    **names: kind of question of `shapes`, such as "count" -> its name.
+
+  Returns:
+    The ops.
+  """
+  types = [names.get(name, other) for name in text.QUESTION_TYPES]
+  return (
+    f'setdefault("types", {types})',
+    'getidx(inkey="types", index_key="type", outkey="question_type")',
+  )
+
+
+def question(
+  index_key: str, question: str = "question", answer: str = "answer"
+) -> tuple[str, ...]:
+  """Writes ops, behind `flatten`, that take a certain question.
+
+  Args:
+    index_key: feature with its number, in the order of `shapes`.
+    question: feature for the question.
+    answer: feature for the answer.
+
+  Returns:
+    The ops.
+  """
+  names = {"qa/question": question, "qa/answer": answer}
+  return tuple(
+    f'getidx(inkey="{a}", index_key="{index_key}", outkey="{b}")'
+    for a, b in names.items()
+  )
+
+
+def yes_no_question(**names: str) -> tuple[str, ...]:
+  """Writes ops that ask whether something is in the picture.
+
+  Args:
+    **names: see `question`.
+
+  Returns:
+    The ops.
+  """
+  index = f'setdefault("presence", {_PRESENCE})'
+  return ("flatten", index, *question("presence", **names))
 
 
 def shrink_model(config: Any, **changes: Any) -> None:

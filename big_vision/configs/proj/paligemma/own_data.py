@@ -64,10 +64,6 @@ def find(arg: Any) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     )
   arg = mlc.ConfigDict({**arg, "val": arg.val or "10%"})
   parts = own_sources.open_splits(arg, "suffix")
-  if arg.source == "jsonl":
-    identify = []
-  else:  # What evaluators write into files.
-    identify = ['copy("tfds_id", "id")']
   ops = [f'setdefault("prefix", {json.dumps(arg.prompt)})']
   if arg.source != "jsonl":  # What is written into files of answers.
     ops += ['copy("tfds_id", "id")']

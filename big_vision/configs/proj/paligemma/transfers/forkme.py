@@ -13,12 +13,14 @@ terminal, by adapters on one GPU:
 
   --config big_vision/configs/proj/paligemma/transfers/forkme.py:train=data/train.jsonl,val=data/val.jsonl,lora=16
 
-Paths of images are relative to the file that names them. `:demo` trains a tiny model from
+Paths of images are relative to the file that names them. `source=csv,path=…`, and others,
+read other formats, see `../own_data.py`. `:demo` trains a tiny model from
 scratch, in minutes on a CPU, on questions, captions, boxes and masks of pictures of one
 object, see `../demo.py`; `:demo,data=shapes/64` on pictures of up to five, best from what
 the former has learned (docs/paligemma.md).
 """
 
+import json
 import os.path
 
 import ml_collections as mlc
@@ -27,6 +29,8 @@ import big_vision.configs.common as bvcc
 from big_vision import lookup
 from big_vision.configs import demo
 from big_vision.configs.proj.paligemma import demo as paligemma_demo
+from big_vision.configs.proj.paligemma import own_data
+from big_vision.configs.proj.paligemma.transfers import transfer
 from big_vision.configs.proj.paligemma.transfers.common import (
   TOKENIZER,
   combine_and_keep_eval,
@@ -36,7 +40,15 @@ from big_vision.configs.proj.paligemma.transfers.common import (
 )
 
 _LLMS = {"3b": "gemma2_2b", "10b": "gemma2_9b", "28b": "gemma2_27b"}
-_OWN = ("train", "val", "lora", "pack", "data")  # Not in the config.
+# Not in the config.
+_OWN = dict(
+  train="",
+  tokenizer="",
+  lora=0,
+  pack=0,
+  data="shapes/closeup",
+  **own_data.ARGS,
+)
 
 
 def _data(fname: str, folder: str | None = None) -> dict:
@@ -66,30 +78,8 @@ def training_data(
     cache_raw=True,
     shuffle_buffer_size=1000,
     batch_size=batch_size,
-    pp=combine_and_keep_train(text_len, before=[image_pp(res), *before]),
+    pp=combine_and_keep_train(text_len, before=[transfer.image(res), *before]),
   )
-
-
-def image_pp(res: int) -> str:
-  """Returns the preprocessing of images, of `res` pixels."""
-  return f"decode|resize({res}, antialias=True)|value_range(-1, 1)"
-
-
-def schedules(freeze_vit: bool, freeze_llm: bool) -> list:
-  """Makes `config.schedule`, in which None freezes a part.
-
-  Args:
-    freeze_vit: whether the image model stays as it is.
-    freeze_llm: whether the language model does.
-
-  Returns:
-    The list.
-  """
-  sched = dict(decay_type="cosine", warmup_percent=0.05)
-  return [
-    ("img/.*", None if freeze_vit else sched),
-    ("llm/.*", None if freeze_llm else sched),
-  ]
 
 
 def shared(config: mlc.ConfigDict) -> None:
@@ -100,19 +90,9 @@ def shared(config: mlc.ConfigDict) -> None:
   """
   config.grad_clip_norm = 1.0
   config.label_smoothing = 0.0
-  config.schedule = schedules(config.freeze_vit, config.freeze_llm)
+  config.schedule = transfer.schedules(config.freeze_vit, config.freeze_llm)
   config.log_training_steps = 1
-  config.model_name = "proj.paligemma.paligemma"
-  config.model = dict(
-    img=dict(variant="So400m/14", pool_type="none", scan=True),
-    llm=dict(vocab_size=256_000 + 1024 + 128, dropout=0.0),
-  )
-  config.mesh = [("data", -1)]
-  config.sharding_strategy = [(".*", 'fsdp(axis="data")')]
-  config.sharding_rules = [("act_batch", ("data",))]
-  config.pp_modules = [
-    "ops_general", "ops_image", "ops_text", "proj.paligemma.ops"
-  ]  # fmt: skip
+  transfer.model(config)
   config.seed = 0
 
 
@@ -122,7 +102,8 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   Args:
     arg: `res` pixels, `size` of PaliGemma 2 or '', `text_len` tokens, `batch_size`,
       `freeze_vit`, `freeze_llm`, `run_local` to try it out; `train` and `val`, JSON
-      lines of your own; `lora`, the rank of adapters; `pack`, how many examples share a
+      lines of your own, or `source` and others of `own_data`; `tokenizer`, the path
+      of a copy; `lora`, the rank of adapters; `pack`, how many examples share a
       sequence of `text_len` tokens; `demo`, and its `data`.
 
   Returns:
@@ -138,25 +119,25 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     freeze_vit=False,
     freeze_llm=False,
     run_local=False,
-    train="",
-    val="",
-    lora=0,
-    pack=0,
-    data="shapes/closeup",
+    **_OWN,
   )
-  own = {name: c[name] for name in _OWN}
+  own = mlc.ConfigDict({name: c[name] for name in _OWN})
   for name in _OWN:
     del c[name]
-  prefix = ['strfmt("caption en", outkey="prefix")']
+  prefix = [transfer.CAPTION]
   train = _data("gs://longcap100/data_train90.jsonl")
   val = _data("gs://longcap100/data_val10.jsonl")
-  if own["train"]:
+  if own.source:
+    train, val, prefix = own_data.find(own)
+  elif own.train:
     prefix = ['setdefault("prefix", "caption en")']
-    train, val = _data(own["train"]), _data(own["val"] or own["train"])
+    train, val = _data(own.train), _data(own.val or own.train)
   c.input = training_data(c.res, c.text_len, prefix, train, c.batch_size)
-  if own["pack"]:
-    c.input.pp = combine_and_keep_packed(c.res, [image_pp(c.res), *prefix])
-    c.input.pack = packs(c.text_len, own["pack"])
+  if own.pack:
+    c.input.pp = combine_and_keep_packed(
+      c.res, [transfer.image(c.res), *prefix]
+    )
+    c.input.pack = packs(c.text_len, own.pack)
   c.total_epochs = 15
   c.optax_name = "scale_by_adam"
   c.lr = 1e-5
@@ -172,13 +153,13 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
   else:
     c.model.llm.variant = "gemma_2b"
     c.model_init = f"pt_{c.res}"
-  if own["lora"]:
+  if own.lora:
     # The projection of images is small, and is trained as a whole.
-    c.lora = dict(rank=own["lora"], train=["img/head/.*"], dtype="bfloat16")
+    c.lora = dict(rank=own.lora, train=["img/head/.*"], dtype="bfloat16")
     c.precision = "bfloat16"
     c.lr = 1e-4  # Adapters begin with zeros.
 
-  before = [image_pp(c.res), *prefix]
+  before = [transfer.image(c.res), *prefix]
   c.evals = {}
   c.evals["val/pplx"] = dict(
     type="proj.paligemma.perplexity",
@@ -198,13 +179,16 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     tokenizer=TOKENIZER,
     pp_fn=combine_and_keep_eval(c.text_len, keep=("id",), before=before),
   )
-  if own["train"] and not own["val"]:
+  if own.train and not (own.val or own.source):
     del c.evals["val/pplx"], c.evals["val/store"]  # Nothing is held out.
   if c.run_local:
     c.input.update(batch_size=2, shuffle_buffer_size=None)
     c.log_training_steps = 1
+  if own.tokenizer:
+    which = f"{TOKENIZER[:-1]}, model={json.dumps(own.tokenizer)})"
+    paligemma_demo.set_tokenizer(c, which)
   if is_demo:
     larger = dict(size=64, total_steps=2000, lr=2e-3, optax=dict(b2=0.98))
-    kw = {} if own["data"] == "shapes/closeup" else larger
-    paligemma_demo.apply(c, data=own["data"], **kw)
+    kw = {} if own.data == "shapes/closeup" else larger
+    paligemma_demo.apply(c, data=own.data, **kw)
   return c

@@ -14,7 +14,7 @@ import ml_collections as mlc
 import big_vision.configs.common as bvcc
 from big_vision.configs import demo
 from big_vision.configs.proj.paligemma import demo as paligemma_demo
-from big_vision.configs.proj.paligemma.transfers import forkme
+from big_vision.configs.proj.paligemma.transfers import forkme, transfer
 from big_vision.configs.proj.paligemma.transfers.common import (
   combine_and_keep_train,
 )
@@ -50,10 +50,7 @@ def get_config(arg: str | None = None) -> mlc.ConfigDict:
     batch_size=c.batch_size,
     pp=combine_and_keep_train(
       c.text_len,
-      before=[
-        forkme.image_pp(c.res),
-        'strfmt("caption en", outkey="prefix")',
-      ],  # fmt: skip
+      before=[transfer.image(c.res), transfer.CAPTION],
       outkey=None,
     ),
   )
