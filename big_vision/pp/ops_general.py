@@ -367,8 +367,9 @@ def get_setdefault(key: str, value: Any) -> ExampleFn:
 
   Args:
     key: str.
-    value: scalar. It replaces an empty tensor in the tensor's dtype and with
-      its static shape, where dimensions of size 0 or unknown size become 1.
+    value: scalar, or for a missing entry also a list. It replaces an empty
+      tensor in the tensor's dtype and with its static shape, where dimensions of
+      size 0 or unknown size become 1.
 
   Returns:
     `dict -> dict`.
