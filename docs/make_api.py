@@ -75,6 +75,7 @@ mixup: get_mixup mixup
 views: random_boxes crop
 grads: accumulate_gradient accumulate through_embeddings EmbeddingLoss
 trainers.proj.gsam.gsam: gsam_gradient dual_vector
+trainers.proj.reward_tune.detection_reward: reward_fn seq2box
 
 ## Schedules and optimizers
 

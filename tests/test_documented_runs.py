@@ -81,6 +81,8 @@ CUT = {
   r"cappa\.generative .*workdirs/cappa": "--config.total_steps=4 --config.evals=None",
   r"paligemma\.train .*workdirs/paligemma": "--config.total_steps=4 --config.evals=None"
   " --config.input.batch_size=16",
+  r"reward_tune\.train .*workdirs/detector": "--config.total_steps=4"
+  " --config.evals=None",
   r"uvim\.(vqvae|train) .*workdirs/panoptic": "--config.total_steps=4"
   " --config.schedule.warmup_steps=1 --config.ckpt_steps=4 --config.evals=None",
   r"tools\.(sweep|vtab|faults) ": "--dry_run",

@@ -33,6 +33,7 @@ SHARED = (
   "demo_masks",
   "demo_pp",
   "demo_tower",
+  "detection_reward",
   "frozen",
   "own_data",
   "own_labels",
@@ -95,7 +96,9 @@ SLOW = (
   "proj.image_text.siglip_lit_coco",
   "proj.image_text.siglip_pretrain",
   "proj.image_text.zeroshot_suite",
+  "proj.jet.imagenet64",
   "proj.paligemma.transfers.vertexai_l4",
+  "proj.reward_tune.detection",
   "proj.scaling_laws.train_vit_g",
   "proj.uvim.train_coco_panoptic_pretrained",
   "proj.uvim.train_imagenet2012_colorization_pretrained",
@@ -318,6 +321,12 @@ def expected_metrics(config):
         for n in cfg.shots
         for seed in range(cfg.num_seeds)
       }
+    elif cfg.type == "mean":
+      of_flow = config.model_name == "proj.jet.jet"
+      measured = ("bits", "nll", "logdet") if of_flow else ("loss",)
+      names |= {f"{name}/{x}" for x in measured}
+    elif cfg.type == "proj.reward_tune.detection":
+      names |= {f"{name}/map", f"{name}/reward"}
     elif cfg.type == "proj.cappa.perplexity":
       names.add(f"{name}/perplexity")
     elif cfg.type == "proj.cappa.scoring_classifier":

@@ -1,8 +1,8 @@
 """Implements the config argument `source` for PaliGemma: pictures with texts of one's own.
 
-  python -m big_vision.trainers.proj.paligemma.train \
-    --config big_vision/configs/proj/paligemma/transfers/forkme.py:source=csv,path=qa.csv,image=photo,prefix=question,suffix=answer,lora=16 \
-    --workdir workdirs/mine
+For example, in place of the data of `transfers/forkme.py`:
+
+  forkme.py:source=csv,path=qa.csv,image=photo,prefix=question,suffix=answer,lora=16
 
   source, path: "csv" or "jsonl" and a file; "hf", a dataset of Hugging Face; "tfds" and
     the name of one; "webdataset" and tar shards; "folder" and a folder with a folder of
