@@ -46,6 +46,26 @@ FAMILIES = {
   "proj.image_text.naflex_vit": (
     {k: v for k, v in VIT.items() if k != "patch_size"}
     | dict(nposemb=2, num_classes=5), (PATCHES,), None),
+  "proj.givt.givt": (
+    dict(num_heads=2, num_decoder_layers=1, mlp_dim=32, emb_dim=16,
+         num_labels=3, seq_len=4, out_dim=4, num_mixtures=2),
+    (np.zeros((2, 4, 4), np.float32), np.zeros(2, np.int32)), 1),
+  "proj.givt.vit": (
+    dict(input_size=(8, 8), patch_size=(4, 4), code_len=3, width=16,
+         enc_depth=1, dec_depth=1, mlp_dim=32, num_heads=2, codeword_dim=4),
+    (np.zeros((2, 8, 8, 3), np.float32),), 2),
+  "proj.givt.cnn": (
+    dict(codeword_dim=4, filters=32, num_res_blocks=1,
+         channel_multipliers=(1, 2)), (IMAGE,), 2),
+  "proj.givt.adaptor": (
+    dict(num_blocks=2, num_channels=8), (np.zeros((2, 16, 8), np.float32),), 0),
+  "proj.jet.jet": (
+    dict(depth=2, emb_dim=16, num_heads=2, ps=4,
+         kinds=("channels", "spatial")), (IMAGE,), None),
+  "proj.jetformer.jetformer": (
+    {k: v for k, v in GEMMA.items() if k != "variant"}
+    | dict(bos_id=38, boi_id=39, out_dim=4, num_mixtures=2),
+    (TEXTS, np.zeros((2, 3, 4), np.float32), np.ones(2, bool)), 3),
   "proj.mae.mae": (
     dict(VIT, decoder_width=16, decoder_depth=1, decoder_num_heads=2),
     (IMAGE,), 2),
@@ -103,8 +123,13 @@ def test_every_model_is_here():
   from big_vision import lookup
 
   known = set(lookup.known_modules("models", "Model"))
-  # Not in `config.model_name`: old paths, and the decoder of `captioning`.
-  others = {"proj.image_text.captioner"}
+  # Not in `config.model_name`: the decoder of `captioning`, a base class, and what
+  # has no parameters.
+  others = {
+    "proj.image_text.captioner",
+    "proj.givt.vae",
+    "proj.jetformer.patch_pca",
+  }
   assert not {
     n for n in known - set(FAMILIES) - others if not n.startswith("xp.")
   }

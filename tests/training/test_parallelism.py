@@ -18,11 +18,13 @@ from big_vision.models.proj.cappa import cappa
 from big_vision.models.proj.flaxformer import bert
 from big_vision.models.proj.flexi import vit as flexi
 from big_vision.models.proj.image_text import captioner, naflex_vit
+from big_vision.models.proj.jet import jet
 from big_vision.models.proj.mae import mae
 from big_vision.models.proj.paligemma import paligemma
 from big_vision.models.proj.uvim import vit as uvim_vit
 from big_vision.models.proj.uvim import vtt
 from big_vision.trainers.proj.image_text import siglip
+from big_vision.trainers.proj.jet import train as jet_train
 from big_vision.training import recipe as recipe_lib
 from big_vision.training import state as state_lib
 from big_vision.training import step as step_lib
@@ -224,6 +226,19 @@ def of_vqvae():
   return lambda rng, b: variables(rng, b)["params"], loss_fn, batch
 
 
+def of_jet():
+  model = jet.Model(
+    depth=2, emb_dim=32, num_heads=4, ps=4, kinds=("channels", "spatial")
+  )
+
+  def loss_fn(params, batch, rng, state):
+    out = model.apply({"params": params}, batch["image"])
+    return jet_train.bits_per_dim(*out)["bits"].mean(), {}
+
+  init = lambda rng, b: model.init(rng, b["image"])["params"]
+  return init, loss_fn, {"image": IMAGE}
+
+
 def of_captioner():
   model = captioner.Model(16, depth=1, **SIZE)
   batch = {"image": normal(B, T, 24), "labels": ints(16, B, 8)}
@@ -267,6 +282,7 @@ FAMILIES = {
   "flexi": of_flexi,
   "vqvae": of_vqvae,
   "captioner": of_captioner,
+  "jet": of_jet,
   "bert": of_bert,
   "mae": of_mae,
 }

@@ -23,7 +23,7 @@ import numpy as np
 
 from big_vision import checkpoints, lookup
 from big_vision.models import activations, common, fields, vit
-from big_vision.models.proj.uvim import quantizers
+from big_vision.models.proj.uvim import bottleneck, quantizers
 from big_vision.models.proj.uvim.quantizers import (
   PERTURB,
   quantize,
@@ -39,7 +39,6 @@ __all__ = [
   "split_the_most_frequent_embedding",
 ]
 
-_DROPOUTS = ("none", "seq", "random")
 _QUANTIZERS = ("vq", "fsq")
 # Collection with the sums over a batch, for those who update the dictionary
 # themselves.
@@ -195,20 +194,10 @@ class Model(nn.Module):
 
   def _check(self):
     """Refuses settings that do not fit each other."""
-    sizes = zip(self.input_size, self.patch_size, strict=True)
-    if any(size % patch for size, patch in sizes):
-      raise lookup.ConfigError(
-        f"config.model.input_size={tuple(self.input_size)} is not divisible by "
-        f"config.model.patch_size={tuple(self.patch_size)}."
-      )
-    if self.code_dropout not in _DROPOUTS:
-      raise lookup.unknown(
-        "code dropout",
-        self.code_dropout,
-        _DROPOUTS,
-        "model.code_dropout",
-        lookup.ConfigError,
-      )
+    bottleneck.check_dropout(self.code_dropout)
+    bottleneck.check_sizes(
+      self.input_size, self.patch_size, self.code_len, self.bottleneck_resize
+    )
     if self.quantizer not in _QUANTIZERS:
       raise lookup.unknown(
         "quantizer",
@@ -216,13 +205,6 @@ class Model(nn.Module):
         _QUANTIZERS,
         "model.quantizer",
         lookup.ConfigError,
-      )
-    if self.bottleneck_resize and math.isqrt(self.code_len) ** 2 != (
-      self.code_len
-    ):
-      raise lookup.ConfigError(
-        f"config.model.code_len={self.code_len} is not a square number, which it "
-        "must be with bottleneck_resize: the codes are a square grid."
       )
     size = math.prod(self.fsq_levels)
     if self.quantizer == "fsq" and size != self.dict_size:
@@ -276,9 +258,10 @@ class Model(nn.Module):
 
     if self.bottleneck_resize:
       side = math.isqrt(self.code_len)
-      tokens = self._resize(tokens, self.grid, (side, side))
+      tokens = bottleneck.resize(tokens, self.grid, (side, side))
     else:
-      tokens = self._combine("btc,tn->bnc", tokens, self.bottleneck_downsample)
+      weights = self.bottleneck_downsample
+      tokens = bottleneck.combine("btc,tn->bnc", tokens, weights, self.dtype_mm)
     # Rounding would change which code is nearest.
     z = self.encoder_head(jnp.asarray(tokens, jnp.float32))
     if self.quantizer == "fsq":
@@ -367,9 +350,10 @@ class Model(nn.Module):
     tokens = self.decoder_stem(x)
     if self.bottleneck_resize:
       side = math.isqrt(self.code_len)
-      tokens = self._resize(tokens, (side, side), self.grid)
+      tokens = bottleneck.resize(tokens, (side, side), self.grid)
     else:
-      tokens = self._combine("bnc,nt->btc", tokens, self.bottleneck_upsample)
+      weights = self.bottleneck_upsample
+      tokens = bottleneck.combine("bnc,nt->btc", tokens, weights, self.dtype_mm)
     if self.with_decoder_ctx:
       tokens = tokens + self._patches(self.ctx_dec_embedding, ctx)
     tokens = self._with_positions(tokens, self.pos_embedding_decoder)
@@ -380,14 +364,10 @@ class Model(nn.Module):
     return logits, {"logits": logits}
 
   def _kept_codes(self, num):
-    """Draws which codes the decoder sees, [B, n]: later ones less often."""
-    importance = jnp.linspace(1, 0, self.code_len + 2)[1:-1]
-    threshold = jax.random.uniform(self.make_rng("dropout"), (num, 1))
-    kept = importance[None] > threshold
-    if self.code_dropout == "random":
-      key = self.make_rng("dropout")
-      kept = jax.random.permutation(key, kept, axis=1, independent=True)
-    return kept
+    """Draws which codes the decoder sees, [B, n]."""
+    return bottleneck.kept_codes(
+      lambda: self.make_rng("dropout"), self.code_dropout, num, self.code_len
+    )
 
   def __call__(
     self,
@@ -430,20 +410,9 @@ class Model(nn.Module):
     x = activations.patches(embedding(self._image(ctx)))
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
-  def _combine(self, spec, x, weights):
-    """Makes combinations of tokens."""
-    dtype = self.dtype_mm
-    return jnp.einsum(spec, jnp.asarray(x, dtype), jnp.asarray(weights, dtype))
-
   def _with_positions(self, x, positions):
     """Adds positions to tokens."""
     return x + positions.astype(x.dtype)
-
-  def _resize(self, x, old, new):
-    """Resizes tokens [B, h * w, D] to another grid."""
-    num, _, d = x.shape
-    x = jax.image.resize(x.reshape(num, *old, d), (num, *new, d), "linear")
-    return x.reshape(num, -1, d)
 
 
 def _sum_over(x, axis_name):
